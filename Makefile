@@ -1,0 +1,45 @@
+# make demo   see a network grow, on this machine, start to end
+# make test   the whole suite, which starts its own Kafka and Redis
+# make check  style, types, and who may import what
+# make clean  remove what make made
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test check contracts clean
+
+demo: .venv/.local
+	$(BIN)/esper demo
+
+test: .venv/.dev
+	$(BIN)/pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+contracts: .venv/.dev
+	$(BIN)/python -m topics.asyncapi docs/contracts
+
+clean:
+	rm -rf .venv .esper build *.egg-info
+
+.venv/bin/uv: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt uv
+	@touch $@
+
+.venv/.local: pyproject.toml constraints.txt .venv/bin/uv
+	@echo "installing Esper and what it runs on (torch is large; the first time takes a while)"
+	$(UV) --editable '.[local]'
+	$(BIN)/python -m workers.local.kafka_jars
+	@touch $@
+
+.venv/.dev: .venv/.local
+	$(UV) --editable '.[dev]'
+	@touch $@

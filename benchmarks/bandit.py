@@ -1,0 +1,130 @@
+"""Reports through the bandit worker against a bare aiokafka loop that folds the same records.
+
+Both are timed from the first decision they publish to the last, by the clocks that stamp the
+records: the first report of the load leads to a decision, and so do the last ones.
+"""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from benchmarks.bare_loop import fold_in_bare_loop
+from benchmarks.report_load import REPORTS_A_DECISION, Load, put_on_topic
+from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
+from benchmarks.stack import Stack, local_stack
+from topics.bus import Bus, Record, Start
+from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+
+GOAL: Final = Goal(sense="at least", limit=0.5)
+FOLD_TIMEOUT_S: Final = 120.0
+WORKER: Final = "bandit"
+
+
+class Amount(NamedTuple):
+    """Rounds, and the load of each: runs, and decisions of each run."""
+
+    rounds: int
+    runs: int
+    decisions_a_run: int
+
+
+FULL: Final = Amount(rounds=5, runs=48, decisions_a_run=8)
+QUICK: Final = Amount(rounds=1, runs=4, decisions_a_run=2)
+
+
+def run(quick: bool = False) -> Measured:
+    """Measure on a stack of its own."""
+    with local_stack() as stack:
+        return measure(stack, QUICK if quick else FULL)
+
+
+def measure(stack: Stack, amount: Amount) -> Measured:
+    """Measure on a running stack, whose bandit worker is stopped and started in each round."""
+    rates = [_round(stack, amount, worker_first=number % 2 == 0) for number in range(amount.rounds)]
+    worker, bare = ([each[side] for each in rates] for side in ("worker", "bare"))
+    return Measured(
+        parameters={**amount._asdict(), "reports_a_decision": REPORTS_A_DECISION},
+        figures=(
+            ratio(
+                "worker-over-bare",
+                "reports a second through the bandit worker ÷ through a bare aiokafka loop",
+                ("worker_reports_a_s", worker),
+                ("bare_reports_a_s", bare),
+                goal=GOAL,
+            ),
+            figure("worker", "reports through the bandit worker", "1/s", worker),
+            figure("bare", "reports through a bare aiokafka loop", "1/s", bare),
+        ),
+    )
+
+
+def _round(stack: Stack, amount: Amount, *, worker_first: bool) -> dict[str, float]:
+    """Return the reports a second of both sides over one new load."""
+    load = Load(f"load-{secrets.token_hex(4)}", amount.runs, amount.decisions_a_run)
+    servers = stack.settings.kafka_bootstrap_servers
+    stack.stop_worker(WORKER)
+    starts = asyncio.run(_ends(servers))
+    asyncio.run(put_on_topic(load, servers))
+    sides: list[tuple[str, Callable[[], list[float]]]] = [
+        ("worker", lambda: _fold_in_worker(stack, load)),
+        ("bare", lambda: fold_in_bare_loop(servers, starts, load.reports, load.name)),
+    ]
+    rates = {
+        name: _rate(load, published_s())
+        for name, published_s in (sides if worker_first else sides[::-1])
+    }
+    stack.start_worker(WORKER)
+    return rates
+
+
+def _rate(load: Load, published_s: list[float]) -> float:
+    if len(published_s) != load.decisions:
+        raise BenchmarkError(
+            f"{len(published_s)} decisions instead of {load.decisions}: one of the two sides did "
+            "not fold all reports, so there is nothing to compare"
+        )
+    return load.reports / (max(published_s) - min(published_s))
+
+
+def _fold_in_worker(stack: Stack, load: Load) -> list[float]:
+    """Let the worker fold a load and stop it again; return when each decision was published."""
+    published_s: list[float] = []
+    all_there = threading.Event()
+
+    def note(record: Record) -> None:
+        if record.key is not None and record.key.startswith(load.name.encode()):
+            published_s.append(record.timestamp_ms / 1e3)
+        if len(published_s) == load.decisions:
+            all_there.set()
+
+    bus = Bus.connect(stack.settings.kafka_bootstrap_servers, source="/esper/benchmark")
+    try:
+        bus.follow(ADAPTATION_DECISION.name, note, start=Start.NOW)
+        stack.start_worker(WORKER)
+        if not all_there.wait(FOLD_TIMEOUT_S):
+            raise BenchmarkError(
+                f"the bandit worker came to {len(published_s)} of {load.decisions} decisions "
+                f"within {FOLD_TIMEOUT_S:g} s"
+            )
+    finally:
+        bus.close()
+    stack.stop_worker(WORKER)
+    return published_s
+
+
+async def _ends(servers: str) -> dict[int, int]:
+    """Return where each partition of `seed-metrics` ends now."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=servers)
+    await consumer.start()
+    try:
+        partitions = [
+            TopicPartition(SEED_METRICS.name, number) for number in range(SEED_METRICS.partitions)
+        ]
+        ends = await consumer.end_offsets(partitions)
+    finally:
+        await consumer.stop()
+    return {partition.partition: offset for partition, offset in ends.items()}

@@ -1,0 +1,119 @@
+"""The bandit's work in a bare aiokafka loop: what a person would write without Faust and tables.
+
+It decodes, folds, publishes decisions and commits batch by batch. It keeps its state in memory
+only, so it could not survive a restart; that is the price of the worker it is held against.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from benchmarks.result import BenchmarkError
+from esper.audit import cause_of
+from esper.orchestrator import FoldState, fold
+from topics.bus import Record
+from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from topics.codec import cloud_event_headers, decode, encode
+from topics.models import AdaptationDecision, SeedReport
+
+TIMEOUT_S: Final = 120.0
+POLL_MS: Final = 200
+SOURCE: Final = "/esper/benchmark/bare-loop"
+
+
+def fold_in_bare_loop(
+    servers: str, starts: Mapping[int, int], reports: int, group: str
+) -> list[float]:
+    """Fold `reports` reports from given offsets, by partition, in a process of its own.
+
+    Returns when each decision was published, in seconds since the epoch.
+
+    Raises:
+        BenchmarkError: the process did not get through them.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_serve, args=(theirs, servers, dict(starts), reports, group), daemon=True
+    )
+    process.start()
+    # Else the pipe would stay open when the process dies, and waiting for it would not end early.
+    theirs.close()
+    try:
+        if not ours.poll(TIMEOUT_S):
+            raise BenchmarkError(f"the bare loop did not fold {reports} reports in {TIMEOUT_S:g} s")
+        published_s: list[float] = ours.recv()
+        return published_s
+    except EOFError:
+        raise BenchmarkError("the bare loop ended early; its last words are above") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(
+    link: Connection, servers: str, starts: dict[int, int], reports: int, group: str
+) -> None:
+    link.send(asyncio.run(_fold_all(servers, starts, reports, group)))
+
+
+async def _fold_all(servers: str, starts: dict[int, int], reports: int, group: str) -> list[float]:
+    producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True, acks="all")
+    consumer = AIOKafkaConsumer(bootstrap_servers=servers, group_id=group, enable_auto_commit=False)
+    await producer.start()
+    await consumer.start()
+    try:
+        partitions = {TopicPartition(SEED_METRICS.name, number): number for number in starts}
+        consumer.assign(list(partitions))
+        for partition, number in partitions.items():
+            consumer.seek(partition, starts[number])
+        return await _Loop(consumer, producer).run(reports)
+    finally:
+        await consumer.stop()
+        await producer.stop()
+
+
+class _Loop:
+    def __init__(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+        self._consumer = consumer
+        self._producer = producer
+        self._states: dict[str, FoldState] = {}
+        self._published_s: list[float] = []
+
+    async def run(self, reports: int) -> list[float]:
+        """Fold that many reports; return when each decision was published."""
+        folded = 0
+        while folded < reports:
+            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            sends: list[asyncio.Future[Any]] = []
+            for messages in batches.values():
+                for message in messages:
+                    for decision in self._fold(Record.from_client(message)):
+                        sends.append(await self._publish(decision))
+                    folded += 1
+            await asyncio.gather(*sends)
+            if batches:
+                await self._consumer.commit()
+        return self._published_s
+
+    def _fold(self, record: Record) -> tuple[AdaptationDecision, ...]:
+        report = decode(SeedReport, record.value)
+        state, decisions = fold(self._states.get(report.run_id), report, cause_of(record, report))
+        self._states[report.run_id] = state
+        return decisions
+
+    async def _publish(self, decision: AdaptationDecision) -> "asyncio.Future[Any]":
+        value = encode(decision)
+        self._published_s.append(time.time())
+        confirmed: asyncio.Future[Any] = await self._producer.send(
+            ADAPTATION_DECISION.name,
+            value,
+            key=decision.run_id.encode(),
+            headers=list(cloud_event_headers("AdaptationDecision", value, source=SOURCE)),
+        )
+        return confirmed

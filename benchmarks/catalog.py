@@ -1,0 +1,44 @@
+"""The benchmarks by name. A new one is a module with `run(quick)` and a row here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from benchmarks.origin import commit, machine, modified
+from benchmarks.result import BenchmarkError, Measured, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A benchmark: `module` of this package is loaded when it runs."""
+
+    name: str
+    module: str
+    what: str
+
+
+BENCHMARKS = (
+    Benchmark("pipeline", "pipeline", "submitted → ready, compile alone, decision → active"),
+    Benchmark("steps", "steps", "training steps with the pipeline busy, and with it off"),
+    Benchmark("dormant", "dormant", "a dormant site against the plain layer"),
+    Benchmark("executor", "executor", "a kernel against the same network as a plain module"),
+    Benchmark("decide", "decide", "one decision of 8 and of 10,000 arms"),
+    Benchmark("bandit", "bandit", "reports through the bandit worker against a bare loop"),
+    Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),
+)
+
+
+def measure(name: str, *, quick: bool = False) -> Result:
+    """Run a benchmark and return its result; `quick` only shows that it works.
+
+    Raises:
+        BenchmarkError: there is no such benchmark, or it could not measure.
+    """
+    found = {benchmark.name: benchmark for benchmark in BENCHMARKS}.get(name)
+    if found is None:
+        known = ", ".join(benchmark.name for benchmark in BENCHMARKS)
+        raise BenchmarkError(f"no benchmark {name!r}; there are {known}")
+    run: Callable[[bool], Measured] = import_module(f"benchmarks.{found.module}").run
+    origin = {"machine": machine(), "commit": commit(), "modified": modified()}
+    measured = run(quick)
+    return Result(name=name, quick=quick, **origin, **dict(measured))

@@ -1,0 +1,138 @@
+"""Rendering `docs/figures.md` from the results that were kept, so that the two cannot differ."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.catalog import BENCHMARKS
+from benchmarks.goals import ROWS, Row
+from benchmarks.origin import ROOT
+from benchmarks.result import RATIO, BenchmarkError, Figure, Result
+
+DOCUMENT = ROOT / "docs" / "figures.md"
+RESULTS = Path(__file__).parent / "results"
+
+HEAD = """# Figures
+
+Rendered by `python -m benchmarks figures` from `benchmarks/results/`; do not edit. To measure one
+anew, on a machine that does nothing else: `python -m benchmarks NAME --save`, then render.
+
+Values are medians, with the middle half (25th to 75th percentile) and the number of measurements.
+Ratios are medians of the ratios of neighbouring measurements: both sides were taken in one run, in
+turn. The ratios carry over to other machines, the times do not.
+"""
+
+
+def result_file(name: str) -> Path:
+    """Return where the result of a benchmark is kept."""
+    return RESULTS / f"{name}.json"
+
+
+def kept_results() -> dict[str, Result]:
+    """Return the results that were kept, by benchmark.
+
+    Raises:
+        BenchmarkError: one is from a quick run, which measures nothing.
+    """
+    files = (result_file(benchmark.name) for benchmark in BENCHMARKS)
+    results = [Result.model_validate_json(file.read_bytes()) for file in files if file.exists()]
+    for result in results:
+        if result.quick:
+            raise BenchmarkError(
+                f"{result_file(result.name).name} is from a quick run; measure it with "
+                f"`python -m benchmarks {result.name} --save`"
+            )
+    return {result.name: result for result in results}
+
+
+def render() -> str:
+    """Return the whole document.
+
+    Raises:
+        BenchmarkError: a result lacks a figure that has a goal, or is from a quick run.
+    """
+    results = kept_results()
+    sections = [HEAD, _goals(results)]
+    sections += [_section(results[each.name]) for each in BENCHMARKS if each.name in results]
+    return "\n".join(sections)
+
+
+def _goals(results: dict[str, Result]) -> str:
+    rows = [
+        (row.what, row.goal, _measured(row, results), _verdict(row, results), row.command)
+        for row in ROWS
+    ]
+    table = _table(("figure", "goal", "measured", "reached", "command"), rows)
+    return f"## Goals\n\n{table}"
+
+
+def _measured(row: Row, results: dict[str, Result]) -> str:
+    if row.benchmark is None:
+        return "not run"
+    result = results.get(row.benchmark)
+    if result is None:
+        return "not measured yet"
+    return "<br>".join(_value_against_goal(result.figure(key)) for key in row.figures)
+
+
+def _verdict(row: Row, results: dict[str, Result]) -> str:
+    """Return yes; or no, or nothing, with the reason."""
+    result = results.get(row.benchmark) if row.benchmark else None
+    if result is None:
+        return row.reason if row.benchmark is None else ""
+    missed = [key for key in row.figures if result.figure(key).reached is False]
+    return f"no: {row.reason}" if missed else "yes"
+
+
+def _value_against_goal(figure: Figure) -> str:
+    value = figure.worst if figure.goal and figure.goal.of == "worst" else figure.median
+    low, high = (_number(bound) for bound in figure.spread)
+    text = f"**{_with_unit(value, figure.unit)}** ({low} to {high}, n {figure.n})"
+    if figure.goal is None:
+        return f"{figure.what}: {text}"
+    sign = {"at most": "≤", "at least": "≥"}[figure.goal.sense]
+    of = "worst " if figure.goal.of == "worst" else ""
+    return f"{figure.what}: {of}{text}, goal {sign} {_number(figure.goal.limit)}"
+
+
+def _section(result: Result) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in result.machine.items())
+    parameters = ", ".join(f"{name} {value}" for name, value in result.parameters.items())
+    changed = ", with changes not in it" if result.modified else ""
+    rows = [
+        (
+            figure.what,
+            _with_unit(figure.median, figure.unit),
+            " to ".join(_number(bound) for bound in figure.spread),
+            _number(figure.p90),
+            _number(figure.worst),
+            str(figure.n),
+            "; ".join(f"{name} {_number(side.median)}" for name, side in figure.sides.items()),
+        )
+        for figure in result.figures
+    ]
+    columns = ("figure", "median", "middle half", "p90", "worst", "n", "medians of both sides")
+    return (
+        f"## {result.name}\n\n`python -m benchmarks {result.name}` at commit {result.commit}"
+        f"{changed}; {machine}; {parameters}.\n\n{_table(columns, rows)}"
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def lines() -> Iterator[str]:
+        yield _line(columns)
+        yield _line(["---"] * len(columns))
+        yield from map(_line, rows)
+
+    return "\n".join(lines()) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return _number(value) if unit in (RATIO, "share") else f"{_number(value)} {unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,0 +1,105 @@
+"""The figures that Esper sets out to reach, with what measures each and what stands in the way."""
+
+from dataclasses import dataclass
+
+NO_GPU = "measured on a machine without a GPU; seeds do not capture graphs yet either"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One goal: the figures of a benchmark that answer it, or None and the reason.
+
+    `reason` says why it is not reached, where it is not.
+    """
+
+    what: str
+    goal: str
+    benchmark: str | None
+    figures: tuple[str, ...]
+    reason: str
+
+    @property
+    def command(self) -> str:
+        """The command that measures it; nothing where nothing does."""
+        return f"`python -m benchmarks {self.benchmark}`" if self.benchmark else ""
+
+
+ROWS = (
+    Row(
+        "dormant seeded layer ÷ plain layer, forward + backward, smallest layers",
+        "≤ 1.005",
+        "dormant",
+        ("linear-dormant", "linear-emptied", "conv-dormant", "conv-emptied"),
+        "the layer runs the host's own code; what is left is what two plain layers differ by "
+        "(the twin, below)",
+    ),
+    Row(
+        "active kernel ÷ the same network as a plain `nn.Module`, eager",
+        "≤ 1.00 on CPU",
+        "executor",
+        ("kernel-over-plain",),
+        "the loop over the plan costs more than it saves",
+    ),
+    Row(
+        "host conv + 4 conv seeds on an H200, forward + backward ÷ eager sequential",
+        "≤ 0.30 (batch 32) and ≤ 0.80 (batch 512)",
+        None,
+        (),
+        NO_GPU,
+    ),
+    Row(
+        "submitted on the topic → kernel-ready, median",
+        "≤ 0.15 s, and ≤ 1.3 times compile alone",
+        "pipeline",
+        ("submitted-to-ready", "submitted-to-ready-over-compile"),
+        "compiling takes so little that three confirmed records (blueprint, request, ready) and "
+        "two agents, at a few milliseconds each, weigh as much",
+    ),
+    Row(
+        "one decision, 8 arms and 10,000 arms",
+        "≤ 10 µs and ≤ 150 µs",
+        "decide",
+        ("decision-8", "decision-10000"),
+        "the decision scores and ranks every arm anew, in plain Python, with a hash per arm to "
+        "order equal scores; nothing is kept between reports and nothing is vectorised",
+    ),
+    Row(
+        "decision on the topic → active in the trainer",
+        "≤ 1 step + 10 ms",
+        "pipeline",
+        ("decision-to-active-beyond-a-step",),
+        "fetching and decoding the decision and building its kernel (under 1 ms alone) happen on "
+        "threads that share the interpreter with training, on a machine shared with the workers",
+    ),
+    Row(
+        "p99 step time, pipeline busy ÷ pipeline off, trainer and pipeline on a core each",
+        "≤ 1.02, no stall over 1 ms beyond it",
+        "steps",
+        ("p99-busy-over-off", "p99-busy-over-off-all", "stall-beyond-off"),
+        "the bus and the loader are threads of the trainer's process, and training waits for the "
+        "interpreter while they hold it (busy ÷ beside, below); each 20th step also reports",
+    ),
+    Row(
+        "seed-metrics through the bandit worker ÷ a bare aiokafka loop, 1 decision in 20 reports",
+        "≥ 0.5",
+        "bandit",
+        ("worker-over-bare",),
+        "the worker survives a crash and the bare loop does not: it reads and writes each run's "
+        "state as bytes in a table with a changelog, and acknowledges record by record",
+    ),
+    Row(
+        "decide + apply from 10 to 10,000 seeds",
+        "at most linear in the seeds that change",
+        "grow-step",
+        ("step-flat", "change-flat"),
+        "a step with nothing to do is flat; joining and leaving the optimizer searches all of "
+        "its parameters, and deciding ranks every arm (see one decision, above)",
+    ),
+    Row(
+        "bandit less random on four structural teachers; on the null teacher",
+        "≥ +5 points, interval excludes 0; within ±0.5",
+        None,
+        (),
+        "the teachers are not written yet",
+    ),
+)

@@ -1,0 +1,232 @@
+"""`Growth.step` and a plan's application with 10 to 10,000 seeds, none or one of them changing.
+
+The step runs against a real stack in a run that never reports; applying and reporting are timed
+on the parts that do it, without the probe, whose cost is the host's own forward pass.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+
+import esper
+from benchmarks.result import Figure, Goal, Measured, figure, ratio
+from benchmarks.stack import Stack, local_stack
+from benchmarks.threads import one_thread
+from benchmarks.timing import in_turn, scaled
+from esper.blueprint import shipped_named
+from esper.compiler import BlueprintCompiler
+from esper.compiler.initialise import initial_tensors
+from esper.kernel import Kernel
+from esper.seed import find_sites
+from esper.training.garden import Garden
+from esper.training.optimizer import OptimizerMembership
+from esper.training.probe import Measured as Probed
+from esper.training.reporter import Reporter
+from topics.codec import sha256_of
+from topics.models import (
+    AdaptationDecision,
+    Cause,
+    Cull,
+    Operation,
+    Plant,
+    PolicySpec,
+    PolicyStamp,
+    RandomStamp,
+    RunOpening,
+    SeedState,
+    Strategy,
+)
+
+SLOTS_A_SITE: Final = 2
+WIDTH: Final = 4
+NEVER: Final = 1 << 40
+FLAT: Final = Goal(sense="at most", limit=1.25)
+BLUEPRINT: Final = "low-rank-skip"
+
+
+class Amount(NamedTuple):
+    """Numbers of seeds, the smallest first; rounds; calls in a round."""
+
+    seeds: tuple[int, ...]
+    rounds: int
+    repeats: int
+
+
+FULL: Final = Amount(seeds=(10, 100, 1_000, 10_000), rounds=200, repeats=100)
+QUICK: Final = Amount(seeds=(10, 100), rounds=3, repeats=3)
+
+
+def run(quick: bool = False) -> Measured:
+    """Measure on a stack of its own."""
+    with local_stack() as stack:
+        return measure(stack, QUICK if quick else FULL)
+
+
+def measure(stack: Stack, amount: Amount) -> Measured:
+    """Measure on a running stack."""
+    with one_thread():
+        figures = [*_none_changing(stack, amount), *_one_changing(amount), _poll(amount)]
+    return Measured(
+        parameters={**amount._asdict(), "slots_a_site": SLOTS_A_SITE}, figures=tuple(figures)
+    )
+
+
+class Layers(nn.Module):
+    """A host of `count` small layers in a row."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(count)))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its sites."""
+        return [f"layers.{number}" for number in range(len(self.layers))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, WIDTH) for (B, WIDTH)."""
+        y: Tensor = self.layers(x)
+        return y
+
+
+def _none_changing(stack: Stack, amount: Amount) -> Iterator[Figure]:
+    """Yield the step of a run in which nothing happens, by number of seeds."""
+    with ExitStack() as runs:
+        steps = {
+            str(seeds): runs.enter_context(_step_of_a_run(stack, seeds)) for seeds in amount.seeds
+        }
+        seconds = in_turn(steps, rounds=amount.rounds, repeats=amount.repeats)
+    yield from _by_seeds("step", "growth.step, none changing", seconds, FLAT)
+
+
+@contextmanager
+def _step_of_a_run(stack: Stack, seeds: int) -> Iterator[Callable[[], None]]:
+    """Give a function that does one `growth.step` of a run open at a host of that many seeds."""
+    host = Layers(seeds // SLOTS_A_SITE)
+    with esper.grow(
+        host,
+        SGD(host.parameters(), lr=0.1),
+        sites=host.names,
+        probe=(torch.zeros(1, WIDTH), torch.zeros(1, WIDTH)),
+        loss_fn=F.mse_loss,
+        run="benchmark",
+        slots=SLOTS_A_SITE,
+        report_every=NEVER,
+        settings=stack.settings,
+    ) as growth:
+        yield partial(growth.step, torch.zeros(()))
+
+
+def _one_changing(amount: Amount) -> Iterator[Figure]:
+    """Yield what it takes to plant one kernel and cull it again, and to report, by seeds."""
+    gardens = {str(seeds): _Garden(seeds) for seeds in amount.seeds}
+    changes = in_turn(
+        {seeds: garden.plant_and_cull for seeds, garden in gardens.items()}, rounds=amount.rounds
+    )
+    yield from _by_seeds("change", "one seed planted and culled", changes, FLAT)
+    reports = in_turn(
+        {seeds: garden.report for seeds, garden in gardens.items()}, rounds=amount.rounds
+    )
+    yield from _by_seeds("report", "one report made, without the probe", reports, None)
+
+
+def _by_seeds(
+    key: str, what: str, seconds: dict[str, list[float]], goal: Goal | None
+) -> Iterator[Figure]:
+    """Yield a figure for each number of seeds, and how the largest compares with the smallest."""
+    micros = {seeds: scaled(values, 1e6) for seeds, values in seconds.items()}
+    for seeds, values in micros.items():
+        yield figure(f"{key}-{seeds}", f"{what}, of {int(seeds):,} seeds", "µs", values)
+    fewest, *_, most = micros
+    yield ratio(
+        f"{key}-flat",
+        f"{what}: {int(most):,} ÷ {int(fewest):,} seeds",
+        (f"of_{most}_us", micros[most]),
+        (f"of_{fewest}_us", micros[fewest]),
+        goal=goal,
+    )
+
+
+class _Garden:
+    """A garden of dormant seeds, with plans that fill the last slot and empty it again."""
+
+    def __init__(self, seeds: int) -> None:
+        host = Layers(seeds // SLOTS_A_SITE)
+        sites = find_sites(host, host.names, torch.zeros(1, WIDTH), SLOTS_A_SITE)
+        self._garden = Garden(sites, OptimizerMembership(SGD(host.parameters(), lr=0.1)))
+        self._site = sites[host.names[-1]]
+        blueprint = shipped_named(BLUEPRINT)
+        plan = BlueprintCompiler().compile(blueprint, self._site.signature)
+        self._kernels = {plan.kernel_id: Kernel(plan, initial_tensors(plan), sha256="")}
+        site, kernel_id = self._site.name, plan.kernel_id
+        self._cull = _decision(Cull(site=site, slot=0, kernel_id=kernel_id))
+        self._plant = _decision(
+            Plant(
+                site=site,
+                slot=0,
+                kernel_id=kernel_id,
+                blueprint_id=BLUEPRINT,
+                alpha=1.0,
+                ramp_steps=20,
+            )
+        )
+        self._reporter = Reporter("benchmark", _opening(host.names))
+
+    def plant_and_cull(self) -> None:
+        """Apply two plans of one operation each; the slot is dormant again."""
+        for plan in (self._plant, self._cull):
+            self._garden.reserve(plan, step=1)
+            self._garden.apply(plan, self._kernels, step=1)
+        self._site.slots[0].advance(SeedState.DORMANT, step=1)
+
+    def report(self) -> None:
+        """Do what a report does besides the probe."""
+        self._garden.end_embargoes(1, 20)
+        self._reporter.next(self._garden.sites, Probed(0.5, {}), step=1, train_loss=None)
+
+
+def _poll(amount: Amount) -> Figure:
+    mailbox, queue = deque[object](), deque[object]()
+    seconds = in_turn(
+        {"poll": lambda: mailbox or queue}, rounds=amount.rounds, repeats=amount.repeats
+    )
+    return figure("poll", "looking into an empty mailbox", "µs", scaled(seconds["poll"], 1e6))
+
+
+def _opening(names: list[str]) -> RunOpening:
+    return RunOpening(
+        seed=0,
+        slots=dict.fromkeys(names, SLOTS_A_SITE),
+        policy=PolicySpec(),
+        host_params=1,
+        report_interval_steps=20,
+    )
+
+
+def _decision(operation: Operation) -> AdaptationDecision:
+    """Return a decision that asks for one operation."""
+    digest = sha256_of(operation.op.encode())
+    return AdaptationDecision(
+        decision_id=digest,
+        run_id="benchmark",
+        seq=0,
+        index=0,
+        strategy=Strategy.DIVERSIFY,
+        operations=(operation,),
+        reason="a benchmark asks for it",
+        apply_at_step=1,
+        cause=Cause(topic="seed-metrics", partition=0, offset=0, seq=0, sha256=digest),
+        policy=PolicyStamp(name="ucb1", version=1, params_sha256=digest),
+        candidates=(),
+        random=RandomStamp(seed=0, seq=0, purpose="tie-break"),
+        state_before_sha256=digest,
+        state_after_sha256=digest,
+        previous_sha256=None,
+    )

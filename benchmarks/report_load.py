@@ -1,0 +1,158 @@
+"""Reports of many runs that lead to one decision in twenty, and putting them on their topic."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+
+from esper.blueprint import shipped
+from esper.orchestrator.fold import decision_id
+from topics.catalog import SEED_METRICS
+from topics.codec import cloud_event_headers, encode, sha256_of
+from topics.models import (
+    LoadableKernel,
+    Outcome,
+    OutcomeStatus,
+    PolicySpec,
+    RunOpening,
+    SeedReport,
+    SeedState,
+    SeedStatus,
+    SiteKind,
+)
+
+REPORTS_A_DECISION: Final = 20
+STEPS_A_REPORT: Final = 20
+SOURCE: Final = "/esper/benchmark"
+
+SITES: Final = {
+    "conv1": SiteKind.FEATURE_MAP,
+    "conv2": SiteKind.FEATURE_MAP,
+    "fc1": SiteKind.VECTOR,
+}
+"""The sites of the digits host; with the shipped blueprints, the arms of each run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The reports of `runs` runs, each of `decisions_a_run` times twenty reports; `name` is new.
+
+    The first report of every twenty leads to a decision, which the trainer then refuses nineteen
+    reports long: nothing else is decided while an answer is awaited.
+    """
+
+    name: str
+    runs: int
+    decisions_a_run: int
+
+    @property
+    def reports(self) -> int:
+        """The number of reports of all runs."""
+        return self.runs * self.decisions_a_run * REPORTS_A_DECISION
+
+    @property
+    def decisions(self) -> int:
+        """The number of decisions that they lead to."""
+        return self.runs * self.decisions_a_run
+
+    def __iter__(self) -> Iterator[SeedReport]:
+        """Yield the reports, the runs side by side, each in order."""
+        names = [f"{self.name}-{number}" for number in range(self.runs)]
+        for seq in range(self.decisions_a_run * REPORTS_A_DECISION):
+            for run_id in names:
+                yield _report(run_id, seq)
+
+
+async def put_on_topic(load: Load, servers: str) -> None:
+    """Publish a load to `seed-metrics`, in order; return when the broker has it."""
+    producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True, acks="all")
+    await producer.start()
+    try:
+        # One send after the other: sends begun side by side may overtake each other.
+        confirmed = [await _send(producer, report) for report in load]
+        await asyncio.gather(*confirmed)
+    finally:
+        await producer.stop()
+
+
+async def _send(producer: AIOKafkaProducer, report: SeedReport) -> "asyncio.Future[Any]":
+    value = encode(report)
+    confirmed: asyncio.Future[Any] = await producer.send(
+        SEED_METRICS.name,
+        value,
+        key=SEED_METRICS.key_of(report),
+        headers=list(cloud_event_headers("SeedReport", value, source=SOURCE)),
+    )
+    return confirmed
+
+
+def _report(run_id: str, seq: int) -> SeedReport:
+    answers = seq > 0 and seq % REPORTS_A_DECISION == 0
+    return SeedReport(
+        run_id=run_id,
+        seq=seq,
+        step=seq * STEPS_A_REPORT,
+        train_loss=0.5,
+        probe_loss=0.6,
+        opening=_opening() if seq == 0 else None,
+        kernels=KERNELS if seq == 0 else (),
+        seeds=KEPT,
+        outcomes=(_refusal(run_id, seq),) if answers else (),
+    )
+
+
+def _refusal(run_id: str, seq: int) -> Outcome:
+    """The answer to the decision of twenty reports ago."""
+    return Outcome(
+        decision_id=decision_id(run_id, seq - REPORTS_A_DECISION, 0),
+        status=OutcomeStatus.REFUSED,
+        step=seq * STEPS_A_REPORT - 1,
+        reason="a benchmark plants nothing",
+    )
+
+
+def _opening() -> RunOpening:
+    return RunOpening(
+        seed=0,
+        slots=dict.fromkeys(SITES, 2),
+        policy=PolicySpec(),
+        host_params=1000,
+        report_interval_steps=STEPS_A_REPORT,
+    )
+
+
+def _kernels() -> Sequence[LoadableKernel]:
+    return [
+        LoadableKernel(
+            kernel_id=sha256_of(f"{site}/{blueprint.blueprint_id}".encode()),
+            site=site,
+            blueprint_id=blueprint.blueprint_id,
+            category=blueprint.category,
+            params=100,
+        )
+        for site, kind in SITES.items()
+        for blueprint in shipped()
+        if blueprint.kind is kind
+    ]
+
+
+def _kept(kernel: LoadableKernel) -> SeedStatus:
+    return SeedStatus(
+        site=kernel.site,
+        slot=0,
+        state=SeedState.FOSSILIZED,
+        kernel_id=kernel.kernel_id,
+        blueprint_id=kernel.blueprint_id,
+        alpha=1.0,
+        params=kernel.params,
+        age_steps=400,
+    )
+
+
+KERNELS: Final = tuple(_kernels())
+KEPT: Final = tuple(
+    _kept(next(kernel for kernel in KERNELS if kernel.site == site)) for site in SITES
+)
+"""One kept seed at each site: what a report of a run under way carries."""

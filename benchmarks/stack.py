@@ -1,0 +1,69 @@
+"""A local stack for one benchmark: real Kafka, Redis and workers in a temporary home."""
+
+import os
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.result import BenchmarkError
+from esper.settings import STACK_FILE, Settings
+from workers.local import process
+from workers.local.stack import LocalStack
+from workers.local.state import StackState, read_state
+
+NO_ADDRESSES: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack, and the settings with which to use it."""
+
+    local: LocalStack
+    settings: Settings
+
+    def stop_worker(self, name: str) -> None:
+        """End one worker cleanly; records pile up for it from now on."""
+        state = read_state(self.settings.home / STACK_FILE)
+        if state is None:
+            raise BenchmarkError(f"no stack runs in {self.settings.home}")
+        process.stop(state.started(name))
+
+    def start_worker(self, name: str) -> None:
+        """Start a worker that was stopped; return once it is ready."""
+        self.local.restart(name)
+
+
+@contextmanager
+def local_stack() -> Iterator[Stack]:
+    """Run a stack that no address in the environment can replace, and end it with the block."""
+    with tempfile.TemporaryDirectory(prefix="esper-benchmark-") as folder:
+        home = Path(folder)
+        local = LocalStack(home, NO_ADDRESSES)
+        started = local.start(lambda _: None, die_with_parent=True)
+        try:
+            yield Stack(local, _settings(home, started))
+        finally:
+            local.stop()
+
+
+@contextmanager
+def on_cores(cores: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and what it starts, to some cores while the block runs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _settings(home: Path, started: StackState) -> Settings:
+    return Settings(
+        ESPER_HOME=home,
+        KAFKA_BOOTSTRAP_SERVERS=started.kafka_bootstrap_servers,
+        ESPER_REDIS_URL=started.redis_url,
+        ESPER_STORE_URL=started.store_url,
+        ESPER_TRUSTED_KEY_FILE=started.trusted_key_file,
+    )

@@ -1,0 +1,225 @@
+"""A training step with the pipeline busy against one with it off, trainer and pipeline pinned.
+
+The trainer has one core; broker, store, workers and the author of blueprints share the other.
+A third side, a plain loop beside a busy pipeline that is not connected to it, tells what growth
+costs in the trainer's process from what sharing a machine costs.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from statistics import median, quantiles
+from typing import Final, NamedTuple
+
+from benchmarks.paced_trainer import REPORT_EVERY_STEPS, PacedTrainer, Segment
+from benchmarks.result import BenchmarkError, Figure, Goal, Measured, figure, ratio
+from benchmarks.stack import Stack, local_stack, on_cores
+from benchmarks.submissions import DIGITS_SITES, Submitter, new_blueprints
+
+P99_GOAL: Final = Goal(sense="at most", limit=1.02)
+STALL_GOAL: Final = Goal(sense="at most", limit=1.0, of="worst")
+SETTLING_STEPS: Final = 100
+"""Not timed, at the start of each turn: caches fill, and mail that came meanwhile is taken in."""
+
+
+class Amount(NamedTuple):
+    """Rounds, and steps of each side in a round."""
+
+    rounds: int
+    steps: int
+
+
+FULL: Final = Amount(rounds=12, steps=1000)
+QUICK: Final = Amount(rounds=2, steps=60)
+
+
+class Sides(NamedTuple):
+    """One round: pipeline off, pipeline busy beside a plain loop, pipeline busy and connected."""
+
+    off: Segment
+    beside: Segment
+    busy: Segment
+
+
+def run(quick: bool = False) -> Measured:
+    """Measure on a stack of its own, which has a core of its own."""
+    trainer_core, pipeline_core = two_cores()
+    with on_cores({pipeline_core}), local_stack() as stack:
+        return measure(stack, QUICK if quick else FULL, trainer_core)
+
+
+def two_cores() -> tuple[int, int]:
+    """Return a core for the trainer and one for everything else.
+
+    Raises:
+        BenchmarkError: there is only one.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise BenchmarkError("the trainer needs a core to itself, and there is only one: use two")
+    return cores[0], cores[1]
+
+
+def measure(stack: Stack, amount: Amount, trainer_core: int) -> Measured:
+    """Measure on a running stack; that it has a core of its own is the caller's business."""
+    with (
+        Submitter(stack.settings, DIGITS_SITES) as submitter,
+        PacedTrainer(None, trainer_core) as plain,
+        PacedTrainer(stack.settings, trainer_core) as growing,
+    ):
+        author = _Author(submitter)
+        rounds = [
+            _round(plain, growing, author, amount.steps, backwards=number % 2 == 1)
+            for number in range(amount.rounds)
+        ]
+    return Measured(
+        parameters={
+            **amount._asdict(),
+            "report_every_steps": REPORT_EVERY_STEPS,
+            "kernels_compiled_meanwhile": author.kernels,
+        },
+        figures=(*_times(rounds), *_against_goals(rounds), *_reporting(rounds)),
+    )
+
+
+class _Author:
+    """Publishes one new blueprint after the other, on a thread, while `writing`."""
+
+    def __init__(self, submitter: Submitter) -> None:
+        self._submitter = submitter
+        self._blueprints = new_blueprints()
+        self.kernels = 0
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep the pipeline busy during the block, and let it finish afterwards."""
+        enough = threading.Event()
+
+        def write() -> None:
+            while not enough.is_set():
+                self._submitter.ready_after_s(next(self._blueprints))
+                self.kernels += 1
+
+        with ThreadPoolExecutor(1) as thread:
+            written = thread.submit(write)
+            try:
+                yield
+            finally:
+                enough.set()
+            written.result()
+
+
+def _round(
+    plain: PacedTrainer, growing: PacedTrainer, author: _Author, steps: int, *, backwards: bool
+) -> Sides:
+    def busy(trainer: PacedTrainer) -> Segment:
+        with author.writing():
+            return _turn(trainer, steps)
+
+    turns: list[tuple[str, Callable[[], Segment]]] = [
+        ("off", lambda: _turn(plain, steps)),
+        ("beside", lambda: busy(plain)),
+        ("busy", lambda: busy(growing)),
+    ]
+    return Sides(**{name: turn() for name, turn in (turns[::-1] if backwards else turns)})
+
+
+def _turn(trainer: PacedTrainer, steps: int) -> Segment:
+    trainer.train(SETTLING_STEPS)
+    return trainer.train(steps)
+
+
+def _times(rounds: list[Sides]) -> Iterator[Figure]:
+    """Yield what a step takes on each side, reporting steps left out; one value a round."""
+    for side, what in WHAT.items():
+        steps_ms = [_plain_steps_ms(getattr(each, side)) for each in rounds]
+        for key, of in PERCENTILES.items():
+            values = [of(values) for values in steps_ms]
+            yield figure(f"{key}-{side}", f"{what}: {key} of a step", "ms", values)
+
+
+def _against_goals(rounds: list[Sides]) -> Iterator[Figure]:
+    def p99(side: str, *, reports: bool = False) -> list[float]:
+        take = _all_steps_ms if reports else _plain_steps_ms
+        return [_p99(take(getattr(each, side))) for each in rounds]
+
+    off, beside, busy = (p99(side) for side in WHAT)
+    yield ratio(
+        "p99-busy-over-off",
+        "p99 of a step, pipeline busy ÷ off, steps that report left out",
+        ("busy_ms", busy),
+        ("off_ms", off),
+        goal=P99_GOAL,
+    )
+    yield ratio(
+        "p99-busy-over-off-all",
+        "the same with the steps that report, every 20th",
+        ("busy_ms", p99("busy", reports=True)),
+        ("off_ms", p99("off", reports=True)),
+        goal=P99_GOAL,
+    )
+    yield ratio(
+        "p99-busy-over-beside",
+        "of which growth in the trainer's process: busy ÷ beside",
+        ("busy_ms", busy),
+        ("beside_ms", beside),
+    )
+    yield ratio(
+        "p99-beside-over-off",
+        "of which a busy neighbour on the other core: beside ÷ off",
+        ("beside_ms", beside),
+        ("off_ms", off),
+    )
+    yield figure(
+        "stall-beyond-off",
+        "worst step of a round, pipeline busy, beyond the worst with it off",
+        "ms",
+        [max(_plain_steps_ms(each.busy)) - max(_plain_steps_ms(each.off)) for each in rounds],
+        goal=STALL_GOAL,
+    )
+
+
+def _reporting(rounds: list[Sides]) -> Iterator[Figure]:
+    """Yield what growth costs where it has work to do on the training thread."""
+    busy = [each.busy for each in rounds]
+    reports_ms = [step.growth_s * 1e3 for segment in busy for step in segment.steps if step.reports]
+    quiet_us = [
+        step.growth_s * 1e6 for segment in busy for step in segment.steps if not step.reports
+    ]
+    shares = [
+        sum(step.growth_s for step in segment.steps if step.reports)
+        / sum(step.whole_s for step in segment.steps)
+        for segment in busy
+    ]
+    yield figure(
+        "report", "growth.step when it reports: the probe, then the report", "ms", reports_ms
+    )
+    yield figure("report-share", "reports as a share of training time", "share", shares)
+    yield figure("no-report", "growth.step when it does not report", "µs", quiet_us)
+
+
+def _plain_steps_ms(segment: Segment) -> list[float]:
+    return [step.whole_s * 1e3 for step in segment.steps if not step.reports]
+
+
+def _all_steps_ms(segment: Segment) -> list[float]:
+    return [step.whole_s * 1e3 for step in segment.steps]
+
+
+def _p99(values: list[float]) -> float:
+    return quantiles(values, n=100, method="inclusive")[98]
+
+
+WHAT: Final = {
+    "off": "pipeline off",
+    "beside": "pipeline busy, trainer not connected",
+    "busy": "pipeline busy, trainer connected",
+}
+
+PERCENTILES: Final[dict[str, Callable[[list[float]], float]]] = {
+    "p50": median,
+    "p99": _p99,
+    "worst": max,
+}

@@ -1,0 +1,28 @@
+"""The blueprints that ship with Esper: one JSON file each under `catalog/`, read as anyone's."""
+
+from functools import cache
+from importlib.resources import files
+
+from topics.codec import decode
+from topics.models import Blueprint
+
+
+@cache
+def shipped() -> tuple[Blueprint, ...]:
+    """Return the shipped blueprints, ordered by id."""
+    folder = files("esper.blueprint").joinpath("catalog")
+    read = (decode(Blueprint, entry.read_bytes()) for entry in folder.iterdir())
+    return tuple(sorted(read, key=lambda blueprint: blueprint.blueprint_id))
+
+
+def shipped_named(blueprint_id: str) -> Blueprint:
+    """Return one shipped blueprint.
+
+    Raises:
+        KeyError: there is none of that id; the message lists those there are.
+    """
+    for blueprint in shipped():
+        if blueprint.blueprint_id == blueprint_id:
+            return blueprint
+    known = ", ".join(blueprint.blueprint_id for blueprint in shipped())
+    raise KeyError(f"no shipped blueprint {blueprint_id!r}; there are {known}")

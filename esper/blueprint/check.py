@@ -1,0 +1,99 @@
+"""The structural check of a blueprint: everything that can be known before a site is."""
+
+from typing import Final
+
+from esper.blueprint.expressions import symbols_of
+from esper.blueprint.ops import OpSpec, op_named
+from esper.blueprint.rejection import BlueprintRejected, RejectionCode
+from topics.models import Blueprint, Node
+
+INPUTS: Final = ("x", "h")
+"""What a graph reads: the input of the site, and what the host's own layer makes of it."""
+
+
+def check(blueprint: Blueprint) -> None:
+    """Refuse a blueprint that is well formed at no site.
+
+    Raises:
+        BlueprintRejected: with the code and the node at fault, for the first fault in order.
+    """
+    symbols = symbols_of(blueprint.kind)
+    positions = _positions(blueprint)
+    for position, node in enumerate(blueprint.nodes):
+        try:
+            spec = op_named(node.op)
+            _check_references(node, position, positions, spec)
+            _check_arguments(node, spec, symbols)
+        except BlueprintRejected as rejection:
+            raise rejection.at(f"node {node.id!r}") from None
+    _check_output(blueprint, positions)
+
+
+def _positions(blueprint: Blueprint) -> dict[str, int]:
+    positions: dict[str, int] = {}
+    for position, node in enumerate(blueprint.nodes):
+        if node.id in INPUTS:
+            raise BlueprintRejected(
+                RejectionCode.RESERVED_NAME, f"node {node.id!r}: x and h are the graph's inputs"
+            )
+        if node.id in positions:
+            raise BlueprintRejected(
+                RejectionCode.DUPLICATE_NODE, f"node {node.id!r}: two nodes have this id"
+            )
+        positions[node.id] = position
+    return positions
+
+
+def _check_references(node: Node, position: int, positions: dict[str, int], spec: OpSpec) -> None:
+    if len(node.inputs) != spec.arity:
+        raise BlueprintRejected(
+            RejectionCode.WRONG_ARITY,
+            f"{node.op} takes {spec.arity} inputs, not {len(node.inputs)}",
+        )
+    for name in node.inputs:
+        if name in INPUTS:
+            continue
+        if name not in positions:
+            raise BlueprintRejected(
+                RejectionCode.DANGLING_REFERENCE,
+                f"reads {name!r}, which is neither x, h nor a node",
+            )
+        if positions[name] >= position:
+            raise BlueprintRejected(
+                RejectionCode.CYCLE,
+                f"reads {name!r}, which is not before it; nodes are in order and have no cycles",
+            )
+
+
+def _check_arguments(node: Node, spec: OpSpec, symbols: frozenset[str]) -> None:
+    for name, value in node.args.items():
+        if (argument := spec.arguments.get(name)) is None:
+            known = ", ".join(spec.arguments) or "none"
+            raise BlueprintRejected(
+                RejectionCode.UNKNOWN_ARGUMENT,
+                f"{node.op} has no argument {name!r}; it has {known}",
+            )
+        try:
+            argument.check(value, symbols)
+        except BlueprintRejected as rejection:
+            raise rejection.at(f"argument {name!r}") from None
+    for name, argument in spec.arguments.items():
+        if argument.default is None and name not in node.args:
+            raise BlueprintRejected(
+                RejectionCode.MISSING_ARGUMENT, f"{node.op} needs the argument {name!r}"
+            )
+
+
+def _check_output(blueprint: Blueprint, positions: dict[str, int]) -> None:
+    if blueprint.output not in positions:
+        raise BlueprintRejected(
+            RejectionCode.OUTPUT_MISSING, f"the output {blueprint.output!r} is not a node"
+        )
+    live = {blueprint.output}
+    for node in reversed(blueprint.nodes):
+        if node.id not in live:
+            raise BlueprintRejected(
+                RejectionCode.DEAD_NODE,
+                f"node {node.id!r}: the output does not depend on it; remove it or use it",
+            )
+        live.update(node.inputs)

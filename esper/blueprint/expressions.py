@@ -1,0 +1,231 @@
+"""Size expressions: `C`, `C//4`, `max(8, D//16)`; a grammar small enough to be safe by its shape.
+
+    sum     := product (("+" | "-") product)*
+    product := factor (("*" | "//") factor)*
+    factor  := NUMBER | SYMBOL | "(" sum ")" | ("min" | "max") "(" sum ("," sum)+ ")"
+
+There is no power, no sign, no call but min and max, and every intermediate value is bounded, so
+that no expression costs more than its 64 characters.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Final
+
+from esper.blueprint.rejection import BlueprintRejected, RejectionCode
+from topics.models import SiteKind, SiteSignature
+
+MAX_LENGTH: Final = 64
+MAX_DEPTH: Final = 16
+MAX_SIZE: Final = 1 << 20
+MAX_INTERMEDIATE: Final = 1 << 40
+
+_DIMENSIONS: Final[Mapping[SiteKind, tuple[str, ...]]] = {
+    SiteKind.VECTOR: ("D",),
+    SiteKind.SEQUENCE: ("T", "D"),
+    SiteKind.FEATURE_MAP: ("C", "H", "W"),
+}
+_TOKEN: Final = re.compile(r"\s*([0-9]+|[A-Za-z]+|//|[-+*(),])")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A whole number as written."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A size of the site, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An operator or function over two or more operands, from left to right."""
+
+    operator: str
+    operands: tuple["Expression", ...]
+
+
+Expression = Number | Symbol | Apply
+
+
+def symbols_of(kind: SiteKind) -> frozenset[str]:
+    """Return the symbols of a kind: the sizes of `h` (`C`), and of `x` with suffix x (`Cx`)."""
+    names = _DIMENSIONS[kind]
+    return frozenset(names) | frozenset(f"{name}x" for name in names)
+
+
+def sizes_of(signature: SiteSignature) -> dict[str, int]:
+    """Return the value of each symbol at a site.
+
+    Raises:
+        BlueprintRejected: the shapes of the signature do not have the rank of its kind.
+    """
+    names = _DIMENSIONS[signature.kind]
+    if not len(names) == len(signature.h) == len(signature.x):
+        raise BlueprintRejected(
+            RejectionCode.WRONG_KIND,
+            f"a {signature.kind} site has shapes ({', '.join(names)}), "
+            f"not x {signature.x} and h {signature.h}",
+        )
+    of_h = dict(zip(names, signature.h, strict=True))
+    of_x = {f"{name}x": size for name, size in zip(names, signature.x, strict=True)}
+    return of_h | of_x
+
+
+def parse(text: str, symbols: frozenset[str]) -> Expression:
+    """Return the tree of an expression.
+
+    Raises:
+        BlueprintRejected: it is not of the grammar, too long or too deep, or names a symbol that
+            is not among `symbols`.
+    """
+    if len(text) > MAX_LENGTH:
+        raise _bad(text[:MAX_LENGTH], f"is longer than {MAX_LENGTH} characters")
+    parser = _Parser(text, symbols)
+    tree = parser.sum(depth=0)
+    if parser.peek() is not None:
+        raise _bad(text, f"goes on with {parser.peek()!r} where it should end")
+    return tree
+
+
+def evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:
+    """Return the value of an expression where the symbols have the given sizes.
+
+    Raises:
+        BlueprintRejected: a division by zero, or a value beyond the bounds on the way.
+    """
+    match expression:
+        case Number(value):
+            return _bounded(value)
+        case Symbol(name):
+            return sizes[name]
+        case Apply(operator, operands):
+            values = [evaluate(operand, sizes) for operand in operands]
+            return reduce(_OPERATORS[operator], values)
+
+
+def size(text: str, sizes: Mapping[str, int]) -> int:
+    """Return the size that an expression stands for: a whole number from 1 to 2^20.
+
+    Raises:
+        BlueprintRejected: the expression is malformed, or its value is no such number.
+    """
+    value = evaluate(parse(text, frozenset(sizes)), sizes)
+    if not 1 <= value <= MAX_SIZE:
+        raise BlueprintRejected(
+            RejectionCode.BAD_SIZE, f"{text!r} is {value} here; a size is from 1 to {MAX_SIZE}"
+        )
+    return value
+
+
+def _bad(text: str, why: str) -> BlueprintRejected:
+    return BlueprintRejected(RejectionCode.BAD_EXPRESSION, f"size expression {text!r} {why}")
+
+
+def _bounded(value: int) -> int:
+    if abs(value) > MAX_INTERMEDIATE:
+        raise BlueprintRejected(
+            RejectionCode.BAD_SIZE, f"a value beyond {MAX_INTERMEDIATE} within a size expression"
+        )
+    return value
+
+
+def _divide(left: int, right: int) -> int:
+    if right == 0:
+        raise BlueprintRejected(RejectionCode.BAD_SIZE, "a division by zero in a size expression")
+    return left // right
+
+
+_OPERATORS: Final[Mapping[str, Callable[[int, int], int]]] = {
+    "+": lambda left, right: _bounded(left + right),
+    "-": lambda left, right: _bounded(left - right),
+    "*": lambda left, right: _bounded(left * right),
+    "//": _divide,
+    "min": min,
+    "max": max,
+}
+
+
+class _Parser:
+    """Recursive descent over the tokens of one expression."""
+
+    def __init__(self, text: str, symbols: frozenset[str]) -> None:
+        self._text = text
+        self._symbols = symbols
+        self._tokens = self._tokenise()
+        self._next = 0
+
+    def peek(self) -> str | None:
+        return self._tokens[self._next] if self._next < len(self._tokens) else None
+
+    def sum(self, depth: int) -> Expression:
+        return self._chain(("+", "-"), self._product, depth)
+
+    def _product(self, depth: int) -> Expression:
+        return self._chain(("*", "//"), self._factor, depth)
+
+    def _chain(
+        self, operators: tuple[str, ...], operand: Callable[[int], Expression], depth: int
+    ) -> Expression:
+        tree = operand(depth)
+        while (operator := self.peek()) in operators:
+            self._next += 1
+            tree = Apply(str(operator), (tree, operand(depth)))
+        return tree
+
+    def _factor(self, depth: int) -> Expression:
+        if depth > MAX_DEPTH:
+            raise _bad(self._text, f"is nested deeper than {MAX_DEPTH}")
+        token = self._take()
+        if token.isdigit():
+            return Number(int(token))
+        if token == "(":
+            tree = self.sum(depth + 1)
+            self._expect(")")
+            return tree
+        if token in ("min", "max"):
+            return self._call(token, depth)
+        if token in self._symbols:
+            return Symbol(token)
+        known = ", ".join(sorted(self._symbols))
+        raise _bad(self._text, f"has {token!r} where a number or one of {known} should be")
+
+    def _call(self, function: str, depth: int) -> Expression:
+        self._expect("(")
+        operands = [self.sum(depth + 1)]
+        while self.peek() == ",":
+            self._next += 1
+            operands.append(self.sum(depth + 1))
+        self._expect(")")
+        if len(operands) == 1:
+            raise _bad(self._text, f"gives {function} one operand; it takes two or more")
+        return Apply(function, tuple(operands))
+
+    def _take(self) -> str:
+        token = self.peek()
+        if token is None:
+            raise _bad(self._text, "ends where a number or a symbol should be")
+        self._next += 1
+        return token
+
+    def _expect(self, token: str) -> None:
+        if (found := self.peek()) != token:
+            raise _bad(self._text, f"has {found or 'its end'!r} where {token!r} should be")
+        self._next += 1
+
+    def _tokenise(self) -> list[str]:
+        tokens, position, text = [], 0, self._text.rstrip()
+        while position < len(text):
+            found = _TOKEN.match(text, position)
+            if found is None:
+                raise _bad(self._text, f"has {text[position]!r}, which is not of the grammar")
+            tokens.append(found[1])
+            position = found.end()
+        return tokens

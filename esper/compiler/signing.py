@@ -1,0 +1,94 @@
+"""This deployment's keys, and its signature on what it compiled (Ed25519, RFC 8032)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from esper.kernel.refusal import BadSignature
+from esper.kernel.trust import KeyUnusable, load_public, verify
+
+__all__ = [
+    "BadSignature",
+    "KeyPaths",
+    "KeyUnusable",
+    "KeysExist",
+    "create_keys",
+    "load_private",
+    "load_public",
+    "sign",
+    "verify",
+]
+
+PRIVATE_NAME: Final = "signing-key.pem"
+PUBLIC_NAME: Final = "trusted-key.pem"
+
+
+class KeysExist(KeyUnusable):
+    """Keys are not overwritten: kernels signed with the old ones would be refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPaths:
+    """Where a pair of keys lies; only compile workers may read the private one."""
+
+    private: Path
+    public: Path
+
+
+def create_keys(directory: Path) -> KeyPaths:
+    """Create a pair of keys as PEM files; the private one is readable by its owner only.
+
+    Raises:
+        KeysExist: one of the two files is already there.
+    """
+    paths = KeyPaths(directory / PRIVATE_NAME, directory / PUBLIC_NAME)
+    for path in (paths.private, paths.public):
+        if path.exists():
+            raise KeysExist(f"{path} is already there; move it away first to replace it")
+    key = Ed25519PrivateKey.generate()
+    directory.mkdir(parents=True, exist_ok=True)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    _write_new(paths.private, private, mode=0o600)
+    _write_new(paths.public, public, mode=0o644)
+    return paths
+
+
+def load_private(path: Path) -> Ed25519PrivateKey:
+    """Return the private key in a PEM file.
+
+    Raises:
+        KeyUnusable: the file cannot be read or holds something else.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyUnusable(
+            f"{path} holds no usable private key ({error}); create keys with: esper keys create"
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyUnusable(f"{path} holds a key of another kind; Esper signs with Ed25519")
+    return key
+
+
+def sign(key: Ed25519PrivateKey, data: bytes) -> str:
+    """Return the hexadecimal signature of an artifact's bytes."""
+    return key.sign(data).hex()
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    # The mode is given at creation: there is no moment at which others can read the key.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)

@@ -1,0 +1,109 @@
+"""The artifact: one safetensors file that holds a kernel's weights, with its plan as metadata.
+
+There is exactly one artifact for a plan and its weights: `unpack` refuses bytes that `pack`
+would not have written, so no two different files are the same kernel.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Final
+
+import orjson
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from esper.kernel.plan import MAX_PLAN_BYTES, Plan
+from esper.kernel.refusal import ArtifactRefused
+
+MAX_ARTIFACT_BYTES: Final = 32 << 20
+MAX_HEADER_BYTES: Final = 4 * MAX_PLAN_BYTES
+LENGTH_BYTES: Final = 8
+PLAN_KEY: Final = "esper.plan"
+
+DTYPES: Final = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+"""torch's name for each dtype of a signature."""
+
+
+def pack(plan: Plan, tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the artifact of a plan and its weights; equal arguments give equal bytes.
+
+    Raises:
+        ArtifactRefused: the weights are not those of the plan, or the artifact is too large.
+    """
+    _check_tensors(plan, tensors)
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    data = save(contiguous, metadata={PLAN_KEY: plan.to_json().decode()})
+    _check_length(data)
+    return data
+
+
+def unpack(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
+    """Return the plan and the weights that an artifact holds, by full parameter name.
+
+    Raises:
+        ArtifactRefused: the bytes are not what `pack` writes.
+    """
+    _check_length(data)
+    plan = Plan.from_json(_plan_json(data))
+    _check_size(plan, data)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ArtifactRefused(f"not a safetensors file: {error}") from error
+    if pack(plan, tensors) != data:
+        raise ArtifactRefused("the artifact is not in canonical form")
+    return plan, tensors
+
+
+def _check_length(data: bytes) -> None:
+    if len(data) > MAX_ARTIFACT_BYTES:
+        raise ArtifactRefused(f"an artifact of {len(data)} bytes; at most {MAX_ARTIFACT_BYTES}")
+
+
+def _plan_json(data: bytes) -> bytes:
+    """Return the plan in a safetensors header: a little-endian length, then a JSON object."""
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    if length > min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES):
+        raise ArtifactRefused(f"a header of {length} bytes in an artifact of {len(data)}")
+    try:
+        header = orjson.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])
+    except orjson.JSONDecodeError as error:
+        raise ArtifactRefused(f"the header is not JSON: {error}") from error
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    plan = metadata.get(PLAN_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(plan, str):
+        raise ArtifactRefused(f"the artifact has no plan: no {PLAN_KEY} in its metadata")
+    return plan.encode()
+
+
+def _check_size(plan: Plan, data: bytes) -> None:
+    """Refuse, before weights are read, an artifact that cannot hold just the plan's weights."""
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    weights = plan.params * DTYPES[plan.signature.dtype].itemsize
+    if len(data) != LENGTH_BYTES + length + weights:
+        raise ArtifactRefused(
+            f"the artifact has {len(data) - LENGTH_BYTES - length} bytes of weights; "
+            f"its plan needs {weights}"
+        )
+
+
+def _check_tensors(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    if tensors.keys() != plan.parameters.keys():
+        odd = sorted(tensors.keys() ^ plan.parameters.keys())
+        raise ArtifactRefused(f"weights and plan differ in {', '.join(odd)}")
+    dtype = DTYPES[plan.signature.dtype]
+    for name, parameter in plan.parameters.items():
+        tensor = tensors[name]
+        if tensor.shape != parameter.shape or tensor.dtype != dtype:
+            raise ArtifactRefused(
+                f"{name} is {tuple(tensor.shape)} {tensor.dtype}; "
+                f"the plan says {parameter.shape} {dtype}"
+            )
+        if prod(parameter.shape) and not bool(torch.isfinite(tensor).all()):
+            raise ArtifactRefused(f"{name} has values that are not finite")

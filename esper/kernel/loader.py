@@ -1,0 +1,264 @@
+"""The loader: fetches, verifies and builds kernels on a thread of its own.
+
+Nothing here runs on the training thread, and nothing here traces, scripts or compiles: that
+would break training steps even from another thread. What comes of each request is delivered as
+one of four messages.
+"""
+
+import heapq
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from esper.kernel.artifact import unpack
+from esper.kernel.executor import Kernel
+from esper.kernel.plan import Plan
+from esper.kernel.refusal import ArtifactRefused
+from esper.kernel.trust import verify
+from esper.store import KernelMissing, KernelStore, StoreUnavailable
+from topics.codec import sha256_of
+from topics.models import KernelReady
+
+RETRY_DELAYS_S: Final = (0.2, 1.0, 5.0, 15.0)
+"""A store that does not answer is asked again after each of these; then the kernel is refused."""
+
+CACHE_BYTES: Final = 256 << 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelVerified:
+    """The bytes are those that were validated and signed, and can be built."""
+
+    ready: KernelReady
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRefused:
+    """The kernel will not run here, and why."""
+
+    kernel_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelsPrepared:
+    """Fresh modules, with parameters of their own, for one `prepare`."""
+
+    token: str
+    kernels: Mapping[str, Kernel]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelsUnprepared:
+    """None of the kernels of one `prepare` was built, and why."""
+
+    token: str
+    reason: str
+
+
+Delivery = KernelVerified | KernelRefused | KernelsPrepared | KernelsUnprepared
+
+
+@dataclass(frozen=True, slots=True)
+class _Verify:
+    ready: KernelReady
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepare:
+    token: str
+    kernel_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+class KernelLoader:
+    """One background thread between a store and a trainer; its methods return at once."""
+
+    def __init__(
+        self,
+        store: KernelStore,
+        trusted_key: Ed25519PublicKey,
+        deliver: Callable[[Delivery], None],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S,
+    ) -> None:
+        """Start the thread; it calls `deliver`, which must neither block nor raise."""
+        self._store = store
+        self._trusted_key = trusted_key
+        self._deliver = deliver
+        self._cache = _VerifiedBytes(cache_bytes)
+        self._retry_delays_s = retry_delays_s
+        self._verified: dict[str, KernelReady] = {}
+        self._requests: SimpleQueue[_Verify | _Prepare | _Stop] = SimpleQueue()
+        self._retries: list[tuple[float, int, _Verify]] = []
+        self._thread = threading.Thread(target=self._run, name="esper-kernel-loader", daemon=True)
+        self._thread.start()
+
+    def verify(self, ready: KernelReady) -> None:
+        """Fetch and verify a kernel; delivers `KernelVerified` or `KernelRefused`.
+
+        An announcement repeated after it was verified delivers nothing.
+        """
+        self._requests.put(_Verify(ready))
+
+    def prepare(self, token: str, kernel_ids: Iterable[str]) -> None:
+        """Build verified kernels, all or none; delivers `KernelsPrepared` or `KernelsUnprepared`.
+
+        `token` is the caller's name for this request.
+        """
+        self._requests.put(_Prepare(token, tuple(kernel_ids)))
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the thread after the request it is at; what is still queued is dropped."""
+        self._requests.put(_Stop())
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.warning("the kernel loader is still waiting for its store after %s s", timeout_s)
+
+    def _run(self) -> None:
+        while not isinstance(request := self._next(), _Stop):
+            try:
+                self._handle(request)
+            except Exception as error:
+                # A fault of ours must not end the thread: later requests would never be answered.
+                log.exception("the kernel loader failed at %s", request)
+                self._deliver(_failure(request, f"{type(error).__name__}: {error}"))
+
+    def _next(self) -> _Verify | _Prepare | _Stop:
+        """Return the next request, or the next retry once it is due."""
+        while True:
+            wait_s = self._retries[0][0] - time.monotonic() if self._retries else None
+            if wait_s is not None and wait_s <= 0:
+                return heapq.heappop(self._retries)[2]
+            try:
+                return self._requests.get(timeout=wait_s)
+            except Empty:
+                continue
+
+    def _handle(self, request: _Verify | _Prepare) -> None:
+        match request:
+            case _Verify():
+                self._verify(request)
+            case _Prepare(token, kernel_ids):
+                try:
+                    kernels = {kernel_id: self._build(kernel_id) for kernel_id in kernel_ids}
+                except (ArtifactRefused, KernelMissing, StoreUnavailable) as refusal:
+                    self._deliver(KernelsUnprepared(token, str(refusal)))
+                else:
+                    self._deliver(KernelsPrepared(token, kernels))
+
+    def _verify(self, request: _Verify) -> None:
+        ready = request.ready
+        if self._verified.get(ready.kernel_id) == ready:
+            return
+        try:
+            self._fetch(ready)
+        except StoreUnavailable as error:
+            if request.attempt < len(self._retry_delays_s):
+                self._retry_later(request)
+                return
+            self._deliver(KernelRefused(ready.kernel_id, str(error)))
+        except (ArtifactRefused, KernelMissing) as refusal:
+            self._deliver(KernelRefused(ready.kernel_id, str(refusal)))
+        else:
+            self._verified[ready.kernel_id] = ready
+            self._deliver(KernelVerified(ready))
+
+    def _retry_later(self, request: _Verify) -> None:
+        due = time.monotonic() + self._retry_delays_s[request.attempt]
+        again = _Verify(request.ready, request.attempt + 1)
+        heapq.heappush(self._retries, (due, id(again), again))
+
+    def _fetch(self, ready: KernelReady) -> bytes:
+        """Return verified bytes from the store, and keep them."""
+        data = self._store.get(ready.location)
+        _check_bytes(ready, data)
+        verify(self._trusted_key, data, ready.ed25519_signature)
+        plan, _ = unpack(data)
+        _check_plan(ready, plan)
+        self._cache.keep(ready.sha256, data)
+        return data
+
+    def _build(self, kernel_id: str) -> Kernel:
+        if (ready := self._verified.get(kernel_id)) is None:
+            raise ArtifactRefused(f"kernel {kernel_id} was never verified here")
+        data = self._cache.get(ready.sha256)
+        if data is None:
+            data = self._fetch(ready)
+        # Hashed again: what runs is what was verified, whatever happened to memory in between.
+        _check_bytes(ready, data)
+        plan, tensors = unpack(data)
+        return Kernel(plan, tensors, ready.sha256).to(plan.signature.device)
+
+
+class _VerifiedBytes:
+    """Artifacts by their SHA-256; the least recently used go when they are over a limit."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._size_bytes = 0
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, sha256: str) -> bytes | None:
+        if sha256 in self._kept:
+            self._kept.move_to_end(sha256)
+        return self._kept.get(sha256)
+
+    def keep(self, sha256: str, data: bytes) -> None:
+        if sha256 not in self._kept:
+            self._size_bytes += len(data)
+        self._kept[sha256] = data
+        self._kept.move_to_end(sha256)
+        while self._size_bytes > self._limit_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self._size_bytes -= len(dropped)
+
+
+def _check_bytes(ready: KernelReady, data: bytes) -> None:
+    if len(data) != ready.bytes:
+        raise ArtifactRefused(
+            f"{ready.location} has {len(data)} bytes; kernel-ready says {ready.bytes}"
+        )
+    if (found := sha256_of(data)) != ready.sha256:
+        raise ArtifactRefused(
+            f"{ready.location} has SHA-256 {found}; kernel-ready says {ready.sha256}: "
+            "it was altered after it was validated"
+        )
+
+
+def _check_plan(ready: KernelReady, plan: Plan) -> None:
+    if plan.kernel_id != ready.kernel_id:
+        raise ArtifactRefused(
+            f"{ready.location} holds kernel {plan.kernel_id}, not {ready.kernel_id}"
+        )
+    if plan.signature != ready.site_signature:
+        raise ArtifactRefused(
+            f"{ready.location} is for a site of {plan.signature}, not {ready.site_signature}"
+        )
+    if plan.params != ready.params:
+        raise ArtifactRefused(
+            f"{ready.location} has {plan.params} parameters; kernel-ready says {ready.params}"
+        )
+
+
+def _failure(request: _Verify | _Prepare, reason: str) -> KernelRefused | KernelsUnprepared:
+    match request:
+        case _Verify(ready):
+            return KernelRefused(ready.kernel_id, reason)
+        case _Prepare(token):
+            return KernelsUnprepared(token, reason)

@@ -1,0 +1,193 @@
+"""A plan: a kernel as data, every size a number, every op from the table.
+
+Slots hold values: slot 0 is `x`, slot 1 is `h`, and step i fills slot i + 2, which is never
+filled again. The last step's value is the kernel's. A `Plan` that exists is valid: whatever
+made it, a compiler or a stranger's bytes, it was checked step by step against the table of ops.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from esper.blueprint.expressions import sizes_of
+from esper.blueprint.ops import OpSpec, ParameterSpec, Shape, op_named
+from esper.blueprint.rejection import BlueprintRejected
+from esper.kernel.refusal import ArtifactRefused
+from topics.codec import encode
+from topics.models import Sha256, SiteSignature
+
+MAX_STEPS: Final = 130
+"""The nodes a blueprint may have, and what a compiler may append to them."""
+
+MAX_PARAMETERS: Final = 5_000_000
+MAX_ACTIVATIONS: Final = 1 << 25
+"""Elements of all steps' values together, for one sample."""
+
+MAX_PLAN_BYTES: Final = 1 << 17
+FIRST_STEP_SLOT: Final = 2
+
+_NODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+Slot = Annotated[int, Field(ge=0, lt=MAX_STEPS + FIRST_STEP_SLOT)]
+
+
+class Step(BaseModel):
+    """One op: the slots it reads, its arguments as numbers, and the slots that end with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    node: str
+    op: str
+    inputs: Annotated[tuple[Slot, ...], Field(min_length=1, max_length=8)]
+    args: Annotated[dict[str, int | bool], Field(max_length=16)] = {}
+    frees: Annotated[tuple[Slot, ...], Field(max_length=8)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """What the table of ops makes of a step: shapes of one sample, and its parameters."""
+
+    spec: OpSpec
+    inputs: tuple[Shape, ...]
+    output: Shape
+    parameters: tuple[ParameterSpec, ...]
+
+
+class Plan(BaseModel):
+    """A kernel for one site signature, complete but for its weights.
+
+    Raises:
+        ArtifactRefused: on construction, where a step breaks a rule of its op or of the slots,
+            the result is not of the shape of `h`, or a limit is exceeded.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["esper-plan/1"] = "esper-plan/1"
+    kernel_id: Sha256
+    signature: SiteSignature
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=MAX_STEPS)]
+
+    @cached_property
+    def layout(self) -> tuple[StepLayout, ...]:
+        """What the table of ops makes of each step."""
+        return _lay_out(self.signature, self.steps)
+
+    @cached_property
+    def parameters(self) -> dict[str, ParameterSpec]:
+        """Every parameter by its full name, `<node>.<name>`, in order of use."""
+        return {
+            f"{step.node}.{parameter.name}": parameter
+            for step, layout in zip(self.steps, self.layout, strict=True)
+            for parameter in layout.parameters
+        }
+
+    @property
+    def params(self) -> int:
+        """Count of learnable numbers."""
+        return sum(prod(parameter.shape) for parameter in self.parameters.values())
+
+    @model_validator(mode="after")
+    def _holds(self) -> "Plan":
+        _check_slots(self.steps)
+        result = self.layout[-1]
+        if result.output != self.signature.h:
+            raise ArtifactRefused(f"the result is {result.output}; h is {self.signature.h}")
+        if not result.spec.silent_at_zero:
+            raise ArtifactRefused(f"a kernel cannot end in {result.spec.name}: no no-op at birth")
+        if self.params > MAX_PARAMETERS:
+            raise ArtifactRefused(f"{self.params} parameters; at most {MAX_PARAMETERS}")
+        if (elements := activations(self.layout)) > MAX_ACTIVATIONS:
+            raise ArtifactRefused(f"{elements} activations a sample; at most {MAX_ACTIVATIONS}")
+        return self
+
+    def to_json(self) -> bytes:
+        """Return the canonical JSON: equal plans have equal bytes in every process."""
+        return encode(self)
+
+    @classmethod
+    def from_json(cls, value: bytes) -> "Plan":
+        """Return the plan that canonical JSON encodes.
+
+        Raises:
+            ArtifactRefused: it is no plan, not canonical, or not a plan that holds.
+        """
+        if len(value) > MAX_PLAN_BYTES:
+            raise ArtifactRefused(f"a plan of {len(value)} bytes; at most {MAX_PLAN_BYTES}")
+        try:
+            plan = cls.model_validate_json(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "plan"
+            raise ArtifactRefused(f"not a plan: {where}: {first['msg']}") from error
+        if plan.to_json() != value:
+            raise ArtifactRefused("the plan is not in canonical form")
+        return plan
+
+
+def activations(layout: Sequence[StepLayout]) -> int:
+    """Return the elements of all steps' values together, for one sample."""
+    return sum(prod(step.output) for step in layout)
+
+
+def _lay_out(signature: SiteSignature, steps: Sequence[Step]) -> tuple[StepLayout, ...]:
+    _check_rank(signature)
+    shapes: list[Shape] = [signature.x, signature.h]
+    layout: list[StepLayout] = []
+    for step in steps:
+        try:
+            layout.append(_lay_out_step(step, shapes))
+        except BlueprintRejected as rejection:
+            raise ArtifactRefused(f"step {step.node!r}: {rejection.message}") from rejection
+        shapes.append(layout[-1].output)
+    return tuple(layout)
+
+
+def _check_rank(signature: SiteSignature) -> None:
+    try:
+        sizes_of(signature)
+    except BlueprintRejected as rejection:
+        raise ArtifactRefused(rejection.message) from rejection
+
+
+def _lay_out_step(step: Step, shapes: Sequence[Shape]) -> StepLayout:
+    spec = op_named(step.op)
+    if len(step.inputs) != spec.arity:
+        raise ArtifactRefused(f"step {step.node!r}: {step.op} takes {spec.arity} inputs")
+    if step.args.keys() != spec.arguments.keys():
+        raise ArtifactRefused(
+            f"step {step.node!r}: arguments {sorted(step.args)}; "
+            f"{step.op} has {sorted(spec.arguments)}"
+        )
+    for name, argument in spec.arguments.items():
+        if not argument.admits(step.args[name]):
+            raise ArtifactRefused(f"step {step.node!r}: {name}={step.args[name]!r} is not allowed")
+    if max(step.inputs) >= len(shapes):
+        raise ArtifactRefused(f"step {step.node!r} reads slot {max(step.inputs)} before it exists")
+    inputs = tuple(shapes[slot] for slot in step.inputs)
+    return StepLayout(
+        spec, inputs, spec.shape(inputs, step.args), spec.parameters(inputs, step.args)
+    )
+
+
+def _check_slots(steps: Sequence[Step]) -> None:
+    """Refuse clashing names, values read after their end, and values that nothing reads."""
+    nodes: set[str] = set()
+    live, unread = {0, 1}, set[int]()
+    for slot, step in enumerate(steps, start=FIRST_STEP_SLOT):
+        if not _NODE.fullmatch(step.node) or step.node in nodes | {"x", "h"}:
+            raise ArtifactRefused(f"step {step.node!r}: not a free name for a step")
+        if not live.issuperset(step.inputs):
+            raise ArtifactRefused(f"step {step.node!r} reads a slot that is not filled")
+        if not (live - {0, 1}).issuperset(step.frees):
+            raise ArtifactRefused(f"step {step.node!r} frees a slot that is not its to free")
+        nodes.add(step.node)
+        live = (live - set(step.frees)) | {slot}
+        unread = (unread - set(step.inputs)) | {slot}
+    if len(unread) != 1:
+        raise ArtifactRefused("the plan has steps whose value nothing reads")

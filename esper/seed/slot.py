@@ -1,0 +1,42 @@
+"""One slot of a site: its state, and what is planted in it."""
+
+from dataclasses import dataclass
+
+from esper.seed.states import TRANSITIONS, IllegalTransition
+from topics.models import Plant, SeedState
+
+
+@dataclass(slots=True)
+class Slot:
+    """Where one seed lives; `planted` is the operation that filled it, None while dormant.
+
+    `decision_id` names the decision of that operation, `since_step` is the training step at which
+    the present state began.
+    """
+
+    site: str
+    index: int
+    state: SeedState = SeedState.DORMANT
+    planted: Plant | None = None
+    decision_id: str | None = None
+    since_step: int = 0
+
+    def __str__(self) -> str:
+        return f"seed {self.site}/{self.index}"
+
+    def check(self, to: SeedState) -> None:
+        """Raise IllegalTransition unless this slot may become `to` now."""
+        if to not in TRANSITIONS[self.state]:
+            raise IllegalTransition(str(self), self.state, to)
+
+    def advance(self, to: SeedState, step: int) -> None:
+        """Become `to` at a step.
+
+        Raises:
+            IllegalTransition: the present state does not lead there.
+        """
+        self.check(to)
+        self.state = to
+        self.since_step = step
+        if to in (SeedState.DORMANT, SeedState.CULLED, SeedState.ROLLED_BACK):
+            self.planted = self.decision_id = None

@@ -1,0 +1,70 @@
+"""Configuration, in one place: environment first, then the local stack's file, then defaults."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+STACK_FILE = "stack.json"
+
+
+class Settings(BaseSettings):
+    """What a process of Esper may be told; the alias of each field is its environment variable."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    home: Annotated[Path, Field(alias="ESPER_HOME")] = Path(".esper")
+    kafka_bootstrap_servers: Annotated[str, Field(alias="KAFKA_BOOTSTRAP_SERVERS")] = (
+        "127.0.0.1:9092"
+    )
+    redis_url: Annotated[str | None, Field(alias="ESPER_REDIS_URL")] = None
+    store_url: Annotated[str | None, Field(alias="ESPER_STORE_URL")] = None
+    signing_key_file: Annotated[Path | None, Field(alias="ESPER_SIGNING_KEY_FILE")] = None
+    trusted_key_file: Annotated[Path | None, Field(alias="ESPER_TRUSTED_KEY_FILE")] = None
+    instance_id: Annotated[str | None, Field(alias="ESPER_INSTANCE_ID")] = None
+    metrics_host: Annotated[str, Field(alias="ESPER_METRICS_HOST")] = "127.0.0.1"
+    metrics_port: Annotated[int, Field(alias="ESPER_METRICS_PORT", ge=0, le=65535)] = 0
+    compile_processes: Annotated[int, Field(alias="ESPER_COMPILE_PROCESSES", ge=1, le=64)] = 1
+    compile_timeout_s: Annotated[float, Field(alias="ESPER_COMPILE_TIMEOUT_S", gt=0)] = 10.0
+    session_timeout_s: Annotated[float, Field(alias="ESPER_SESSION_TIMEOUT_S", ge=6)] = 6.0
+    log_format: Annotated[Literal["console", "json"], Field(alias="ESPER_LOG_FORMAT")] = "console"
+
+    @property
+    def kernel_store_url(self) -> str:
+        """Where kernels are kept: as configured, or files under the home directory."""
+        return self.store_url or f"file:{self.home / 'kernels'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and that over the running local stack."""
+        return init_settings, env_settings, _StackFile(settings_cls)
+
+
+class _StackFile(PydanticBaseSettingsSource):
+    """The addresses that `esper up` wrote down under the home directory."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Not used: `__call__` reads all fields at once."""
+        raise NotImplementedError
+
+    def __call__(self) -> dict[str, Any]:
+        home = self.current_state.get("ESPER_HOME", Settings.model_fields["home"].default)
+        file = Path(home) / STACK_FILE
+        if not file.exists():
+            return {}
+        written = orjson.loads(file.read_bytes())
+        return {
+            field.alias: written[name]
+            for name, field in Settings.model_fields.items()
+            if field.alias and name in written
+        }

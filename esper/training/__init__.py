@@ -1,0 +1,11 @@
+"""Growth in a training loop: what the user's process does between two of its steps.
+
+Kernels and decisions come in through one mailbox; reports go out; the model changes only inside
+`Growth.step`, on the thread that trains it.
+"""
+
+from esper.training.export import export_model
+from esper.training.growth import Growth, GrowthClosed, grow
+from esper.training.source import ExportError
+
+__all__ = ["ExportError", "Growth", "GrowthClosed", "export_model", "grow"]

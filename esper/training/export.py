@@ -1,0 +1,124 @@
+"""Exporting a grown network: plain PyTorch source, safetensors, and its lineage.
+
+The folder needs torch and safetensors to run, not Esper. The network is written as it computes in
+evaluation mode.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from esper.seed import Site
+from esper.seed.site import evaluating
+from esper.training.lineage import Ancestry
+from esper.training.source import ExportError, model_source, one_line, seed_names
+
+SOURCE = "model.py"
+WEIGHTS = "weights.safetensors"
+LINEAGE = "lineage.json"
+TOLERANCE = 1e-6
+"""Relative to the largest output: other memory formats add in another order."""
+
+
+def export_model(
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    sample: Tensor,
+    ancestry: Ancestry,
+    run_id: str,
+    folder: Path,
+) -> Path:
+    """Write `model.py`, `weights.safetensors` and `lineage.json`; return the folder.
+
+    What was written is loaded again and must give the same output on `sample`, an input of
+    shape (1, ..), within `TOLERANCE`.
+
+    Raises:
+        ExportError: the host cannot be written as source, or the result computes otherwise.
+    """
+    grown = {name: site for name, site in sites.items() if site.bank is not None}
+    with evaluating(model):
+        source = model_source(model, grown, run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SOURCE).write_text(source)
+    planted = [
+        (site.name, slot.index, seed.kernel)
+        for site in grown.values()
+        for slot, seed in site.seeds()
+    ]
+    lineage = ancestry.lineage(run_id, planted)
+    (folder / LINEAGE).write_bytes(orjson.dumps(lineage, option=orjson.OPT_INDENT_2))
+    try:
+        save_file(_weights(model, grown, folder), folder / WEIGHTS)
+        _verify(model, sample, folder)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"the exported source does not run: {one_line(error)}") from error
+    return folder
+
+
+def load_exported(folder: Path) -> nn.Module:
+    """Return the network in a folder that `export_model` wrote, in evaluation mode.
+
+    This runs the folder's `model.py`.
+    """
+    network: nn.Module = _module(folder).load(folder)
+    return network
+
+
+def _module(folder: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("esper_exported", folder / SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _weights(model: nn.Module, grown: Mapping[str, Site], folder: Path) -> dict[str, Tensor]:
+    """Return the tensors that the exported source asks for, under its names."""
+    tensors = _by_exported_name(model, grown)
+    wanted = _module(folder).GrownNetwork().state_dict()
+    return {
+        name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name in wanted
+    }
+
+
+def _by_exported_name(model: nn.Module, grown: Mapping[str, Site]) -> dict[str, Tensor]:
+    # Not the state dict: it leaves out buffers that are not persistent, which the source needs.
+    own = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in own:
+        layer = next((layer for layer in grown if name.startswith(f"{layer}.")), None)
+        if layer is None:
+            tensors[name] = tensor
+        else:
+            tensors[f"{layer}.layer{name[len(layer) :]}"] = tensor
+    for site in grown.values():
+        for slot, seed in site.seeds():
+            kernel, alpha = seed_names(slot.index)
+            tensors[f"{site.name}.{alpha}"] = seed.alpha
+            for name, tensor in seed.kernel.state_dict().items():
+                tensors[f"{site.name}.{kernel}.{name}"] = tensor
+    return tensors
+
+
+def _verify(model: nn.Module, sample: Tensor, folder: Path) -> None:
+    written = load_exported(folder).to(sample.device)
+    with evaluating(model), torch.no_grad():
+        expected, found = model(sample), written(sample)
+    within = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not torch.allclose(found, expected, rtol=0.0, atol=within, equal_nan=True):
+        worst = float((expected - found).abs().max())
+        raise ExportError(f"the exported source computes otherwise: outputs differ by {worst:.2g}")

@@ -1,0 +1,152 @@
+"""Decisions taking effect: whole plans, between two steps, in the order in which they came."""
+
+from collections.abc import Mapping
+
+from esper.kernel import Kernel
+from esper.seed import IllegalTransition, Seed, Site, Slot
+from esper.training.optimizer import OptimizerMembership, ParameterUntrained
+from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
+
+
+class PlanRefused(ValueError):
+    """A plan that cannot be applied as a whole; nothing of it was."""
+
+
+class Garden:
+    """The sites of a model with the optimizer that trains them: where plans are applied."""
+
+    def __init__(self, sites: Mapping[str, Site], membership: OptimizerMembership) -> None:
+        """Raise ParameterUntrained where the optimizer does not train the layer of a site."""
+        for site in sites.values():
+            membership.check(site.name, site.layer)
+        self.sites = sites
+        self._membership = membership
+        self._blending: list[tuple[Slot, Seed]] = []
+
+    def reserve(self, decision: AdaptationDecision, step: int) -> None:
+        """Set the slots that a decision would fill to LOADING, while its kernels are built.
+
+        Raises:
+            PlanRefused: an operation is not possible; all slots are as before.
+        """
+        slots = {(operation.site, operation.slot) for operation in decision.operations}
+        if len(slots) != len(decision.operations):
+            raise PlanRefused("two operations of the plan are on the same seed")
+        if len(set(kernels_needed(decision))) != len(kernels_needed(decision)):
+            # They would share one set of weights, which the first cull would stop training.
+            raise PlanRefused("the plan plants one kernel twice; plant it in two decisions")
+        for operation in decision.operations:
+            self._check(operation)
+        for plant in _plants(decision):
+            self._slot(plant).advance(SeedState.LOADING, step)
+
+    def release(self, decision: AdaptationDecision, step: int) -> None:
+        """Undo `reserve`: the kernels could not be loaded."""
+        for plant in _plants(decision):
+            self._slot(plant).advance(SeedState.DORMANT, step)
+
+    def apply(self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], step: int) -> None:
+        """Apply all operations of a reserved decision, with a fresh kernel for each plant.
+
+        Raises:
+            PlanRefused: an operation is no longer possible; nothing was applied.
+        """
+        for operation in decision.operations:
+            if isinstance(operation, Plant):
+                self._check_fit(operation, kernels[operation.kernel_id])
+            else:
+                self._check(operation)
+        for operation in decision.operations:
+            match operation:
+                case Plant():
+                    self._plant(operation, decision, kernels[operation.kernel_id], step)
+                case Cull():
+                    self._cull(operation, step)
+                case Fossilize():
+                    self._slot(operation).advance(SeedState.FOSSILIZED, step)
+
+    def ramp(self, step: int) -> None:
+        """Move the alpha of every blending seed on; costs nothing when there is none."""
+        for slot, seed in self._blending:
+            plant = slot.planted
+            assert plant is not None
+            # Step one of the ramp is the first with a gradient, so it must not be zero.
+            share = min(1.0, (step - slot.since_step + 1) / max(plant.ramp_steps, 1))
+            seed.alpha.fill_(plant.alpha * share)
+            if share == 1.0:
+                slot.advance(SeedState.ACTIVE, step)
+        self._blending = [pair for pair in self._blending if pair[0].state is SeedState.BLENDING]
+
+    def end_embargoes(self, step: int, embargo_steps: int) -> None:
+        """Make slots dormant again whose seed was removed at least `embargo_steps` ago."""
+        for site in self.sites.values():
+            for slot in site.slots:
+                removed = slot.state in (SeedState.CULLED, SeedState.ROLLED_BACK)
+                if removed and step - slot.since_step >= embargo_steps:
+                    slot.advance(SeedState.DORMANT, step)
+
+    def _plant(self, plant: Plant, decision: AdaptationDecision, kernel: Kernel, step: int) -> None:
+        site, slot = self.sites[plant.site], self._slot(plant)
+        reference = next(site.layer.parameters())
+        seed = Seed(kernel).to(reference.device)
+        site.plant(slot.index, seed)
+        names = seed.named_parameters(prefix=site.path_of(slot.index))
+        self._membership.add(site.name, site.layer, names)
+        slot.advance(SeedState.BLENDING, step)
+        slot.planted, slot.decision_id = plant, decision.decision_id
+        self._blending.append((slot, seed))
+
+    def _cull(self, cull: Cull, step: int) -> None:
+        slot = self._slot(cull)
+        seed = self.sites[cull.site].remove(slot.index)
+        self._membership.remove(seed.parameters())
+        self._blending = [pair for pair in self._blending if pair[0] is not slot]
+        slot.advance(SeedState.CULLED, step)
+
+    def _check_fit(self, plant: Plant, kernel: Kernel) -> None:
+        site = self.sites[plant.site]
+        if kernel.plan.signature != site.signature:
+            raise PlanRefused(
+                f"kernel {plant.kernel_id[:12]} is for a site of {kernel.plan.signature}; "
+                f"{site.name} is one of {site.signature}"
+            )
+        try:
+            self._membership.check(site.name, site.layer)
+        except ParameterUntrained as error:
+            raise PlanRefused(str(error)) from error
+
+    def _check(self, operation: Operation) -> None:
+        slot = self._slot(operation)
+        try:
+            slot.check(_LEADS_TO[type(operation)])
+        except IllegalTransition as error:
+            raise PlanRefused(str(error)) from error
+        if isinstance(operation, Plant):
+            return
+        planted = slot.planted.kernel_id if slot.planted else None
+        if planted != operation.kernel_id:
+            raise PlanRefused(
+                f"{slot} holds kernel {str(planted)[:12]}, not {operation.kernel_id[:12]}"
+            )
+
+    def _slot(self, operation: Operation) -> Slot:
+        site = self.sites.get(operation.site)
+        if site is None or operation.slot >= len(site.slots):
+            raise PlanRefused(f"there is no seed {operation.site}/{operation.slot}")
+        return site.slots[operation.slot]
+
+
+_LEADS_TO: Mapping[type[Operation], SeedState] = {
+    Plant: SeedState.LOADING,
+    Cull: SeedState.CULLED,
+    Fossilize: SeedState.FOSSILIZED,
+}
+
+
+def kernels_needed(decision: AdaptationDecision) -> list[str]:
+    """The ids of the kernels that a decision plants."""
+    return [plant.kernel_id for plant in _plants(decision)]
+
+
+def _plants(decision: AdaptationDecision) -> list[Plant]:
+    return [operation for operation in decision.operations if isinstance(operation, Plant)]

@@ -1,0 +1,269 @@
+"""`esper.grow`, and what it returns: growth as the training loop sees it."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.kernel import KernelLoader
+from esper.seed import Site, find_sites
+from esper.settings import Settings
+from esper.training.connect import Connections, connect
+from esper.training.export import export_model
+from esper.training.garden import Garden
+from esper.training.inbox import Inbox
+from esper.training.lineage import Ancestry
+from esper.training.link import RunLink
+from esper.training.optimizer import OptimizerMembership
+from esper.training.probe import LossFn, Measured, Probe
+from esper.training.reporter import Reporter
+from topics.models import PolicySpec, RunOpening, RunStatus, TrainingRun
+
+log = logging.getLogger("esper")
+
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+
+SEAL_TIMEOUT_S = 10.0
+"""How long closing waits, unless told: a bandit worker that died is back in less."""
+
+
+class GrowthClosed(RuntimeError):
+    """A step after the run's end."""
+
+
+class RunNameRefused(ValueError):
+    """A name that could not be part of a run's id."""
+
+
+class Growth:
+    """A model that grows while it is trained: call `step` once after each optimizer step.
+
+    Nothing in here waits on the training thread: kernels and decisions are taken from a mailbox
+    between two steps, and a broker that is away pauses growth, not training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        garden: Garden,
+        probe: Probe,
+        run: TrainingRun,
+        opening: RunOpening,
+        connections: Connections,
+        *,
+        seal_timeout_s: float = SEAL_TIMEOUT_S,
+    ) -> None:
+        self.run_id = run.run_id
+        self._model = model
+        self._probe = probe
+        self._interval = opening.report_interval_steps
+        self._reporter = Reporter(run.run_id, opening)
+        self._garden = garden
+        self._inbox = Inbox(self._garden, self._reporter)
+        self._loader = KernelLoader(
+            connections.store, connections.trusted_key, self._inbox.mailbox.append
+        )
+        self._link = RunLink(connections.bus, run)
+        self._seal_timeout_s = seal_timeout_s
+        self._step = 0
+        self._closed = False
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """The sites by name, with what is planted there."""
+        return self._garden.sites
+
+    @property
+    def ancestry(self) -> Ancestry:
+        """Every decision of the run so far, and what became of it."""
+        return self._inbox.ancestry
+
+    def step(self, loss: Tensor) -> None:
+        """Apply what arrived, move blending seeds on, and report when it is time.
+
+        `loss` is the training loss of this step, a scalar; it is read only when reporting.
+
+        Raises:
+            GrowthClosed: the run has ended.
+        """
+        if self._closed:
+            raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
+        self._step += 1
+        if self._inbox.mailbox or self._inbox.queue:
+            self._inbox.take(self._step)
+        self._garden.ramp(self._step)
+        if self._step % self._interval == 0 and self._link.free():
+            self._report(self._measure(), loss)
+
+    def close(self) -> None:
+        """End the run: send the last report, wait for the seal, disconnect. Safe to call twice."""
+        self._end(self._measure)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the grown network as plain PyTorch source, weights and lineage; return the folder.
+
+        Raises:
+            ExportError: the host cannot be written as source; the message says what is in the way.
+        """
+        return export_model(
+            self._model,
+            self._garden.sites,
+            self._probe.inputs[:1],
+            self.ancestry,
+            self.run_id,
+            Path(folder),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After an error the model may not run any more: the last report measures nothing.
+        self._end(self._measure if error is None else _unmeasured)
+
+    def open(self) -> Self:
+        """Announce the run, send its first report and begin to listen; `grow` has called this."""
+        try:
+            self._link.open(
+                on_kernel=lambda ready: self._inbox.hear_kernel(ready, self._loader),
+                on_decision=lambda decision, timestamp_ms: self._inbox.hear_decision(
+                    decision, timestamp_ms, self._loader
+                ),
+            )
+            self._report(self._measure(), None)
+        except BaseException:
+            self._closed = True
+            self._disconnect()
+            raise
+        return self
+
+    def _end(self, measure: Callable[[], Measured]) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + self._seal_timeout_s
+        try:
+            if self._link.wait_free(deadline):
+                self._report(measure(), None, closing=True)
+                self._await_seal(deadline)
+            else:
+                log.warning("run %s ends without its last report", self.run_id)
+        finally:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        try:
+            self._loader.close()
+        finally:
+            self._link.close()
+
+    def _measure(self) -> Measured:
+        return self._probe.measure(self._model, self._garden.sites)
+
+    def _report(self, measured: Measured, loss: Tensor | None, *, closing: bool = False) -> None:
+        self._garden.end_embargoes(self._step, self._interval)
+        self._inbox.note_contributions(measured)
+        self._link.report(
+            self._reporter.next(
+                self._garden.sites,
+                measured,
+                step=self._step,
+                train_loss=loss,
+                closing=closing,
+            )
+        )
+
+    def _await_seal(self, deadline: float) -> None:
+        while not self.ancestry.sealed and time.monotonic() < deadline:
+            time.sleep(0.005)
+            self._inbox.take_seal()
+        if not self.ancestry.sealed:
+            log.warning("run %s is not sealed: no bandit worker answered", self.run_id)
+
+
+def _unmeasured() -> Measured:
+    return Measured(loss=None, contributions={})
+
+
+def grow(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    sites: Sequence[str],
+    probe: tuple[Tensor, Tensor],
+    loss_fn: LossFn,
+    run: str = "run",
+    slots: int = 2,
+    report_every: int = 20,
+    seed: int = 0,
+    policy: PolicySpec | None = None,
+    seal_timeout_s: float = SEAL_TIMEOUT_S,
+    settings: Settings | None = None,
+) -> Growth:
+    """Attach growth to a model and its optimizer; use the result as a context manager.
+
+    Args:
+        sites: names of `nn.Linear` and `nn.Conv2d` submodules at which to grow.
+        probe: held-out inputs (N, ..) and targets (N, ..), on the model's device, on which
+            contributions are measured. Never samples of the test set.
+        loss_fn: the mean loss of (output, target), as a scalar.
+        run: what the run is called, in lower case; its id is this, the time and a few digits.
+        slots: seeds at each site.
+        report_every: steps between two reports.
+        seed: seeds the run's decisions.
+        policy: which bandit chooses, UCB1 unless given.
+        seal_timeout_s: how long closing waits for the decision that seals the run's record.
+        settings: where Kafka, the kernel store and the key are; from the environment unless given.
+
+    Raises:
+        RunNameRefused, SiteRefused, ParameterUntrained, ProbeRefused: growth is not possible like
+            this.
+        NotConfigured, BrokerUnreachable: growth is not possible here; the message says what to do.
+    """
+    checked_probe = Probe(probe, loss_fn)
+    found = find_sites(model, sites, checked_probe.inputs[:1], slots)
+    garden = Garden(found, OptimizerMembership(optimizer))
+    announced = _announced(run, model, found)
+    opening = RunOpening(
+        seed=seed,
+        slots=dict.fromkeys(found, slots),
+        policy=policy or PolicySpec(),
+        host_params=announced.host_params,
+        report_interval_steps=report_every,
+    )
+    growth = Growth(
+        model,
+        garden,
+        checked_probe,
+        announced,
+        opening,
+        connect(settings or Settings(), source=f"/esper/run/{announced.run_id}"),
+        seal_timeout_s=seal_timeout_s,
+    )
+    return growth.open()
+
+
+def _announced(name: str, model: nn.Module, sites: Mapping[str, Site]) -> TrainingRun:
+    if not RUN_NAME.fullmatch(name):
+        raise RunNameRefused(
+            f"a run cannot be called {name!r}: give 1 to 40 of a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return TrainingRun(
+        run_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+        status=RunStatus.OPEN,
+        sites={site.name: site.signature for site in sites.values()},
+        host_params=sum(parameter.numel() for parameter in model.parameters()),
+    )

@@ -1,0 +1,120 @@
+"""What made a network what it is: the run's decisions, their kernels, and what became of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from esper.kernel import Kernel
+from topics.codec import digest
+from topics.models import (
+    AdaptationDecision,
+    Cull,
+    Fossilize,
+    KernelReady,
+    Operation,
+    Outcome,
+    OutcomeStatus,
+    Plant,
+)
+
+
+class SeedLife(NamedTuple):
+    """One planting and its fate. `contribution` is the last one measured, None if none was."""
+
+    step: int
+    site: str
+    slot: int
+    blueprint_id: str
+    strategy: str
+    contribution: float | None
+    fate: str
+
+
+@dataclass(slots=True)
+class Ancestry:
+    """Decisions in the order in which they came, answers by decision id, kernels by kernel id.
+
+    `contributions` has the last measurement of what a decision planted, by (decision_id, site,
+    slot).
+    """
+
+    decisions: list[AdaptationDecision] = field(default_factory=list)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    kernels: dict[str, KernelReady] = field(default_factory=dict)
+    contributions: dict[tuple[str, str, int], float | None] = field(default_factory=dict)
+    sealed: bool = False
+
+    def lives(self) -> list[SeedLife]:
+        """Return every planting that was asked for, in order, with what became of it."""
+        return [
+            SeedLife(
+                step=self._step(decision),
+                site=plant.site,
+                slot=plant.slot,
+                blueprint_id=plant.blueprint_id,
+                strategy=decision.strategy or "",
+                contribution=self.contributions.get((decision.decision_id, plant.site, plant.slot)),
+                fate=self._fate(index, decision, plant),
+            )
+            for index, decision in enumerate(self.decisions)
+            for plant in decision.operations
+            if isinstance(plant, Plant)
+        ]
+
+    def lineage(self, run_id: str, planted: Iterable[tuple[str, int, Kernel]]) -> dict[str, Any]:
+        """Return the content of `lineage.json`; `planted` are (site, slot, kernel)."""
+        return {
+            "format": "esper-lineage/1",
+            "run_id": run_id,
+            "seeds": [self._seed(*place) for place in planted],
+            "decisions": [
+                {
+                    "sha256": digest(decision),
+                    "decision": decision.model_dump(mode="json"),
+                    "outcome": self._outcome(decision.decision_id),
+                }
+                for decision in self.decisions
+            ],
+        }
+
+    def _step(self, decision: AdaptationDecision) -> int:
+        outcome = self.outcomes.get(decision.decision_id)
+        return outcome.step if outcome else decision.apply_at_step
+
+    def _fate(self, index: int, decision: AdaptationDecision, plant: Plant) -> str:
+        outcome = self.outcomes.get(decision.decision_id)
+        if outcome is None:
+            return "never applied"
+        if outcome.status is OutcomeStatus.REFUSED:
+            return f"refused: {outcome.reason}"
+        for later in self.decisions[index + 1 :]:
+            answer = self.outcomes.get(later.decision_id)
+            if answer is None or answer.status is OutcomeStatus.REFUSED:
+                continue
+            for operation in later.operations:
+                if _ends(operation, plant):
+                    verb = "kept" if isinstance(operation, Fossilize) else "culled"
+                    return f"{verb} at {answer.step}"
+        return "on trial at the end"
+
+    def _seed(self, site: str, slot: int, kernel: Kernel) -> dict[str, Any]:
+        ready = self.kernels[kernel.kernel_id]
+        return {
+            "site": site,
+            "slot": slot,
+            "kernel_id": kernel.kernel_id,
+            "blueprint_id": ready.blueprint_id,
+            "sha256": kernel.sha256,
+            "location": ready.location,
+        }
+
+    def _outcome(self, decision_id: str) -> dict[str, Any] | None:
+        outcome = self.outcomes.get(decision_id)
+        return outcome.model_dump(mode="json") if outcome else None
+
+
+def _ends(operation: Operation, plant: Plant) -> bool:
+    return isinstance(operation, Cull | Fossilize) and (
+        (operation.site, operation.slot, operation.kernel_id)
+        == (plant.site, plant.slot, plant.kernel_id)
+    )

@@ -1,0 +1,101 @@
+"""Reports: collecting what happened since the last one, and numbering what is sent."""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from esper.seed import Site, Slot
+from esper.training.probe import Measured
+from topics.models import (
+    KernelRefusal,
+    LoadableKernel,
+    Outcome,
+    RunOpening,
+    SeedReport,
+    SeedState,
+    SeedStatus,
+)
+
+
+class Reporter:
+    """Makes the reports of one run, in sequence; what is noted goes into the next."""
+
+    def __init__(self, run_id: str, opening: RunOpening) -> None:
+        self._run_id = run_id
+        self._opening = opening
+        self._next_seq = 0
+        self._kernels: list[LoadableKernel] = []
+        self._refusals: list[KernelRefusal] = []
+        self._outcomes: list[Outcome] = []
+
+    def note_kernel(self, kernel: LoadableKernel) -> None:
+        """A kernel became loadable at a site."""
+        self._kernels.append(kernel)
+
+    def note_refusal(self, refusal: KernelRefusal) -> None:
+        """A kernel on offer was not taken."""
+        self._refusals.append(refusal)
+
+    def note_outcome(self, outcome: Outcome) -> None:
+        """A decision was applied or refused."""
+        self._outcomes.append(outcome)
+
+    def next(
+        self,
+        sites: Mapping[str, Site],
+        measured: Measured,
+        *,
+        step: int,
+        train_loss: Tensor | None,
+        closing: bool = False,
+    ) -> SeedReport:
+        """Return the next report; it must be sent, for it has taken a number."""
+        report = SeedReport(
+            run_id=self._run_id,
+            seq=self._next_seq,
+            step=step,
+            train_loss=_finite(train_loss),
+            probe_loss=measured.loss,
+            opening=self._opening if self._next_seq == 0 else None,
+            kernels=tuple(self._kernels),
+            refusals=tuple(self._refusals),
+            seeds=tuple(
+                _status(site, slot, measured, step)
+                for site in sites.values()
+                for slot in site.slots
+                if slot.state is not SeedState.DORMANT
+            ),
+            outcomes=tuple(self._outcomes),
+            closing=closing,
+        )
+        self._next_seq += 1
+        self._kernels, self._refusals, self._outcomes = [], [], []
+        return report
+
+
+def _status(site: Site, slot: Slot, measured: Measured, step: int) -> SeedStatus:
+    plant = slot.planted
+    if plant is None:
+        return SeedStatus(
+            site=site.name, slot=slot.index, state=slot.state, age_steps=step - slot.since_step
+        )
+    seed = site.seed(slot.index)
+    return SeedStatus(
+        site=site.name,
+        slot=slot.index,
+        state=slot.state,
+        kernel_id=plant.kernel_id,
+        blueprint_id=plant.blueprint_id,
+        alpha=float(seed.alpha),
+        params=seed.kernel.params,
+        age_steps=step - slot.since_step,
+        contribution=measured.contributions.get((site.name, slot.index)),
+    )
+
+
+def _finite(loss: Tensor | None) -> float | None:
+    if loss is None:
+        return None
+    value = float(loss.detach())
+    return value if math.isfinite(value) else None

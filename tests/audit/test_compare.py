@@ -1,0 +1,254 @@
+"""The audit: an honest run is derived again whole, and every change has a first record."""
+
+from dataclasses import replace
+
+import pytest
+
+from esper.audit import Finding, History, Verdict, audit
+from esper.orchestrator.rules import DEFAULT_RULES
+from tests.audit.tampering import (
+    bare,
+    changed,
+    forged,
+    one_digit_more,
+    swapped,
+    swapped_places,
+    with_value,
+    without,
+)
+from tests.orchestrator.trainer import grown_run
+from topics.bus import Record
+from topics.codec import decode
+from topics.models import AdaptationDecision
+
+
+@pytest.fixture(scope="module")
+def honest() -> History:
+    """A closed run of 60 reports under the rules of the product."""
+    run = grown_run(reports=60, rules=DEFAULT_RULES)
+    return History.of("run", [*run.reports, *run.decisions])
+
+
+def finding_of(history: History) -> Finding:
+    verdict = audit(history)
+    assert not verdict.identical
+    assert verdict.finding is not None
+    return verdict.finding
+
+
+def names(finding: Finding, record: Record) -> bool:
+    """Whether a finding is about a record."""
+    where = finding.topic, finding.partition, finding.offset
+    return where == (record.topic, record.partition, record.offset)
+
+
+# -- honest -------------------------------------------------------------------------------------
+
+
+def test_an_honest_run_is_identical(honest: History) -> None:
+    assert audit(honest) == Verdict(
+        run_id="run",
+        reports=60,
+        decisions=len(honest.decisions),
+        repeats=0,
+        closed=True,
+        finding=None,
+    )
+    assert len(honest.decisions) > 5
+
+
+def test_a_run_without_headers_is_audited_like_any_other(honest: History) -> None:
+    assert audit(bare(honest)).identical
+
+
+def test_records_sent_twice_are_counted_and_no_finding(honest: History) -> None:
+    """A restarted worker, or a producer that was not sure, sends the same bytes again."""
+
+    def twice(records: tuple[Record, ...]) -> tuple[Record, ...]:
+        again = replace(records[3], offset=records[-1].offset + 1)
+        return (*records, again)
+
+    history = replace(honest, reports=twice(honest.reports), decisions=twice(honest.decisions))
+    verdict = audit(history)
+    assert verdict.identical
+    assert verdict.closed
+    assert verdict.repeats == 2
+
+
+def test_a_run_that_goes_on_is_identical_so_far_and_not_closed(honest: History) -> None:
+    seal = decode(AdaptationDecision, honest.decisions[-1].value)
+    assert seal.strategy is None
+    verdict = audit(replace(honest, reports=honest.reports[:-1], decisions=honest.decisions[:-1]))
+    assert verdict.identical
+    assert not verdict.closed
+
+
+# -- reports ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [0, 5, 30, -1])
+def test_a_changed_report_is_named(honest: History, index: int) -> None:
+    index %= len(honest.reports)
+    record = honest.reports[index]
+    altered = with_value(record, one_digit_more(record.value or b""))
+    finding = finding_of(replace(honest, reports=changed(honest.reports, index, altered)))
+    assert names(finding, record)
+    assert "its digest differs" in finding.what
+
+
+@pytest.mark.parametrize("index", [0, 5, 30, -1])
+def test_a_report_forged_with_its_event_id_breaks_the_next_decision(
+    honest: History, index: int
+) -> None:
+    index %= len(honest.reports)
+    record = honest.reports[index]
+    fake = forged(record, one_digit_more(record.value or b""))
+    finding = finding_of(replace(honest, reports=changed(honest.reports, index, fake)))
+    next_decision = next(
+        decision
+        for decision in honest.decisions
+        if decode(AdaptationDecision, decision.value).seq >= index
+    )
+    assert names(finding, next_decision)
+
+
+def test_the_finding_shows_both_values_of_the_first_field_that_differs(honest: History) -> None:
+    seal = decode(AdaptationDecision, honest.decisions[-1].value)
+    record = honest.reports[-1]
+    fake = forged(record, (record.value or b"") + b" ")
+    finding = finding_of(replace(honest, reports=(*honest.reports[:-1], fake)))
+    assert finding.what.startswith(f"cause.sha256 is {seal.cause.sha256}, the fold gives ")
+
+
+@pytest.mark.parametrize(
+    ("index", "complaint"),
+    [(0, "begins with report 1"), (7, "report 7 is missing, next is 8")],
+)
+def test_a_missing_report_is_found_at_the_one_that_follows(
+    honest: History, index: int, complaint: str
+) -> None:
+    finding = finding_of(replace(honest, reports=without(honest.reports, index)))
+    assert names(finding, honest.reports[index + 1])
+    assert complaint in finding.what
+
+
+def test_a_missing_last_report_leaves_the_seal_without_a_cause(honest: History) -> None:
+    finding = finding_of(replace(honest, reports=honest.reports[:-1]))
+    assert names(finding, honest.decisions[-1])
+    assert finding.what == "no report leads to this decision"
+
+
+def test_reports_out_of_order_are_found(honest: History) -> None:
+    finding = finding_of(replace(honest, reports=swapped(honest.reports, 10)))
+    assert names(finding, honest.reports[10])
+    assert finding.what == f"out of order: it follows offset {honest.reports[11].offset}"
+
+
+def test_reports_out_of_order_are_found_where_the_offsets_were_mended(honest: History) -> None:
+    finding = finding_of(replace(honest, reports=swapped_places(honest.reports, 10)))
+    assert finding.offset == honest.reports[10].offset
+    assert "report 10 is missing, next is 11" in finding.what
+
+
+def test_a_report_that_contradicts_an_earlier_one_is_found(honest: History) -> None:
+    last = honest.reports[-1]
+    value = one_digit_more(honest.reports[5].value or b"")
+    late = replace(forged(honest.reports[5], value), offset=last.offset + 1)
+    finding = finding_of(replace(honest, reports=(*honest.reports, late)))
+    assert names(finding, late)
+    assert finding.what == (
+        f"contradicts offset {honest.reports[5].offset}, which has the same seq"
+    )
+
+
+def test_a_report_after_the_closing_one_is_found(honest: History) -> None:
+    last = honest.reports[-1]
+    value = (last.value or b"").replace(b'"seq":59', b'"seq":60').replace(b"true", b"false")
+    extra = replace(forged(last, value), offset=last.offset + 1)
+    finding = finding_of(replace(honest, reports=(*honest.reports, extra)))
+    assert names(finding, extra)
+    assert "was closed by report 59" in finding.what
+
+
+@pytest.mark.parametrize("value", [None, b"", b"not json", b'{"run_id":"run"}', b"\xff"])
+def test_a_record_that_is_no_report_is_found(honest: History, value: bytes | None) -> None:
+    record = replace(bare(honest).reports[4], value=value)
+    reports = changed(honest.reports, 4, record)
+    finding = finding_of(replace(honest, reports=reports))
+    assert names(finding, honest.reports[4])
+    assert finding.what.startswith("not readable: SeedReport: ")
+
+
+def test_a_report_of_another_run_under_this_key_is_found(honest: History) -> None:
+    record = honest.reports[4]
+    fake = forged(record, (record.value or b"").replace(b'"run_id":"run"', b'"run_id":"sun"'))
+    finding = finding_of(replace(honest, reports=changed(honest.reports, 4, fake)))
+    assert names(finding, record)
+    assert finding.what == "belongs to run sun"
+
+
+def test_an_event_id_that_is_no_text_is_a_finding_like_another(honest: History) -> None:
+    record = replace(honest.reports[4], headers=(("ce_id", b"\xff"),))
+    finding = finding_of(replace(honest, reports=changed(honest.reports, 4, record)))
+    assert names(finding, record)
+
+
+# -- decisions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forge", [with_value, forged])
+def test_a_changed_decision_is_named(honest: History, forge: object) -> None:
+    record = honest.decisions[2]
+    value = (record.value or b"").replace(b'"alpha":1.0', b'"alpha":0.5')
+    assert value != record.value
+    fake = forge(record, value)  # type: ignore[operator]
+    finding = finding_of(replace(honest, decisions=changed(honest.decisions, 2, fake)))
+    assert names(finding, record)
+
+
+def test_the_path_of_a_changed_field_is_shown(honest: History) -> None:
+    record = honest.decisions[0]
+    fake = forged(record, (record.value or b"").replace(b'"alpha":1.0', b'"alpha":0.5'))
+    finding = finding_of(replace(honest, decisions=changed(honest.decisions, 0, fake)))
+    assert finding.what == "operations[0].alpha is 0.5, the fold gives 1.0"
+
+
+def test_a_decision_with_the_same_fields_in_other_bytes_is_found(honest: History) -> None:
+    record = honest.decisions[2]
+    fake = forged(record, (record.value or b"") + b" ")
+    finding = finding_of(replace(honest, decisions=changed(honest.decisions, 2, fake)))
+    assert names(finding, record)
+    assert finding.what == "the fields are equal, the bytes are not"
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_a_missing_decision_is_found_at_the_one_that_follows(honest: History, index: int) -> None:
+    finding = finding_of(replace(honest, decisions=without(honest.decisions, index)))
+    assert names(finding, honest.decisions[index + 1])
+
+
+def test_a_missing_last_decision_is_found_at_the_report_it_answers(honest: History) -> None:
+    finding = finding_of(replace(honest, decisions=honest.decisions[:-1]))
+    assert names(finding, honest.reports[-1])
+    assert finding.what == "report 59 leads to a decision that is not on record"
+
+
+def test_all_decisions_missing_is_found(honest: History) -> None:
+    assert "not on record" in finding_of(replace(honest, decisions=())).what
+
+
+def test_decisions_out_of_order_are_found(honest: History) -> None:
+    assert names(
+        finding_of(replace(honest, decisions=swapped(honest.decisions, 1))), honest.decisions[1]
+    )
+    mended = swapped_places(honest.decisions, 1)
+    assert names(finding_of(replace(honest, decisions=mended)), mended[1])
+
+
+def test_an_invented_decision_is_found(honest: History) -> None:
+    last = honest.decisions[-1]
+    value = (last.value or b"").replace(b'"seq":59', b'"seq":60')
+    extra = replace(forged(last, value), offset=last.offset + 1)
+    finding = finding_of(replace(honest, decisions=(*honest.decisions, extra)))
+    assert names(finding, extra)
+    assert finding.what == "no report leads to this decision"

@@ -1,0 +1,92 @@
+"""The history file: what is read is what was written, and what is no history is named."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from esper.audit import History, HistoryUnreadable, read_history, write_history
+from tests.orchestrator.trainer import grown_run
+from topics.bus import Record
+
+HEADER = '{"format":"esper-history/1","run_id":"run"}\n'
+LINE = (
+    '{"topic":"seed-metrics","partition":0,"offset":0,"timestamp_ms":0,'
+    '"key":"run","value":"{}","headers":[]}\n'
+)
+
+values = st.none() | st.binary(max_size=20) | st.text(max_size=20).map(str.encode)
+records = st.builds(
+    Record,
+    topic=st.sampled_from(("seed-metrics", "adaptation-decision")),
+    partition=st.integers(0, 11),
+    offset=st.integers(0, 1 << 60),
+    timestamp_ms=st.integers(0, 1 << 45),
+    key=st.just(b"run"),
+    value=values,
+    headers=st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=10)), max_size=3).map(tuple),
+)
+report = records.map(lambda record: Record("seed-metrics", 0, 0, 0, b"run", record.value))
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(report, st.lists(records, max_size=6))
+def test_a_history_is_read_as_it_was_written(
+    tmp_path: Path, first: Record, others: list[Record]
+) -> None:
+    """Also values that are not UTF-8, missing values, and headers of any bytes."""
+    history = History.of("run", [first, *others])
+    file = tmp_path / "run.history.jsonl"
+    assert write_history(history, file) == len(others) + 1
+    assert read_history(file) == history
+
+
+def test_a_history_is_one_line_for_each_record_and_readable_by_people(tmp_path: Path) -> None:
+    run = grown_run()
+    file = tmp_path / "run.history.jsonl"
+    write_history(History.of("run", [*run.reports, *run.decisions]), file)
+    lines = file.read_text().splitlines()
+    assert len(lines) == 1 + len(run.reports) + len(run.decisions)
+    assert '"value":"{\\"closing\\":false' in lines[1]
+
+
+def test_records_of_other_runs_are_left_out() -> None:
+    own, foreign = (Record("seed-metrics", 0, 0, 0, key, b"{}") for key in (b"run", b"other"))
+    assert History.of("run", [foreign, own, foreign]).reports == (own,)
+
+
+def test_a_history_without_a_report_is_none() -> None:
+    with pytest.raises(HistoryUnreadable, match="there is no report of run 'run'"):
+        History.of("run", [])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HistoryUnreadable, match=r"cannot read .*absent.jsonl: No such file"):
+        read_history(tmp_path / "absent.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "its first line is no esper-history/1 header"),
+        ("\n", "its first line is no esper-history/1 header"),
+        ('{"format":"esper-history/2","run_id":"run"}\n', "its first line is no"),
+        (LINE, "its first line is no"),
+        (HEADER + "{}\n", r"line 2: not a record \(topic\)"),
+        (HEADER + LINE + "\n", r"line 3: not a record \(line\)"),
+        (HEADER + LINE + LINE[:40], r"line 3: not a record \(line\)"),
+        (HEADER + LINE.replace('"offset":0', '"offset":"0"'), r"line 2: .*\(offset\)"),
+        (HEADER + LINE.replace('"value":"{}"', '"value":7'), r"line 2: .*\(value"),
+        (HEADER + LINE.replace('"{}"', '{"base64":"%"}'), r"line 2: .*\(value"),
+        (HEADER + LINE.replace("[]", '[["name"]]'), r"line 2: .*\(headers"),
+        (HEADER, "there is no report of run 'run'"),
+    ],
+)
+def test_what_is_no_history_is_refused_with_the_line(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(text)
+    with pytest.raises(HistoryUnreadable, match=complaint):
+        read_history(file)

@@ -1,0 +1,14 @@
+"""One small stack for all benchmarks that need one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.stack import Stack, local_stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Kafka, Redis and both workers, up for these tests."""
+    with local_stack() as running:
+        yield running

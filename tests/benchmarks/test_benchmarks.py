@@ -1,0 +1,105 @@
+"""Every benchmark runs, on little, and its JSON says all that a reader needs. Never how fast."""
+
+import math
+import os
+from collections.abc import Callable
+
+import orjson
+import pytest
+
+from benchmarks import bandit, catalog, decide, dormant, executor, grow_step, pipeline, steps
+from benchmarks.goals import ROWS
+from benchmarks.paced_trainer import RUN
+from benchmarks.report_load import Load
+from benchmarks.result import BenchmarkError, Measured, Result
+from benchmarks.stack import Stack
+from esper.orchestrator import FoldState, fold
+from topics.bus import read
+from topics.catalog import ADAPTATION_DECISION
+from topics.codec import decode, encode
+from topics.models import AdaptationDecision, Cause, SeedReport
+
+
+def check(name: str, measured: Measured) -> None:
+    """Hold a measurement against what every result must have."""
+    result = Result(
+        name=name, quick=True, machine={}, commit="unknown", modified=False, **dict(measured)
+    )
+    written = orjson.loads(result.to_json())
+    figures = {figure["key"]: figure for figure in written["figures"]}
+
+    assert Result.model_validate(written).to_json() == result.to_json()
+    assert len(figures) == len(written["figures"]), "two figures have one key"
+    for figure in figures.values():
+        assert figure["what"] and figure["unit"] and figure["n"] >= 1
+        low, high = figure["spread"]
+        assert low <= figure["median"] <= high <= figure["worst"]
+        assert low <= figure["p90"] <= figure["worst"]
+        assert all(map(math.isfinite, (low, high, figure["worst"])))
+        assert (figure["reached"] is None) == (figure["goal"] is None)
+        assert all(side["n"] == figure["n"] for side in figure["sides"].values())
+        assert len(figure["sides"]) == (2 if figure["unit"] == "ratio" and figure["sides"] else 0)
+    for row in ROWS:
+        if row.benchmark == name:
+            assert all(figures[key]["goal"] is not None for key in row.figures)
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [("dormant", dormant.run), ("executor", executor.run), ("decide", decide.run)],
+)
+def test_a_benchmark_of_one_process_runs(name: str, run: Callable[[bool], Measured]) -> None:
+    check(name, run(True))
+
+
+def test_grow_step_runs(stack: Stack) -> None:
+    check("grow-step", grow_step.measure(stack, grow_step.QUICK))
+
+
+def test_pipeline_runs(stack: Stack) -> None:
+    measured = pipeline.measure(stack, pipeline.QUICK)
+
+    check("pipeline", measured)
+    submitted = {figure.key: figure for figure in measured.figures}["submitted-to-ready"]
+    assert submitted.n == pipeline.QUICK.submissions
+
+
+def test_steps_run(stack: Stack) -> None:
+    core = min(os.sched_getaffinity(0))
+
+    measured = steps.measure(stack, steps.QUICK, core)
+
+    check("steps", measured)
+    assert measured.parameters["kernels_compiled_meanwhile"] > 0, "the pipeline was never busy"
+    answers = decisions_of(stack, RUN)
+    assert [answer.operations for answer in answers] == [()], "only the seal: nothing was planted"
+
+
+def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:
+    """All decisions of the runs that are called so."""
+    records = read(stack.settings.kafka_bootstrap_servers, ADAPTATION_DECISION.name)
+    decisions = [decode(AdaptationDecision, record.value) for record in records]
+    return [decision for decision in decisions if decision.run_id.startswith(run)]
+
+
+def test_bandit_runs_with_both_sides_folding_every_report(stack: Stack) -> None:
+    check("bandit", bandit.measure(stack, bandit.QUICK))
+
+
+def test_the_load_of_the_bandit_leads_to_one_decision_in_twenty_reports() -> None:
+    load = Load("load", runs=1, decisions_a_run=3)
+    state: FoldState | None = None
+    decided = []
+    for report in load:
+        assert decode(SeedReport, encode(report)) == report
+        cause = Cause(topic="t", partition=0, offset=0, seq=report.seq, sha256="0" * 64)
+        state, decisions = fold(state, report, cause)
+        decided += [report.seq] * len(decisions)
+
+    assert load.reports == 60
+    assert decided == [0, 20, 40]
+
+
+def test_an_unknown_benchmark_is_an_error_that_names_those_there_are() -> None:
+    with pytest.raises(BenchmarkError, match="no benchmark 'speed'; there are pipeline, steps"):
+        catalog.measure("speed")

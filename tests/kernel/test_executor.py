@@ -1,0 +1,140 @@
+"""The executor: a kernel is a module like any other, and its parameters are found anew."""
+
+import copy
+import weakref
+
+import pytest
+import torch
+from torch import Tensor
+
+from esper.blueprint import shipped, shipped_named
+from esper.compiler import BlueprintCompiler, KernelOptimizer
+from esper.compiler.initialise import initial_tensors
+from esper.kernel import Kernel
+from esper.kernel.executor import attribute_of
+from topics.models import Blueprint, Node, SiteKind, SiteSignature
+
+SITES = {
+    SiteKind.FEATURE_MAP: SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 6, 6), h=(8, 6, 6)),
+    SiteKind.VECTOR: SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(16,)),
+}
+
+
+def kernel_of(blueprint: Blueprint) -> Kernel:
+    """A kernel with weights that do something, as after training."""
+    plan = KernelOptimizer().optimize(BlueprintCompiler().compile(blueprint, SITES[blueprint.kind]))
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: value + torch.randn(value.shape, generator=generator)
+        for name, value in initial_tensors(plan).items()
+    }
+    return Kernel(plan, tensors, sha256="0" * 64)
+
+
+def inputs_of(kernel: Kernel) -> tuple[Tensor, Tensor]:
+    return torch.randn(5, *kernel.plan.signature.x), torch.randn(5, *kernel.plan.signature.h)
+
+
+@pytest.fixture(params=[blueprint.blueprint_id for blueprint in shipped()])
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    return kernel_of(shipped_named(request.param))
+
+
+def test_a_kernel_says_what_it_is(kernel: Kernel) -> None:
+    assert kernel.kernel_id == kernel.plan.kernel_id
+    assert kernel.sha256 == "0" * 64
+    assert kernel.params == sum(parameter.numel() for parameter in kernel.parameters())
+
+
+def test_the_state_dict_has_the_names_of_the_plan(kernel: Kernel) -> None:
+    assert list(kernel.state_dict()) == list(kernel.plan.parameters)
+
+
+def test_a_deep_copy_computes_the_same_and_shares_no_parameter(kernel: Kernel) -> None:
+    x, h = inputs_of(kernel)
+    before = kernel(x, h)
+    twin = copy.deepcopy(kernel)
+    assert torch.equal(twin(x, h), before)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert not twin(x, h).any()
+    assert torch.equal(kernel(x, h), before)
+
+
+def test_a_kernel_built_twice_from_the_same_weights_shares_none(kernel: Kernel) -> None:
+    tensors = kernel.state_dict()
+    one, two = (Kernel(kernel.plan, tensors, kernel.sha256) for _ in range(2))
+    pointers = {parameter.data_ptr() for parameter in (*one.parameters(), *two.parameters())}
+    assert len(pointers) == 2 * len(list(kernel.parameters()))
+
+
+def test_moving_to_another_dtype_is_seen(kernel: Kernel) -> None:
+    x, h = inputs_of(kernel)
+    single = kernel(x, h)
+    double = kernel.double()(x.double(), h.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-3, atol=1e-3)
+
+
+def test_a_loaded_state_dict_is_seen(kernel: Kernel) -> None:
+    x, h = inputs_of(kernel)
+    silent = Kernel(kernel.plan, initial_tensors(kernel.plan), kernel.sha256)
+    silent.load_state_dict(kernel.state_dict())
+    assert torch.equal(silent(x, h), kernel(x, h))
+
+
+def test_parameters_replaced_for_a_functional_call_are_seen(kernel: Kernel) -> None:
+    x, h = inputs_of(kernel)
+    zeros = {name: torch.zeros_like(value) for name, value in kernel.named_parameters()}
+    before = kernel(x, h)
+    assert not torch.func.functional_call(kernel, zeros, (x, h)).any()
+    assert torch.equal(kernel(x, h), before)
+
+
+def test_an_optimizer_step_is_seen(kernel: Kernel) -> None:
+    x, h = inputs_of(kernel)
+    before = kernel(x, h)
+    before.square().mean().backward()
+    torch.optim.SGD(kernel.parameters(), lr=0.1).step()
+    assert not torch.equal(kernel(x, h), before)
+
+
+def test_a_value_is_dropped_after_its_last_use() -> None:
+    chain = [Node(id="n0", op="relu", inputs=("h",))] + [
+        Node(id=f"n{index}", op="relu", inputs=(f"n{index - 1}",)) for index in range(1, 20)
+    ]
+    blueprint = Blueprint(
+        blueprint_id="chain", kind=SiteKind.VECTOR, nodes=tuple(chain), output="n19"
+    )
+    kernel = kernel_of(blueprint)
+    alive: list[int] = []
+    values: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    relu = kernel._program[0][1]
+
+    def watched(value: Tensor) -> Tensor:
+        result = relu(value)
+        values.add(result)
+        alive.append(len(values))
+        return result
+
+    kernel._program = tuple(
+        (slot, watched if run is relu else run, operands, frees)
+        for slot, run, operands, frees in kernel._program
+    )
+    with torch.no_grad():
+        kernel(*inputs_of(kernel))
+    assert max(alive) == 2
+
+
+@pytest.mark.parametrize("name", ["forward", "plan", "class", "train", "nn", "requires_grad_"])
+def test_a_node_whose_name_means_something_in_a_module_still_runs(name: str) -> None:
+    blueprint = Blueprint(
+        blueprint_id="odd",
+        kind=SiteKind.VECTOR,
+        nodes=(Node(id=name, op="linear", inputs=("h",), args={"out": "D"}),),
+        output=name,
+    )
+    kernel = kernel_of(blueprint)
+    assert kernel(*inputs_of(kernel)).shape == (5, 16)
+    assert f"{attribute_of(name)}.weight" in kernel.state_dict()

@@ -1,0 +1,278 @@
+"""The loader: only verified bytes become kernels, and every request is answered."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from esper.blueprint import request_for, shipped_named
+from esper.compiler import Built
+from esper.compiler.build import build
+from esper.compiler.signing import sign
+from esper.kernel import KernelLoader, pack, unpack
+from esper.kernel.loader import (
+    Delivery,
+    KernelRefused,
+    KernelsPrepared,
+    KernelsUnprepared,
+    KernelVerified,
+)
+from esper.store import KernelStore, open_store
+from topics.codec import sha256_of
+from topics.models import KernelReady, SiteKind, SiteSignature
+
+KEY = Ed25519PrivateKey.generate()
+SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
+REQUEST = request_for(shipped_named("linear-bottleneck"), SITE)
+
+
+def artifact() -> bytes:
+    built = build(REQUEST)
+    assert isinstance(built, Built)
+    return built.artifact
+
+
+ARTIFACT = artifact()
+
+
+def announced(
+    store: KernelStore, data: bytes = ARTIFACT, key: Ed25519PrivateKey = KEY
+) -> KernelReady:
+    return KernelReady(
+        kernel_id=REQUEST.kernel_id,
+        blueprint_id=REQUEST.blueprint.blueprint_id,
+        category=REQUEST.blueprint.category,
+        site_signature=SITE,
+        location=store.put(REQUEST.kernel_id, data),
+        sha256=sha256_of(data),
+        ed25519_signature=sign(key, data),
+        bytes=len(data),
+        params=unpack(data)[0].params,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> KernelStore:
+    return open_store(f"file:{tmp_path / 'kernels'}")
+
+
+@contextmanager
+def loading(
+    store: KernelStore, **options: object
+) -> Iterator[tuple[KernelLoader, Callable[[], Delivery]]]:
+    """A loader, and a function that waits for its next delivery."""
+    mailbox: SimpleQueue[Delivery] = SimpleQueue()
+    loader = KernelLoader(store, KEY.public_key(), mailbox.put, **options)  # type: ignore[arg-type]
+    try:
+        yield loader, lambda: mailbox.get(timeout=5)
+    finally:
+        loader.close()
+    with pytest.raises(Empty):
+        mailbox.get_nowait()
+
+
+def refusal_of(store: KernelStore, ready: KernelReady) -> str:
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        refused = delivery()
+    assert isinstance(refused, KernelRefused)
+    assert refused.kernel_id == ready.kernel_id
+    return refused.reason
+
+
+def the_file(tmp_path: Path) -> Path:
+    return next((tmp_path / "kernels").rglob("*.safetensors"))
+
+
+def test_an_honest_kernel_is_verified_and_then_prepared(store: KernelStore) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        assert delivery() == KernelVerified(ready)
+        loader.prepare("decision", [ready.kernel_id])
+        prepared = delivery()
+    assert isinstance(prepared, KernelsPrepared)
+    assert prepared.token == "decision"
+    kernel = prepared.kernels[ready.kernel_id]
+    assert kernel.sha256 == ready.sha256
+    x = torch.randn(2, 6)
+    assert not kernel(x, x).any()
+
+
+def test_a_repeated_announcement_is_not_verified_again(store: KernelStore, tmp_path: Path) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        assert delivery() == KernelVerified(ready)
+        the_file(tmp_path).unlink()
+        loader.verify(ready)
+        loader.prepare("afterwards", [ready.kernel_id])
+        assert isinstance(delivery(), KernelsPrepared)
+
+
+def test_every_preparation_has_parameters_of_its_own(store: KernelStore) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        delivery()
+        kernels = []
+        for token in ("one", "two"):
+            loader.prepare(token, [ready.kernel_id])
+            prepared = delivery()
+            assert isinstance(prepared, KernelsPrepared)
+            kernels.append(prepared.kernels[ready.kernel_id])
+    pointers = {value.data_ptr() for kernel in kernels for value in kernel.parameters()}
+    assert len(pointers) == 2 * len(kernels[0].state_dict())
+
+
+def test_a_kernel_altered_by_one_byte_in_the_store_is_refused(
+    store: KernelStore, tmp_path: Path
+) -> None:
+    ready = announced(store)
+    data = bytearray(the_file(tmp_path).read_bytes())
+    data[-1] ^= 1
+    the_file(tmp_path).write_bytes(data)
+    assert "SHA-256" in refusal_of(store, ready)
+
+
+def test_a_kernel_announced_with_another_digest_is_refused(store: KernelStore) -> None:
+    ready = announced(store).model_copy(update={"sha256": "0" * 64})
+    assert "SHA-256" in refusal_of(store, ready)
+
+
+def test_a_kernel_of_another_length_is_refused(store: KernelStore, tmp_path: Path) -> None:
+    ready = announced(store)
+    the_file(tmp_path).write_bytes(ARTIFACT[:-4])
+    assert "bytes" in refusal_of(store, ready)
+
+
+def test_a_kernel_signed_by_another_deployment_is_refused(store: KernelStore) -> None:
+    assert "signature" in refusal_of(store, announced(store, key=Ed25519PrivateKey.generate()))
+
+
+def test_a_signature_of_other_bytes_is_refused(store: KernelStore) -> None:
+    forged = announced(store).model_copy(update={"ed25519_signature": sign(KEY, b"other")})
+    assert "signature" in refusal_of(store, forged)
+
+
+def test_a_signed_kernel_announced_under_another_id_is_refused(store: KernelStore) -> None:
+    renamed = announced(store).model_copy(update={"kernel_id": "0" * 64})
+    assert "holds kernel" in refusal_of(store, renamed)
+
+
+def test_a_signed_kernel_announced_for_another_site_is_refused(store: KernelStore) -> None:
+    other = SITE.model_copy(update={"h": (7,)})
+    moved = announced(store).model_copy(update={"site_signature": other})
+    assert "for a site of" in refusal_of(store, moved)
+
+
+def test_signed_bytes_that_are_no_artifact_are_refused(store: KernelStore) -> None:
+    ready = announced(store)
+    junk = b"\x00" * 100
+    signed = ready.model_copy(
+        update={
+            "location": store.put(ready.kernel_id, junk),
+            "sha256": sha256_of(junk),
+            "ed25519_signature": sign(KEY, junk),
+            "bytes": len(junk),
+        }
+    )
+    assert "not JSON" in refusal_of(store, signed)
+
+
+def test_a_kernel_that_is_not_in_the_store_is_refused(store: KernelStore, tmp_path: Path) -> None:
+    ready = announced(store)
+    the_file(tmp_path).unlink()
+    assert "no kernel at" in refusal_of(store, ready)
+
+
+def test_a_store_that_comes_back_is_asked_again(store: KernelStore, tmp_path: Path) -> None:
+    ready = announced(store)
+    folder, aside = the_file(tmp_path).parent, tmp_path / "aside"
+    folder.rename(aside)
+    folder.write_text("in the way: reading below it fails, but not as missing")
+    with loading(store, retry_delays_s=(0.05,) * 100) as (loader, delivery):
+        loader.verify(ready)
+        loader.prepare("meanwhile", [ready.kernel_id])
+        assert isinstance(delivery(), KernelsUnprepared)
+        folder.unlink()
+        aside.rename(folder)
+        assert delivery() == KernelVerified(ready)
+
+
+def test_a_store_that_stays_away_is_given_up(store: KernelStore) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        away = open_store(f"redis://127.0.0.1:{free.getsockname()[1]}/0")
+    ready = announced(store).model_copy(update={"location": f"redis:{'0' * 64}/{'0' * 64}"})
+    with loading(away, retry_delays_s=(0.01, 0.01)) as (loader, delivery):
+        loader.verify(ready)
+        refused = delivery()
+    assert isinstance(refused, KernelRefused)
+    assert "does not answer" in refused.reason
+
+
+def test_a_kernel_that_was_never_verified_is_not_prepared(store: KernelStore) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.prepare("decision", [ready.kernel_id])
+        unprepared = delivery()
+    assert isinstance(unprepared, KernelsUnprepared)
+    assert "never verified" in unprepared.reason
+
+
+def test_kernels_are_prepared_all_or_none(store: KernelStore) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        delivery()
+        loader.prepare("decision", [ready.kernel_id, "0" * 64])
+        assert isinstance(delivery(), KernelsUnprepared)
+
+
+def test_a_verified_kernel_is_prepared_while_the_store_is_away(
+    store: KernelStore, tmp_path: Path
+) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        delivery()
+        the_file(tmp_path).unlink()
+        loader.prepare("decision", [ready.kernel_id])
+        assert isinstance(delivery(), KernelsPrepared)
+
+
+def test_bytes_dropped_from_memory_are_fetched_and_verified_again(
+    store: KernelStore, tmp_path: Path
+) -> None:
+    ready = announced(store)
+    with loading(store, cache_bytes=0) as (loader, delivery):
+        loader.verify(ready)
+        delivery()
+        loader.prepare("first", [ready.kernel_id])
+        assert isinstance(delivery(), KernelsPrepared)
+        data = bytearray(the_file(tmp_path).read_bytes())
+        data[-1] ^= 1
+        the_file(tmp_path).write_bytes(data)
+        loader.prepare("second", [ready.kernel_id])
+        unprepared = delivery()
+    assert isinstance(unprepared, KernelsUnprepared)
+    assert "SHA-256" in unprepared.reason
+
+
+def test_weights_are_those_that_were_signed(store: KernelStore) -> None:
+    plan, tensors = unpack(ARTIFACT)
+    changed = pack(plan, tensors | {"down.bias": torch.ones(4)})
+    ready = announced(store, changed)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        delivery()
+        loader.prepare("decision", [ready.kernel_id])
+        prepared = delivery()
+    assert isinstance(prepared, KernelsPrepared)
+    assert torch.equal(prepared.kernels[ready.kernel_id].state_dict()["down.bias"], torch.ones(4))

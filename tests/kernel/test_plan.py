@@ -1,0 +1,137 @@
+"""Plans: canonical as bytes, and refused where a stranger's bytes break a rule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from esper.blueprint import shipped_named
+from esper.compiler import BlueprintCompiler, KernelOptimizer
+from esper.kernel import ArtifactRefused, Plan
+from topics.models import SiteKind, SiteSignature
+
+SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
+PLAN = KernelOptimizer().optimize(
+    BlueprintCompiler().compile(shipped_named("linear-bottleneck"), SITE)
+)
+
+Document = dict[str, Any]
+
+
+def canonical(document: Document) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+
+
+def test_a_plan_survives_its_own_bytes() -> None:
+    assert Plan.from_json(PLAN.to_json()) == PLAN
+
+
+def test_parameters_are_named_by_node_in_order_of_use() -> None:
+    assert {name: spec.shape for name, spec in PLAN.parameters.items()} == {
+        "norm.weight": (6,),
+        "norm.bias": (6,),
+        "down.weight": (4, 6),
+        "down.bias": (4,),
+        "up.weight": (6, 4),
+        "up.bias": (6,),
+    }
+    assert PLAN.params == 6 + 6 + 24 + 4 + 24 + 6
+
+
+def step(index: int, **changes: Any) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        document["steps"][index].update(changes)
+
+    return change
+
+
+def args(index: int, **changes: Any) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        document["steps"][index]["args"].update(changes)
+
+    return change
+
+
+def field(**changes: Any) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        document.update(changes)
+
+    return change
+
+
+def repeat_first_step(document: Document) -> None:
+    document["steps"] = document["steps"][:1] * 200
+
+
+def end_in_a_norm(document: Document) -> None:
+    document["steps"] = document["steps"][:1]
+
+
+def widen(document: Document) -> None:
+    document["steps"][1]["args"]["out"] = 1 << 20
+    document["signature"].update(x=[1 << 20], h=[1 << 20])
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        field(format="esper-plan/2"),
+        field(kernel_id="../../etc/passwd"),
+        field(extra=1),
+        field(steps=[]),
+        field(signature={"kind": "vector", "x": [6, 6], "h": [6], "dtype": "float32"}),
+        field(signature=SITE.model_dump(mode="json") | {"dtype": "object"}),
+        field(signature=SITE.model_dump(mode="json") | {"x": [6, 6]}),
+        field(signature=SITE.model_dump(mode="json") | {"h": [7]}),
+        step(0, op="exec"),
+        step(0, op="linear"),
+        step(0, node="Norm"),
+        step(0, node="h"),
+        step(0, node="__class__"),
+        step(1, node="norm"),
+        step(0, code="import os"),
+        step(0, inputs=[]),
+        step(0, inputs=[1, 1]),
+        step(0, inputs=[-1]),
+        step(0, inputs=[2]),
+        step(1, inputs=[5]),
+        step(0, inputs=[10**9]),
+        step(2, inputs=[2]),
+        step(0, frees=[1]),
+        step(1, frees=[5]),
+        step(3, frees=[4, 4, 2]),
+        step(1, inputs=[1], frees=[]),
+        step(1, args={}),
+        args(1, out=0),
+        args(1, out=4.0),
+        args(1, out="D"),
+        args(1, out=10**12),
+        args(1, bias=1),
+        args(1, stride=2),
+        repeat_first_step,
+        end_in_a_norm,
+        widen,
+    ],
+)
+def test_a_plan_that_breaks_a_rule_is_refused(tamper: Callable[[Document], None]) -> None:
+    document = orjson.loads(PLAN.to_json())
+    tamper(document)
+    with pytest.raises(ArtifactRefused):
+        Plan.from_json(canonical(document))
+
+
+@pytest.mark.parametrize("value", [b"", b"null", b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_bytes_that_are_no_plan_are_refused(value: bytes) -> None:
+    with pytest.raises(ArtifactRefused):
+        Plan.from_json(value)
+
+
+def test_another_way_to_write_the_same_plan_is_refused() -> None:
+    with pytest.raises(ArtifactRefused, match="canonical"):
+        Plan.from_json(PLAN.to_json() + b" ")
+
+
+def test_a_plan_of_more_bytes_than_any_honest_one_is_not_even_read() -> None:
+    with pytest.raises(ArtifactRefused, match="bytes"):
+        Plan.from_json(b" " * (1 << 18))

@@ -1,0 +1,83 @@
+"""The written source: plain PyTorch that computes what the kernel does, bit for bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from esper.blueprint import shipped, shipped_named
+from esper.compiler import BlueprintCompiler
+from esper.compiler.initialise import initial_tensors
+from esper.kernel import Kernel, Plan, to_source
+from esper.kernel.source import IMPORTS
+from topics.models import Blueprint, Node, SiteKind, SiteSignature
+
+SITES = {
+    SiteKind.FEATURE_MAP: SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 6, 5), h=(8, 6, 5)),
+    SiteKind.VECTOR: SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(16,)),
+}
+
+
+def plan_of(blueprint: Blueprint) -> Plan:
+    return BlueprintCompiler().compile(blueprint, SITES[blueprint.kind])
+
+
+def written(plan: Plan) -> nn.Module:
+    names: dict[str, type[nn.Module]] = {}
+    exec(IMPORTS + to_source(plan, "Grown"), names)
+    return names["Grown"]()
+
+
+def odd_names() -> Blueprint:
+    """A graph whose nodes are called what a module, Python or the source call otherwise."""
+    names = ("forward", "lambda", "torch", "nn", "self", "super", "return")
+    inputs = ("x", *names[:-1])
+    nodes = tuple(
+        Node(id=name, op="linear", inputs=(source,), args={"out": "D"})
+        for name, source in zip(names, inputs, strict=True)
+    )
+    return Blueprint(blueprint_id="odd", kind=SiteKind.VECTOR, nodes=nodes, output=names[-1])
+
+
+@pytest.mark.parametrize(
+    "blueprint", [*shipped(), odd_names()], ids=lambda blueprint: blueprint.blueprint_id
+)
+def test_the_source_computes_what_the_kernel_does(blueprint: Blueprint) -> None:
+    plan = plan_of(blueprint)
+    tensors = {name: torch.randn_like(value) for name, value in initial_tensors(plan).items()}
+    kernel, module = Kernel(plan, tensors, sha256="0" * 64), written(plan)
+    module.load_state_dict(kernel.state_dict())
+    x, h = torch.randn(4, *plan.signature.x), torch.randn(4, *plan.signature.h)
+    assert torch.equal(module(x, h), kernel(x, h))
+
+
+def test_the_source_reads_as_written_by_hand() -> None:
+    plan = plan_of(shipped_named("squeeze-excite"))
+    assert (
+        to_source(plan, "SqueezeExcite")
+        == f'''\
+class SqueezeExcite(nn.Module):
+    """Kernel {plan.kernel_id[:12]}: x (3, 6, 5), h (8, 6, 5)."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce = nn.Conv2d(8, 4, 1)
+        self.expand = nn.Conv2d(4, 8, 1)
+        self.birth_scale = nn.ParameterDict({{"weight": nn.Parameter(torch.ones(8, 1, 1))}})
+
+    def forward(self, x, h):
+        squeeze = h.mean(dim=(-2, -1), keepdim=True)
+        reduce = self.reduce(squeeze)
+        active = nn.functional.silu(reduce)
+        expand = self.expand(active)
+        gate = torch.sigmoid(expand)
+        excite = h * gate
+        birth_scale = excite * self.birth_scale["weight"]
+        return birth_scale
+'''
+    )
+
+
+@pytest.mark.parametrize("name", ["", "Two Words", "A:\n    pass\nimport os\nclass B"])
+def test_a_class_name_that_is_no_identifier_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="class"):
+        to_source(plan_of(shipped_named("low-rank-skip")), name)

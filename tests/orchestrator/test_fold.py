@@ -1,0 +1,451 @@
+"""The fold as specification: which report leads to which decision, and what it remembers."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from esper.audit import cause_of
+from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
+from esper.orchestrator.fold import FoldError, decision_id
+from esper.orchestrator.rules import Rules
+from tests.orchestrator.trainer import INTERVAL, RULES, Trainer, grown_run, kernel
+from tests.topics.events import reports
+from topics.bus import Record
+from topics.codec import Undecodable, decode, digest, encode, sha256_of
+from topics.models import (
+    AdaptationDecision,
+    Candidate,
+    Cause,
+    Cull,
+    Fossilize,
+    Plant,
+    PolicySpec,
+    PolicyStamp,
+    RandomStamp,
+    SeedReport,
+    Strategy,
+)
+
+
+@pytest.fixture
+def trainer() -> Trainer:
+    """One site of two slots, its run opened; nothing on offer yet."""
+    opened = Trainer({"fc": 2})
+    assert opened.report() == ()
+    return opened
+
+
+def on_trial(trainer: Trainer, blueprint: str) -> Plant:
+    """Have a kernel planted at `fc`, with its first contribution still to come."""
+    decisions = trainer.report(kernel("fc", blueprint))
+    trainer.accept(decisions)
+    trainer.report()
+    (plant,) = decisions[0].operations
+    assert isinstance(plant, Plant)
+    return plant
+
+
+def arm_of(state: FoldState, blueprint: str) -> tuple[int, float]:
+    """Pulls and mean reward of an arm at `fc`."""
+    (arm,) = [arm for arm in state.arms if arm.kernel.blueprint_id == blueprint]
+    return arm.pulls, arm.mean
+
+
+# -- what a decision says -----------------------------------------------------------------------
+
+
+def test_a_decision_carries_everything_needed_to_derive_and_to_believe_it(
+    trainer: Trainer,
+) -> None:
+    before = trainer.folded
+    offers = [kernel("fc", "a"), kernel("fc", "b")]
+    (decision,) = trainer.report(*offers)
+    record = trainer.reports[-1]
+    plant = decision.operations[0]
+    assert decision.decision_id == decision_id("run", 1, 0)
+    assert (decision.run_id, decision.seq, decision.index) == ("run", 1, 0)
+    assert decision.strategy is Strategy.DIVERSIFY
+    assert decision.reason == f"fc: {plant.blueprint_id} was never tried"  # type: ignore[union-attr]
+    assert decision.apply_at_step == INTERVAL + 1
+    assert decision.cause == Cause(
+        topic="seed-metrics",
+        partition=record.partition,
+        offset=record.offset,
+        seq=1,
+        sha256=sha256_of(record.value or b""),
+    )
+    assert decision.policy == PolicyStamp(
+        name="ucb1", version=1, params_sha256=digest(PolicySpec())
+    )
+    assert {candidate.kernel_id for candidate in decision.candidates} == {
+        offer.kernel_id for offer in offers
+    }
+    assert decision.candidates[0].kernel_id == plant.kernel_id
+    assert decision.random == RandomStamp(seed=7, seq=1, purpose="tie-break")
+    assert decision.state_before_sha256 == before.sha256()
+    assert decision.state_after_sha256 == trainer.folded.sha256()
+    assert decision.previous_sha256 is None
+
+
+def test_the_digest_of_the_policy_is_of_its_name_and_parameters() -> None:
+    digests = set()
+    for exploration in (1.0, 2.0):
+        trainer = Trainer({"fc": 1}, policy=PolicySpec(params={"exploration": exploration}))
+        (decision,) = trainer.report(kernel("fc", "a"))
+        digests.add(decision.policy.params_sha256)
+    assert len(digests) == 2
+
+
+def test_decisions_of_a_run_are_chained_by_the_digests_of_their_records() -> None:
+    records = grown_run().decisions
+    previous = None
+    for record in records:
+        assert decode(AdaptationDecision, record.value).previous_sha256 == previous
+        previous = sha256_of(record.value or b"")
+
+
+def test_two_decisions_on_one_report_are_numbered_and_chained() -> None:
+    """REPLACE moves first, and DIVERSIFY sees the board that it leaves behind."""
+    rules = Rules(max_on_trial=3, trial_reports=1, keep_share=0.05)
+    trainer = Trainer({"fc": 3}, rules=rules)
+    trainer.report()
+    on_trial(trainer, "a")
+    offers = kernel("fc", "b"), kernel("fc", "c")
+    decisions = trainer.report(*offers, contributions={("fc", 0): 0.0})
+    replace, diversify = decisions
+    assert (replace.strategy, diversify.strategy) == (Strategy.REPLACE, Strategy.DIVERSIFY)
+    assert (replace.index, diversify.index) == (0, 1)
+    assert diversify.previous_sha256 == sha256_of(encode(replace))
+    planted = [op for one in decisions for op in one.operations if isinstance(op, Plant)]
+    assert {plant.slot for plant in planted} == {1, 2}
+    assert {plant.blueprint_id for plant in planted} == {"b", "c"}
+    excluded = {arm.blueprint_id: arm.excluded for arm in diversify.candidates}
+    assert excluded["a"] == "it is being culled"
+
+
+def test_candidates_are_recorded_with_score_and_why_they_may_not_be_planted(
+    trainer: Trainer,
+) -> None:
+    on_trial(trainer, "a")
+    trainer.report(contributions={("fc", 0): 0.2})
+    (decision,) = trainer.report(kernel("fc", "b"), contributions={("fc", 0): 0.2})
+    pulls, mean = arm_of(trainer.folded, "a")
+    assert decision.candidates == (
+        Candidate(
+            site="fc",
+            blueprint_id="b",
+            kernel_id=kernel("fc", "b").kernel_id,
+            pulls=0,
+            mean=None,
+            score=None,
+        ),
+        Candidate(
+            site="fc",
+            blueprint_id="a",
+            kernel_id=kernel("fc", "a").kernel_id,
+            pulls=pulls,
+            mean=mean,
+            score=mean,  # ln 1 is 0: nothing was tried beside it
+            excluded="category a is present at the site",
+        ),
+    )
+
+
+# -- planting -----------------------------------------------------------------------------------
+
+
+def test_the_first_free_slot_is_planted_and_blended_in_over_one_report_interval(
+    trainer: Trainer,
+) -> None:
+    (decision,) = trainer.report(kernel("fc", "a"))
+    assert decision.operations == (
+        Plant(
+            site="fc",
+            slot=0,
+            kernel_id=kernel("fc", "a").kernel_id,
+            blueprint_id="a",
+            alpha=RULES.alpha,
+            ramp_steps=INTERVAL,
+        ),
+    )
+
+
+def test_every_arm_is_tried_once_before_one_is_tried_twice() -> None:
+    trainer = grown_run(reports=40)
+    planted = [
+        (op.site, op.kernel_id)
+        for record in trainer.decisions
+        for op in decode(AdaptationDecision, record.value).operations
+        if isinstance(op, Plant)
+    ]
+    assert len(set(planted[:6])) == 6
+
+
+def test_equal_scores_are_ordered_by_the_seed_of_the_run_and_not_by_name() -> None:
+    first = set()
+    for seed in range(20):
+        trainer = Trainer({"fc": 1}, seed=seed)
+        (decision,) = trainer.report(kernel("fc", "a"), kernel("fc", "b"), kernel("fc", "c"))
+        first.add(decision.operations[0].kernel_id)
+    assert len(first) == 3
+
+
+def test_nothing_is_planted_where_a_run_has_no_slot(trainer: Trainer) -> None:
+    assert trainer.report(kernel("elsewhere", "a")) == ()
+
+
+def test_a_category_present_at_the_site_is_not_planted_again(trainer: Trainer) -> None:
+    trainer.accept(trainer.report(kernel("fc", "a", "gate"), kernel("fc", "b", "gate")))
+    assert trainer.report() == ()
+    (decision,) = trainer.report(kernel("fc", "c", "skip"))
+    assert decision.operations[0].kernel_id == kernel("fc", "c").kernel_id
+
+
+def test_a_category_stays_present_when_a_newer_kernel_supersedes_the_planted_one(
+    trainer: Trainer,
+) -> None:
+    trainer.accept(trainer.report(kernel("fc", "a", "gate")))
+    assert trainer.report(kernel("fc", "a", "gate", version=2)) == ()
+
+
+def test_another_network_under_a_known_name_starts_without_a_record(trainer: Trainer) -> None:
+    on_trial(trainer, "a")
+    trainer.report(contributions={("fc", 0): 0.2})
+    trainer.accept(trainer.report(contributions={("fc", 0): 0.2}))
+    assert arm_of(trainer.folded, "a")[0] == 1
+    trainer.report(kernel("fc", "a", version=2))
+    assert arm_of(trainer.folded, "a") == (0, 0.0)
+
+
+def test_while_a_decision_is_unanswered_no_other_is_made(trainer: Trainer) -> None:
+    (decision,) = trainer.report(kernel("fc", "a"), kernel("fc", "b"))
+    trainer.reserve(decision)
+    for _ in range(3):
+        assert trainer.report() == ()
+    trainer.apply(decision)
+    (second,) = trainer.report()
+    assert second.operations[0].kernel_id != decision.operations[0].kernel_id
+
+
+def test_a_refused_kernel_is_left_alone_for_the_embargo(trainer: Trainer) -> None:
+    (decision,) = trainer.report(kernel("fc", "a"))
+    trainer.reserve(decision)
+    trainer.refuse(decision)
+    refused_at = trainer.seq
+    for _ in range(RULES.embargo_reports):
+        assert trainer.report() == ()
+    assert trainer.seq == refused_at + RULES.embargo_reports
+    (again,) = trainer.report()
+    assert again.operations == decision.operations
+    assert again.decision_id != decision.decision_id
+
+
+# -- trials -------------------------------------------------------------------------------------
+
+
+def test_a_strong_seed_is_fossilised_after_its_trial(trainer: Trainer) -> None:
+    plant = on_trial(trainer, "a")
+    assert trainer.report(contributions={("fc", 0): 0.1}) == ()
+    (decision,) = trainer.report(contributions={("fc", 0): 0.1})
+    assert decision.strategy is Strategy.DIVERSIFY
+    assert decision.operations == (Fossilize(site="fc", slot=0, kernel_id=plant.kernel_id),)
+    assert decision.reason == "fc: a lowers the probe loss by 0.1, kept"
+    pulls, mean = arm_of(trainer.folded, "a")
+    assert pulls == 1
+    assert mean > 0.5
+
+
+def test_a_weak_seed_is_culled_and_a_better_candidate_planted_in_another_slot(
+    trainer: Trainer,
+) -> None:
+    trainer.accept(trainer.report(kernel("fc", "a")))
+    trainer.report()
+    trainer.report(contributions={("fc", 0): -0.02})
+    decisions = trainer.report(kernel("fc", "b"), contributions={("fc", 0): -0.02})
+    assert [decision.strategy for decision in decisions] == [Strategy.REPLACE]
+    cull, plant = decisions[0].operations
+    assert cull == Cull(site="fc", slot=0, kernel_id=kernel("fc", "a").kernel_id)
+    assert isinstance(plant, Plant)
+    assert (plant.slot, plant.blueprint_id) == (1, "b")
+    assert decisions[0].reason == "fc: a raises the probe loss by 0.02; fc: b was never tried"
+    assert arm_of(trainer.folded, "a")[1] < 0.5
+
+
+def test_a_plan_does_not_count_on_what_another_plan_of_the_report_would_free() -> None:
+    """The trainer may refuse the cull, and there would be three seeds on trial."""
+    trainer = Trainer({"fc": 4}, rules=Rules(max_on_trial=2, trial_reports=1, keep_share=0.05))
+    trainer.accept(trainer.report(kernel("fc", "a")))
+    trainer.accept(trainer.report(kernel("fc", "b")))
+    (cull,) = trainer.report(contributions={("fc", 0): 0.0})
+    trainer.refuse(cull)
+    offers = kernel("fc", "c"), kernel("fc", "d")
+    (replace,) = trainer.report(*offers, contributions={("fc", 0): 0.0, ("fc", 1): 0.0})
+    assert [operation.op for operation in replace.operations] == ["cull", "cull", "plant"]
+    trainer.accept([replace])
+    (diversify,) = trainer.report()
+    assert [operation.op for operation in diversify.operations] == ["plant"]
+
+
+def test_a_seed_is_judged_by_the_mean_of_its_trial() -> None:
+    """Twice nothing and once a lot is as good as steadily a third of it."""
+    trainer = Trainer({"fc": 1}, rules=Rules(trial_reports=3, keep_share=0.05))
+    trainer.accept(trainer.report(kernel("fc", "a")))
+    trainer.report()
+    trainer.report(contributions={("fc", 0): 0.0})
+    trainer.report(contributions={("fc", 0): 0.0})
+    (decision,) = trainer.report(contributions={("fc", 0): 0.16})
+    assert isinstance(decision.operations[0], Fossilize)
+
+
+def test_nothing_is_measured_while_a_seed_blends_in(trainer: Trainer) -> None:
+    trainer.accept(trainer.report(kernel("fc", "a")))
+    trainer.report(contributions={("fc", 0): -9.0})
+    (trial,) = trainer.folded.trials
+    assert trial.contributions == ()
+
+
+@pytest.mark.parametrize("contribution", [None, 1e200, -1e200])
+def test_a_seed_whose_contribution_cannot_be_measured_is_culled_with_reward_zero(
+    trainer: Trainer, contribution: float | None
+) -> None:
+    on_trial(trainer, "a")
+    trainer.report(contributions={("fc", 0): contribution})
+    (decision,) = trainer.report(contributions={("fc", 0): contribution})
+    assert isinstance(decision.operations[0], Cull)
+    assert "impossible to measure" in decision.reason
+    assert arm_of(trainer.folded, "a") == (1, 0.0)
+
+
+def test_a_seed_under_which_the_probe_loss_is_not_finite_is_culled_with_reward_zero(
+    trainer: Trainer,
+) -> None:
+    on_trial(trainer, "a")
+    trainer.report(contributions={("fc", 0): 0.3})
+    (decision,) = trainer.report(contributions={("fc", 0): 0.3}, probe_loss=None)
+    assert isinstance(decision.operations[0], Cull)
+    assert arm_of(trainer.folded, "a") == (1, 0.0)
+
+
+def test_a_trial_is_judged_once_however_long_its_seed_stays(trainer: Trainer) -> None:
+    """The trainer refuses to cull; the reward is not given again for each report."""
+    on_trial(trainer, "a")
+    trainer.report(contributions={("fc", 0): 0.0})
+    decisions = trainer.report(contributions={("fc", 0): 0.0})
+    for _ in range(4):
+        (decision,) = decisions
+        trainer.refuse(decision)
+        decisions = trainer.report(contributions={("fc", 0): 0.9})
+    assert arm_of(trainer.folded, "a") == (1, 0.5)
+    (trial,) = trainer.folded.trials
+    assert trial.contributions == (0.0, 0.0)
+
+
+def test_a_culled_kernel_returns_only_after_the_embargo(trainer: Trainer) -> None:
+    on_trial(trainer, "a")
+    trainer.report(contributions={("fc", 0): 0.0})
+    trainer.accept(trainer.report(contributions={("fc", 0): 0.0}))
+    culled_at = trainer.seq - 1
+    while not (decisions := trainer.report()):
+        assert trainer.seq < 100
+    assert decisions[0].seq == culled_at + RULES.embargo_reports
+
+
+# -- the sequence -------------------------------------------------------------------------------
+
+
+def folded_again(trainer: Trainer, record: Record) -> tuple[FoldState, tuple[object, ...]]:
+    """Fold a record into the present state of a run."""
+    report = decode(SeedReport, record.value)
+    return fold(trainer.folded, report, cause_of(record, report), rules=trainer.rules)
+
+
+def test_a_report_folded_before_changes_nothing_and_decides_nothing() -> None:
+    trainer = grown_run()
+    for record in trainer.reports:
+        state, decisions = folded_again(trainer, record)
+        assert state is trainer.folded
+        assert decisions == ()
+
+
+def test_a_missing_report_is_never_folded_past(trainer: Trainer) -> None:
+    report = SeedReport(run_id="run", seq=2, step=40)
+    with pytest.raises(SequenceGap, match="run run: report 1 is missing, next is 2"):
+        fold(trainer.state, report, cause_of(trainer.reports[0], report))
+
+
+@pytest.mark.parametrize("seq", [0, 1])
+def test_a_run_that_was_not_opened_cannot_be_folded(trainer: Trainer, seq: int) -> None:
+    report = SeedReport(run_id="run", seq=seq, step=0)
+    with pytest.raises(RunUnfoldable, match=f"begins with report {seq}, which does not open it"):
+        fold(None, report, cause_of(trainer.reports[0], report))
+
+
+def test_an_unknown_policy_cannot_be_folded() -> None:
+    with pytest.raises(RunUnfoldable, match="run run: no policy 'oracle'"):
+        Trainer({"fc": 1}, policy=PolicySpec(name="oracle")).report()
+
+
+def test_a_parameter_outside_its_range_cannot_be_folded() -> None:
+    with pytest.raises(RunUnfoldable, match=r"exploration is -1\.0"):
+        Trainer({"fc": 1}, policy=PolicySpec(params={"exploration": -1.0})).report()
+
+
+def test_the_closing_report_leads_to_the_decision_that_seals_all_reports(
+    trainer: Trainer,
+) -> None:
+    trainer.report(kernel("fc", "a"))
+    (seal,) = trainer.report(kernel("fc", "b"), closing=True)
+    assert (seal.strategy, seal.operations) == (None, ())
+    assert seal.state_after_sha256 == trainer.folded.sha256()
+    assert seal.cause.sha256 == sha256_of(trainer.reports[-1].value or b"")
+
+
+def test_nothing_comes_after_the_closing_report(trainer: Trainer) -> None:
+    trainer.report(closing=True)
+    with pytest.raises(RunUnfoldable, match="run run was closed by report 1; 2 comes after"):
+        trainer.report()
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(reports, reports)
+def test_whatever_a_report_says_it_is_folded_or_refused_in_words(
+    first: SeedReport, second: SeedReport
+) -> None:
+    """A worker that a strange report can stop stops for everyone."""
+    cause = Cause(topic="t", partition=0, offset=0, seq=0, sha256="0" * 64)
+    try:
+        state, _ = fold(None, first.model_copy(update={"seq": 0, "closing": False}), cause)
+        for seq in (1, 2, 3):
+            state, _ = fold(state, second.model_copy(update={"seq": seq, "closing": False}), cause)
+    except FoldError:
+        return
+
+
+# -- the state ----------------------------------------------------------------------------------
+
+
+def test_the_state_returns_whole_from_its_bytes() -> None:
+    state = grown_run().folded
+    assert FoldState.from_bytes(state.to_bytes()) == state
+    assert FoldState.from_bytes(state.to_bytes()).to_bytes() == state.to_bytes()
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b'{"version":0}', b"\xff"])
+def test_bytes_of_another_version_are_no_state(value: bytes) -> None:
+    with pytest.raises(Undecodable, match="not a fold state of this version"):
+        FoldState.from_bytes(value)
+
+
+def test_the_digest_of_the_state_depends_on_every_byte_of_every_report(trainer: Trainer) -> None:
+    """Also on those that no decision reads, such as white space in the record."""
+    report = SeedReport(run_id="run", seq=1, step=20)
+    states = []
+    for value in (encode(report), encode(report) + b" "):
+        cause = Cause(topic="t", partition=0, offset=1, seq=1, sha256=sha256_of(value))
+        states.append(fold(trainer.state, report, cause).state)
+    assert states[0].sha256() != states[1].sha256()
+    assert states[0].model_copy(update={"evidence_sha256": states[1].evidence_sha256}) == states[1]
+
+
+def test_the_digest_of_the_state_leaves_out_the_decision_that_contains_it() -> None:
+    state = grown_run().folded
+    assert state.sha256() == state.model_copy(update={"previous_sha256": None}).sha256()

@@ -1,0 +1,218 @@
+"""A trainer as the fold sees it: it reports, hears decisions, and applies or refuses them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from esper.audit import cause_of
+from esper.orchestrator import FoldState, fold
+from esper.orchestrator.rules import Rules
+from topics.bus import Record
+from topics.catalog import ADAPTATION_DECISION, SEED_METRICS, Topic
+from topics.codec import cloud_event_headers, encode, sha256_of
+from topics.models import (
+    AdaptationDecision,
+    Cull,
+    Event,
+    Fossilize,
+    LoadableKernel,
+    Outcome,
+    OutcomeStatus,
+    Plant,
+    PolicySpec,
+    RunOpening,
+    SeedReport,
+    SeedState,
+    SeedStatus,
+)
+
+RULES = Rules(max_on_trial=2, trial_reports=2, keep_share=0.05, embargo_reports=4, alpha=0.5)
+INTERVAL = 20
+
+Place = tuple[str, int]
+
+
+def kernel(
+    site: str, blueprint: str, category: str | None = None, version: int = 1
+) -> LoadableKernel:
+    """A kernel on offer; its category is its blueprint's name unless given."""
+    return LoadableKernel(
+        kernel_id=sha256_of(f"{site}/{blueprint}/{version}".encode()),
+        site=site,
+        blueprint_id=blueprint,
+        category=category or blueprint,
+        params=100,
+    )
+
+
+@dataclass
+class Seed:
+    """What is in a slot that is not dormant; there is no kernel while it loads and after a cull."""
+
+    state: SeedState
+    kernel_id: str | None = None
+    blueprint_id: str | None = None
+
+
+@dataclass
+class Trainer:
+    """Reports are folded as they are made; records and decisions are kept as on the topics."""
+
+    slots: Mapping[str, int]
+    run_id: str = "run"
+    rules: Rules = RULES
+    seed: int = 7
+    policy: PolicySpec = field(default_factory=PolicySpec)
+    state: FoldState | None = None
+    seeds: dict[Place, Seed] = field(default_factory=dict)
+    reports: list[Record] = field(default_factory=list)
+    decisions: list[Record] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def seq(self) -> int:
+        """Number of the next report."""
+        return len(self.reports)
+
+    @property
+    def folded(self) -> FoldState:
+        """The state after the last report."""
+        assert self.state is not None
+        return self.state
+
+    def report(
+        self,
+        *kernels: LoadableKernel,
+        contributions: Mapping[Place, float | None] | None = None,
+        probe_loss: float | None = 1.0,
+        closing: bool = False,
+    ) -> Sequence[AdaptationDecision]:
+        """Make the next report, fold it, and return the decisions; time passes for the seeds."""
+        report = self._next(kernels, contributions or {}, probe_loss, closing)
+        record = self._write(SEED_METRICS, report, self.reports)
+        self.state, decisions = fold(self.state, report, cause_of(record, report), rules=self.rules)
+        for decision in decisions:
+            self._write(ADAPTATION_DECISION, decision, self.decisions)
+        self._age()
+        return decisions
+
+    def reserve(self, decision: AdaptationDecision) -> None:
+        """Take a decision in: its slots load from now on."""
+        for operation in decision.operations:
+            if isinstance(operation, Plant):
+                place = operation.site, operation.slot
+                assert place not in self.seeds, "a kernel is planted where a slot is not free"
+                self.seeds[place] = Seed(SeedState.LOADING)
+
+    def apply(self, decision: AdaptationDecision) -> None:
+        """Apply a reserved decision; what cannot be applied fails the test."""
+        for operation in decision.operations:
+            place = operation.site, operation.slot
+            seed = self.seeds[place]
+            match operation:
+                case Plant():
+                    assert seed.state is SeedState.LOADING
+                    self.seeds[place] = Seed(
+                        SeedState.BLENDING, operation.kernel_id, operation.blueprint_id
+                    )
+                case Cull():
+                    assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
+                    self.seeds[place] = Seed(SeedState.CULLED)
+                case Fossilize():
+                    assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
+                    seed.state = SeedState.FOSSILIZED
+        self._answer(decision, OutcomeStatus.APPLIED)
+
+    def accept(self, decisions: Sequence[AdaptationDecision]) -> None:
+        """Take decisions in and apply them at once."""
+        for decision in decisions:
+            self.reserve(decision)
+            self.apply(decision)
+
+    def refuse(self, decision: AdaptationDecision) -> None:
+        """Refuse a reserved decision: nothing of it happens."""
+        for operation in decision.operations:
+            if isinstance(operation, Plant):
+                del self.seeds[operation.site, operation.slot]
+        self._answer(decision, OutcomeStatus.REFUSED)
+
+    def _answer(self, decision: AdaptationDecision, status: OutcomeStatus) -> None:
+        step = self.seq * INTERVAL
+        self.outcomes.append(Outcome(decision_id=decision.decision_id, status=status, step=step))
+
+    def _next(
+        self,
+        kernels: Sequence[LoadableKernel],
+        contributions: Mapping[Place, float | None],
+        probe_loss: float | None,
+        closing: bool,
+    ) -> SeedReport:
+        opening = RunOpening(
+            seed=self.seed,
+            slots=dict(self.slots),
+            policy=self.policy,
+            host_params=1000,
+            report_interval_steps=INTERVAL,
+        )
+        outcomes, self.outcomes = tuple(self.outcomes), []
+        return SeedReport(
+            run_id=self.run_id,
+            seq=self.seq,
+            step=self.seq * INTERVAL,
+            probe_loss=probe_loss,
+            opening=opening if self.seq == 0 else None,
+            kernels=tuple(kernels),
+            seeds=tuple(
+                SeedStatus(
+                    site=site,
+                    slot=slot,
+                    state=seed.state,
+                    kernel_id=seed.kernel_id,
+                    blueprint_id=seed.blueprint_id,
+                    contribution=contributions.get((site, slot)),
+                )
+                for (site, slot), seed in sorted(self.seeds.items())
+            ),
+            outcomes=outcomes,
+            closing=closing,
+        )
+
+    def _write(self, topic: Topic, event: Event, records: list[Record]) -> Record:
+        value = encode(event)
+        record = Record(
+            topic=topic.name,
+            partition=3,
+            offset=2 * len(records),
+            timestamp_ms=1_700_000_000_000,
+            key=topic.key_of(event),
+            value=value,
+            headers=cloud_event_headers(type(event).__name__, value, source="/esper/test"),
+        )
+        records.append(record)
+        return record
+
+    def _age(self) -> None:
+        for place, seed in list(self.seeds.items()):
+            if seed.state is SeedState.BLENDING:
+                seed.state = SeedState.ACTIVE
+            elif seed.state is SeedState.CULLED:
+                del self.seeds[place]
+
+
+def grown_run(reports: int = 30, rules: Rules = RULES) -> Trainer:
+    """A run in which kernels are planted, kept and culled, closed at its end."""
+    trainer = Trainer({"conv": 2, "fc": 2}, rules=rules)
+    decisions = trainer.report()
+    offered = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c")]
+    decisions = trainer.report(*offered)
+    worth = {offer.kernel_id: 0.2 if offer.blueprint_id == "b" else 0.01 for offer in offered}
+    while trainer.seq < reports - 1:
+        trainer.accept(decisions)
+        contributions = {
+            place: worth[planted.kernel_id]
+            for place, planted in trainer.seeds.items()
+            if planted.kernel_id is not None
+        }
+        decisions = trainer.report(contributions=contributions)
+    trainer.accept(decisions)
+    trainer.report(closing=True)
+    return trainer

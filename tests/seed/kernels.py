@@ -1,0 +1,64 @@
+"""Kernels as compile workers make them, built in this process and planted by hand."""
+
+from functools import cache
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import nn
+
+from esper.blueprint import request_for, shipped_named
+from esper.compiler import Built
+from esper.compiler.build import build
+from esper.compiler.signing import sign
+from esper.kernel import Kernel, unpack
+from esper.seed import Seed, Site
+from esper.store import KernelStore
+from topics.models import KernelReady, SiteSignature
+
+KEY = Ed25519PrivateKey.generate()
+
+
+@cache
+def built(blueprint_id: str, signature: SiteSignature) -> Built:
+    """What a compile worker publishes for a shipped blueprint at a site."""
+    outcome = build(request_for(shipped_named(blueprint_id), signature))
+    assert isinstance(outcome, Built), outcome
+    return outcome
+
+
+def kernel_for(blueprint_id: str, signature: SiteSignature) -> Kernel:
+    """A fresh kernel from the published bytes."""
+    made = built(blueprint_id, signature)
+    return Kernel(*unpack(made.artifact), made.sha256)
+
+
+def announced(store: KernelStore, blueprint_id: str, signature: SiteSignature) -> KernelReady:
+    """Put a kernel into a store, and return what `kernel-ready` says of it."""
+    request = request_for(shipped_named(blueprint_id), signature)
+    made = built(blueprint_id, signature)
+    return KernelReady(
+        kernel_id=request.kernel_id,
+        blueprint_id=blueprint_id,
+        category=request.blueprint.category,
+        site_signature=signature,
+        location=store.put(request.kernel_id, made.artifact),
+        sha256=made.sha256,
+        ed25519_signature=sign(KEY, made.artifact),
+        bytes=len(made.artifact),
+        params=made.characterisation.params,
+    )
+
+
+def plant(site: Site, slot: int, blueprint_id: str, alpha: float = 1.0) -> Seed:
+    """Plant a fresh kernel at a site."""
+    seed = Seed(kernel_for(blueprint_id, site.signature), alpha)
+    site.plant(slot, seed)
+    return seed
+
+
+def awaken(module: nn.Module, seed: int = 0) -> None:
+    """Give parameters values as after training, so that kernels add something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)

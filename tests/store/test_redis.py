@@ -1,0 +1,46 @@
+"""The Redis store, on a real server."""
+
+import socket
+
+import pytest
+
+from esper.store import KernelMissing, StoreUnavailable, StoreUrlInvalid, open_store
+from topics.codec import sha256_of
+
+KERNEL_ID = sha256_of(b"the plan")
+ARTIFACT = bytes(range(256)) * 4096
+
+
+def test_what_was_put_is_got_by_another_client(redis_url: str) -> None:
+    location = open_store(redis_url).put(KERNEL_ID, ARTIFACT)
+    assert open_store(redis_url).get(location) == ARTIFACT
+    assert redis_url not in location
+
+
+def test_a_location_that_was_never_put_is_missing(redis_url: str) -> None:
+    store = open_store(redis_url)
+    store.ping()
+    with pytest.raises(KernelMissing):
+        store.get(f"redis:{KERNEL_ID}/{KERNEL_ID}")
+    with pytest.raises(KernelMissing):
+        store.get("redis:another-key")
+
+
+def test_a_server_that_is_not_there_is_unavailable_and_keeps_its_password_to_itself() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = open_store(f"redis://user:secret@127.0.0.1:{port}/0")
+    for call in (
+        store.ping,
+        lambda: store.put(KERNEL_ID, ARTIFACT),
+        lambda: store.get(f"redis:{KERNEL_ID}/{KERNEL_ID}"),
+    ):
+        with pytest.raises(StoreUnavailable, match=str(port)) as failure:
+            call()
+        assert "secret" not in str(failure.value)
+
+
+def test_a_malformed_url_is_refused() -> None:
+    with pytest.raises(StoreUrlInvalid):
+        open_store("redis://host:port/0")

@@ -1,0 +1,60 @@
+"""Real workers on the session's broker and Redis, as `esper up` runs them."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from esper.settings import Settings
+from topics.bus import Bus
+from workers.local.process import CAN_DIE_WITH_PARENT
+from workers.local.stack import LocalStack
+
+
+@dataclass(frozen=True)
+class Running:
+    """A stack of workers, and the settings that reach it."""
+
+    stack: LocalStack
+    settings: Settings
+
+
+@pytest.fixture(scope="module")
+def running(
+    kafka: Any, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """Compile and bandit worker on the session's services; stopped after the module."""
+    addresses = {
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "ESPER_REDIS_URL": redis_url,
+    }
+    home = tmp_path_factory.mktemp("stack")
+    stack = LocalStack(home, environment=os.environ | addresses)
+    stack.start(lambda line: None, die_with_parent=CAN_DIE_WITH_PARENT)
+    try:
+        yield Running(stack, Settings(ESPER_HOME=home, **addresses))
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def bus(running: Running) -> Iterator[Bus]:
+    """A bus to the session's broker."""
+    bus = Bus.connect(running.settings.kafka_bootstrap_servers, source="/esper/test")
+    try:
+        yield bus
+    finally:
+        bus.close()
+
+
+def eventually(what: str, found: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    """Return the first true value of `found`, or fail saying what was awaited."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := found()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(0.05)
+    return value

@@ -1,0 +1,88 @@
+"""`esper demo` as a user meets it: it works, and it leaves nothing behind however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import psutil
+import pytest
+
+from tests.system.conftest import eventually
+
+DEMO = (sys.executable, "-m", "workers", "demo")
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of a user who has set nothing but where files go."""
+    ours = ("KAFKA_BOOTSTRAP_SERVERS", "ESPER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return kept | {"ESPER_HOME": str(home)}
+
+
+def left_behind(home: Path) -> list[str]:
+    """Command lines of live processes that were started for this home."""
+    found = []
+    for each in psutil.process_iter():
+        try:
+            command = " ".join(each.cmdline())
+            ours = str(home) in command or str(home) in each.environ().get("ESPER_HOME", "")
+            if ours and each.status() != psutil.STATUS_ZOMBIE:
+                found.append(command)
+        except psutil.Error:
+            continue
+    return found
+
+
+def started_demo(home: Path, until: str) -> subprocess.Popen[str]:
+    """Start the demo and return once it has printed a line with `until`."""
+    demo = subprocess.Popen(
+        [*DEMO, "--epochs", "2000"],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if until in line:
+            return demo
+    pytest.fail(f"the demo ended before it said {until!r}")
+
+
+@pytest.mark.timeout(170)
+def test_the_demo_grows_exports_audits_and_cleans_up(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*DEMO, "--epochs", "15", "--json"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    facts = orjson.loads(ended.stdout)
+    assert facts["audit"]["identical"]
+    assert facts["audit"]["closed"]
+    assert facts["export_check"]["max_difference"] <= 1e-6
+    assert facts["seeds"]
+    assert facts["params"] >= facts["never_grown"]["params"]
+    assert facts["submit_to_ready_ms"]["count"] > 0
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.timeout(170)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_leaves_no_process_behind_when_interrupted(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    demo = started_demo(tmp_path, until="training")
+    assert left_behind(tmp_path)
+    time.sleep(1.0)
+    demo.send_signal(number)
+    output, _ = demo.communicate(timeout=60)
+    eventually("every process to end", lambda: not left_behind(tmp_path), timeout_s=15)
+    assert "Traceback" not in output
+    assert demo.returncode == (-signal.SIGKILL if number is signal.SIGKILL else 130)

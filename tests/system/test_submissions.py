@@ -1,0 +1,175 @@
+"""What arrives on `blueprint-submitted` from clients that are not ours, good and bad."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from tests.system.conftest import Running, eventually
+from topics.bus import Bus, Record, Start, read
+from topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, KERNEL_READY, TRAINING_RUN
+from topics.codec import decode
+from topics.models import (
+    CompileStatus,
+    KernelCompiled,
+    KernelReady,
+    RunStatus,
+    SiteKind,
+    SiteSignature,
+    TrainingRun,
+)
+
+SITE = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(4, 6, 6), h=(4, 6, 6))
+
+
+def blueprint(name: str, **changes: Any) -> dict[str, Any]:
+    """A sound blueprint as plain JSON, with changes."""
+    conv = {"id": "mix", "op": "conv2d", "inputs": ["h"], "args": {"out": "C", "kernel": 3}}
+    sound = {"blueprint_id": name, "kind": "feature_map", "nodes": [conv], "output": "mix"}
+    return sound | changes
+
+
+def unique(name: str) -> str:
+    return f"{name}-{secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def open_run(running: Running) -> Iterator[None]:
+    """A run with one feature map site, so that sound blueprints get compiled."""
+    bus = Bus.connect(running.settings.kafka_bootstrap_servers, source="/esper/test")
+    run = TrainingRun(run_id=unique("submissions"), status=RunStatus.OPEN, sites={"conv": SITE})
+    bus.publish(TRAINING_RUN, run).result(timeout=30)
+    yield
+    closed = run.model_copy(update={"status": RunStatus.CLOSED})
+    bus.publish(TRAINING_RUN, closed).result(timeout=30)
+    bus.close()
+
+
+class Watch:
+    """Everything that appears on a topic from now on."""
+
+    def __init__(self, bus: Bus, topic: str) -> None:
+        self.records: list[Record] = []
+        bus.follow(topic, self.records.append, start=Start.NOW)
+
+
+def publish_as_a_stranger(running: Running, value: bytes) -> None:
+    """Publish with librdkafka: no key, no headers, compressed as its users have it."""
+    producer = Producer(
+        {
+            "bootstrap.servers": running.settings.kafka_bootstrap_servers,
+            "compression.type": "gzip",
+            "message.max.bytes": 50_000_000,
+        }
+    )
+    errors: list[Any] = []
+    producer.produce(
+        BLUEPRINT_SUBMITTED.name, value, on_delivery=lambda error, _: errors.append(error)
+    )
+    producer.flush(30)
+    assert errors == [None]
+
+
+def compiled(records: list[Record], name: str) -> KernelCompiled | None:
+    events = (decode(KernelCompiled, record.value) for record in records)
+    return next((event for event in events if event.blueprint_id == name), None)
+
+
+def assert_the_worker_lives(running: Running, bus: Bus) -> None:
+    watch = Watch(bus, KERNEL_READY.name)
+    name = unique("afterwards")
+    publish_as_a_stranger(running, json.dumps(blueprint(name)).encode())
+    eventually("the next blueprint to be compiled", lambda: ready(watch.records, name))
+
+
+def ready(records: list[Record], name: str) -> KernelReady | None:
+    events = (decode(KernelReady, record.value) for record in records)
+    return next((event for event in events if event.blueprint_id == name), None)
+
+
+def test_plain_json_from_another_client_becomes_a_kernel(running: Running, bus: Bus) -> None:
+    watch = Watch(bus, KERNEL_READY.name)
+    name = unique("stranger")
+    publish_as_a_stranger(running, json.dumps(blueprint(name)).encode())
+    kernel = eventually("kernel-ready", lambda: ready(watch.records, name))
+    assert kernel.site_signature == SITE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\xff\xfenot json",
+        b"",
+        b"[1, 2, 3]",
+        b'{"blueprint_id": "no-nodes", "kind": "feature_map", "output": "x"}',
+        json.dumps(blueprint("Has Spaces/../..")).encode(),
+        json.dumps(blueprint("too-many-nodes", nodes=[{}] * 100_000)).encode(),
+    ],
+    ids=["not-json", "empty", "not-an-object", "field-missing", "bad-id", "100000-empty-nodes"],
+)
+def test_what_is_no_blueprint_lies_untouched_among_the_dead_letters(
+    running: Running, bus: Bus, value: bytes
+) -> None:
+    watch = Watch(bus, BLUEPRINT_SUBMITTED.dead_letters)
+    publish_as_a_stranger(running, value)
+    dead = eventually("a dead letter", lambda: watch.records and watch.records[0])
+    headers = dict(dead.headers)
+    assert (dead.value or b"") == value
+    assert headers["dlq-topic"] == BLUEPRINT_SUBMITTED.name.encode()
+    assert headers["dlq-reason"].startswith(b"Blueprint: ")
+    original = read(running.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
+    assert original[int(headers["dlq-offset"]) - original[0].offset].value == dead.value
+    assert_the_worker_lives(running, bus)
+
+
+def node(name: str, op: str, inputs: list[str], **args: Any) -> dict[str, Any]:
+    return {"id": name, "op": op, "inputs": inputs, "args": args}
+
+
+UNFIT = {
+    "unknown-op": blueprint("x", nodes=[node("mix", "rm_rf", ["h"])]),
+    "unknown-argument": blueprint(
+        "x", nodes=[node("mix", "conv2d", ["h"], out="C", kernel=3, padding_mode=1)]
+    ),
+    "cycle": blueprint("x", nodes=[node("mix", "add", ["h", "mix"])]),
+    "output-shape": blueprint("x", nodes=[node("mix", "conv2d", ["h"], out="2*C", kernel=1)]),
+    "bad-expression": blueprint("x", nodes=[node("mix", "conv2d", ["h"], out="C**C**C", kernel=1)]),
+    "bad-size": blueprint("x", nodes=[node("mix", "conv2d", ["h"], out="C-C", kernel=1)]),
+    "too-many-parameters": blueprint(
+        "x",
+        nodes=[
+            node("wide", "conv2d", ["h"], out="262144", kernel=1),
+            node("mix", "conv2d", ["wide"], out="C", kernel=7),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("code", UNFIT)
+def test_an_unfit_blueprint_is_rejected_with_a_reason(
+    running: Running, bus: Bus, code: str
+) -> None:
+    watch = Watch(bus, KERNEL_COMPILED.name)
+    name = unique("unfit")
+    publish_as_a_stranger(running, json.dumps(UNFIT[code] | {"blueprint_id": name}).encode())
+    rejected = eventually("a rejection", lambda: compiled(watch.records, name))
+    assert rejected.status is CompileStatus.REJECTED
+    assert rejected.reason_code == code
+    assert rejected.reason
+    assert_the_worker_lives(running, bus)
+
+
+def test_a_graph_of_100000_nodes_is_refused_and_the_worker_lives(
+    running: Running, bus: Bus
+) -> None:
+    chain = [node("n0", "relu", ["h"])]
+    chain += [node(f"n{i}", "relu", [f"n{i - 1}"]) for i in range(1, 100_000)]
+    watch = Watch(bus, BLUEPRINT_SUBMITTED.dead_letters)
+    huge = json.dumps(blueprint("huge", nodes=chain, output="n99999"), separators=(",", ":"))
+    publish_as_a_stranger(running, huge.encode())
+    dead = eventually("a dead letter", lambda: watch.records and watch.records[0])
+    assert b"128" in dict(dead.headers)["dlq-reason"]
+    assert_the_worker_lives(running, bus)

@@ -1,0 +1,99 @@
+"""From a published blueprint to a changed forward pass, over the real broker and workers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from esper.audit import audit, fetch_history
+from esper.blueprint import shipped
+from esper.kernel import Kernel
+from esper.store import open_store
+from tests.system.conftest import Running
+from tests.system.training import Training
+from topics.bus import read
+from topics.catalog import KERNEL_COMPILED, KERNEL_READY
+from topics.codec import decode, sha256_of
+from topics.models import CompileStatus, KernelCompiled, KernelReady, OutcomeStatus, Plant
+from workers.fresh import compare_in_fresh_interpreter
+from workers.submit import publish_blueprints
+
+
+@pytest.fixture(scope="module")
+def published(running: Running) -> None:
+    publish_blueprints(running.settings, shipped())
+
+
+@pytest.mark.usefixtures("published")
+def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) -> None:
+    training = Training(running)
+    with training.growth:
+        site, kernel = training.until_planted()
+        born = {name: value.clone() for name, value in kernel.state_dict().items()}
+        executed: list[nn.Module] = []
+        kernel.register_forward_hook(lambda module, inputs, output: executed.append(module))
+        for _ in range(30):
+            training.step()
+
+        assert executed, "the executor of the planted kernel never ran in a training step"
+        assert any(
+            not torch.equal(value, born[name]) for name, value in kernel.state_dict().items()
+        ), "training left every parameter of the kernel as it was born"
+
+        x = torch.randn(5, *site.signature.x)
+        with torch.no_grad():
+            h = type(site.layer).forward(site.layer, x)
+            y = h
+            for _, seed in site.seeds():
+                y = y + seed.alpha * seed.kernel(x, h)
+            assert torch.equal(site.layer(x), y)
+            assert not torch.equal(y, h)
+
+        outcomes = training.growth.ancestry.outcomes.values()
+        assert any(outcome.status is OutcomeStatus.APPLIED for outcome in outcomes)
+    _assert_the_very_bytes(running, kernel)
+    assert training.growth.ancestry.sealed
+    verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, training.growth.run_id))
+    assert verdict.finding is None
+    assert verdict.closed
+    assert verdict.decisions == len(training.growth.ancestry.decisions)
+
+
+def _assert_the_very_bytes(running: Running, kernel: Kernel) -> None:
+    """What runs is what was validated, published and stored, by its SHA-256."""
+    key = kernel.kernel_id.encode()
+    servers = running.settings.kafka_bootstrap_servers
+    compiled = decode(KernelCompiled, read(servers, KERNEL_COMPILED.name, key=key)[-1].value)
+    ready = decode(KernelReady, read(servers, KERNEL_READY.name, key=key)[-1].value)
+    stored = open_store(running.settings.kernel_store_url).get(ready.location)
+    assert compiled.status is CompileStatus.READY
+    assert kernel.sha256 == compiled.sha256 == ready.sha256 == sha256_of(stored)
+
+
+@pytest.mark.usefixtures("published")
+def test_a_grown_network_is_exported_and_runs_without_esper(
+    running: Running, tmp_path: Path
+) -> None:
+    training = Training(running, seed=1)
+    with training.growth:
+        _, kernel = training.until_planted()
+        for _ in range(20):
+            training.step()
+    folder = training.growth.export(tmp_path / "grown")
+    comparison = compare_in_fresh_interpreter(folder, training.model)
+    assert comparison.equal, comparison
+    assert kernel.sha256 in (folder / "lineage.json").read_text()
+
+
+@pytest.mark.usefixtures("published")
+def test_decisions_name_kernels_of_the_sites_own_signature(running: Running) -> None:
+    training = Training(running, seed=2)
+    with training.growth as growth:
+        training.until_planted()
+        kernels = growth.ancestry.kernels
+        for decision in growth.ancestry.decisions:
+            for operation in decision.operations:
+                if isinstance(operation, Plant):
+                    site = growth.sites[operation.site]
+                    assert kernels[operation.kernel_id].site_signature == site.signature

@@ -1,0 +1,225 @@
+"""Workers killed in the middle of a run: nothing is lost, nothing happens twice."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from itertools import islice
+
+import pytest
+
+from esper.audit import audit, cause_of, fetch_history
+from esper.blueprint import shipped
+from esper.orchestrator import FoldState, fold
+from tests.system.conftest import Running, eventually
+from tests.system.training import Training
+from topics.bus import Bus, Position, Record, read
+from topics.catalog import ADAPTATION_DECISION, BLUEPRINT_SUBMITTED, FOLDED_RUNS, SEED_METRICS
+from topics.codec import decode, encode, sha256_of
+from topics.models import (
+    LoadableKernel,
+    Outcome,
+    OutcomeStatus,
+    PolicySpec,
+    RunOpening,
+    SeedReport,
+    SeedState,
+    SeedStatus,
+)
+from workers.local import process
+from workers.local.process import ProcessRecord
+from workers.local.state import read_state
+from workers.local.worker import is_healthy, spawn_worker
+
+REPORTS = 2_000
+RUNS = 8
+KILLS = 6
+JOIN_TIMEOUT_S = 40.0
+
+
+@pytest.mark.timeout(240)
+def test_a_run_completes_when_both_workers_are_killed_in_the_middle(running: Running) -> None:
+    bus = Bus.connect(running.settings.kafka_bootstrap_servers, source="/esper/test")
+    training = Training(running, seed=5)
+    growth = training.growth
+    with growth:
+        # Fresh names, so that compiling is still under way when its worker dies.
+        for blueprint in shipped():
+            renamed = f"{blueprint.blueprint_id}-{secrets.token_hex(3)}"
+            bus.publish(BLUEPRINT_SUBMITTED, blueprint.model_copy(update={"blueprint_id": renamed}))
+        running.stack.kill("compile")
+        running.stack.restart("compile")
+        training.until_planted()
+        running.stack.kill("bandit")
+        for _ in range(200):
+            training.step()
+        running.stack.restart("bandit")
+        before = len(growth.ancestry.decisions)
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
+        while len(growth.ancestry.decisions) <= before and time.monotonic() < deadline:
+            training.step()
+        assert len(growth.ancestry.decisions) > before, "no decision after the restart"
+    bus.close()
+
+    assert growth.ancestry.sealed
+    verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, growth.run_id))
+    assert verdict.finding is None
+    ids = [decision.decision_id for decision in growth.ancestry.decisions]
+    assert len(ids) == len(set(ids)), "a decision was taken up twice"
+
+
+@pytest.mark.timeout(240)
+def test_no_report_is_lost_or_folded_twice_while_a_bandit_joins_and_is_killed_six_times(
+    running: Running,
+) -> None:
+    servers = running.settings.kafka_bootstrap_servers
+    bus = Bus.connect(servers, source="/esper/test")
+    runs = [f"storm-{secrets.token_hex(3)}-{number}" for number in range(RUNS)]
+    sent: list[Future[Position]] = []
+    unsent = iter([report for batch in zip(*map(_reports, runs), strict=True) for report in batch])
+    for _ in range(KILLS):
+        _publish(bus, unsent, REPORTS // (2 * KILLS), sent)
+        second = _join(running)
+        _publish(bus, unsent, REPORTS // (2 * KILLS), sent)
+        process.kill(second)
+    _publish(bus, unsent, REPORTS, sent)
+    for future in sent:
+        future.result(timeout=60)
+    bus.close()
+    assert len(sent) == REPORTS
+
+    states, decisions = _fold_without_kills(running, runs)
+    eventually(
+        "every report to be folded",
+        lambda: _states(running, runs) == states,
+        timeout_s=60,
+    )
+    for run_id in runs:
+        found = _decisions(running, run_id)
+        # A kill between a send and its offset may repeat a decision, never change or drop one.
+        assert list(dict.fromkeys(found)) == decisions[run_id]
+        assert (
+            audit(fetch_history(running.settings.kafka_bootstrap_servers, run_id)).finding is None
+        )
+
+
+def _publish(
+    bus: Bus, unsent: Iterator[SeedReport], count: int, sent: list[Future[Position]]
+) -> None:
+    for report in islice(unsent, count):
+        sent.append(bus.publish(SEED_METRICS, report))
+        time.sleep(0.002)
+
+
+def _join(running: Running) -> ProcessRecord:
+    """Start a second bandit worker beside the stack's, and wait until it has its partitions."""
+    home = running.settings.home / "second"
+    home.mkdir(exist_ok=True)
+    state = read_state(running.settings.home / "stack.json")
+    assert state is not None
+    second = spawn_worker("bandit", home, state, die_with_parent=process.CAN_DIE_WITH_PARENT)
+    eventually("the second worker to join", lambda: is_healthy(second), JOIN_TIMEOUT_S)
+    return second
+
+
+def _reports(run_id: str) -> list[SeedReport]:
+    """The reports of one run, made beforehand: they do not depend on what is decided."""
+    kernels = [
+        LoadableKernel(
+            kernel_id=sha256_of(f"{site}/{name}".encode()),
+            site=site,
+            blueprint_id=name,
+            category=name,
+            params=100,
+        )
+        for site in ("conv", "fc")
+        for name in ("a", "b", "c")
+    ]
+    opening = RunOpening(
+        seed=7,
+        slots={"conv": 4, "fc": 4},
+        policy=PolicySpec(),
+        host_params=1_000,
+        report_interval_steps=10,
+    )
+    return [
+        SeedReport(
+            run_id=run_id,
+            seq=seq,
+            step=10 * seq,
+            train_loss=1.0 / (1 + seq),
+            probe_loss=1.0,
+            opening=opening if seq == 0 else None,
+            kernels=tuple(kernels) if seq == 1 else (),
+            seeds=_seeds(kernels, seq),
+            outcomes=_answers(run_id, seq),
+        )
+        for seq in range(REPORTS // RUNS)
+    ]
+
+
+def _seeds(kernels: list[LoadableKernel], seq: int) -> tuple[SeedStatus, ...]:
+    """One seed on trial at a time, another every ten reports, good or bad by turns."""
+    if seq < 2:
+        return ()
+    kernel = kernels[(seq // 10) % len(kernels)]
+    return (
+        SeedStatus(
+            site=kernel.site,
+            slot=0,
+            state=SeedState.ACTIVE,
+            kernel_id=kernel.kernel_id,
+            blueprint_id=kernel.blueprint_id,
+            alpha=1.0,
+            contribution=0.05 * (-1) ** (seq // 10),
+        ),
+    )
+
+
+def _answers(run_id: str, seq: int) -> tuple[Outcome, ...]:
+    """Whatever the previous report led to was applied."""
+    return tuple(
+        Outcome(
+            decision_id=sha256_of(f"{run_id}/{seq - 1}/{index}".encode()),
+            status=OutcomeStatus.APPLIED,
+            step=10 * seq,
+        )
+        for index in range(2 if seq > 0 else 0)
+    )
+
+
+def _fold_without_kills(
+    running: Running, runs: list[str]
+) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
+    """Fold the records as they stand on the topic, in this process and in one go."""
+    states: dict[str, bytes] = {}
+    decided: dict[str, list[bytes]] = {}
+    for run_id in runs:
+        state: FoldState | None = None
+        decided[run_id] = []
+        for record in _records(running, SEED_METRICS.name, run_id):
+            report = decode(SeedReport, record.value)
+            state, decisions = fold(state, report, cause_of(record, report))
+            decided[run_id] += [encode(decision) for decision in decisions]
+        assert state is not None
+        assert state.last_seq == REPORTS // RUNS - 1
+        assert decided[run_id], "the reports lead to no decision, so this test shows nothing"
+        states[run_id] = state.to_bytes()
+    return states, decided
+
+
+def _states(running: Running, runs: list[str]) -> dict[str, bytes]:
+    """The states of the runs in the worker's changelog, the last one of each."""
+    return {
+        run_id: _records(running, FOLDED_RUNS.changelog, run_id)[-1].value or b""
+        for run_id in runs
+        if _records(running, FOLDED_RUNS.changelog, run_id)
+    }
+
+
+def _decisions(running: Running, run_id: str) -> list[bytes]:
+    return [record.value or b"" for record in _records(running, ADAPTATION_DECISION.name, run_id)]
+
+
+def _records(running: Running, topic: str, run_id: str) -> list[Record]:
+    return read(running.settings.kafka_bootstrap_servers, topic, key=run_id.encode())

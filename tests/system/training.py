@@ -1,0 +1,55 @@
+"""A real training that a test drives step by step."""
+
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import esper
+from esper.kernel import Kernel
+from esper.seed import Site
+from esper.tasks.digits import SITES, DigitsHost, load_digits
+from esper.training import Growth
+from tests.system.conftest import Running
+
+PLANT_TIMEOUT_S = 40.0
+
+
+class Training:
+    """A digits host that grows, trained step by step from the test."""
+
+    def __init__(self, running: Running, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.digits = load_digits()
+        self.model = DigitsHost()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.growth: Growth = esper.grow(
+            self.model,
+            self.optimizer,
+            sites=SITES,
+            probe=self.digits.probe,
+            loss_fn=F.cross_entropy,
+            run="test",
+            settings=running.settings,
+        )
+        self._batches = torch.Generator().manual_seed(seed)
+
+    def step(self) -> None:
+        images, labels = self.digits.train
+        batch = torch.randint(len(images), (32,), generator=self._batches)
+        loss = F.cross_entropy(self.model(images[batch]), labels[batch])
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.growth.step(loss)
+
+    def until_planted(self) -> tuple[Site, Kernel]:
+        """Train until a kernel is planted; return its site and the kernel."""
+        deadline = time.monotonic() + PLANT_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self.step()
+            for site in self.growth.sites.values():
+                for _, seed in site.seeds():
+                    return site, seed.kernel
+        pytest.fail(f"no kernel was planted within {PLANT_TIMEOUT_S:.0f} s")

@@ -1,0 +1,168 @@
+"""The contract documents: generated, committed, and true of the events on the wire."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft7Validator
+
+from tests.topics.events import EVENTS
+from topics.asyncapi import FLOWS, document, main, rendered, schemas, write
+from topics.catalog import TOPICS, topic_specs
+from topics.codec import cloud_event_headers, encode
+from topics.models import Event
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "contracts"
+REMEDY = "the contract changed: run `python -m topics.asyncapi docs/contracts` and commit it"
+DOCUMENT = document()
+SCHEMAS = schemas()
+
+
+def at(pointer: str) -> Any:
+    """What a reference within the document points to."""
+    found: Any = DOCUMENT
+    for part in pointer.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+def references(node: Any) -> Iterator[str]:
+    """All references below a node."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == "$ref" and isinstance(value, str):
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+# -- committed is generated ---------------------------------------------------------------------
+
+
+def test_the_committed_contract_is_what_the_code_generates(tmp_path: Path) -> None:
+    generated = {file.relative_to(tmp_path): file.read_bytes() for file in write(tmp_path)}
+    committed = {
+        file.relative_to(COMMITTED): file.read_bytes() for file in COMMITTED.rglob("*.json")
+    }
+    assert sorted(committed) == sorted(generated), REMEDY
+    changed = [str(name) for name in generated if committed[name] != generated[name]]
+    assert not changed, REMEDY
+
+
+def test_the_command_writes_the_contract_and_says_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["topics.asyncapi", str(tmp_path)])
+    main()
+    assert str(tmp_path / "schemas" / "Blueprint.json") in capsys.readouterr().out
+    assert (tmp_path / "asyncapi.json").read_bytes() == rendered(DOCUMENT)
+
+
+# -- the schemas are true -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_is_valid_and_self_contained(name: str) -> None:
+    Draft7Validator.check_schema(SCHEMAS[name])
+    for reference in references(SCHEMAS[name]):
+        assert reference.removeprefix("#/definitions/") in SCHEMAS[name]["definitions"]
+
+
+@pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.__name__)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_every_event_on_the_wire_matches_its_schema(
+    model: type[Event], data: st.DataObject
+) -> None:
+    event = orjson.loads(encode(data.draw(EVENTS[model])))
+    validator = Draft7Validator(SCHEMAS[model.__name__])
+    validator.validate(event)
+    validator.validate(event | {"x-later": 1})
+
+
+@pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.__name__)
+@settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_schema_requires_what_the_codec_requires(model: type[Event], data: st.DataObject) -> None:
+    event = orjson.loads(encode(data.draw(EVENTS[model])))
+    validator = Draft7Validator(SCHEMAS[model.__name__])
+    for name, field in model.model_fields.items():
+        rest = {key: value for key, value in event.items() if key != name}
+        assert validator.is_valid(rest) is not field.is_required(), name
+
+
+def test_the_document_holds_the_same_schemas() -> None:
+    for name, schema in SCHEMAS.items():
+        below = at(f"#/components/schemas/{name}")
+        as_in_file = {key: value for key, value in schema.items() if key in below}
+        assert orjson.dumps(as_in_file, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+            below, option=orjson.OPT_SORT_KEYS
+        ).replace(b"#/components/schemas/", b"#/definitions/")
+
+
+# -- AsyncAPI 3 ---------------------------------------------------------------------------------
+
+
+def test_the_document_has_the_parts_that_asyncapi_3_requires() -> None:
+    assert DOCUMENT["asyncapi"] == "3.0.0"
+    assert DOCUMENT["info"]["title"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", DOCUMENT["info"]["version"])
+    permitted = {"asyncapi", "id", "info", "servers", "defaultContentType", "channels"}
+    assert DOCUMENT.keys() <= permitted | {"operations", "components"}
+
+
+def test_every_reference_leads_somewhere() -> None:
+    found = list(references(DOCUMENT))
+    assert found
+    for reference in found:
+        assert at(reference), reference
+
+
+def test_every_topic_and_its_dead_letters_are_channels_as_the_broker_has_them() -> None:
+    specs = {spec.name: spec for spec in topic_specs()}
+    assert DOCUMENT["channels"].keys() == (
+        {topic.name for topic in TOPICS} | {topic.dead_letters for topic in TOPICS}
+    )
+    for name, channel in DOCUMENT["channels"].items():
+        kafka = channel["bindings"]["kafka"]
+        assert channel["address"] == kafka["topic"] == name
+        assert kafka["partitions"] == specs[name].partitions
+        policy = kafka["topicConfiguration"]["cleanup.policy"]
+        assert policy == [dict(specs[name].config)["cleanup.policy"]]
+
+
+def test_every_operation_names_its_channel_and_a_message_of_that_channel() -> None:
+    assert len(DOCUMENT["operations"]) == len(FLOWS)
+    for operation in DOCUMENT["operations"].values():
+        assert operation["action"] in {"send", "receive"}
+        channel = operation["channel"]["$ref"]
+        assert channel.startswith("#/channels/")
+        for message in operation["messages"]:
+            assert message["$ref"].startswith(f"{channel}/messages/")
+
+
+def test_every_topic_is_sent_to_and_carries_its_event() -> None:
+    sent = {flow.topic.name for flow in FLOWS if flow.action == "send"}
+    for topic in TOPICS:
+        assert topic.name in sent
+        (message,) = DOCUMENT["channels"][topic.name]["messages"].values()
+        assert at(message["$ref"])["payload"] == {
+            "$ref": f"#/components/schemas/{topic.model.__name__}"
+        }
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_the_headers_we_send_match_those_of_the_document(topic: Any) -> None:
+    name = topic.model.__name__
+    headers = cloud_event_headers(name, b"{}", source="/esper/test")
+    schema = at(f"#/components/messages/{name}")["headers"]
+    Draft7Validator(schema).validate({key: value.decode() for key, value in headers})
+    assert {key for key, _ in headers} == schema["properties"].keys()

@@ -1,0 +1,323 @@
+"""Growth on a real broker: reports go out, decisions come in, and training never waits."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from torch.nn import functional as F
+from torch.optim import Adam
+
+import esper
+from esper.settings import Settings
+from esper.store import open_store
+from esper.training import Growth, GrowthClosed
+from esper.training.connect import NotConfigured
+from esper.training.growth import RunNameRefused
+from esper.training.link import RunLink
+from tests.seed.hosts import host, images, labels
+from tests.seed.kernels import KEY, announced
+from tests.training.plot import RUN, ZEROS, decision, planting
+from topics.bus import BrokerUnreachable, Bus, Record, create_topics, read
+from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS, TRAINING_RUN, Topic
+from topics.codec import decode
+from topics.models import (
+    KernelRefusal,
+    OutcomeStatus,
+    RunStatus,
+    SeedReport,
+    TrainingRun,
+)
+
+WAIT_S = 20.0
+STEP_LIMIT_S = 0.5
+"""A step that waited for the broker would take seconds; this one may only be scheduled late."""
+REPORT_EVERY = 5
+
+
+class Run:
+    """A host that grows, trained step by step; the test is its bandit and its compile worker."""
+
+    def __init__(self, settings: Settings, seal_timeout_s: float = 0.5, run: str = "test") -> None:
+        self.model = host()
+        self.optimizer = Adam(self.model.parameters(), lr=0.01)
+        self.growth: Growth = esper.grow(
+            self.model,
+            self.optimizer,
+            sites=["conv", "fc1"],
+            probe=(images(20), labels(20)),
+            loss_fn=F.cross_entropy,
+            run=run,
+            report_every=REPORT_EVERY,
+            seal_timeout_s=seal_timeout_s,
+            settings=settings,
+        )
+        self.slowest_s = 0.0
+        self._batches = torch.Generator().manual_seed(0)
+
+    def train(self) -> None:
+        loss = F.cross_entropy(self.model(images(16)), labels(16))
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        start = time.perf_counter()
+        self.growth.step(loss)
+        self.slowest_s = max(self.slowest_s, time.perf_counter() - start)
+
+    def train_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            self.train()
+            time.sleep(0.002)
+
+
+class Outside:
+    """The other side of the broker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/test")
+        self.store = open_store(settings.kernel_store_url)
+
+    def publish(self, topic: Topic, event: Any) -> None:
+        self.bus.publish(topic, event).result(WAIT_S)
+
+    def reports(self, run_id: str) -> list[SeedReport]:
+        """The reports of a run, each once."""
+        return list(
+            {report.seq: report for report in self._all(SEED_METRICS, SeedReport, run_id)}.values()
+        )
+
+    def status(self, run_id: str) -> RunStatus:
+        return self._all(TRAINING_RUN, TrainingRun, run_id)[-1].status
+
+    def seal_closing_runs(self) -> None:
+        """Answer every closing report as a bandit worker does."""
+
+        def answer(record: Record) -> None:
+            report = decode(SeedReport, record.value)
+            if report.closing:
+                seal = decision(name=f"seal {report.run_id}", run_id=report.run_id, strategy=None)
+                self.bus.publish(ADAPTATION_DECISION, seal)
+
+        self.bus.follow(SEED_METRICS.name, answer)
+
+    def _all(self, topic: Topic, model: Any, run_id: str) -> list[Any]:
+        records = read(self.settings.kafka_bootstrap_servers, topic.name, key=run_id.encode())
+        return [decode(model, record.value) for record in records]
+
+
+@pytest.fixture(scope="module")
+def settings(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The session's broker, a file store, and the key that test kernels are signed with."""
+    home = tmp_path_factory.mktemp("home")
+    key = home / "trusted.pem"
+    key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    create_topics(kafka.bootstrap_servers)
+    return Settings(
+        ESPER_HOME=home,
+        KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
+        ESPER_TRUSTED_KEY_FILE=key,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    """Whatever a test does, no thread of ours is left when it is over."""
+    before = our_threads()
+    yield
+    assert our_threads() == before
+
+
+def our_threads() -> set[str]:
+    return {f"{one.name} {one.ident}" for one in threading.enumerate() if "esper" in one.name}
+
+
+@pytest.fixture
+def outside(settings: Settings) -> Iterator[Outside]:
+    opened = Outside(settings)
+    yield opened
+    opened.bus.close()
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "esper"]
+
+
+def test_a_decision_on_the_topic_becomes_a_seed_and_its_outcome_a_report(
+    settings: Settings, outside: Outside
+) -> None:
+    outside.seal_closing_runs()
+    run = Run(settings, seal_timeout_s=WAIT_S)
+    run_id, sites = run.growth.run_id, run.growth.sites
+    with run.growth:
+        ready = announced(outside.store, "low-rank-skip", sites["fc1"].signature)
+        outside.publish(KERNEL_READY, ready)
+        run.train_until(lambda: ready.kernel_id in run.growth.ancestry.kernels)
+        plan = decision(planting(sites["fc1"], 1, "low-rank-skip"), run_id=run_id)
+        outside.publish(ADAPTATION_DECISION, plan)
+        run.train_until(lambda: list(sites["fc1"].seeds()))
+        assert sites["fc1"].seed(1).kernel.sha256 == ready.sha256
+        run.train_until(lambda: len(outside.reports(run_id)) > 8)
+    reports = outside.reports(run_id)
+    assert [report.seq for report in reports] == list(range(len(reports)))
+    assert [report.opening is not None for report in reports] == [True] + [False] * (
+        len(reports) - 1
+    )
+    assert [report.closing for report in reports] == [False] * (len(reports) - 1) + [True]
+    outcomes = [outcome for report in reports for outcome in report.outcomes]
+    assert [(outcome.decision_id, outcome.status) for outcome in outcomes] == [
+        (plan.decision_id, OutcomeStatus.APPLIED)
+    ]
+    assert run.growth.ancestry.sealed
+    assert outside.status(run_id) is RunStatus.CLOSED
+
+
+def test_a_run_that_no_bandit_worker_answers_ends_within_its_limit_and_says_so(
+    settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(settings, seal_timeout_s=0.3)
+    run.train()
+    start = time.monotonic()
+    run.growth.close()
+    run.growth.close()
+    assert 0.3 <= time.monotonic() - start < 3.0
+    assert warnings_in(caplog) == [
+        f"run {run.growth.run_id} is not sealed: no bandit worker answered"
+    ]
+    assert outside.reports(run.growth.run_id)[-1].closing
+
+
+def test_an_error_of_the_user_passes_through_and_the_run_is_closed_unmeasured(
+    settings: Settings, outside: Outside
+) -> None:
+    run = Run(settings)
+    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
+    broken = RuntimeError("the model does not run any more")
+
+    def fail(*_: Any) -> None:
+        raise broken
+
+    with pytest.raises(RuntimeError) as raised, run.growth:
+        handle = run.model.fc2.register_forward_pre_hook(fail)
+        run.train()
+    handle.remove()
+    assert raised.value is broken
+    torch.testing.assert_close(dict(run.model.state_dict()), weights, rtol=0, atol=0)
+    assert run.model.training
+    last = outside.reports(run.growth.run_id)[-1]
+    assert (last.closing, last.probe_loss) == (True, None)
+    assert outside.status(run.growth.run_id) is RunStatus.CLOSED
+
+
+def test_a_step_after_the_end_is_refused(settings: Settings) -> None:
+    run = Run(settings)
+    run.growth.close()
+    with pytest.raises(GrowthClosed, match="has ended; call step only inside its `with`"):
+        run.train()
+
+
+def test_what_is_not_a_decision_of_this_run_is_said_and_not_applied(
+    settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(settings)
+    key = run.growth.run_id.encode()
+    stray = decision(name="stray", run_id="another-run")
+    outside.bus.send(ADAPTATION_DECISION.name, key, b"not JSON").result(WAIT_S)
+    outside.bus.send(ADAPTATION_DECISION.name, key, stray.model_dump_json().encode()).result(WAIT_S)
+    own = decision(name="own", run_id=run.growth.run_id)
+    outside.publish(ADAPTATION_DECISION, own)
+    run.train_until(lambda: run.growth.ancestry.decisions)
+    run.growth.close()
+    assert run.growth.ancestry.decisions == [own]
+    said = warnings_in(caplog)
+    assert "is not readable" in said[0]
+    assert "is of another run: another-run" in said[1]
+
+
+def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/test")
+    link = RunLink(bus, TrainingRun(run_id=RUN, status=RunStatus.OPEN, sites={}))
+    refusals = (KernelRefusal(kernel_id=ZEROS, reason="x" * 500),) * 10_000
+    link.report(SeedReport(run_id=RUN, seq=0, step=0, refusals=refusals))
+    assert not link.wait_free(time.monotonic() + WAIT_S)
+    assert not link.free()
+    link.close()
+    (line,) = warnings_in(caplog)
+    assert line.startswith("growth ends: a report cannot be sent (seed-metrics: a record of")
+
+
+def test_without_a_broker_nothing_grows_and_one_line_says_what_to_do(settings: Settings) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    nowhere = settings.model_copy(update={"kafka_bootstrap_servers": address})
+    with pytest.raises(BrokerUnreachable, match=f"{address}; start one with `esper up`"):
+        Run(nowhere)
+
+
+def test_a_name_that_cannot_be_part_of_an_id_is_refused(settings: Settings) -> None:
+    with pytest.raises(RunNameRefused, match="My Run"):
+        Run(settings, run="My Run")
+
+
+def test_without_a_key_to_verify_kernels_with_nothing_grows(settings: Settings) -> None:
+    keyless = settings.model_copy(update={"trusted_key_file": None})
+    with pytest.raises(NotConfigured, match=r"`esper up`.*ESPER_TRUSTED_KEY_FILE"):
+        Run(keyless)
+
+
+def test_training_goes_on_while_the_broker_is_away_and_no_report_is_lost(
+    kafka: Any, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(settings)
+    for _ in range(2 * REPORT_EVERY):
+        run.train()
+    kafka.stop()
+    try:
+        run.slowest_s = 0.0
+        run.train_until(lambda: any("growth pauses" in line for line in warnings_in(caplog)))
+        for _ in range(20 * REPORT_EVERY):
+            run.train()
+        slowest_s = run.slowest_s
+    finally:
+        kafka.start()
+    run.train_until(lambda: any("growth resumes" in line for line in warnings_in(caplog)))
+    for _ in range(4 * REPORT_EVERY):
+        run.train()
+    run.growth.close()
+    outside = Outside(settings)
+    reports = outside.reports(run.growth.run_id)
+    outside.bus.close()
+    assert slowest_s < STEP_LIMIT_S
+    assert [report.seq for report in reports] == list(range(len(reports)))
+    assert reports[-1].closing
+    lines = [line for line in warnings_in(caplog) if line.startswith("growth")]
+    assert lines == [
+        "growth pauses: the broker does not confirm reports; training goes on as it is",
+        "growth resumes: the broker answers again",
+    ]
+
+
+def test_a_run_that_ends_while_the_broker_is_away_says_what_is_missing(
+    kafka: Any, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(settings)
+    kafka.stop()
+    try:
+        for _ in range(2 * REPORT_EVERY):
+            run.train()
+        start = time.monotonic()
+        run.growth.close()
+        took_s = time.monotonic() - start
+    finally:
+        kafka.start()
+    assert took_s < 15.0
+    assert f"run {run.growth.run_id} ends without its last report" in warnings_in(caplog)

@@ -1,0 +1,76 @@
+"""Lineage: what was asked for, and what became of it."""
+
+import pytest
+
+from esper.training.lineage import Ancestry
+from tests.training.plot import ZEROS, decision
+from topics.models import AdaptationDecision, Cull, Fossilize, Outcome, OutcomeStatus, Plant
+
+PLANT = Plant(
+    site="fc1", slot=0, kernel_id=ZEROS, blueprint_id="low-rank-skip", alpha=1.0, ramp_steps=4
+)
+CULL = Cull(site="fc1", slot=0, kernel_id=ZEROS)
+KEEP = Fossilize(site="fc1", slot=0, kernel_id=ZEROS)
+
+PLANTED = decision(PLANT, name="planted", apply_at_step=5)
+
+
+def answered(
+    *answers: tuple[AdaptationDecision, OutcomeStatus | None, int], reason: str | None = None
+) -> Ancestry:
+    """The record of decisions, each with its answer and the step of it."""
+    ancestry = Ancestry(decisions=[plan for plan, _, _ in answers])
+    for plan, status, step in answers:
+        if status is not None:
+            ancestry.outcomes[plan.decision_id] = Outcome(
+                decision_id=plan.decision_id, status=status, step=step, reason=reason
+            )
+    return ancestry
+
+
+APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("ancestry", "step", "fate"),
+    [
+        (answered((PLANTED, None, 0)), 5, "never applied"),
+        (answered((PLANTED, REFUSED, 6), reason="altered"), 6, "refused: altered"),
+        (answered((PLANTED, APPLIED, 6)), 6, "on trial at the end"),
+        (
+            answered((PLANTED, APPLIED, 6), (decision(CULL, name="cull"), APPLIED, 40)),
+            6,
+            "culled at 40",
+        ),
+        (
+            answered((PLANTED, APPLIED, 6), (decision(KEEP, name="keep"), APPLIED, 60)),
+            6,
+            "kept at 60",
+        ),
+        (
+            answered((PLANTED, APPLIED, 6), (decision(CULL, name="cull"), REFUSED, 40)),
+            6,
+            "on trial at the end",
+        ),
+    ],
+)
+def test_the_life_of_a_seed_ends_as_its_decisions_were_answered(
+    ancestry: Ancestry, step: int, fate: str
+) -> None:
+    (life,) = ancestry.lives()
+    assert (life.step, life.fate) == (step, fate)
+    assert (life.site, life.slot, life.blueprint_id) == ("fc1", 0, "low-rank-skip")
+    assert life.strategy == "diversify"
+
+
+def test_a_kernel_planted_again_has_two_lives() -> None:
+    again = decision(PLANT, name="again")
+    ancestry = answered(
+        (PLANTED, APPLIED, 6), (decision(CULL, name="cull"), APPLIED, 40), (again, APPLIED, 80)
+    )
+    ancestry.contributions[PLANTED.decision_id, "fc1", 0] = -0.1
+    ancestry.contributions[again.decision_id, "fc1", 0] = 0.3
+    assert [(life.step, life.contribution, life.fate) for life in ancestry.lives()] == [
+        (6, -0.1, "culled at 40"),
+        (80, 0.3, "on trial at the end"),
+    ]

@@ -1,0 +1,208 @@
+"""The optimizer of a growing model: every parameter in exactly one group, at every step."""
+
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+from esper.training.optimizer import OptimizerMembership, ParameterUntrained
+from tests.seed.hosts import host, images
+from tests.training.plot import MakeOptimizer, Plot
+
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "sgd": lambda model: SGD(model.parameters(), lr=0.05),
+    "momentum": lambda model: SGD(model.parameters(), lr=0.05, momentum=0.9),
+    "adam": lambda model: Adam(model.parameters(), lr=0.01),
+    "adamw": lambda model: AdamW(model.parameters(), lr=0.01),
+}
+EACH_OPTIMIZER = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+PLACES = list(product(("conv", "fc1"), range(2)))
+BLUEPRINTS = {"conv": "squeeze-excite", "fc1": "low-rank-skip"}
+
+
+def groups_of(optimizer: Optimizer) -> Counter[int]:
+    """How many times each parameter stands in a group."""
+    return Counter(id(one) for group in optimizer.param_groups for one in group["params"])
+
+
+def assert_each_parameter_is_in_one_group(plot: Plot) -> None:
+    assert groups_of(plot.optimizer) == Counter(id(one) for one in plot.model.parameters())
+
+
+def assert_nothing_is_remembered_of_the_gone(plot: Plot) -> None:
+    present = {id(parameter) for parameter in plot.model.parameters()}
+    assert {id(parameter) for parameter in plot.optimizer.state} <= present
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(PLACES), st.just("train")), max_size=8))
+def test_every_parameter_is_in_exactly_one_group_whatever_is_planted_and_culled(
+    moves: list[tuple[str, int] | str],
+) -> None:
+    """A place is planted if it is empty and culled if it is not."""
+    plot = Plot()
+    for move in moves:
+        if isinstance(move, str):
+            plot.train()
+            continue
+        site, slot = move
+        if slot in {found.index for found, _ in plot.sites[site].seeds()}:
+            plot.cull(site, slot)
+            plot.garden.end_embargoes(plot.step, embargo_steps=0)
+        else:
+            plot.plant(site, slot, BLUEPRINTS[site])
+        assert_each_parameter_is_in_one_group(plot)
+        assert_nothing_is_remembered_of_the_gone(plot)
+
+
+@EACH_OPTIMIZER
+def test_a_planted_kernel_trains_from_the_next_step_on(make: MakeOptimizer) -> None:
+    plot = Plot(make)
+    plot.train(2)
+    kernel = plot.plant("fc1", 0, "linear-bottleneck")
+    before = {name: value.clone() for name, value in kernel.state_dict().items()}
+    plot.train()
+    assert not torch.equal(kernel.state_dict()["up.bias"], before["up.bias"])
+    plot.train(2)
+    for name, value in kernel.state_dict().items():
+        assert not torch.equal(value, before[name]), name
+
+
+@EACH_OPTIMIZER
+def test_a_culled_kernel_trains_no_more_and_nothing_is_remembered(make: MakeOptimizer) -> None:
+    plot = Plot(make)
+    kernel = plot.plant("fc1", 0, "linear-bottleneck")
+    plot.train(2)
+    plot.model(images()).sum().backward()
+    plot.cull("fc1", 0)
+    assert all(parameter.grad is None for parameter in kernel.parameters())
+    left = {name: value.clone() for name, value in kernel.state_dict().items()}
+    plot.train(2)
+    assert all(torch.equal(value, left[name]) for name, value in kernel.state_dict().items())
+    assert_nothing_is_remembered_of_the_gone(plot)
+
+
+@EACH_OPTIMIZER
+def test_a_kernel_culled_before_it_learned_leaves_the_bits_of_a_model_never_grown(
+    make: MakeOptimizer,
+) -> None:
+    grown, plain = Plot(make), Plot(make)
+    for plot in (grown, plain):
+        plot.train(2)
+    grown.plant("conv", 0, "conv-bottleneck")
+    grown.plant("fc1", 1, "gated-linear-unit")
+    grown.cull("conv", 0)
+    grown.cull("fc1", 1)
+    for plot in (grown, plain):
+        plot.train(3)
+    assert_same(grown.model.state_dict(), plain.model.state_dict())
+    assert_same(flat_state(grown.optimizer), flat_state(plain.optimizer))
+
+
+def flat_state(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """The tensors that an optimizer remembers, by parameter number and name."""
+    return {
+        f"{number}.{name}": value
+        for number, remembered in optimizer.state_dict()["state"].items()
+        for name, value in remembered.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def test_a_learning_rate_schedule_made_before_planting_governs_the_kernel() -> None:
+    plot = Plot()
+    schedule = StepLR(plot.optimizer, step_size=1, gamma=0.5)
+    kernel = plot.plant("fc1", 0, "low-rank-skip")
+    plot.train()
+    schedule.step()
+    (group,) = plot.optimizer.param_groups
+    assert {id(parameter) for parameter in kernel.parameters()} <= {id(p) for p in group["params"]}
+    assert group["lr"] == 0.005
+    plot.cull("fc1", 0)
+    schedule.step()
+    assert group["lr"] == 0.0025
+
+
+def test_a_kernel_joins_the_group_of_its_layer() -> None:
+    plot = Plot(
+        lambda model: SGD(
+            [
+                {"params": model.get_submodule("fc1").parameters(), "lr": 0.5},
+                {"params": model.get_submodule("conv").parameters(), "lr": 0.1},
+            ]
+        )
+    )
+    kernels = plot.plant("fc1", 0, "low-rank-skip"), plot.plant("conv", 0, "squeeze-excite")
+    for group, kernel in zip(plot.optimizer.param_groups, kernels, strict=True):
+        members = {id(parameter) for parameter in group["params"]}
+        assert {id(parameter) for parameter in kernel.parameters()} <= members
+
+
+def test_a_kernel_joins_the_group_of_the_weight_where_the_bias_has_another() -> None:
+    def split(model: nn.Module) -> Optimizer:
+        named = list(model.named_parameters())
+        return AdamW(
+            [
+                {"params": [p for name, p in named if name.endswith("bias")], "weight_decay": 0.0},
+                {"params": [p for name, p in named if not name.endswith("bias")]},
+            ]
+        )
+
+    plot = Plot(split)
+    kernel = plot.plant("fc1", 0, "low-rank-skip")
+    biases, weights = (
+        {id(one) for one in group["params"]} for group in plot.optimizer.param_groups
+    )
+    assert {id(parameter) for parameter in kernel.parameters()} <= weights
+    assert not {id(parameter) for parameter in kernel.parameters()} & biases
+
+
+def test_an_optimizer_that_knows_names_knows_those_of_kernels() -> None:
+    plot = Plot(lambda model: Adam(model.named_parameters()))
+    (group,) = plot.optimizer.param_groups
+    plot.plant("fc1", 0, "linear-bottleneck")
+    plot.plant("conv", 1, "squeeze-excite")
+    names = {id(parameter): name for name, parameter in plot.model.named_parameters()}
+    assert group["param_names"] == [names[id(parameter)] for parameter in group["params"]]
+    plot.cull("fc1", 0)
+    assert group["param_names"] == [names[id(parameter)] for parameter in group["params"]]
+
+
+def test_a_site_whose_layer_is_not_trained_is_refused() -> None:
+    model = host()
+    membership = OptimizerMembership(SGD(model.fc2.parameters(), lr=0.1))
+    with pytest.raises(ParameterUntrained, match="no parameter of fc1 is in the optimizer; build"):
+        membership.check("fc1", model.fc1)
+    membership.check("fc2", model.fc2)
+
+
+def test_whoever_holds_the_list_of_a_group_sees_kernels_come_and_go() -> None:
+    plot = Plot()
+    held = plot.optimizer.param_groups[0]["params"]
+    plot.plant("fc1", 0, "low-rank-skip")
+    assert len(held) == len(list(plot.model.parameters()))
+    plot.cull("fc1", 0)
+    assert len(held) == len(list(plot.model.parameters()))
+
+
+def test_two_plantings_of_one_blueprint_share_no_weights() -> None:
+    plot = Plot()
+    kernels = [plot.plant("fc1", slot, "low-rank-skip") for slot in (0, 1)]
+    plot.train(2)
+    plot.cull("fc1", 0)
+    before = {name: value.clone() for name, value in kernels[1].state_dict().items()}
+    plot.train(2)
+    for name, value in kernels[1].state_dict().items():
+        assert not torch.equal(value, before[name]), name

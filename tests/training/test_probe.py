@@ -1,0 +1,187 @@
+"""The probe: what each seed contributes, by leaving it out of one batched forward pass."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper.seed import Site, find_sites
+from esper.training.probe import Measured, Probe, ProbeRefused
+from tests.seed.hosts import host, images, labels
+from tests.seed.kernels import awaken
+from tests.training.plot import Plot
+
+BATCH = images(40, seed=3), labels(40, seed=3)
+
+
+def grown(*places: tuple[str, int]) -> Plot:
+    """A plot with seeds that matter at these places."""
+    plot = Plot()
+    names = {"conv": ("conv-bottleneck", "squeeze-excite"), "fc1": ("linear-bottleneck",) * 2}
+    for number, (site, slot) in enumerate(places):
+        kernel = plot.plant(site, slot, names[site][slot], alpha=0.9 - 0.2 * number)
+        awaken(kernel, number)
+    return plot
+
+
+def measure(plot: Plot) -> Measured:
+    return Probe(BATCH, F.cross_entropy).measure(plot.model, plot.sites)
+
+
+def naive(plot: Plot, site: str, slot: int) -> float:
+    """Loss without the seed minus loss with it, in two forward passes."""
+    seed = plot.sites[site].seed(slot)
+    losses = []
+    for alpha in (torch.zeros_like(seed.alpha), seed.alpha):
+        twin = copy.deepcopy(plot.model).eval()
+        twin.get_submodule(plot.sites[site].path_of(slot)).alpha = alpha
+        with torch.no_grad():
+            losses.append(float(F.cross_entropy(twin(BATCH[0]), BATCH[1])))
+    return losses[0] - losses[1]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [("fc1", 0)],
+        [("conv", 0), ("fc1", 1)],
+        [("conv", 0), ("conv", 1)],
+        [("conv", 0), ("conv", 1), ("fc1", 0)],
+    ],
+    ids=str,
+)
+def test_a_contribution_is_the_loss_without_a_seed_minus_the_loss_with_it(
+    places: list[tuple[str, int]],
+) -> None:
+    plot = grown(*places)
+    measured = measure(plot)
+    assert list(measured.contributions) == places
+    for site, slot in places:
+        expected = naive(plot, site, slot)
+        assert abs(expected) > 1e-4
+        assert measured.contributions[site, slot] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_loss_is_that_of_the_model_as_it_is() -> None:
+    plot = grown(("conv", 0), ("fc1", 0))
+    with torch.no_grad():
+        expected = float(F.cross_entropy(plot.model(BATCH[0]), BATCH[1]))
+    assert measure(plot).loss == pytest.approx(expected, abs=1e-6)
+
+
+def test_only_seeds_on_trial_are_left_out() -> None:
+    plot = grown(("conv", 0), ("fc1", 0))
+    plot.fossilize("conv", 0)
+    assert list(measure(plot).contributions) == [("fc1", 0)]
+
+
+def test_a_blending_seed_is_measured_at_its_present_alpha() -> None:
+    plot = Plot()
+    awaken(plot.plant("fc1", 0, "linear-bottleneck", ramp_steps=10))
+    assert measure(plot).contributions["fc1", 0] == pytest.approx(naive(plot, "fc1", 0), abs=1e-6)
+
+
+class Moody(nn.Module):
+    """A host whose modes and random numbers matter: BatchNorm, Dropout, and noise at all times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.5)
+        self.fc1 = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(F.relu(self.norm(self.conv(x)))).mean(dim=(-2, -1))
+        y: Tensor = self.fc1(F.dropout(x, 0.1))
+        return y
+
+
+def measured_moody() -> tuple[Moody, dict[str, Site], Probe]:
+    torch.manual_seed(0)
+    model = Moody()
+    model(images())
+    model.norm.eval()
+    return model, find_sites(model, ["conv"], images(1), slots=1), Probe(BATCH, F.cross_entropy)
+
+
+def test_measuring_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
+    model, sites, probe = measured_moody()
+    state = copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
+    probe.measure(model, sites)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (model.training, model.norm.training, model.drop.training) == (True, False, True)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_measuring_leaves_every_alpha_the_tensor_that_it_was() -> None:
+    plot = grown(("conv", 0), ("fc1", 0))
+    seeds = [seed for site in plot.sites.values() for _, seed in site.seeds()]
+    alphas = [(seed.alpha, seed.alpha.clone()) for seed in seeds]
+    measure(plot)
+    for seed, (alpha, value) in zip(seeds, alphas, strict=True):
+        assert seed.alpha is alpha
+        assert torch.equal(alpha, value)
+
+
+def test_a_forward_that_fails_leaves_every_alpha_and_mode_as_it_was() -> None:
+    plot = grown(("fc1", 0))
+    alpha = plot.sites["fc1"].seed(0).alpha
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no")
+
+    handle = plot.model.fc2.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no"):
+        measure(plot)
+    handle.remove()
+    assert plot.sites["fc1"].seed(0).alpha is alpha
+    assert plot.model.training
+
+
+def test_a_loss_that_is_not_finite_is_not_measured() -> None:
+    plot = grown(("fc1", 0))
+    with torch.no_grad():
+        plot.model.fc2.bias.fill_(float("nan"))
+    assert measure(plot) == Measured(loss=None, contributions={("fc1", 0): None})
+
+
+def test_a_loss_that_only_one_seed_spoils_makes_no_contribution_of_it() -> None:
+    plot = grown(("fc1", 0), ("fc1", 1))
+    with torch.no_grad():
+        next(plot.sites["fc1"].seed(0).kernel.parameters()).fill_(float("inf"))
+    measured = measure(plot)
+    assert measured.loss is None
+    assert set(measured.contributions.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets"), [(images(4), labels(3)), (images(4)[:0], labels(4)[:0])]
+)
+def test_a_probe_without_one_target_for_each_input_is_refused(
+    inputs: Tensor, targets: Tensor
+) -> None:
+    with pytest.raises(ProbeRefused, match=r"the probe has . inputs and . targets; give the same"):
+        Probe((inputs, targets), F.cross_entropy)
+
+
+def test_a_loss_of_each_sample_is_refused() -> None:
+    probe = Probe(BATCH, lambda output, target: F.cross_entropy(output, target, reduction="none"))
+    with pytest.raises(ProbeRefused, match=r"loss_fn gives \(40,\); it must give the mean loss"):
+        probe.measure(host(), {})
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+@pytest.mark.parametrize("model", [Pair(), nn.Flatten(0)], ids=["two tensors", "no rows"])
+def test_a_model_whose_output_has_no_row_for_each_sample_is_refused(model: nn.Module) -> None:
+    with pytest.raises(ProbeRefused, match="not one tensor with a row for each sample"):
+        Probe(BATCH, F.cross_entropy).measure(model, {})

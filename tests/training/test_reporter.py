@@ -1,0 +1,113 @@
+"""Reports: numbered without holes, each piece of news told once."""
+
+import pytest
+import torch
+
+from esper.training.probe import Measured
+from esper.training.reporter import Reporter
+from tests.training.plot import RUN, ZEROS, Plot, decision, planting
+from topics.codec import decode, encode
+from topics.models import (
+    KernelRefusal,
+    LoadableKernel,
+    Outcome,
+    OutcomeStatus,
+    PolicySpec,
+    RunOpening,
+    SeedReport,
+    SeedState,
+)
+
+OPENING = RunOpening(
+    seed=1, slots={"fc1": 3}, policy=PolicySpec(), host_params=100, report_interval_steps=20
+)
+NOTHING = Measured(loss=0.5, contributions={})
+
+
+def a_reporter() -> Reporter:
+    return Reporter(RUN, OPENING)
+
+
+def next_report(
+    reporter: Reporter, plot: Plot | None = None, *, step: int = 0, measured: Measured = NOTHING
+) -> SeedReport:
+    report = reporter.next(
+        plot.sites if plot else {}, measured, step=step, train_loss=torch.tensor(1.0)
+    )
+    assert decode(SeedReport, encode(report)) == report
+    return report
+
+
+def test_numbers_count_up_from_zero_and_only_the_first_report_opens_the_run() -> None:
+    reporter = a_reporter()
+    reports = [next_report(reporter, step=20 * number) for number in range(4)]
+    assert [report.seq for report in reports] == [0, 1, 2, 3]
+    assert [report.step for report in reports] == [0, 20, 40, 60]
+    assert [report.opening for report in reports] == [OPENING, None, None, None]
+    assert {report.run_id for report in reports} == {RUN}
+
+
+def test_each_piece_of_news_is_told_once() -> None:
+    reporter = a_reporter()
+    kernel = LoadableKernel(
+        kernel_id=ZEROS, site="fc1", blueprint_id="low-rank-skip", category="low-rank", params=3
+    )
+    refusal = KernelRefusal(kernel_id=ZEROS, reason="altered")
+    outcome = Outcome(decision_id=ZEROS, status=OutcomeStatus.APPLIED, step=7)
+    reporter.note_kernel(kernel)
+    reporter.note_refusal(refusal)
+    reporter.note_outcome(outcome)
+    told, untold = next_report(reporter), next_report(reporter)
+    assert (told.kernels, told.refusals, told.outcomes) == ((kernel,), (refusal,), (outcome,))
+    assert (untold.kernels, untold.refusals, untold.outcomes) == ((), (), ())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_training_loss_that_is_not_finite_is_not_a_number_on_the_wire(value: float) -> None:
+    report = a_reporter().next({}, NOTHING, step=1, train_loss=torch.tensor(value))
+    assert report.train_loss is None
+    encode(report)
+
+
+def test_a_training_loss_is_read_without_its_graph() -> None:
+    loss = torch.tensor(0.25, requires_grad=True) * 2
+    assert a_reporter().next({}, NOTHING, step=1, train_loss=loss).train_loss == 0.5
+
+
+def test_no_training_loss_is_none() -> None:
+    assert a_reporter().next({}, NOTHING, step=1, train_loss=None).train_loss is None
+
+
+def test_only_the_last_report_closes() -> None:
+    reporter = a_reporter()
+    assert not next_report(reporter).closing
+    assert reporter.next({}, NOTHING, step=1, train_loss=None, closing=True).closing
+
+
+def test_dormant_seeds_are_not_told_of() -> None:
+    assert next_report(a_reporter(), Plot()).seeds == ()
+
+
+def test_a_planted_seed_is_told_with_all_that_a_decision_needs() -> None:
+    plot = Plot()
+    kernel = plot.plant("fc1", 1, "low-rank-skip", alpha=0.5, ramp_steps=4)
+    plot.train(2)
+    (status,) = next_report(
+        a_reporter(), plot, step=plot.step, measured=Measured(0.1, {("fc1", 1): 0.02})
+    ).seeds
+    assert (status.site, status.slot, status.state) == ("fc1", 1, SeedState.BLENDING)
+    assert (status.kernel_id, status.blueprint_id) == (kernel.kernel_id, "low-rank-skip")
+    assert (status.params, status.alpha, status.age_steps) == (kernel.params, 0.375, 2)
+    assert status.contribution == 0.02
+
+
+def test_a_seed_in_loading_and_one_culled_are_told_without_a_kernel() -> None:
+    plot = Plot()
+    plot.plant("fc1", 0, "low-rank-skip")
+    plot.cull("fc1", 0)
+    plot.garden.reserve(decision(planting(plot.sites["conv"], 0, "gated-conv")), 0)
+    statuses = next_report(a_reporter(), plot).seeds
+    assert [(status.site, status.state, status.kernel_id) for status in statuses] == [
+        ("conv", SeedState.LOADING, None),
+        ("fc1", SeedState.CULLED, None),
+    ]

@@ -1,0 +1,112 @@
+"""What the `esper` command says when something is wrong: one line, what to do, an exit code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.local.ports import free_port
+
+
+def esper(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in an environment that names no running service."""
+    unset = ("KAFKA_BOOTSTRAP_SERVERS", "ESPER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
+    return subprocess.run(
+        [sys.executable, "-m", "workers", *words],
+        env=kept | {"ESPER_HOME": str(home)} | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def keys(home: Path) -> dict[str, str]:
+    """A pair of keys, as a running stack would have them."""
+    assert esper("keys", "create", str(home / "keys"), home=home).returncode == 0
+    return {"ESPER_TRUSTED_KEY_FILE": str(home / "keys" / "trusted-key.pem")}
+
+
+def test_training_without_a_broker_says_to_start_one(tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    ended = esper(
+        "train", "digits", home=tmp_path, KAFKA_BOOTSTRAP_SERVERS=nowhere, **keys(tmp_path)
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last.startswith("esper: no Kafka broker answers at")
+    assert "esper up" in last
+    assert "Traceback" not in ended.stderr
+
+
+def test_training_without_a_key_says_which_setting_is_missing(tmp_path: Path) -> None:
+    ended = esper("train", "digits", home=tmp_path)
+    assert ended.returncode == 1
+    assert "ESPER_TRUSTED_KEY_FILE" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit",),
+        ("audit", "run", "--history", "file"),
+        ("train", "unknown-task"),
+        ("blueprint", "show", "no-such-blueprint"),
+        ("blueprint", "publish"),
+        ("blueprint", "check", "no-such-file.json"),
+        ("worker", "unknown"),
+        ("no-such-command",),
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_exits_with_2(tmp_path: Path, words: tuple[str, ...]) -> None:
+    ended = esper(*words, home=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_audit_that_cannot_read_exits_with_2(tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    assert esper("audit", "a-run", home=tmp_path, KAFKA_BOOTSTRAP_SERVERS=nowhere).returncode == 2
+    assert esper("audit", "--history", "missing.jsonl", home=tmp_path).returncode == 2
+
+
+def test_checking_a_wrong_blueprint_names_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text(
+        '{"blueprint_id": "wrong", "kind": "vector", "output": "a",'
+        ' "nodes": [{"id": "a", "op": "rm_rf", "inputs": ["h"]}]}'
+    )
+    ended = esper("blueprint", "check", str(file), home=tmp_path)
+    assert ended.returncode == 1
+    assert "rm_rf" in ended.stdout
+
+
+def test_keys_are_created_once_and_then_kept(tmp_path: Path) -> None:
+    keys(tmp_path)
+    before = (tmp_path / "keys" / "signing-key.pem").read_bytes()
+    again = esper("keys", "create", str(tmp_path / "keys"), home=tmp_path)
+    assert again.returncode == 0
+    assert (tmp_path / "keys" / "signing-key.pem").read_bytes() == before
+
+
+def test_a_worker_without_a_signing_key_says_how_to_make_one(tmp_path: Path) -> None:
+    ended = esper("worker", "compile", home=tmp_path)
+    assert ended.returncode == 1
+    assert "esper keys create" in ended.stderr
+
+
+def test_help_does_not_load_torch(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, workers.cli; sys.exit('torch' in sys.modules)",
+        ],
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ended.returncode == 0

@@ -1,0 +1,223 @@
+"""One call brings the stack up, one takes it down, and neither leaves anything half done."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from topics.catalog import topic_specs
+from workers.local import process
+from workers.local.errors import NotRunningError, PortError, StateError
+from workers.local.ports import LOOPBACK, free_port
+from workers.local.stack import LocalStack
+from workers.local.state import StackState
+from workers.local.status import Health
+
+NO_ADDRESSES: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def stack(home: Path) -> Iterator[LocalStack]:
+    """Services without workers, up for this module."""
+    stack = LocalStack(home, NO_ADDRESSES)
+    stack.start(_silent, workers=False)
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[LocalStack]:
+    """A stack for one test; what is started under `tmp_path`, by whomever, ends with the test."""
+    stack = LocalStack(tmp_path, NO_ADDRESSES)
+    yield stack
+    stack.stop()
+
+
+def test_what_runs_is_written_down_for_every_other_command(stack: LocalStack, home: Path) -> None:
+    written = orjson.loads((home / "stack.json").read_bytes())
+
+    assert written.keys() == {
+        "kafka_bootstrap_servers",
+        "redis_url",
+        "store_url",
+        "signing_key_file",
+        "trusted_key_file",
+        "processes",
+    }
+    assert written["store_url"] == written["redis_url"]
+    assert [part["name"] for part in written["processes"]] == ["redis", "kafka"]
+
+
+def test_every_topic_of_the_catalog_exists(stack: LocalStack, home: Path) -> None:
+    admin = AdminClient({"bootstrap.servers": _state(home).kafka_bootstrap_servers})
+
+    found = admin.list_topics(timeout=20).topics
+
+    assert {name: len(topic.partitions) for name, topic in found.items()} == {
+        spec.name: spec.partitions for spec in topic_specs()
+    }
+
+
+def test_the_private_key_is_for_its_owner_alone(stack: LocalStack, home: Path) -> None:
+    assert stat.S_IMODE(_state(home).signing_key_file.stat().st_mode) == 0o600
+
+
+def test_status_tells_what_answers_and_what_was_not_started(stack: LocalStack) -> None:
+    assert {part.name: part.health for part in stack.status()} == {
+        "kafka": Health.RUNNING,
+        "redis": Health.RUNNING,
+        "compile": Health.STOPPED,
+        "bandit": Health.STOPPED,
+    }
+
+
+def test_a_second_start_starts_nothing_anew(stack: LocalStack, home: Path) -> None:
+    before = _state(home)
+    said: list[str] = []
+
+    LocalStack(home, NO_ADDRESSES).start(said.append, workers=False)
+
+    assert _state(home) == before
+    assert "kafka: already running" in said
+
+
+def test_a_killed_service_is_seen_and_comes_back_under_its_address(
+    stack: LocalStack, home: Path
+) -> None:
+    before = _state(home)
+    stack.kill("redis")
+    assert _health(stack, "redis") is Health.STOPPED
+
+    stack.start(_silent, workers=False)
+
+    after = _state(home)
+    assert _health(stack, "redis") is Health.RUNNING
+    assert after.redis_url == before.redis_url
+    assert after.process("kafka") == before.process("kafka")
+    assert after.process("redis") != before.process("redis")
+
+
+def test_a_frozen_service_is_running_but_does_not_answer(stack: LocalStack, home: Path) -> None:
+    redis = _state(home).started("redis")
+    subprocess.run(["kill", "-STOP", str(redis.pid)], check=True)
+    try:
+        assert _health(stack, "redis") is Health.NOT_ANSWERING
+    finally:
+        subprocess.run(["kill", "-CONT", str(redis.pid)], check=True)
+
+
+def test_stop_ends_every_process_and_keeps_keys_and_addresses(
+    own_stack: LocalStack, tmp_path: Path
+) -> None:
+    state = own_stack.start(_silent, workers=False)
+    key = state.signing_key_file.read_bytes()
+
+    own_stack.stop()
+
+    assert not any(process.is_alive(record) for record in state.processes)
+    assert not (tmp_path / "stack.json").exists()
+    again = own_stack.start(_silent, workers=False)
+    assert again.signing_key_file.read_bytes() == key
+    assert again.kafka_bootstrap_servers == state.kafka_bootstrap_servers
+
+
+def test_when_one_part_fails_what_this_start_had_started_is_stopped(
+    own_stack: LocalStack, tmp_path: Path
+) -> None:
+    port = free_port()
+    (tmp_path / "kafka").mkdir()
+    (tmp_path / "kafka" / "port").write_text(f"{port}\n")
+    seen: list[StackState] = []
+
+    def remember(message: str) -> None:
+        if message == "kafka: starting":  # By now Redis is up, and written down.
+            seen.append(_state(tmp_path))
+
+    with socket.create_server((LOOPBACK, port)), pytest.raises(PortError, match=str(port)):
+        own_stack.start(remember, workers=False)
+
+    redis = seen[0].started("redis")
+    assert not process.is_alive(redis)
+    assert not (tmp_path / "stack.json").exists()
+
+
+def test_addresses_in_the_environment_win_and_nothing_is_started(
+    stack: LocalStack, home: Path, own_stack: LocalStack, tmp_path: Path
+) -> None:
+    running = _state(home)
+    environment = {
+        "KAFKA_BOOTSTRAP_SERVERS": running.kafka_bootstrap_servers,
+        "ESPER_REDIS_URL": running.redis_url,
+    }
+    guest = LocalStack(tmp_path, environment)
+
+    state = guest.start(_silent, workers=False)
+
+    assert state.processes == ()
+    assert state.kafka_bootstrap_servers == running.kafka_bootstrap_servers
+    assert [part.health for part in guest.status()[:2]] == [Health.RUNNING, Health.RUNNING]
+    guest.stop()
+    assert _health(stack, "kafka") is Health.RUNNING
+
+
+def test_a_killed_starter_takes_the_services_with_it_when_asked_to(
+    own_stack: LocalStack, tmp_path: Path
+) -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from workers.local.stack import LocalStack\n"
+        f"stack = LocalStack(Path({str(tmp_path)!r}), {{}})\n"
+        "stack.start(lambda _: None, workers=False, die_with_parent=True)\n"
+        "print('up', flush=True)\n"
+        "input()"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"up\n"
+        records = _state(tmp_path).processes
+        starter.kill()
+        starter.wait()
+
+    for record in records:
+        process.wait_until_gone(record, timeout_s=5.0)
+    assert [record.name for record in records if process.is_alive(record)] == []
+
+
+def test_a_part_that_was_not_started_cannot_be_restarted(stack: LocalStack) -> None:
+    with pytest.raises(NotRunningError, match="has not started 'compile'"):
+        stack.restart("compile")
+
+
+def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text('{"processes": 1}')
+
+    with pytest.raises(StateError, match=r"stack\.json is damaged"):
+        LocalStack(tmp_path, NO_ADDRESSES).status()
+
+
+def _silent(message: str) -> None:
+    """Progress that nobody watches."""
+
+
+def _state(home: Path) -> StackState:
+    return StackState.model_validate_json((home / "stack.json").read_bytes())
+
+
+def _health(stack: LocalStack, name: str) -> Health:
+    return next(part.health for part in stack.status() if part.name == name)

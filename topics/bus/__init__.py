@@ -1,0 +1,27 @@
+"""The only door to Kafka: publish, follow, read, and see to the topics.
+
+`Bus` serves threads (the trainer, the command line); `Publisher` serves an event loop (the
+workers). Nothing else in the project imports a Kafka client.
+"""
+
+from topics.bus.admin import create_topics, describe
+from topics.bus.client import Bus, Start
+from topics.bus.errors import BrokerUnreachable, BusError, TopicMismatch, Unpublishable
+from topics.bus.publisher import Position, Publisher
+from topics.bus.reader import read
+from topics.bus.record import Record
+
+__all__ = [
+    "BrokerUnreachable",
+    "Bus",
+    "BusError",
+    "Position",
+    "Publisher",
+    "Record",
+    "Start",
+    "TopicMismatch",
+    "Unpublishable",
+    "create_topics",
+    "describe",
+    "read",
+]

@@ -1,0 +1,96 @@
+"""Creating the topics of the catalog, and seeing which there are."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from topics.bus.connection import connect
+from topics.bus.errors import BusError, TopicMismatch
+from topics.catalog import TopicSpec, topic_specs
+
+VISIBLE_TIMEOUT_S = 10.0
+"""How long a new topic may take to appear in the broker's metadata."""
+
+
+def create_topics(bootstrap_servers: str, *, replication_factor: int = 1) -> list[str]:
+    """Create what is missing of the catalog and return the names of what was created.
+
+    Raises:
+        BrokerUnreachable: no broker answers.
+        TopicMismatch: a topic exists with another partition count; it is left as it is.
+        BusError: the broker refused to create a topic; the message names it and says why.
+    """
+    return create_specs(bootstrap_servers, list(topic_specs()), replication_factor)
+
+
+def create_specs(
+    bootstrap_servers: str, specs: list[TopicSpec], replication_factor: int = 1
+) -> list[str]:
+    """Like `create_topics`, for topics other than the catalog's."""
+    return asyncio.run(_create(bootstrap_servers, specs, replication_factor))
+
+
+async def describe(bootstrap_servers: str) -> dict[str, int]:
+    """Return the partition count of every topic the broker has, by name.
+
+    Raises:
+        BrokerUnreachable: no broker answers.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    try:
+        await connect(admin, bootstrap_servers)
+        return await _partitions(admin)
+    finally:
+        await admin.close()
+
+
+async def _create(
+    bootstrap_servers: str, specs: list[TopicSpec], replication_factor: int
+) -> list[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    try:
+        await connect(admin, bootstrap_servers)
+        missing = _missing(specs, await _partitions(admin))
+        response = await admin.create_topics(
+            [
+                NewTopic(
+                    spec.name, spec.partitions, replication_factor, topic_configs=dict(spec.config)
+                )
+                for spec in missing
+            ]
+        )
+        for name, code, *message in response.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise BusError(f"cannot create topic {name}: {message or error.__name__}")
+        await _wait_until_visible(admin, specs)
+        return [spec.name for spec in missing]
+    finally:
+        await admin.close()
+
+
+def _missing(specs: Iterable[TopicSpec], partitions: dict[str, int]) -> list[TopicSpec]:
+    for spec in specs:
+        found = partitions.get(spec.name, spec.partitions)
+        if found != spec.partitions:
+            raise TopicMismatch(
+                f"topic {spec.name} has {found} partitions and must have {spec.partitions}; "
+                "delete it, or use another cluster, then run `esper topics create`"
+            )
+    return [spec for spec in specs if spec.name not in partitions]
+
+
+async def _wait_until_visible(admin: AIOKafkaAdminClient, specs: list[TopicSpec]) -> None:
+    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+    while missing := _missing(specs, await _partitions(admin)):
+        if time.monotonic() > deadline:
+            raise BusError(f"topic {missing[0].name} was created but does not appear")
+        await asyncio.sleep(0.05)
+
+
+async def _partitions(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    topics = await admin.describe_topics()
+    return {topic["topic"]: len(topic["partitions"]) for topic in topics}

@@ -1,0 +1,185 @@
+"""Publishing from an event loop: confirmed, idempotent, and patient with a broker that is away."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from topics.bus.connection import connect
+from topics.bus.errors import BrokerUnreachable, Unpublishable
+from topics.bus.record import Record
+from topics.catalog import MAX_MESSAGE_BYTES, Topic
+from topics.codec import Headers, cloud_event_headers, encode
+from topics.models import Event
+
+log = logging.getLogger(__name__)
+
+RETRY_PAUSE_S = 0.25
+
+REQUEST_TIMEOUT_S = 10.0
+"""After this the client library gives a record up, and `Publisher` hands it over again."""
+
+MAX_DEAD_LETTER_BYTES = 64 * 1024 * 1024
+
+
+class Position(NamedTuple):
+    """Where the broker put a record."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Publisher:
+    """A producer whose `publish` returns when all in-sync replicas have the record.
+
+    While the broker is away, `publish` waits and tries again; a record may then be written twice,
+    which every reader of Esper's topics tolerates.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        source: str,
+        compression: str | None = None,
+        max_record_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._source = source
+        self._compression = compression
+        self._max_record_bytes = max_record_bytes
+        self._producer: AIOKafkaProducer | None = None
+        self._connecting = asyncio.Lock()
+        self._undertaker: Publisher | None = None
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnreachable: no broker answers.
+        """
+        await self._connected()
+
+    async def stop(self) -> None:
+        """Flush what is under way and disconnect; returns at once if never started."""
+        if self._undertaker is not None:
+            await self._undertaker.stop()
+        await self._drop(self._producer)
+
+    async def publish(
+        self, topic: Topic, event: Event, *, traceparent: str | None = None
+    ) -> Position:
+        """Send an event to its topic and wait until the broker has it.
+
+        Raises:
+            Unpublishable: the record is larger than the topic takes.
+        """
+        value = encode(event)
+        headers = cloud_event_headers(
+            type(event).__name__, value, source=self._source, traceparent=traceparent
+        )
+        return await self.send(topic.name, topic.key_of(event), value, headers)
+
+    async def dead_letter(self, record: Record, reason: str) -> Position:
+        """Put a record's untouched bytes on its topic's dead letters, with reason and origin.
+
+        A value that the broker will not take again, even compressed, stays where it is: the dead
+        letter then has the header `dlq-value-bytes` in its place.
+        """
+        origin: Headers = (
+            ("dlq-reason", reason.encode()),
+            ("dlq-topic", record.topic.encode()),
+            ("dlq-partition", str(record.partition).encode()),
+            ("dlq-offset", str(record.offset).encode()),
+        )
+        topic, headers = f"{record.topic}.dlq", (*record.headers, *origin)
+        if self._undertaker is None:
+            # Its sender may have compressed the record to get it past the broker's limit.
+            self._undertaker = Publisher(
+                self._bootstrap_servers,
+                source=self._source,
+                compression="gzip",
+                max_record_bytes=MAX_DEAD_LETTER_BYTES,
+            )
+        try:
+            return await self._undertaker.send(topic, record.key, record.value, headers)
+        except Unpublishable:
+            size = str(len(record.value or b"")).encode()
+            return await self.send(topic, record.key, None, (*headers, ("dlq-value-bytes", size)))
+
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> Position:
+        """Send bytes and wait until the broker has them; see `publish`."""
+        say_once = _once(log.warning)
+        while True:
+            try:
+                return await self._send_once(topic, key, value, headers)
+            except MessageSizeTooLargeError as error:
+                size = len(value or b"")
+                raise Unpublishable(f"{topic}: a record of {size} bytes is too large") from error
+            except (KafkaError, BrokerUnreachable) as error:
+                say_once("%s: the broker does not confirm (%s); trying again", topic, error)
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _send_once(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> Position:
+        if key is None and value is None:
+            # The client library does not send such a record, which others may well have sent us.
+            value = b""
+        producer = await self._connected()
+        try:
+            metadata = await producer.send_and_wait(
+                topic, value=value, key=key, headers=list(headers)
+            )
+        except KafkaError as error:
+            if not error.retriable:
+                # An idempotent producer is spent after a fatal error; the next try makes a new one.
+                await self._drop(producer)
+            raise
+        return Position(metadata.topic, metadata.partition, metadata.offset)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        async with self._connecting:
+            if self._producer is None:
+                self._producer = await self._new_producer()
+            return self._producer
+
+    async def _new_producer(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap_servers,
+            enable_idempotence=True,
+            acks="all",
+            max_request_size=self._max_record_bytes,
+            compression_type=self._compression,
+            request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
+        )
+        try:
+            await connect(producer, self._bootstrap_servers)
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
+
+    async def _drop(self, producer: AIOKafkaProducer | None) -> None:
+        """Stop a producer, unless another task has replaced it already."""
+        if producer is self._producer and producer is not None:
+            self._producer = None
+            await producer.stop()
+
+
+def _once(say: Callable[..., None]) -> Callable[..., None]:
+    said = False
+
+    def say_first(*message: object) -> None:
+        nonlocal said
+        if not said:
+            said = True
+            say(*message)
+
+    return say_first

@@ -1,0 +1,92 @@
+"""Reading a topic from its beginning to where it ends now."""
+
+import asyncio
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.partitioner import murmur2
+
+from topics.bus.admin import describe
+from topics.bus.connection import connect
+from topics.bus.errors import BrokerUnreachable, TopicMismatch
+from topics.bus.record import Record
+from topics.catalog import MAX_MESSAGE_BYTES
+
+POLL_MS = 1_000
+
+STALL_TIMEOUT_S = 10.0
+"""How long reading waits for the next records before it takes the broker for lost."""
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition that a keyed record is sent to (Kafka's default, murmur2)."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+def read(bootstrap_servers: str, topic: str, *, key: bytes | None = None) -> list[Record]:
+    """Return all records of a topic up to its present end, in order within each partition.
+
+    With `key`, only the records of that key, read from the one partition that holds them.
+
+    Raises:
+        BrokerUnreachable: no broker answers, or it stopped answering.
+        TopicMismatch: there is no such topic.
+    """
+    return asyncio.run(_read(bootstrap_servers, topic, key))
+
+
+async def _read(bootstrap_servers: str, topic: str, key: bytes | None) -> list[Record]:
+    consumer = new_consumer(bootstrap_servers)
+    try:
+        partitions = await assign(consumer, bootstrap_servers, topic, key)
+        await consumer.seek_to_beginning(*partitions)
+        return await _drain(consumer, key)
+    except TimeoutError as error:
+        raise BrokerUnreachable(bootstrap_servers) from error
+    finally:
+        await consumer.stop()
+
+
+async def _drain(consumer: AIOKafkaConsumer, key: bytes | None) -> list[Record]:
+    found: list[Record] = []
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(STALL_TIMEOUT_S) as limit:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        while any([await consumer.position(where) < end for where, end in ends.items()]):
+            for where, messages in (await consumer.getmany(timeout_ms=POLL_MS)).items():
+                limit.reschedule(loop.time() + STALL_TIMEOUT_S)
+                found += [
+                    Record.from_client(message)
+                    for message in messages
+                    if message.offset < ends[where] and key in (None, message.key)
+                ]
+    return found
+
+
+def new_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
+    """Return an unstarted consumer outside any group, which commits nothing."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=bootstrap_servers,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=200,
+        max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
+    )
+
+
+async def assign(
+    consumer: AIOKafkaConsumer, bootstrap_servers: str, topic: str, key: bytes | None
+) -> list[TopicPartition]:
+    """Start a consumer on the partitions of a topic, or on the one of `key`; return them.
+
+    Raises:
+        BrokerUnreachable, TopicMismatch: see `read`.
+    """
+    count = (await describe(bootstrap_servers)).get(topic)
+    if count is None:
+        raise TopicMismatch(f"there is no topic {topic!r}; create it with `esper topics create`")
+    numbers = range(count) if key is None else [partition_of(key, count)]
+    partitions = [TopicPartition(topic, number) for number in numbers]
+    await connect(consumer, bootstrap_servers)
+    consumer.assign(partitions)
+    return partitions

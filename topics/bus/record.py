@@ -1,0 +1,32 @@
+"""One record of a topic, as read: the bytes, and where they stood."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from topics.codec import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record's bytes and position; `timestamp_ms` is the producer's clock, since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+    @classmethod
+    def from_client(cls, message: Any) -> "Record":
+        """Take over a consumer record of the Kafka client."""
+        return cls(
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            timestamp_ms=message.timestamp,
+            key=message.key,
+            value=message.value,
+            headers=tuple(message.headers),
+        )

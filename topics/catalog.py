@@ -1,0 +1,171 @@
+"""The topics: what each carries, how it is keyed, partitioned and kept."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from topics.models import (
+    AdaptationDecision,
+    Blueprint,
+    Event,
+    KernelCompiled,
+    KernelReady,
+    KernelRequested,
+    SeedReport,
+    TrainingRun,
+)
+
+WORK_PARTITIONS = 12
+DAY_MS = 24 * 60 * 60 * 1000
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+
+class Cleanup(StrEnum):
+    """How Kafka forgets: by age, or all but the last record of each key."""
+
+    DELETE = "delete"
+    COMPACT = "compact"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic; `key` names the field of `model` whose value is the record's key.
+
+    `retention_ms` is how long records are kept where cleanup is by age; -1 keeps them for ever.
+    """
+
+    name: str
+    model: type[Event]
+    key: str
+    partitions: int
+    cleanup: Cleanup
+    summary: str
+    retention_ms: int = 7 * DAY_MS
+
+    @property
+    def dead_letters(self) -> str:
+        """Name of the topic that takes what could not be understood on this one."""
+        return f"{self.name}.dlq"
+
+    def key_of(self, event: Event) -> bytes:
+        """The record key of an event, as bytes."""
+        return str(getattr(event, self.key)).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A worker's table; its changelog has the partitions of the topic whose keys it uses."""
+
+    app: str
+    name: str
+    source: Topic
+
+    @property
+    def changelog(self) -> str:
+        """The name Faust gives to the changelog topic."""
+        return f"{self.app}-{self.name}-changelog"
+
+
+BLUEPRINT_SUBMITTED = Topic(
+    name="blueprint-submitted",
+    model=Blueprint,
+    key="blueprint_id",
+    partitions=1,
+    cleanup=Cleanup.DELETE,
+    retention_ms=-1,
+    summary="Networks to grow with, from anyone; plain JSON is enough.",
+)
+TRAINING_RUN = Topic(
+    name="training-run",
+    model=TrainingRun,
+    key="run_id",
+    partitions=1,
+    cleanup=Cleanup.COMPACT,
+    summary="The sites of each run, and whether it is open.",
+)
+KERNEL_REQUESTED = Topic(
+    name="kernel-requested",
+    model=KernelRequested,
+    key="kernel_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    summary="Compile work: one blueprint for one site signature.",
+)
+KERNEL_COMPILED = Topic(
+    name="kernel-compiled",
+    model=KernelCompiled,
+    key="kernel_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    summary="Every compile attempt, ready or rejected, with the reason and the measurements.",
+)
+KERNEL_READY = Topic(
+    name="kernel-ready",
+    model=KernelReady,
+    key="kernel_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.COMPACT,
+    summary="Where each finished kernel lies, its digest and its signature.",
+)
+SEED_METRICS = Topic(
+    name="seed-metrics",
+    model=SeedReport,
+    key="run_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    retention_ms=90 * DAY_MS,
+    summary="The reports of each run, in order.",
+)
+ADAPTATION_DECISION = Topic(
+    name="adaptation-decision",
+    model=AdaptationDecision,
+    key="run_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    retention_ms=90 * DAY_MS,
+    summary="What to plant, keep and remove; hash-chained within a run.",
+)
+
+TOPICS: tuple[Topic, ...] = (
+    BLUEPRINT_SUBMITTED,
+    TRAINING_RUN,
+    KERNEL_REQUESTED,
+    KERNEL_COMPILED,
+    KERNEL_READY,
+    SEED_METRICS,
+    ADAPTATION_DECISION,
+)
+
+COMPILE_APP = "esper-compile"
+BANDIT_APP = "esper-bandit"
+
+PLANNED_BLUEPRINTS = Table(COMPILE_APP, "blueprints", BLUEPRINT_SUBMITTED)
+PLANNED_RUNS = Table(COMPILE_APP, "runs", TRAINING_RUN)
+FOLDED_RUNS = Table(BANDIT_APP, "runs", SEED_METRICS)
+
+TABLES: tuple[Table, ...] = (PLANNED_BLUEPRINTS, PLANNED_RUNS, FOLDED_RUNS)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """What a broker must hold: a name, a partition count and the topic's configuration."""
+
+    name: str
+    partitions: int
+    config: tuple[tuple[str, str], ...]
+
+
+def topic_specs() -> Iterator[TopicSpec]:
+    """Yield every topic Esper needs: the catalog, its dead letters, and the tables' changelogs."""
+    for topic in TOPICS:
+        yield _spec(topic.name, topic.partitions, topic.cleanup, topic.retention_ms)
+        yield _spec(topic.dead_letters, 1, Cleanup.DELETE, 30 * DAY_MS)
+    for table in TABLES:
+        yield _spec(table.changelog, table.source.partitions, Cleanup.COMPACT)
+
+
+def _spec(name: str, partitions: int, cleanup: Cleanup, retention_ms: int = -1) -> TopicSpec:
+    config = [("cleanup.policy", cleanup.value), ("max.message.bytes", str(MAX_MESSAGE_BYTES))]
+    if cleanup is Cleanup.DELETE:
+        config.append(("retention.ms", str(retention_ms)))
+    return TopicSpec(name, partitions, tuple(config))

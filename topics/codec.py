@@ -1,0 +1,104 @@
+"""Events as bytes and back: canonical JSON, and CloudEvents headers in Kafka's binary mode.
+
+Canonical means: keys sorted, no white space, shortest form of each number. Equal events have
+equal bytes, in every process, so bytes can be hashed, signed and compared.
+"""
+
+import hashlib
+import re
+import secrets
+from typing import TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from topics.models import Event
+
+E = TypeVar("E", bound=Event)
+
+Headers = tuple[tuple[str, bytes], ...]
+
+TYPE_PREFIX = "esper."
+
+MAX_WHERE = 200
+"""Characters of a message that name the place of a fault; a key of the sender's can be longer."""
+
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Undecodable(ValueError):
+    """Bytes that are not an event of the expected model; the message says where they differ."""
+
+
+def encode(event: BaseModel) -> bytes:
+    """Return the canonical JSON of an event."""
+    return orjson.dumps(event.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+
+
+def decode(model: type[E], value: bytes | None) -> E:
+    """Return the event that `value` encodes.
+
+    Raises:
+        Undecodable: `value` is missing, is not JSON, or is not a `model`.
+    """
+    if value is None:
+        raise Undecodable(f"{model.__name__}: the record has no value")
+    try:
+        return model.model_validate_json(value)
+    except ValidationError as error:
+        raise Undecodable(f"{model.__name__}: {_first_difference(error)}") from error
+
+
+def _first_difference(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:MAX_WHERE] or "value"
+    more = error.error_count() - 1
+    return f"{where}: {first['msg']}" + (f" (and {more} more)" if more else "")
+
+
+def sha256_of(value: bytes) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(value).hexdigest()
+
+
+def digest(event: BaseModel) -> str:
+    """Return the SHA-256 of an event's canonical JSON."""
+    return sha256_of(encode(event))
+
+
+def new_traceparent() -> str:
+    """Return a fresh W3C Trace Context `traceparent` (version 00, sampled)."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def child_traceparent(parent: str | None) -> str:
+    """Return a `traceparent` in the trace of `parent`, or in a new one where there is none."""
+    valid = TRACEPARENT.fullmatch(parent or "")
+    if valid is None:
+        return new_traceparent()
+    return f"00-{valid[1]}-{secrets.token_hex(8)}-01"
+
+
+def cloud_event_headers(
+    event_type: str, value: bytes, *, source: str, traceparent: str | None = None
+) -> Headers:
+    """Return the headers of an event: CloudEvents 1.0, Kafka protocol binding, binary mode.
+
+    The id is the digest of the value, so that a repeated send is recognisably the same event.
+    """
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", sha256_of(value).encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", f"{TYPE_PREFIX}{event_type}".encode()),
+        ("content-type", b"application/json"),
+        ("traceparent", (traceparent or new_traceparent()).encode()),
+    )
+
+
+def traceparent_of(headers: Headers) -> str | None:
+    """Return the `traceparent` among headers, or None."""
+    for name, value in headers:
+        if name == "traceparent":
+            return value.decode("ascii", "replace")
+    return None

@@ -1,0 +1,114 @@
+"""One decision: what to do, and everything needed to derive it again and to believe it."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
+
+
+class Strategy(StrEnum):
+    """The intention behind a decision."""
+
+    REPLACE = "replace"
+    DIVERSIFY = "diversify"
+    SPECIALIZE = "specialize"
+    ENSEMBLE = "ensemble"
+
+
+class Plant(Event):
+    """Load a kernel into a dormant slot and blend it in over `ramp_steps` steps up to `alpha`."""
+
+    op: Literal["plant"] = "plant"
+    site: SiteName
+    slot: Count
+    kernel_id: Sha256
+    blueprint_id: Identifier
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    ramp_steps: Count
+
+
+class Cull(Event):
+    """Remove the kernel of a slot from the model and the optimizer."""
+
+    op: Literal["cull"] = "cull"
+    site: SiteName
+    slot: Count
+    kernel_id: Sha256
+
+
+class Fossilize(Event):
+    """Make the kernel of a slot part of the host for good."""
+
+    op: Literal["fossilize"] = "fossilize"
+    site: SiteName
+    slot: Count
+    kernel_id: Sha256
+
+
+Operation = Annotated[Plant | Cull | Fossilize, Field(discriminator="op")]
+
+
+class Cause(Event):
+    """The record that a decision answers: where it stood, and the digest of its value."""
+
+    topic: str
+    partition: Count
+    offset: Count
+    seq: Count
+    sha256: Sha256
+
+
+class PolicyStamp(Event):
+    """Which policy scored the candidates; the digest is of its parameters' canonical JSON."""
+
+    name: Identifier
+    version: Count
+    params_sha256: Sha256
+
+
+class Candidate(Event):
+    """One arm as the policy saw it. `score` is None for an arm never tried, which ranks first."""
+
+    site: SiteName
+    blueprint_id: Identifier
+    kernel_id: Sha256
+    pulls: Count
+    mean: float | None
+    score: float | None
+    excluded: str | None = None
+
+
+class RandomStamp(Event):
+    """The counter of every random number used: same (seed, seq, purpose), same numbers."""
+
+    seed: Count
+    seq: Count
+    purpose: Identifier
+
+
+class AdaptationDecision(Event):
+    """A plan of operations that the trainer applies between two steps: all of it, or none.
+
+    `previous_sha256` is the digest of the previous decision's record value in this run (None for
+    the first), which chains the decisions. The state digests are those of the fold before and
+    after the report named by `cause`. The decision that answers a run's closing report has no
+    strategy and no operations: it seals the record.
+    """
+
+    decision_id: Sha256
+    run_id: Identifier
+    seq: Count
+    index: Count
+    strategy: Strategy | None
+    operations: tuple[Operation, ...]
+    reason: Annotated[str, StringConstraints(max_length=500)]
+    apply_at_step: Annotated[int, Field(ge=1, le=INT64)]
+    cause: Cause
+    policy: PolicyStamp
+    candidates: tuple[Candidate, ...]
+    random: RandomStamp
+    state_before_sha256: Sha256
+    state_after_sha256: Sha256
+    previous_sha256: Sha256 | None

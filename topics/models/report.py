@@ -1,0 +1,105 @@
+"""One report of a run: everything a decision may depend on, because the trainer put it there."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from topics.models.event import Count, Event, Identifier, Sha256, SiteName
+from topics.models.run import PolicySpec
+
+
+class SeedState(StrEnum):
+    """Where a seed is in its life; `esper.seed.states` holds the legal transitions."""
+
+    DORMANT = "dormant"
+    LOADING = "loading"
+    BLENDING = "blending"
+    ACTIVE = "active"
+    FOSSILIZED = "fossilized"
+    CULLED = "culled"
+    ROLLED_BACK = "rolled_back"
+
+
+class LoadableKernel(Event):
+    """A kernel that the trainer holds, verified, and could plant at a site from now on."""
+
+    kernel_id: Sha256
+    site: SiteName
+    blueprint_id: Identifier
+    category: Identifier
+    params: Count
+
+
+class SeedStatus(Event):
+    """One seed that is not dormant.
+
+    `contribution` is probe loss without the seed minus probe loss with it, same weights and same
+    batch; None where it was not measured.
+    """
+
+    site: SiteName
+    slot: Count
+    state: SeedState
+    kernel_id: Sha256 | None = None
+    blueprint_id: Identifier | None = None
+    alpha: float = 0.0
+    params: Count = 0
+    age_steps: Count = 0
+    contribution: float | None = None
+
+
+class OutcomeStatus(StrEnum):
+    """What became of a decision in the trainer."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+
+
+class Outcome(Event):
+    """Answer to one decision; `latency_ms` is from the decision's record to its taking effect."""
+
+    decision_id: Sha256
+    status: OutcomeStatus
+    step: Count
+    reason: Annotated[str, StringConstraints(max_length=500)] | None = None
+    latency_ms: float | None = None
+
+
+class KernelRefusal(Event):
+    """A kernel on offer that the trainer would not take: missing, altered, forged or unfit."""
+
+    kernel_id: Sha256
+    reason: Annotated[str, StringConstraints(max_length=500)]
+
+
+class RunOpening(Event):
+    """What the first report adds: the run's constants, all that seeds the fold's state."""
+
+    seed: Count
+    slots: dict[SiteName, Annotated[int, Field(ge=1, le=64)]]
+    policy: PolicySpec
+    host_params: Count
+    report_interval_steps: Annotated[int, Field(ge=1)]
+
+
+class SeedReport(Event):
+    """A run as of one step.
+
+    `seq` counts the reports of a run from 0 without holes; `opening` is present exactly when seq
+    is 0. `kernels` and `refusals` list what became loadable, or was refused, since the last
+    report, `outcomes` what decisions came to since then. Losses are means per sample; None means
+    not measured or not finite.
+    """
+
+    run_id: Identifier
+    seq: Count
+    step: Count
+    train_loss: float | None = None
+    probe_loss: float | None = None
+    opening: RunOpening | None = None
+    kernels: tuple[LoadableKernel, ...] = ()
+    refusals: tuple[KernelRefusal, ...] = ()
+    seeds: tuple[SeedStatus, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    closing: bool = False

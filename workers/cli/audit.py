@@ -1,0 +1,72 @@
+"""`esper audit` and `esper history export`: proof from the log, and the log as a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esper.audit import (
+    History,
+    HistoryUnreadable,
+    audit,
+    fetch_history,
+    read_history,
+    write_history,
+)
+from esper.settings import Settings
+from workers.cli.output import Json, console, print_json
+
+IDENTICAL, DIFFERENT, UNREADABLE = 0, 1, 2
+
+history = typer.Typer(help="A run's records as a file.", no_args_is_help=True)
+
+
+@history.callback()
+def histories() -> None:
+    """A run's records as a file."""
+
+
+def audit_run(
+    run: Annotated[str | None, typer.Argument(help="The run's id.")] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="Read this exported history instead of the topics.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Derive every decision of a run again and compare it with the record, byte for byte.
+
+    Exits 0 if all are identical, 1 if a record differs or is missing (the first one is named),
+    2 if the records could not be read.
+    """
+    if (run is None) == (history is None):
+        raise typer.BadParameter("name a run, or give --history FILE")
+    try:
+        found = read_history(history) if history else _fetch(str(run))
+    except HistoryUnreadable as error:
+        console.print(str(error), style="red", soft_wrap=True)
+        raise typer.Exit(UNREADABLE) from error
+    verdict = audit(found)
+    if json:
+        print_json(verdict.facts())
+    else:
+        console.print(str(verdict), soft_wrap=True)
+    raise typer.Exit(IDENTICAL if verdict.identical else DIFFERENT)
+
+
+@history.command("export")
+def export(
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    file: Annotated[Path | None, typer.Argument(help="Default: RUN.history.jsonl")] = None,
+) -> None:
+    """Write the reports and decisions of a run to a file that `esper audit --history` reads."""
+    target = file or Path(f"{run}.history.jsonl")
+    try:
+        count = write_history(_fetch(run), target)
+    except HistoryUnreadable as error:
+        console.print(str(error), style="red", soft_wrap=True)
+        raise typer.Exit(UNREADABLE) from error
+    console.print(f"{count} records in {target}", soft_wrap=True)
+
+
+def _fetch(run: str) -> History:
+    return fetch_history(Settings().kafka_bootstrap_servers, run)

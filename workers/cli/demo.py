@@ -1,0 +1,62 @@
+"""`esper demo`: the main job, start to end."""
+
+from typing import Annotated, Any
+
+import typer
+
+from esper.settings import Settings
+from workers.cli.output import Json, console, print_json, print_table, sigterm_interrupts
+from workers.cli.tables import print_seeds, timing_line
+
+
+def demo(
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds weights, batches and decisions.")] = 0,
+    json: Json = False,
+) -> None:
+    """See a network grow: real Kafka and Redis, compile and bandit workers, training, audit.
+
+    Everything runs on this machine, in ESPER_HOME/demo, and has ended when the command ends, also
+    after Ctrl-C. Takes about a minute. Exits 1 unless growth, export and audit all worked.
+    """
+    from workers.cli.progress import training_progress
+    from workers.demo import run_demo, succeeded
+
+    home = (Settings().home / "demo").resolve()
+    try:
+        with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
+            facts = run_demo(
+                home, seed=seed, epochs=epochs, say=progress.note, on_epoch=progress.epoch
+            )
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started has been stopped")
+        raise typer.Exit(130) from None
+    if json:
+        print_json(facts)
+    else:
+        _print(facts)
+    raise typer.Exit(0 if succeeded(facts) else 1)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    twin, check, verdict = facts["never_grown"], facts["export_check"], facts["audit"]
+    console.print()
+    print_seeds(facts["seeds"])
+    print_table(
+        ("host, same seed", "test accuracy", "parameters"),
+        [
+            ("grown", f"{facts['test_accuracy']:.2%}", f"{facts['params']:,}"),
+            ("never grown", f"{twin['test_accuracy']:.2%}", f"{twin['params']:,}"),
+        ],
+    )
+    console.print(timing_line("submitted → ready", facts["submit_to_ready_ms"]))
+    console.print(timing_line("decision → active", facts["decision_to_active_ms"]))
+    console.print(
+        f"export: {check['images']} images in a fresh interpreter without esper, "
+        f"largest difference {check['max_difference']:.1e}"
+    )
+    word = "identical" if verdict["identical"] else f"DIFFERENT: {verdict['finding']}"
+    console.print(
+        f"audit: {verdict['decisions']} decisions from {verdict['reports']} reports, {word}"
+    )
+    console.print(f"files: {facts['exported']}", soft_wrap=True)

@@ -1,0 +1,57 @@
+"""The progress display of a training: a bar on a terminal, a line now and then elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from workers.cli.output import console
+
+LINES = 6
+"""How many lines of progress are printed where nobody watches a bar."""
+
+
+class TrainingProgress:
+    """What a training says of itself while it runs."""
+
+    def __init__(self, epochs: int, advance: Callable[[float], None] | None, quiet: bool) -> None:
+        self._epochs = epochs
+        self._advance = advance
+        self._quiet = quiet
+
+    def started(self, run_id: str) -> None:
+        """The run has its id."""
+        self.note(f"run {run_id}: training, kernels compile meanwhile")
+
+    def epoch(self, epoch: int, loss: float) -> None:
+        """One more pass over the training set is done, with this loss on its last batch."""
+        if self._advance is not None:
+            self._advance(loss)
+        elif epoch % max(1, self._epochs // LINES) == 0:
+            self.note(f"epoch {epoch} of {self._epochs}, loss {loss:.4f}")
+
+    def note(self, line: str) -> None:
+        """Say one line."""
+        if not self._quiet:
+            console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def training_progress(epochs: int, *, quiet: bool = False) -> Iterator[TrainingProgress]:
+    """Show progress while the block runs; `quiet` shows nothing."""
+    if quiet or not console.is_terminal:
+        yield TrainingProgress(epochs, None, quiet)
+        return
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs, loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task("training", total=epochs, loss=float("nan"), visible=False)
+        yield TrainingProgress(
+            epochs, lambda loss: bar.update(task, advance=1, loss=loss, visible=True), quiet
+        )

@@ -1,0 +1,94 @@
+"""`esper topics`: create them, list them, watch them."""
+
+import queue
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+
+from esper.settings import Settings
+from workers.cli.output import Json, console, print_json, print_table, sigterm_interrupts
+
+if TYPE_CHECKING:
+    from topics.bus import Record
+
+app = typer.Typer(help="The topics everything goes through.", no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    replication_factor: Annotated[
+        int, typer.Option(min=1, help="Copies of each record; 3 in production.")
+    ] = 1,
+) -> None:
+    """Create what is missing: the catalog's topics, their dead letters, the tables' changelogs."""
+    from topics.bus import create_topics
+
+    created = create_topics(
+        Settings().kafka_bootstrap_servers, replication_factor=replication_factor
+    )
+    console.print(f"{len(created)} created" if created else "all there")
+
+
+@app.command("list")
+def list_topics(json: Json = False) -> None:
+    """Show the catalog: what each topic carries, how it is keyed, partitioned and kept."""
+    from topics.catalog import TOPICS
+
+    rows = [
+        (topic.name, topic.key, topic.partitions, topic.cleanup.value, topic.summary)
+        for topic in TOPICS
+    ]
+    columns = ("topic", "key", "partitions", "cleanup", "carries")
+    if json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(columns, rows)
+
+
+@app.command("tail")
+def tail(
+    topic: Annotated[str, typer.Argument(help="A topic's name; see `esper topics list`.")],
+    key: Annotated[str | None, typer.Option(help="Only records of this key.")] = None,
+    beginning: Annotated[bool, typer.Option(help="From the first record, not from now.")] = False,
+    count: Annotated[int, typer.Option(min=0, help="End after so many records; 0: never.")] = 0,
+) -> None:
+    """Print records as they arrive, one line of JSON each, until Ctrl-C."""
+    from topics.bus import Bus, Start
+
+    arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
+    bus = Bus.connect(Settings().kafka_bootstrap_servers, source="/esper/cli")
+    try:
+        bus.follow(
+            topic,
+            arrived.put,
+            key=key.encode() if key is not None else None,
+            start=Start.BEGINNING if beginning else Start.NOW,
+        )
+        shown = 0
+        with sigterm_interrupts():
+            while count == 0 or shown < count:
+                _print_record(arrived.get())
+                shown += 1
+    except KeyboardInterrupt:
+        pass
+    finally:
+        bus.close()
+
+
+def _print_record(record: "Record") -> None:
+    value: object
+    try:
+        value = orjson.loads(record.value or b"null")
+    except orjson.JSONDecodeError:
+        value = (record.value or b"").decode("utf-8", "backslashreplace")
+    line = {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": (record.key or b"").decode("utf-8", "backslashreplace"),
+        "value": value,
+    }
+    sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    sys.stdout.flush()

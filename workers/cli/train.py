@@ -1,0 +1,52 @@
+"""`esper train`: a shipped task, growing, against the stack that runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esper.settings import Settings
+from workers.cli.output import Json, console, print_json, sigterm_interrupts
+
+TASKS = ("digits",)
+
+
+def train(
+    task: Annotated[str, typer.Argument(help=f"One of: {', '.join(TASKS)}.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds weights, batches and decisions.")] = 0,
+    export: Annotated[
+        Path | None, typer.Option(help="Folder for the grown network. Default: ESPER_HOME/grown")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a shipped task while it grows, and export the grown network.
+
+    Needs a broker and workers: `esper up`. Ctrl-C or SIGTERM ends the run cleanly.
+    """
+    if task not in TASKS:
+        raise typer.BadParameter(f"no task {task!r}; there are: {', '.join(TASKS)}")
+    from workers.cli.progress import training_progress
+    from workers.cli.tables import print_summary
+    from workers.summary import summary
+    from workers.trainer import grow_digits
+
+    settings = Settings()
+    try:
+        with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
+            run = grow_digits(
+                settings,
+                seed=seed,
+                epochs=epochs,
+                export_under=export or settings.home / "grown",
+                on_start=progress.started,
+                on_epoch=progress.epoch,
+            )
+    except KeyboardInterrupt:
+        console.print("stopped; the run is closed and can be audited")
+        raise typer.Exit(130) from None
+    facts = summary(run)
+    if json:
+        print_json(facts)
+    else:
+        print_summary(facts)

@@ -1,0 +1,32 @@
+"""`esper worker`: one worker in the foreground, for a container or a terminal."""
+
+import typer
+
+from esper.settings import Settings
+
+app = typer.Typer(
+    help="Run one worker in the foreground until SIGTERM. Settings come from the environment.",
+    no_args_is_help=True,
+)
+
+
+@app.command("compile")
+def compile_worker() -> None:
+    """Plan and compile: blueprints and runs in, signed kernels out."""
+    from workers.compile import run_compile_worker
+    from workers.logs import configure
+
+    settings = Settings()
+    configure(settings.log_format)
+    raise typer.Exit(run_compile_worker(settings))
+
+
+@app.command("bandit")
+def bandit_worker() -> None:
+    """Decide: reports in, adaptation decisions out."""
+    from workers.bandit import run_bandit_worker
+    from workers.logs import configure
+
+    settings = Settings()
+    configure(settings.log_format)
+    raise typer.Exit(run_bandit_worker(settings))

@@ -1,0 +1,24 @@
+"""Faust without its four ways to lose records.
+
+A `GuardedApp` is a Faust app with the defects of `Guard` closed; `process_in_order` and
+`process_batches` are how its agents work through a stream. Records go in from the broker; what
+comes out is at least one call per record, and a committed offset that never overtakes the work.
+"""
+
+from workers.guards.guard import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested
+from workers.guards.guarded import GuardedApp
+from workers.guards.processing import process_batches, process_in_order, table_writes_for
+from workers.guards.table import ConfirmedTable
+
+__all__ = [
+    "ALL",
+    "TESTED_FAUST",
+    "ConfirmedTable",
+    "Guard",
+    "GuardedApp",
+    "UntestedFaust",
+    "process_batches",
+    "process_in_order",
+    "require_tested",
+    "table_writes_for",
+]

@@ -1,0 +1,30 @@
+"""Runs a command that the kernel kills when its parent dies: `python leash.py PARENT_PID CMD...`.
+
+A file of its own, run by path: it becomes the command by exec, so the pid stays the same, and needs
+nothing but the standard library. (A `preexec_fn` would do the same but can deadlock a parent that
+has threads.) Linux only, prctl(2): the signal is sent when the *thread* that started us ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Replace this process by `arguments[1:]`, to be killed when process `arguments[0]` dies."""
+    parent_pid, command = int(arguments[0]), arguments[1:]
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        sys.exit(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}")
+    if os.getppid() != parent_pid:
+        return  # The parent died before the leash was on.
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,210 @@
+"""A managed process: started in a session of its own, logged, stopped without collateral."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from workers.local import leash
+from workers.local.errors import StartError, StopError
+
+CAN_DIE_WITH_PARENT = sys.platform == "linux"
+
+# The boot time that psutil adds to the kernel's clock has whole seconds and can move by one when
+# the wall clock is corrected. A pid cannot come round again within this time.
+CREATED_TOLERANCE_S = 1.5
+
+POLL_S = 0.02
+KILL_WAIT_S = 5.0
+TAIL_LINES = 3
+TAIL_LINE_CHARS = 300
+TAIL_BYTES = 16_384
+
+
+class ProcessRecord(BaseModel):
+    """Enough to find a process again from another interpreter, and never a stranger."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    pid: int
+    created: float
+    """Seconds since the epoch, by the kernel's account."""
+    log: Path
+    log_start: int
+    """Where in the log, in bytes, the output of this process begins."""
+    metrics_port: int | None = None
+
+
+def spawn(
+    name: str,
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    die_with_parent: bool = False,
+) -> ProcessRecord:
+    """Start `command` in its own session, output appended to `log`. Raises StartError.
+
+    With `die_with_parent` (Linux) the kernel kills it when this process ends, however it ends.
+    """
+    if die_with_parent:
+        command = _leashed(name, command)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log_start = log.stat().st_size if log.exists() else 0
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        pid = os.posix_spawnp(
+            command[0],
+            list(command),
+            os.environ if environment is None else environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,  # A Ctrl-C at the terminal is for us to handle, not for the services.
+            setsigdef=[signal.SIGPIPE],  # Python ignores it, and a child would inherit that.
+        )
+    except OSError as error:
+        raise StartError(f"{name} cannot be run: {error}") from error
+    created = psutil.Process(pid).create_time()
+    return ProcessRecord(name=name, pid=pid, created=created, log=log, log_start=log_start)
+
+
+def is_alive(record: ProcessRecord) -> bool:
+    """Whether the recorded process runs; a zombie does not, nor does a stranger with its pid."""
+    process = _find(record)
+    if process is None:
+        return False
+    if _runs(process):
+        return True
+    with contextlib.suppress(ChildProcessError):  # Another process's child is not ours to reap.
+        os.waitpid(record.pid, os.WNOHANG)
+    return False
+
+
+def wait_until_ready(record: ProcessRecord, ready: Callable[[], bool], timeout_s: float) -> None:
+    """Poll `ready` until it holds. Raises StartError when the process ends or time is up first."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        if not is_alive(record):
+            raise _start_error(record, "ended while starting")
+        if time.monotonic() > deadline:
+            raise _start_error(record, f"is not ready after {timeout_s:g} s")
+        time.sleep(POLL_S)
+
+
+def wait_until_gone(record: ProcessRecord, timeout_s: float) -> None:
+    """Return when the process has ended, or after `timeout_s`."""
+    _wait(lambda: not is_alive(record), timeout_s)
+
+
+def stop(record: ProcessRecord, grace_s: float = 10.0) -> None:
+    """SIGTERM, up to `grace_s` for a clean end, then SIGKILL; what it left behind goes too.
+
+    Raises StopError when something survives even that.
+    """
+    _signal(record, signal.SIGTERM)
+    wait_until_gone(record, grace_s)
+    left = _session(record)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    if not _wait(lambda: not any(map(_runs, left)), KILL_WAIT_S):
+        pids = ", ".join(str(process.pid) for process in left if _runs(process))
+        raise StopError(f"{record.name} does not end, although killed (pids {pids}): see `ps`")
+    is_alive(record)  # Reaps it.
+
+
+def kill(record: ProcessRecord) -> None:
+    """SIGKILL to the process alone, as a crash would be: for fault tests."""
+    _signal(record, signal.SIGKILL)
+    wait_until_gone(record, KILL_WAIT_S)
+
+
+def _leashed(name: str, command: Sequence[str]) -> list[str]:
+    if not CAN_DIE_WITH_PARENT:
+        raise StartError(f"{name} cannot be tied to its parent on {sys.platform}: Linux only")
+    if threading.current_thread() is not threading.main_thread():
+        # The kernel follows the thread, and would kill the service as soon as this one ends.
+        raise StartError(f"{name} must be started from the main thread to die with its parent")
+    return [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
+
+
+def _find(record: ProcessRecord) -> psutil.Process | None:
+    """The process that the record means, running or a zombie; None when it is gone."""
+    try:
+        process = psutil.Process(record.pid)
+        same = abs(process.create_time() - record.created) <= CREATED_TOLERANCE_S
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+    return process if same else None
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it does anything still; a zombie does not, however slow its parent is to reap it.
+
+    Unless threads of it are left, as in a JVM on its way out: they hold ports and files until they
+    end, and only then can it be reaped.
+    """
+    try:
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and (not zombie or process.num_threads() > 1))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(done: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _signal(record: ProcessRecord, number: signal.Signals) -> None:
+    process = _find(record)
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def _session(record: ProcessRecord) -> list[psutil.Process]:
+    """Live processes of the session that the record leads, also when the leader is gone.
+
+    The kernel gives a pid to nobody while a session of that number lives: a stranger found under
+    the pid means that the recorded session is over.
+    """
+    if psutil.pid_exists(record.pid) and _find(record) is None:
+        return []
+    oldest = record.created - CREATED_TOLERANCE_S
+    members = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):  # It ended, or is not ours to look at.
+            if os.getsid(process.pid) == record.pid and process.create_time() >= oldest:
+                members.append(process)
+    return members
+
+
+def _start_error(record: ProcessRecord, what: str) -> StartError:
+    return StartError(f"{record.name} {what}: {_tail(record)} (full log: {record.log})")
+
+
+def _tail(record: ProcessRecord) -> str:
+    """The last lines of its log, joined to one; continuation lines (stack frames) left out."""
+    with record.log.open("rb") as handle:
+        handle.seek(max(record.log_start, record.log.stat().st_size - TAIL_BYTES))
+        text = handle.read().decode(errors="replace")
+    lines = [line.strip()[:TAIL_LINE_CHARS] for line in text.splitlines() if line[:1].strip()]
+    return " | ".join(lines[-TAIL_LINES:]) or "(empty log)"

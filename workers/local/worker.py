@@ -1,0 +1,77 @@
+"""A worker of the stack as a process: its command, its environment, its health."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import zlib
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from workers.local import process
+from workers.local.ports import LOOPBACK, free_port
+from workers.local.process import ProcessRecord
+from workers.local.state import StackState
+
+START_TIMEOUT_S = 60.0
+HEALTH_TIMEOUT_S = 1.0
+
+
+def spawn_worker(
+    name: str, home: Path, state: StackState, *, die_with_parent: bool
+) -> ProcessRecord:
+    """Start the worker `name` on the addresses of `state`; it is not ready yet."""
+    port = free_port()
+    record = process.spawn(
+        name,
+        [sys.executable, "-m", "workers", "worker", name],
+        log=home / "workers" / f"{name}.log",
+        environment=os.environ | _environment(name, home, state, port),
+        die_with_parent=die_with_parent,
+    )
+    return record.model_copy(update={"metrics_port": port})
+
+
+def wait_until_healthy(record: ProcessRecord) -> None:
+    """Return once the worker says that it works. Raises StartError."""
+    process.wait_until_ready(record, lambda: is_healthy(record), START_TIMEOUT_S)
+
+
+def is_healthy(record: ProcessRecord) -> bool:
+    """Whether the worker answers `GET /healthz` with 200."""
+    connection = HTTPConnection(LOOPBACK, record.metrics_port, timeout=HEALTH_TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def metrics_address(record: ProcessRecord) -> str:
+    """Where the worker serves `/metrics` and `/healthz`."""
+    return f"http://{LOOPBACK}:{record.metrics_port}"
+
+
+def _environment(name: str, home: Path, state: StackState, port: int) -> dict[str, str]:
+    return {
+        "ESPER_HOME": str(home),
+        "KAFKA_BOOTSTRAP_SERVERS": state.kafka_bootstrap_servers,
+        "ESPER_REDIS_URL": state.redis_url,
+        "ESPER_STORE_URL": state.store_url,
+        "ESPER_SIGNING_KEY_FILE": str(state.signing_key_file),
+        "ESPER_TRUSTED_KEY_FILE": str(state.trusted_key_file),
+        "ESPER_INSTANCE_ID": _instance_id(name, home),
+        "ESPER_METRICS_PORT": str(port),
+    }
+
+
+def _instance_id(name: str, home: Path) -> str:
+    """The same at each start, so that the group takes a restarted worker back at once.
+
+    Differs between machines and folders: two stacks on one shared broker must not fence each other.
+    """
+    return f"{name}-{socket.gethostname()}-{zlib.crc32(str(home).encode()):08x}"

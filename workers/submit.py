@@ -1,0 +1,24 @@
+"""Publishing blueprints, from wherever a process of ours does it."""
+
+from collections.abc import Iterable
+
+from esper.settings import Settings
+from topics.bus import Bus, Position
+from topics.catalog import BLUEPRINT_SUBMITTED
+from topics.models import Blueprint
+
+CONFIRM_TIMEOUT_S = 30
+
+
+def publish_blueprints(settings: Settings, blueprints: Iterable[Blueprint]) -> list[Position]:
+    """Publish blueprints and return where the broker put each, in their order.
+
+    Raises:
+        BrokerUnreachable: no broker answers.
+    """
+    bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/submit")
+    try:
+        sent = [bus.publish(BLUEPRINT_SUBMITTED, blueprint) for blueprint in blueprints]
+        return [future.result(timeout=CONFIRM_TIMEOUT_S) for future in sent]
+    finally:
+        bus.close()

@@ -1,0 +1,36 @@
+"""What a finished run comes to, as plain facts."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from workers.trainer import GrownRun
+
+Facts = dict[str, Any]
+
+
+def summary(run: GrownRun) -> Facts:
+    """Return the facts of a run, ready for JSON."""
+    return {
+        "run_id": run.run_id,
+        "steps": run.result.steps,
+        "test_accuracy": run.result.test_accuracy,
+        "params": run.result.params,
+        "seeds": [life._asdict() for life in run.ancestry.lives()],
+        "decisions": len(run.ancestry.decisions),
+        "decision_to_active_ms": spread(run.decision_to_active_ms),
+        "sealed": run.ancestry.sealed,
+        "exported": str(run.exported),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int] | None:
+    """Count, median and 90th percentile of measurements; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return {
+        "count": len(ordered),
+        "median": statistics.median(ordered),
+        "p90": ordered[int(0.9 * (len(ordered) - 1))],
+    }

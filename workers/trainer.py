@@ -1,0 +1,77 @@
+"""Training a shipped task so that it grows, and what to tell of it afterwards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import Optimizer
+
+import esper
+from esper.settings import Settings
+from esper.tasks.digits import SITES, Digits, DigitsResult, OnEpoch, train_digits
+from esper.training import Growth
+from esper.training.lineage import Ancestry
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GrownRun:
+    """A finished run that grew: its result, its record, and where the network was exported."""
+
+    run_id: str
+    result: DigitsResult
+    ancestry: Ancestry
+    exported: Path
+
+    @property
+    def decision_to_active_ms(self) -> list[float]:
+        """From each applied decision's record to its taking effect, in milliseconds."""
+        outcomes = self.ancestry.outcomes.values()
+        return [each.latency_ms for each in outcomes if each.latency_ms is not None]
+
+
+def grow_digits(
+    settings: Settings,
+    *,
+    seed: int,
+    epochs: int,
+    export_under: Path,
+    on_start: Announce,
+    on_epoch: OnEpoch,
+) -> GrownRun:
+    """Train the digits host through the public API, export it under a folder, and return the run.
+
+    Raises:
+        BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
+    """
+    # The host is far too small to share between threads, and the workers want the other core.
+    torch.set_num_threads(1)
+    growths: list[Growth] = []
+
+    def attach(model: nn.Module, optimizer: Optimizer, digits: Digits) -> Growth:
+        growth = esper.grow(
+            model,
+            optimizer,
+            sites=SITES,
+            probe=digits.probe,
+            loss_fn=F.cross_entropy,
+            run="digits",
+            seed=seed,
+            settings=settings,
+        )
+        growths.append(growth)
+        on_start(growth.run_id)
+        return growth
+
+    result = train_digits(seed, epochs, attach, on_epoch)
+    growth = growths[0]
+    return GrownRun(
+        run_id=growth.run_id,
+        result=result,
+        ancestry=growth.ancestry,
+        exported=growth.export(export_under / growth.run_id),
+    )
