@@ -23,6 +23,8 @@ check: .venv/.dev
 
 contracts: .venv/.dev
 	$(BIN)/python -m topics.asyncapi docs/contracts
+	$(BIN)/esper blueprint schema > docs/contracts/schemas/AuthoredBlueprint.json
+	$(BIN)/esper blueprint ops --markdown > docs/ops.md
 
 clean:
 	rm -rf .venv .esper build *.egg-info

@@ -1,12 +1,14 @@
-"""`python -m benchmarks NAME`: run a benchmark, list them, or render `docs/figures.md`."""
+"""`python -m benchmarks NAME`: run a benchmark, list them, or render what they say."""
 
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
+from benchmarks import figures
 from benchmarks.catalog import BENCHMARKS, measure
-from benchmarks.figures import DOCUMENT, render, result_file
+from benchmarks.figures import result_file
 from benchmarks.result import BenchmarkError, Result
 from workers.cli.output import Json, console, print_table
 
@@ -18,14 +20,17 @@ Save = Annotated[bool, typer.Option(help="Keep the result, for `figures` to rend
 def main(name: Name, json: Json = False, quick: Quick = False, save: Save = False) -> None:
     """Measure one thing and print it, as a table or as JSON.
 
-    `list` names the benchmarks, `figures` renders docs/figures.md from the results that were kept.
+    `list` names the benchmarks; `figures` renders docs/figures.md and docs/catalog.md from the
+    results that were kept.
     """
     if quick and save:
         raise typer.BadParameter("a quick result must not be kept; leave out --quick or --save")
     if name == "list":
         print_table(("name", "what"), [(each.name, each.what) for each in BENCHMARKS])
     elif name == "figures":
-        DOCUMENT.write_text(render())
+        pages = [import_module(f"benchmarks.{each.page}") for each in BENCHMARKS if each.page]
+        for page in (figures, *pages):
+            page.DOCUMENT.write_text(page.render())
     else:
         _show(measure(name, quick=quick), json=json, save=save)
 

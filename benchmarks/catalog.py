@@ -10,18 +10,32 @@ from benchmarks.result import BenchmarkError, Measured, Result
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark: `module` of this package is loaded when it runs."""
+    """A benchmark: `module` of this package is loaded when it runs.
+
+    One with a `page`, a module that renders a document of its own, is not among the figures.
+    """
 
     name: str
     module: str
     what: str
+    page: str | None = None
 
 
 BENCHMARKS = (
     Benchmark("pipeline", "pipeline", "submitted → ready, compile alone, decision → active"),
+    Benchmark("burst", "burst", "200 blueprints at three signatures each, at once"),
     Benchmark("steps", "steps", "training steps with the pipeline busy, and with it off"),
     Benchmark("dormant", "dormant", "a dormant site against the plain layer"),
     Benchmark("executor", "executor", "a kernel against the same network as a plain module"),
+    Benchmark("executor-cuda", "executor_cuda", "the same on a GPU"),
+    Benchmark("passes", "passes", "what each pass of the optimiser gains, on the CPU"),
+    Benchmark("passes-cuda", "passes_cuda", "the same on a GPU"),
+    Benchmark(
+        "catalog",
+        "catalog_table",
+        "what each shipped kernel costs beside a layer",
+        page="catalog_page",
+    ),
     Benchmark("decide", "decide", "one decision of 8 and of 10,000 arms"),
     Benchmark("bandit", "bandit", "reports through the bandit worker against a bare loop"),
     Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),

@@ -122,7 +122,7 @@ def _site(layer: nn.Module, shape: tuple[int, ...]) -> Site:
 
 def _emptied(site: Site) -> nn.Module:
     kind = site.signature.kind
-    blueprint = next(each for each in shipped() if each.kind is kind)
+    blueprint = next(each for each in shipped() if kind in each.kinds)
     plan = BlueprintCompiler().compile(blueprint, site.signature)
     site.plant(0, Seed(Kernel(plan, initial_tensors(plan), sha256="")))
     site.remove(0)

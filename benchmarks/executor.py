@@ -1,87 +1,181 @@
-"""The executor against the same network as a plain `nn.Module`: forward and backward, on the CPU.
+"""The executor against the same network as a plain `nn.Module`: forward and backward.
 
-Both run in turn on the same inputs and weights, one thread; each pair gives one ratio, so that
-what disturbs the machine disturbs both. The plain module is the source that Esper exports.
+Both run in turn on the same inputs and weights; each pair gives one ratio, so that what disturbs
+the machine disturbs both. The plain module is the source that Esper exports of the same plan.
+Modes: as it is, under autocast to bfloat16, under both forms of gradient checkpointing, and
+planted in a host that is compiled, where a kernel stays as it is (see `SeedBank`).
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from benchmarks.kernels import (
+    BATCH,
+    Case,
+    Device,
+    Step,
+    bfloat16,
+    cases,
+    check_device,
+    device_name,
+    finishing,
+    inputs_of,
+    kernel_of,
+    paired,
+    pass_of,
+    plain_of,
+)
 from benchmarks.result import RATIO, Figure, Goal, Measured, figure, ratio
 from benchmarks.threads import one_thread
-from benchmarks.timing import in_turn, scaled
-from esper.blueprint import shipped
-from esper.compiler import BlueprintCompiler, KernelOptimizer
-from esper.compiler.initialise import initial_tensors
-from esper.kernel import Kernel, Plan, to_source
-from esper.kernel.source import IMPORTS
-from topics.models import Blueprint, SiteKind, SiteSignature
+from benchmarks.timing import scaled
+from esper.compiler import KernelOptimizer
+from esper.seed.bank import Seed, SeedBank
 
 GOAL: Final = Goal(sense="at most", limit=1.00)
-BATCH: Final = 32
-PAIRS: Final = 400
-QUICK_PAIRS: Final = 30
-SHAPES: Final = {
-    SiteKind.VECTOR: ((16,), (64,), (256,)),
-    SiteKind.FEATURE_MAP: ((8, 8, 8), (16, 16, 16)),
-}
+PAIRS: Final = 300
+CASE_S: Final = 0.3
+QUICK_S: Final = 0.01
+QUICK_STRIDE: Final = 6
+
+Call = Callable[[Tensor, Tensor], Tensor]
 
 
 def run(quick: bool = False) -> Measured:
-    """Return kernel time ÷ plain time for every shipped blueprint at sites of several sizes."""
-    pairs = QUICK_PAIRS if quick else PAIRS
+    """Measure on the CPU, on one thread."""
     with one_thread():
-        cases = [
-            _case(blueprint, shape, pairs)
-            for blueprint in shipped()
-            for shape in SHAPES[blueprint.kind]
-        ]
+        return measure("cpu", quick)
+
+
+def measure(device: Device, quick: bool = False) -> Measured:
+    """Return kernel time ÷ plain time for every shipped blueprint, in each mode."""
+    check_device(device)
+    modes = {mode: [*_mode(mode, device, quick)] for mode in MODES}
+    modes["compiled"] = [*_compiled(device, quick)]
     return Measured(
-        parameters={"batch": BATCH, "pairs": pairs},
-        figures=(
-            figure(
-                "kernel-over-plain",
-                "kernel ÷ the same network as a plain nn.Module: medians of all cases below",
-                RATIO,
-                [case.median for case in cases],
-                goal=GOAL,
-            ),
-            *cases,
-        ),
+        parameters={"batch": BATCH, "most_pairs": PAIRS, "device": device_name(device)},
+        figures=(*(_over_all(mode, found) for mode, found in modes.items()), *modes["eager"]),
     )
 
 
-def _case(blueprint: Blueprint, shape: tuple[int, ...], pairs: int) -> Figure:
-    signature = SiteSignature(kind=blueprint.kind, x=shape, h=shape)
-    plan = KernelOptimizer().optimize(BlueprintCompiler().compile(blueprint, signature))
-    tensors = {name: torch.randn_like(value) for name, value in initial_tensors(plan).items()}
-    kernel, plain = Kernel(plan, tensors, sha256=""), _plain(plan)
-    plain.load_state_dict(kernel.state_dict())
-    x, h = torch.randn(BATCH, *shape), torch.randn(BATCH, *shape, requires_grad=True)
-    seconds = in_turn({"kernel": _step(kernel, x, h), "plain": _step(plain, x, h)}, rounds=pairs)
-    size = "x".join(map(str, shape))
+def _over_all(mode: str, found: list[Figure]) -> Figure:
+    return figure(
+        "kernel-over-plain" if mode == "eager" else f"kernel-over-plain-{mode}",
+        f"kernel ÷ the same network as a plain nn.Module, {WHAT[mode]}: medians of all cases",
+        RATIO,
+        [case.median for case in found],
+        goal=GOAL,
+    )
+
+
+def _mode(mode: str, device: Device, quick: bool) -> Iterator[Figure]:
+    for case in _cases(device, quick):
+        x, h = inputs_of(case.signature)
+        steps = {name: MODES[mode](module, x, h) for name, module in _sides(case).items()}
+        yield _compared(mode, case, steps, quick)
+
+
+def _cases(device: Device, quick: bool) -> list[Case]:
+    return [*cases(device, quick)][:: QUICK_STRIDE if quick else 1]
+
+
+def _sides(case: Case) -> dict[str, nn.Module]:
+    kernel = kernel_of(KernelOptimizer().optimize(case.plan()))
+    return {"kernel": kernel, "plain": plain_of(kernel)}
+
+
+def _compared(mode: str, case: Case, steps: dict[str, Step], quick: bool) -> Figure:
+    seconds = paired(steps, QUICK_S if quick else CASE_S, PAIRS)
     return ratio(
-        f"{blueprint.blueprint_id}-{size}",
-        f"{blueprint.blueprint_id} at {size}",
+        case.name if mode == "eager" else f"{case.name}-{mode}",
+        f"{case.name}, {WHAT[mode]}",
         ("kernel_ms", scaled(seconds["kernel"], 1e3)),
         ("plain_ms", scaled(seconds["plain"], 1e3)),
     )
 
 
-def _plain(plan: Plan) -> nn.Module:
-    names: dict[str, Any] = {}
-    exec(IMPORTS + to_source(plan, "Plain"), names)
-    module: nn.Module = names["Plain"]()
-    return module
+def _eager(module: nn.Module, x: Tensor, h: Tensor) -> Step:
+    return pass_of(module, tuple(module.parameters()), x, h)
 
 
-def _step(module: nn.Module, x: Tensor, h: Tensor) -> Callable[[], None]:
+def _autocast(module: nn.Module, x: Tensor, h: Tensor) -> Step:
+    device: Device = "cuda" if h.is_cuda else "cpu"
+    return pass_of(module, tuple(module.parameters()), x, h, bfloat16(device))
+
+
+def _checkpointed(module: nn.Module, x: Tensor, h: Tensor, *, reentrant: bool) -> Step:
+    call: Call = partial(checkpoint, module, use_reentrant=reentrant)
+    leaves = (h, *module.parameters())
+
+    def step() -> None:
+        # The reentrant form knows `backward` only, which adds up in `grad`.
+        torch.autograd.backward((h + call(x, h)).square().mean())
+        for leaf in leaves:
+            leaf.grad = None
+
+    return finishing(step) if h.is_cuda else step
+
+
+MODES: Final[dict[str, Callable[[nn.Module, Tensor, Tensor], Step]]] = {
+    "eager": _eager,
+    "autocast": _autocast,
+    "checkpoint": partial(_checkpointed, reentrant=False),
+    "checkpoint-reentrant": partial(_checkpointed, reentrant=True),
+}
+"""How a module's forward and backward run, by mode; `compiled` is apart, with hosts of its own."""
+
+WHAT: Final = {
+    "eager": "eager",
+    "autocast": "under autocast to bfloat16",
+    "checkpoint": "under gradient checkpointing",
+    "checkpoint-reentrant": "under reentrant gradient checkpointing",
+    "compiled": "planted in a compiled host",
+}
+
+
+class Host(nn.Module):
+    """The least host there is: what it computes comes from its seeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bank = SeedBank()
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return a loss."""
+        grown: Tensor = self.bank(x, h)
+        return grown.square().mean()
+
+
+def _compiled(device: Device, quick: bool) -> Iterator[Figure]:
+    """Yield the cases site by site: hosts are compiled once for each, and kernels come and go."""
+    by_site: dict[tuple[int, ...], list[Case]] = {}
+    for case in _cases(device, quick):
+        by_site.setdefault(case.signature.h, []).append(case)
+    for shape in by_site:
+        torch._dynamo.reset()
+        hosts = {name: Host() for name in ("kernel", "plain")}
+        calls = {name: torch.compile(host, dynamic=False) for name, host in hosts.items()}
+        for case in by_site[shape]:
+            x, h = inputs_of(case.signature)
+            steps = {}
+            for name, module in _sides(case).items():
+                hosts[name].bank.seeds["0"] = _seed(module, device)
+                steps[name] = _host_pass(calls[name], module, x, h)
+            yield _compared("compiled", case, steps, quick)
+
+
+def _seed(module: nn.Module, device: Device) -> Seed:
+    return Seed(module, alpha=0.5).to(device)  # type: ignore[arg-type]
+
+
+def _host_pass(call: Call, module: nn.Module, x: Tensor, h: Tensor) -> Step:
     wanted = (h, *module.parameters())
 
     def step() -> None:
-        torch.autograd.grad((h + module(x, h)).square().mean(), wanted)
+        torch.autograd.grad(call(x, h), wanted)
 
-    return step
+    return finishing(step) if h.is_cuda else step

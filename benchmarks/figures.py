@@ -52,7 +52,11 @@ def render() -> str:
     """
     results = kept_results()
     sections = [HEAD, _goals(results)]
-    sections += [_section(results[each.name]) for each in BENCHMARKS if each.name in results]
+    sections += [
+        _section(results[each.name])
+        for each in BENCHMARKS
+        if each.name in results and each.page is None
+    ]
     return "\n".join(sections)
 
 
@@ -61,8 +65,7 @@ def _goals(results: dict[str, Result]) -> str:
         (row.what, row.goal, _measured(row, results), _verdict(row, results), row.command)
         for row in ROWS
     ]
-    table = _table(("figure", "goal", "measured", "reached", "command"), rows)
-    return f"## Goals\n\n{table}"
+    return f"## Goals\n\n{table(('figure', 'goal', 'measured', 'reached', 'command'), rows)}"
 
 
 def _measured(row: Row, results: dict[str, Result]) -> str:
@@ -85,13 +88,13 @@ def _verdict(row: Row, results: dict[str, Result]) -> str:
 
 def _value_against_goal(figure: Figure) -> str:
     value = figure.worst if figure.goal and figure.goal.of == "worst" else figure.median
-    low, high = (_number(bound) for bound in figure.spread)
+    low, high = (number(bound) for bound in figure.spread)
     text = f"**{_with_unit(value, figure.unit)}** ({low} to {high}, n {figure.n})"
     if figure.goal is None:
         return f"{figure.what}: {text}"
     sign = {"at most": "≤", "at least": "≥"}[figure.goal.sense]
     of = "worst " if figure.goal.of == "worst" else ""
-    return f"{figure.what}: {of}{text}, goal {sign} {_number(figure.goal.limit)}"
+    return f"{figure.what}: {of}{text}, goal {sign} {number(figure.goal.limit)}"
 
 
 def _section(result: Result) -> str:
@@ -102,22 +105,24 @@ def _section(result: Result) -> str:
         (
             figure.what,
             _with_unit(figure.median, figure.unit),
-            " to ".join(_number(bound) for bound in figure.spread),
-            _number(figure.p90),
-            _number(figure.worst),
+            " to ".join(number(bound) for bound in figure.spread),
+            number(figure.p90),
+            number(figure.worst),
             str(figure.n),
-            "; ".join(f"{name} {_number(side.median)}" for name, side in figure.sides.items()),
+            "; ".join(f"{name} {number(side.median)}" for name, side in figure.sides.items()),
         )
         for figure in result.figures
     ]
     columns = ("figure", "median", "middle half", "p90", "worst", "n", "medians of both sides")
     return (
         f"## {result.name}\n\n`python -m benchmarks {result.name}` at commit {result.commit}"
-        f"{changed}; {machine}; {parameters}.\n\n{_table(columns, rows)}"
+        f"{changed}; {machine}; {parameters}.\n\n{table(columns, rows)}"
     )
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+
     def lines() -> Iterator[str]:
         yield _line(columns)
         yield _line(["---"] * len(columns))
@@ -131,8 +136,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _with_unit(value: float, unit: str) -> str:
-    return _number(value) if unit in (RATIO, "share") else f"{_number(value)} {unit}"
+    return number(value) if unit in (RATIO, "share") else f"{number(value)} {unit}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a number in as many digits as a reader needs."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -4,6 +4,14 @@ from dataclasses import dataclass
 
 NO_GPU = "measured on a machine without a GPU; seeds do not capture graphs yet either"
 
+KERNEL_OVER_PLAIN = (
+    "kernel-over-plain",
+    "kernel-over-plain-autocast",
+    "kernel-over-plain-checkpoint",
+    "kernel-over-plain-checkpoint-reentrant",
+    "kernel-over-plain-compiled",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -34,11 +42,49 @@ ROWS = (
         "(the twin, below)",
     ),
     Row(
-        "active kernel ÷ the same network as a plain `nn.Module`, eager",
+        "active kernel ÷ the same network as a plain `nn.Module`, over the catalog: eager, "
+        "autocast bf16, gradient checkpointing, compiled host",
         "≤ 1.00 on CPU",
         "executor",
-        ("kernel-over-plain",),
+        KERNEL_OVER_PLAIN,
         "the loop over the plan costs more than it saves",
+    ),
+    Row(
+        "the same on a GPU",
+        "≤ 1.00",
+        "executor-cuda",
+        KERNEL_OVER_PLAIN,
+        "the loop over the plan costs more than it saves",
+    ),
+    Row(
+        "a pass of the optimiser for CPUs, with ÷ without it, on the kernels that it changes",
+        "≤ 0.99",
+        "passes",
+        (
+            "common-float32",
+            "conv-at-one-float32",
+            "conv-as-product-float32",
+            "glu-float32",
+            "pool-by-channel-float32",
+            "depthwise-by-channel-float32",
+            "liveness-peak-bytes",
+        ),
+        "the pass does not pay",
+    ),
+    Row(
+        "the same for GPUs, eager and captured as a graph",
+        "≤ 0.99",
+        "passes-cuda",
+        (
+            "common-float32",
+            "common-bfloat16",
+            "common-captured",
+            "glu-float32",
+            "glu-bfloat16",
+            "glu-captured",
+            "liveness-peak-bytes",
+        ),
+        "the pass does not pay",
     ),
     Row(
         "host conv + 4 conv seeds on an H200, forward + backward ÷ eager sequential",
@@ -52,8 +98,9 @@ ROWS = (
         "≤ 0.15 s, and ≤ 1.3 times compile alone",
         "pipeline",
         ("submitted-to-ready", "submitted-to-ready-over-compile"),
-        "compiling takes so little that three confirmed records (blueprint, request, ready) and "
-        "two agents, at a few milliseconds each, weigh as much",
+        "building takes so little that three confirmed records (blueprint, request, ready) and "
+        "two agents, at a few milliseconds each, weigh half as much, although work begins before "
+        "the request is back",
     ),
     Row(
         "one decision, 8 arms and 10,000 arms",

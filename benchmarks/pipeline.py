@@ -1,10 +1,10 @@
 """From a submitted blueprint to a ready kernel, and from a decision to a changed network."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,15 +13,17 @@ from torch.optim import Optimizer
 import esper
 from benchmarks.result import BenchmarkError, Figure, Goal, Measured, figure, ratio
 from benchmarks.stack import Stack, local_stack
-from benchmarks.submissions import DIGITS_SITES, Submitter, new_blueprints
+from benchmarks.submissions import DIGITS_SITES, Submitter, of_one_kind, renamed
 from benchmarks.threads import one_thread
-from benchmarks.timing import scaled
 from esper.blueprint import request_for, shipped
 from esper.compiler import Built, CompileFarm
 from esper.store import KernelStore, open_store
 from esper.tasks.digits import SITES, Digits, train_digits
 from esper.training import Growth
-from topics.models import Blueprint
+from topics.bus import Record, read
+from topics.catalog import KERNEL_COMPILED
+from topics.codec import decode
+from topics.models import Blueprint, Event, KernelCompiled, KernelRequested
 from workers.submit import publish_blueprints
 
 COMPILE_TIMEOUT_S: Final = 10.0
@@ -30,18 +32,37 @@ READY_GOAL_MS: Final = 150.0
 READY_GOAL_RATIO: Final = 1.3
 ACTIVE_GOAL_MS: Final = 10.0
 MAX_RUNS: Final = 5
+QUICK_ENTRIES: Final = 2
+
+STEPS: Final = {
+    "compile-queue": "waiting for a process to compile",
+    "compile": "compile",
+    "optimize": "optimise",
+    "serialise": "initial weights and serialising",
+    "validate-queue": "waiting for a process to validate",
+    "validate": "validate and characterise",
+    "handover": "to the two processes and back",
+    "sign": "sign",
+    "store": "store",
+}
+"""The steps that a compile worker times, by their names in `KernelCompiled.timings_ms`."""
+
+E = TypeVar("E", bound=Event)
 
 
 class Amount(NamedTuple):
-    """How much is measured: submissions, and decisions out of runs of so many epochs."""
+    """How much is measured: rounds over the catalog, decisions out of runs of so many epochs.
 
-    submissions: int
+    No rounds: two entries, once.
+    """
+
+    rounds: int
     decisions: int
     epochs: int
 
 
-FULL: Final = Amount(submissions=64, decisions=60, epochs=120)
-QUICK: Final = Amount(submissions=2, decisions=1, epochs=20)
+FULL: Final = Amount(rounds=4, decisions=60, epochs=120)
+QUICK: Final = Amount(rounds=0, decisions=1, epochs=20)
 
 
 def run(quick: bool = False) -> Measured:
@@ -54,28 +75,30 @@ def measure(stack: Stack, amount: Amount) -> Measured:
     """Measure both ways on a running stack: decisions first, for which few blueprints are known."""
     publish_blueprints(stack.settings, shipped())
     decided = _decisions(stack, amount)
-    submitted = _submissions(stack, amount.submissions)
+    submitted = _submissions(stack, amount.rounds)
     return Measured(
         parameters={**amount._asdict(), "report_every_steps": 20, "compile_processes": 1},
         figures=(*submitted, *decided),
     )
 
 
-def _submissions(stack: Stack, submissions: int) -> tuple[Figure, ...]:
-    ready, alone = asyncio.run(_in_pairs(stack, WARMING_SUBMISSIONS + submissions))
-    ready_ms = scaled(ready[WARMING_SUBMISSIONS:], 1e3)
-    alone_ms = scaled(alone[WARMING_SUBMISSIONS:], 1e3)
+def _submissions(stack: Stack, rounds: int) -> tuple[Figure, ...]:
+    entries = list(of_one_kind()) if rounds else list(of_one_kind())[:QUICK_ENTRIES]
+    pairs = asyncio.run(_in_pairs(stack, entries, max(1, rounds)))
+    ready_ms = [pair.ready_s * 1e3 for pair in pairs]
+    alone_ms = [pair.alone_s * 1e3 for pair in pairs]
     return (
         figure(
             "submitted-to-ready",
-            "submitted on the topic → kernel-ready, by one clock",
+            "submitted on the topic → kernel-ready, by one clock, over the whole catalog",
             "ms",
             ready_ms,
             goal=Goal(sense="at most", limit=READY_GOAL_MS),
         ),
         figure(
             "compile-alone",
-            "the same compile work without a topic: a warm process, then the store",
+            "the same work without a topic: compile, validate and characterise in warm "
+            "processes, then store",
             "ms",
             alone_ms,
         ),
@@ -86,31 +109,63 @@ def _submissions(stack: Stack, submissions: int) -> tuple[Figure, ...]:
             ("compile_alone_ms", alone_ms),
             goal=Goal(sense="at most", limit=READY_GOAL_RATIO),
         ),
+        *_shares(stack, pairs),
     )
 
 
-async def _in_pairs(stack: Stack, pairs: int) -> tuple[list[float], list[float]]:
-    """Return seconds to ready, and seconds to build the same graph alone, pair by pair."""
-    ready: list[float] = []
-    alone: list[float] = []
-    blueprints = new_blueprints()
+def _shares(stack: Stack, pairs: Sequence["_Pair"]) -> Iterator[Figure]:
+    """Yield the share of each step in submitted → ready, as the worker timed it, and the rest."""
+    records = read(stack.settings.kafka_bootstrap_servers, KERNEL_COMPILED.name)
+    compiled = {event.kernel_id: event for event in _events(KernelCompiled, records)}
+    rest = [1.0] * len(pairs)
+    for step, what in STEPS.items():
+        share = [
+            compiled[pair.kernel_id].timings_ms.get(step, 0.0) / (pair.ready_s * 1e3)
+            for pair in pairs
+        ]
+        rest = [left - taken for left, taken in zip(rest, share, strict=True)]
+        yield figure(f"share-{step}", f"{what}, as a share of submitted → ready", "share", share)
+    yield figure("share-topics", "all the rest: the way over the topics", "share", rest)
+
+
+def _events(model: type[E], records: Iterable[Record]) -> Iterator[E]:
+    return (decode(model, record.value) for record in records)
+
+
+class _Pair(NamedTuple):
+    """One kernel, made through the topics and alone; seconds."""
+
+    kernel_id: str
+    ready_s: float
+    alone_s: float
+
+
+async def _in_pairs(stack: Stack, entries: Sequence[Blueprint], rounds: int) -> list[_Pair]:
+    """Return every entry made both ways, in turn, `rounds` times."""
+    pairs: list[_Pair] = []
     store = open_store(stack.settings.kernel_store_url)
     with (
         CompileFarm(1, COMPILE_TIMEOUT_S) as farm,
         Submitter(stack.settings, DIGITS_SITES) as submitter,
     ):
-        for _ in range(pairs):
-            # Of another name, so of another kernel id: neither side finds the other's work done.
-            submitted, built = next(blueprints), next(blueprints)
-            built = submitted.model_copy(update={"blueprint_id": built.blueprint_id})
-            ready.append(await asyncio.to_thread(submitter.ready_after_s, submitted))
-            alone.append(await _built_alone_s(farm, store, built))
-    return ready, alone
+        warming = [(f"w{i}", entry) for i, entry in enumerate(entries[:WARMING_SUBMISSIONS])]
+        work = [(str(number), entry) for number in range(rounds) for entry in entries]
+        for name, entry in (*warming, *work):
+            # Of two names, so of two kernel ids: neither side finds the other's work done.
+            submitted, built = renamed(entry, name), renamed(entry, f"{name}-alone")
+            ready_s = await asyncio.to_thread(submitter.ready_after_s, submitted)
+            alone_s = await _built_alone_s(farm, store, built)
+            pairs.append(_Pair(_request(submitted).kernel_id, ready_s, alone_s))
+    return pairs[len(warming) :]
+
+
+def _request(blueprint: Blueprint) -> KernelRequested:
+    sites = DIGITS_SITES.values()
+    return next(request_for(blueprint, site) for site in sites if site.kind in blueprint.kinds)
 
 
 async def _built_alone_s(farm: CompileFarm, store: KernelStore, blueprint: Blueprint) -> float:
-    sites = DIGITS_SITES.values()
-    request = next(request_for(blueprint, site) for site in sites if site.kind is blueprint.kind)
+    request = _request(blueprint)
     start = perf_counter()
     outcome = await farm.build(request)
     if not isinstance(outcome, Built):

@@ -134,7 +134,7 @@ def _kernels() -> Sequence[LoadableKernel]:
         )
         for site, kind in SITES.items()
         for blueprint in shipped()
-        if blueprint.kind is kind
+        if kind in blueprint.kinds
     ]
 
 

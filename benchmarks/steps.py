@@ -64,11 +64,9 @@ def two_cores() -> tuple[int, int]:
 
 def measure(stack: Stack, amount: Amount, trainer_core: int) -> Measured:
     """Measure on a running stack; that it has a core of its own is the caller's business."""
-    with (
-        Submitter(stack.settings, DIGITS_SITES) as submitter,
-        PacedTrainer(None, trainer_core) as plain,
-        PacedTrainer(stack.settings, trainer_core) as growing,
-    ):
+    # Both are made before either is waited for: what they import, they import side by side.
+    plain, growing = (PacedTrainer(each, trainer_core) for each in (None, stack.settings))
+    with Submitter(stack.settings, DIGITS_SITES) as submitter, plain, growing:
         author = _Author(submitter)
         rounds = [
             _round(plain, growing, author, amount.steps, backwards=number % 2 == 1)

@@ -18,17 +18,30 @@ READY_TIMEOUT_S = 30.0
 DIGITS_SITES: Mapping[str, SiteSignature] = {
     "conv2": SiteSignature(kind=SiteKind.FEATURE_MAP, x=(4, 4, 4), h=(8, 4, 4)),
     "fc1": SiteSignature(kind=SiteKind.VECTOR, x=(32,), h=(12,)),
+    "rows": SiteSignature(kind=SiteKind.SEQUENCE, x=(8, 16), h=(8, 16)),
 }
-"""One site of each kind, as in the digits host: a blueprint of either kind makes one kernel."""
+"""One site of each kind; the first two are those of the digits host, the third of its size."""
+
+
+def of_one_kind() -> Iterator[Blueprint]:
+    """Yield every shipped blueprint once for each kind it serves, restricted to that kind."""
+    for blueprint in shipped():
+        for kind in blueprint.kinds:
+            yield blueprint.model_copy(update={"kind": kind})
+
+
+def renamed(blueprint: Blueprint, name: object) -> Blueprint:
+    """Return a blueprint under a name of its own: never seen before, so compiled anew."""
+    return blueprint.model_copy(
+        update={"blueprint_id": f"{blueprint.blueprint_id}-{blueprint.kinds[0][:1]}{name}"}
+    )
 
 
 def new_blueprints() -> Iterator[Blueprint]:
-    """Yield the shipped blueprints over and over, each time under a new name: never seen before."""
+    """Yield the shipped blueprints over and over, each for one kind and under a new name."""
     for number in count():
-        for blueprint in shipped():
-            yield blueprint.model_copy(
-                update={"blueprint_id": f"{blueprint.blueprint_id}-{number}"}
-            )
+        for blueprint in of_one_kind():
+            yield renamed(blueprint, number)
 
 
 class Submitter:
@@ -49,32 +62,49 @@ class Submitter:
         self._bus.publish(TRAINING_RUN, closed).result(READY_TIMEOUT_S)
         self._bus.close()
 
-    def ready_after_s(self, blueprint: Blueprint) -> float:
-        """Publish a blueprint and return the seconds until the last of its kernels is ready.
+    def ready_after_s(self, *blueprints: Blueprint) -> float:
+        """Publish blueprints and return the seconds until the last of their kernels is ready.
 
-        By one clock: from the call that publishes to the arrival of the record.
+        By one clock: from the first call that publishes to the arrival of the last record.
 
         Raises:
-            BenchmarkError: they are not ready within 30 s.
+            BenchmarkError: a kernel is not ready within 30 s, or 30 s after the one before it.
         """
-        awaited = {
-            kernel_id(blueprint, signature).encode()
-            for signature in self._run.sites.values()
-            if signature.kind is blueprint.kind
-        }
+        missing, taken_s = self.await_kernels(*blueprints)
+        if missing:
+            raise BenchmarkError(
+                f"{len(missing)} kernels of {blueprints[0].blueprint_id} and others "
+                f"are not ready after {READY_TIMEOUT_S:g} s"
+            )
+        return taken_s
+
+    def await_kernels(self, *blueprints: Blueprint) -> tuple[set[bytes], float]:
+        """Publish blueprints; return the ids of kernels that never came, and seconds to the last.
+
+        A kernel is given up when none has come for 30 s.
+        """
+        awaited = {each for blueprint in blueprints for each in self.kernels_of(blueprint)}
         start = perf_counter()
-        self._bus.publish(BLUEPRINT_SUBMITTED, blueprint)
-        arrived = start
+        for blueprint in blueprints:
+            self._bus.publish(BLUEPRINT_SUBMITTED, blueprint)
+        last = start
         while awaited:
             try:
                 key, arrived = self._ready.get(timeout=READY_TIMEOUT_S)
             except queue.Empty:
-                raise BenchmarkError(
-                    f"{blueprint.blueprint_id} is not ready after {READY_TIMEOUT_S:g} s"
-                ) from None
-            if key is not None:
+                break
+            if key in awaited:
                 awaited.discard(key)
-        return arrived - start
+                last = arrived
+        return awaited, last - start
+
+    def kernels_of(self, blueprint: Blueprint) -> list[bytes]:
+        """Return the ids of the kernels that a blueprint makes at the open run's sites."""
+        return [
+            kernel_id(blueprint, signature).encode()
+            for signature in self._run.sites.values()
+            if signature.kind in blueprint.kinds
+        ]
 
     def _note(self, record: Record) -> None:
         self._ready.put((record.key, perf_counter()))

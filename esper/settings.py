@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(alias="ESPER_METRICS_PORT", ge=0, le=65535)] = 0
     compile_processes: Annotated[int, Field(alias="ESPER_COMPILE_PROCESSES", ge=1, le=64)] = 1
     compile_timeout_s: Annotated[float, Field(alias="ESPER_COMPILE_TIMEOUT_S", gt=0)] = 10.0
+    compile_cpu_s: Annotated[float, Field(alias="ESPER_COMPILE_CPU_S", gt=0)] = 5.0
+    compile_memory_mb: Annotated[int, Field(alias="ESPER_COMPILE_MEMORY_MB", ge=64)] = 2048
     session_timeout_s: Annotated[float, Field(alias="ESPER_SESSION_TIMEOUT_S", ge=6)] = 6.0
     log_format: Annotated[Literal["console", "json"], Field(alias="ESPER_LOG_FORMAT")] = "console"
 

@@ -27,7 +27,7 @@ from topics.catalog import (
 )
 from topics.codec import TYPE_PREFIX
 
-CONTRACT_VERSION = "1.0.0"
+CONTRACT_VERSION = "2.0.0"
 """Raised by hand: the minor part for a new optional field, the major part for anything else."""
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"

@@ -51,7 +51,9 @@ def decode(model: type[E], value: bytes | None) -> E:
 
 def _first_difference(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])[:MAX_WHERE] or "value"
+    path = ".".join(str(part) for part in first["loc"])[:MAX_WHERE] or "value"
+    # A key may hold what a terminal or a log acts on; `repr` writes that as escapes.
+    where = repr(path)[1:-1]
     more = error.error_count() - 1
     return f"{where}: {first['msg']}" + (f" (and {more} more)" if more else "")
 

@@ -8,12 +8,16 @@ from functools import partial
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust import EventT, StreamT
+from faust.types import TP
 
 from esper.compiler import Built, CompileFarm, Rejected
+from esper.compiler.limits import Limits
 from esper.compiler.signing import load_private, sign
+from esper.compiler.timing import MILLISECONDS, timed
 from esper.settings import Settings
 from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
 from topics.bus import Publisher, Record
+from topics.bus.reader import partition_of
 from topics.catalog import (
     BLUEPRINT_SUBMITTED,
     COMPILE_APP,
@@ -24,9 +28,17 @@ from topics.catalog import (
     Topic,
 )
 from topics.codec import child_traceparent, sha256_of, traceparent_of
-from topics.models import CompileStatus, KernelCompiled, KernelReady, KernelRequested
+from topics.models import (
+    Characterisation,
+    CompileStatus,
+    KernelCompiled,
+    KernelCost,
+    KernelReady,
+    KernelRequested,
+)
 from workers.app import is_ready, make_app, raw_topic, run
 from workers.guards import GuardedApp, process_in_order
+from workers.head_start import HeadStart
 from workers.intake import read, record_of
 from workers.metrics import (
     BUILD_SECONDS,
@@ -34,6 +46,7 @@ from workers.metrics import (
     KERNELS_COMPILED,
     REQUEST_TO_READY_SECONDS,
     STORE_RETRIES,
+    note_steps,
     served,
 )
 from workers.planner import Planner
@@ -75,13 +88,27 @@ class Compiler:
         self._key = key
         self._concurrency = concurrency
         self._announced: OrderedDict[str, KernelReady] = OrderedDict()
+        self._head_start = HeadStart(farm.build, self._comes_here)
+        self._app = app
         app.agent(raw_topic(app, KERNEL_REQUESTED.name))(self._read_requests)
+
+    def anticipate(self, request: KernelRequested) -> None:
+        """Begin on a kernel whose request is about to be published."""
+        self._head_start.begin(request)
+
+    def _comes_here(self, request: KernelRequested) -> bool:
+        """Whether a process is free, and the request will be read by this worker."""
+        if not self._farm.idle or request.kernel_id in self._announced:
+            return False
+        partition = partition_of(request.kernel_id.encode(), KERNEL_REQUESTED.partitions)
+        return TP(KERNEL_REQUESTED.name, partition) in self._app.consumer.assignment()
 
     async def _read_requests(self, stream: StreamT[bytes]) -> None:
         await process_in_order(stream, self._compile, concurrency=self._concurrency)
 
     async def _compile(self, event: EventT[bytes]) -> None:
         record = record_of(event)
+        delivery_ms = max(0.0, time.time() * MILLISECONDS - record.timestamp_ms)
         request = await read(KernelRequested, record, self._publisher)
         if request is None:
             return
@@ -90,11 +117,12 @@ class Compiler:
             await self._publish(KERNEL_READY, known, record)
             return
         with COMPILING.track_inprogress(), BUILD_SECONDS.time():
-            outcome = await self._farm.build(request)
+            outcome = await self._head_start.outcome(request)
+        timings_ms = {"delivery": delivery_ms, **outcome.timings_ms}
         if isinstance(outcome, Built):
-            await self._announce(request, outcome, record)
+            await self._announce(request, outcome, timings_ms, record)
         else:
-            await self._reject(request, outcome, record)
+            await self._reject(request, outcome, timings_ms, record)
 
     def _still_stored(self, ready: KernelReady) -> bool:
         try:
@@ -102,10 +130,13 @@ class Compiler:
         except (KernelMissing, StoreUnavailable):
             return False
 
-    async def _announce(self, request: KernelRequested, built: Built, record: Record) -> None:
-        started = time.perf_counter()
-        location = await self._put(request.kernel_id, built.artifact)
-        store_ms = (time.perf_counter() - started) * 1000
+    async def _announce(
+        self, request: KernelRequested, built: Built, timings_ms: dict[str, float], record: Record
+    ) -> None:
+        with timed(timings_ms, "sign"):
+            signature = sign(self._key, built.artifact)
+        with timed(timings_ms, "store"):
+            location = await self._put(request.kernel_id, built.artifact)
         ready = KernelReady(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
@@ -113,9 +144,10 @@ class Compiler:
             site_signature=request.site_signature,
             location=location,
             sha256=built.sha256,
-            ed25519_signature=sign(self._key, built.artifact),
+            ed25519_signature=signature,
             bytes=len(built.artifact),
             params=built.characterisation.params,
+            cost=cost_of(built.characterisation),
         )
         compiled = KernelCompiled(
             kernel_id=request.kernel_id,
@@ -124,17 +156,24 @@ class Compiler:
             site_signature=request.site_signature,
             sha256=built.sha256,
             characterisation=built.characterisation,
-            timings_ms={**built.timings_ms, "store": store_ms},
+            timings_ms=timings_ms,
         )
         await asyncio.gather(
-            self._publish(KERNEL_COMPILED, compiled, record),
             self._publish(KERNEL_READY, ready, record),
+            self._publish(KERNEL_COMPILED, compiled, record),
         )
         self._remember(ready)
         KERNELS_COMPILED.labels(CompileStatus.READY, "").inc()
+        note_steps(timings_ms)
         REQUEST_TO_READY_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
 
-    async def _reject(self, request: KernelRequested, rejected: Rejected, record: Record) -> None:
+    async def _reject(
+        self,
+        request: KernelRequested,
+        rejected: Rejected,
+        timings_ms: dict[str, float],
+        record: Record,
+    ) -> None:
         compiled = KernelCompiled(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
@@ -142,7 +181,7 @@ class Compiler:
             site_signature=request.site_signature,
             reason_code=rejected.code,
             reason=rejected.reason[:1000],
-            timings_ms=dict(rejected.timings_ms),
+            timings_ms=timings_ms,
         )
         await self._publish(KERNEL_COMPILED, compiled, record)
         KERNELS_COMPILED.labels(CompileStatus.REJECTED, rejected.code).inc()
@@ -175,6 +214,25 @@ class Compiler:
             self._announced.popitem(last=False)
 
 
+def cost_of(measured: Characterisation) -> KernelCost:
+    """Return what a kernel costs, its time and memory as multiples of the host layer's."""
+    return KernelCost(
+        flops=measured.flops,
+        latency_ratio=_over(
+            measured.forward_ms + measured.backward_ms,
+            measured.host_forward_ms,
+            measured.host_backward_ms,
+        ),
+        memory_ratio=_over(measured.peak_bytes, measured.host_peak_bytes),
+    )
+
+
+def _over(ours: float, *theirs: float | None) -> float | None:
+    """Return ours over the sum of theirs; None where one of theirs is not known."""
+    known = [each for each in theirs if each]
+    return ours / sum(known) if len(known) == len(theirs) else None
+
+
 def run_compile_worker(settings: Settings) -> int:
     """Run planner and compiler until SIGTERM; return the process's exit code.
 
@@ -194,16 +252,22 @@ def run_compile_worker(settings: Settings) -> int:
     )
     publisher = Publisher(settings.kafka_bootstrap_servers, source="/esper/worker/compile")
     topics = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED, KERNEL_COMPILED, KERNEL_READY)
-    with CompileFarm(settings.compile_processes, settings.compile_timeout_s) as farm:
-        Planner(app, publisher)
-        Compiler(
+    limits = Limits(
+        wall_s=settings.compile_timeout_s,
+        cpu_s=settings.compile_cpu_s,
+        memory_mb=settings.compile_memory_mb,
+    )
+    with CompileFarm(settings.compile_processes, limits=limits) as farm:
+        compiler = Compiler(
             app,
             publisher,
             farm,
             open_store(settings.kernel_store_url),
             key,
-            settings.compile_processes + 1,
+            # Both processes of each pair at work, and one more kernel stored or announced.
+            2 * settings.compile_processes + 1,
         )
+        Planner(app, publisher, compiler.anticipate)
         with served(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
             return run(app, topics=_expected(topics), close=publisher.stop)
 

@@ -6,7 +6,17 @@ torch or time.
 
 from esper.bandit.policy import POLICIES, Policy, policy_for
 from esper.bandit.random import uniform
+from esper.bandit.ranks import CostRanks, cost_ranks
 from esper.bandit.reward import reward_of
 from esper.bandit.statistics import ArmStatistics
 
-__all__ = ["POLICIES", "ArmStatistics", "Policy", "policy_for", "reward_of", "uniform"]
+__all__ = [
+    "POLICIES",
+    "ArmStatistics",
+    "CostRanks",
+    "Policy",
+    "cost_ranks",
+    "policy_for",
+    "reward_of",
+    "uniform",
+]

@@ -3,6 +3,7 @@
 from typing import Final
 
 from esper.blueprint.expressions import symbols_of
+from esper.blueprint.family import check_parameters, check_parameters_used
 from esper.blueprint.ops import OpSpec, op_named
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
 from topics.models import Blueprint, Node
@@ -17,7 +18,9 @@ def check(blueprint: Blueprint) -> None:
     Raises:
         BlueprintRejected: with the code and the node at fault, for the first fault in order.
     """
-    symbols = symbols_of(blueprint.kind)
+    symbols = symbols_of(*blueprint.kinds)
+    check_parameters(blueprint, symbols)
+    symbols |= blueprint.parameters.keys()
     positions = _positions(blueprint)
     for position, node in enumerate(blueprint.nodes):
         try:
@@ -27,6 +30,7 @@ def check(blueprint: Blueprint) -> None:
         except BlueprintRejected as rejection:
             raise rejection.at(f"node {node.id!r}") from None
     _check_output(blueprint, positions)
+    check_parameters_used(blueprint)
 
 
 def _positions(blueprint: Blueprint) -> dict[str, int]:
@@ -45,10 +49,10 @@ def _positions(blueprint: Blueprint) -> dict[str, int]:
 
 
 def _check_references(node: Node, position: int, positions: dict[str, int], spec: OpSpec) -> None:
-    if len(node.inputs) != spec.arity:
+    if not spec.fewest <= len(node.inputs) <= spec.most:
         raise BlueprintRejected(
             RejectionCode.WRONG_ARITY,
-            f"{node.op} takes {spec.arity} inputs, not {len(node.inputs)}",
+            f"{node.op} takes {spec.inputs}, not {len(node.inputs)}",
         )
     for name in node.inputs:
         if name in INPUTS:

@@ -5,11 +5,12 @@
     factor  := NUMBER | SYMBOL | "(" sum ")" | ("min" | "max") "(" sum ("," sum)+ ")"
 
 There is no power, no sign, no call but min and max, and every intermediate value is bounded, so
-that no expression costs more than its 64 characters.
+that no expression costs more than its 64 characters. A symbol is a size of the site, or a named
+parameter of the blueprint.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import reduce
 from typing import Final
@@ -22,12 +23,16 @@ MAX_DEPTH: Final = 16
 MAX_SIZE: Final = 1 << 20
 MAX_INTERMEDIATE: Final = 1 << 40
 
+FUNCTIONS: Final = ("min", "max")
+
 _DIMENSIONS: Final[Mapping[SiteKind, tuple[str, ...]]] = {
     SiteKind.VECTOR: ("D",),
     SiteKind.SEQUENCE: ("T", "D"),
     SiteKind.FEATURE_MAP: ("C", "H", "W"),
 }
-_TOKEN: Final = re.compile(r"\s*([0-9]+|[A-Za-z]+|//|[-+*(),])")
+_TOKEN: Final = re.compile(r"\s*([0-9]+|[A-Za-z][A-Za-z0-9_]*|//|[-+*(),])")
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A size of the site, by name."""
+    """A size of the site, or a parameter, by name."""
 
     name: str
 
@@ -55,10 +60,10 @@ class Apply:
 Expression = Number | Symbol | Apply
 
 
-def symbols_of(kind: SiteKind) -> frozenset[str]:
-    """Return the symbols of a kind: the sizes of `h` (`C`), and of `x` with suffix x (`Cx`)."""
-    names = _DIMENSIONS[kind]
-    return frozenset(names) | frozenset(f"{name}x" for name in names)
+def symbols_of(*kinds: SiteKind) -> frozenset[str]:
+    """Return the symbols that kinds share: the sizes of `h` (`C`) and of `x` (`Cx`)."""
+    names = frozenset.intersection(*(frozenset(_DIMENSIONS[kind]) for kind in kinds))
+    return names | frozenset(f"{name}x" for name in names)
 
 
 def sizes_of(signature: SiteSignature) -> dict[str, int]:
@@ -79,7 +84,7 @@ def sizes_of(signature: SiteSignature) -> dict[str, int]:
     return of_h | of_x
 
 
-def parse(text: str, symbols: frozenset[str]) -> Expression:
+def parse(text: str, symbols: Set[str]) -> Expression:
     """Return the tree of an expression.
 
     Raises:
@@ -93,6 +98,20 @@ def parse(text: str, symbols: frozenset[str]) -> Expression:
     if parser.peek() is not None:
         raise _bad(text, f"goes on with {parser.peek()!r} where it should end")
     return tree
+
+
+def names_in(text: str) -> frozenset[str]:
+    """Return the words of an expression, whatever its grammar makes of them."""
+    return frozenset(_NAME.findall(text))
+
+
+def is_constant(expression: Expression) -> bool:
+    """Whether an expression has the same value at every site."""
+    match expression:
+        case Apply(_, operands):
+            return all(map(is_constant, operands))
+        case _:
+            return isinstance(expression, Number)
 
 
 def evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:
@@ -117,7 +136,7 @@ def size(text: str, sizes: Mapping[str, int]) -> int:
     Raises:
         BlueprintRejected: the expression is malformed, or its value is no such number.
     """
-    value = evaluate(parse(text, frozenset(sizes)), sizes)
+    value = evaluate(parse(text, sizes.keys()), sizes)
     if not 1 <= value <= MAX_SIZE:
         raise BlueprintRejected(
             RejectionCode.BAD_SIZE, f"{text!r} is {value} here; a size is from 1 to {MAX_SIZE}"
@@ -156,7 +175,7 @@ _OPERATORS: Final[Mapping[str, Callable[[int, int], int]]] = {
 class _Parser:
     """Recursive descent over the tokens of one expression."""
 
-    def __init__(self, text: str, symbols: frozenset[str]) -> None:
+    def __init__(self, text: str, symbols: Set[str]) -> None:
         self._text = text
         self._symbols = symbols
         self._tokens = self._tokenise()
@@ -190,12 +209,13 @@ class _Parser:
             tree = self.sum(depth + 1)
             self._expect(")")
             return tree
-        if token in ("min", "max"):
+        if token in FUNCTIONS:
             return self._call(token, depth)
         if token in self._symbols:
             return Symbol(token)
         known = ", ".join(sorted(self._symbols))
-        raise _bad(self._text, f"has {token!r} where a number or one of {known} should be")
+        wanted = f"a number or one of {known}" if known else "a number, for want of common sizes,"
+        raise _bad(self._text, f"has {token!r} where {wanted} should be")
 
     def _call(self, function: str, depth: int) -> Expression:
         self._expect("(")

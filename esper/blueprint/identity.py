@@ -7,7 +7,7 @@ import orjson
 from topics.codec import digest, sha256_of
 from topics.models import Blueprint, KernelRequested, SiteSignature
 
-COMPILER_VERSION: Final = 1
+COMPILER_VERSION: Final = 2
 """Raised whenever the same blueprint and signature would give other bytes than before."""
 
 

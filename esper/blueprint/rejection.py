@@ -12,6 +12,7 @@ class RejectionCode(StrEnum):
     UNKNOWN_ARGUMENT = "unknown-argument"
     MISSING_ARGUMENT = "missing-argument"
     BAD_ARGUMENT = "bad-argument"
+    BAD_PARAMETER = "bad-parameter"
     BAD_EXPRESSION = "bad-expression"
     RESERVED_NAME = "reserved-name"
     DUPLICATE_NODE = "duplicate-node"
@@ -27,6 +28,7 @@ class RejectionCode(StrEnum):
     OUTPUT_SHAPE = "output-shape"
     TOO_MANY_PARAMETERS = "too-many-parameters"
     TOO_MANY_ACTIVATIONS = "too-many-activations"
+    TOO_MANY_FLOPS = "too-many-flops"
     # The finished bytes, as the validator ran them.
     NOT_LOADABLE = "not-loadable"
     NOT_RUNNABLE = "not-runnable"
@@ -36,8 +38,11 @@ class RejectionCode(StrEnum):
     NO_GRADIENT = "no-gradient"
     NOT_DETERMINISTIC = "not-deterministic"
     BATCH_DEPENDENT = "batch-dependent"
+    STATE_NOT_KEPT = "state-not-kept"
+    INPUT_CHANGED = "input-changed"
     # The process that compiled.
     TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out-of-memory"
     CRASHED = "crashed"
 
 

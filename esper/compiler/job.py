@@ -1,28 +1,46 @@
-"""What a compiling process runs: bytes of a request in, bytes of an outcome out.
+"""What the processes of the farm run: bytes of a request or an artifact in, of an outcome out.
 
 A spawned process imports this module before it can do anything else, so nothing heavy is
-imported here; `warm` loads it, before the first job.
+imported here; the warming functions load it, before the first job.
 """
 
 import os
 import threading
+from collections.abc import Iterator
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
-from typing import Final
 
-KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-"""All that a compiling process keeps of its parent's environment: nothing that is a secret."""
+from esper.compiler.limits import Limits, bound_cpu, bound_memory, seal
+from topics.models import KernelRequested, SiteKind, SiteSignature
+
+SMALL_SITES = tuple(
+    SiteSignature(kind=kind, x=shape, h=shape)
+    for kind, shape in (
+        (SiteKind.VECTOR, (8,)),
+        (SiteKind.SEQUENCE, (4, 8)),
+        (SiteKind.FEATURE_MAP, (8, 4, 4)),
+    )
+)
 
 
-def warm() -> None:
-    """Prepare this process: drop secrets, tie it to its parent, and build a kernel of each kind."""
-    _forget_environment()
-    _end_with_parent()
-    import torch
+def warm_compiler(limits: Limits) -> None:
+    """Prepare a process for `compile_request`: compile every shipped blueprint, then seal it."""
+    _begin()
+    from esper.compiler.build import compile_kernel
 
-    torch.set_num_threads(1)
+    for request in _samples():
+        compile_kernel(request)
+    _end(limits)
+
+
+def warm_validator(limits: Limits) -> None:
+    """Prepare a process for `validate_artifact`: run every shipped blueprint, then seal it."""
+    _begin()
+    from esper.compiler.build import build
+
     for request in _samples():
         build(request)
+    _end(limits)
 
 
 def ready() -> int:
@@ -30,31 +48,46 @@ def ready() -> int:
     return os.getpid()
 
 
-def build(request: bytes) -> bytes:
-    """Return the bytes of the outcome (`esper.compiler.outcome`) of a `KernelRequested`."""
-    from esper.compiler.build import build as build_kernel
+def compile_request(request: bytes, cpu_s: float) -> bytes:
+    """Return the bytes of `Compiled` or `Rejected` for a `KernelRequested`."""
+    bound_cpu(cpu_s)
+    from esper.compiler.build import compile_kernel
     from esper.compiler.outcome import to_bytes
     from topics.codec import decode
-    from topics.models import KernelRequested
 
-    return to_bytes(build_kernel(decode(KernelRequested, request)))
+    return to_bytes(compile_kernel(decode(KernelRequested, request)))
 
 
-def _samples() -> tuple[bytes, ...]:
-    """Return a request for every shipped blueprint at a small site: what torch loads lazily."""
+def validate_artifact(artifact: bytes, cpu_s: float) -> bytes:
+    """Return the bytes of `Validated` or `Rejected` for an artifact."""
+    bound_cpu(cpu_s)
+    from esper.compiler.build import validate_kernel
+    from esper.compiler.outcome import to_bytes
+
+    return to_bytes(validate_kernel(artifact))
+
+
+def _begin() -> None:
+    _end_with_parent()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _end(limits: Limits) -> None:
+    seal()
+    bound_memory(limits.memory_mb)
+
+
+def _samples() -> Iterator[KernelRequested]:
+    """Yield every shipped blueprint at small sites: what torch loads lazily, it loads for these."""
     from esper.blueprint.catalog import shipped
     from esper.blueprint.identity import request_for
-    from topics.codec import encode
-    from topics.models import SiteKind, SiteSignature
 
-    shapes = {SiteKind.VECTOR: (8,), SiteKind.SEQUENCE: (4, 8), SiteKind.FEATURE_MAP: (8, 4, 4)}
-    sites = {kind: SiteSignature(kind=kind, x=shape, h=shape) for kind, shape in shapes.items()}
-    return tuple(encode(request_for(blueprint, sites[blueprint.kind])) for blueprint in shipped())
-
-
-def _forget_environment() -> None:
-    for name in set(os.environ).difference(KEPT_ENVIRONMENT):
-        del os.environ[name]
+    for blueprint in shipped():
+        for site in SMALL_SITES:
+            if site.kind in blueprint.kinds:
+                yield request_for(blueprint, site)
 
 
 def _end_with_parent() -> None:

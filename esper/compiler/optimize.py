@@ -1,26 +1,28 @@
-"""Passes over a plan. Each keeps results, gradients and parameters as they are."""
+"""The optimiser: the passes that pay on the plan's device, then an end for every value."""
 
-from esper.kernel.plan import FIRST_STEP_SLOT, Plan
+from esper.compiler.passes import PASSES, Pass
+from esper.compiler.passes.liveness import free_early
+from esper.kernel.plan import Plan
+from esper.kernel.refusal import ArtifactRefused
 
 
 class KernelOptimizer:
     """Improves plans; pure, so that equal plans stay equal."""
 
     def optimize(self, plan: Plan) -> Plan:
-        """Return the plan with each step's value freed after the last step that reads it."""
-        last_reader = {
-            slot: position for position, step in enumerate(plan.steps) for slot in step.inputs
-        }
-        steps = tuple(
-            step.model_copy(
-                update={
-                    "frees": tuple(
-                        slot
-                        for slot in sorted(set(step.inputs))
-                        if slot >= FIRST_STEP_SLOT and last_reader[slot] == position
-                    )
-                }
-            )
-            for position, step in enumerate(plan.steps)
-        )
-        return Plan(kernel_id=plan.kernel_id, signature=plan.signature, steps=steps)
+        """Return a plan of the same parameters that computes the same, up to rounding, faster.
+
+        Each value is freed after the last step that reads it.
+        """
+        for each in PASSES:
+            if plan.signature.device in each.devices:
+                plan = _improved(plan, each)
+        return free_early(plan)
+
+
+def _improved(plan: Plan, each: Pass) -> Plan:
+    """Return the plan after a pass, or as it is where the pass would lead it over a limit."""
+    try:
+        return each.run(plan)
+    except ArtifactRefused:
+        return plan

@@ -1,4 +1,4 @@
-"""How one attempt to build a kernel ended, and its bytes between a compiling process and ours.
+"""How an attempt to build a kernel ended, and what its two steps hand to each other as bytes.
 
 The bytes are one line of JSON and then the artifact, so that what comes back from a process
 that ran a stranger's blueprint is data.
@@ -13,14 +13,21 @@ from esper.blueprint.rejection import RejectionCode
 from topics.models import Characterisation
 
 TimingsMs = Mapping[str, float]
-"""Milliseconds by step: compile, optimize, serialise, validate."""
+"""Milliseconds by step; `a.b` is a part of `a`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A kernel: its bytes as validated, their SHA-256, and what was measured."""
+class Compiled:
+    """The bytes of a kernel that nobody has run yet."""
 
     artifact: bytes
+    timings_ms: TimingsMs
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """What was measured on bytes that keep every promise of a kernel, and their SHA-256."""
+
     sha256: str
     characterisation: Characterisation
     timings_ms: TimingsMs
@@ -35,24 +42,35 @@ class Rejected:
     timings_ms: TimingsMs = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A kernel: its bytes as validated, their SHA-256, and what was measured."""
+
+    artifact: bytes
+    sha256: str
+    characterisation: Characterisation
+    timings_ms: TimingsMs
+
+
 Outcome = Built | Rejected
+StepOutcome = Compiled | Validated | Rejected
 
 
-def to_bytes(outcome: Outcome) -> bytes:
-    """Return an outcome as bytes."""
+def to_bytes(outcome: StepOutcome) -> bytes:
+    """Return the outcome of a step as bytes."""
+    artifact = b""
+    header: dict[str, object] = {"timings_ms": outcome.timings_ms}
     match outcome:
-        case Built(artifact, sha256, characterisation, timings_ms):
-            header: dict[str, object] = {
-                "sha256": sha256,
-                "characterisation": characterisation.model_dump(),
-                "timings_ms": timings_ms,
-            }
-        case Rejected(code, reason, timings_ms):
-            header, artifact = {"code": code, "reason": reason, "timings_ms": timings_ms}, b""
+        case Compiled(artifact=artifact):
+            pass
+        case Validated(sha256, characterisation):
+            header |= {"sha256": sha256, "characterisation": characterisation.model_dump()}
+        case Rejected(code, reason):
+            header |= {"code": code, "reason": reason}
     return orjson.dumps(header) + b"\n" + artifact
 
 
-def from_bytes(value: bytes) -> Outcome:
+def from_bytes(value: bytes) -> StepOutcome:
     """Return the outcome that `to_bytes` wrote.
 
     Raises:
@@ -60,7 +78,16 @@ def from_bytes(value: bytes) -> Outcome:
     """
     line, _, artifact = value.partition(b"\n")
     header = orjson.loads(line)
+    timings_ms = header["timings_ms"]
     if "code" in header:
-        return Rejected(RejectionCode(header["code"]), header["reason"], header["timings_ms"])
-    measured = Characterisation.model_validate(header["characterisation"])
-    return Built(artifact, header["sha256"], measured, header["timings_ms"])
+        return Rejected(RejectionCode(header["code"]), header["reason"], timings_ms)
+    if "sha256" in header:
+        measured = Characterisation.model_validate(header["characterisation"])
+        return Validated(header["sha256"], measured, timings_ms)
+    return Compiled(artifact, timings_ms)
+
+
+def built(compiled: Compiled, validated: Validated, waits_ms: TimingsMs) -> Built:
+    """Return the kernel that two steps made, with the timings of both and of the ways between."""
+    timings_ms = {**compiled.timings_ms, **validated.timings_ms, **waits_ms}
+    return Built(compiled.artifact, validated.sha256, validated.characterisation, timings_ms)

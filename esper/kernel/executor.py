@@ -1,14 +1,14 @@
 """The executor: a plan and its weights as a trainable module."""
 
 import keyword
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, Final
 
 from torch import Tensor, nn
 
 from esper.blueprint.ops import Run
-from esper.kernel.plan import FIRST_STEP_SLOT, Plan
+from esper.kernel.plan import FIRST_STEP_SLOT, Plan, Step, StepLayout
 
 _TAKEN: Final = frozenset(
     {
@@ -46,7 +46,7 @@ class Kernel(nn.Module):
         self.params = sum(prod(parameter.shape) for parameter in plan.parameters.values())
         self._blank = (None,) * len(plan.steps)
         self._addresses = self._register(tensors)
-        self._program = _program(plan)
+        self._program, self._training_program = _programs(plan)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the value of the last step; shapes (B, *x) and (B, *h) to (B, *h)."""
@@ -55,12 +55,24 @@ class Kernel(nn.Module):
         parameters = [modules[node]._parameters[name] for node, name in self._addresses]
         values: list[Any] = [x, h, *self._blank, *parameters]
         read = values.__getitem__
-        for slot, run, wanted, frees in self._program:
+        program = self._training_program if self.training else self._program
+        for slot, run, wanted, frees in program:
             values[slot] = run(*map(read, wanted))
             for freed in frees:
                 values[freed] = None
         result: Tensor = values[slot]
         return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle keeps: the plan as its JSON, and no functions."""
+        functions = {"_program": None, "_training_program": None}
+        return {**self.__dict__, **functions, "plan": self.plan.to_json()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore from `__getstate__`; the programs are made anew from the plan."""
+        plan = Plan.from_json(state["plan"])
+        super().__setstate__({**state, "plan": plan})  # type: ignore[no-untyped-call]
+        self._program, self._training_program = _programs(plan)
 
     def _register(self, tensors: Mapping[str, Tensor]) -> tuple[tuple[str, str], ...]:
         addresses = []
@@ -76,20 +88,37 @@ class Kernel(nn.Module):
 
 
 _Instruction = tuple[int, Run, tuple[int, ...], tuple[int, ...]]
+_Program = tuple[_Instruction, ...]
 
 
-def _program(plan: Plan) -> tuple[_Instruction, ...]:
+def _programs(plan: Plan) -> tuple[_Program, _Program]:
+    """Return what runs in evaluation and in training: one program, unless an op has two faces."""
+    evaluating = tuple(layout.spec.run(step.args) for step, layout in _laid_out(plan))
+    if all(layout.spec.run_training is None for layout in plan.layout):
+        program = _program(plan, evaluating)
+        return program, program
+    training = tuple(
+        (layout.spec.run_training or layout.spec.run)(step.args) for step, layout in _laid_out(plan)
+    )
+    return _program(plan, evaluating), _program(plan, training)
+
+
+def _laid_out(plan: Plan) -> Iterator[tuple[Step, StepLayout]]:
+    return zip(plan.steps, plan.layout, strict=True)
+
+
+def _program(plan: Plan, runs: tuple[Run, ...]) -> _Program:
     """Return each step as (slot to fill, function, positions of its operands, slots to free).
 
     Operands are positions among the slots followed by all parameters in order.
     """
     program = []
     next_parameter = FIRST_STEP_SLOT + len(plan.steps)
-    for slot, (step, layout) in enumerate(
-        zip(plan.steps, plan.layout, strict=True), start=FIRST_STEP_SLOT
+    for slot, ((step, layout), run) in enumerate(
+        zip(_laid_out(plan), runs, strict=True), start=FIRST_STEP_SLOT
     ):
         end = next_parameter + len(layout.parameters)
         operands = (*step.inputs, *range(next_parameter, end))
-        program.append((slot, layout.spec.run(step.args), operands, step.frees))
+        program.append((slot, run, operands, step.frees))
         next_parameter = end
     return tuple(program)

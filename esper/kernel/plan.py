@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from esper.blueprint.expressions import sizes_of
 from esper.blueprint.ops import OpSpec, ParameterSpec, Shape, op_named
 from esper.blueprint.rejection import BlueprintRejected
+from esper.blueprint.resolve import MAX_ACTIVATIONS, MAX_FLOPS, MAX_PARAMETERS
 from esper.kernel.refusal import ArtifactRefused
 from topics.codec import encode
 from topics.models import Sha256, SiteSignature
@@ -24,16 +25,13 @@ from topics.models import Sha256, SiteSignature
 MAX_STEPS: Final = 130
 """The nodes a blueprint may have, and what a compiler may append to them."""
 
-MAX_PARAMETERS: Final = 5_000_000
-MAX_ACTIVATIONS: Final = 1 << 25
-"""Elements of all steps' values together, for one sample."""
-
 MAX_PLAN_BYTES: Final = 1 << 17
 FIRST_STEP_SLOT: Final = 2
 
 _NODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 Slot = Annotated[int, Field(ge=0, lt=MAX_STEPS + FIRST_STEP_SLOT)]
+Argument = int | float | bool | Annotated[tuple[int, ...], Field(max_length=8)]
 
 
 class Step(BaseModel):
@@ -44,18 +42,20 @@ class Step(BaseModel):
     node: str
     op: str
     inputs: Annotated[tuple[Slot, ...], Field(min_length=1, max_length=8)]
-    args: Annotated[dict[str, int | bool], Field(max_length=16)] = {}
+    args: Annotated[dict[str, Argument], Field(max_length=16)] = {}
     frees: Annotated[tuple[Slot, ...], Field(max_length=8)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """What the table of ops makes of a step: shapes of one sample, and its parameters."""
+    """What the table of ops makes of a step: shapes and costs of one sample, its parameters."""
 
     spec: OpSpec
     inputs: tuple[Shape, ...]
     output: Shape
     parameters: tuple[ParameterSpec, ...]
+    flops: int
+    memory: int
 
 
 class Plan(BaseModel):
@@ -92,6 +92,11 @@ class Plan(BaseModel):
         """Count of learnable numbers."""
         return sum(prod(parameter.shape) for parameter in self.parameters.values())
 
+    @property
+    def flops(self) -> int:
+        """FLOPs of one sample, forward."""
+        return sum(step.flops for step in self.layout)
+
     @model_validator(mode="after")
     def _holds(self) -> "Plan":
         _check_slots(self.steps)
@@ -104,6 +109,8 @@ class Plan(BaseModel):
             raise ArtifactRefused(f"{self.params} parameters; at most {MAX_PARAMETERS}")
         if (elements := activations(self.layout)) > MAX_ACTIVATIONS:
             raise ArtifactRefused(f"{elements} activations a sample; at most {MAX_ACTIVATIONS}")
+        if self.flops > MAX_FLOPS:
+            raise ArtifactRefused(f"{self.flops} FLOPs a sample; at most {MAX_FLOPS}")
         return self
 
     def to_json(self) -> bytes:
@@ -131,8 +138,8 @@ class Plan(BaseModel):
 
 
 def activations(layout: Sequence[StepLayout]) -> int:
-    """Return the elements of all steps' values together, for one sample."""
-    return sum(prod(step.output) for step in layout)
+    """Return the elements that all steps together allocate for one sample."""
+    return sum(step.memory for step in layout)
 
 
 def _lay_out(signature: SiteSignature, steps: Sequence[Step]) -> tuple[StepLayout, ...]:
@@ -156,9 +163,9 @@ def _check_rank(signature: SiteSignature) -> None:
 
 
 def _lay_out_step(step: Step, shapes: Sequence[Shape]) -> StepLayout:
-    spec = op_named(step.op)
-    if len(step.inputs) != spec.arity:
-        raise ArtifactRefused(f"step {step.node!r}: {step.op} takes {spec.arity} inputs")
+    spec = op_named(step.op, internal=True)
+    if not spec.fewest <= len(step.inputs) <= spec.most:
+        raise ArtifactRefused(f"step {step.node!r}: {step.op} takes {spec.inputs}")
     if step.args.keys() != spec.arguments.keys():
         raise ArtifactRefused(
             f"step {step.node!r}: arguments {sorted(step.args)}; "
@@ -171,7 +178,12 @@ def _lay_out_step(step: Step, shapes: Sequence[Shape]) -> StepLayout:
         raise ArtifactRefused(f"step {step.node!r} reads slot {max(step.inputs)} before it exists")
     inputs = tuple(shapes[slot] for slot in step.inputs)
     return StepLayout(
-        spec, inputs, spec.shape(inputs, step.args), spec.parameters(inputs, step.args)
+        spec=spec,
+        inputs=inputs,
+        output=spec.shape(inputs, step.args),
+        parameters=spec.parameters(inputs, step.args),
+        flops=spec.flops(inputs, step.args),
+        memory=spec.memory(inputs, step.args),
     )
 
 

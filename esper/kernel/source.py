@@ -39,7 +39,7 @@ def to_source(plan: Plan, class_name: str) -> str:
 def _layers(plan: Plan) -> Iterator[str]:
     for step, layout in zip(plan.steps, plan.layout, strict=True):
         if (layer := layout.spec.source.layer) is not None:
-            yield f"self.{attribute_of(step.node)} = {layer(layout.inputs[0], step.args)}"
+            yield f"self.{attribute_of(step.node)} = {layer(layout.inputs, step.args)}"
 
 
 def _statements(plan: Plan) -> Iterator[str]:
@@ -52,4 +52,5 @@ def _statements(plan: Plan) -> Iterator[str]:
 
 def _call(step: Step, layout: StepLayout, values: list[str]) -> str:
     operands = [values[slot] for slot in step.inputs]
-    return layout.spec.source.call.format(*operands, layer=f"self.{attribute_of(step.node)}")
+    layer = f"self.{attribute_of(step.node)}"
+    return layout.spec.source.written(layout.inputs, step.args, operands, layer)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from esper.kernel import Kernel
 
@@ -55,7 +56,19 @@ class SeedBank(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Return `h` plus what every seed adds; `x` is the input of the site's layer."""
+        if torch.compiler.is_compiling():
+            return _apart(self, x, h)
+        return self.grown(x, h)
+
+    def grown(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return what `forward` does, as a host that is being compiled may not see it."""
         y = h
         for seed in self.seeds.values():
             y = y + seed(x, h)
         return y
+
+
+# A compiled host calls the bank as it is: were kernels compiled into it, each that comes or goes
+# would compile the host anew, seconds on the training thread, and the ninth for the last time.
+# torch's own form of `torch.compiler.disable` that loads its compiler only where it is used.
+_apart = _disable_dynamo(SeedBank.grown)

@@ -133,6 +133,7 @@ class Inbox:
                         blueprint_id=ready.blueprint_id,
                         category=ready.category,
                         params=ready.params,
+                        cost=ready.cost,
                     )
                 )
 

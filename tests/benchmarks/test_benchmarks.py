@@ -7,7 +7,19 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from benchmarks import bandit, catalog, decide, dormant, executor, grow_step, pipeline, steps
+from benchmarks import (
+    bandit,
+    burst,
+    catalog,
+    catalog_table,
+    decide,
+    dormant,
+    executor,
+    grow_step,
+    passes,
+    pipeline,
+    steps,
+)
 from benchmarks.goals import ROWS
 from benchmarks.paced_trainer import RUN
 from benchmarks.report_load import Load
@@ -46,7 +58,13 @@ def check(name: str, measured: Measured) -> None:
 
 @pytest.mark.parametrize(
     ("name", "run"),
-    [("dormant", dormant.run), ("executor", executor.run), ("decide", decide.run)],
+    [
+        ("catalog", catalog_table.run),
+        ("dormant", dormant.run),
+        ("executor", executor.run),
+        ("passes", passes.run),
+        ("decide", decide.run),
+    ],
 )
 def test_a_benchmark_of_one_process_runs(name: str, run: Callable[[bool], Measured]) -> None:
     check(name, run(True))
@@ -61,7 +79,15 @@ def test_pipeline_runs(stack: Stack) -> None:
 
     check("pipeline", measured)
     submitted = {figure.key: figure for figure in measured.figures}["submitted-to-ready"]
-    assert submitted.n == pipeline.QUICK.submissions
+    assert submitted.n == pipeline.QUICK_ENTRIES
+
+
+def test_burst_runs_and_loses_nothing(stack: Stack) -> None:
+    measured = burst.measure(stack, burst.QUICK)
+
+    check("burst", measured)
+    lost = {figure.key: figure for figure in measured.figures}["kernels-lost"]
+    assert lost.worst == 0
 
 
 def test_steps_run(stack: Stack) -> None:
@@ -101,5 +127,5 @@ def test_the_load_of_the_bandit_leads_to_one_decision_in_twenty_reports() -> Non
 
 
 def test_an_unknown_benchmark_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(BenchmarkError, match="no benchmark 'speed'; there are pipeline, steps"):
+    with pytest.raises(BenchmarkError, match="no benchmark 'speed'; there are pipeline, burst"):
         catalog.measure("speed")

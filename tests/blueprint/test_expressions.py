@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.blueprint.expressions import MAX_SIZE, parse, size, sizes_of, symbols_of
+from esper.blueprint.expressions import MAX_LENGTH, MAX_SIZE, parse, size, sizes_of, symbols_of
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
 from topics.models import SiteKind, SiteSignature
 
@@ -60,6 +60,8 @@ def test_an_expression_has_its_arithmetic_value(text: str, value: int) -> None:
         "lambda:0",
         "C;H",
         "C\nH",
+        "_C",
+        "C_",
         "C\x00",
         "٣",
         "C" + "+C" * 32,
@@ -84,6 +86,29 @@ def test_a_value_beyond_the_bound_on_the_way_is_refused_even_if_the_end_is_small
         size("99999999*99999999*99999999//99999999", SIZES)
 
 
+def combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Expressions made of two others."""
+    infix = st.builds("({}{}{})".format, inner, st.sampled_from(("+", "-", "*", "//")), inner)
+    return infix | st.builds("{}({}, {})".format, st.sampled_from(("min", "max")), inner, inner)
+
+
+@given(
+    st.recursive(
+        st.sampled_from(sorted(SIZES)) | st.integers(0, 99).map(str), combined, max_leaves=8
+    )
+)
+def test_an_expression_means_what_it_means_in_python(text: str) -> None:
+    try:
+        wanted = eval(text, {"min": min, "max": max}, dict(SIZES))
+    except ZeroDivisionError:
+        wanted = 0
+    if 1 <= wanted <= MAX_SIZE and len(text) <= MAX_LENGTH:
+        assert size(text, SIZES) == wanted
+    else:
+        with pytest.raises(BlueprintRejected):
+            size(text, SIZES)
+
+
 @given(st.text(alphabet="CHWx0123456789+-*/(), minax", max_size=64))
 def test_any_text_is_a_size_or_a_rejection(text: str) -> None:
     try:
@@ -105,6 +130,15 @@ def test_each_kind_of_site_has_the_symbols_of_its_shapes() -> None:
     assert symbols_of(SiteKind.VECTOR) == {"D", "Dx"}
     assert symbols_of(SiteKind.SEQUENCE) == {"T", "D", "Tx", "Dx"}
     assert symbols_of(SiteKind.FEATURE_MAP) == {"C", "H", "W", "Cx", "Hx", "Wx"}
+
+
+def test_kinds_together_have_the_symbols_that_all_of_them_have() -> None:
+    assert symbols_of(SiteKind.VECTOR, SiteKind.SEQUENCE) == {"D", "Dx"}
+    assert symbols_of(SiteKind.VECTOR, SiteKind.FEATURE_MAP) == set()
+
+
+def test_named_parameters_are_symbols_too() -> None:
+    assert size("max(head_2*heads, C)//2", SIZES | {"heads": 8, "head_2": 16}) == 64
 
 
 def test_symbols_stand_for_the_sizes_of_h_and_those_with_x_for_the_sizes_of_x() -> None:

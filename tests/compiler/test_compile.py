@@ -32,7 +32,14 @@ def refusal(*nodes: Node, site: SiteSignature = SITE) -> BlueprintRejected:
 
 def test_symbols_and_defaults_become_numbers() -> None:
     (step,) = compiled(node("mix", "conv2d", "x", out="max(2, C//Cx)")).steps
-    assert step.args == {"out": 8, "kernel": 3, "groups": 1, "dilation": 1, "bias": True}
+    assert step.args == {
+        "out": 8,
+        "kernel": 3,
+        "groups": 1,
+        "dilation": 1,
+        "stride": 1,
+        "bias": True,
+    }
 
 
 def test_a_plan_carries_the_id_of_its_blueprint_at_its_site() -> None:

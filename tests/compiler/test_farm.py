@@ -1,12 +1,11 @@
-"""The farm: real processes that hang, die and are replaced."""
+"""The farm: real processes that compile and validate, run out of memory, die and are replaced."""
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,8 @@ import pytest
 
 from esper.blueprint import RejectionCode, request_for, shipped_named
 from esper.compiler import Built, CompileFarm, Rejected
+from esper.compiler.limits import Limits
+from topics.codec import sha256_of
 from topics.models import Blueprint, KernelRequested, Node, SiteKind, SiteSignature
 
 QUICK = request_for(
@@ -21,107 +22,142 @@ QUICK = request_for(
 )
 
 
-def endless() -> KernelRequested:
-    """Within every limit of size, and minutes of convolution."""
-    node = Node(id="mix", op="conv2d", inputs=("h",), args={"out": "C", "kernel": 7})
+def on_map(name: str, channels: int, size: int, *nodes: Node) -> KernelRequested:
+    shape = (channels, size, size)
     return request_for(
-        Blueprint(blueprint_id="endless", kind=SiteKind.FEATURE_MAP, nodes=(node,), output="mix"),
-        SiteSignature(kind=SiteKind.FEATURE_MAP, x=(64, 512, 512), h=(64, 512, 512)),
+        Blueprint(blueprint_id=name, kind=SiteKind.FEATURE_MAP, nodes=nodes, output=nodes[-1].id),
+        SiteSignature(kind=SiteKind.FEATURE_MAP, x=shape, h=shape),
     )
 
 
-def compiling_processes(of: int) -> list[psutil.Process]:
+def slow() -> KernelRequested:
+    """Within every limit of size, and seconds of convolution."""
+    mix = Node(id="mix", op="conv2d", inputs=("h",), args={"out": "C", "kernel": 7})
+    return on_map("slow", 256, 48, mix)
+
+
+def hungry() -> KernelRequested:
+    """Within every limit of size, and much to keep for the way back."""
+    names = ["h", *(f"n{i}" for i in range(24))]
+    wide = [Node(id=b, op="tanh", inputs=(a,)) for a, b in pairwise(names)]
+    return on_map("hungry", 1, 1024, *wide)
+
+
+def farm_processes(of: int) -> list[psutil.Process]:
     children = psutil.Process(of).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "spawn_main" in " ".join(child.cmdline())]
 
 
 @pytest.fixture(scope="module")
 def farm() -> Iterator[CompileFarm]:
-    with CompileFarm(processes=1, timeout_s=2.0) as farm:
+    with CompileFarm(processes=1, limits=Limits(wall_s=10, cpu_s=1, memory_mb=160)) as farm:
         yield farm
-    assert compiling_processes(of=os.getpid()) == []
+    assert farm_processes(of=os.getpid()) == []
 
 
-def test_a_kernel_is_built_in_another_process(farm: CompileFarm) -> None:
+def rejection_of(farm: CompileFarm, request: KernelRequested) -> Rejected:
+    outcome = asyncio.run(farm.build(request))
+    assert isinstance(outcome, Rejected), outcome
+    assert isinstance(asyncio.run(farm.build(QUICK)), Built)
+    return outcome
+
+
+def test_one_process_makes_the_bytes_and_another_runs_them(farm: CompileFarm) -> None:
+    before = [process.cpu_times().user for process in farm_processes(of=os.getpid())]
     outcome = asyncio.run(farm.build(QUICK))
     assert isinstance(outcome, Built)
+    assert outcome.sha256 == sha256_of(outcome.artifact)
+    assert len(before) == 2
+    assert {"compile-queue", "validate-queue", "handover"} < outcome.timings_ms.keys()
 
 
-def test_a_job_over_the_time_limit_is_stopped_and_the_farm_lives_on(farm: CompileFarm) -> None:
+def test_many_kernels_at_once_are_all_built(farm: CompileFarm) -> None:
     async def scenario() -> None:
-        outcome = await farm.build(endless())
-        assert isinstance(outcome, Rejected)
-        assert outcome.code is RejectionCode.TIMEOUT
-        assert isinstance(await farm.build(QUICK), Built)
+        outcomes = await asyncio.gather(*(farm.build(QUICK) for _ in range(8)))
+        assert len({outcome.sha256 for outcome in outcomes if isinstance(outcome, Built)}) == 1
+        assert all(isinstance(outcome, Built) for outcome in outcomes)
+        assert max(outcome.timings_ms["compile-queue"] for outcome in outcomes) > 0
 
     asyncio.run(scenario())
 
 
-def test_a_job_whose_process_dies_is_rejected_and_the_farm_lives_on(farm: CompileFarm) -> None:
+def test_the_processes_load_neither_the_program_nor_its_environment(farm: CompileFarm) -> None:
+    for process in farm_processes(of=os.getpid()):
+        assert "ESPER" not in Path(f"/proc/{process.pid}/environ").read_text()
+        assert process.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+        assert process.num_fds() < process.rlimit(psutil.RLIMIT_NOFILE)[0]
+
+
+def test_a_kernel_that_takes_too_long_is_stopped_and_the_farm_lives_on(farm: CompileFarm) -> None:
+    assert rejection_of(farm, slow()).code is RejectionCode.TIMEOUT
+
+
+def test_a_kernel_that_takes_too_much_memory_is_rejected_and_no_process_dies(
+    farm: CompileFarm,
+) -> None:
+    before = farm_processes(of=os.getpid())
+    assert rejection_of(farm, hungry()).code is RejectionCode.OUT_OF_MEMORY
+    assert farm_processes(of=os.getpid()) == before
+
+
+def test_a_kernel_whose_process_dies_is_rejected_and_only_that_process_replaced(
+    farm: CompileFarm,
+) -> None:
     async def scenario() -> None:
-        job = asyncio.create_task(farm.build(endless()))
+        job = asyncio.create_task(farm.build(slow()))
         await asyncio.sleep(0.5)
-        (process,) = compiling_processes(of=os.getpid())
-        process.send_signal(signal.SIGKILL)
+        compiler, validator = sorted(
+            farm_processes(of=os.getpid()), key=lambda process: process.status() == "running"
+        )
+        validator.kill()
         outcome = await job
         assert isinstance(outcome, Rejected)
         assert outcome.code is RejectionCode.CRASHED
         assert isinstance(await farm.build(QUICK), Built)
+        assert compiler.is_running()
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("noticed_after_s", [0.0, 0.5])
-def test_a_process_that_died_idle_is_replaced_and_costs_no_kernel(
-    farm: CompileFarm, noticed_after_s: float
-) -> None:
-    (process,) = compiling_processes(of=os.getpid())
-    process.send_signal(signal.SIGKILL)
-    time.sleep(noticed_after_s)
+def test_processes_that_died_idle_are_replaced_and_cost_no_kernel(farm: CompileFarm) -> None:
+    for process in farm_processes(of=os.getpid()):
+        process.kill()
     assert isinstance(asyncio.run(farm.build(QUICK)), Built)
 
 
 PARENT = """
 import asyncio, os
 from esper.compiler import CompileFarm
-from test_farm import endless
+from tests.compiler.test_farm import slow
 
 async def hang(farm):
-    job = asyncio.create_task(farm.build(endless()))
-    await asyncio.sleep(0.5)
+    job = asyncio.create_task(farm.build(slow()))
+    await asyncio.sleep(0.3)
     print("busy", flush=True)
     await job
 
 if __name__ == "__main__":
     with CompileFarm(processes=1, timeout_s=600) as farm:
         asyncio.run(hang(farm))
+else:
+    raise RuntimeError("a child has no use for this program")
 """
 
 
 def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    path = os.pathsep.join([str(Path.cwd()), str(Path(__file__).parent)])
     parent = subprocess.Popen(
         [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
         stdout=subprocess.PIPE,
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"busy\n"
-    (process,) = compiling_processes(of=parent.pid)
+    processes = farm_processes(of=parent.pid)
     parent.kill()
     parent.wait()
-    process.wait(timeout=5)
-
-
-def test_a_compiling_process_keeps_no_secret_of_its_environment() -> None:
-    program = "import os; from esper.compiler import job; job.warm(); print(*sorted(os.environ))"
-    kept = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"ESPER_REDIS_URL": "redis://:secret@host", "AWS_SECRET_ACCESS_KEY": "s"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert set(kept) <= {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LC_CTYPE"}
+    gone, alive = psutil.wait_procs(processes, timeout=5)
+    assert len(gone) == 2
+    assert alive == []

@@ -1,6 +1,7 @@
 """The executor: a kernel is a module like any other, and its parameters are found anew."""
 
 import copy
+import pickle
 import weakref
 
 import pytest
@@ -16,13 +17,15 @@ from topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 SITES = {
     SiteKind.FEATURE_MAP: SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 6, 6), h=(8, 6, 6)),
+    SiteKind.SEQUENCE: SiteSignature(kind=SiteKind.SEQUENCE, x=(5, 12), h=(5, 16)),
     SiteKind.VECTOR: SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(16,)),
 }
 
 
 def kernel_of(blueprint: Blueprint) -> Kernel:
     """A kernel with weights that do something, as after training."""
-    plan = KernelOptimizer().optimize(BlueprintCompiler().compile(blueprint, SITES[blueprint.kind]))
+    site = SITES[blueprint.kinds[0]]
+    plan = KernelOptimizer().optimize(BlueprintCompiler().compile(blueprint, site))
     generator = torch.Generator().manual_seed(1)
     tensors = {
         name: value + torch.randn(value.shape, generator=generator)
@@ -37,7 +40,8 @@ def inputs_of(kernel: Kernel) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(params=[blueprint.blueprint_id for blueprint in shipped()])
 def kernel(request: pytest.FixtureRequest) -> Kernel:
-    return kernel_of(shipped_named(request.param))
+    """A kernel of each shipped blueprint, in evaluation, where none draws random numbers."""
+    return kernel_of(shipped_named(request.param)).eval()
 
 
 def test_a_kernel_says_what_it_is(kernel: Kernel) -> None:
@@ -62,6 +66,22 @@ def test_a_deep_copy_computes_the_same_and_shares_no_parameter(kernel: Kernel) -
     assert torch.equal(kernel(x, h), before)
 
 
+def test_a_pickled_kernel_computes_the_same_and_says_the_same(kernel: Kernel) -> None:
+    x, h = inputs_of(kernel)
+    twin = pickle.loads(pickle.dumps(kernel))
+    assert torch.equal(twin(x, h), kernel(x, h))
+    assert (twin.plan, twin.sha256, twin.training) == (kernel.plan, kernel.sha256, False)
+
+
+def test_a_pickled_kernel_goes_on_learning() -> None:
+    kernel = pickle.loads(pickle.dumps(kernel_of(shipped_named("linear-bottleneck"))))
+    x, h = inputs_of(kernel)
+    before = kernel(x, h)
+    before.square().mean().backward()
+    torch.optim.SGD(kernel.parameters(), lr=0.1).step()
+    assert not torch.equal(kernel(x, h), before)
+
+
 def test_a_kernel_built_twice_from_the_same_weights_shares_none(kernel: Kernel) -> None:
     tensors = kernel.state_dict()
     one, two = (Kernel(kernel.plan, tensors, kernel.sha256) for _ in range(2))
@@ -79,7 +99,7 @@ def test_moving_to_another_dtype_is_seen(kernel: Kernel) -> None:
 
 def test_a_loaded_state_dict_is_seen(kernel: Kernel) -> None:
     x, h = inputs_of(kernel)
-    silent = Kernel(kernel.plan, initial_tensors(kernel.plan), kernel.sha256)
+    silent = Kernel(kernel.plan, initial_tensors(kernel.plan), kernel.sha256).eval()
     silent.load_state_dict(kernel.state_dict())
     assert torch.equal(silent(x, h), kernel(x, h))
 
@@ -118,10 +138,11 @@ def test_a_value_is_dropped_after_its_last_use() -> None:
         alive.append(len(values))
         return result
 
-    kernel._program = tuple(
+    program = tuple(
         (slot, watched if run is relu else run, operands, frees)
         for slot, run, operands, frees in kernel._program
     )
+    kernel._program = kernel._training_program = program
     with torch.no_grad():
         kernel(*inputs_of(kernel))
     assert max(alive) == 2
@@ -138,3 +159,39 @@ def test_a_node_whose_name_means_something_in_a_module_still_runs(name: str) -> 
     kernel = kernel_of(blueprint)
     assert kernel(*inputs_of(kernel)).shape == (5, 16)
     assert f"{attribute_of(name)}.weight" in kernel.state_dict()
+
+
+def dropping(p: float) -> Kernel:
+    """A kernel that drops what it reads, then doubles it."""
+    nodes = (
+        Node(id="dropped", op="dropout", inputs=("h",), args={"p": p}),
+        Node(id="doubled", op="add", inputs=("dropped", "dropped")),
+        Node(id="factor", op="scale", inputs=("doubled",)),
+    )
+    blueprint = Blueprint(
+        blueprint_id="dropping", kind=SiteKind.VECTOR, nodes=nodes, output="factor"
+    )
+    kernel = kernel_of(blueprint)
+    with torch.no_grad():
+        kernel.get_parameter("factor.weight").fill_(1.0)
+    return kernel
+
+
+def test_dropout_does_nothing_in_evaluation() -> None:
+    x, h = torch.randn(5, 12), torch.randn(5, 16)
+    assert torch.equal(dropping(0.5).eval()(x, h), h + h)
+
+
+def test_dropout_draws_from_the_generator_of_torch_in_training() -> None:
+    kernel, (x, h) = dropping(0.5).train(), (torch.randn(5, 12), torch.ones(200, 16))
+    torch.manual_seed(3)
+    first = kernel(x, h)
+    assert set(first.unique().tolist()) == {0.0, 4.0}
+    assert not torch.equal(kernel(x, h), first)
+    torch.manual_seed(3)
+    assert torch.equal(kernel(x, h), first)
+
+
+def test_a_kernel_without_dropout_runs_one_program_in_both_modes() -> None:
+    kernel = kernel_of(shipped_named("linear-bottleneck"))
+    assert kernel._training_program is kernel._program

@@ -7,8 +7,10 @@ import orjson
 import pytest
 
 from esper.blueprint import shipped_named
+from esper.blueprint.resolve import MAX_FLOPS
 from esper.compiler import BlueprintCompiler, KernelOptimizer
-from esper.kernel import ArtifactRefused, Plan
+from esper.kernel import ArtifactRefused, Plan, Step
+from esper.kernel.plan import FIRST_STEP_SLOT
 from topics.models import SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
@@ -108,6 +110,8 @@ def widen(document: Document) -> None:
         args(1, out="D"),
         args(1, out=10**12),
         args(1, bias=1),
+        args(1, out=[4]),
+        args(1, out=True),
         args(1, stride=2),
         repeat_first_step,
         end_in_a_norm,
@@ -119,6 +123,28 @@ def test_a_plan_that_breaks_a_rule_is_refused(tamper: Callable[[Document], None]
     tamper(document)
     with pytest.raises(ArtifactRefused):
         Plan.from_json(canonical(document))
+
+
+def costly(size: int, convolutions: int) -> Plan:
+    """A plan that enlarges a feature map, convolves it there, and comes back."""
+    conv = {"out": 16, "kernel": 7, "groups": 1, "dilation": 1, "stride": 1, "bias": False}
+    steps = [Step(node="large", op="upsample", inputs=(1,), args={"size": (size, size)})]
+    for index in range(convolutions):
+        steps.append(Step(node=f"conv{index}", op="conv2d", inputs=(2 + index,), args=conv))
+    small = {"size": (2, 2)}
+    last = FIRST_STEP_SLOT + convolutions
+    steps.append(Step(node="small", op="adaptive_avg_pool", inputs=(last,), args=small))
+    steps.append(Step(node="out", op="scale", inputs=(last + 1,)))
+    site = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(16, 2, 2), h=(16, 2, 2))
+    return Plan(kernel_id=PLAN.kernel_id, signature=site, steps=tuple(steps))
+
+
+def test_a_plan_may_cost_as_much_as_the_limits_and_no_more() -> None:
+    assert costly(size=512, convolutions=3).flops < MAX_FLOPS
+    with pytest.raises(ArtifactRefused, match="FLOPs"):
+        costly(size=512, convolutions=4)
+    with pytest.raises(ArtifactRefused, match="activations"):
+        costly(size=2048, convolutions=1)
 
 
 @pytest.mark.parametrize("value", [b"", b"null", b"[]", b"{", b"\xff", b"[" * 100_000])

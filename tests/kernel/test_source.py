@@ -14,11 +14,12 @@ from topics.models import Blueprint, Node, SiteKind, SiteSignature
 SITES = {
     SiteKind.FEATURE_MAP: SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 6, 5), h=(8, 6, 5)),
     SiteKind.VECTOR: SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(16,)),
+    SiteKind.SEQUENCE: SiteSignature(kind=SiteKind.SEQUENCE, x=(7, 12), h=(7, 16)),
 }
 
 
-def plan_of(blueprint: Blueprint) -> Plan:
-    return BlueprintCompiler().compile(blueprint, SITES[blueprint.kind])
+def plan_of(blueprint: Blueprint, kind: SiteKind | None = None) -> Plan:
+    return BlueprintCompiler().compile(blueprint, SITES[kind or blueprint.kinds[0]])
 
 
 def written(plan: Plan) -> nn.Module:
@@ -38,16 +39,25 @@ def odd_names() -> Blueprint:
     return Blueprint(blueprint_id="odd", kind=SiteKind.VECTOR, nodes=nodes, output=names[-1])
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["evaluates", "trains"])
 @pytest.mark.parametrize(
-    "blueprint", [*shipped(), odd_names()], ids=lambda blueprint: blueprint.blueprint_id
+    ("blueprint", "kind"),
+    [(blueprint, kind) for blueprint in (*shipped(), odd_names()) for kind in blueprint.kinds],
+    ids=lambda value: value.blueprint_id if isinstance(value, Blueprint) else value,
 )
-def test_the_source_computes_what_the_kernel_does(blueprint: Blueprint) -> None:
-    plan = plan_of(blueprint)
+def test_the_source_computes_what_the_kernel_does(
+    blueprint: Blueprint, kind: SiteKind, training: bool
+) -> None:
+    plan = plan_of(blueprint, kind)
     tensors = {name: torch.randn_like(value) for name, value in initial_tensors(plan).items()}
     kernel, module = Kernel(plan, tensors, sha256="0" * 64), written(plan)
     module.load_state_dict(kernel.state_dict())
     x, h = torch.randn(4, *plan.signature.x), torch.randn(4, *plan.signature.h)
-    assert torch.equal(module(x, h), kernel(x, h))
+    results = []
+    for network in (module.train(training), kernel.train(training)):
+        torch.manual_seed(5)
+        results.append(network(x, h))
+    assert torch.equal(*results)
 
 
 def test_the_source_reads_as_written_by_hand() -> None:

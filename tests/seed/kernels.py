@@ -13,7 +13,7 @@ from esper.compiler.signing import sign
 from esper.kernel import Kernel, unpack
 from esper.seed import Seed, Site
 from esper.store import KernelStore
-from topics.models import KernelReady, SiteSignature
+from topics.models import KernelCost, KernelReady, SiteSignature
 
 KEY = Ed25519PrivateKey.generate()
 
@@ -46,6 +46,7 @@ def announced(store: KernelStore, blueprint_id: str, signature: SiteSignature) -
         ed25519_signature=sign(KEY, made.artifact),
         bytes=len(made.artifact),
         params=made.characterisation.params,
+        cost=KernelCost(flops=made.characterisation.flops),
     )
 
 

@@ -14,10 +14,14 @@ from topics.models import SiteKind
 
 EACH_BLUEPRINT = pytest.mark.parametrize(
     ("blueprint_id", "kind"),
-    [(blueprint.blueprint_id, blueprint.kind) for blueprint in shipped()],
+    [(blueprint.blueprint_id, kind) for blueprint in shipped() for kind in blueprint.kinds],
 )
 
-INPUTS = {SiteKind.FEATURE_MAP: (3, 6, 6), SiteKind.VECTOR: (12,)}
+INPUTS = {
+    SiteKind.FEATURE_MAP: (3, 6, 6),
+    SiteKind.VECTOR: (12,),
+    SiteKind.SEQUENCE: (5, 12),
+}
 
 
 def a_site(kind: SiteKind) -> tuple[Site, Tensor]:
@@ -64,6 +68,7 @@ def test_the_output_is_h_plus_alpha_times_the_kernel_exactly(
     h = site.layer(x)
     seed = plant(site, 0, blueprint_id, alpha=0.3)
     awaken(seed.kernel)
+    seed.kernel.eval()
     added = seed.alpha * seed.kernel(x, h)
     assert added.any()
     assert torch.equal(site.layer(x), h + added)
@@ -83,7 +88,7 @@ def test_the_seeds_of_a_site_add_up_and_none_sees_the_others() -> None:
 def test_alpha_may_differ_from_sample_to_sample(kind: SiteKind) -> None:
     site, x = a_site(kind)
     h = site.layer(x)
-    name = {SiteKind.VECTOR: "linear-bottleneck", SiteKind.FEATURE_MAP: "conv-bottleneck"}[kind]
+    name = "conv-bottleneck" if kind is SiteKind.FEATURE_MAP else "linear-bottleneck"
     seed = plant(site, 0, name)
     awaken(seed.kernel)
     added = seed.kernel(x, h)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -185,6 +186,12 @@ def test_a_grown_model_saves_and_loads_its_state() -> None:
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other(images()), model(images()))
+
+
+def test_a_grown_model_that_was_pickled_whole_computes_the_same() -> None:
+    model = grown()
+    twin = pickle.loads(pickle.dumps(model))
+    assert torch.equal(twin(images()), model(images()))
 
 
 def test_a_grown_model_moves_to_another_dtype_as_a_whole() -> None:

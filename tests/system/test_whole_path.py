@@ -60,6 +60,9 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
     assert verdict.decisions == len(training.growth.ancestry.decisions)
 
 
+STEPS = {"delivery", "compile-queue", "compile", "validate-queue", "validate", "sign", "store"}
+
+
 def _assert_the_very_bytes(running: Running, kernel: Kernel) -> None:
     """What runs is what was validated, published and stored, by its SHA-256."""
     key = kernel.kernel_id.encode()
@@ -69,6 +72,10 @@ def _assert_the_very_bytes(running: Running, kernel: Kernel) -> None:
     stored = open_store(running.settings.kernel_store_url).get(ready.location)
     assert compiled.status is CompileStatus.READY
     assert kernel.sha256 == compiled.sha256 == ready.sha256 == sha256_of(stored)
+    assert compiled.timings_ms.keys() >= STEPS
+    assert ready.cost is not None
+    assert compiled.characterisation is not None
+    assert ready.cost.flops == compiled.characterisation.flops
 
 
 @pytest.mark.usefixtures("published")

@@ -16,6 +16,7 @@ from topics.models import (
     Event,
     Fossilize,
     KernelCompiled,
+    KernelCost,
     KernelReady,
     KernelRefusal,
     KernelRequested,
@@ -23,6 +24,7 @@ from topics.models import (
     Node,
     Outcome,
     OutcomeStatus,
+    Parameter,
     Plant,
     PolicySpec,
     PolicyStamp,
@@ -65,19 +67,29 @@ def named(names: SearchStrategy[str], values: SearchStrategy[Any]) -> SearchStra
     return st.dictionaries(names, values, max_size=3)
 
 
+integers = st.integers(-INT64, INT64 - 1)
 nodes = st.builds(
     Node,
     id=node_names,
     op=words.map(lambda text: text[:32]),
     inputs=several(node_names, least=1),
-    args=named(node_names, st.integers(-INT64, INT64 - 1) | finite | st.booleans() | words),
+    args=named(
+        node_names,
+        integers | finite | st.booleans() | words | several(integers | words),
+    ),
 )
 blueprints = st.builds(
     Blueprint,
     blueprint_id=identifiers,
-    kind=st.sampled_from(SiteKind),
+    kind=st.sampled_from(SiteKind)
+    | st.lists(st.sampled_from(SiteKind), min_size=1, unique=True).map(tuple),
     summary=words,
     category=identifiers,
+    parameters=named(
+        node_names,
+        st.builds(Parameter, default=integers | words, least=integers, most=integers),
+    ),
+    values=named(node_names, integers),
     nodes=several(nodes, least=1),
     output=node_names,
 )
@@ -111,10 +123,26 @@ attempts = st.builds(
     sha256=maybe(sha256s),
     characterisation=maybe(
         st.builds(
-            Characterisation, params=counts, bytes=counts, forward_ms=positive, backward_ms=positive
+            Characterisation,
+            params=counts,
+            bytes=counts,
+            flops=counts,
+            activation_bytes=counts,
+            forward_ms=positive,
+            backward_ms=positive,
+            peak_bytes=counts,
+            batch=st.integers(1, 8),
+            device=st.just("cpu"),
+            host_forward_ms=maybe(positive),
+            host_backward_ms=maybe(positive),
+            host_peak_bytes=maybe(counts),
+            causal=maybe(st.booleans()),
         )
     ),
     timings_ms=named(words, positive),
+)
+costs = st.builds(
+    KernelCost, flops=counts, latency_ratio=maybe(positive), memory_ratio=maybe(positive)
 )
 kernels = st.builds(
     KernelReady,
@@ -127,6 +155,7 @@ kernels = st.builds(
     ed25519_signature=st.binary(min_size=64, max_size=64).map(bytes.hex),
     bytes=counts,
     params=counts,
+    cost=maybe(costs),
 )
 loadable = st.builds(
     LoadableKernel,
@@ -135,6 +164,7 @@ loadable = st.builds(
     blueprint_id=identifiers,
     category=identifiers,
     params=counts,
+    cost=maybe(costs),
 )
 seeds = st.builds(
     SeedStatus,

@@ -183,6 +183,13 @@ def test_a_kernel_is_offered_once_for_every_site_that_it_fits(trainer: Trainer) 
     assert told == [("fc1", first.kernel_id), ("conv", second.kernel_id)]
 
 
+def test_what_a_kernel_costs_is_told_with_the_offer(trainer: Trainer) -> None:
+    ready = trainer.offer("fc1", "linear-bottleneck")
+    (told,) = trainer.report().kernels
+    assert ready.cost is not None
+    assert told.cost == ready.cost
+
+
 def test_a_kernel_for_no_site_of_the_run_is_not_even_fetched(trainer: Trainer) -> None:
     elsewhere = sites_of(host(), "fc2")["fc2"].signature
     ready = announced(trainer.store, "low-rank-skip", elsewhere)

@@ -1,6 +1,6 @@
 """The events, one frozen model each; a record on a topic is the canonical JSON of one of them."""
 
-from topics.models.blueprint import Blueprint, Node
+from topics.models.blueprint import Blueprint, Node, Parameter
 from topics.models.decision import (
     AdaptationDecision,
     Candidate,
@@ -18,6 +18,7 @@ from topics.models.kernel import (
     Characterisation,
     CompileStatus,
     KernelCompiled,
+    KernelCost,
     KernelReady,
     KernelRequested,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Fossilize",
     "Identifier",
     "KernelCompiled",
+    "KernelCost",
     "KernelReady",
     "KernelRefusal",
     "KernelRequested",
@@ -53,6 +55,7 @@ __all__ = [
     "Operation",
     "Outcome",
     "OutcomeStatus",
+    "Parameter",
     "Plant",
     "PolicySpec",
     "PolicyStamp",

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from topics.models.event import Count, Event, Identifier, Sha256, SiteName
+from topics.models.kernel import KernelCost
 from topics.models.run import PolicySpec
 
 
@@ -22,13 +23,18 @@ class SeedState(StrEnum):
 
 
 class LoadableKernel(Event):
-    """A kernel that the trainer holds, verified, and could plant at a site from now on."""
+    """A kernel that the trainer holds, verified, and could plant at a site from now on.
+
+    Where `cost` is absent it is left out of the bytes, which are then those of earlier versions:
+    states with such kernels keep their digests.
+    """
 
     kernel_id: Sha256
     site: SiteName
     blueprint_id: Identifier
     category: Identifier
     params: Count
+    cost: Annotated[KernelCost | None, Field(exclude_if=lambda cost: cost is None)] = None
 
 
 class SeedStatus(Event):

@@ -1,20 +1,36 @@
 """`esper blueprint`: the shipped ones, checking a file, publishing to the topic."""
 
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from esper.blueprint import BlueprintRejected, check, shipped, shipped_named
+from esper.blueprint import BlueprintRejected, check, member, resolve, shipped, shipped_named
+from esper.blueprint.ops import OPS
+from esper.blueprint.schema import author_schema
 from esper.settings import Settings
 from topics.codec import Undecodable, decode
-from topics.models import Blueprint
+from topics.models import Blueprint, SiteSignature
+from workers.cli.blueprint_tables import (
+    as_json,
+    ops_as_json,
+    ops_page,
+    ops_rows,
+    parameter_lines,
+    site_rows,
+)
 from workers.cli.output import Json, console, print_json, print_table
+from workers.cli.site import FORM, setting_of, site_of, site_text
 
 app = typer.Typer(help="Networks to grow with.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="A blueprint as JSON; - for standard input.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=NUMBER", help="Choose a parameter; repeatable."),
+]
 
 
 @app.command("list")
@@ -24,7 +40,7 @@ def list_blueprints(json: Json = False) -> None:
         print_json([blueprint.model_dump(mode="json") for blueprint in shipped()])
         return
     rows = [
-        (blueprint.blueprint_id, blueprint.kind.value, blueprint.category, blueprint.summary)
+        (blueprint.blueprint_id, ", ".join(blueprint.kinds), blueprint.category, blueprint.summary)
         for blueprint in shipped()
     ]
     print_table(("blueprint", "kind", "category", "what it is"), rows)
@@ -39,14 +55,52 @@ def show(blueprint_id: Annotated[str, typer.Argument(help="See `esper blueprint 
         raise typer.BadParameter(str(error.args[0])) from error
 
 
+@app.command("ops")
+def ops(
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/ops.md.")] = False,
+) -> None:
+    """Show the ops that a blueprint is made of, with their arguments."""
+    rows = [row for row in OPS.values() if not row.internal]
+    if json:
+        print_json(ops_as_json(rows))
+        return
+    if markdown:
+        sys.stdout.write(ops_page(rows))
+        return
+    print_table(("op", "inputs", "arguments", "what it gives"), ops_rows(rows))
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a blueprint, for an editor or a validator."""
+    print_json(author_schema())
+
+
 @app.command("check")
-def check_file(file: File) -> None:
-    """Check a blueprint without publishing it. Exits 1, saying where it is wrong."""
-    blueprint = _read(file)
-    console.print(
-        f"{blueprint.blueprint_id}: {len(blueprint.nodes)} nodes for {blueprint.kind} sites, "
-        "well formed"
-    )
+def check_file(
+    file: File,
+    site: Annotated[
+        list[str] | None, typer.Option(metavar="SITE", help=f"What it is at: {FORM}; repeatable.")
+    ] = None,
+    values: Set = None,
+    json: Json = False,
+) -> None:
+    """Check a blueprint without publishing it, and say what it would become at a site.
+
+    Exits 1, saying where it is wrong.
+    """
+    sites = [site_of(text) for text in site or ()]
+    blueprint = _read(file, _settings(values), json)
+    documents = [_at_site(file, blueprint, signature, json) for signature in sites]
+    if json:
+        print_json(as_json(blueprint, documents))
+    elif not sites:
+        served = " and ".join(blueprint.kinds)
+        count = f"{len(blueprint.nodes)} node{'s' if len(blueprint.nodes) > 1 else ''}"
+        console.print(f"{blueprint.blueprint_id}: {count} for {served} sites, well formed")
+        for line in parameter_lines(blueprint):
+            console.print(line)
 
 
 @app.command("publish")
@@ -55,11 +109,18 @@ def publish(
         list[Path] | None, typer.Argument(help="Blueprints as JSON; - for standard input.")
     ] = None,
     all_shipped: Annotated[bool, typer.Option("--shipped", help="All shipped ones.")] = False,
+    values: Set = None,
 ) -> None:
-    """Publish blueprints to `blueprint-submitted`; they are compiled for every open run."""
+    """Publish blueprints to `blueprint-submitted`; they are compiled for every open run.
+
+    With --set, the member of the family with that value, under an id of its own.
+    """
     from workers.submit import publish_blueprints
 
-    chosen = [*(shipped() if all_shipped else ()), *(_read(file) for file in files or ())]
+    settings = _settings(values)
+    if all_shipped and settings:
+        raise typer.BadParameter("--set chooses a parameter of a file; shipped ones differ in them")
+    chosen = [*(shipped() if all_shipped else ()), *(_read(file, settings) for file in files or ())]
     if not chosen:
         raise typer.BadParameter("name a file, or give --shipped")
     positions = publish_blueprints(Settings(), chosen)
@@ -67,14 +128,46 @@ def publish(
         console.print(f"{blueprint.blueprint_id}: offset {position.offset}")
 
 
-def _read(file: Path) -> Blueprint:
+def _settings(values: Iterable[str] | None) -> dict[str, int]:
+    return dict(setting_of(text) for text in values or ())
+
+
+def _read(file: Path, values: Mapping[str, int], json: bool = False) -> Blueprint:
     try:
-        value = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        blueprint = decode(Blueprint, value)
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        blueprint = decode(Blueprint, content)
         check(blueprint)
+        return member(blueprint, values)
     except OSError as error:
         raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from error
     except (Undecodable, BlueprintRejected) as error:
-        console.print(f"{file}: {error}", style="red", soft_wrap=True)
-        raise typer.Exit(1) from error
-    return blueprint
+        raise _refused(file, error, json) from error
+
+
+def _at_site(
+    file: Path, blueprint: Blueprint, signature: SiteSignature, json: bool
+) -> dict[str, Any]:
+    """Print, or return for programs, what a blueprint becomes at a site."""
+    try:
+        resolved = resolve(blueprint, signature)
+    except BlueprintRejected as error:
+        raise _refused(file, error, json, site_text(signature)) from error
+    table = site_rows(resolved)
+    if not json:
+        chosen = "".join(f", {name} {value}" for name, value in resolved.values.items())
+        title = f"{blueprint.blueprint_id} at {site_text(signature)}{chosen}"
+        print_table(table.columns, table.rows, title=title)
+    return table.document
+
+
+def _refused(
+    file: Path, error: Undecodable | BlueprintRejected, json: bool, site: str | None = None
+) -> typer.Exit:
+    """Say in one line, or as a document, what is wrong with a file; return the end with 1."""
+    if json:
+        code = error.code if isinstance(error, BlueprintRejected) else "undecodable"
+        print_json({"rejected": {"code": code, "reason": str(error), "site": site}})
+    else:
+        where = f"{file}: at {site}" if site else f"{file}"
+        console.print(f"{where}: {error}", style="red", soft_wrap=True, markup=False)
+    return typer.Exit(1)

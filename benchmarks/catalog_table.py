@@ -1,0 +1,86 @@
+"""What each shipped kernel costs beside a layer of its host, as the validator measures it.
+
+The figures are those of the characterisation that `kernel-compiled` carries: one thread, a batch
+of two to four, forward and backward, kernel and layer in turn. `docs/catalog.md` shows them.
+"""
+
+from typing import Final
+
+from benchmarks.result import BenchmarkError, Figure, Measured, ratio
+from benchmarks.threads import one_thread
+from esper.blueprint import request_for, shipped
+from esper.compiler import Built
+from esper.compiler.build import build
+from topics.models import Blueprint, Characterisation, SiteKind, SiteSignature
+
+ROUNDS: Final = 15
+SITES: Final = {
+    SiteKind.VECTOR: ((32,), (256,)),
+    SiteKind.SEQUENCE: ((16, 32), (64, 128)),
+    SiteKind.FEATURE_MAP: ((8, 8, 8), (64, 32, 32)),
+}
+"""A small and a larger site of each kind, at which input and output have one shape."""
+
+
+def run(quick: bool = False) -> Measured:
+    """Return latency and memory, kernel ÷ layer, of every shipped blueprint at sites of its kinds.
+
+    Raises:
+        BenchmarkError: a shipped blueprint is rejected at one of them.
+    """
+    rounds = 1 if quick else ROUNDS
+    with one_thread():
+        figures = [
+            each
+            for blueprint in shipped()
+            for kind in blueprint.kinds
+            for shape in SITES[kind][: 1 if quick else None]
+            for each in _figures(blueprint, site_of(kind, shape), rounds)
+        ]
+    return Measured(parameters={"rounds": rounds}, figures=tuple(figures))
+
+
+def site_of(kind: SiteKind, shape: tuple[int, ...]) -> SiteSignature:
+    """Return the site of one of the shapes above."""
+    return SiteSignature(kind=kind, x=shape, h=shape)
+
+
+def key_of(blueprint: Blueprint, site: SiteSignature, what: str) -> str:
+    """Return the key of a figure; `what` is latency or memory."""
+    return f"{blueprint.blueprint_id}-{site.kind}-{size_of(site)}-{what}"
+
+
+def size_of(site: SiteSignature) -> str:
+    """Return the shape of a site as a person writes it: 64x32x32."""
+    return "x".join(map(str, site.h))
+
+
+def _figures(blueprint: Blueprint, site: SiteSignature, rounds: int) -> tuple[Figure, Figure]:
+    measured = [_characterised(blueprint, site) for _ in range(rounds)]
+    name = f"{blueprint.blueprint_id} at {site.kind} {size_of(site)}"
+    return (
+        ratio(
+            key_of(blueprint, site, "latency"),
+            f"{name}: time forward and backward, kernel ÷ layer of the host",
+            ("kernel_ms", [each.forward_ms + each.backward_ms for each in measured]),
+            ("layer_ms", [_layer_ms(each) for each in measured]),
+        ),
+        ratio(
+            key_of(blueprint, site, "memory"),
+            f"{name}: peak of live bytes, kernel ÷ layer of the host",
+            ("kernel_bytes", [each.peak_bytes for each in measured]),
+            ("layer_bytes", [each.host_peak_bytes or 1 for each in measured]),
+        ),
+    )
+
+
+def _characterised(blueprint: Blueprint, site: SiteSignature) -> Characterisation:
+    outcome = build(request_for(blueprint, site))
+    if not isinstance(outcome, Built):
+        raise BenchmarkError(f"{blueprint.blueprint_id} was rejected: {outcome.reason}")
+    return outcome.characterisation
+
+
+def _layer_ms(measured: Characterisation) -> float:
+    """Return what the layer took; every site above is small enough to have one."""
+    return (measured.host_forward_ms or 0) + (measured.host_backward_ms or 0)

@@ -1,0 +1,179 @@
+"""The optimiser's passes: what each gains, forward and backward, on the kernels that it changes.
+
+A plan and the same plan after one pass run in turn on the same inputs and weights; both free
+their values early. On a GPU also under autocast to bfloat16, and as captured graphs, where only
+the GPU's own time counts. A pass has a goal on the devices for which it is in the optimiser; on
+the others its figure shows why it is not.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from benchmarks.by_hand import BY_HAND
+from benchmarks.kernels import (
+    BATCH,
+    SHAPES,
+    Case,
+    Device,
+    Step,
+    bfloat16,
+    cases,
+    check_device,
+    device_name,
+    finishing,
+    inputs_of,
+    kernel_of,
+    paired,
+    pass_of,
+)
+from benchmarks.result import RATIO, Figure, Goal, Measured, figure, ratio
+from benchmarks.threads import one_thread
+from benchmarks.timing import scaled
+from esper.compiler import KernelOptimizer
+from esper.compiler.measure import LiveBytes
+from esper.compiler.passes import PASSES, Pass
+from esper.compiler.passes.liveness import free_early
+from esper.kernel import Kernel, Plan
+from topics.models import SiteSignature
+
+GOAL: Final = Goal(sense="at most", limit=0.99)
+PAIRS: Final = 200
+CASE_S: Final = 0.8
+QUICK_S: Final = 0.01
+WARMING_STEPS: Final = 3
+
+
+def run(quick: bool = False) -> Measured:
+    """Measure the passes for CPUs, on one thread."""
+    with one_thread():
+        return measure("cpu", quick)
+
+
+def measure(device: Device, quick: bool = False) -> Measured:
+    """Return time with a pass ÷ time without it: medians for each pass, and cases of those used."""
+    check_device(device)
+    figures: list[Figure] = []
+    for each in (*PASSES, optimizer(device)):
+        for mode, make in MODES[device].items():
+            figures += _of_pass(each, mode, [*_measured(each, make, mode, device, quick)], device)
+    return Measured(
+        parameters={"batch": BATCH, "most_pairs": PAIRS, "device": device_name(device)},
+        figures=(*figures, *_freeing(device, quick)),
+    )
+
+
+def optimizer(device: Device) -> Pass:
+    """Return all that the optimiser does on a device, as one pass."""
+    return Pass("optimizer", "every pass of this device", KernelOptimizer().optimize, (device,))
+
+
+def _of_pass(each: Pass, mode: str, found: list[Figure], device: Device) -> Iterator[Figure]:
+    """Yield the figure of a pass in one mode and, if the device has it, those of its cases."""
+    shipped = device in each.devices
+    yield figure(
+        f"{each.name}-{mode}",
+        f"{each.name}, {mode}{'' if shipped else ', measured and not used'}: {each.summary}; "
+        "with ÷ without, medians of all cases",
+        RATIO,
+        [case.median for case in found],
+        goal=GOAL if shipped else None,
+    )
+    if shipped and each.name != "optimizer":
+        yield from found
+
+
+def _measured(
+    each: Pass, make: "MakeStep", mode: str, device: Device, quick: bool
+) -> Iterator[Figure]:
+    for case in (*cases(device, quick), *by_hand(device, quick)):
+        plan = case.plan()
+        if free_early(changed := each.run(plan)) == free_early(plan):
+            continue
+        steps = _steps(case, {"with": free_early(changed), "without": free_early(plan)}, make)
+        seconds = paired(steps, QUICK_S if quick else CASE_S, PAIRS)
+        yield ratio(
+            f"{each.name}-{mode}-{case.name}",
+            f"{each.name}, {mode}: {case.name}",
+            ("with_ms", scaled(seconds["with"], 1e3)),
+            ("without_ms", scaled(seconds["without"], 1e3)),
+        )
+
+
+def _steps(case: Case, plans: dict[str, Plan], make: "MakeStep") -> dict[str, Step]:
+    x, h = inputs_of(case.signature)
+    return {name: make(kernel_of(plan), x, h) for name, plan in plans.items()}
+
+
+def by_hand(device: Device, quick: bool) -> Iterator[Case]:
+    """Yield the graphs written by hand, at the sites of the shipped ones."""
+    for blueprint in BY_HAND:
+        for shape in SHAPES[blueprint.kinds[0]][: 1 if quick else None]:
+            signature = SiteSignature(kind=blueprint.kinds[0], x=shape, h=shape, device=device)
+            yield Case(blueprint, signature)
+
+
+def _eager(kernel: Kernel, x: Tensor, h: Tensor) -> Step:
+    return pass_of(kernel, tuple(kernel.parameters()), x, h)
+
+
+def _autocast(kernel: Kernel, x: Tensor, h: Tensor) -> Step:
+    precision = bfloat16(kernel.plan.signature.device)
+    return pass_of(kernel, tuple(kernel.parameters()), x, h, precision)
+
+
+def _captured(kernel: Kernel, x: Tensor, h: Tensor) -> Step:
+    return capture(_unfinished(kernel, x, h))
+
+
+def _unfinished(kernel: Kernel, x: Tensor, h: Tensor) -> Step:
+    wanted = (h, *kernel.parameters())
+    return lambda: torch.autograd.grad((h + kernel(x, h)).square().mean(), wanted)
+
+
+def capture(step: Step) -> Step:
+    """Return the replay of a step as one CUDA graph, to its end on the GPU."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARMING_STEPS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return finishing(graph.replay)
+
+
+MakeStep = Callable[[Kernel, Tensor, Tensor], Step]
+MODES: Final[dict[Device, dict[str, MakeStep]]] = {
+    "cpu": {"float32": _eager},
+    "cuda": {"float32": _eager, "bfloat16": _autocast, "captured": _captured},
+}
+"""How a step runs, by device."""
+
+
+def _freeing(device: Device, quick: bool) -> Iterator[Figure]:
+    """Yield what freeing values early saves: the most bytes that live at a time, going forward."""
+    found = []
+    for case in cases(device, quick):
+        plan = case.plan()
+        if len(plan.steps) > 1:
+            freed, kept = (_peak_bytes(each, case) for each in (free_early(plan), plan))
+            found.append(freed / kept)
+    yield figure(
+        "liveness-peak-bytes",
+        "liveness: most bytes of values that live at a time without gradient, with ÷ without",
+        RATIO,
+        found,
+        goal=GOAL,
+    )
+
+
+def _peak_bytes(plan: Plan, case: Case) -> int:
+    kernel, (x, h) = kernel_of(plan), inputs_of(case.signature)
+    with torch.no_grad(), LiveBytes([x, h, *kernel.parameters()]) as live:
+        kernel(x, h)
+    return int(live.peak)

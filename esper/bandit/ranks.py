@@ -1,0 +1,45 @@
+"""How kernels compare in what they cost: ranks that a selector may weigh."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from topics.models import LoadableKernel
+
+
+@dataclass(frozen=True, slots=True)
+class CostRanks:
+    """The standing of a kernel among others: the share that costs less, equals counting half.
+
+    From 0, where it costs least, to 1; 0.5 for a kernel alone; None where its cost is not known.
+    """
+
+    params: float | None
+    flops: float | None
+    latency: float | None
+    memory: float | None
+
+
+def cost_ranks(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
+    """Return the ranks of kernels of one signature, such as all kernels of a site, in order."""
+    costs = [kernel.cost for kernel in kernels]
+    columns: tuple[Sequence[float | None], ...] = (
+        [kernel.params for kernel in kernels],
+        [None if cost is None else cost.flops for cost in costs],
+        [None if cost is None else cost.latency_ratio for cost in costs],
+        [None if cost is None else cost.memory_ratio for cost in costs],
+    )
+    return [CostRanks(*row) for row in zip(*map(_ranks, columns), strict=True)]
+
+
+def _ranks(values: Sequence[float | None]) -> list[float | None]:
+    known = sorted(value for value in values if value is not None)
+    return [None if value is None else _rank(value, known) for value in values]
+
+
+def _rank(value: float, known: Sequence[float]) -> float:
+    """Return the place of a value among the others in a sorted list, from 0 to 1."""
+    if len(known) == 1:
+        return 0.5
+    below, up_to = bisect_left(known, value), bisect_right(known, value)
+    return (below + up_to - 1) / 2 / (len(known) - 1)

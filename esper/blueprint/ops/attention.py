@@ -1,0 +1,105 @@
+"""Attention: positions that read from each other."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from esper.blueprint.arguments import Flag, Size
+from esper.blueprint.expressions import MAX_SIZE
+from esper.blueprint.ops.spec import (
+    SEQUENCE_RANK,
+    Literals,
+    OpSpec,
+    Run,
+    Shape,
+    Source,
+    functional,
+    mismatch,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _shape(inputs: Sequence[Shape], args: Literals) -> Shape:
+    query, key, value = inputs
+    if not len(query) == len(key) == len(value) == SEQUENCE_RANK:
+        raise mismatch(f"takes three values (T, D), not {query}, {key}, {value}")
+    if key != value or query[1] != key[1]:
+        raise mismatch(f"query {query}, key {key} and value {value} do not agree")
+    if query[1] % args["heads"]:
+        raise mismatch(f"heads {args['heads']} must divide the {query[1]} features")
+    if (args["causal"] or args["window"]) and query != key:
+        raise mismatch(f"positions of query {query} and key {key} differ: no causal, no window")
+    return query
+
+
+def _flops(inputs: Sequence[Shape], args: Literals) -> int:
+    query, key, _ = inputs
+    return 4 * query[0] * key[0] * query[1]
+
+
+def _memory(inputs: Sequence[Shape], args: Literals) -> int:
+    """Return the elements of the result, and of the mask of a window."""
+    (length, features), key, _ = inputs
+    return length * features + (length * key[0] if args["window"] else 0)
+
+
+def _last_diagonal(args: Literals) -> int:
+    """Return how far beyond its own position a window lets a position read."""
+    return 0 if args["causal"] else int(args["window"]) - 1
+
+
+def _run(args: Literals) -> Run:
+    attend: Any = functional("scaled_dot_product_attention")
+    boolean: Any = import_module("torch").bool
+    heads, window, causal = args["heads"], args["window"], args["causal"]
+
+    def split(value: Any) -> Any:
+        return value.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def run(query: "Tensor", key: "Tensor", value: "Tensor") -> "Tensor":
+        mask = None
+        if window:
+            mask = query.new_ones(query.shape[1], query.shape[1], dtype=boolean)
+            mask = mask.triu(1 - window).tril(_last_diagonal(args))
+        result: Tensor = attend(
+            split(query), split(key), split(value), mask, 0.0, causal and not window
+        )
+        return result.transpose(1, 2).flatten(2)
+
+    return run
+
+
+def _call(inputs: Sequence[Shape], args: Literals) -> str:
+    (length, features), _, _ = inputs
+    split = f"value.unflatten(-1, ({args['heads']}, {features // args['heads']})).transpose(1, 2)"
+    operands = f"*({split} for value in ({{0}}, {{1}}, {{2}}))"
+    if args["window"]:
+        ones = f"{{0}}.new_ones({length}, {length}, dtype=torch.bool)"
+        band = f"{ones}.triu({1 - args['window']}).tril({_last_diagonal(args)})"
+        operands += f", attn_mask={band}"
+    elif args["causal"]:
+        operands += ", is_causal=True"
+    attended = f"nn.functional.scaled_dot_product_attention({operands})"
+    return f"{attended}.transpose(1, 2).flatten(2)"
+
+
+ROWS = (
+    OpSpec(
+        name="attention",
+        summary="Softmax attention of query, key, value; window w: positions less than w apart.",
+        fewest=3,
+        most=3,
+        arguments={
+            "heads": Size(default=1),
+            "causal": Flag(default=False),
+            "window": Size(default=0, least=0, most=MAX_SIZE),
+        },
+        shape=_shape,
+        flops=_flops,
+        memory=_memory,
+        run=_run,
+        source=Source(call=_call),
+    ),
+)

@@ -1,0 +1,77 @@
+"""Products of matrices: with weights, and with each other."""
+
+from collections.abc import Sequence
+from math import prod
+
+from esper.blueprint.arguments import Flag, Size
+from esper.blueprint.ops.spec import (
+    Literals,
+    OpSpec,
+    ParameterSpec,
+    Shape,
+    Source,
+    elements_of,
+    function,
+    mismatch,
+    uniform,
+)
+
+MATRIX_RANK = 2
+
+
+def _linear_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
+    return (*inputs[0][:-1], args["out"])
+
+
+def _linear_parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
+    features = inputs[0][-1]
+    weight = uniform("weight", (args["out"], features), features)
+    return (weight, ParameterSpec("bias", (args["out"],))) if args["bias"] else (weight,)
+
+
+def _linear_flops(inputs: Sequence[Shape], args: Literals) -> int:
+    return 2 * prod(inputs[0]) * int(args["out"])
+
+
+def _linear_layer(inputs: Sequence[Shape], args: Literals) -> str:
+    return f"nn.Linear({inputs[0][-1]}, {args['out']}{'' if args['bias'] else ', bias=False'})"
+
+
+def _matmul_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
+    left, right = inputs
+    if not len(left) == len(right) >= MATRIX_RANK or left[:-2] != right[:-2]:
+        raise mismatch(f"takes two values with equal dims before the last two, not {left}, {right}")
+    if left[-1] != right[-2]:
+        raise mismatch(f"the {left[-1]} columns of {left} meet the {right[-2]} rows of {right}")
+    return (*left[:-1], right[-1])
+
+
+def _matmul_flops(inputs: Sequence[Shape], args: Literals) -> int:
+    return 2 * inputs[0][-1] * prod(_matmul_shape(inputs, args))
+
+
+ROWS = (
+    OpSpec(
+        name="linear",
+        summary="Affine map of the last dimension.",
+        arguments={"out": Size(), "bias": Flag(default=True)},
+        shape=_linear_shape,
+        parameters=_linear_parameters,
+        flops=_linear_flops,
+        memory=elements_of(_linear_shape),
+        run=function("torch.nn.functional", "linear"),
+        source=Source(call="{layer}({0})", layer=_linear_layer),
+        silent_at_zero=True,
+    ),
+    OpSpec(
+        name="matmul",
+        summary="Matrix product over the last two dims; the dims before them are equal.",
+        fewest=2,
+        most=2,
+        shape=_matmul_shape,
+        flops=_matmul_flops,
+        memory=elements_of(_matmul_shape),
+        run=function("torch", "matmul"),
+        source=Source(call="{0} @ {1}"),
+    ),
+)

@@ -1,0 +1,31 @@
+"""Common subexpressions: a value that is computed twice is computed once."""
+
+from esper.compiler.passes.rewrite import without
+from esper.kernel.plan import FIRST_STEP_SLOT, Plan, Step
+
+Key = tuple[str, tuple[int, ...], tuple[tuple[str, object], ...]]
+
+
+def share_common(plan: Plan) -> Plan:
+    """Return the plan with equal steps merged into the first of them.
+
+    Steps with parameters are never equal, and neither are those that draw random numbers. The
+    last step stays, because it is the one that keeps a kernel silent at birth.
+    """
+    first: dict[Key, int] = {}
+    instead: dict[int, int] = {}
+    for slot, (step, layout) in enumerate(
+        zip(plan.steps[:-1], plan.layout, strict=False), start=FIRST_STEP_SLOT
+    ):
+        if layout.parameters or layout.spec.run_training is not None:
+            continue
+        key = _key(step, instead)
+        if key in first:
+            instead[slot] = first[key]
+        first.setdefault(key, slot)
+    return without(plan, instead) if instead else plan
+
+
+def _key(step: Step, instead: dict[int, int]) -> Key:
+    inputs = tuple(instead.get(slot, slot) for slot in step.inputs)
+    return step.op, inputs, tuple(sorted(step.args.items()))

@@ -1,0 +1,36 @@
+"""Ops that torch computes faster where the channels of a position lie side by side in memory."""
+
+from collections.abc import Callable
+from typing import Final
+
+from esper.compiler.passes.rewrite import with_steps
+from esper.kernel.plan import Plan, Step, StepLayout
+
+WIDE_KERNEL: Final = 5
+
+
+def pool_by_channel(plan: Plan) -> Plan:
+    """Return the plan with pools of the largest value that go over channels side by side."""
+    return _relaid(plan, lambda step, layout: step.op == "max_pool")
+
+
+def depthwise_by_channel(plan: Plan) -> Plan:
+    """Return the plan with wide convolutions of single channels over channels side by side."""
+    return _relaid(plan, _is_wide_and_depthwise)
+
+
+def _is_wide_and_depthwise(step: Step, layout: StepLayout) -> bool:
+    if step.op != "conv2d":
+        return False
+    channels, kernel = layout.inputs[0][0], step.args["kernel"]
+    assert isinstance(kernel, int)
+    depthwise = step.args["groups"] == channels == layout.output[0] > 1
+    return depthwise and kernel >= WIDE_KERNEL
+
+
+def _relaid(plan: Plan, fits: Callable[[Step, StepLayout], bool]) -> Plan:
+    steps = [
+        step.model_copy(update={"op": f"{step.op}_by_channel"}) if fits(step, layout) else step
+        for step, layout in zip(plan.steps, plan.layout, strict=True)
+    ]
+    return plan if steps == list(plan.steps) else with_steps(plan, steps)

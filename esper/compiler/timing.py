@@ -1,0 +1,19 @@
+"""Timing the steps of building a kernel."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Final
+
+MILLISECONDS: Final = 1e3
+
+
+@contextmanager
+def timed(timings_ms: dict[str, float], step: str) -> Iterator[None]:
+    """Add what the block takes, in milliseconds, to a step; also when it raises."""
+    start = perf_counter()
+    try:
+        yield
+    finally:
+        taken = (perf_counter() - start) * MILLISECONDS
+        timings_ms[step] = timings_ms.get(step, 0.0) + taken

@@ -1,0 +1,1 @@
+"""What a stranger may send to do harm: blueprints, each with the answer that it must get."""

@@ -1,0 +1,198 @@
+"""Hostile blueprints, through the codec, the check and a real farm: an answer each, and no harm."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+
+from esper.blueprint import BlueprintRejected, check, request_for, shipped_named
+from esper.blueprint.resolve import resolve
+from esper.compiler import Built, CompileFarm
+from esper.compiler.limits import Limits
+from esper.compiler.outcome import Outcome
+from esper.kernel import Kernel, unpack
+from tests.compiler.hostile.corpus import MAP, UNDECODABLE, Hostile, corpus, letter
+from tests.compiler.hostile.mutants import mutants
+from topics.codec import Undecodable, decode
+from topics.models import Blueprint, SiteSignature
+
+BUILT: Final = "built"
+LIMITS: Final = Limits(wall_s=30.0, cpu_s=1.0, memory_mb=512)
+"""Tight, so that what is meant to exceed them does so soon; processor time, as this test shares
+its cores."""
+
+STRUCTURAL: Final = {
+    *("unknown-op", "wrong-arity", "unknown-argument", "missing-argument", "bad-argument"),
+    *("bad-expression", "reserved-name", "duplicate-node", "dangling-reference", "cycle"),
+    *("output-missing", "dead-node"),
+}
+"""What must be refused before any site is considered, so that it is never planned."""
+
+MEBIBYTE: Final = 1 << 20
+MAX_GROWTH: Final = 256 * MEBIBYTE
+HONEST: Final = request_for(shipped_named("conv-bottleneck"), MAP)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one hostile message, and the farm's outcome if it came that far."""
+
+    code: str
+    reason: str
+    outcome: Outcome | None = None
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.Runner]:
+    """The one event loop that feeds the farm."""
+    with asyncio.Runner() as loop:
+        yield loop
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[CompileFarm]:
+    with CompileFarm(processes=1, limits=LIMITS) as farm:
+        yield farm
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The answer to every message by name, and the bytes held before the first and at the end."""
+
+    answers: dict[str, Answer]
+    bytes_before: int
+    bytes_after: int
+
+
+@pytest.fixture(scope="module")
+def whole_run(farm: CompileFarm, loop: asyncio.Runner) -> Run:
+    """The whole corpus at once, slow messages first, and then an honest blueprint."""
+    entries = sorted(corpus(), key=lambda entry: not entry.slow)
+
+    async def all_at_once() -> list[Answer]:
+        return await asyncio.gather(*(answer_to(entry, farm) for entry in entries))
+
+    before = memory_in_use()
+    found = loop.run(all_at_once())
+    assert isinstance(loop.run(farm.build(HONEST)), Built)
+    named = {entry.name: answer for entry, answer in zip(entries, found, strict=True)}
+    return Run(named, before, memory_in_use())
+
+
+@pytest.fixture
+def answers(whole_run: Run) -> dict[str, Answer]:
+    return whole_run.answers
+
+
+async def answer_to(entry: Hostile, farm: CompileFarm) -> Answer:
+    """Do with a message what planner and compile worker do."""
+    try:
+        blueprint = decode(Blueprint, entry.value)
+    except Undecodable as error:
+        return Answer(UNDECODABLE, str(error))
+    outcome = await farm.build(request_for(blueprint, entry.site))
+    if isinstance(outcome, Built):
+        return Answer(BUILT, "", outcome)
+    return Answer(outcome.code.value, outcome.reason, outcome)
+
+
+def memory_in_use() -> int:
+    """Bytes that this process and the processes of its farm hold."""
+    us = psutil.Process()
+    return sum(process.memory_info().rss for process in (us, *us.children(recursive=True)))
+
+
+def test_every_hostile_blueprint_gets_its_answer(answers: dict[str, Answer]) -> None:
+    wrong = {
+        entry.name: (entry.expected, answers[entry.name].code, answers[entry.name].reason)
+        for entry in corpus()
+        if answers[entry.name].code != entry.expected
+    }
+    assert not wrong
+
+
+def test_the_corpus_is_large_and_of_every_kind() -> None:
+    harmful = [entry for entry in corpus() if entry.expected != BUILT]
+    expected = Counter(entry.expected for entry in harmful)
+    assert len(harmful) - expected[UNDECODABLE] >= 300
+    assert expected[UNDECODABLE] >= 300
+    at_a_site = {"bad-parameter", "bad-size", "shape-mismatch", "output-shape", "wrong-kind"}
+    limits = {"too-many-parameters", "too-many-activations", "too-many-flops"}
+    running = {"not-finite", "no-gradient", "timeout", "out-of-memory"}
+    assert {UNDECODABLE} | STRUCTURAL | at_a_site | limits | running == set(expected)
+
+
+def test_what_no_site_could_use_is_refused_before_it_is_planned() -> None:
+    missed = []
+    for entry in corpus():
+        if entry.expected in STRUCTURAL:
+            try:
+                check(decode(Blueprint, entry.value))
+            except BlueprintRejected as rejection:
+                assert rejection.code.value == entry.expected
+            else:
+                missed.append(entry.name)
+    assert not missed
+
+
+def test_reasons_are_one_printable_line_whatever_they_quote(answers: dict[str, Answer]) -> None:
+    reasons = [answer.reason for answer in answers.values()]
+    assert all(reason.isprintable() for reason in reasons), "a terminal or log would act on it"
+    assert max(map(len, reasons)) <= 2000
+
+
+def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, Answer]) -> None:
+    """Each fault that is reported was looked for, and told apart in words, by the event loop."""
+    floods = {name: each.reason for name, each in answers.items() if name.startswith("flood/")}
+    counts = {name: re.search(r"and (\d+) more", reason) for name, reason in floods.items()}
+    assert len(counts) >= 8
+    assert {name: int(more[1]) for name, more in counts.items() if more and int(more[1]) > 9} == {}
+
+
+def test_a_graph_that_gives_its_inputs_back_becomes_a_kernel_that_does_not(
+    answers: dict[str, Answer],
+) -> None:
+    aliasing = [answer.outcome for name, answer in answers.items() if "-itself-by-" in name]
+    assert len(aliasing) >= 8
+    for outcome in aliasing:
+        assert isinstance(outcome, Built)
+        plan, tensors = unpack(outcome.artifact)
+        kernel = Kernel(plan, tensors, outcome.sha256)
+        x, h = torch.randn(2, *plan.signature.x), torch.randn(2, *plan.signature.h)
+        result = kernel(x, h).detach()
+        assert result.untyped_storage().data_ptr() not in {
+            value.untyped_storage().data_ptr() for value in (x, h, *kernel.parameters())
+        }
+
+
+def test_the_farm_lives_on_and_holds_no_more_memory(whole_run: Run) -> None:
+    assert whole_run.bytes_after - whole_run.bytes_before < MAX_GROWTH
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mutants())
+def test_a_spoiled_blueprint_is_resolved_or_refused(case: tuple[bytes, SiteSignature]) -> None:
+    value, site = case
+    try:
+        resolved = resolve(decode(Blueprint, value), site)
+    except (Undecodable, BlueprintRejected):
+        return
+    assert resolved.nodes[-1].output == site.h
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mutants())
+@example((letter(), MAP))
+def test_a_spoiled_blueprint_harms_no_process(
+    farm: CompileFarm, loop: asyncio.Runner, case: tuple[bytes, SiteSignature]
+) -> None:
+    value, site = case
+    answer = loop.run(answer_to(Hostile("mutant", value, "any", site), farm))
+    assert answer.code not in ("crashed", "not-runnable", "not-loadable"), answer.reason

@@ -1,0 +1,57 @@
+"""What test processes do: each abuses what it is given in its own way. Loads no torch."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from esper.compiler.limits import Limits, bound_cpu, bound_memory, seal
+from esper.compiler.outcome import Compiled, to_bytes
+
+DONE = to_bytes(Compiled(b"done", {}))
+
+
+def warm(limits: Limits) -> None:
+    seal()
+    bound_memory(limits.memory_mb)
+
+
+def dispatch(data: bytes, cpu_s: float) -> bytes:
+    """Do what the request names, and answer unless that cannot be survived."""
+    bound_cpu(cpu_s)
+    name, _, argument = data.decode().partition(" ")
+    ABUSES[name](argument)
+    return DONE
+
+
+def spin(seconds: str) -> None:
+    end = time.process_time() + float(seconds)
+    while time.process_time() < end:
+        pass
+
+
+def write(path: str) -> None:
+    Path(path).write_text("gone from here")
+
+
+def open_files(count: str) -> None:
+    descriptors = [os.dup(0) for _ in range(int(count))]
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def fail(message: str) -> None:
+    raise LookupError(message)
+
+
+ABUSES = {
+    "nothing": lambda _: None,
+    "spin": spin,
+    "sleep": lambda seconds: time.sleep(float(seconds)),
+    "allocate": lambda mebibytes: bytes(int(mebibytes) << 20),
+    "die": lambda number: os.kill(os.getpid(), signal.Signals[number]),
+    "exit": lambda code: os._exit(int(code)),
+    "write": write,
+    "open": open_files,
+    "fail": fail,
+}
