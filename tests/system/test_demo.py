@@ -37,23 +37,19 @@ def left_behind(home: Path) -> list[str]:
     return found
 
 
-def started_demo(home: Path) -> subprocess.Popen[str]:
-    """Start a demo that would train for long."""
-    return subprocess.Popen(
+def started_demo(home: Path, until: str) -> subprocess.Popen[str]:
+    """Start the demo and return once it has printed a line with `until`."""
+    demo = subprocess.Popen(
         [*DEMO, "--epochs", "2000"],
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def read_until(demo: subprocess.Popen[str], until: str) -> None:
-    """Return once the demo has printed a line with `until`."""
     assert demo.stdout is not None
     for line in demo.stdout:
         if until in line:
-            return
+            return demo
     pytest.fail(f"the demo ended before it said {until!r}")
 
 
@@ -78,18 +74,15 @@ def test_the_demo_grows_exports_audits_and_cleans_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(170)
-def test_demos_leave_no_process_behind_when_interrupted(tmp_path: Path) -> None:
-    """Three demos side by side, each in a home of its own and ended in another way."""
-    ways = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-    demos = {number: started_demo(tmp_path / number.name) for number in ways}
-    for number, demo in demos.items():
-        read_until(demo, "training")
-        assert left_behind(tmp_path / number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_leaves_no_process_behind_when_interrupted(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    demo = started_demo(tmp_path, until="training")
+    assert left_behind(tmp_path)
     time.sleep(1.0)
-    for number, demo in demos.items():
-        demo.send_signal(number)
-    for number, demo in demos.items():
-        output, _ = demo.communicate(timeout=60)
-        assert "Traceback" not in output
-        assert demo.returncode == (-signal.SIGKILL if number is signal.SIGKILL else 130)
+    demo.send_signal(number)
+    output, _ = demo.communicate(timeout=60)
     eventually("every process to end", lambda: not left_behind(tmp_path), timeout_s=15)
+    assert "Traceback" not in output
+    assert demo.returncode == (-signal.SIGKILL if number is signal.SIGKILL else 130)
