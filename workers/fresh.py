@@ -12,6 +12,8 @@ from torch import nn
 from esper.tasks.digits import load_digits
 
 TOLERANCE = 1e-6
+"""Relative to the largest logit: beyond 16, float32 itself has steps of more than that."""
+
 TIMEOUT_S = 120
 
 SCRIPT = """
@@ -48,7 +50,7 @@ class Comparison(NamedTuple):
 
 
 def compare_in_fresh_interpreter(folder: Path, model: nn.Module) -> Comparison:
-    """Compare logits of an exported digits network with the model's, equal to 1e-6.
+    """Compare logits of an exported digits network with the model's, equal to 1e-6 of the largest.
 
     Raises:
         FreshInterpreterFailed: the exported source did not run there.
@@ -72,4 +74,5 @@ def compare_in_fresh_interpreter(folder: Path, model: nn.Module) -> Comparison:
             raise FreshInterpreterFailed(f"{folder}: {''.join(last) or 'no message'}")
         found = torch.load(outputs)
     difference = float((expected - found).abs().max())
-    return Comparison(len(images), difference, difference <= TOLERANCE)
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    return Comparison(len(images), difference, difference <= allowed)
