@@ -47,6 +47,9 @@ class SeedBank(nn.Module):
     def plant(self, slot: int, seed: Seed) -> None:
         """Put a seed into a slot that is free."""
         self.seeds[str(slot)] = seed
+        # Sums round by their order: it is that of the slots, which an export follows too.
+        for name in sorted(self.seeds, key=int):
+            self.seeds[name] = self.seeds.pop(name)
 
     def remove(self, slot: int) -> Seed:
         """Take the seed out of a slot and return it."""

@@ -60,6 +60,18 @@ def test_every_parameter_of_a_kernel_has_gradient_within_three_steps(
     assert felt == set(dict(kernel.named_parameters()))
 
 
+def test_the_order_of_planting_changes_no_bit() -> None:
+    results = []
+    for order in ((0, 1, 2), (2, 0, 1)):
+        site, x = a_site(SiteKind.FEATURE_MAP)
+        names = ("gated-conv", "conv-bottleneck", "residual-conv3x3")
+        for slot in order:
+            torch.manual_seed(slot)
+            awaken(plant(site, slot, names[slot], alpha=1.0).kernel)
+        results.append(site.layer(x))
+    assert torch.equal(*results)
+
+
 @EACH_BLUEPRINT
 def test_the_output_is_h_plus_alpha_times_the_kernel_exactly(
     blueprint_id: str, kind: SiteKind
