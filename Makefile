@@ -1,5 +1,5 @@
 # make demo   see a network grow, on this machine, start to end
-# make test   the whole suite, which starts its own Kafka and Redis
+# make test   the whole suite, two files at a time; each half starts its own Kafka and Redis
 # make check  style, types, and who may import what
 # make clean  remove what make made
 
@@ -15,7 +15,7 @@ demo: .venv/.local
 	$(BIN)/esper demo
 
 test: .venv/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: .venv/.dev
 	$(BIN)/ruff check .

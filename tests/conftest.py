@@ -12,6 +12,9 @@ from workers.local.kafka import KafkaService
 from workers.local.process import CAN_DIE_WITH_PARENT
 from workers.local.redis import RedisService
 
+# Tables are as wide as each test has them, not as whoever's terminal the suite is run in.
+os.environ.pop("COLUMNS", None)
+
 
 class ExternalKafka:
     """A broker that the environment names: used as it is, not ours to stop."""

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esper.blueprint.ops import OPS, OpSpec, Shape
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
+from esper.compiler.measure import LiveBytes
 from tests.blueprint.cases import ATTENTION, CASES, CONV1, GRID, MAP, MISFITS, SEQUENCE
 
 EACH_CASE = pytest.mark.parametrize(("name", "shapes", "args", "expected"), CASES)
@@ -238,6 +239,15 @@ def test_attention_in_a_window_reads_only_positions_less_than_that_apart(causal:
     positions = torch.arange(8)
     apart = positions[:, None] - positions
     assert torch.equal(seen, (apart.abs() < 3) & (apart >= 0 if causal else True))
+
+
+def test_attention_never_holds_the_weights_of_all_pairs_of_positions() -> None:
+    length, features = 1024, 4
+    transposed = torch.randn(1, features, length, requires_grad=True)
+    with LiveBytes([transposed]) as held:
+        value = transposed.transpose(1, 2)
+        OPS["attention"].run(ATTENTION)(value, value, value).square().sum().backward()
+    assert held.peak < length * length
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (4, 1), (3, 2)])

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from esper.settings import Settings
 from topics.bus import Bus
+from topics.catalog import BLUEPRINT_SUBMITTED
 from workers.local.process import CAN_DIE_WITH_PARENT
 from workers.local.stack import LocalStack
 
@@ -48,6 +50,24 @@ def bus(running: Running) -> Iterator[Bus]:
         yield bus
     finally:
         bus.close()
+
+
+def publish_as_a_stranger(running: Running, *blueprints: bytes) -> None:
+    """Publish with librdkafka: no keys, no headers, compressed as its users have it."""
+    producer = Producer(
+        {
+            "bootstrap.servers": running.settings.kafka_bootstrap_servers,
+            "compression.type": "gzip",
+            "message.max.bytes": 50_000_000,
+        }
+    )
+    errors: list[Any] = []
+    for value in blueprints:
+        producer.produce(
+            BLUEPRINT_SUBMITTED.name, value, on_delivery=lambda error, _: errors.append(error)
+        )
+    producer.flush(30)
+    assert errors == [None] * len(blueprints)
 
 
 def eventually(what: str, found: Callable[[], Any], timeout_s: float = 30.0) -> Any:

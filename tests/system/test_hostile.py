@@ -7,11 +7,10 @@ from functools import cache
 
 import psutil
 import pytest
-from confluent_kafka import Producer
 
 from esper.blueprint import BlueprintRejected, check, kernel_id, request_for, shipped_named
 from tests.compiler.hostile.corpus import SITES, UNDECODABLE, Hostile, corpus
-from tests.system.conftest import Running, eventually
+from tests.system.conftest import Running, eventually, publish_as_a_stranger
 from topics.bus import Bus, Start
 from topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, TRAINING_RUN
 from topics.codec import Undecodable, decode
@@ -72,20 +71,6 @@ def memory_of_worker(running: Running) -> int:
     return sum(each.memory_info().rss for each in (worker, *worker.children(recursive=True)))
 
 
-def publish_all(running: Running) -> None:
-    """Publish the corpus with another client: no keys, no headers, compressed."""
-    producer = Producer(
-        {
-            "bootstrap.servers": running.settings.kafka_bootstrap_servers,
-            "compression.type": "gzip",
-            "message.max.bytes": 50_000_000,
-        }
-    )
-    for entry in arriving():
-        producer.produce(BLUEPRINT_SUBMITTED.name, entry.value)
-    assert producer.flush(30) == 0
-
-
 def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus: Bus) -> None:
     answers: dict[str, str] = {}
     dead: list[bytes] = []
@@ -104,7 +89,7 @@ def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus:
     assert len(due) >= 250
     memory_before = memory_of_worker(running)
 
-    publish_all(running)
+    publish_as_a_stranger(running, *(entry.value for entry in arriving()))
     eventually("every answer", lambda: due.keys() <= answers.keys(), timeout_s=90)
     eventually("every dead letter", lambda: len(dead) >= letters.total())
 

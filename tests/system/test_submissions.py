@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 
-from tests.system.conftest import Running, eventually
+from tests.system.conftest import Running, eventually, publish_as_a_stranger
 from topics.bus import Bus, Record, Start, read
 from topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, KERNEL_READY, TRAINING_RUN
 from topics.codec import decode
@@ -54,23 +53,6 @@ class Watch:
     def __init__(self, bus: Bus, topic: str) -> None:
         self.records: list[Record] = []
         bus.follow(topic, self.records.append, start=Start.NOW)
-
-
-def publish_as_a_stranger(running: Running, value: bytes) -> None:
-    """Publish with librdkafka: no key, no headers, compressed as its users have it."""
-    producer = Producer(
-        {
-            "bootstrap.servers": running.settings.kafka_bootstrap_servers,
-            "compression.type": "gzip",
-            "message.max.bytes": 50_000_000,
-        }
-    )
-    errors: list[Any] = []
-    producer.produce(
-        BLUEPRINT_SUBMITTED.name, value, on_delivery=lambda error, _: errors.append(error)
-    )
-    producer.flush(30)
-    assert errors == [None]
 
 
 def compiled(records: list[Record], name: str) -> KernelCompiled | None:

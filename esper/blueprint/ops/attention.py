@@ -56,7 +56,8 @@ def _run(args: Literals) -> Run:
     heads, window, causal = args["heads"], args["window"], args["causal"]
 
     def split(value: Any) -> Any:
-        return value.unflatten(-1, (heads, -1)).transpose(1, 2)
+        # Of features that do not lie side by side torch would write out all T x T weights.
+        return value.contiguous().unflatten(-1, (heads, -1)).transpose(1, 2)
 
     def run(query: "Tensor", key: "Tensor", value: "Tensor") -> "Tensor":
         mask = None
@@ -73,7 +74,8 @@ def _run(args: Literals) -> Run:
 
 def _call(inputs: Sequence[Shape], args: Literals) -> str:
     (length, features), _, _ = inputs
-    split = f"value.unflatten(-1, ({args['heads']}, {features // args['heads']})).transpose(1, 2)"
+    heads = f"({args['heads']}, {features // args['heads']})"
+    split = f"value.contiguous().unflatten(-1, {heads}).transpose(1, 2)"
     operands = f"*({split} for value in ({{0}}, {{1}}, {{2}}))"
     if args["window"]:
         ones = f"{{0}}.new_ones({length}, {length}, dtype=torch.bool)"
