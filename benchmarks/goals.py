@@ -99,8 +99,7 @@ ROWS = (
         "pipeline",
         ("submitted-to-ready", "submitted-to-ready-over-compile"),
         "building takes so little that three confirmed records (blueprint, request, ready) and "
-        "two agents, at a few milliseconds each, weigh half as much, although work begins before "
-        "the request is back",
+        "two agents, at a few milliseconds each, weigh more than half as much",
     ),
     Row(
         "one decision, 8 arms and 10,000 arms",

@@ -8,7 +8,6 @@ from functools import partial
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust import EventT, StreamT
-from faust.types import TP
 
 from esper.compiler import Built, CompileFarm, Rejected
 from esper.compiler.limits import Limits
@@ -17,7 +16,6 @@ from esper.compiler.timing import MILLISECONDS, timed
 from esper.settings import Settings
 from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
 from topics.bus import Publisher, Record
-from topics.bus.reader import partition_of
 from topics.catalog import (
     BLUEPRINT_SUBMITTED,
     COMPILE_APP,
@@ -38,7 +36,6 @@ from topics.models import (
 )
 from workers.app import is_ready, make_app, raw_topic, run
 from workers.guards import GuardedApp, process_in_order
-from workers.head_start import HeadStart
 from workers.intake import read, record_of
 from workers.metrics import (
     BUILD_SECONDS,
@@ -88,20 +85,7 @@ class Compiler:
         self._key = key
         self._concurrency = concurrency
         self._announced: OrderedDict[str, KernelReady] = OrderedDict()
-        self._head_start = HeadStart(farm.build, self._comes_here)
-        self._app = app
         app.agent(raw_topic(app, KERNEL_REQUESTED.name))(self._read_requests)
-
-    def anticipate(self, request: KernelRequested) -> None:
-        """Begin on a kernel whose request is about to be published."""
-        self._head_start.begin(request)
-
-    def _comes_here(self, request: KernelRequested) -> bool:
-        """Whether a process is free, and the request will be read by this worker."""
-        if not self._farm.idle or request.kernel_id in self._announced:
-            return False
-        partition = partition_of(request.kernel_id.encode(), KERNEL_REQUESTED.partitions)
-        return TP(KERNEL_REQUESTED.name, partition) in self._app.consumer.assignment()
 
     async def _read_requests(self, stream: StreamT[bytes]) -> None:
         await process_in_order(stream, self._compile, concurrency=self._concurrency)
@@ -117,7 +101,7 @@ class Compiler:
             await self._publish(KERNEL_READY, known, record)
             return
         with COMPILING.track_inprogress(), BUILD_SECONDS.time():
-            outcome = await self._head_start.outcome(request)
+            outcome = await self._farm.build(request)
         timings_ms = {"delivery": delivery_ms, **outcome.timings_ms}
         if isinstance(outcome, Built):
             await self._announce(request, outcome, timings_ms, record)
@@ -258,7 +242,7 @@ def run_compile_worker(settings: Settings) -> int:
         memory_mb=settings.compile_memory_mb,
     )
     with CompileFarm(settings.compile_processes, limits=limits) as farm:
-        compiler = Compiler(
+        Compiler(
             app,
             publisher,
             farm,
@@ -267,7 +251,7 @@ def run_compile_worker(settings: Settings) -> int:
             # Both processes of each pair at work, and one more kernel stored or announced.
             2 * settings.compile_processes + 1,
         )
-        Planner(app, publisher, compiler.anticipate)
+        Planner(app, publisher)
         with served(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
             return run(app, topics=_expected(topics), close=publisher.stop)
 

@@ -5,7 +5,7 @@ could ever use. Both topics have one partition, so one worker holds both tables 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from faust import EventT, StreamT
 
@@ -45,13 +45,6 @@ def requests(
                 yield request_for(blueprint, signature)
 
 
-Anticipate = Callable[[KernelRequested], None]
-
-
-def _let_it_come(request: KernelRequested) -> None:
-    """Do nothing before a request comes by its topic."""
-
-
 class Planner:
     """The two agents that keep the tables of blueprints and runs, and ask for their kernels.
 
@@ -59,12 +52,8 @@ class Planner:
     offset: a crash in between asks again, which the compile agents tolerate.
     """
 
-    def __init__(
-        self, app: GuardedApp, publisher: Publisher, anticipate: Anticipate = _let_it_come
-    ) -> None:
-        """Have `anticipate` told of each request that is about to be published."""
+    def __init__(self, app: GuardedApp, publisher: Publisher) -> None:
         self._publisher = publisher
-        self._anticipate = anticipate
         self._blueprints = bytes_table(app, PLANNED_BLUEPRINTS.name, BLUEPRINT_SUBMITTED.partitions)
         self._runs = bytes_table(app, PLANNED_RUNS.name, TRAINING_RUN.partitions)
         # A blueprint and a run in work at the same time would each miss the other's table row.
@@ -115,7 +104,6 @@ class Planner:
     async def _request(self, work: Iterable[KernelRequested], trace: str | None) -> None:
         sends = []
         for request in work:
-            self._anticipate(request)
             child = child_traceparent(trace)
             sends.append(self._publisher.publish(KERNEL_REQUESTED, request, traceparent=child))
         await asyncio.gather(*sends)

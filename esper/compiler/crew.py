@@ -72,11 +72,6 @@ class Crew:
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._started = [worker.start() for worker in self._workers]
 
-    @property
-    def idle(self) -> int:
-        """How many processes have nothing to do."""
-        return self._idle.qsize()
-
     def wait_warm(self) -> None:
         """Wait until all processes are warm.
 

@@ -53,11 +53,6 @@ class CompileFarm:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def idle(self) -> int:
-        """How many kernels could be begun at once."""
-        return self._compilers.idle
-
     async def build(self, request: KernelRequested) -> Outcome:
         """Build one kernel as soon as processes are free; what went wrong is a `Rejected`.
 
