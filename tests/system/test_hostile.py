@@ -84,6 +84,12 @@ def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus:
         lambda record: dead.append(record.value or b""),
         start=Start.NOW,
     )
+    # Blueprints here share a name, so one that is read before the run would be planned for nothing.
+    opener = shipped_named("pointwise-mix")
+    publish_blueprints(running.settings, [opener])
+    opened = request_for(opener, SITES["map"]).kernel_id
+    eventually("the run to be known to the planner", lambda: opened in answers)
+
     due = answers_due()
     letters = Counter(each.value for each in arriving() if each.expected == UNDECODABLE)
     assert len(due) >= 250

@@ -25,7 +25,7 @@ from topics.models import Blueprint, SiteSignature
 
 BUILT: Final = "built"
 LITTLE_TIME: Final = Limits(wall_s=60.0, cpu_s=1.0, memory_mb=2048)
-LITTLE_MEMORY: Final = Limits(wall_s=60.0, cpu_s=30.0, memory_mb=256)
+LITTLE_MEMORY: Final = Limits(wall_s=60.0, cpu_s=30.0, memory_mb=512)
 """One limit tight and the others far, so that which is exceeded hangs on no machine's speed."""
 
 STRUCTURAL: Final = {
