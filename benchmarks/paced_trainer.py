@@ -23,17 +23,8 @@ from torch.optim import Adam, Optimizer
 import esper
 from benchmarks.result import BenchmarkError
 from esper.settings import Settings
-from esper.tasks.digits import (
-    BATCH,
-    LEARNING_RATE,
-    SITES,
-    Attach,
-    Digits,
-    DigitsHost,
-    Steppable,
-    load_digits,
-    never_grow,
-)
+from esper.tasks.digits import DIGITS, DigitsHost, load_digits
+from esper.tasks.train import BATCH, LEARNING_RATE, Attach, Splits, Steppable, never_grow
 from esper.training import Growth
 from topics.models import SeedState
 
@@ -128,7 +119,7 @@ def _serve(link: Connection, settings: Settings | None, core: int) -> None:
 
 
 @contextmanager
-def _training(settings: Settings | None, digits: Digits) -> Iterator[Callable[[], Step]]:
+def _training(settings: Settings | None, digits: Splits) -> Iterator[Callable[[], Step]]:
     """Give a function that trains the digits host one step."""
     torch.manual_seed(0)
     model = DigitsHost()
@@ -160,7 +151,7 @@ def _batches(images: int) -> list[Tensor]:
 
 
 def _grow_without_room(
-    settings: Settings, model: nn.Module, optimizer: Optimizer, digits: Digits
+    settings: Settings, model: nn.Module, optimizer: Optimizer, digits: Splits
 ) -> Growth:
     """Attach growth that takes part in everything, but whose slots are all spent.
 
@@ -171,7 +162,7 @@ def _grow_without_room(
     growth = esper.grow(
         model,
         optimizer,
-        sites=SITES,
+        sites=DIGITS.sites,
         probe=digits.probe,
         loss_fn=F.cross_entropy,
         run=RUN,

@@ -18,7 +18,8 @@ from benchmarks.threads import one_thread
 from esper.blueprint import request_for, shipped
 from esper.compiler import Built, CompileFarm
 from esper.store import KernelStore, open_store
-from esper.tasks.digits import SITES, Digits, train_digits
+from esper.tasks.digits import DIGITS
+from esper.tasks.train import Splits, train_task
 from esper.training import Growth
 from topics.bus import Record, read
 from topics.catalog import KERNEL_COMPILED
@@ -223,11 +224,11 @@ def _grow(stack: Stack, seed: int, epochs: int) -> list[tuple[float, float]]:
     clocks: list[_Clocked] = []
 
     @contextmanager
-    def attach(model: nn.Module, optimizer: Optimizer, digits: Digits) -> Iterator[_Clocked]:
+    def attach(model: nn.Module, optimizer: Optimizer, digits: Splits) -> Iterator[_Clocked]:
         with esper.grow(
             model,
             optimizer,
-            sites=SITES,
+            sites=DIGITS.sites,
             probe=digits.probe,
             loss_fn=F.cross_entropy,
             run="benchmark",
@@ -237,7 +238,7 @@ def _grow(stack: Stack, seed: int, epochs: int) -> list[tuple[float, float]]:
             clocks.append(_Clocked(growth))
             yield clocks[0]
 
-    train_digits(seed, epochs, attach)
+    train_task(DIGITS, seed, epochs, attach)
     clock = clocks[0]
     return [
         (outcome.latency_ms, clock.step_s[outcome.step - 1] * 1e3)

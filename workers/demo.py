@@ -8,7 +8,8 @@ from pathlib import Path
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
 from esper.settings import Settings
-from esper.tasks.digits import OnEpoch, train_digits
+from esper.tasks.digits import DIGITS
+from esper.tasks.train import OnEpoch, train_task
 from topics.bus import read
 from topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
 from topics.codec import decode
@@ -17,7 +18,7 @@ from workers.fresh import compare_in_fresh_interpreter
 from workers.local.stack import LocalStack
 from workers.submit import publish_blueprints
 from workers.summary import Facts, spread, summary
-from workers.trainer import grow_digits
+from workers.trainer import grow_task
 
 Say = Callable[[str], None]
 
@@ -44,8 +45,9 @@ def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch)
     with running_stack(home, say) as settings:
         published = publish_blueprints(settings, shipped())
         say(f"blueprints: {len(published)} published to {BLUEPRINT_SUBMITTED.name}")
-        grown = grow_digits(
+        grown = grow_task(
             settings,
+            DIGITS,
             seed=seed,
             epochs=epochs,
             export_under=home / "grown",
@@ -58,7 +60,7 @@ def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch)
         verdict = audit(fetch_history(settings.kafka_bootstrap_servers, grown.run_id))
         submit_to_ready = submit_to_ready_ms(settings, grown.run_id)
     say("twin: the same host with the same seed, never grown")
-    twin = train_digits(seed, epochs)
+    twin = train_task(DIGITS, seed, epochs)
     return {
         **summary(grown),
         "never_grown": {"test_accuracy": twin.test_accuracy, "params": twin.params},

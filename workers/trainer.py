@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 import esper
 from esper.settings import Settings
-from esper.tasks.digits import SITES, Digits, DigitsResult, OnEpoch, train_digits
+from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
 from esper.training import Growth
 from esper.training.lineage import Ancestry
 
@@ -23,7 +23,7 @@ class GrownRun:
     """A finished run that grew: its result, its record, and where the network was exported."""
 
     run_id: str
-    result: DigitsResult
+    result: TaskResult
     ancestry: Ancestry
     exported: Path
 
@@ -34,32 +34,34 @@ class GrownRun:
         return [each.latency_ms for each in outcomes if each.latency_ms is not None]
 
 
-def grow_digits(
+def grow_task(
     settings: Settings,
+    task: Task,
     *,
     seed: int,
     epochs: int,
     export_under: Path,
     on_start: Announce,
     on_epoch: OnEpoch,
+    device: str = "cpu",
 ) -> GrownRun:
-    """Train the digits host through the public API, export it under a folder, and return the run.
+    """Train a task through the public API, export it under a folder, and return the run.
 
     Raises:
         BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
     """
-    # The host is far too small to share between threads, and the workers want the other core.
+    # The hosts are too small to share between threads, and the workers want the other cores.
     torch.set_num_threads(1)
     growths: list[Growth] = []
 
-    def attach(model: nn.Module, optimizer: Optimizer, digits: Digits) -> Growth:
+    def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Growth:
         growth = esper.grow(
             model,
             optimizer,
-            sites=SITES,
-            probe=digits.probe,
+            sites=task.sites,
+            probe=splits.probe,
             loss_fn=F.cross_entropy,
-            run="digits",
+            run=task.name,
             seed=seed,
             settings=settings,
         )
@@ -67,7 +69,7 @@ def grow_digits(
         on_start(growth.run_id)
         return growth
 
-    result = train_digits(seed, epochs, attach, on_epoch)
+    result = train_task(task, seed, epochs, attach, on_epoch, device)
     growth = growths[0]
     return GrownRun(
         run_id=growth.run_id,

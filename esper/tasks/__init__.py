@@ -1,5 +1,22 @@
 """Shipped tasks: small, real, on every machine; each trains a host through the public API."""
 
-from esper.tasks.digits import DigitsHost, DigitsResult, load_digits, train_digits
+from typing import Final
 
-__all__ = ["DigitsHost", "DigitsResult", "load_digits", "train_digits"]
+from esper.tasks.digits import DIGITS, DigitsHost, load_digits
+from esper.tasks.resnet import RESNET, ResNetHost
+from esper.tasks.train import Splits, Task, TaskResult, train_task
+
+TASKS: Final = {task.name: task for task in (DIGITS, RESNET)}
+
+__all__ = [
+    "DIGITS",
+    "RESNET",
+    "TASKS",
+    "DigitsHost",
+    "ResNetHost",
+    "Splits",
+    "Task",
+    "TaskResult",
+    "load_digits",
+    "train_task",
+]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import esper
 from esper.kernel import Kernel
 from esper.seed import Site
-from esper.tasks.digits import SITES, DigitsHost, load_digits
+from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.training import Growth
 from tests.system.conftest import Running
 
@@ -27,7 +27,7 @@ class Training:
         self.growth: Growth = esper.grow(
             self.model,
             self.optimizer,
-            sites=SITES,
+            sites=DIGITS.sites,
             probe=self.digits.probe,
             loss_fn=F.cross_entropy,
             run="test",

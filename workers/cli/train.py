@@ -8,16 +8,23 @@ import typer
 from esper.settings import Settings
 from workers.cli.output import Json, console, print_json, sigterm_interrupts
 
-TASKS = ("digits",)
+TASKS = ("digits", "resnet")
+"""Named here too, so that help and wrong use load no torch."""
+
+DEVICES = ("cpu", "cuda")
 
 
 def train(
     task: Annotated[str, typer.Argument(help=f"One of: {', '.join(TASKS)}.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 60,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the data. Default: the task's own."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seeds weights, batches and decisions.")] = 0,
     export: Annotated[
         Path | None, typer.Option(help="Folder for the grown network. Default: ESPER_HOME/grown")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, or cuda.")] = "cpu",
     json: Json = False,
 ) -> None:
     """Train a shipped task while it grows, and export the grown network.
@@ -26,21 +33,31 @@ def train(
     """
     if task not in TASKS:
         raise typer.BadParameter(f"no task {task!r}; there are: {', '.join(TASKS)}")
+    if device not in DEVICES:
+        raise typer.BadParameter(f"no device {device!r}; there are: {', '.join(DEVICES)}")
+    import torch
+
+    import esper.tasks
     from workers.cli.progress import training_progress
     from workers.cli.tables import print_summary
     from workers.summary import summary
-    from workers.trainer import grow_digits
+    from workers.trainer import grow_task
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")
     settings = Settings()
+    epochs = epochs or esper.tasks.TASKS[task].epochs
     try:
         with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
-            run = grow_digits(
+            run = grow_task(
                 settings,
+                esper.tasks.TASKS[task],
                 seed=seed,
                 epochs=epochs,
                 export_under=export or settings.home / "grown",
                 on_start=progress.started,
                 on_epoch=progress.epoch,
+                device=device,
             )
     except KeyboardInterrupt:
         console.print("stopped; the run is closed and can be audited")

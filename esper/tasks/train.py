@@ -1,0 +1,122 @@
+"""Training a shipped task: the loop as a user writes it, with growth attached or not."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+BATCH: Final = 32
+LEARNING_RATE: Final = 1e-3
+
+Samples = tuple[Tensor, Tensor]
+"""Inputs (N, ..) and labels (N,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The samples of a task: what trains, what measures growth, what judges."""
+
+    train: Samples
+    probe: Samples
+    test: Samples
+
+    def to(self, device: str) -> "Splits":
+        """Return the same samples on a device."""
+        parts = (self.train, self.probe, self.test)
+        return Splits(*((inputs.to(device), labels.to(device)) for inputs, labels in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A classification that is shipped: its host, the sites where it grows, and its samples."""
+
+    name: str
+    summary: str
+    host: Callable[[], nn.Module]
+    sites: tuple[str, ...]
+    load: Callable[[], Splits]
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A trained host and the share of the test samples that it gets right."""
+
+    model: nn.Module
+    test_accuracy: float
+    params: int
+    steps: int
+
+
+class Steppable(Protocol):
+    """What the training loop needs of growth."""
+
+    def step(self, loss: Tensor) -> None:
+        """Called once after each optimizer step."""
+
+
+class NeverGrown:
+    """Growth that does nothing, for the twin that shows what growing changed."""
+
+    def step(self, loss: Tensor) -> None:
+        """Leave the model as it is."""
+
+
+Attach = Callable[[nn.Module, Optimizer, Splits], AbstractContextManager[Steppable]]
+OnEpoch = Callable[[int, float], None]
+
+
+def never_grow(
+    model: nn.Module, optimizer: Optimizer, splits: Splits
+) -> AbstractContextManager[Steppable]:
+    """Attach nothing."""
+    return nullcontext(NeverGrown())
+
+
+def train_task(
+    task: Task,
+    seed: int,
+    epochs: int,
+    attach: Attach = never_grow,
+    on_epoch: OnEpoch | None = None,
+    device: str = "cpu",
+) -> TaskResult:
+    """Train the host of a task from `seed` for `epochs` and test it; `attach` lets it grow or not.
+
+    Two calls that differ only in `attach` start from the same weights and see the same batches.
+    """
+    splits = task.load().to(device)
+    torch.manual_seed(seed)
+    model = task.host().to(device)
+    optimizer = Adam(model.parameters(), lr=LEARNING_RATE)
+    shuffle = torch.Generator().manual_seed(seed)
+    inputs, labels = splits.train
+    steps = 0
+    with attach(model, optimizer, splits) as growth:
+        for epoch in range(epochs):
+            model.train()
+            order = torch.randperm(len(inputs), generator=shuffle).to(device)
+            for batch in torch.split(order, BATCH):
+                loss = F.cross_entropy(model(inputs[batch]), labels[batch])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad()
+                growth.step(loss)
+                steps += 1
+            if on_epoch is not None:
+                on_epoch(epoch + 1, float(loss.detach()))
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return TaskResult(model, accuracy(model, splits.test), params, steps)
+
+
+def accuracy(model: nn.Module, samples: Samples) -> float:
+    """Return the share of samples whose label has the largest logit, in evaluation mode."""
+    inputs, labels = samples
+    model.eval()
+    with torch.no_grad():
+        return float((model(inputs).argmax(dim=1) == labels).float().mean())
