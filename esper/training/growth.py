@@ -228,8 +228,8 @@ def grow(
         settings: where Kafka, the kernel store and the key are; from the environment unless given.
 
     Raises:
-        RunNameRefused, SiteRefused, ParameterUntrained, ProbeRefused: growth is not possible like
-            this.
+        RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused: growth is
+            not possible like this.
         NotConfigured, BrokerUnreachable: growth is not possible here; the message says what to do.
     """
     checked_probe = Probe(probe, loss_fn)

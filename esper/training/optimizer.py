@@ -1,10 +1,10 @@
 """Keeping every parameter of a growing model in exactly one optimizer group."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -13,15 +13,34 @@ class ParameterUntrained(ValueError):
     """A site's layer has no parameter in the optimizer, so nothing grown there would train."""
 
 
+class OptimizerRefused(ValueError):
+    """An optimizer that cannot train parameters which come and go; the message says why."""
+
+
+class _Place(NamedTuple):
+    """Where a parameter stands: its group, and its position there or one beyond it."""
+
+    group: dict[str, Any]
+    position: int
+
+
 class OptimizerMembership:
     """Adds and removes kernels' parameters in the group that trains their site's layer.
 
     Joining an existing group, rather than adding one, keeps learning rate schedules whole: they
-    hold one base rate per group that was there when they were made.
+    hold one base rate per group that was there when they were made. What an operation costs grows
+    with the parameters that come or go, not with those that stay.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
+        """Raise OptimizerRefused where parameters cannot join or leave."""
+        if isinstance(optimizer, LBFGS):
+            raise OptimizerRefused(
+                "LBFGS keeps one vector over all its parameters, so none can join or leave; "
+                "grow with another optimizer, for instance Adam"
+            )
         self._optimizer = optimizer
+        self._places: dict[int, _Place] = {}
 
     def check(self, name: str, layer: nn.Module) -> None:
         """Raise ParameterUntrained unless the optimizer trains a parameter of the layer."""
@@ -34,37 +53,57 @@ class OptimizerMembership:
             ParameterUntrained: it no longer trains the layer.
         """
         group = self._group_of(name, layer)
-        known = self._known()
         for full_name, parameter in parameters:
-            if id(parameter) not in known:
+            if self._seen(parameter) is None:
+                self._places[id(parameter)] = _Place(group, len(group["params"]))
                 group["params"].append(parameter)
                 if "param_names" in group:
                     group["param_names"].append(full_name)
 
     def remove(self, parameters: Iterable[nn.Parameter]) -> None:
         """Take parameters out of their groups, and drop what the optimizer remembers of them."""
-        leaving = {id(parameter): parameter for parameter in parameters}
-        for group in self._optimizer.param_groups:
-            stay = [index for index, kept in enumerate(group["params"]) if id(kept) not in leaving]
-            # In place: a training loop may hold on to these lists.
-            for key in {"params", "param_names"} & group.keys():
-                group[key][:] = [group[key][index] for index in stay]
-        for parameter in leaving.values():
+        for parameter in parameters:
+            if (place := self._place_of(parameter)) is not None:
+                # In place: a training loop may hold on to these lists.
+                for key in {"params", "param_names"} & place.group.keys():
+                    del place.group[key][place.position]
+                del self._places[id(parameter)]
             self._optimizer.state.pop(parameter, None)
             parameter.grad = None
 
     def _group_of(self, name: str, layer: nn.Module) -> dict[str, Any]:
         # Its first parameter decides, the weight: a bias is often kept in a group without decay.
         for own in layer.parameters():
-            for group in self._optimizer.param_groups:
-                if any(parameter is own for parameter in group["params"]):
-                    found: dict[str, Any] = group
-                    return found
+            if (place := self._place_of(own)) is not None:
+                return place.group
         raise ParameterUntrained(
             f"no parameter of {name} is in the optimizer; build the optimizer with the model's "
             "parameters before calling grow, or name a site that it trains"
         )
 
-    def _known(self) -> set[int]:
-        groups = self._optimizer.param_groups
-        return {id(parameter) for group in groups for parameter in group["params"]}
+    def _place_of(self, parameter: nn.Parameter) -> _Place | None:
+        """Return where a parameter stands; None where it is in no group."""
+        if (place := self._seen(parameter)) is not None:
+            return place
+        # The user may have added or changed groups.
+        self._places = {
+            id(each): _Place(group, position)
+            for group in self._optimizer.param_groups
+            for position, each in enumerate(group["params"])
+        }
+        return self._places.get(id(parameter))
+
+    def _seen(self, parameter: nn.Parameter) -> _Place | None:
+        """Return where a parameter stands, if it stands where it was last seen or before that.
+
+        Those that left since have moved it forward, by as many places.
+        """
+        place = self._places.get(id(parameter))
+        if place is None or not any(place.group is one for one in self._optimizer.param_groups):
+            return None
+        present = place.group["params"]
+        for position in range(min(place.position, len(present) - 1), -1, -1):
+            if present[position] is parameter:
+                self._places[id(parameter)] = found = _Place(place.group, position)
+                return found
+        return None

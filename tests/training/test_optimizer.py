@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from esper.training.optimizer import OptimizerMembership, ParameterUntrained
+from esper.training.optimizer import OptimizerMembership, OptimizerRefused, ParameterUntrained
 from tests.seed.hosts import host, images
 from tests.training.plot import MakeOptimizer, Plot
 
@@ -186,6 +186,23 @@ def test_a_site_whose_layer_is_not_trained_is_refused() -> None:
     with pytest.raises(ParameterUntrained, match="no parameter of fc1 is in the optimizer; build"):
         membership.check("fc1", model.fc1)
     membership.check("fc2", model.fc2)
+
+
+def test_an_optimizer_that_parameters_cannot_join_is_refused() -> None:
+    with pytest.raises(OptimizerRefused, match="LBFGS keeps one vector"):
+        OptimizerMembership(LBFGS(host().parameters()))
+
+
+def test_a_group_that_joined_later_is_found_and_one_that_left_is_not() -> None:
+    model = host()
+    optimizer = SGD(model.fc2.parameters(), lr=0.1)
+    membership = OptimizerMembership(optimizer)
+    membership.check("fc2", model.fc2)
+    optimizer.add_param_group({"params": list(model.fc1.parameters())})
+    membership.check("fc1", model.fc1)
+    del optimizer.param_groups[0]
+    with pytest.raises(ParameterUntrained, match="no parameter of fc2"):
+        membership.check("fc2", model.fc2)
 
 
 def test_whoever_holds_the_list_of_a_group_sees_kernels_come_and_go() -> None:
