@@ -109,10 +109,11 @@ class PacedTrainer:
 
 
 def _serve(link: Connection, settings: Settings | None, core: int) -> None:
-    os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     digits = load_digits()
     with _training(settings, digits) as step:
+        # Only now, and only this thread: what growth has started stays where the pipeline is.
+        os.sched_setaffinity(0, {core})
         link.send(None)
         while steps := link.recv():
             link.send(Segment([step() for _ in range(steps)]))

@@ -8,19 +8,14 @@ from collections.abc import Mapping
 from math import prod
 from typing import Final
 
-import orjson
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from esper.kernel.plan import MAX_PLAN_BYTES, Plan
+from esper.kernel.header import LENGTH_BYTES, PLAN_KEY, check_length, plan_of
+from esper.kernel.plan import Plan
 from esper.kernel.refusal import ArtifactRefused
-
-MAX_ARTIFACT_BYTES: Final = 32 << 20
-MAX_HEADER_BYTES: Final = 4 * MAX_PLAN_BYTES
-LENGTH_BYTES: Final = 8
-PLAN_KEY: Final = "esper.plan"
 
 DTYPES: Final = {
     "float32": torch.float32,
@@ -39,7 +34,7 @@ def pack(plan: Plan, tensors: Mapping[str, Tensor]) -> bytes:
     _check_tensors(plan, tensors)
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     data = save(contiguous, metadata={PLAN_KEY: plan.to_json().decode()})
-    _check_length(data)
+    check_length(data)
     return data
 
 
@@ -49,8 +44,7 @@ def unpack(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
     Raises:
         ArtifactRefused: the bytes are not what `pack` writes.
     """
-    _check_length(data)
-    plan = Plan.from_json(_plan_json(data))
+    plan = plan_of(data)
     _check_size(plan, data)
     try:
         tensors = load(data)
@@ -59,27 +53,6 @@ def unpack(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
     if pack(plan, tensors) != data:
         raise ArtifactRefused("the artifact is not in canonical form")
     return plan, tensors
-
-
-def _check_length(data: bytes) -> None:
-    if len(data) > MAX_ARTIFACT_BYTES:
-        raise ArtifactRefused(f"an artifact of {len(data)} bytes; at most {MAX_ARTIFACT_BYTES}")
-
-
-def _plan_json(data: bytes) -> bytes:
-    """Return the plan in a safetensors header: a little-endian length, then a JSON object."""
-    length = int.from_bytes(data[:LENGTH_BYTES], "little")
-    if length > min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES):
-        raise ArtifactRefused(f"a header of {length} bytes in an artifact of {len(data)}")
-    try:
-        header = orjson.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])
-    except orjson.JSONDecodeError as error:
-        raise ArtifactRefused(f"the header is not JSON: {error}") from error
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    plan = metadata.get(PLAN_KEY) if isinstance(metadata, dict) else None
-    if not isinstance(plan, str):
-        raise ArtifactRefused(f"the artifact has no plan: no {PLAN_KEY} in its metadata")
-    return plan.encode()
 
 
 def _check_size(plan: Plan, data: bytes) -> None:

@@ -1,7 +1,6 @@
-"""The loader: fetches, verifies and builds kernels on a thread of its own.
+"""The loader: fetches, verifies and makes kernels on a thread of its own, without torch.
 
-Nothing here runs on the training thread, and nothing here traces, scripts or compiles: that
-would break training steps even from another thread. What comes of each request is delivered as
+What is made of verified bytes is the caller's choice. What comes of each request is delivered as
 one of four messages.
 """
 
@@ -13,12 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from esper.kernel.artifact import unpack
-from esper.kernel.executor import Kernel
+from esper.kernel.header import plan_of
 from esper.kernel.plan import Plan
 from esper.kernel.refusal import ArtifactRefused
 from esper.kernel.trust import verify
@@ -32,6 +30,8 @@ RETRY_DELAYS_S: Final = (0.2, 1.0, 5.0, 15.0)
 CACHE_BYTES: Final = 256 << 20
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +50,22 @@ class KernelRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class KernelsPrepared:
-    """Fresh modules, with parameters of their own, for one `prepare`."""
+class KernelsPrepared(Generic[T]):
+    """What was made for one `prepare`, by kernel id."""
 
     token: str
-    kernels: Mapping[str, Kernel]
+    kernels: Mapping[str, T]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelsUnprepared:
-    """None of the kernels of one `prepare` was built, and why."""
+    """None of the kernels of one `prepare` was made, and why."""
 
     token: str
     reason: str
 
 
-Delivery = KernelVerified | KernelRefused | KernelsPrepared | KernelsUnprepared
+Delivery = KernelVerified | KernelRefused | KernelsPrepared[T] | KernelsUnprepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +85,27 @@ class _Stop:
     pass
 
 
-class KernelLoader:
-    """One background thread between a store and a trainer; its methods return at once."""
+class KernelLoader(Generic[T]):
+    """One background thread between a store and who runs kernels; its methods return at once."""
 
     def __init__(
         self,
         store: KernelStore,
         trusted_key: Ed25519PublicKey,
-        deliver: Callable[[Delivery], None],
+        deliver: Callable[[Delivery[T]], None],
+        make: Callable[[KernelReady, bytes], T],
         *,
         cache_bytes: int = CACHE_BYTES,
         retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S,
     ) -> None:
-        """Start the thread; it calls `deliver`, which must neither block nor raise."""
+        """Start the thread; it calls `deliver`, which must neither block nor raise.
+
+        `make` is called there too, with verified bytes; it may raise ArtifactRefused.
+        """
         self._store = store
         self._trusted_key = trusted_key
         self._deliver = deliver
+        self._make = make
         self._cache = _VerifiedBytes(cache_bytes)
         self._retry_delays_s = retry_delays_s
         self._verified: dict[str, KernelReady] = {}
@@ -117,7 +122,7 @@ class KernelLoader:
         self._requests.put(_Verify(ready))
 
     def prepare(self, token: str, kernel_ids: Iterable[str]) -> None:
-        """Build verified kernels, all or none; delivers `KernelsPrepared` or `KernelsUnprepared`.
+        """Make verified kernels, all or none; delivers `KernelsPrepared` or `KernelsUnprepared`.
 
         `token` is the caller's name for this request.
         """
@@ -156,7 +161,7 @@ class KernelLoader:
                 self._verify(request)
             case _Prepare(token, kernel_ids):
                 try:
-                    kernels = {kernel_id: self._build(kernel_id) for kernel_id in kernel_ids}
+                    kernels = {kernel_id: self._made(kernel_id) for kernel_id in kernel_ids}
                 except (ArtifactRefused, KernelMissing, StoreUnavailable) as refusal:
                     self._deliver(KernelsUnprepared(token, str(refusal)))
                 else:
@@ -189,21 +194,17 @@ class KernelLoader:
         data = self._store.get(ready.location)
         _check_bytes(ready, data)
         verify(self._trusted_key, data, ready.ed25519_signature)
-        plan, _ = unpack(data)
-        _check_plan(ready, plan)
+        _check_plan(ready, plan_of(data))
         self._cache.keep(ready.sha256, data)
         return data
 
-    def _build(self, kernel_id: str) -> Kernel:
+    def _made(self, kernel_id: str) -> T:
         if (ready := self._verified.get(kernel_id)) is None:
             raise ArtifactRefused(f"kernel {kernel_id} was never verified here")
         data = self._cache.get(ready.sha256)
         if data is None:
             data = self._fetch(ready)
-        # Hashed again: what runs is what was verified, whatever happened to memory in between.
-        _check_bytes(ready, data)
-        plan, tensors = unpack(data)
-        return Kernel(plan, tensors, ready.sha256).to(plan.signature.device)
+        return self._make(ready, data)
 
 
 class _VerifiedBytes:

@@ -1,42 +1,32 @@
-"""Reaching what a run needs: the broker, the kernel store, the key that kernels are signed with."""
-
-from dataclasses import dataclass
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+"""What a run's link must reach: the broker, the kernel store, the key kernels are signed with."""
 
 from esper.kernel.trust import load_public
+from esper.link import Order
 from esper.settings import Settings
-from esper.store import KernelStore, open_store
-from topics.bus import Bus
+from topics.models import TrainingRun
 
 
 class NotConfigured(ValueError):
     """A setting that growth cannot do without is missing; the message says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connections:
-    """What a run holds open while it trains."""
-
-    bus: Bus
-    store: KernelStore
-    trusted_key: Ed25519PublicKey
-
-
-def connect(settings: Settings, *, source: str) -> Connections:
-    """Return the connections that settings name.
+def order_for(settings: Settings, run: TrainingRun) -> Order:
+    """Return what the link process of a run is to be told.
 
     Raises:
         NotConfigured: no trusted key is named.
-        BrokerUnreachable: no broker answers.
+        KeyUnusable: it cannot be read.
     """
     if settings.trusted_key_file is None:
         raise NotConfigured(
             "no key to verify kernels with; start the local stack with `esper up`, "
             "or set ESPER_TRUSTED_KEY_FILE to the public key of your compile workers"
         )
-    return Connections(
-        trusted_key=load_public(settings.trusted_key_file),
-        store=open_store(settings.kernel_store_url),
-        bus=Bus.connect(settings.kafka_bootstrap_servers, source=source),
+    load_public(settings.trusted_key_file)
+    return Order(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        store_url=settings.kernel_store_url,
+        trusted_key_file=str(settings.trusted_key_file),
+        source=f"/esper/run/{run.run_id}",
+        run=run,
     )

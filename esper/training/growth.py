@@ -12,10 +12,9 @@ from typing import Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.kernel import KernelLoader
 from esper.seed import Site, find_sites
 from esper.settings import Settings
-from esper.training.connect import Connections, connect
+from esper.training.connect import order_for
 from esper.training.export import export_model
 from esper.training.garden import Garden
 from esper.training.inbox import Inbox
@@ -56,7 +55,7 @@ class Growth:
         probe: Probe,
         run: TrainingRun,
         opening: RunOpening,
-        connections: Connections,
+        link: RunLink,
         *,
         seal_timeout_s: float = SEAL_TIMEOUT_S,
     ) -> None:
@@ -67,10 +66,7 @@ class Growth:
         self._reporter = Reporter(run.run_id, opening)
         self._garden = garden
         self._inbox = Inbox(self._garden, self._reporter)
-        self._loader = KernelLoader(
-            connections.store, connections.trusted_key, self._inbox.mailbox.append
-        )
-        self._link = RunLink(connections.bus, run)
+        self._link = link
         self._seal_timeout_s = seal_timeout_s
         self._step = 0
         self._closed = False
@@ -96,10 +92,13 @@ class Growth:
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
         self._step += 1
+        reports = self._step % self._interval == 0
+        if reports:
+            self._link.take()
         if self._inbox.mailbox or self._inbox.queue:
             self._inbox.take(self._step)
         self._garden.ramp(self._step)
-        if self._step % self._interval == 0 and self._link.free():
+        if reports and self._link.free():
             self._report(self._measure(), loss)
 
     def close(self) -> None:
@@ -136,16 +135,11 @@ class Growth:
     def open(self) -> Self:
         """Announce the run, send its first report and begin to listen; `grow` has called this."""
         try:
-            self._link.open(
-                on_kernel=lambda ready: self._inbox.hear_kernel(ready, self._loader),
-                on_decision=lambda decision, timestamp_ms: self._inbox.hear_decision(
-                    decision, timestamp_ms, self._loader
-                ),
-            )
+            self._link.open(self._inbox.mailbox.append, self._inbox.hear_decision)
             self._report(self._measure(), None)
         except BaseException:
             self._closed = True
-            self._disconnect()
+            self._link.close()
             raise
         return self
 
@@ -160,12 +154,6 @@ class Growth:
                 self._await_seal(deadline)
             else:
                 log.warning("run %s ends without its last report", self.run_id)
-        finally:
-            self._disconnect()
-
-    def _disconnect(self) -> None:
-        try:
-            self._loader.close()
         finally:
             self._link.close()
 
@@ -230,7 +218,8 @@ def grow(
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused: growth is
             not possible like this.
-        NotConfigured, BrokerUnreachable: growth is not possible here; the message says what to do.
+        NotConfigured, BrokerUnreachable, LinkFailed: growth is not possible here; the message says
+            what to do.
     """
     checked_probe = Probe(probe, loss_fn)
     found = find_sites(model, sites, checked_probe.inputs[:1], slots)
@@ -249,7 +238,7 @@ def grow(
         checked_probe,
         announced,
         opening,
-        connect(settings or Settings(), source=f"/esper/run/{announced.run_id}"),
+        RunLink(order_for(settings or Settings(), announced)),
         seal_timeout_s=seal_timeout_s,
     )
     return growth.open()

@@ -9,8 +9,9 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from esper.kernel import Kernel, KernelLoader
+from esper.kernel import Kernel
 from esper.kernel.loader import (
+    Delivery,
     KernelRefused,
     KernelsPrepared,
     KernelsUnprepared,
@@ -40,7 +41,7 @@ class DecisionArrived:
     timestamp_ms: int
 
 
-Mail = DecisionArrived | KernelVerified | KernelRefused | KernelsPrepared | KernelsUnprepared
+Mail = DecisionArrived | Delivery[Kernel]
 
 
 @dataclass(slots=True)
@@ -66,22 +67,12 @@ class Inbox:
         self._heard: set[str] = set()
         self.queue: deque[Waiting] = deque()
 
-    def hear_kernel(self, ready: KernelReady, loader: KernelLoader) -> None:
-        """Have a kernel fetched and verified if any of the run's sites has its signature."""
-        sites = self._garden.sites.values()
-        if any(site.signature == ready.site_signature for site in sites):
-            loader.verify(ready)
-
-    def hear_decision(
-        self, decision: AdaptationDecision, timestamp_ms: int, loader: KernelLoader
-    ) -> None:
-        """Have a decision's kernels built, and leave it for the training thread."""
+    def hear_decision(self, decision: AdaptationDecision, timestamp_ms: int) -> None:
+        """Leave a decision for the training thread; its kernels follow as mail of their own."""
         if decision.decision_id in self._heard:
             return
         self._heard.add(decision.decision_id)
         self.mailbox.append(DecisionArrived(decision, timestamp_ms))
-        if needed := kernels_needed(decision):
-            loader.prepare(decision.decision_id, needed)
 
     def take(self, step: int) -> None:
         """Work through the mailbox, then apply every decision whose turn has come."""

@@ -1,21 +1,35 @@
-"""The run's link to Kafka: reports out one at a time, kernels and decisions in."""
+"""The run's link to Kafka: reports out one at a time, kernels and decisions in.
+
+What speaks to the broker and the store is a process of its own (see `esper.link`).
+"""
 
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from typing import Any, Final
 
-from topics.bus import Bus, Position, Record, Start
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS, TRAINING_RUN
-from topics.codec import Undecodable, decode
-from topics.models import AdaptationDecision, KernelReady, RunStatus, SeedReport, TrainingRun
+from esper.kernel import ArtifactRefused, Kernel
+from esper.kernel.loader import Delivery, KernelRefused, KernelsPrepared, KernelsUnprepared
+from esper.kernel.loader import KernelVerified as Verified
+from esper.kernel.making import kernel_from
+from esper.link import Courier, Frame, Kind, LinkRefused, Order
+from topics.bus import BrokerUnreachable, TopicMismatch
+from topics.codec import Undecodable, decode, encode
+from topics.models import AdaptationDecision, KernelReady, SeedReport
 
 log = logging.getLogger("esper")
 
-LATE_AFTER_S = 2.0
+LATE_AFTER_S: Final = 2.0
 """An unconfirmed report older than this is worth a line: growth stands still meanwhile."""
 
-OPEN_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S: Final = 8.0
+
+Deliver = Callable[[Delivery[Kernel]], None]
+HearDecision = Callable[[AdaptationDecision, int], None]
+
+
+class LinkFailed(RuntimeError):
+    """The link process could not start; the message says why."""
 
 
 class RunLink:
@@ -25,41 +39,46 @@ class RunLink:
     report either has its place in the sequence or was never numbered, whatever the broker does.
     """
 
-    def __init__(self, bus: Bus, run: TrainingRun) -> None:
-        self._bus = bus
-        self._run = run
-        self._under_way: Future[Position] | None = None
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._courier: Courier | None = None
+        self._deliver: Deliver | None = None
+        self._under_way = False
         self._sent_at = 0.0
         self._late = False
         self._failed = False
 
-    def open(
-        self,
-        on_kernel: Callable[[KernelReady], None],
-        on_decision: Callable[[AdaptationDecision, int], None],
-    ) -> None:
-        """Announce the run, and hear from now on of its decisions and of all kernels.
+    def open(self, deliver: Deliver, on_decision: HearDecision) -> None:
+        """Announce the run, and hear from now on of its decisions and of kernels for its sites.
 
-        Callbacks run on the bus's thread; `on_decision` also gets the record's timestamp (ms).
+        `deliver` gets kernels on offer from `take`, and kernels of decisions on another thread, as
+        `on_decision` gets decisions with their records' timestamps (ms).
+
+        Raises:
+            BrokerUnreachable, TopicMismatch: there is no broker, or it is not set up.
+            LinkFailed: something else is in the way.
         """
-        key = self._run.run_id.encode()
-        self._bus.follow(
-            ADAPTATION_DECISION.name,
-            lambda record: self._hear_decision(record, on_decision),
-            key=key,
-        )
-        self._bus.follow(
-            KERNEL_READY.name, lambda record: _hear_kernel(record, on_kernel), start=Start.BEGINNING
-        )
-        self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
+        self._deliver = deliver
+        try:
+            self._courier = Courier(
+                self._order, lambda frame: self._hear(frame, deliver, on_decision)
+            )
+        except LinkRefused as error:
+            raise self._named(error) from error
+
+    def take(self) -> None:
+        """Take in what has come: kernels on offer, and whether the last report has arrived."""
+        if self._courier is None or self._failed:
+            return
+        for note in self._courier.notes():
+            self._note(note)
+        if self._courier.lost:
+            self._fail("the link process has ended")
 
     def free(self) -> bool:
         """Whether a report may be made now; says in the log when growth pauses, resumes or ends."""
-        if self._under_way is None:
-            return not self._failed
-        if self._under_way.done():
-            self._settle(self._under_way)
-            self._under_way = None
+        self.take()
+        if not self._under_way:
             return not self._failed
         if not self._late and time.monotonic() - self._sent_at > LATE_AFTER_S:
             self._late = True
@@ -70,7 +89,9 @@ class RunLink:
 
     def report(self, report: SeedReport) -> None:
         """Send a report; only while `free`."""
-        self._under_way = self._bus.publish(SEED_METRICS, report)
+        assert self._courier is not None
+        self._courier.send(Frame(Kind.REPORT, {}, encode(report)))
+        self._under_way = True
         self._sent_at = time.monotonic()
 
     def wait_free(self, deadline: float) -> bool:
@@ -83,41 +104,78 @@ class RunLink:
 
     def close(self) -> None:
         """Announce that the run wants no more kernels, and disconnect."""
-        closed = self._run.model_copy(update={"status": RunStatus.CLOSED})
-        try:
-            self._bus.publish(TRAINING_RUN, closed).result(LATE_AFTER_S)
-        except TimeoutError:
-            log.warning("the broker is away: run %s stays marked open", self._run.run_id)
-        finally:
-            self._bus.close()
+        if self._courier is None:
+            return
+        notes = self._courier.close(CLOSE_TIMEOUT_S)
+        if any(note.kind is Kind.LEFT_OPEN for note in notes):
+            log.warning("the broker is away: run %s stays marked open", self._order.run.run_id)
+        self._courier = None
 
-    def _settle(self, report: Future[Position]) -> None:
-        if error := report.exception():
-            # Its number is taken and will never arrive: after a hole nothing is decided any more.
-            self._failed = True
-            log.error("growth ends: a report cannot be sent (%s); training goes on as it is", error)
-        elif self._late:
-            self._late = False
-            log.warning("growth resumes: the broker answers again")
+    def _note(self, note: Frame) -> None:
+        assert self._deliver is not None
+        match note.kind:
+            case Kind.CONFIRMED:
+                self._under_way = False
+                if self._late:
+                    self._late = False
+                    log.warning("growth resumes: the broker answers again")
+            case Kind.FAILED:
+                self._fail(f"a report cannot be sent ({note.head['reason']})")
+            case Kind.OFFER:
+                self._deliver(Verified(decode(KernelReady, note.body)))
+            case Kind.UNFIT:
+                self._deliver(KernelRefused(**note.head))
 
-    def _hear_decision(
-        self, record: Record, on_decision: Callable[[AdaptationDecision, int], None]
-    ) -> None:
+    def _fail(self, why: str) -> None:
+        # The number of a report under way is taken and may never arrive: after a hole nothing is
+        # decided any more.
+        self._failed = True
+        log.error("growth ends: %s; training goes on as it is", why)
+
+    def _hear(self, frame: Frame, deliver: Deliver, on_decision: HearDecision) -> None:
+        match frame.kind:
+            case Kind.DECISION:
+                self._hear_decision(frame, on_decision)
+            case Kind.KERNELS:
+                deliver(_built(frame))
+            case Kind.NO_KERNELS:
+                deliver(KernelsUnprepared(**frame.head))
+
+    def _hear_decision(self, frame: Frame, on_decision: HearDecision) -> None:
         try:
-            decision = decode(AdaptationDecision, record.value)
+            decision = decode(AdaptationDecision, frame.body)
         except Undecodable as error:
-            log.error("decision at offset %d is not readable: %s", record.offset, error)
+            log.error("a decision is not readable: %s", error)
             return
-        if decision.run_id != self._run.run_id:
-            log.error("decision at offset %d is of another run: %s", record.offset, decision.run_id)
+        if decision.run_id != self._order.run.run_id:
+            log.error("a decision under this run's key is of another run: %s", decision.run_id)
             return
-        on_decision(decision, record.timestamp_ms)
+        on_decision(decision, frame.head["timestamp_ms"])
+
+    def _named(self, error: LinkRefused) -> Exception:
+        """Return the error that the process met, as the exception that callers know."""
+        if error.kind == BrokerUnreachable.__name__:
+            return BrokerUnreachable(self._order.bootstrap_servers)
+        if error.kind == TopicMismatch.__name__:
+            return TopicMismatch(str(error))
+        return LinkFailed(f"the link to Kafka cannot start: {error}")
 
 
-def _hear_kernel(record: Record, on_kernel: Callable[[KernelReady], None]) -> None:
+def _built(frame: Frame) -> Delivery[Kernel]:
+    """Return the modules of the kernels in a frame, all of them or why not."""
+    token: str = frame.head["token"]
+    listed: list[tuple[str, str, int]] = frame.head["kernels"]
+    kernels: dict[str, Kernel] = {}
+    start = 0
     try:
-        ready = decode(KernelReady, record.value)
-    except Undecodable as error:
-        log.error("kernel-ready[%d]@%d is not readable: %s", record.partition, record.offset, error)
-        return
-    on_kernel(ready)
+        for kernel_id, sha256, size in listed:
+            kernels[kernel_id] = kernel_from(frame.body[start : start + size], sha256)
+            start += size
+    except ArtifactRefused as error:
+        return KernelsUnprepared(token, str(error))
+    except Exception as error:
+        # A fault of ours must be answered too, or the decision would wait for ever.
+        log.exception("a kernel of decision %s cannot be built", token[:12])
+        reason: Any = f"{type(error).__name__}: {error}"
+        return KernelsUnprepared(token, reason)
+    return KernelsPrepared(token, kernels)

@@ -22,6 +22,7 @@ from esper.kernel.loader import (
     KernelsUnprepared,
     KernelVerified,
 )
+from esper.kernel.making import kernel_from
 from esper.store import KernelStore, open_store
 from topics.codec import sha256_of
 from topics.models import KernelReady, SiteKind, SiteSignature
@@ -67,7 +68,13 @@ def loading(
 ) -> Iterator[tuple[KernelLoader, Callable[[], Delivery]]]:
     """A loader, and a function that waits for its next delivery."""
     mailbox: SimpleQueue[Delivery] = SimpleQueue()
-    loader = KernelLoader(store, KEY.public_key(), mailbox.put, **options)  # type: ignore[arg-type]
+    loader = KernelLoader(
+        store,
+        KEY.public_key(),
+        mailbox.put,
+        lambda ready, data: kernel_from(data, ready.sha256),
+        **options,  # type: ignore[arg-type]
+    )
     try:
         yield loader, lambda: mailbox.get(timeout=5)
     finally:

@@ -1,11 +1,15 @@
 """Growth on a real broker: reports go out, decisions come in, and training never waits."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -16,7 +20,7 @@ import esper
 from esper.settings import Settings
 from esper.store import open_store
 from esper.training import Growth, GrowthClosed
-from esper.training.connect import NotConfigured
+from esper.training.connect import NotConfigured, order_for
 from esper.training.growth import RunNameRefused
 from esper.training.link import RunLink
 from tests.seed.hosts import host, images, labels
@@ -243,8 +247,9 @@ def test_what_is_not_a_decision_of_this_run_is_said_and_not_applied(
 def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/test")
-    link = RunLink(bus, TrainingRun(run_id=RUN, status=RunStatus.OPEN, sites={}))
+    run = TrainingRun(run_id=RUN, status=RunStatus.OPEN, sites={})
+    link = RunLink(order_for(settings, run))
+    link.open(lambda mail: None, lambda decision, timestamp_ms: None)
     refusals = (KernelRefusal(kernel_id=ZEROS, reason="x" * 500),) * 10_000
     link.report(SeedReport(run_id=RUN, seq=0, step=0, refusals=refusals))
     assert not link.wait_free(time.monotonic() + WAIT_S)
@@ -252,6 +257,87 @@ def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
     link.close()
     (line,) = warnings_in(caplog)
     assert line.startswith("growth ends: a report cannot be sent (seed-metrics: a record of")
+
+
+def test_only_kernels_for_sites_of_the_run_are_fetched_and_offered(
+    settings: Settings, outside: Outside
+) -> None:
+    run = Run(settings)
+    with run.growth:
+        site = run.growth.sites["fc1"]
+        elsewhere = site.signature.model_copy(update={"x": (3,)})
+        stray = announced(outside.store, "linear-bottleneck", elsewhere)
+        outside.publish(KERNEL_READY, stray)
+        fitting = announced(outside.store, "linear-bottleneck", site.signature)
+        outside.publish(KERNEL_READY, fitting)
+        offered = run.growth.ancestry.kernels
+        run.train_until(lambda: fitting.kernel_id in offered)
+        assert stray.kernel_id not in offered
+
+
+def test_a_kernel_altered_in_the_store_is_refused_in_the_next_report(
+    settings: Settings, outside: Outside
+) -> None:
+    run = Run(settings)
+    with run.growth:
+        ready = announced(outside.store, "gated-linear-unit", run.growth.sites["fc1"].signature)
+        outside.publish(KERNEL_READY, ready.model_copy(update={"sha256": ZEROS}))
+        run.train_until(lambda: any(one.refusals for one in outside.reports(run.growth.run_id)))
+    (refusal,) = (one for report in outside.reports(run.growth.run_id) for one in report.refusals)
+    assert "altered after it was validated" in refusal.reason
+
+
+def test_training_goes_on_when_the_link_process_dies_and_one_line_says_so(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(settings)
+    (link,) = link_processes()
+    link.kill()
+    run.train_until(lambda: any("growth ends" in line for line in warnings_in(caplog)))
+    for _ in range(2 * REPORT_EVERY):
+        run.train()
+    run.growth.close()
+    assert [line for line in warnings_in(caplog) if not line.startswith("kernel")] == [
+        "growth ends: the link process has ended; training goes on as it is",
+        f"run {run.growth.run_id} ends without its last report",
+    ]
+
+
+def link_processes(trainer: int | None = None) -> list[psutil.Process]:
+    """The link processes that a trainer, this process unless given, has running."""
+    return [
+        child
+        for child in psutil.Process(trainer).children()
+        if "esper.link.process" in child.cmdline()
+    ]
+
+
+UNGUARDED = """
+import sys, time, torch, esper
+from esper.settings import Settings
+model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+growth = esper.grow(
+    model, torch.optim.SGD(model.parameters(), lr=0.1), sites=["0"],
+    probe=(torch.zeros(2, 4), torch.zeros(2, 4)), loss_fn=torch.nn.functional.mse_loss,
+    settings=Settings.model_validate_json(sys.argv[1]),
+)
+print("growing", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_script_without_a_guard_grows_and_its_link_ends_with_it_even_when_killed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(UNGUARDED)
+    words = [sys.executable, str(script), settings.model_dump_json(by_alias=True)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "growing\n"
+        (link,) = link_processes(trainer.pid)
+        trainer.kill()
+    link.wait(timeout=WAIT_S)
 
 
 def test_without_a_broker_nothing_grows_and_one_line_says_what_to_do(settings: Settings) -> None:

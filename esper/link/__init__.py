@@ -1,0 +1,12 @@
+"""The process beside a trainer that speaks to Kafka and to the kernel store for it.
+
+Kafka's client, hashing and verifying hold Python's interpreter, and a training step in the same
+process would wait for them. So they have a process of their own, without torch. In, from the
+trainer: a run and its reports. Out: what can be planted, decisions, and their kernels' bytes.
+"""
+
+from esper.link.courier import Courier, LinkRefused
+from esper.link.frames import Frame, Kind
+from esper.link.order import Order
+
+__all__ = ["Courier", "Frame", "Kind", "LinkRefused", "Order"]

@@ -1,0 +1,83 @@
+"""What passes between a trainer and its link process: a kind, a small JSON head, and bytes."""
+
+import struct
+from enum import Enum
+from socket import socket
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+CHUNK_BYTES: Final = 1 << 16
+
+_LENGTHS: Final = struct.Struct(">cII")
+
+
+class Kind(Enum):
+    """What a frame says. The first three go to the process; all others come from it."""
+
+    ORDER = b"o"
+    REPORT = b"r"
+    CLOSE = b"c"
+
+    OPENED = b"O"
+    REFUSED = b"E"
+    CONFIRMED = b"C"
+    FAILED = b"F"
+    OFFER = b"K"
+    UNFIT = b"N"
+    DECISION = b"D"
+    KERNELS = b"B"
+    NO_KERNELS = b"U"
+    LEFT_OPEN = b"L"
+
+
+class Frame(NamedTuple):
+    """One message; what `head` and `body` hold depends on its kind."""
+
+    kind: Kind
+    head: dict[str, Any] = {}
+    body: bytes = b""
+
+    def packed(self) -> bytes:
+        """Return the bytes that are sent."""
+        head = orjson.dumps(self.head)
+        return _LENGTHS.pack(self.kind.value, len(head), len(self.body)) + head + self.body
+
+
+class FrameReader:
+    """Puts frames together from bytes as they arrive."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Return the frames that are whole now."""
+        self._bytes += data
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    def _next(self) -> Frame | None:
+        if len(self._bytes) < _LENGTHS.size:
+            return None
+        kind, head, body = _LENGTHS.unpack_from(self._bytes)
+        middle, end = _LENGTHS.size + head, _LENGTHS.size + head + body
+        if len(self._bytes) < end:
+            return None
+        frame = Frame(
+            Kind(kind),
+            orjson.loads(self._bytes[_LENGTHS.size : middle]),
+            bytes(self._bytes[middle:end]),
+        )
+        del self._bytes[:end]
+        return frame
+
+
+def receive(link: socket, reader: FrameReader) -> list[Frame] | None:
+    """Wait for bytes and return the frames that are whole then; None once the other end is gone."""
+    try:
+        data = link.recv(CHUNK_BYTES)
+    except ConnectionError:
+        return None
+    return reader.feed(data) if data else None

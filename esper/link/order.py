@@ -1,0 +1,20 @@
+"""What a link process is told when it starts."""
+
+from pydantic import BaseModel, ConfigDict
+
+from topics.models import TrainingRun
+
+
+class Order(BaseModel):
+    """A run, and where its broker, its kernel store and the key of its compile workers are.
+
+    It travels over a socket, not among arguments or in the environment: addresses hold passwords.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    bootstrap_servers: str
+    store_url: str
+    trusted_key_file: str
+    source: str
+    run: TrainingRun

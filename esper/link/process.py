@@ -1,0 +1,228 @@
+"""The link process itself; `Courier` starts it. It ends with its trainer, however that ends."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from socket import socket
+from typing import Any, Final, NamedTuple
+
+from esper.kernel.loader import (
+    Delivery,
+    KernelLoader,
+    KernelRefused,
+    KernelsPrepared,
+    KernelsUnprepared,
+    KernelVerified,
+)
+from esper.kernel.refusal import ArtifactRefused
+from esper.kernel.trust import load_public
+from esper.link.frames import Frame, FrameReader, Kind, receive
+from esper.link.order import Order
+from esper.store import StoreError, open_store
+from topics.bus import Bus, BusError, Position, Record, Start
+from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS, TRAINING_RUN
+from topics.codec import Undecodable, decode, encode
+from topics.models import AdaptationDecision, KernelReady, Plant, RunStatus, SeedReport
+
+OPEN_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 2.0
+ORPHAN_CHECK_S: Final = 1.0
+
+log = logging.getLogger("esper")
+
+
+class Verified(NamedTuple):
+    """Bytes that are those of this SHA-256, signed by a key that is trusted."""
+
+    sha256: str
+    data: bytes
+
+
+class Outbox:
+    """Sends frames in order on a thread of its own, so that who has news never waits."""
+
+    def __init__(self, link: socket) -> None:
+        self._link = link
+        self._frames: SimpleQueue[Frame | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, frame: Frame) -> None:
+        """Have a frame sent."""
+        self._frames.put(frame)
+
+    def close(self) -> None:
+        """Return when all is sent."""
+        self._frames.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while (frame := self._frames.get()) is not None:
+            try:
+                self._link.sendall(frame.packed())
+            except OSError:
+                return
+
+
+class LinkProcess:
+    """One run's link: notes and answers go over the desk, decisions and their kernels by mail."""
+
+    def __init__(self, order: Order, desk: Outbox, mail: Outbox) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnreachable, TopicMismatch, KeyUnusable, StoreUrlInvalid: it is not possible.
+        """
+        self._run = order.run
+        self._desk, self._mail = desk, mail
+        self._signatures = set(map(encode, order.run.sites.values()))
+        key = load_public(Path(order.trusted_key_file))
+        self._loader: KernelLoader[Verified] = KernelLoader(
+            open_store(order.store_url),
+            key,
+            self._deliver,
+            make=lambda ready, data: Verified(ready.sha256, data),
+        )
+        self._bus = Bus.connect(order.bootstrap_servers, source=order.source)
+
+    def open(self) -> None:
+        """Listen, and announce the run."""
+        self._bus.follow(
+            ADAPTATION_DECISION.name, self._hear_decision, key=self._run.run_id.encode()
+        )
+        self._bus.follow(KERNEL_READY.name, self._hear_kernel, start=Start.BEGINNING)
+        self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
+        self._desk.put(Frame(Kind.OPENED))
+
+    def report(self, value: bytes) -> None:
+        """Send a report, and tell when the broker has it."""
+        sending = self._bus.publish(SEED_METRICS, decode(SeedReport, value))
+        sending.add_done_callback(self._settle)
+
+    def close(self) -> None:
+        """Announce that the run wants no more kernels, and disconnect."""
+        closed = self._run.model_copy(update={"status": RunStatus.CLOSED})
+        try:
+            self._bus.publish(TRAINING_RUN, closed).result(CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            self._desk.put(Frame(Kind.LEFT_OPEN))
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Leave, whatever is under way."""
+        self._loader.close()
+        self._bus.close(CLOSE_TIMEOUT_S)
+
+    def _settle(self, sending: "Future[Position]") -> None:
+        if sending.cancelled():
+            return
+        if error := sending.exception():
+            self._desk.put(Frame(Kind.FAILED, {"reason": str(error)}))
+        else:
+            self._desk.put(Frame(Kind.CONFIRMED))
+
+    def _hear_decision(self, record: Record) -> None:
+        value = record.value or b""
+        self._mail.put(Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, value))
+        try:
+            decision = decode(AdaptationDecision, value)
+        except Undecodable:
+            return  # The trainer says so: it reads the same bytes.
+        needed = [each.kernel_id for each in decision.operations if isinstance(each, Plant)]
+        if needed:
+            self._loader.prepare(decision.decision_id, needed)
+
+    def _hear_kernel(self, record: Record) -> None:
+        try:
+            ready = decode(KernelReady, record.value)
+        except Undecodable as error:
+            where = f"kernel-ready[{record.partition}]@{record.offset}"
+            log.error("%s is not readable: %s", where, error)
+            return
+        if encode(ready.site_signature) in self._signatures:
+            self._loader.verify(ready)
+
+    def _deliver(self, delivery: Delivery[Verified]) -> None:
+        match delivery:
+            case KernelVerified(ready):
+                self._desk.put(Frame(Kind.OFFER, {}, encode(ready)))
+            case KernelRefused(kernel_id, reason):
+                self._desk.put(Frame(Kind.UNFIT, {"kernel_id": kernel_id, "reason": reason}))
+            case KernelsPrepared(token, kernels):
+                self._mail.put(_kernels(token, kernels))
+            case KernelsUnprepared(token, reason):
+                self._mail.put(Frame(Kind.NO_KERNELS, {"token": token, "reason": reason}))
+
+
+def _kernels(token: str, kernels: Mapping[str, Verified]) -> Frame:
+    listed = [[name, each.sha256, len(each.data)] for name, each in kernels.items()]
+    data = b"".join(each.data for each in kernels.values())
+    return Frame(Kind.KERNELS, {"token": token, "kernels": listed}, data)
+
+
+def serve(desk: socket, mail: socket) -> None:
+    """Do what the trainer asks until it closes the run, or is gone."""
+    reader, waiting = FrameReader(), list[Frame]()
+    while not waiting:
+        if (frames := receive(desk, reader)) is None:
+            return
+        waiting += frames
+    out, letters = Outbox(desk), Outbox(mail)
+    order = Order.model_validate_json(waiting.pop(0).body)
+    try:
+        process = LinkProcess(order, out, letters)
+        process.open()
+    except (BusError, StoreError, ArtifactRefused, TimeoutError) as error:
+        out.put(Frame(Kind.REFUSED, {"type": type(error).__name__, "reason": str(error)}))
+        out.close()
+        return
+    try:
+        _work(process, desk, reader, waiting)
+    finally:
+        out.close()
+        letters.close()
+
+
+def _work(process: LinkProcess, desk: socket, reader: FrameReader, waiting: list[Frame]) -> None:
+    frames: list[Frame] | None = waiting
+    while frames is not None:
+        for frame in frames:
+            if frame.kind is Kind.CLOSE:
+                process.close()
+                return
+            process.report(frame.body)
+        frames = receive(desk, reader)
+    process.disconnect()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent is gone, though copies of its sockets may live on."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(words: list[str]) -> None:
+    """Serve over the two sockets whose descriptors are named."""
+    # Ctrl-C reaches the whole group; the trainer decides when the run is over.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.WARNING, format="esper link: %(message)s")
+    desk, mail, parent = map(int, words)
+    _end_with(parent)
+    serve(socket(fileno=desk), socket(fileno=mail))
+
+
+if __name__ == "__main__":
+    arguments: Any = sys.argv[1:]
+    main(arguments)
