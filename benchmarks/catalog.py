@@ -28,6 +28,7 @@ BENCHMARKS = (
     Benchmark("dormant", "dormant", "a dormant site against the plain layer"),
     Benchmark("executor", "executor", "a kernel against the same network as a plain module"),
     Benchmark("executor-cuda", "executor_cuda", "the same on a GPU"),
+    Benchmark("seeds-cuda", "seeds_cuda", "a site with four kernels on a GPU against eager code"),
     Benchmark("passes", "passes", "what each pass of the optimiser gains, on the CPU"),
     Benchmark("passes-cuda", "passes_cuda", "the same on a GPU"),
     Benchmark(

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-NO_GPU = "measured on a machine without a GPU; seeds do not capture graphs yet either"
-
 KERNEL_OVER_PLAIN = (
     "kernel-over-plain",
     "kernel-over-plain-autocast",
@@ -89,9 +87,9 @@ ROWS = (
     Row(
         "host conv + 4 conv seeds on an H200, forward + backward ÷ eager sequential",
         "≤ 0.30 (batch 32) and ≤ 0.80 (batch 512)",
-        None,
-        (),
-        NO_GPU,
+        "seeds-cuda",
+        ("small-fp32-grown", "small-bf16-grown", "large-fp32-grown", "large-bf16-grown"),
+        "large sites wait for memory: the kernels' own group norms and biases, each a pass over it",
     ),
     Row(
         "submitted on the topic → kernel-ready, median",

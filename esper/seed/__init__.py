@@ -4,18 +4,26 @@ A site carries slots; a planted kernel adds alpha * k(x, h) to what the site's o
 A site with nothing planted runs exactly the host's own module.
 """
 
-from esper.seed.bank import Seed, SeedBank
+from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
+from esper.seed.branches import AsyncConv2dKernel
+from esper.seed.graphs import CaptureStats, capture_due
 from esper.seed.site import Site, SiteRefused, find_sites
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
+from esper.seed.streams import StreamManager
 
 __all__ = [
     "TRANSITIONS",
+    "AsyncConv2dKernel",
+    "AsyncSeededConv2d",
+    "CaptureStats",
     "IllegalTransition",
     "Seed",
     "SeedBank",
     "Site",
     "SiteRefused",
     "Slot",
+    "StreamManager",
+    "capture_due",
     "find_sites",
 ]

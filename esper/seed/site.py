@@ -55,7 +55,7 @@ class Site:
             self.layer.add_module(BANK, bank)
             # A partial, unlike a closure, survives deepcopy and pickle bound to the copied layer.
             self.layer.forward = partial(_seeded_forward, self.layer)
-        bank.plant(slot, seed)
+        bank.plant(slot, seed.laid_out_for(self.layer))
 
     def remove(self, slot: int) -> Seed:
         """Take a seed out; with the last one the layer becomes the host's own again."""
@@ -89,9 +89,9 @@ class Site:
 
 
 def _seeded_forward(layer: nn.Module, x: Tensor) -> Tensor:
-    h = type(layer).forward(layer, x)
-    y: Tensor = layer.get_submodule(BANK)(x, h)
-    return y
+    bank = layer._modules[BANK]
+    assert isinstance(bank, SeedBank)
+    return bank.run(layer, partial(type(layer).forward, layer), x)
 
 
 def find_sites(

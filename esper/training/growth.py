@@ -12,7 +12,7 @@ from typing import Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.seed import Site, find_sites
+from esper.seed import Site, capture_due, find_sites
 from esper.settings import Settings
 from esper.training.connect import order_for
 from esper.training.export import export_model
@@ -98,6 +98,7 @@ class Growth:
         if self._inbox.mailbox or self._inbox.queue:
             self._inbox.take(self._step)
         self._garden.ramp(self._step)
+        capture_due()
         if reports and self._link.free():
             self._report(self._measure(), loss)
 

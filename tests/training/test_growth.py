@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
+from esper.seed.graphs import SETTLED, SiteGraphs
 from esper.settings import Settings
 from esper.store import open_store
 from esper.training import Growth, GrowthClosed
@@ -24,7 +25,8 @@ from esper.training.connect import NotConfigured, order_for
 from esper.training.growth import RunNameRefused
 from esper.training.link import RunLink
 from tests.seed.hosts import host, images, labels
-from tests.seed.kernels import KEY, announced
+from tests.seed.kernels import KEY, announced, plant
+from tests.seed.recorded import Recorded
 from tests.training.plot import RUN, ZEROS, decision, planting
 from topics.bus import BrokerUnreachable, Bus, Record, create_topics, read
 from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS, TRAINING_RUN, Topic
@@ -217,6 +219,21 @@ def test_an_error_of_the_user_passes_through_and_the_run_is_closed_unmeasured(
     last = outside.reports(run.growth.run_id)[-1]
     assert (last.closing, last.probe_loss) == (True, None)
     assert outside.status(run.growth.run_id) is RunStatus.CLOSED
+
+
+def test_a_site_that_settled_is_recorded_between_two_steps(settings: Settings) -> None:
+    run = Run(settings)
+    with run.growth:
+        site = run.growth.sites["fc1"]
+        plant(site, 0, "linear-bottleneck")
+        assert site.bank is not None
+        site.bank.graphs = SiteGraphs(Recorded, devices=("cpu",))
+        for _ in range(SETTLED):
+            assert site.bank.captures.captures == 0
+            run.train()
+        assert site.bank.captures.captures == 1
+        run.train()
+        assert site.bank.captures.replays == 1
 
 
 def test_a_step_after_the_end_is_refused(settings: Settings) -> None:

@@ -1,0 +1,432 @@
+"""When a planted site is recorded and replayed, and when and why it is eager: on the CPU.
+
+The recording itself is stood in for by one that calls the region; `test_cuda_seeds.py` runs the
+real one on a GPU.
+"""
+
+import copy
+import logging
+import pickle
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from esper.seed import AsyncSeededConv2d, CaptureStats, Seed, Site, capture_due
+from esper.seed.branches import Region
+from esper.seed.capture import Setting
+from esper.seed.graphs import MOST_GRAPHS, SETTLED, Eager, SiteGraphs
+from esper.seed.streams import StreamManager
+from tests.seed.hosts import host, images, sites_of
+from tests.seed.kernels import awaken, kernel_for, plant
+from tests.seed.recorded import Recorded
+
+
+class Growing:
+    """A host with a site that is recorded on the CPU, and what was recorded there."""
+
+    def __init__(self, name: str = "conv", blueprint: str = "residual-conv3x3") -> None:
+        self.model = host().train()
+        self.site = sites_of(self.model)[name]
+        self.made: list[Recorded] = []
+        self.fails: Exception | None = None
+        plant(self.site, 0, blueprint)
+        awaken(self.bank)
+        self.bank.graphs = SiteGraphs(self.record, devices=("cpu",))
+
+    def record(self, region: Region, setting: Setting, streams: StreamManager) -> Recorded:
+        """Record, unless that is to fail."""
+        if self.fails:
+            raise self.fails
+        self.made.append(Recorded(region, setting, streams))
+        return self.made[-1]
+
+    @property
+    def bank(self) -> Any:
+        """The planted seeds."""
+        return self.site.bank
+
+    @property
+    def stats(self) -> CaptureStats:
+        """What became of the passes."""
+        stats: CaptureStats = self.bank.captures
+        return stats
+
+    def step(self, count: int = 5) -> Tensor:
+        """A training step and what comes between it and the next."""
+        y: Tensor = self.model(images(count))
+        y.sum().backward()
+        capture_due()
+        return y
+
+    def settle(self) -> None:
+        """Train until the site is recorded."""
+        for _ in range(SETTLED):
+            self.step()
+        assert len(self.made) == 1
+
+
+def test_a_configuration_is_recorded_when_it_came_often_enough_and_then_replayed() -> None:
+    growing = Growing()
+    growing.settle()
+    assert growing.stats.replays == 0
+    growing.step()
+    growing.step()
+    assert (growing.stats.captures, growing.stats.replays) == (1, 2)
+    assert growing.stats.fallbacks == {Eager.CHANGING: 1, Eager.SETTLING: SETTLED - 1}
+    assert growing.stats.eager_steps == SETTLED
+    assert growing.stats.capture_ms > 0
+
+
+def test_nothing_is_recorded_during_a_step() -> None:
+    growing = Growing()
+    for _ in range(SETTLED + 2):
+        growing.model(images()).sum().backward()
+    assert not growing.made
+    capture_due()
+    assert len(growing.made) == 1
+
+
+def test_a_step_is_the_same_replayed_or_not() -> None:
+    growing = Growing()
+    twin = copy.deepcopy(growing.model)
+    twin.conv.esper_seeds.graphs.enabled = False  # type: ignore[union-attr]
+    growing.settle()
+    assert torch.equal(growing.step(), twin(images()))
+    assert growing.stats.replays == 1
+
+
+def test_the_layer_is_in_the_graph_where_it_is_torchs_own() -> None:
+    growing = Growing()
+    growing.settle()
+    (spec,) = growing.made[0].setting.inputs
+    assert spec.size == (5, 2, 6, 6), "x alone: the graph makes h itself"
+
+
+def test_a_layer_whose_weight_is_made_anew_for_each_call_stays_out() -> None:
+    growing = Growing()
+    prune.l1_unstructured(growing.model.conv, "weight", amount=0.2)  # type: ignore[no-untyped-call]
+    growing.settle()
+    (spec,) = growing.made[0].setting.inputs
+    assert spec.size == (5, 8, 6, 6), "h alone: this kernel does not read x"
+
+
+def test_another_shape_is_eager_and_counted() -> None:
+    growing = Growing()
+    growing.settle()
+    growing.step(3)
+    assert growing.stats.fallbacks[Eager.CHANGING] == 2
+    growing.step()
+    assert growing.stats.replays == 1, "one other batch costs the recording nothing"
+
+
+def test_shapes_that_always_change_are_never_recorded() -> None:
+    growing = Growing()
+    for count in [2, 3, 4, 5, 6] * 3:
+        growing.step(count)
+    assert not growing.made
+    assert growing.stats.fallbacks == {Eager.CHANGING: 15}
+
+
+def test_a_smaller_last_batch_of_each_epoch_is_never_recorded() -> None:
+    growing = Growing()
+    growing.settle()
+    for _ in range(SETTLED + 1):
+        growing.step(5)
+        growing.step(2)
+    assert growing.stats.captures == 1
+    assert growing.stats.replays == SETTLED + 1
+
+
+def test_only_the_latest_recordings_are_kept() -> None:
+    growing = Growing()
+    for count in range(2, 4 + MOST_GRAPHS):
+        for _ in range(SETTLED):
+            growing.step(count)
+    assert growing.stats.captures == 2 + MOST_GRAPHS
+    growing.step(2)
+    assert growing.stats.replays == 0
+    growing.step(3 + MOST_GRAPHS)
+    assert growing.stats.replays == 1
+
+
+def test_a_kernel_that_comes_or_goes_is_served_at_once_and_recorded_anew() -> None:
+    growing = Growing()
+    growing.settle()
+    plant(growing.site, 1, "pointwise-mix")
+    growing.step()
+    assert growing.stats.replays == 0
+    growing.step()
+    growing.step()
+    assert growing.stats.captures == 2
+    growing.site.remove(0)
+    growing.step()
+    assert growing.stats.replays == 0
+
+
+def test_the_recordings_of_what_was_planted_before_are_gone() -> None:
+    growing = Growing()
+    plant(growing.site, 1, "pointwise-mix")
+    growing.settle()
+    recording = weakref.ref(growing.made.pop())
+    seed = growing.site.remove(1)
+    assert recording() is None, "its memory is free at once"
+    growing.site.plant(1, seed)
+    growing.step()
+    assert growing.stats.replays == 0
+
+
+def no_grad(growing: Growing) -> None:
+    with torch.no_grad():
+        growing.model(images())
+
+
+def evaluation(growing: Growing) -> None:
+    growing.model.eval()(images()).sum().backward()
+
+
+def per_sample_alpha(growing: Growing) -> None:
+    growing.site.seed(0).alpha = torch.ones(5)
+    growing.step()
+
+
+def checkpointed(growing: Growing) -> None:
+    checkpoint(growing.model, images(), use_reentrant=False).sum().backward()
+
+
+def recomputed(growing: Growing) -> None:
+    checkpoint(growing.model, images().requires_grad_(), use_reentrant=True).sum().backward()
+
+
+def transformed(growing: Growing) -> None:
+    parameters = dict(growing.model.named_parameters())
+
+    def loss(given: dict[str, Tensor]) -> Tensor:
+        result: Tensor = torch.func.functional_call(growing.model, given, (images(),)).sum()
+        return result
+
+    torch.func.grad(loss)(parameters)
+
+
+class Watching(TorchDispatchMode):
+    """Sees every operation."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **kwargs or {})
+
+
+class Patching(TorchFunctionMode):
+    """Sees every call."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **kwargs or {})
+
+
+def dispatched(growing: Growing) -> None:
+    with Watching():
+        growing.step()
+
+
+def patched(growing: Growing) -> None:
+    with Patching():
+        growing.step()
+
+
+def hooked(growing: Growing) -> None:
+    growing.site.seed(0).kernel.register_forward_hook(lambda *_: None)
+    growing.step()
+
+
+def hooked_everywhere(growing: Growing) -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    growing.step()
+    handle.remove()
+
+
+def in_use(growing: Growing) -> None:
+    growing.made[0].is_in_use = True
+    growing.step()
+
+
+def other_weights(growing: Growing) -> None:
+    growing.made[0].is_current = False
+    growing.step()
+
+
+def compiled(growing: Growing) -> None:
+    torch.compile(growing.model, backend="eager")(images()).sum().backward()
+
+
+def frozen(growing: Growing) -> None:
+    growing.model.conv.requires_grad_(False)
+    growing.made[0].is_current = False
+    for _ in range(SETTLED + 1):
+        growing.step()
+
+
+def off(growing: Growing) -> None:
+    growing.bank.graphs.enabled = False
+    growing.step()
+
+
+@pytest.mark.parametrize(
+    ("act", "reason", "passes"),
+    [
+        (no_grad, Eager.NO_GRADIENT, 1),
+        (evaluation, Eager.EVALUATION, 1),
+        (per_sample_alpha, Eager.PER_SAMPLE_ALPHA, 1),
+        (checkpointed, Eager.CHECKPOINT, 2),
+        (recomputed, Eager.CHECKPOINT, 1),
+        (transformed, Eager.TRANSFORMED, 1),
+        (dispatched, Eager.TRANSFORMED, 1),
+        (patched, Eager.TRANSFORMED, 1),
+        (hooked, Eager.HOOKS, 1),
+        (hooked_everywhere, Eager.HOOKS, 1),
+        (in_use, Eager.IN_USE, 1),
+        (other_weights, Eager.OTHER_WEIGHTS, 1),
+        (compiled, Eager.COMPILED_HOST, 1),
+        (frozen, Eager.NO_GRADIENT, SETTLED),
+        (off, Eager.OFF, 1),
+    ],
+)
+def test_where_a_graph_would_do_otherwise_the_pass_is_eager_and_counted(
+    act: Callable[[Growing], None], reason: Eager, passes: int
+) -> None:
+    growing = Growing()
+    growing.settle()
+    act(growing)
+    assert growing.stats.replays == 0
+    assert growing.stats.fallbacks[reason] == passes
+
+
+def test_hooks_of_the_layer_itself_run_around_a_replay() -> None:
+    growing = Growing()
+    seen: list[Tensor] = []
+    growing.model.conv.register_forward_hook(lambda _, __, output: seen.append(output))
+    growing.settle()
+    growing.step()
+    assert growing.stats.replays == 1
+    assert len(seen) == SETTLED + 1
+
+
+def test_what_changes_how_tensors_are_made_is_no_hindrance() -> None:
+    growing = Growing()
+    growing.settle()
+    with torch.device("cpu"):
+        growing.step()
+    assert growing.stats.replays == 1
+
+
+def test_weights_put_in_place_of_others_are_recorded_when_they_settled() -> None:
+    growing = Growing()
+    growing.settle()
+    other_weights(growing)
+    for _ in range(SETTLED):
+        growing.step()
+    assert growing.stats.captures == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("no room"), Eager.OUT_OF_MEMORY),
+        (RuntimeError("operation not permitted when stream is capturing"), Eager.NOT_CAPTURABLE),
+    ],
+)
+def test_what_cannot_be_recorded_stays_eager_and_says_so_once(
+    error: Exception, reason: Eager, caplog: pytest.LogCaptureFixture
+) -> None:
+    growing = Growing()
+    growing.fails = error
+    with caplog.at_level(logging.WARNING, "esper"):
+        for _ in range(SETTLED + 3):
+            growing.step()
+    assert growing.stats.captures == 0
+    assert growing.stats.fallbacks[reason] == 3
+    assert [str(error) in record.message for record in caplog.records] == [True]
+
+
+def test_a_copy_or_a_pickle_has_no_recordings_of_the_original() -> None:
+    growing = Growing()
+    growing.settle()
+    twin = copy.deepcopy(growing.model)
+    assert twin.conv.esper_seeds.captures == CaptureStats()  # type: ignore[union-attr]
+    growing.bank.graphs = SiteGraphs()
+    again = pickle.loads(pickle.dumps(growing.model))
+    assert torch.equal(again(images()), growing.model(images()))
+
+
+def test_what_is_due_at_a_site_that_is_gone_is_forgotten() -> None:
+    growing = Growing()
+    for _ in range(SETTLED):
+        growing.model(images()).sum().backward()
+    growing.site.remove(0)
+    capture_due()
+    assert not growing.made
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what reads a tensor's value on the CPU, for which a GPU would have to finish."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        assert func.overloadpacket not in waits, f"{func} waits for the device"
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("name", "blueprint"), [("conv", "squeeze-excite"), ("fc1", "swiglu")])
+def test_no_step_reads_a_value_back(name: str, blueprint: str) -> None:
+    growing = Growing(name, blueprint)
+    with NoWaiting():
+        growing.step()
+        growing.site.seed(0).alpha.fill_(0.5)
+        growing.step()
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        growing.step().sum().item()
+
+
+def test_a_convolution_written_with_seeds_runs_the_code_of_a_site() -> None:
+    growing = Growing()
+    conv = growing.model.conv
+    layer = AsyncSeededConv2d(2, 8, 3, padding=1)
+    layer.load_state_dict(conv.state_dict(), strict=False)
+    x = images()
+    assert torch.equal(layer(x), nn.functional.conv2d(x, conv.weight, conv.bias, padding=1))
+    layer.bank.graphs = SiteGraphs(growing.record, devices=("cpu",))
+    kernel = kernel_for("residual-conv3x3", growing.site.signature)
+    kernel.load_state_dict(growing.site.seed(0).kernel.state_dict())
+    layer.plant(1, Seed(kernel, 1.0))
+    for _ in range(SETTLED + 1):
+        y = layer(x)
+        assert torch.equal(y, conv(x))
+        y.sum().backward()
+        capture_due()
+    assert layer.bank.captures.replays == 1
+    with pytest.raises(ValueError, match="slot 1 is taken"):
+        layer.plant(1, Seed(kernel))
+    layer.remove(1)
+    assert torch.equal(layer(x), nn.functional.conv2d(x, conv.weight, conv.bias, padding=1))
+
+
+def test_seeds_lie_channels_last_where_their_layer_does() -> None:
+    model = host().to(memory_format=torch.channels_last)
+    site: Site = sites_of(model)["conv"]
+    kernel = plant(site, 0, "residual-conv3x3").kernel
+    images_last = [each for each in kernel.parameters() if each.dim() == 4]
+    assert images_last
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in images_last)
+
+
+def test_the_page_explains_every_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`([a-z-]+)`", "".join(rows)) == list(Eager)

@@ -1,0 +1,135 @@
+"""Streams: on a device without any, the same work one after another; the waits, in their order."""
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from esper.seed import AsyncConv2dKernel, Seed
+from esper.seed.branches import side_by_side
+from esper.seed.streams import Fork, StreamManager
+from tests.seed.hosts import host, images, sites_of
+from tests.seed.kernels import awaken, kernel_for, plant
+
+Forward = Callable[[Tensor], Tensor]
+CPU = torch.device("cpu")
+
+
+def test_a_device_without_streams_has_none() -> None:
+    assert StreamManager().streams(CPU) == ()
+    StreamManager().join(CPU)
+
+
+def test_fewer_than_no_streams_are_refused() -> None:
+    with pytest.raises(ValueError, match="-1 side streams; at least 0"):
+        StreamManager(-1)
+
+
+@given(st.lists(st.integers(0, 9), max_size=6), st.integers(0, 4))
+def test_work_runs_in_turn_on_the_calling_thread(numbers: list[int], streams: int) -> None:
+    ran: list[int] = []
+
+    def work(x: Tensor) -> Tensor:
+        ran.append(int(x))
+        return x * 2
+
+    with StreamManager(streams).fork(CPU) as fork:
+        doubled = [fork.start(work, torch.tensor(number)) for number in numbers]
+    assert ran == numbers
+    assert [int(each) for each in doubled] == [2 * number for number in numbers]
+
+
+class OneByOne(Fork):
+    """Branches as over streams, on the CPU: one after the other, all joined at the end."""
+
+    def start(self, work: Callable[..., Tensor], *reads: Tensor) -> Tensor:
+        """Run at once."""
+        return work(*reads)
+
+    def join(self) -> None:
+        """Wait for nothing."""
+
+
+class ForkedOnCpu(StreamManager):
+    """Takes the way of a GPU with side streams."""
+
+    def fork(self, device: torch.device) -> Fork:
+        """Return branches that believe in streams."""
+        branches = OneByOne((), self.edges)
+        branches.streams = (cast(torch.cuda.Stream, object()),)
+        return branches
+
+
+def forked(host: Forward, x: Tensor, seeds: list[Seed]) -> Tensor:
+    """What a layer and its kernels compute over streams."""
+    return side_by_side(host, x, seeds, ForkedOnCpu())
+
+
+def by_default(host: Forward, x: Tensor, seeds: list[Seed]) -> Tensor:
+    """What a site runs on the CPU."""
+    return side_by_side(host, x, seeds, StreamManager(4))
+
+
+@pytest.mark.parametrize("ours", [forked, by_default])
+def test_side_by_side_is_bit_equal_to_one_after_the_other(ours: Callable[..., Tensor]) -> None:
+    site = sites_of(host())["conv"]
+    for slot, name in enumerate(("residual-conv3x3", "squeeze-excite", "spatial-attention")):
+        plant(site, slot, name, alpha=0.3)
+    assert site.bank is not None
+    awaken(site.bank)
+    seeds, layer = [seed for _, seed in site.seeds()], site.layer
+
+    def forward(x: Tensor) -> Tensor:
+        h: Tensor = type(layer).forward(layer, x)
+        return h
+
+    def by_hand(host: Forward, x: Tensor, seeds: list[Seed]) -> Tensor:
+        y = h = host(x)
+        for seed in seeds:
+            y = y + seed.alpha * seed.kernel(x, h)
+        return y
+
+    weights = [parameter for part in (layer, *seeds) for parameter in part.parameters()]
+    results = []
+    for call in (ours, by_hand):
+        y = call(forward, x := images().requires_grad_(), seeds)
+        results.append((y, *torch.autograd.grad(y.square().mean(), (x, *weights))))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_an_error_in_a_branch_is_the_callers() -> None:
+    def fail(x: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), StreamManager().fork(CPU) as fork:
+        fork.start(fail, torch.zeros(1))
+
+
+def test_an_async_kernel_computes_what_the_kernel_does() -> None:
+    site = sites_of(host())["conv"]
+    kernel = kernel_for("residual-conv3x3", site.signature)
+    awaken(kernel)
+    x, h = images(), torch.randn(5, 8, 6, 6)
+    assert torch.equal(AsyncConv2dKernel(kernel)(x, h), kernel(x, h))
+
+
+def test_an_async_kernel_is_one_of_feature_maps() -> None:
+    site = sites_of(host())["fc1"]
+    with pytest.raises(ValueError, match="is for a vector; AsyncConv2dKernel runs kernels of feat"):
+        AsyncConv2dKernel(kernel_for("linear-bottleneck", site.signature))
+
+
+def test_a_seed_knows_what_its_kernel_reads() -> None:
+    site = sites_of(host())["fc1"]
+    bottleneck = Seed(kernel_for("linear-bottleneck", site.signature))
+    low_rank = Seed(kernel_for("low-rank-skip", site.signature))
+    assert (bottleneck.reads_x, bottleneck.reads_h) == (False, True)
+    assert (low_rank.reads_x, low_rank.reads_h) == (True, False)
+    stranger = Seed(nn.Identity())  # type: ignore[arg-type]
+    assert stranger.reads_x
+    assert stranger.reads_h
