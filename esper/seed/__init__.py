@@ -5,7 +5,8 @@ A site with nothing planted runs exactly the host's own module.
 """
 
 from esper.seed.bank import Seed, SeedBank
-from esper.seed.site import Site, SiteRefused, find_sites
+from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest
+from esper.seed.site import Site
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
 
@@ -17,5 +18,7 @@ __all__ = [
     "Site",
     "SiteRefused",
     "Slot",
+    "Suggestion",
     "find_sites",
+    "suggest",
 ]
