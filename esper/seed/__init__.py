@@ -6,8 +6,9 @@ A site with nothing planted runs exactly the host's own module.
 
 from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
 from esper.seed.branches import AsyncConv2dKernel
+from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest
 from esper.seed.graphs import CaptureStats, capture_due
-from esper.seed.site import Site, SiteRefused, find_sites
+from esper.seed.site import Site
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
 from esper.seed.streams import StreamManager
@@ -24,6 +25,8 @@ __all__ = [
     "SiteRefused",
     "Slot",
     "StreamManager",
+    "Suggestion",
     "capture_due",
     "find_sites",
+    "suggest",
 ]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from esper.seed import Site
-from esper.seed.site import evaluating
+from esper.seed.modes import evaluating
 from esper.training.lineage import Ancestry
 from esper.training.source import ExportError, model_source, one_line, seed_names
 

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.seed import Site, capture_due, find_sites
+from esper.seed import Site, capture_due, find_sites, suggest
 from esper.settings import Settings
 from esper.training.connect import order_for
 from esper.training.export import export_model
@@ -190,7 +190,7 @@ def grow(
     model: nn.Module,
     optimizer: Optimizer,
     *,
-    sites: Sequence[str],
+    sites: Sequence[str] | Literal["auto"],
     probe: tuple[Tensor, Tensor],
     loss_fn: LossFn,
     run: str = "run",
@@ -204,7 +204,9 @@ def grow(
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
     Args:
-        sites: names of `nn.Linear` and `nn.Conv2d` submodules at which to grow.
+        sites: names of submodules at which to grow: any that take a tensor and give one of the
+            same rank, samples first, and have parameters in the optimizer. "auto" chooses among
+            linear, convolution and attention layers, and says so in the log.
         probe: held-out inputs (N, ..) and targets (N, ..), on the model's device, on which
             contributions are measured. Never samples of the test set.
         loss_fn: the mean loss of (output, target), as a scalar.
@@ -223,7 +225,9 @@ def grow(
             what to do.
     """
     checked_probe = Probe(probe, loss_fn)
-    found = find_sites(model, sites, checked_probe.inputs[:1], slots)
+    sample = checked_probe.inputs[:1]
+    named = _suggested(model, sample) if sites == "auto" else sites
+    found = find_sites(model, named, sample, slots)
     garden = Garden(found, OptimizerMembership(optimizer))
     announced = _announced(run, model, found)
     opening = RunOpening(
@@ -243,6 +247,13 @@ def grow(
         seal_timeout_s=seal_timeout_s,
     )
     return growth.open()
+
+
+def _suggested(model: nn.Module, sample: Tensor) -> list[str]:
+    suggestions = suggest(model, sample)
+    for each in suggestions:
+        log.info("%s: %s", "site" if each.chosen else "no site", each.reason)
+    return [each.name for each in suggestions if each.chosen]
 
 
 def _announced(name: str, model: nn.Module, sites: Mapping[str, Site]) -> TrainingRun:

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from esper.kernel.source import to_source
 from esper.seed import Site
+from esper.seed.joining import BANK, join_channels_first
 from esper.version import VERSION
 
 INDENT = " " * 4
@@ -81,6 +82,12 @@ def _site_class(name: str) -> str:
 
 
 def _site_source(site: Site) -> str:
+    if any(name != BANK for name, _ in site.layer.named_children()):
+        raise ExportError(
+            f"{site.name} has layers inside, and something grew around them; only what grew at "
+            "single layers can be written as source yet"
+        )
+    channels_first = site.join is join_channels_first
     lines = [
         f"class {_site_class(site.name)}(nn.Module):",
         f'    """The layer {site.name} of the host, and what grew there."""',
@@ -99,9 +106,10 @@ def _site_source(site: Site) -> str:
         "",
         "    def forward(self, x):",
         "        h = self.layer(x)",
+        *(["        x, h = x.mT, h.mT"] if channels_first else []),
         "        y = h",
         *additions,
-        "        return y",
+        f"        return {'y.mT' if channels_first else 'y'}",
     ]
     return "\n".join(lines)
 

@@ -37,20 +37,18 @@ def test_each_site_has_its_slots_all_dormant() -> None:
 
 
 class Reused(nn.Module):
-    """Runs `twice` two times, `never` not at all, `keyword` by keyword, `rows` on other rows."""
+    """Runs `twice` two times, `never` not at all, `rows` on other rows."""
 
     def __init__(self) -> None:
         super().__init__()
         self.twice = nn.Linear(4, 4)
         self.never = nn.Linear(4, 4)
-        self.keyword = nn.Linear(4, 4)
         self.rows = nn.Linear(2, 2)
         self.wide = nn.Linear(4, 4).double()
         self.alias = self.twice
-        self.norm = nn.LayerNorm(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.keyword(input=self.twice(self.twice(self.norm(x))))
+        x = self.twice(self.twice(x))
         x = self.wide(x.double()).float()
         y: Tensor = self.rows(x.view(-1, 2)).view(-1, 4)
         return y
@@ -61,12 +59,10 @@ class Reused(nn.Module):
     [
         ([], "no site is named; name layers, for instance twice"),
         (["nowhere"], "no layer 'nowhere'; there are twice, never"),
-        (["norm"], "norm is a LayerNorm; seeds grow at Linear and Conv2d layers"),
-        ([""], "is a Reused; seeds grow at"),
+        ([""], "the model itself is no site; name a layer of it: twice, never"),
         (["twice"], "twice runs 2 times in one forward pass"),
         (["never"], "never runs 0 times in one forward pass"),
-        (["keyword"], "keyword is called by keyword"),
-        (["rows"], r"rows computes \(2, 2\) for 1 samples"),
+        (["rows"], r"rows computes \(2, 2\) of \(2, 2\) for 1 samples"),
         (["wide"], "wide computes torch.float64 on cpu, which no kernel is made for"),
         (["twice", "alias"], "two of twice, alias are the same layer"),
     ],

@@ -140,6 +140,11 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list[
         (2, 6, 6),
         {"features.0": ["conv-bottleneck"]},
     ),
+    "lines": (
+        lambda: nn.Sequential(nn.Conv1d(3, 6, 3, padding=1), nn.Flatten(), nn.Linear(60, 3)),
+        (3, 10),
+        {"0": ["linear-bottleneck"]},
+    ),
     "bfloat16": (lambda: Plain().bfloat16(), (2, 6, 6), {"features.0": ["squeeze-excite"]}),
 }
 
@@ -330,6 +335,14 @@ def test_a_host_that_cannot_be_written_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
     assert set(vars(model)) == attributes
     assert model.training
+
+
+def test_what_grew_around_a_block_cannot_be_written_yet_and_is_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.ReLU()), nn.Linear(6, 2))
+    sites = find_sites(model, ["0"], torch.randn(1, 6), slots=1)
+    sites["0"].plant(0, Seed(kernel_for("low-rank-skip", sites["0"].signature)))
+    with pytest.raises(ExportError, match="0 has layers inside, and something grew around them"):
+        export_model(model, sites, torch.randn(1, 6), Ancestry(), RUN, tmp_path)
 
 
 def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: Path) -> None:

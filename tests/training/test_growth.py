@@ -236,6 +236,29 @@ def test_a_site_that_settled_is_recorded_between_two_steps(settings: Settings) -
         assert site.bank.captures.replays == 1
 
 
+def test_sites_may_be_left_to_it_and_the_log_says_which_and_why(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = host()
+    with caplog.at_level("INFO", logger="esper"):
+        growth = esper.grow(
+            model,
+            Adam(model.parameters()),
+            sites="auto",
+            probe=(images(20), labels(20)),
+            loss_fn=F.cross_entropy,
+            seal_timeout_s=0.5,
+            settings=settings,
+        )
+        growth.close()
+    assert list(growth.sites) == ["conv", "fc1"]
+    assert [line for line in warnings_in(caplog) if "site: " in line] == [
+        "site: conv runs once in each pass",
+        "site: fc1 runs once in each pass",
+        "no site: fc2 gives the output of the model",
+    ]
+
+
 def test_a_step_after_the_end_is_refused(settings: Settings) -> None:
     run = Run(settings)
     run.growth.close()
