@@ -120,8 +120,15 @@ ROWS = (
         "≤ 1.02, no stall over 1 ms beyond it",
         "steps",
         ("p99-busy-over-off", "p99-busy-over-off-all", "stall-beyond-off"),
-        "the bus and the loader are threads of the trainer's process, and training waits for the "
-        "interpreter while they hold it (busy ÷ beside, below); each 20th step also reports",
+        "with the steps that report: each of those has a probe to measure, whose share of training "
+        "time stands in the next row; what the machine does besides is in beside ÷ off, below",
+    ),
+    Row(
+        "probes and reports as a share of training time, default reporting interval",
+        "≤ 3 %",
+        "steps",
+        ("report-share",),
+        "the host here is so small that a probe of 200 samples costs as much as a training step",
     ),
     Row(
         "seed-metrics through the bandit worker ÷ a bare aiokafka loop, 1 decision in 20 reports",
@@ -136,8 +143,7 @@ ROWS = (
         "at most linear in the seeds that change",
         "grow-step",
         ("step-flat", "change-flat"),
-        "a step with nothing to do is flat; joining and leaving the optimizer searches all of "
-        "its parameters, and deciding ranks every arm (see one decision, above)",
+        "a kernel joins and leaves in time that hangs on its own parameters only",
     ),
     Row(
         "bandit less random on four structural teachers; on the null teacher",

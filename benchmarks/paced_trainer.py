@@ -26,9 +26,9 @@ from esper.settings import Settings
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.train import BATCH, LEARNING_RATE, Attach, Splits, Steppable, never_grow
 from esper.training import Growth
+from esper.training.growth import REPORT_EVERY
 from topics.models import SeedState
 
-REPORT_EVERY_STEPS: Final = 20
 ANSWER_TIMEOUT_S: Final = 60.0
 RUN: Final = "without-room"
 
@@ -139,7 +139,7 @@ def _training(settings: Settings | None, digits: Splits) -> Iterator[Callable[[]
         trained = time.perf_counter()
         growth.step(loss)
         end = time.perf_counter()
-        return Step(end - start, end - trained, next(numbers) % REPORT_EVERY_STEPS == 0)
+        return Step(end - start, end - trained, next(numbers) % REPORT_EVERY == 0)
 
     attach: Attach = never_grow if settings is None else partial(_grow_without_room, settings)
     with attach(model, optimizer, digits) as growth:
@@ -167,7 +167,7 @@ def _grow_without_room(
         probe=digits.probe,
         loss_fn=F.cross_entropy,
         run=RUN,
-        report_every=REPORT_EVERY_STEPS,
+        report_every=REPORT_EVERY,
         settings=settings,
     )
     for site in growth.sites.values():

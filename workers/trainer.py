@@ -17,6 +17,9 @@ from esper.training.lineage import Ancestry
 
 Announce = Callable[[str], None]
 
+REPORT_EVERY = 20
+"""More often than the default, which is for longer trainings: a demonstration lasts a minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class GrownRun:
@@ -62,6 +65,7 @@ def grow_task(
             probe=splits.probe,
             loss_fn=F.cross_entropy,
             run=task.name,
+            report_every=REPORT_EVERY,
             seed=seed,
             settings=settings,
         )

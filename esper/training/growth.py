@@ -29,6 +29,9 @@ log = logging.getLogger("esper")
 
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 
+REPORT_EVERY = 50
+"""Steps between two reports, unless told: even where a probe costs as much as a step, 2 percent."""
+
 SEAL_TIMEOUT_S = 10.0
 """How long closing waits, unless told: a bandit worker that died is back in less."""
 
@@ -195,7 +198,7 @@ def grow(
     loss_fn: LossFn,
     run: str = "run",
     slots: int = 2,
-    report_every: int = 20,
+    report_every: int = REPORT_EVERY,
     seed: int = 0,
     policy: PolicySpec | None = None,
     seal_timeout_s: float = SEAL_TIMEOUT_S,
@@ -212,7 +215,7 @@ def grow(
         loss_fn: the mean loss of (output, target), as a scalar.
         run: what the run is called, in lower case; its id is this, the time and a few digits.
         slots: seeds at each site.
-        report_every: steps between two reports.
+        report_every: steps between two reports; each costs a forward pass of the probe batch.
         seed: seeds the run's decisions.
         policy: which bandit chooses, UCB1 unless given.
         seal_timeout_s: how long closing waits for the decision that seals the run's record.
