@@ -1,0 +1,198 @@
+"""What a grown host must live with: each a way to train, the same for any model."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+
+from tests.seed.hosts import images, labels
+
+STEPS: Final = 4
+
+Train = Callable[[nn.Module], nn.Module]
+"""Trains a model and returns what is to be judged of it: itself, or a copy kept beside it."""
+
+Call = Callable[[nn.Module, Tensor], Tensor]
+
+
+def loss_of(model: nn.Module, step: int, call: Call = lambda model, x: model(x)) -> Tensor:
+    return F.cross_entropy(call(model, images(8, seed=step)), labels(8, seed=step))
+
+
+def plainly(model: nn.Module, optimizer: Optimizer | None = None, call: Call | None = None) -> None:
+    optimizer = optimizer or SGD(model.parameters(), lr=0.05)
+    for step in range(STEPS):
+        loss = loss_of(model, step, call) if call else loss_of(model, step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def in_bfloat16(model: nn.Module) -> nn.Module:
+    def call(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits: Tensor = model(x)
+        return logits.float()
+
+    plainly(model, call=call)
+    return model
+
+
+def in_float16_scaled(model: nn.Module) -> nn.Module:
+    optimizer, scaler = SGD(model.parameters(), lr=0.05), torch.amp.GradScaler("cpu")
+    for step in range(STEPS):
+        with torch.autocast("cpu", torch.float16):
+            loss = loss_of(model, step)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    return model
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    model.to(memory_format=torch.channels_last)
+    plainly(model, call=lambda model, x: model(x.to(memory_format=torch.channels_last)))
+    return model
+
+
+def accumulating(model: nn.Module) -> nn.Module:
+    optimizer = SGD(model.parameters(), lr=0.05)
+    for step in range(2 * STEPS):
+        (loss_of(model, step) / 2).backward()
+        if step % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+    return model
+
+
+def checkpointing(model: nn.Module) -> nn.Module:
+    plainly(model, call=lambda model, x: checkpoint(model, x, use_reentrant=False))
+    return model
+
+
+def checkpointing_reentrant(model: nn.Module) -> nn.Module:
+    plainly(model, call=lambda model, x: checkpoint(model, x.requires_grad_(), use_reentrant=True))
+    return model
+
+
+def scheduled(model: nn.Module) -> nn.Module:
+    optimizer = SGD(model.parameters(), lr=0.05)
+    schedule = OneCycleLR(optimizer, max_lr=0.1, total_steps=STEPS)
+    for step in range(STEPS):
+        loss_of(model, step).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return model
+
+
+def foreach(model: nn.Module) -> nn.Module:
+    plainly(model, Adam(model.parameters(), foreach=True))
+    return model
+
+
+def fused(model: nn.Module) -> nn.Module:
+    plainly(model, AdamW(model.parameters(), fused=True))
+    return model
+
+
+def with_closure(model: nn.Module) -> nn.Module:
+    optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for step in range(STEPS):
+
+        def closure(step: int = step) -> float:
+            optimizer.zero_grad()
+            loss = loss_of(model, step)
+            loss.backward()
+            return float(loss)
+
+        optimizer.step(closure)
+    return model
+
+
+def averaged(model: nn.Module) -> nn.Module:
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    optimizer = SGD(model.parameters(), lr=0.05)
+    for step in range(STEPS):
+        loss_of(model, step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(model)
+    kept: nn.Module = average.module
+    return kept
+
+
+def functionally(model: nn.Module) -> nn.Module:
+    doubled = {name: 2 * value.detach() for name, value in model.named_parameters()}
+    with torch.no_grad():
+        expected = functional_call(model, doubled, (images(),))
+        for name, parameter in model.named_parameters():
+            parameter.copy_(doubled[name])
+        assert torch.equal(model(images()), expected)
+    return model
+
+
+def anomalies_watched(model: nn.Module) -> nn.Module:
+    with torch.autograd.set_detect_anomaly(True):
+        plainly(model)
+    return model
+
+
+def clipped(model: nn.Module) -> nn.Module:
+    optimizer = SGD(model.parameters(), lr=0.05)
+    for step in range(STEPS):
+        loss_of(model, step).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def frozen_host(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("kernel" in name)
+    plainly(model, SGD([one for one in model.parameters() if one.requires_grad], lr=0.05))
+    return model
+
+
+class Feature(NamedTuple):
+    """A way to train; how far results may differ, and which test shows it on a GPU."""
+
+    train: Train
+    within: float = 0.0
+    gpu: str = ""
+
+
+FEATURES: Final = {
+    "autocast to bfloat16": Feature(
+        in_bfloat16, gpu="test_a_replay_computes_what_the_eager_code_does"
+    ),
+    "autocast to float16, GradScaler": Feature(
+        in_float16_scaled, gpu="test_fp16_with_a_gradient_scaler_trains"
+    ),
+    "`channels_last`": Feature(channels_last, 1e-5, "test_images_channels_last_stay_so"),
+    "gradient accumulation": Feature(accumulating, gpu="test_gradients_add_up_over_several_passes"),
+    "gradient checkpointing": Feature(
+        checkpointing, gpu="test_under_gradient_checkpointing_a_site_is_eager_and_right"
+    ),
+    "gradient checkpointing, reentrant": Feature(
+        checkpointing_reentrant, gpu="test_under_gradient_checkpointing_a_site_is_eager_and_right"
+    ),
+    "learning rate schedules": Feature(scheduled),
+    "`foreach` optimizers": Feature(foreach),
+    "fused optimizers": Feature(fused, 1e-6),
+    "optimizers with a closure": Feature(with_closure),
+    "gradient clipping": Feature(clipped, 1e-6),
+    "averaged copies (EMA, SWA)": Feature(averaged),
+    "`torch.func.functional_call`": Feature(functionally),
+    "anomaly detection": Feature(anomalies_watched),
+    "a frozen host": Feature(frozen_host),
+}
