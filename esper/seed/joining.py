@@ -6,12 +6,14 @@ and h in the call, as kernels want them, and puts their sum in the place of h.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
-BANK = "esper_seeds"
+BANK: Final = "esper_seeds"
 """The name under which a grown layer holds its seeds."""
+
+LINES_RANK: Final = 3
 
 Join = Callable[..., Any]
 
@@ -54,6 +56,3 @@ def join_of(layer: nn.Module, output: Any) -> Join | None:
         return None
     convolves_lines = any(isinstance(part, nn.Conv1d) for part in layer.modules())
     return join_channels_first if convolves_lines and output.dim() == LINES_RANK else join
-
-
-LINES_RANK = 3
