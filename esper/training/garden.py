@@ -23,6 +23,29 @@ class Garden:
         self._membership = membership
         self._blending: list[tuple[Slot, Seed]] = []
 
+    def trained_by(self, membership: OptimizerMembership) -> None:
+        """Have another optimizer train what is planted, and what will be.
+
+        Raises:
+            ParameterUntrained: it does not train the layer of a site; nothing has changed.
+        """
+        for site in self.sites.values():
+            membership.check(site.name, site.layer)
+        for site in self.sites.values():
+            for slot, seed in site.seeds():
+                names = seed.named_parameters(prefix=site.path_of(slot.index))
+                membership.add(site.name, site.layer, names)
+        self._membership.leave()
+        self._membership = membership
+
+    def optimizer_stepped(self) -> bool:
+        """Whether the optimizer has taken a step since this was last asked."""
+        return self._membership.stepped()
+
+    def leave(self) -> None:
+        """Let go of the optimizer: the run has ended."""
+        self._membership.leave()
+
     def reserve(self, decision: AdaptationDecision, step: int) -> None:
         """Set the slots that a decision would fill to LOADING, while its kernels are built.
 

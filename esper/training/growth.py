@@ -102,8 +102,20 @@ class Growth:
             self._inbox.take(self._step)
         self._garden.ramp(self._step)
         capture_due()
+        if reports:
+            self._check_optimizer()
         if reports and self._link.free():
             self._report(self._measure(), loss)
+
+    def use(self, optimizer: Optimizer) -> None:
+        """Have another optimizer train what grows, from now on: the loop has replaced its own.
+
+        Parameters of kernels that it does not hold yet join it.
+
+        Raises:
+            OptimizerRefused, ParameterUntrained: it cannot, or does not train a site's layer.
+        """
+        self._garden.trained_by(OptimizerMembership(optimizer))
 
     def close(self) -> None:
         """End the run: send the last report, wait for the seal, disconnect. Safe to call twice."""
@@ -143,6 +155,7 @@ class Growth:
             self._report(self._measure(), None)
         except BaseException:
             self._closed = True
+            self._garden.leave()
             self._link.close()
             raise
         return self
@@ -159,6 +172,7 @@ class Growth:
             else:
                 log.warning("run %s ends without its last report", self.run_id)
         finally:
+            self._garden.leave()
             self._link.close()
 
     def _measure(self) -> Measured:
@@ -176,6 +190,13 @@ class Growth:
                 closing=closing,
             )
         )
+
+    def _check_optimizer(self) -> None:
+        if not self._garden.optimizer_stepped():
+            log.warning(
+                "the optimizer given to grow took no step since the last report; if another one "
+                "trains the model now, tell growth.use(optimizer)"
+            )
 
     def _await_seal(self, deadline: float) -> None:
         while not self.ancestry.sealed and time.monotonic() < deadline:

@@ -41,6 +41,20 @@ class OptimizerMembership:
             )
         self._optimizer = optimizer
         self._places: dict[int, _Place] = {}
+        self._stepped = False
+        self._watch = optimizer.register_step_post_hook(self._note_step)
+
+    def stepped(self) -> bool:
+        """Whether the optimizer has taken a step since this was last asked."""
+        stepped, self._stepped = self._stepped, False
+        return stepped
+
+    def leave(self) -> None:
+        """Look at the optimizer no more."""
+        self._watch.remove()
+
+    def _note_step(self, *_: object) -> None:
+        self._stepped = True
 
     def check(self, name: str, layer: nn.Module) -> None:
         """Raise ParameterUntrained unless the optimizer trains a parameter of the layer."""

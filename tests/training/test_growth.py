@@ -259,6 +259,24 @@ def test_sites_may_be_left_to_it_and_the_log_says_which_and_why(
     ]
 
 
+def test_an_optimizer_that_was_replaced_is_noticed_until_growth_is_told(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(settings)
+    with run.growth:
+        given, run.optimizer = run.optimizer, Adam(run.model.parameters())
+        for _ in range(REPORT_EVERY):
+            run.train()
+        assert any("took no step since the last report" in line for line in warnings_in(caplog))
+        run.growth.use(run.optimizer)
+        caplog.clear()
+        for _ in range(2 * REPORT_EVERY):
+            run.train()
+        assert not any("took no step" in line for line in warnings_in(caplog))
+        assert not given._optimizer_step_post_hooks
+    assert not run.optimizer._optimizer_step_post_hooks
+
+
 def test_a_step_after_the_end_is_refused(settings: Settings) -> None:
     run = Run(settings)
     run.growth.close()

@@ -205,6 +205,34 @@ def test_a_group_that_joined_later_is_found_and_one_that_left_is_not() -> None:
         membership.check("fc2", model.fc2)
 
 
+def test_another_optimizer_takes_over_what_is_planted_and_what_will_be() -> None:
+    plot = Plot()
+    kernel = plot.plant("fc1", 0, "linear-bottleneck")
+    plot.train()
+    before, old = (
+        plot.optimizer,
+        {name: value.clone() for name, value in kernel.state_dict().items()},
+    )
+    host_only = [one for name, one in plot.model.named_parameters() if "esper" not in name]
+    plot.optimizer = SGD(host_only, lr=0.1)
+    plot.garden.trained_by(OptimizerMembership(plot.optimizer))
+    assert_each_parameter_is_in_one_group(plot)
+    plot.plant("conv", 0, "squeeze-excite")
+    assert_each_parameter_is_in_one_group(plot)
+    plot.train(2)
+    assert not torch.equal(kernel.state_dict()["up.bias"], old["up.bias"])
+    assert not before._optimizer_step_post_hooks
+
+
+def test_an_optimizer_that_does_not_train_the_sites_takes_nothing_over() -> None:
+    plot = Plot()
+    plot.plant("fc1", 0, "linear-bottleneck")
+    with pytest.raises(ParameterUntrained, match="no parameter of conv"):
+        plot.garden.trained_by(OptimizerMembership(SGD(plot.model.fc1.parameters(), lr=0.1)))
+    plot.plant("conv", 0, "squeeze-excite")
+    assert_each_parameter_is_in_one_group(plot)
+
+
 def test_whoever_holds_the_list_of_a_group_sees_kernels_come_and_go() -> None:
     plot = Plot()
     held = plot.optimizer.param_groups[0]["params"]
