@@ -11,7 +11,7 @@ from torch.optim import SGD
 from esper.seed import Slot
 from esper.training.garden import Garden, PlanRefused
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
-from tests.seed.hosts import host, sites_of
+from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for
 from tests.training.plot import ZEROS, Plot, adam, decision, planting
 from topics.models import AdaptationDecision, Cull, Fossilize, Plant, SeedState
@@ -258,3 +258,30 @@ def test_a_garden_whose_sites_are_not_trained_is_refused() -> None:
         Garden(sites_of(model), OptimizerMembership(optimizer))
     Garden(sites_of(model, "conv"), OptimizerMembership(optimizer))
     Garden(sites_of(model), OptimizerMembership(adam(model)))
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["never run", "run without an update"])
+def test_a_kernel_culled_before_its_first_update_leaves_the_bits_of_a_run_never_grown(
+    ran: bool,
+) -> None:
+    grown, never = Plot(), Plot()
+    for plot in (grown, never):
+        plot.train(2)
+    random = torch.get_rng_state()
+    grown.plant("fc1", 0, "gated-linear-unit")
+    grown.plant("conv", 1, "conv-bottleneck")
+    assert torch.equal(torch.get_rng_state(), random)
+    if ran:
+        with torch.no_grad():
+            grown.model(images(4))
+    grown.cull("fc1", 0)
+    grown.cull("conv", 1)
+    for plot in (grown, never):
+        plot.train(3)
+    expected = never.model.state_dict()
+    assert list(grown.model.state_dict()) == list(expected)
+    for name, value in grown.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    states = (plot.optimizer.state_dict()["state"] for plot in (grown, never))
+    for one, other in zip(*(state.values() for state in states), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in other)
