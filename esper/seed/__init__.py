@@ -12,12 +12,14 @@ from esper.seed.site import Site
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
 from esper.seed.streams import StreamManager
+from esper.seed.synchronizer import GradientSynchronizer
 
 __all__ = [
     "TRANSITIONS",
     "AsyncConv2dKernel",
     "AsyncSeededConv2d",
     "CaptureStats",
+    "GradientSynchronizer",
     "IllegalTransition",
     "Seed",
     "SeedBank",

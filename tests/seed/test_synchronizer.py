@@ -1,0 +1,51 @@
+"""Two ranks train what one process does on whole batches, kernels that came later included."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.seed.ranks import run_on_ranks
+from tests.seed.two_ranks import CASES, RANKS, trained
+
+TOLERANCE = 1e-6
+"""A mean of two means rounds otherwise than the mean of all."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each rank has left the weights of each case."""
+    made = tmp_path_factory.mktemp("ranks")
+    run_on_ranks("tests.seed.two_ranks", RANKS, made)
+    return made
+
+
+def of_rank(folder: Path, case: str, rank: int) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = torch.load(folder / f"{case}-{rank}.pt", weights_only=True)
+    return weights
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_train_what_one_process_does_on_the_joined_batch(folder: Path, case: str) -> None:
+    expected = trained(case, None).model.state_dict()
+    found = of_rank(folder, case, 0)
+    assert expected.keys() == found.keys()
+    assert any("kernel" in name for name in found)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=TOLERANCE, msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_stay_equal_bit_for_bit(folder: Path, case: str) -> None:
+    one, other = (of_rank(folder, case, rank) for rank in range(RANKS))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_nothing_is_reduced_where_the_wrapper_reduces_nothing(folder: Path) -> None:
+    one, other = (
+        torch.load(folder / f"without_sync_between-{rank}-unreduced.pt", weights_only=True)
+        for rank in range(RANKS)
+    )
+    assert len(one) > 1
+    assert not any(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
