@@ -7,7 +7,7 @@ from topics.codec import sha256_of
 
 
 def kernel_from(data: bytes, sha256: str) -> Kernel:
-    """Return a module with parameters of its own, on the device of its site's signature.
+    """Return a module with parameters of its own, on the CPU.
 
     Raises:
         ArtifactRefused: the bytes are not those of that SHA-256, or not an artifact.
@@ -16,4 +16,4 @@ def kernel_from(data: bytes, sha256: str) -> Kernel:
     if (found := sha256_of(data)) != sha256:
         raise ArtifactRefused(f"the kernel's bytes have SHA-256 {found}; verified was {sha256}")
     plan, tensors = unpack(data)
-    return Kernel(plan, tensors, sha256).to(plan.signature.device)
+    return Kernel(plan, tensors, sha256)

@@ -6,7 +6,7 @@ trainer: a run and its reports. Out: what can be planted, decisions, and their k
 """
 
 from esper.link.courier import Courier, LinkRefused
-from esper.link.frames import Frame, Kind
+from esper.link.frames import Frame, FrameReader, Kind
 from esper.link.order import Order
 
-__all__ = ["Courier", "Frame", "Kind", "LinkRefused", "Order"]
+__all__ = ["Courier", "Frame", "FrameReader", "Kind", "LinkRefused", "Order"]

@@ -6,15 +6,16 @@ A site with nothing planted runs exactly the host's own module.
 
 from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
 from esper.seed.branches import AsyncConv2dKernel
-from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest
+from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest, unwrapped
 from esper.seed.graphs import CaptureStats, capture_due
 from esper.seed.site import Site
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
-from esper.seed.streams import StreamManager
+from esper.seed.streams import STREAMS, StreamManager
 from esper.seed.synchronizer import GradientSynchronizer
 
 __all__ = [
+    "STREAMS",
     "TRANSITIONS",
     "AsyncConv2dKernel",
     "AsyncSeededConv2d",
@@ -31,4 +32,5 @@ __all__ = [
     "capture_due",
     "find_sites",
     "suggest",
+    "unwrapped",
 ]

@@ -28,7 +28,9 @@ class Seed(nn.Module):
         super().__init__()
         self.kernel = kernel
         self.reads_x, self.reads_h = reads(kernel, X), reads(kernel, H)
-        self.register_buffer("alpha", torch.tensor(alpha))
+        # Made where the kernel is: to copy it there would wait for all that the GPU has to do.
+        device = next((weight.device for weight in kernel.parameters()), None)
+        self.register_buffer("alpha", torch.full((), alpha, device=device))
 
     def laid_out_for(self, layer: nn.Module) -> Self:
         """Lay weights out channels last if the layer's are, before an optimizer knows them."""

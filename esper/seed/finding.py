@@ -1,9 +1,11 @@
 """Finding sites in a model: those that are named, or those that suggest themselves."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -108,12 +110,40 @@ def _spread(names: Sequence[str], most: int) -> list[str]:
     return [names[index * (len(names) - 1) // (most - 1)] for index in range(most)]
 
 
-def _check_model(model: nn.Module) -> None:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model in DistributedDataParallel, or the model itself where it is in nothing.
+
+    Raises:
+        SiteRefused: it is wrapped, or trained by several processes, in a way that cannot grow.
+    """
     if isinstance(model, DistributedDataParallel):
+        host: nn.Module = model.module
+        return host
+    if isinstance(model, nn.DataParallel):
         raise SiteRefused(
-            "the model is wrapped in DistributedDataParallel, which would not reduce the gradients "
-            "of what grows; growth over several processes is not possible yet"
+            "the model is in DataParallel, which copies it in every pass; "
+            "use DistributedDataParallel"
         )
+    if _is_sharded(model):
+        raise SiteRefused(
+            "the model is sharded over ranks, and a kernel would not be; "
+            "use DistributedDataParallel"
+        )
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise SiteRefused(
+            f"this is one of {dist.get_world_size()} processes, and each would grow a network of "
+            "its own; wrap the model in DistributedDataParallel and pass that"
+        )
+    return model
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    # Whoever has sharded a model has loaded what does it; others need not wait for that.
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(model, fsdp.FSDPModule | fsdp.FullyShardedDataParallel)
+
+
+def _check_model(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise SiteRefused("the model is TorchScript, whose layers cannot change; give its original")
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def after(first: torch.cuda.Stream, then: torch.cuda.Stream) -> None:
@@ -36,6 +38,7 @@ class StreamManager:
         self.edges = edges or Edges()
         self._streams: dict[int, tuple[torch.cuda.Stream, ...]] = {}
         self._capturing: dict[int, torch.cuda.Stream] = {}
+        self._bringing: dict[int, torch.cuda.Stream] = {}
 
     def streams(self, device: torch.device) -> tuple[torch.cuda.Stream, ...]:
         """Return the side streams of a GPU; none for another device."""
@@ -52,6 +55,31 @@ class StreamManager:
         if index not in self._capturing:
             self._capturing[index] = _stream(index)
         return self._capturing[index]
+
+    def brought(self, module: M, device: torch.device) -> M:
+        """Return a module on a device; what a GPU does meanwhile is not held up.
+
+        The calling thread waits for the transfer, so it is not the one that trains. Who first
+        uses the module calls `adopt`.
+        """
+        if device.type != "cuda":
+            return module.to(device)
+        index = _index(device)
+        with torch.cuda.device(device):
+            if index not in self._bringing:
+                self._bringing[index] = _stream(index)
+            with torch.cuda.stream(self._bringing[index]):
+                for tensor in (*module.parameters(), *module.buffers()):
+                    tensor.data = tensor.data.pin_memory()
+                module.to(device, non_blocking=True)
+            self._bringing[index].synchronize()
+        return module
+
+    def adopt(self, module: nn.Module) -> None:
+        """Let the current stream use what was brought: its memory is not given out again before."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_cuda:
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
     def fork(self, device: torch.device) -> "Fork":
         """Return branches to start; use it as a context manager, at whose end they have joined."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from esper.kernel import Kernel
-from esper.seed import IllegalTransition, Seed, Site, Slot
+from esper.seed import STREAMS, GradientSynchronizer, IllegalTransition, Seed, Site, Slot
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
 
@@ -13,14 +13,23 @@ class PlanRefused(ValueError):
 
 
 class Garden:
-    """The sites of a model with the optimizer that trains them: where plans are applied."""
+    """The sites of a model with the optimizer that trains them: where plans are applied.
 
-    def __init__(self, sites: Mapping[str, Site], membership: OptimizerMembership) -> None:
+    Over several ranks a synchronizer reduces the gradients of what is planted.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        membership: OptimizerMembership,
+        synchronizer: GradientSynchronizer | None = None,
+    ) -> None:
         """Raise ParameterUntrained where the optimizer does not train the layer of a site."""
         for site in sites.values():
             membership.check(site.name, site.layer)
         self.sites = sites
         self._membership = membership
+        self._synchronizer = synchronizer
         self._blending: list[tuple[Slot, Seed]] = []
 
     def trained_by(self, membership: OptimizerMembership) -> None:
@@ -43,8 +52,10 @@ class Garden:
         return self._membership.stepped()
 
     def leave(self) -> None:
-        """Let go of the optimizer: the run has ended."""
+        """Let go of the optimizer and of gradients: the run has ended."""
         self._membership.leave()
+        if self._synchronizer is not None:
+            self._synchronizer.close()
 
     def reserve(self, decision: AdaptationDecision, step: int) -> None:
         """Set the slots that a decision would fill to LOADING, while its kernels are built.
@@ -68,17 +79,21 @@ class Garden:
         for plant in _plants(decision):
             self._slot(plant).advance(SeedState.DORMANT, step)
 
+    def check(self, decision: AdaptationDecision, kernels: Mapping[str, Kernel]) -> None:
+        """Raise PlanRefused unless all operations of a reserved decision can be applied now."""
+        for operation in decision.operations:
+            if isinstance(operation, Plant):
+                self._check_fit(operation, kernels[operation.kernel_id])
+            else:
+                self._check(operation)
+
     def apply(self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], step: int) -> None:
         """Apply all operations of a reserved decision, with a fresh kernel for each plant.
 
         Raises:
             PlanRefused: an operation is no longer possible; nothing was applied.
         """
-        for operation in decision.operations:
-            if isinstance(operation, Plant):
-                self._check_fit(operation, kernels[operation.kernel_id])
-            else:
-                self._check(operation)
+        self.check(decision, kernels)
         for operation in decision.operations:
             match operation:
                 case Plant():
@@ -112,9 +127,12 @@ class Garden:
         site, slot = self.sites[plant.site], self._slot(plant)
         reference = next(site.layer.parameters())
         seed = Seed(kernel).to(reference.device)
+        STREAMS.adopt(seed)
         site.plant(slot.index, seed)
         names = seed.named_parameters(prefix=site.path_of(slot.index))
         self._membership.add(site.name, site.layer, names)
+        if self._synchronizer is not None:
+            self._synchronizer.add(seed.parameters())
         slot.advance(SeedState.BLENDING, step)
         slot.planted, slot.decision_id = plant, decision.decision_id
         self._blending.append((slot, seed))
@@ -123,6 +141,8 @@ class Garden:
         slot = self._slot(cull)
         seed = self.sites[cull.site].remove(slot.index)
         self._membership.remove(seed.parameters())
+        if self._synchronizer is not None:
+            self._synchronizer.remove(seed.parameters())
         self._blending = [pair for pair in self._blending if pair[0] is not slot]
         slot.advance(SeedState.CULLED, step)
 

@@ -5,6 +5,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -12,7 +13,7 @@ from typing import Literal, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.seed import Site, capture_due, find_sites, suggest
+from esper.seed import Site, capture_due, find_sites, suggest, unwrapped
 from esper.settings import Settings
 from esper.training.connect import order_for
 from esper.training.export import export_model
@@ -20,9 +21,12 @@ from esper.training.garden import Garden
 from esper.training.inbox import Inbox
 from esper.training.lineage import Ancestry
 from esper.training.link import RunLink
+from esper.training.mail import Mail
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Measured, Probe
+from esper.training.ranks import Council, Ranks, RelayedLink, RelaySender
 from esper.training.reporter import Reporter
+from esper.training.source import ExportError
 from topics.models import PolicySpec, RunOpening, RunStatus, TrainingRun
 
 log = logging.getLogger("esper")
@@ -58,8 +62,9 @@ class Growth:
         probe: Probe,
         run: TrainingRun,
         opening: RunOpening,
-        link: RunLink,
+        link: RunLink | RelayedLink,
         *,
+        ranks: Ranks | None = None,
         seal_timeout_s: float = SEAL_TIMEOUT_S,
     ) -> None:
         self.run_id = run.run_id
@@ -68,7 +73,9 @@ class Growth:
         self._interval = opening.report_interval_steps
         self._reporter = Reporter(run.run_id, opening)
         self._garden = garden
-        self._inbox = Inbox(self._garden, self._reporter)
+        self._ranks = ranks
+        self._council = None if ranks is None else Council(ranks)
+        self._inbox = Inbox(self._garden, self._reporter, self._council)
         self._link = link
         self._seal_timeout_s = seal_timeout_s
         self._step = 0
@@ -97,8 +104,10 @@ class Growth:
         self._step += 1
         reports = self._step % self._interval == 0
         if reports:
+            # Before decisions are read that follow from it, on every rank.
+            self._garden.end_embargoes(self._step, self._interval)
             self._link.take()
-        if self._inbox.mailbox or self._inbox.queue:
+        if self._inbox.stirs:
             self._inbox.take(self._step)
         self._garden.ramp(self._step)
         capture_due()
@@ -127,6 +136,8 @@ class Growth:
         Raises:
             ExportError: the host cannot be written as source; the message says what is in the way.
         """
+        if not self._link.reports:
+            raise ExportError("only rank 0 knows what kernels are called; export there")
         return export_model(
             self._model,
             self._garden.sites,
@@ -146,13 +157,14 @@ class Growth:
         trace: TracebackType | None,
     ) -> None:
         # After an error the model may not run any more: the last report measures nothing.
-        self._end(self._measure if error is None else _unmeasured)
+        self._end(self._measure if error is None else _unmeasured, failed=error is not None)
 
     def open(self) -> Self:
         """Announce the run, send its first report and begin to listen; `grow` has called this."""
         try:
             self._link.open(self._inbox.mailbox.append, self._inbox.hear_decision)
-            self._report(self._measure(), None)
+            if self._link.reports:
+                self._report(self._measure(), None)
         except BaseException:
             self._closed = True
             self._garden.leave()
@@ -160,26 +172,34 @@ class Growth:
             raise
         return self
 
-    def _end(self, measure: Callable[[], Measured]) -> None:
+    def _end(self, measure: Callable[[], Measured], *, failed: bool = False) -> None:
         if self._closed:
             return
         self._closed = True
-        deadline = time.monotonic() + self._seal_timeout_s
+        if self._council is not None:
+            self._council.close(failed=failed)
+        self._link.part_from_ranks()
         try:
-            if self._link.wait_free(deadline):
-                self._report(measure(), None, closing=True)
-                self._await_seal(deadline)
-            else:
-                log.warning("run %s ends without its last report", self.run_id)
+            if self._link.reports:
+                self._report_last(measure)
         finally:
             self._garden.leave()
             self._link.close()
+        if self._ranks is not None and not failed:
+            self._ranks.part()
+
+    def _report_last(self, measure: Callable[[], Measured]) -> None:
+        deadline = time.monotonic() + self._seal_timeout_s
+        if self._link.wait_free(deadline):
+            self._report(measure(), None, closing=True)
+            self._await_seal(deadline)
+        else:
+            log.warning("run %s ends without its last report", self.run_id)
 
     def _measure(self) -> Measured:
         return self._probe.measure(self._model, self._garden.sites)
 
     def _report(self, measured: Measured, loss: Tensor | None, *, closing: bool = False) -> None:
-        self._garden.end_embargoes(self._step, self._interval)
         self._inbox.note_contributions(measured)
         self._link.report(
             self._reporter.next(
@@ -227,12 +247,16 @@ def grow(
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
+    A model in DistributedDataParallel grows alike on all its ranks, each of which makes this call:
+    rank 0 speaks to Kafka and measures, and what grows is reduced over the ranks too.
+
     Args:
         sites: names of submodules at which to grow: any that take a tensor and give one of the
             same rank, samples first, and have parameters in the optimizer. "auto" chooses among
             linear, convolution and attention layers, and says so in the log.
         probe: held-out inputs (N, ..) and targets (N, ..), on the model's device, on which
-            contributions are measured. Never samples of the test set.
+            contributions are measured. Never samples of the test set. Of several ranks, rank 0's
+            counts.
         loss_fn: the mean loss of (output, target), as a scalar.
         run: what the run is called, in lower case; its id is this, the time and a few digits.
         slots: seeds at each site.
@@ -243,17 +267,18 @@ def grow(
         settings: where Kafka, the kernel store and the key are; from the environment unless given.
 
     Raises:
-        RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused: growth is
-            not possible like this.
-        NotConfigured, BrokerUnreachable, LinkFailed: growth is not possible here; the message says
-            what to do.
+        RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
+            RanksDiffer: growth is not possible like this.
+        NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed: growth is not possible here; the
+            message says what to do.
     """
+    host = unwrapped(model)
     checked_probe = Probe(probe, loss_fn)
     sample = checked_probe.inputs[:1]
-    named = _suggested(model, sample) if sites == "auto" else sites
-    found = find_sites(model, named, sample, slots)
-    garden = Garden(found, OptimizerMembership(optimizer))
-    announced = _announced(run, model, found)
+    named = _suggested(host, sample) if sites == "auto" else sites
+    found = find_sites(host, named, sample, slots)
+    membership = OptimizerMembership(optimizer)
+    announced = _announced(run, host, found)
     opening = RunOpening(
         seed=seed,
         slots=dict.fromkeys(found, slots),
@@ -261,16 +286,34 @@ def grow(
         host_params=announced.host_params,
         report_interval_steps=report_every,
     )
-    growth = Growth(
-        model,
-        garden,
-        checked_probe,
-        announced,
-        opening,
-        RunLink(order_for(settings or Settings(), announced)),
-        seal_timeout_s=seal_timeout_s,
-    )
-    return growth.open()
+    ranks = Ranks.of(model)
+    if ranks is not None:
+        announced = ranks.agreed(announced, opening)
+    garden = Garden(found, membership, None if ranks is None else ranks.synchronizer())
+    mail = Mail(announced.run_id, found)
+    with nullcontext() if ranks is None else ranks.told():
+        growth = Growth(
+            host,
+            garden,
+            checked_probe,
+            announced,
+            opening,
+            _link(settings or Settings(), announced, mail, ranks),
+            ranks=ranks,
+            seal_timeout_s=seal_timeout_s,
+        )
+        return growth.open()
+
+
+def _link(
+    settings: Settings, announced: TrainingRun, mail: Mail, ranks: Ranks | None
+) -> RunLink | RelayedLink:
+    """Return the way to Kafka: a rank other than the first goes through that one."""
+    if ranks is None:
+        return RunLink(order_for(settings, announced), mail)
+    if ranks.leads:
+        return RunLink(order_for(settings, announced), mail, RelaySender(ranks))
+    return RelayedLink(ranks, mail)
 
 
 def _suggested(model: nn.Module, sample: Tensor) -> list[str]:

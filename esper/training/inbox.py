@@ -20,6 +20,7 @@ from esper.kernel.loader import (
 from esper.training.garden import Garden, PlanRefused, kernels_needed
 from esper.training.lineage import Ancestry
 from esper.training.probe import Measured
+from esper.training.ranks.council import Ballot, Council, Verdict
 from esper.training.reporter import Reporter
 from topics.models import (
     AdaptationDecision,
@@ -46,24 +47,36 @@ Mail = DecisionArrived | Delivery[Kernel]
 
 @dataclass(slots=True)
 class Waiting:
-    """A decision in the queue; `kernels` is None while they are built."""
+    """A decision in the queue; `kernels` is None while they are built.
+
+    `refused` says why it cannot be applied; `reserved` is whether slots are kept for it.
+    """
 
     arrived: DecisionArrived
     kernels: dict[str, Kernel] | None = None
+    refused: str | None = None
+    reserved: bool = True
+
+    def settled(self, step: int) -> bool:
+        """Whether it is known what becomes of it, and its step has come."""
+        due = self.kernels is not None and self.arrived.decision.apply_at_step <= step
+        return due or self.refused is not None
 
 
 class Inbox:
     """Turns mail into changes of the garden and notes for the next report.
 
     Decisions are applied in the order in which they came, each once: a repetition is dropped by
-    its id.
+    its id. With a council all ranks apply a decision at the same step, or none does.
     """
 
-    def __init__(self, garden: Garden, reporter: Reporter) -> None:
+    def __init__(self, garden: Garden, reporter: Reporter, council: Council | None = None) -> None:
         self.mailbox: deque[Mail] = deque()
         self.ancestry = Ancestry()
         self._garden = garden
         self._reporter = reporter
+        self._council = council
+        self._passed_over = 0
         self._heard: set[str] = set()
         self.queue: deque[Waiting] = deque()
 
@@ -74,12 +87,19 @@ class Inbox:
         self._heard.add(decision.decision_id)
         self.mailbox.append(DecisionArrived(decision, timestamp_ms))
 
+    @property
+    def stirs(self) -> bool:
+        """Whether there is anything to take at this step."""
+        return bool(self.mailbox or self.queue or self._council)
+
     def take(self, step: int) -> None:
         """Work through the mailbox, then apply every decision whose turn has come."""
-        while self.mailbox:
-            self._handle(self.mailbox.popleft(), step)
-        while self.queue and self._due(self.queue[0], step):
-            self._apply(self.queue.popleft(), step)
+        if self._council is not None:
+            self._take_together(self._council, step)
+            return
+        self._read(step)
+        while self.queue and self.queue[0].settled(step):
+            self._conclude(self.queue.popleft(), step)
 
     def take_seal(self) -> None:
         """After the last step: look only for the decision that seals the run."""
@@ -95,6 +115,46 @@ class Inbox:
             if planted_by is not None:
                 self.ancestry.contributions[planted_by, site, index] = contribution
 
+    def _read(self, step: int) -> None:
+        while self.mailbox:
+            self._handle(self.mailbox.popleft(), step)
+
+    def _take_together(self, council: Council, step: int) -> None:
+        verdict = council.verdict()
+        self._read(step)
+        if verdict is not None:
+            council.concluded()
+            self._obey(council, verdict, step)
+        council.vote(self._ballot(step))
+
+    def _obey(self, council: Council, verdict: Verdict, step: int) -> None:
+        """Do with the oldest decision what all ranks do at this step."""
+        if verdict is Verdict.APPLY:
+            self._conclude(self.queue.popleft(), step)
+            return
+        waiting = self.queue.popleft() if self.queue else None
+        own = "it has not come in time"
+        if waiting is not None:
+            late = None if waiting.settled(step) else "it has not its kernels in time"
+            own = waiting.refused or late or ""
+        reason = council.reasons(own)
+        if waiting is None:
+            self._passed_over += 1
+            return
+        waiting.refused = reason
+        self._conclude(waiting, step)
+
+    def _ballot(self, step: int) -> Ballot:
+        if not (self.queue and self.queue[0].settled(step)):
+            return Ballot()
+        waiting = self.queue[0]
+        if waiting.refused is None:
+            try:
+                self._garden.check(waiting.arrived.decision, waiting.kernels or {})
+            except PlanRefused as error:
+                waiting.refused = str(error)
+        return Ballot(able=waiting.refused is None, unable=waiting.refused is not None)
+
     def _handle(self, mail: Mail, step: int) -> None:
         match mail:
             case KernelVerified(ready):
@@ -109,7 +169,7 @@ class Inbox:
                     if waiting.arrived.decision.decision_id == token:
                         waiting.kernels = dict(kernels)
             case KernelsUnprepared(token, reason):
-                self._abandon(token, reason, step)
+                self._abandon(token, reason)
 
     def _offer(self, ready: KernelReady) -> None:
         if ready.kernel_id in self.ancestry.kernels:
@@ -137,34 +197,37 @@ class Inbox:
         self._note_decision(decision)
         if not decision.operations:
             return
+        if self._passed_over:
+            self._passed_over -= 1
+            reason = "this rank heard of it too late"
+            self._answer(mail, OutcomeStatus.REFUSED, step, reason)
+            return
+        waiting = Waiting(mail, None if kernels_needed(decision) else {})
         try:
             self._garden.reserve(decision, step)
         except PlanRefused as error:
-            self._answer(mail, OutcomeStatus.REFUSED, step, str(error))
-            return
-        kernels: dict[str, Kernel] | None = None if kernels_needed(decision) else {}
-        self.queue.append(Waiting(mail, kernels))
+            waiting.refused, waiting.reserved = str(error), False
+        self.queue.append(waiting)
 
-    def _abandon(self, token: str, reason: str, step: int) -> None:
-        for waiting in list(self.queue):
-            decision = waiting.arrived.decision
-            if decision.decision_id == token:
-                self.queue.remove(waiting)
-                self._garden.release(decision, step)
-                self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, reason)
+    def _abandon(self, token: str, reason: str) -> None:
+        for waiting in self.queue:
+            if waiting.arrived.decision.decision_id == token:
+                waiting.refused = reason
 
-    def _due(self, waiting: Waiting, step: int) -> bool:
-        return waiting.kernels is not None and waiting.arrived.decision.apply_at_step <= step
-
-    def _apply(self, waiting: Waiting, step: int) -> None:
+    def _conclude(self, waiting: Waiting, step: int) -> None:
+        """Apply a decision that is settled, or refuse it and give its slots back."""
         decision = waiting.arrived.decision
-        try:
-            self._garden.apply(decision, waiting.kernels or {}, step)
-        except PlanRefused as error:
-            self._garden.release(decision, step)
-            self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, str(error))
-        else:
+        if waiting.refused is None:
+            try:
+                self._garden.apply(decision, waiting.kernels or {}, step)
+            except PlanRefused as error:
+                waiting.refused = str(error)
+        if waiting.refused is None:
             self._answer(waiting.arrived, OutcomeStatus.APPLIED, step)
+            return
+        if waiting.reserved:
+            self._garden.release(decision, step)
+        self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, waiting.refused)
 
     def _answer(
         self, mail: DecisionArrived, status: OutcomeStatus, step: int, reason: str | None = None

@@ -5,17 +5,16 @@ What speaks to the broker and the store is a process of its own (see `esper.link
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from esper.kernel import ArtifactRefused, Kernel
-from esper.kernel.loader import Delivery, KernelRefused, KernelsPrepared, KernelsUnprepared
+from esper.kernel.loader import KernelRefused
 from esper.kernel.loader import KernelVerified as Verified
-from esper.kernel.making import kernel_from
 from esper.link import Courier, Frame, Kind, LinkRefused, Order
+from esper.training.mail import Deliver, HearDecision, Mail
+from esper.training.ranks.relay import RelaySender
 from topics.bus import BrokerUnreachable, TopicMismatch
-from topics.codec import Undecodable, decode, encode
-from topics.models import AdaptationDecision, KernelReady, SeedReport
+from topics.codec import decode, encode
+from topics.models import KernelReady, SeedReport
 
 log = logging.getLogger("esper")
 
@@ -23,9 +22,6 @@ LATE_AFTER_S: Final = 2.0
 """An unconfirmed report older than this is worth a line: growth stands still meanwhile."""
 
 CLOSE_TIMEOUT_S: Final = 8.0
-
-Deliver = Callable[[Delivery[Kernel]], None]
-HearDecision = Callable[[AdaptationDecision, int], None]
 
 
 class LinkFailed(RuntimeError):
@@ -39,8 +35,13 @@ class RunLink:
     report either has its place in the sequence or was never numbered, whatever the broker does.
     """
 
-    def __init__(self, order: Order) -> None:
+    reports: Final = True
+
+    def __init__(self, order: Order, mail: Mail, relay: RelaySender | None = None) -> None:
+        """`relay` passes all mail on to other ranks."""
         self._order = order
+        self._mail = mail
+        self._relay = relay
         self._courier: Courier | None = None
         self._deliver: Deliver | None = None
         self._under_way = False
@@ -65,6 +66,8 @@ class RunLink:
             )
         except LinkRefused as error:
             raise self._named(error) from error
+        if self._relay is not None:
+            self._relay.start()
 
     def take(self) -> None:
         """Take in what has come: kernels on offer, and whether the last report has arrived."""
@@ -102,6 +105,11 @@ class RunLink:
             time.sleep(0.002)
         return True
 
+    def part_from_ranks(self) -> None:
+        """Let other ranks go, if there are any: what comes now is not for them."""
+        if self._relay is not None:
+            self._relay.close()
+
     def close(self) -> None:
         """Announce that the run wants no more kernels, and disconnect."""
         if self._courier is None:
@@ -133,24 +141,9 @@ class RunLink:
         log.error("growth ends: %s; training goes on as it is", why)
 
     def _hear(self, frame: Frame, deliver: Deliver, on_decision: HearDecision) -> None:
-        match frame.kind:
-            case Kind.DECISION:
-                self._hear_decision(frame, on_decision)
-            case Kind.KERNELS:
-                deliver(_built(frame))
-            case Kind.NO_KERNELS:
-                deliver(KernelsUnprepared(**frame.head))
-
-    def _hear_decision(self, frame: Frame, on_decision: HearDecision) -> None:
-        try:
-            decision = decode(AdaptationDecision, frame.body)
-        except Undecodable as error:
-            log.error("a decision is not readable: %s", error)
-            return
-        if decision.run_id != self._order.run.run_id:
-            log.error("a decision under this run's key is of another run: %s", decision.run_id)
-            return
-        on_decision(decision, frame.head["timestamp_ms"])
+        if self._relay is not None:
+            self._relay.put(frame)
+        self._mail.hear(frame, deliver, on_decision)
 
     def _named(self, error: LinkRefused) -> Exception:
         """Return the error that the process met, as the exception that callers know."""
@@ -159,23 +152,3 @@ class RunLink:
         if error.kind == TopicMismatch.__name__:
             return TopicMismatch(str(error))
         return LinkFailed(f"the link to Kafka cannot start: {error}")
-
-
-def _built(frame: Frame) -> Delivery[Kernel]:
-    """Return the modules of the kernels in a frame, all of them or why not."""
-    token: str = frame.head["token"]
-    listed: list[tuple[str, str, int]] = frame.head["kernels"]
-    kernels: dict[str, Kernel] = {}
-    start = 0
-    try:
-        for kernel_id, sha256, size in listed:
-            kernels[kernel_id] = kernel_from(frame.body[start : start + size], sha256)
-            start += size
-    except ArtifactRefused as error:
-        return KernelsUnprepared(token, str(error))
-    except Exception as error:
-        # A fault of ours must be answered too, or the decision would wait for ever.
-        log.exception("a kernel of decision %s cannot be built", token[:12])
-        reason: Any = f"{type(error).__name__}: {error}"
-        return KernelsUnprepared(token, reason)
-    return KernelsPrepared(token, kernels)

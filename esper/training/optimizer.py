@@ -39,6 +39,11 @@ class OptimizerMembership:
                 "LBFGS keeps one vector over all its parameters, so none can join or leave; "
                 "grow with another optimizer, for instance Adam"
             )
+        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+            raise OptimizerRefused(
+                "ZeroRedundancyOptimizer shared its parameters out among ranks when it was made; "
+                "grow with another optimizer, for instance Adam"
+            )
         self._optimizer = optimizer
         self._places: dict[int, _Place] = {}
         self._stepped = False

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn import functional as F
 
-from esper.seed import Site, SiteRefused, find_sites, suggest
+from esper.seed import Site, SiteRefused, find_sites, suggest, unwrapped
 from esper.tasks.resnet import ResNetHost
 from tests.seed.kernels import awaken, plant
 from topics.models import SiteKind
@@ -241,10 +242,23 @@ def test_what_cannot_work_is_refused_before_anything_grows(name: str, reason: st
         find_sites(Odd(), [name], torch.ones(1, 5), slots=1)
 
 
-def test_a_wrapper_for_several_processes_is_refused() -> None:
-    wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
-    with pytest.raises(SiteRefused, match="growth over several processes is not possible yet"):
-        find_sites(wrapped, ["module.0"], torch.ones(1, 5), slots=1)
+@pytest.mark.parametrize(
+    ("wrapper", "reason"),
+    [
+        (nn.DataParallel, "in DataParallel, which copies it in every pass"),
+        (FullyShardedDataParallel, "sharded over ranks, and a kernel would not be"),
+    ],
+)
+def test_a_wrapper_under_which_kernels_would_not_train_alike_is_refused(
+    wrapper: type[nn.Module], reason: str
+) -> None:
+    with pytest.raises(SiteRefused, match=f"{reason}; use DistributedDataParallel"):
+        unwrapped(wrapper.__new__(wrapper))
+
+
+def test_a_model_in_no_wrapper_is_its_own_host() -> None:
+    model = nn.Linear(2, 2)
+    assert unwrapped(model) is model
 
 
 def test_sites_are_suggested_in_the_order_in_which_they_run_and_each_with_its_reason() -> None:

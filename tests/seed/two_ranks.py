@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from esper.seed import GradientSynchronizer, Site
+from esper.seed import GradientSynchronizer, Site, SiteRefused, unwrapped
 from tests.seed.hosts import Host, images, labels, sites_of
 from tests.seed.kernels import awaken, plant
 
@@ -206,6 +206,10 @@ def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=os.environ["MEETING"], rank=rank, world_size=RANKS)
+    try:
+        unwrapped(Routing())
+    except SiteRefused as refusal:
+        (folder / f"unwrapped-{rank}").write_text(str(refusal))
     for case in CASES:
         share = trained(case, rank)
         torch.save(share.model.state_dict(), folder / f"{case}-{rank}.pt")

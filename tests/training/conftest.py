@@ -1,5 +1,36 @@
-"""What the training tests share: one thread for tensors as small as these."""
+"""What the training tests share: one thread for tensors as small as these, and a broker."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from esper.settings import Settings
 from tests.seed.conftest import one_thread
+from tests.seed.kernels import KEY
+from tests.training.outside import Outside
+from topics.bus import create_topics
 
 __all__ = ["one_thread"]
+
+
+@pytest.fixture(scope="module")
+def settings(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The session's broker, a file store, and the key that test kernels are signed with."""
+    home = tmp_path_factory.mktemp("home")
+    key = home / "trusted.pem"
+    key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    create_topics(kafka.bootstrap_servers)
+    return Settings(
+        ESPER_HOME=home,
+        KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
+        ESPER_TRUSTED_KEY_FILE=key,
+    )
+
+
+@pytest.fixture
+def outside(settings: Settings) -> Iterator[Outside]:
+    opened = Outside(settings)
+    yield opened
+    opened.bus.close()

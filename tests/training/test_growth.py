@@ -12,25 +12,24 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
 from esper.seed.graphs import SETTLED, SiteGraphs
 from esper.settings import Settings
-from esper.store import open_store
 from esper.training import Growth, GrowthClosed
 from esper.training.connect import NotConfigured, order_for
 from esper.training.growth import RunNameRefused
 from esper.training.link import RunLink
+from esper.training.mail import Mail
 from tests.seed.hosts import host, images, labels
-from tests.seed.kernels import KEY, announced, plant
+from tests.seed.kernels import announced, plant
 from tests.seed.recorded import Recorded
+from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import RUN, ZEROS, decision, planting
-from topics.bus import BrokerUnreachable, Bus, Record, create_topics, read
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS, TRAINING_RUN, Topic
-from topics.codec import decode
+from topics.bus import BrokerUnreachable
+from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from topics.models import (
     KernelRefusal,
     OutcomeStatus,
@@ -39,7 +38,6 @@ from topics.models import (
     TrainingRun,
 )
 
-WAIT_S = 20.0
 STEP_LIMIT_S = 0.5
 """A step that waited for the broker would take seconds; this one may only be scheduled late."""
 REPORT_EVERY = 5
@@ -82,56 +80,6 @@ class Run:
             time.sleep(0.002)
 
 
-class Outside:
-    """The other side of the broker."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/test")
-        self.store = open_store(settings.kernel_store_url)
-
-    def publish(self, topic: Topic, event: Any) -> None:
-        self.bus.publish(topic, event).result(WAIT_S)
-
-    def reports(self, run_id: str) -> list[SeedReport]:
-        """The reports of a run, each once."""
-        return list(
-            {report.seq: report for report in self._all(SEED_METRICS, SeedReport, run_id)}.values()
-        )
-
-    def status(self, run_id: str) -> RunStatus:
-        return self._all(TRAINING_RUN, TrainingRun, run_id)[-1].status
-
-    def seal_closing_runs(self) -> None:
-        """Answer every closing report as a bandit worker does."""
-
-        def answer(record: Record) -> None:
-            report = decode(SeedReport, record.value)
-            if report.closing:
-                seal = decision(name=f"seal {report.run_id}", run_id=report.run_id, strategy=None)
-                self.bus.publish(ADAPTATION_DECISION, seal)
-
-        self.bus.follow(SEED_METRICS.name, answer)
-
-    def _all(self, topic: Topic, model: Any, run_id: str) -> list[Any]:
-        records = read(self.settings.kafka_bootstrap_servers, topic.name, key=run_id.encode())
-        return [decode(model, record.value) for record in records]
-
-
-@pytest.fixture(scope="module")
-def settings(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The session's broker, a file store, and the key that test kernels are signed with."""
-    home = tmp_path_factory.mktemp("home")
-    key = home / "trusted.pem"
-    key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    create_topics(kafka.bootstrap_servers)
-    return Settings(
-        ESPER_HOME=home,
-        KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
-        ESPER_TRUSTED_KEY_FILE=key,
-    )
-
-
 @pytest.fixture(autouse=True)
 def no_threads_left() -> Iterator[None]:
     """Whatever a test does, no thread of ours is left when it is over."""
@@ -142,13 +90,6 @@ def no_threads_left() -> Iterator[None]:
 
 def our_threads() -> set[str]:
     return {f"{one.name} {one.ident}" for one in threading.enumerate() if "esper" in one.name}
-
-
-@pytest.fixture
-def outside(settings: Settings) -> Iterator[Outside]:
-    opened = Outside(settings)
-    yield opened
-    opened.bus.close()
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -306,7 +247,7 @@ def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = TrainingRun(run_id=RUN, status=RunStatus.OPEN, sites={})
-    link = RunLink(order_for(settings, run))
+    link = RunLink(order_for(settings, run), Mail(RUN, {}))
     link.open(lambda mail: None, lambda decision, timestamp_ms: None)
     refusals = (KernelRefusal(kernel_id=ZEROS, reason="x" * 500),) * 10_000
     link.report(SeedReport(run_id=RUN, seq=0, step=0, refusals=refusals))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
@@ -191,6 +192,12 @@ def test_a_site_whose_layer_is_not_trained_is_refused() -> None:
 def test_an_optimizer_that_parameters_cannot_join_is_refused() -> None:
     with pytest.raises(OptimizerRefused, match="LBFGS keeps one vector"):
         OptimizerMembership(LBFGS(host().parameters()))
+
+
+def test_an_optimizer_whose_parameters_are_shared_out_among_ranks_is_refused() -> None:
+    shared = ZeroRedundancyOptimizer.__new__(ZeroRedundancyOptimizer)
+    with pytest.raises(OptimizerRefused, match="ZeroRedundancyOptimizer shared its parameters out"):
+        OptimizerMembership(shared)
 
 
 def test_a_group_that_joined_later_is_found_and_one_that_left_is_not() -> None:

@@ -1,0 +1,21 @@
+"""Growth over several ranks: one of them speaks to Kafka, all of them change alike.
+
+Rank 0 relays what it hears of decisions and kernels. Every rank builds the same kernels from the
+same bytes, and all vote at each step: a decision is applied at one step on all of them, or not.
+"""
+
+from esper.training.ranks.council import LATE_AFTER_S, Ballot, Council, Verdict
+from esper.training.ranks.groups import LeaderFailed, Ranks, RanksDiffer
+from esper.training.ranks.relay import RelayedLink, RelaySender
+
+__all__ = [
+    "LATE_AFTER_S",
+    "Ballot",
+    "Council",
+    "LeaderFailed",
+    "Ranks",
+    "RanksDiffer",
+    "RelaySender",
+    "RelayedLink",
+    "Verdict",
+]
