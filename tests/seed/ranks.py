@@ -14,7 +14,8 @@ def run_on_ranks(module: str, count: int, folder: Path, *words: str) -> None:
 
     They meet over a file in the folder: a port could be taken.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": str(count)}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "WORLD_SIZE": str(count)}
     meeting = f"file://{folder / 'meeting'}"
     running = [
         subprocess.Popen(

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from esper.seed import GradientSynchronizer, Site, SiteRefused, unwrapped
-from tests.seed.hosts import Host, images, labels, sites_of
-from tests.seed.kernels import awaken, plant
+from esper.seed import GradientSynchronizer, Seed, SiteRefused, find_sites, unwrapped
+from tests.seed.hosts import SITES, Host, images, labels
+from tests.seed.kernels import awaken, kernel_for
 
 RANKS: Final = 2
 BATCH: Final = 8
@@ -45,9 +45,10 @@ class Routing(Host):
 class Share:
     """What one process sees of the training: all of it, or a rank's part with its wrapper."""
 
-    def __init__(self, rank: int | None) -> None:
+    def __init__(self, rank: int | None, device: str = "cpu") -> None:
         torch.manual_seed(0)
-        self.model = Routing()
+        self.device = device
+        self.model = Routing().to(device)
         self.low = slice(BATCH, None)
         self.unreduced: list[Tensor] = []
         self.wrapped: nn.Module = self.model
@@ -61,12 +62,13 @@ class Share:
                 lambda: self.wrapped.require_backward_grad_sync,  # type: ignore[return-value]
                 bucket_bytes=SMALL_BUCKET_BYTES,
             )
-        self.sites: dict[str, Site] = sites_of(self.model)
+        self.sites = find_sites(self.model, SITES, images(1).to(device), slots=3)
         self.optimizer = SGD(self.model.parameters(), lr=0.05, momentum=0.9)
 
     def plant(self, name: str, slot: int, blueprint: str) -> None:
-        seed = plant(self.sites[name], slot, blueprint, alpha=0.5)
+        seed = Seed(kernel_for(blueprint, self.sites[name].signature), 0.5)
         awaken(seed.kernel, slot)
+        self.sites[name].plant(slot, seed.to(self.device))
         self.optimizer.param_groups[0]["params"].extend(seed.parameters())
         if self.synchronizer is not None:
             self.synchronizer.add(seed.parameters())
@@ -82,6 +84,7 @@ class Share:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         x, y = images(BATCH, seed=step), labels(BATCH, seed=step)
         x[self.low, 0, 0, 0] = LOW
+        x, y = x.to(self.device), y.to(self.device)
         if self._rank is None:
             return x, y
         mine = slice(self._rank * BATCH // RANKS, (self._rank + 1) * BATCH // RANKS)
@@ -195,14 +198,20 @@ CASES: Final[dict[str, Callable[[Share], None]]] = {
 }
 
 
-def trained(case: str, rank: int | None) -> Share:
+def trained(case: str, rank: int | None, device: str = "cpu") -> Share:
     """Train as a case says."""
-    share = Share(rank)
+    share = Share(rank, device)
     CASES[case](share)
     return share
 
 
-def main(folder: Path) -> None:
+def full_precision() -> None:
+    """Let a GPU compute float32 as such, not as what tensor cores make of it."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def main(folder: Path, device: str = "cpu") -> None:
+    full_precision()
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=os.environ["MEETING"], rank=rank, world_size=RANKS)
@@ -211,11 +220,11 @@ def main(folder: Path) -> None:
     except SiteRefused as refusal:
         (folder / f"unwrapped-{rank}").write_text(str(refusal))
     for case in CASES:
-        share = trained(case, rank)
+        share = trained(case, rank, device)
         torch.save(share.model.state_dict(), folder / f"{case}-{rank}.pt")
         torch.save(share.unreduced, folder / f"{case}-{rank}-unreduced.pt")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
