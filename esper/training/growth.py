@@ -20,6 +20,7 @@ from esper.training.garden import Garden
 from esper.training.inbox import Inbox
 from esper.training.lineage import Ancestry
 from esper.training.link import RunLink
+from esper.training.lockstep import Lockstep, Patience
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Measured, Probe
 from esper.training.reporter import Reporter
@@ -48,7 +49,8 @@ class Growth:
     """A model that grows while it is trained: call `step` once after each optimizer step.
 
     Nothing in here waits on the training thread: kernels and decisions are taken from a mailbox
-    between two steps, and a broker that is away pauses growth, not training.
+    between two steps, and a broker that is away pauses growth, not training. In a lockstep run,
+    one with `patience`, training waits for the answer to each report.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Growth:
         link: RunLink,
         *,
         seal_timeout_s: float = SEAL_TIMEOUT_S,
+        patience: Patience | None = None,
     ) -> None:
         self.run_id = run.run_id
         self._model = model
@@ -70,6 +73,9 @@ class Growth:
         self._garden = garden
         self._inbox = Inbox(self._garden, self._reporter)
         self._link = link
+        self._lockstep = (
+            None if patience is None else Lockstep(run.run_id, link, self._inbox, patience)
+        )
         self._seal_timeout_s = seal_timeout_s
         self._step = 0
         self._closed = False
@@ -91,6 +97,7 @@ class Growth:
 
         Raises:
             GrowthClosed: the run has ended.
+            LockstepBroken: in a lockstep run, what it waits for did not come.
         """
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
@@ -104,7 +111,7 @@ class Growth:
         capture_due()
         if reports:
             self._check_optimizer()
-        if reports and self._link.free():
+        if reports and self._may_report():
             self._report(self._measure(), loss)
 
     def use(self, optimizer: Optimizer) -> None:
@@ -152,6 +159,8 @@ class Growth:
         """Announce the run, send its first report and begin to listen; `grow` has called this."""
         try:
             self._link.open(self._inbox.mailbox.append, self._inbox.hear_decision)
+            if self._lockstep is not None:
+                self._lockstep.await_kernels()
             self._report(self._measure(), None)
         except BaseException:
             self._closed = True
@@ -164,7 +173,8 @@ class Growth:
         if self._closed:
             return
         self._closed = True
-        deadline = time.monotonic() + self._seal_timeout_s
+        broken = self._lockstep is not None and self._lockstep.broken
+        deadline = time.monotonic() + (0.0 if broken else self._seal_timeout_s)
         try:
             if self._link.wait_free(deadline):
                 self._report(measure(), None, closing=True)
@@ -181,15 +191,23 @@ class Growth:
     def _report(self, measured: Measured, loss: Tensor | None, *, closing: bool = False) -> None:
         self._garden.end_embargoes(self._step, self._interval)
         self._inbox.note_contributions(measured)
-        self._link.report(
-            self._reporter.next(
-                self._garden.sites,
-                measured,
-                step=self._step,
-                train_loss=loss,
-                closing=closing,
-            )
+        report = self._reporter.next(
+            self._garden.sites,
+            measured,
+            step=self._step,
+            train_loss=loss,
+            closing=closing,
         )
+        self._link.report(report)
+        if self._lockstep is not None and not closing:
+            self._lockstep.await_answer(report.seq, self._step)
+
+    def _may_report(self) -> bool:
+        if self._lockstep is None:
+            return self._link.free()
+        # Every report before was answered, or the run is broken.
+        self._lockstep.check()
+        return True
 
     def _check_optimizer(self) -> None:
         if not self._garden.optimizer_stepped():
@@ -224,6 +242,7 @@ def grow(
     policy: PolicySpec | None = None,
     seal_timeout_s: float = SEAL_TIMEOUT_S,
     settings: Settings | None = None,
+    lockstep: bool | Patience = False,
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
@@ -241,12 +260,16 @@ def grow(
         policy: which bandit chooses, UCB1 unless given.
         seal_timeout_s: how long closing waits for the decision that seals the run's record.
         settings: where Kafka, the kernel store and the key are; from the environment unless given.
+        lockstep: True, or how long to wait, for a run that can be repeated bit for bit: it begins
+            with the kernels of the blueprints published by then, and training waits for the answer
+            to each report. For science and tests, on a CPU; it costs some milliseconds a report.
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused: growth is
             not possible like this.
         NotConfigured, BrokerUnreachable, LinkFailed: growth is not possible here; the message says
             what to do.
+        LockstepBroken: in a lockstep run, kernels or the first answer did not come.
     """
     checked_probe = Probe(probe, loss_fn)
     sample = checked_probe.inputs[:1]
@@ -254,12 +277,14 @@ def grow(
     found = find_sites(model, named, sample, slots)
     garden = Garden(found, OptimizerMembership(optimizer))
     announced = _announced(run, model, found)
+    patience = Patience() if lockstep is True else lockstep or None
     opening = RunOpening(
         seed=seed,
         slots=dict.fromkeys(found, slots),
         policy=policy or PolicySpec(),
         host_params=announced.host_params,
         report_interval_steps=report_every,
+        lockstep=patience is not None,
     )
     growth = Growth(
         model,
@@ -267,8 +292,9 @@ def grow(
         checked_probe,
         announced,
         opening,
-        RunLink(order_for(settings or Settings(), announced)),
+        RunLink(order_for(settings or Settings(), announced, lockstep=patience is not None)),
         seal_timeout_s=seal_timeout_s,
+        patience=patience,
     )
     return growth.open()
 

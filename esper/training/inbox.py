@@ -56,7 +56,7 @@ class Inbox:
     """Turns mail into changes of the garden and notes for the next report.
 
     Decisions are applied in the order in which they came, each once: a repetition is dropped by
-    its id.
+    its id. `answered_seq` is the last report whose answer has come to its end.
     """
 
     def __init__(self, garden: Garden, reporter: Reporter) -> None:
@@ -66,6 +66,7 @@ class Inbox:
         self._reporter = reporter
         self._heard: set[str] = set()
         self.queue: deque[Waiting] = deque()
+        self.answered_seq = -1
 
     def hear_decision(self, decision: AdaptationDecision, timestamp_ms: int) -> None:
         """Leave a decision for the training thread; its kernels follow as mail of their own."""
@@ -76,10 +77,14 @@ class Inbox:
 
     def take(self, step: int) -> None:
         """Work through the mailbox, then apply every decision whose turn has come."""
-        while self.mailbox:
-            self._handle(self.mailbox.popleft(), step)
+        self.sort(step)
         while self.queue and self._due(self.queue[0], step):
             self._apply(self.queue.popleft(), step)
+
+    def sort(self, step: int) -> None:
+        """Work through the mailbox: what is to be applied joins the queue."""
+        while self.mailbox:
+            self._handle(self.mailbox.popleft(), step)
 
     def take_seal(self) -> None:
         """After the last step: look only for the decision that seals the run."""
@@ -129,9 +134,13 @@ class Inbox:
                 )
 
     def _note_decision(self, decision: AdaptationDecision) -> None:
-        self.ancestry.decisions.append(decision)
         if decision.strategy is None and not decision.operations:
+            self.answered_seq = max(self.answered_seq, decision.seq)
+            if decision.seq != self._reporter.closing_seq:
+                # It asks for nothing and made nothing: a word to who waits, no part of a lineage.
+                return
             self.ancestry.sealed = True
+        self.ancestry.decisions.append(decision)
 
     def _admit(self, mail: DecisionArrived, decision: AdaptationDecision, step: int) -> None:
         self._note_decision(decision)
