@@ -17,6 +17,7 @@ from esper.training import Growth
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
 from topics.models import Operation
+from workers.local.kafka import KafkaService
 from workers.submit import publish_blueprints
 
 __all__ = ["one_thread"]
@@ -79,6 +80,12 @@ def train(running: Running, seed: int) -> Ended:
                 report_ms.append((time.perf_counter() - start) * 1000)
     history = fetch_history(running.settings.kafka_bootstrap_servers, growth.run_id)
     return Ended(growth, model.state_dict(), audit(history), report_ms)
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """No other test's blueprints: a lockstep run begins with all that were ever published."""
+    return own_kafka
 
 
 @pytest.fixture(scope="module")
