@@ -55,7 +55,7 @@ from workers.local.kafka import KafkaService
 
 __all__ = ["no_threads_left", "outside", "settings"]
 
-SHORT = Patience(kernels_s=1.0, answer_s=0.5)
+SHORT = Patience(kernels_s=3.0, answer_s=1.5)
 QUICK_S = 3.0
 """To part from the broker and to end a process takes some of it; a wait would take more."""
 
@@ -127,7 +127,7 @@ def test_a_run_that_nobody_answers_does_not_begin_and_says_what_to_look_at(
     start = time.monotonic()
     with pytest.raises(
         LockstepBroken,
-        match=r"^lockstep run test-\S+ is broken: waited 0.5 s in vain for the answer to report 0; "
+        match=r"^lockstep run test-\S+ is broken: waited 1.5 s in vain for the answer to report 0; "
         "are bandit workers running, and of this version\\?$",
     ):
         Run(settings, lockstep=SHORT)
@@ -208,7 +208,7 @@ def test_a_kernel_that_does_not_come_is_named(settings: Settings, outside: Outsi
     compile_only(outside, silent_on=("never-compiled",))
     with pytest.raises(
         LockstepBroken,
-        match=r"waited 1 s in vain for 1 of \d+ kernels \(never-compiled at vector:8\); "
+        match=r"waited 3 s in vain for 1 of \d+ kernels \(never-compiled at vector:8\); "
         "are compile workers running, and of this version",
     ):
         Run(settings, lockstep=SHORT)
