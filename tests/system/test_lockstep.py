@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -47,8 +48,10 @@ class Ended:
         ]
 
 
-def train(running: Running, seed: int) -> Ended:
-    """Train a digits host in lockstep from a seed."""
+def train(
+    running: Running, seed: int, before: Callable[[int], object] = lambda step: None
+) -> Ended:
+    """Train a digits host in lockstep from a seed; `before` is called with each step."""
     torch.manual_seed(seed)
     digits = load_digits()
     model = DigitsHost()
@@ -69,6 +72,7 @@ def train(running: Running, seed: int) -> Ended:
         lockstep=True,
     ) as growth:
         for step in range(1, STEPS + 1):
+            before(step)
             batch = torch.randint(len(images), (32,), generator=batches)
             loss = F.cross_entropy(model(images[batch]), labels[batch])
             loss.backward()
@@ -127,6 +131,22 @@ def test_both_are_audited_identical_with_an_answer_to_every_report(
     print(
         "a lockstep report costs",
         [f"{statistics.median(run.report_ms):.1f} ms" for run in twins],
+    )
+
+
+@pytest.mark.timeout(240)
+def test_a_bandit_worker_that_dies_on_the_way_leaves_the_bits_as_they_are(
+    running: Running, twins: tuple[Ended, Ended]
+) -> None:
+    def kill(step: int) -> None:
+        if step == STEPS // 2 + 1:
+            running.stack.kill("bandit")
+            running.stack.restart("bandit")
+
+    restarted = train(running, seed=3, before=kill)
+    assert restarted.operations == twins[0].operations
+    assert all(
+        torch.equal(value, twins[0].weights[name]) for name, value in restarted.weights.items()
     )
 
 
