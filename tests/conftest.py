@@ -56,6 +56,17 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService | E
         service.stop()
 
 
+@pytest.fixture(scope="module")
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
+    """A broker for one module, whose tests depend on all that was ever published there."""
+    service = KafkaService(tmp_path_factory.mktemp("kafka"), die_with_parent=CAN_DIE_WITH_PARENT)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of the Redis server of this test session."""

@@ -87,14 +87,14 @@ class Bandit:
             REPORTS_REPEATED.inc()
             return before
         for decision in decisions:
-            await self._publish(decision, record)
+            await self._publish(decision, record, report.closing)
         REPORTS_FOLDED.inc()
         return state
 
-    async def _publish(self, decision: AdaptationDecision, record: Record) -> None:
+    async def _publish(self, decision: AdaptationDecision, record: Record, closing: bool) -> None:
         trace = child_traceparent(traceparent_of(record.headers))
         await self._publisher.publish(ADAPTATION_DECISION, decision, traceparent=trace)
-        DECISIONS.labels(decision.strategy or "seal").inc()
+        DECISIONS.labels(decision.strategy or ("seal" if closing else "answer")).inc()
         REPORT_TO_DECISION_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
         log.info(
             "decided",

@@ -5,11 +5,11 @@ could ever use. Both topics have one partition, so one worker holds both tables 
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from faust import EventT, StreamT
 
-from esper.blueprint import BlueprintRejected, check, kernel_id, request_for
+from esper.blueprint import BlueprintRejected, check, kernel_id, requests_for
 from topics.bus import Publisher
 from topics.catalog import (
     BLUEPRINT_SUBMITTED,
@@ -19,7 +19,7 @@ from topics.catalog import (
     PLANNED_RUNS,
     TRAINING_RUN,
 )
-from topics.codec import child_traceparent, decode, digest, encode, traceparent_of
+from topics.codec import child_traceparent, decode, encode, traceparent_of
 from topics.models import (
     Blueprint,
     CompileStatus,
@@ -32,17 +32,6 @@ from workers.app import bytes_table, raw_topic
 from workers.guards import GuardedApp, process_in_order
 from workers.intake import read, record_of
 from workers.metrics import KERNELS_COMPILED, KERNELS_REQUESTED, KNOWN_BLUEPRINTS, OPEN_RUNS
-
-
-def requests(
-    blueprints: Iterable[Blueprint], runs: Iterable[TrainingRun]
-) -> Iterator[KernelRequested]:
-    """Yield the compile work for these blueprints at the sites of these runs, each kernel once."""
-    signatures = {digest(site): site for run in runs for site in run.sites.values()}
-    for blueprint in blueprints:
-        for signature in signatures.values():
-            if signature.kind in blueprint.kinds:
-                yield request_for(blueprint, signature)
 
 
 class Planner:
@@ -80,7 +69,7 @@ class Planner:
             return
         async with self._joining:
             runs = (decode(TrainingRun, value) for value in self._runs.values())
-            await self._request(requests([blueprint], runs), trace)
+            await self._request(requests_for([blueprint], runs), trace)
             self._blueprints[blueprint.blueprint_id.encode()] = encode(blueprint)
             await self._blueprints.confirmed()
             KNOWN_BLUEPRINTS.set(len(self._blueprints))
@@ -94,7 +83,7 @@ class Planner:
         async with self._joining:
             if run.status is RunStatus.OPEN:
                 blueprints = [decode(Blueprint, value) for value in self._blueprints.values()]
-                await self._request(requests(blueprints, [run]), traceparent_of(record.headers))
+                await self._request(requests_for(blueprints, [run]), traceparent_of(record.headers))
                 self._runs[key] = encode(run)
             else:
                 self._runs.pop(key, None)

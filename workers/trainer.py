@@ -47,11 +47,13 @@ def grow_task(
     on_start: Announce,
     on_epoch: OnEpoch,
     device: str = "cpu",
+    lockstep: bool = False,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
 
     Raises:
         BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
+        LockstepBroken: in a lockstep run, what it waits for did not come.
     """
     # The hosts are too small to share between threads, and the workers want the other cores.
     torch.set_num_threads(1)
@@ -68,6 +70,7 @@ def grow_task(
             report_every=REPORT_EVERY,
             seed=seed,
             settings=settings,
+            lockstep=lockstep,
         )
         growths.append(growth)
         on_start(growth.run_id)

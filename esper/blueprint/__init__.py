@@ -10,7 +10,7 @@ of it but running an op, does not import torch.
 from esper.blueprint.catalog import shipped, shipped_named
 from esper.blueprint.check import check
 from esper.blueprint.family import member
-from esper.blueprint.identity import COMPILER_VERSION, kernel_id, request_for
+from esper.blueprint.identity import COMPILER_VERSION, kernel_id, request_for, requests_for
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
 from esper.blueprint.resolve import Resolved, resolve
 
@@ -23,6 +23,7 @@ __all__ = [
     "kernel_id",
     "member",
     "request_for",
+    "requests_for",
     "resolve",
     "shipped",
     "shipped_named",

@@ -1,11 +1,12 @@
 """The identity of a kernel: a digest of all that its bytes depend on."""
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import orjson
 
 from topics.codec import digest, sha256_of
-from topics.models import Blueprint, KernelRequested, SiteSignature
+from topics.models import Blueprint, KernelRequested, SiteSignature, TrainingRun
 
 COMPILER_VERSION: Final = 2
 """Raised whenever the same blueprint and signature would give other bytes than before."""
@@ -30,3 +31,14 @@ def request_for(blueprint: Blueprint, signature: SiteSignature) -> KernelRequest
     return KernelRequested(
         kernel_id=kernel_id(blueprint, signature), blueprint=blueprint, site_signature=signature
     )
+
+
+def requests_for(
+    blueprints: Iterable[Blueprint], runs: Iterable[TrainingRun]
+) -> Iterator[KernelRequested]:
+    """Yield the compile work for these blueprints at the sites of these runs, each kernel once."""
+    signatures = {digest(site): site for run in runs for site in run.sites.values()}
+    for blueprint in blueprints:
+        for signature in signatures.values():
+            if signature.kind in blueprint.kinds:
+                yield request_for(blueprint, signature)

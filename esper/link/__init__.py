@@ -5,8 +5,9 @@ process would wait for them. So they have a process of their own, without torch.
 trainer: a run and its reports. Out: what can be planted, decisions, and their kernels' bytes.
 """
 
+from esper.link.catalogue import Missing
 from esper.link.courier import Courier, LinkRefused
 from esper.link.frames import Frame, FrameReader, Kind
 from esper.link.order import Order
 
-__all__ = ["Courier", "Frame", "FrameReader", "Kind", "LinkRefused", "Order"]
+__all__ = ["Courier", "Frame", "FrameReader", "Kind", "LinkRefused", "Missing", "Order"]

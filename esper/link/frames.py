@@ -28,6 +28,7 @@ class Kind(Enum):
     DECISION = b"D"
     KERNELS = b"B"
     NO_KERNELS = b"U"
+    MISSING = b"M"
     LEFT_OPEN = b"L"
 
 

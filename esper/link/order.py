@@ -8,6 +8,8 @@ from topics.models import TrainingRun
 class Order(BaseModel):
     """A run, and where its broker, its kernel store and the key of its compile workers are.
 
+    In a `lockstep` run the process offers the kernels of the blueprints that stand when it opens,
+    and no others; it tells with `MISSING` frames for how many of them the run still waits.
     It travels over a socket, not among arguments or in the environment: addresses hold passwords.
     """
 
@@ -18,3 +20,4 @@ class Order(BaseModel):
     trusted_key_file: str
     source: str
     run: TrainingRun
+    lockstep: bool = False

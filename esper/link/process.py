@@ -23,13 +23,29 @@ from esper.kernel.loader import (
 )
 from esper.kernel.refusal import ArtifactRefused
 from esper.kernel.trust import load_public
+from esper.link.catalogue import Catalogue, expected_kernels
 from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.order import Order
 from esper.store import StoreError, open_store
-from topics.bus import Bus, BusError, Position, Record, Start
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS, TRAINING_RUN
+from topics.bus import Bus, BusError, Position, Record, Start, read
+from topics.catalog import (
+    ADAPTATION_DECISION,
+    BLUEPRINT_SUBMITTED,
+    KERNEL_COMPILED,
+    KERNEL_READY,
+    SEED_METRICS,
+    TRAINING_RUN,
+)
 from topics.codec import Undecodable, decode, encode
-from topics.models import AdaptationDecision, KernelReady, Plant, RunStatus, SeedReport
+from topics.models import (
+    AdaptationDecision,
+    CompileStatus,
+    KernelCompiled,
+    KernelReady,
+    Plant,
+    RunStatus,
+    SeedReport,
+)
 
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -81,6 +97,9 @@ class LinkProcess:
             BrokerUnreachable, TopicMismatch, KeyUnusable, StoreUrlInvalid: it is not possible.
         """
         self._run = order.run
+        self._servers = order.bootstrap_servers
+        self._lockstep = order.lockstep
+        self._catalogue: Catalogue | None = None
         self._desk, self._mail = desk, mail
         self._signatures = set(map(encode, order.run.sites.values()))
         key = load_public(Path(order.trusted_key_file))
@@ -97,7 +116,10 @@ class LinkProcess:
         self._bus.follow(
             ADAPTATION_DECISION.name, self._hear_decision, key=self._run.run_id.encode()
         )
-        self._bus.follow(KERNEL_READY.name, self._hear_kernel, start=Start.BEGINNING)
+        if self._lockstep:
+            self._expect_kernels()
+        else:
+            self._bus.follow(KERNEL_READY.name, self._hear_kernel, start=Start.BEGINNING)
         self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
         self._desk.put(Frame(Kind.OPENED))
 
@@ -120,6 +142,21 @@ class LinkProcess:
         self._loader.close()
         self._bus.close(CLOSE_TIMEOUT_S)
 
+    def _expect_kernels(self) -> None:
+        """Have the kernels of the blueprints that stand now offered, and no others."""
+        blueprints = read(self._servers, BLUEPRINT_SUBMITTED.name)
+        catalogue = Catalogue(expected_kernels(blueprints, self._run), self._desk.put)
+        self._catalogue = catalogue
+        # Followed before what stands there is read, so that between the two nothing is missed.
+        self._bus.follow(KERNEL_COMPILED.name, self._hear_compiled)
+        self._bus.follow(KERNEL_READY.name, self._hear_kernel)
+        last = {record.key: record for record in read(self._servers, KERNEL_READY.name)}
+        for record in last.values():
+            ready = _announcement(record)
+            if ready is not None and catalogue.announced(ready.kernel_id, earlier=True):
+                self._loader.verify(ready)
+        catalogue.begin()
+
     def _settle(self, sending: "Future[Position]") -> None:
         if sending.cancelled():
             return
@@ -140,25 +177,51 @@ class LinkProcess:
             self._loader.prepare(decision.decision_id, needed)
 
     def _hear_kernel(self, record: Record) -> None:
-        try:
-            ready = decode(KernelReady, record.value)
-        except Undecodable as error:
-            where = f"kernel-ready[{record.partition}]@{record.offset}"
-            log.error("%s is not readable: %s", where, error)
-            return
-        if encode(ready.site_signature) in self._signatures:
+        ready = _announcement(record)
+        if ready is not None and self._wanted(ready):
             self._loader.verify(ready)
+
+    def _wanted(self, ready: KernelReady) -> bool:
+        if self._catalogue is not None:
+            return self._catalogue.announced(ready.kernel_id)
+        return encode(ready.site_signature) in self._signatures
+
+    def _hear_compiled(self, record: Record) -> None:
+        assert self._catalogue is not None
+        try:
+            compiled = decode(KernelCompiled, record.value)
+        except Undecodable as error:
+            log.error("%s is not readable: %s", _place(record), error)
+            return
+        if compiled.status is CompileStatus.REJECTED:
+            self._catalogue.rejected(compiled.kernel_id)
 
     def _deliver(self, delivery: Delivery[Verified]) -> None:
         match delivery:
+            case KernelVerified(ready) if self._catalogue is not None:
+                self._catalogue.verified(ready)
             case KernelVerified(ready):
                 self._desk.put(Frame(Kind.OFFER, {}, encode(ready)))
+            case KernelRefused(kernel_id, reason) if self._catalogue is not None:
+                self._catalogue.refused(kernel_id, reason)
             case KernelRefused(kernel_id, reason):
                 self._desk.put(Frame(Kind.UNFIT, {"kernel_id": kernel_id, "reason": reason}))
             case KernelsPrepared(token, kernels):
                 self._mail.put(_kernels(token, kernels))
             case KernelsUnprepared(token, reason):
                 self._mail.put(Frame(Kind.NO_KERNELS, {"token": token, "reason": reason}))
+
+
+def _announcement(record: Record) -> KernelReady | None:
+    try:
+        return decode(KernelReady, record.value)
+    except Undecodable as error:
+        log.error("%s is not readable: %s", _place(record), error)
+        return None
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}[{record.partition}]@{record.offset}"
 
 
 def _kernels(token: str, kernels: Mapping[str, Verified]) -> Frame:

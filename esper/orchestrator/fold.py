@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from esper.bandit import Policy, policy_for
+from esper.orchestrator.answer import last_word
 from esper.orchestrator.board import TIE_BREAK, Board, set_up
 from esper.orchestrator.learn import learn
 from esper.orchestrator.plan import Plan
@@ -54,7 +55,8 @@ def fold(
 ) -> Folded:
     """Fold one report into the state of its run (None before the first).
 
-    A report already folded changes nothing and leads to no decision.
+    A report already folded changes nothing and leads to no decision. In a lockstep run every
+    other report leads to one at least: the last has no operations and ends the answer.
 
     Raises:
         RunUnfoldable: there is no state, and the report opens none that could be folded; or the
@@ -76,6 +78,8 @@ def fold(
     policy = policy_for(after.policy)
     board = set_up(after, report, policy, rules)
     plans = [SEAL] if report.closing else _plans(board)
+    if after.lockstep and not report.closing:
+        plans.append((None, last_word(board, len(plans))))
     after = _committed(after, report, plans, rules)
     decisions = _decisions(before, after, board, cause, policy, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256

@@ -1,7 +1,9 @@
 """What the fold remembers of a run between two reports: plain, frozen, serialisable data."""
 
+from typing import Annotated
+
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from esper.bandit import ArmStatistics
 from topics.codec import Undecodable, sha256_of
@@ -78,6 +80,7 @@ class FoldState(_Frozen):
     policy: PolicySpec
     host_params: int
     report_interval_steps: int
+    lockstep: Annotated[bool, Field(exclude_if=lambda lockstep: not lockstep)] = False
     last_seq: int = -1
     closed: bool = False
     evidence_sha256: str = ""
@@ -103,6 +106,7 @@ class FoldState(_Frozen):
             policy=opening.policy,
             host_params=opening.host_params,
             report_interval_steps=opening.report_interval_steps,
+            lockstep=opening.lockstep,
         )
 
     def sha256(self) -> str:

@@ -6,6 +6,15 @@ Kernels and decisions come in through one mailbox; reports go out; the model cha
 
 from esper.training.export import export_model
 from esper.training.growth import Growth, GrowthClosed, grow
+from esper.training.lockstep import LockstepBroken, Patience
 from esper.training.source import ExportError
 
-__all__ = ["ExportError", "Growth", "GrowthClosed", "export_model", "grow"]
+__all__ = [
+    "ExportError",
+    "Growth",
+    "GrowthClosed",
+    "LockstepBroken",
+    "Patience",
+    "export_model",
+    "grow",
+]

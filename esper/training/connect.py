@@ -10,7 +10,7 @@ class NotConfigured(ValueError):
     """A setting that growth cannot do without is missing; the message says which."""
 
 
-def order_for(settings: Settings, run: TrainingRun) -> Order:
+def order_for(settings: Settings, run: TrainingRun, *, lockstep: bool = False) -> Order:
     """Return what the link process of a run is to be told.
 
     Raises:
@@ -29,4 +29,5 @@ def order_for(settings: Settings, run: TrainingRun) -> Order:
         trusted_key_file=str(settings.trusted_key_file),
         source=f"/esper/run/{run.run_id}",
         run=run,
+        lockstep=lockstep,
     )

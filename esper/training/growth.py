@@ -21,6 +21,7 @@ from esper.training.garden import Garden
 from esper.training.inbox import Inbox
 from esper.training.lineage import Ancestry
 from esper.training.link import RunLink
+from esper.training.lockstep import Lockstep, LockstepRefused, Patience
 from esper.training.mail import Mail
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Measured, Probe
@@ -52,7 +53,8 @@ class Growth:
     """A model that grows while it is trained: call `step` once after each optimizer step.
 
     Nothing in here waits on the training thread: kernels and decisions are taken from a mailbox
-    between two steps, and a broker that is away pauses growth, not training.
+    between two steps, and a broker that is away pauses growth, not training. In a lockstep run,
+    one with `patience`, training waits for the answer to each report.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Growth:
         *,
         ranks: Ranks | None = None,
         seal_timeout_s: float = SEAL_TIMEOUT_S,
+        patience: Patience | None = None,
     ) -> None:
         self.run_id = run.run_id
         self._model = model
@@ -77,6 +80,13 @@ class Growth:
         self._council = None if ranks is None else Council(ranks)
         self._inbox = Inbox(self._garden, self._reporter, self._council)
         self._link = link
+        self._lockstep: Lockstep | None = None
+        if patience is not None:
+            if not isinstance(link, RunLink) or ranks is not None:
+                raise LockstepRefused(
+                    "a run of several ranks does not go in lockstep; train it in one process"
+                )
+            self._lockstep = Lockstep(run.run_id, link, self._inbox, patience)
         self._seal_timeout_s = seal_timeout_s
         self._step = 0
         self._closed = False
@@ -98,6 +108,7 @@ class Growth:
 
         Raises:
             GrowthClosed: the run has ended.
+            LockstepBroken: in a lockstep run, what it waits for did not come.
         """
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
@@ -113,7 +124,7 @@ class Growth:
         capture_due()
         if reports:
             self._check_optimizer()
-        if reports and self._link.free():
+        if reports and self._may_report():
             self._report(self._measure(), loss)
 
     def use(self, optimizer: Optimizer) -> None:
@@ -163,6 +174,8 @@ class Growth:
         """Announce the run, send its first report and begin to listen; `grow` has called this."""
         try:
             self._link.open(self._inbox.mailbox.append, self._inbox.hear_decision)
+            if self._lockstep is not None:
+                self._lockstep.await_kernels()
             if self._link.reports:
                 self._report(self._measure(), None)
         except BaseException:
@@ -189,7 +202,8 @@ class Growth:
             self._ranks.part()
 
     def _report_last(self, measure: Callable[[], Measured]) -> None:
-        deadline = time.monotonic() + self._seal_timeout_s
+        broken = self._lockstep is not None and self._lockstep.broken
+        deadline = time.monotonic() + (0.0 if broken else self._seal_timeout_s)
         if self._link.wait_free(deadline):
             self._report(measure(), None, closing=True)
             self._await_seal(deadline)
@@ -201,15 +215,23 @@ class Growth:
 
     def _report(self, measured: Measured, loss: Tensor | None, *, closing: bool = False) -> None:
         self._inbox.note_contributions(measured)
-        self._link.report(
-            self._reporter.next(
-                self._garden.sites,
-                measured,
-                step=self._step,
-                train_loss=loss,
-                closing=closing,
-            )
+        report = self._reporter.next(
+            self._garden.sites,
+            measured,
+            step=self._step,
+            train_loss=loss,
+            closing=closing,
         )
+        self._link.report(report)
+        if self._lockstep is not None and not closing:
+            self._lockstep.await_answer(report.seq, self._step)
+
+    def _may_report(self) -> bool:
+        if self._lockstep is None:
+            return self._link.free()
+        # Every report before was answered, or the run is broken.
+        self._lockstep.check()
+        return True
 
     def _check_optimizer(self) -> None:
         if not self._garden.optimizer_stepped():
@@ -244,6 +266,7 @@ def grow(
     policy: PolicySpec | None = None,
     seal_timeout_s: float = SEAL_TIMEOUT_S,
     settings: Settings | None = None,
+    lockstep: bool | Patience = False,
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
@@ -265,12 +288,16 @@ def grow(
         policy: which bandit chooses, UCB1 unless given.
         seal_timeout_s: how long closing waits for the decision that seals the run's record.
         settings: where Kafka, the kernel store and the key are; from the environment unless given.
+        lockstep: True, or how long to wait, for a run that can be repeated bit for bit: it begins
+            with the kernels of the blueprints published by then, and training waits for the answer
+            to each report. For science and tests, on a CPU; it costs some milliseconds a report.
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
-            RanksDiffer: growth is not possible like this.
+            RanksDiffer, LockstepRefused: growth is not possible like this.
         NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed: growth is not possible here; the
             message says what to do.
+        LockstepBroken: in a lockstep run, kernels or the first answer did not come.
     """
     host = unwrapped(model)
     checked_probe = Probe(probe, loss_fn)
@@ -279,41 +306,48 @@ def grow(
     found = find_sites(host, named, sample, slots)
     membership = OptimizerMembership(optimizer)
     announced = _announced(run, host, found)
+    patience = Patience() if lockstep is True else lockstep or None
     opening = RunOpening(
         seed=seed,
         slots=dict.fromkeys(found, slots),
         policy=policy or PolicySpec(),
         host_params=announced.host_params,
         report_interval_steps=report_every,
+        lockstep=patience is not None,
     )
     ranks = Ranks.of(model)
     if ranks is not None:
         announced = ranks.agreed(announced, opening)
     garden = Garden(found, membership, None if ranks is None else ranks.synchronizer())
-    mail = Mail(announced.run_id, found)
     with nullcontext() if ranks is None else ranks.told():
+        mail = Mail(announced.run_id, found)
         growth = Growth(
             host,
             garden,
             checked_probe,
             announced,
             opening,
-            _link(settings or Settings(), announced, mail, ranks),
+            _link(settings or Settings(), announced, mail, ranks, lockstep=opening.lockstep),
             ranks=ranks,
             seal_timeout_s=seal_timeout_s,
+            patience=patience,
         )
         return growth.open()
 
 
 def _link(
-    settings: Settings, announced: TrainingRun, mail: Mail, ranks: Ranks | None
+    settings: Settings,
+    announced: TrainingRun,
+    mail: Mail,
+    ranks: Ranks | None,
+    *,
+    lockstep: bool,
 ) -> RunLink | RelayedLink:
     """Return the way to Kafka: a rank other than the first goes through that one."""
-    if ranks is None:
-        return RunLink(order_for(settings, announced), mail)
-    if ranks.leads:
-        return RunLink(order_for(settings, announced), mail, RelaySender(ranks))
-    return RelayedLink(ranks, mail)
+    if ranks is not None and not ranks.leads:
+        return RelayedLink(ranks, mail)
+    order = order_for(settings, announced, lockstep=lockstep)
+    return RunLink(order, mail, None if ranks is None else RelaySender(ranks))
 
 
 def _suggested(model: nn.Module, sample: Tensor) -> list[str]:

@@ -68,6 +68,7 @@ class Inbox:
 
     Decisions are applied in the order in which they came, each once: a repetition is dropped by
     its id. With a council all ranks apply a decision at the same step, or none does.
+    `answered_seq` is the last report whose answer has come to its end.
     """
 
     def __init__(self, garden: Garden, reporter: Reporter, council: Council | None = None) -> None:
@@ -79,6 +80,7 @@ class Inbox:
         self._passed_over = 0
         self._heard: set[str] = set()
         self.queue: deque[Waiting] = deque()
+        self.answered_seq = -1
 
     def hear_decision(self, decision: AdaptationDecision, timestamp_ms: int) -> None:
         """Leave a decision for the training thread; its kernels follow as mail of their own."""
@@ -97,9 +99,14 @@ class Inbox:
         if self._council is not None:
             self._take_together(self._council, step)
             return
-        self._read(step)
+        self.sort(step)
         while self.queue and self.queue[0].settled(step):
             self._conclude(self.queue.popleft(), step)
+
+    def sort(self, step: int) -> None:
+        """Work through the mailbox: what is to be applied joins the queue."""
+        while self.mailbox:
+            self._handle(self.mailbox.popleft(), step)
 
     def take_seal(self) -> None:
         """After the last step: look only for the decision that seals the run."""
@@ -115,13 +122,9 @@ class Inbox:
             if planted_by is not None:
                 self.ancestry.contributions[planted_by, site, index] = contribution
 
-    def _read(self, step: int) -> None:
-        while self.mailbox:
-            self._handle(self.mailbox.popleft(), step)
-
     def _take_together(self, council: Council, step: int) -> None:
         verdict = council.verdict()
-        self._read(step)
+        self.sort(step)
         if verdict is not None:
             council.concluded()
             self._obey(council, verdict, step)
@@ -189,9 +192,13 @@ class Inbox:
                 )
 
     def _note_decision(self, decision: AdaptationDecision) -> None:
-        self.ancestry.decisions.append(decision)
         if decision.strategy is None and not decision.operations:
+            self.answered_seq = max(self.answered_seq, decision.seq)
+            if decision.seq != self._reporter.closing_seq:
+                # It asks for nothing and made nothing: a word to who waits, no part of a lineage.
+                return
             self.ancestry.sealed = True
+        self.ancestry.decisions.append(decision)
 
     def _admit(self, mail: DecisionArrived, decision: AdaptationDecision, step: int) -> None:
         self._note_decision(decision)

@@ -34,6 +34,7 @@ class SeedLife(NamedTuple):
 class Ancestry:
     """Decisions in the order in which they came, answers by decision id, kernels by kernel id.
 
+    Of decisions that ask for nothing only the seal is kept: a lockstep run has one for each report.
     `contributions` has the last measurement of what a decision planted, by (decision_id, site,
     slot).
     """

@@ -9,7 +9,7 @@ from typing import Final
 
 from esper.kernel.loader import KernelRefused
 from esper.kernel.loader import KernelVerified as Verified
-from esper.link import Courier, Frame, Kind, LinkRefused, Order
+from esper.link import Courier, Frame, Kind, LinkRefused, Missing, Order
 from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.ranks.relay import RelaySender
 from topics.bus import BrokerUnreachable, TopicMismatch
@@ -33,6 +33,8 @@ class RunLink:
 
     At most one report is under way: the next is not made before the broker has confirmed it. So a
     report either has its place in the sequence or was never numbered, whatever the broker does.
+    `failure` says why none can be made any more; `missing`, in a lockstep run, which kernels are
+    still to come before its first.
     """
 
     reports: Final = True
@@ -47,7 +49,13 @@ class RunLink:
         self._under_way = False
         self._sent_at = 0.0
         self._late = False
-        self._failed = False
+        self.failure: str | None = None
+        self.missing: Missing | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether no report is under way."""
+        return not self._under_way
 
     def open(self, deliver: Deliver, on_decision: HearDecision) -> None:
         """Announce the run, and hear from now on of its decisions and of kernels for its sites.
@@ -71,7 +79,7 @@ class RunLink:
 
     def take(self) -> None:
         """Take in what has come: kernels on offer, and whether the last report has arrived."""
-        if self._courier is None or self._failed:
+        if self._courier is None or self.failure is not None:
             return
         for note in self._courier.notes():
             self._note(note)
@@ -82,7 +90,7 @@ class RunLink:
         """Whether a report may be made now; says in the log when growth pauses, resumes or ends."""
         self.take()
         if not self._under_way:
-            return not self._failed
+            return self.failure is None
         if not self._late and time.monotonic() - self._sent_at > LATE_AFTER_S:
             self._late = True
             log.warning(
@@ -100,7 +108,7 @@ class RunLink:
     def wait_free(self, deadline: float) -> bool:
         """Wait, on the monotonic clock, until a report may be made; False where none may be."""
         while not self.free():
-            if self._failed or time.monotonic() > deadline:
+            if self.failure is not None or time.monotonic() > deadline:
                 return False
             time.sleep(0.002)
         return True
@@ -133,12 +141,15 @@ class RunLink:
                 self._deliver(Verified(decode(KernelReady, note.body)))
             case Kind.UNFIT:
                 self._deliver(KernelRefused(**note.head))
+            case Kind.MISSING:
+                self.missing = Missing(**note.head)
 
     def _fail(self, why: str) -> None:
         # The number of a report under way is taken and may never arrive: after a hole nothing is
         # decided any more.
-        self._failed = True
-        log.error("growth ends: %s; training goes on as it is", why)
+        self.failure = why
+        if not self._order.lockstep:
+            log.error("growth ends: %s; training goes on as it is", why)
 
     def _hear(self, frame: Frame, deliver: Deliver, on_decision: HearDecision) -> None:
         if self._relay is not None:

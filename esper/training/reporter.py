@@ -19,12 +19,16 @@ from topics.models import (
 
 
 class Reporter:
-    """Makes the reports of one run, in sequence; what is noted goes into the next."""
+    """Makes the reports of one run, in sequence; what is noted goes into the next.
+
+    `closing_seq` is the number of the report that closes the run, once there is one.
+    """
 
     def __init__(self, run_id: str, opening: RunOpening) -> None:
         self._run_id = run_id
         self._opening = opening
         self._next_seq = 0
+        self.closing_seq: int | None = None
         self._kernels: list[LoadableKernel] = []
         self._refusals: list[KernelRefusal] = []
         self._outcomes: list[Outcome] = []
@@ -58,8 +62,10 @@ class Reporter:
             train_loss=_finite(train_loss),
             probe_loss=measured.loss,
             opening=self._opening if self._next_seq == 0 else None,
-            kernels=tuple(self._kernels),
-            refusals=tuple(self._refusals),
+            # In an order that does not depend on which came first; of two that are known by one
+            # name the later must stay the later, for it supersedes the other.
+            kernels=tuple(sorted(self._kernels, key=lambda each: (each.site, each.blueprint_id))),
+            refusals=tuple(sorted(self._refusals, key=lambda each: each.kernel_id)),
             seeds=tuple(
                 _status(site, slot, measured, step)
                 for site in sites.values()
@@ -69,6 +75,8 @@ class Reporter:
             outcomes=tuple(self._outcomes),
             closing=closing,
         )
+        if closing:
+            self.closing_seq = self._next_seq
         self._next_seq += 1
         self._kernels, self._refusals, self._outcomes = [], [], []
         return report

@@ -62,6 +62,7 @@ class Trainer:
     rules: Rules = RULES
     seed: int = 7
     policy: PolicySpec = field(default_factory=PolicySpec)
+    lockstep: bool = False
     state: FoldState | None = None
     seeds: dict[Place, Seed] = field(default_factory=dict)
     reports: list[Record] = field(default_factory=list)
@@ -136,6 +137,8 @@ class Trainer:
         self._answer(decision, OutcomeStatus.REFUSED)
 
     def _answer(self, decision: AdaptationDecision, status: OutcomeStatus) -> None:
+        if not decision.operations:
+            return
         step = self.seq * INTERVAL
         self.outcomes.append(Outcome(decision_id=decision.decision_id, status=status, step=step))
 
@@ -152,6 +155,7 @@ class Trainer:
             policy=self.policy,
             host_params=1000,
             report_interval_steps=INTERVAL,
+            lockstep=self.lockstep,
         )
         outcomes, self.outcomes = tuple(self.outcomes), []
         return SeedReport(
@@ -198,9 +202,9 @@ class Trainer:
                 del self.seeds[place]
 
 
-def grown_run(reports: int = 30, rules: Rules = RULES) -> Trainer:
+def grown_run(reports: int = 30, rules: Rules = RULES, lockstep: bool = False) -> Trainer:
     """A run in which kernels are planted, kept and culled, closed at its end."""
-    trainer = Trainer({"conv": 2, "fc": 2}, rules=rules)
+    trainer = Trainer({"conv": 2, "fc": 2}, rules=rules, lockstep=lockstep)
     decisions = trainer.report()
     offered = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c")]
     decisions = trainer.report(*offered)

@@ -193,6 +193,7 @@ openings = st.builds(
     policy=st.builds(PolicySpec, name=identifiers, params=named(words, finite)),
     host_params=counts,
     report_interval_steps=st.integers(1, INT64 - 1),
+    lockstep=st.booleans(),
 )
 reports = st.builds(
     SeedReport,

@@ -39,7 +39,12 @@ class Outside:
         def answer(record: Record) -> None:
             report = decode(SeedReport, record.value)
             if report.closing:
-                seal = decision(name=f"seal {report.run_id}", run_id=report.run_id, strategy=None)
+                seal = decision(
+                    name=f"seal {report.run_id}",
+                    run_id=report.run_id,
+                    strategy=None,
+                    seq=report.seq,
+                )
                 self.bus.publish(ADAPTATION_DECISION, seal)
 
         self.bus.follow(SEED_METRICS.name, answer)

@@ -45,12 +45,13 @@ def decision(
     run_id: str = RUN,
     apply_at_step: int = 1,
     strategy: Strategy | None = Strategy.DIVERSIFY,
+    seq: int = 0,
 ) -> AdaptationDecision:
-    """A decision to do these operations; `name` makes its id."""
+    """A decision to do these operations, in answer to report `seq`; `name` makes its id."""
     return AdaptationDecision(
         decision_id=sha256_of(name.encode()),
         run_id=run_id,
-        seq=0,
+        seq=seq,
         index=0,
         strategy=strategy,
         operations=operations,

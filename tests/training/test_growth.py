@@ -18,7 +18,7 @@ from torch.optim import Adam
 import esper
 from esper.seed.graphs import SETTLED, SiteGraphs
 from esper.settings import Settings
-from esper.training import Growth, GrowthClosed
+from esper.training import Growth, GrowthClosed, Patience
 from esper.training.connect import NotConfigured, order_for
 from esper.training.growth import RunNameRefused
 from esper.training.link import RunLink
@@ -46,7 +46,13 @@ REPORT_EVERY = 5
 class Run:
     """A host that grows, trained step by step; the test is its bandit and its compile worker."""
 
-    def __init__(self, settings: Settings, seal_timeout_s: float = 0.5, run: str = "test") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        seal_timeout_s: float = 0.5,
+        run: str = "test",
+        lockstep: bool | Patience = False,
+    ) -> None:
         self.model = host()
         self.optimizer = Adam(self.model.parameters(), lr=0.01)
         self.growth: Growth = esper.grow(
@@ -59,6 +65,7 @@ class Run:
             report_every=REPORT_EVERY,
             seal_timeout_s=seal_timeout_s,
             settings=settings,
+            lockstep=lockstep,
         )
         self.slowest_s = 0.0
         self._batches = torch.Generator().manual_seed(0)

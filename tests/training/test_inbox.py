@@ -92,9 +92,13 @@ class Trainer:
         self.plot.train()
         self.take()
 
-    def report(self) -> SeedReport:
+    def report(self, *, closing: bool = False) -> SeedReport:
         return self._reporter.next(
-            self.plot.sites, Measured(None, {}), step=self.plot.step, train_loss=None
+            self.plot.sites,
+            Measured(None, {}),
+            step=self.plot.step,
+            train_loss=None,
+            closing=closing,
         )
 
     def state(self, site: str, slot: int) -> SeedState:
@@ -185,7 +189,7 @@ def test_a_kernel_is_offered_once_for_every_site_that_it_fits(trainer: Trainer) 
     # The loader works in order: once this one is offered, the repetition is behind it.
     second = trainer.offer("conv", "residual-conv3x3")
     told = [(kernel.site, kernel.kernel_id) for kernel in trainer.report().kernels]
-    assert told == [("fc1", first.kernel_id), ("conv", second.kernel_id)]
+    assert told == [("conv", second.kernel_id), ("fc1", first.kernel_id)]
 
 
 def test_what_a_kernel_costs_is_told_with_the_offer(trainer: Trainer) -> None:
@@ -379,7 +383,9 @@ def test_an_outcome_says_how_long_the_decision_took_to_take_effect(trainer: Trai
 def test_after_the_last_step_decisions_are_noted_and_not_applied(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     plan = plan_for(trainer, ("fc1", 0, "low-rank-skip"))
-    seal = decision(name="seal", strategy=None)
+    trainer.report()
+    closing = trainer.report(closing=True)
+    seal = decision(name="seal", strategy=None, seq=closing.seq)
     trainer.hear(plan)
     trainer.inbox.take_seal()
     assert not trainer.inbox.ancestry.sealed
@@ -388,6 +394,29 @@ def test_after_the_last_step_decisions_are_noted_and_not_applied(trainer: Traine
     assert trainer.inbox.ancestry.sealed
     assert trainer.inbox.ancestry.decisions == [plan, seal]
     assert trainer.state("fc1", 0) is S.DORMANT
+
+
+def test_the_end_of_an_answer_is_noted_and_seals_nothing_and_is_no_part_of_the_lineage(
+    trainer: Trainer,
+) -> None:
+    trainer.report()
+    trainer.report(closing=True)
+    assert trainer.inbox.answered_seq == -1
+    trainer.hear(decision(name="the whole answer to report 0", strategy=None, seq=0))
+    trainer.inbox.take_seal()
+    assert trainer.inbox.answered_seq == 0
+    assert not trainer.inbox.ancestry.sealed
+    assert trainer.inbox.ancestry.decisions == []
+
+
+def test_sorting_the_mail_reserves_slots_and_plants_nothing(trainer: Trainer) -> None:
+    trainer.offer("fc1", "low-rank-skip")
+    trainer.hear(plan_for(trainer, ("fc1", 0, "low-rank-skip"), apply_at_step=1))
+    trainer.wait_for(lambda: len(trainer.inbox.mailbox) == 2)
+    trainer.inbox.sort(5)
+    assert trainer.state("fc1", 0) is S.LOADING
+    trainer.inbox.take(5)
+    assert trainer.state("fc1", 0) is S.BLENDING
 
 
 def test_a_decision_without_operations_needs_no_answer(trainer: Trainer) -> None:

@@ -62,6 +62,35 @@ def test_each_piece_of_news_is_told_once() -> None:
     assert (untold.kernels, untold.refusals, untold.outcomes) == ((), (), ())
 
 
+def loadable(site: str, blueprint_id: str, kernel_id: str) -> LoadableKernel:
+    return LoadableKernel(
+        kernel_id=kernel_id, site=site, blueprint_id=blueprint_id, category="any", params=1
+    )
+
+
+def test_what_came_in_another_order_is_told_in_the_same() -> None:
+    kernels = [loadable(site, name, ZEROS) for site in ("conv", "fc1") for name in ("a", "b")]
+    refusals = [KernelRefusal(kernel_id=digit * 64, reason="altered") for digit in "12"]
+    told = []
+    for order in (1, -1):
+        reporter = a_reporter()
+        for kernel in kernels[::order]:
+            reporter.note_kernel(kernel)
+        for refusal in refusals[::order]:
+            reporter.note_refusal(refusal)
+        told.append(next_report(reporter))
+    assert told[0] == told[1]
+
+
+def test_a_kernel_that_supersedes_another_of_its_name_is_told_after_it() -> None:
+    """The fold keeps the last; a digest says nothing of which is newer."""
+    reporter = a_reporter()
+    older, newer = loadable("fc1", "a", "f" * 64), loadable("fc1", "a", ZEROS)
+    reporter.note_kernel(older)
+    reporter.note_kernel(newer)
+    assert next_report(reporter).kernels == (older, newer)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_training_loss_that_is_not_finite_is_not_a_number_on_the_wire(value: float) -> None:
     report = a_reporter().next({}, NOTHING, step=1, train_loss=torch.tensor(value))

@@ -94,7 +94,8 @@ class AdaptationDecision(Event):
     `previous_sha256` is the digest of the previous decision's record value in this run (None for
     the first), which chains the decisions. The state digests are those of the fold before and
     after the report named by `cause`. The decision that answers a run's closing report has no
-    strategy and no operations: it seals the record.
+    strategy and no operations: it seals the record. In a lockstep run such a decision, the last
+    of its seq, ends the answer to every other report too.
     """
 
     decision_id: Sha256

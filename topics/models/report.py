@@ -80,13 +80,17 @@ class KernelRefusal(Event):
 
 
 class RunOpening(Event):
-    """What the first report adds: the run's constants, all that seeds the fold's state."""
+    """What the first report adds: the run's constants, all that seeds the fold's state.
+
+    In a `lockstep` run the trainer waits for the answer to each report, so every report gets one.
+    """
 
     seed: Count
     slots: dict[SiteName, Annotated[int, Field(ge=1, le=64)]]
     policy: PolicySpec
     host_params: Count
     report_interval_steps: Annotated[int, Field(ge=1)]
+    lockstep: Annotated[bool, Field(exclude_if=lambda lockstep: not lockstep)] = False
 
 
 class SeedReport(Event):

@@ -25,6 +25,14 @@ def train(
         Path | None, typer.Option(help="Folder for the grown network. Default: ESPER_HOME/grown")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train: cpu, or cuda.")] = "cpu",
+    lockstep: Annotated[
+        bool,
+        typer.Option(
+            "--lockstep",
+            help="Wait for the answer to each report: with the same seed and blueprints, the same "
+            "bits on a CPU. For experiments; slower.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a shipped task while it grows, and export the grown network.
@@ -58,6 +66,7 @@ def train(
                 on_start=progress.started,
                 on_epoch=progress.epoch,
                 device=device,
+                lockstep=lockstep,
             )
     except KeyboardInterrupt:
         console.print("stopped; the run is closed and can be audited")

@@ -1,0 +1,136 @@
+"""Lockstep: training waits for what answers each report, so that a run can be repeated bit for bit.
+
+What may come sooner or later in an ordinary run comes here at a step that is known: kernels before
+the first report, decisions and what they plant before the step after their report.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from esper.training.inbox import Inbox
+from esper.training.link import LATE_AFTER_S, RunLink
+
+log = logging.getLogger("esper")
+
+POLL_S: Final = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a lockstep run waits before it breaks, in seconds.
+
+    `kernels_s` is for the kernels that it begins with, `answer_s` for the answer to one report
+    and for what that plants.
+    """
+
+    kernels_s: float = 120.0
+    answer_s: float = 60.0
+
+
+class LockstepBroken(RuntimeError):
+    """What a lockstep run waits for did not come; the message says what, and what to do."""
+
+
+class LockstepRefused(ValueError):
+    """A training that cannot go in lockstep; the message says why."""
+
+
+class Awaited(NamedTuple):
+    """What is waited for, and what to look at where it does not come."""
+
+    what: str
+    remedy: str
+
+
+class Lockstep:
+    """The waits of one run, on the training thread; once one was in vain, all raise its error."""
+
+    def __init__(self, run_id: str, link: RunLink, inbox: Inbox, patience: Patience) -> None:
+        self._run_id = run_id
+        self._link = link
+        self._inbox = inbox
+        self._patience = patience
+        self._broken: LockstepBroken | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether something did not come: the run can only be closed."""
+        return self._broken is not None
+
+    def check(self) -> None:
+        """Raise LockstepBroken where the run is broken."""
+        if self._broken is not None:
+            raise self._broken
+
+    def await_kernels(self) -> None:
+        """Return when every kernel that the run begins with is on offer, or will never be.
+
+        Raises:
+            LockstepBroken: some are neither within the limit; the message names the first.
+        """
+        self._wait(self._kernels_missing, self._patience.kernels_s)
+        self._inbox.sort(0)
+        if self._inbox.ancestry.kernels:
+            return
+        of = self._link.missing.of if self._link.missing else 0
+        why = f"none of {of} can be had" if of else "no blueprint on its topic fits a site"
+        log.warning("lockstep run %s begins without kernels: %s", self._run_id, why)
+
+    def await_answer(self, seq: int, step: int) -> None:
+        """Return when report `seq`, made at `step`, is answered and what is to be planted built.
+
+        Raises:
+            LockstepBroken: it is not within the limit.
+        """
+        self._wait(lambda: self._answer_missing(seq, step), self._patience.answer_s)
+
+    def _kernels_missing(self) -> Awaited | None:
+        self._link.take()
+        missing = self._link.missing
+        if missing is None or not missing.kernels:
+            return None
+        first = ", ".join(missing.first)
+        dots = ", .." if missing.kernels > len(missing.first) else ""
+        return Awaited(
+            f"{missing.kernels} of {missing.of} kernels ({first}{dots})",
+            "are compile workers running, and of this version?",
+        )
+
+    def _answer_missing(self, seq: int, step: int) -> Awaited | None:
+        self._link.take()
+        self._inbox.sort(step)
+        # Two sockets: the answer may overtake the word that its report has arrived.
+        if not self._link.confirmed:
+            return Awaited(f"the broker to confirm report {seq}", "is the broker running?")
+        if self._inbox.answered_seq < seq:
+            return Awaited(
+                f"the answer to report {seq}", "are bandit workers running, and of this version?"
+            )
+        for waiting in self._inbox.queue:
+            if waiting.kernels is None:
+                name = waiting.arrived.decision.decision_id[:12]
+                return Awaited(f"the kernels of decision {name}", "does the kernel store answer?")
+        return None
+
+    def _wait(self, missing: Callable[[], Awaited | None], limit_s: float) -> None:
+        start = time.monotonic()
+        told = False
+        while (awaited := missing()) is not None:
+            waited_s = time.monotonic() - start
+            if self._link.failure is not None:
+                self._break(f"{self._link.failure}; start the run again")
+            if waited_s > limit_s:
+                self._break(f"waited {limit_s:g} s in vain for {awaited.what}; {awaited.remedy}")
+            if not told and waited_s > LATE_AFTER_S:
+                told = True
+                log.warning("training waits for %s", awaited.what)
+            time.sleep(POLL_S)
+        if told:
+            log.warning("training goes on")
+
+    def _break(self, why: str) -> None:
+        self._broken = LockstepBroken(f"lockstep run {self._run_id} is broken: {why}")
+        raise self._broken

@@ -1,0 +1,209 @@
+"""What a lockstep run begins with: all that the blueprints that stand give, in whatever order."""
+
+import pytest
+
+from esper.blueprint import kernel_id, shipped_named
+from esper.link.catalogue import Catalogue, Missing, expected_kernels
+from esper.link.frames import Frame, Kind
+from topics.bus import Record
+from topics.codec import decode, encode
+from topics.models import (
+    Blueprint,
+    KernelReady,
+    Node,
+    RunStatus,
+    SiteKind,
+    SiteSignature,
+    TrainingRun,
+)
+
+VECTOR = SiteSignature(kind=SiteKind.VECTOR, x=(8,), h=(12,))
+IMAGE = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(2, 6, 6), h=(8, 6, 6))
+RUN = TrainingRun(
+    run_id="run",
+    status=RunStatus.OPEN,
+    sites={"fc1": VECTOR, "fc2": VECTOR, "conv": IMAGE},
+)
+ANY = "a" * 64
+OTHER = "b" * 64
+
+
+def record(value: bytes | None) -> Record:
+    return Record("blueprint-submitted", 0, 0, 0, None, value)
+
+
+def linear(blueprint_id: str, width: int, output: str = "widen") -> Blueprint:
+    return Blueprint(
+        blueprint_id=blueprint_id,
+        kind=SiteKind.VECTOR,
+        nodes=(
+            Node(id="narrow", op="linear", inputs=("h",), args={"out": width}),
+            Node(id="widen", op="linear", inputs=("narrow",), args={"out": "D"}),
+        ),
+        output=output,
+    )
+
+
+# -- which kernels ------------------------------------------------------------------------------
+
+
+def test_each_blueprint_is_expected_once_at_each_signature_of_its_kind() -> None:
+    bottleneck, gated = shipped_named("linear-bottleneck"), shipped_named("gated-conv")
+    records = [record(encode(bottleneck)), record(encode(gated)), record(encode(gated))]
+    assert expected_kernels(records, RUN) == {
+        kernel_id(bottleneck, VECTOR): "linear-bottleneck at vector:12",
+        kernel_id(gated, IMAGE): "gated-conv at feature_map:8x6x6",
+    }
+
+
+def test_the_last_blueprint_of_an_id_stands() -> None:
+    first, last = linear("one", 2), linear("one", 3)
+    assert list(expected_kernels([record(encode(first)), record(encode(last))], RUN)) == [
+        kernel_id(last, VECTOR)
+    ]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [None, b"not json", encode(linear("one", 3, output="narrowest"))],
+    ids=["nothing", "unreadable", "ill-formed"],
+)
+def test_what_is_no_blueprint_supersedes_none(later: bytes | None) -> None:
+    stands = linear("one", 2)
+    assert list(expected_kernels([record(encode(stands)), record(later)], RUN)) == [
+        kernel_id(stands, VECTOR)
+    ]
+
+
+# -- when the run may begin ---------------------------------------------------------------------
+
+
+class Desk:
+    """A catalogue, and what it has told."""
+
+    def __init__(self, *expected: str) -> None:
+        self.frames: list[Frame] = []
+        self.catalogue = Catalogue(
+            {each: f"name of {each[0]}" for each in expected}, self.frames.append
+        )
+
+    @property
+    def missing(self) -> Missing:
+        return Missing(**[each for each in self.frames if each.kind is Kind.MISSING][-1].head)
+
+    @property
+    def offered(self) -> list[str]:
+        offers = [each for each in self.frames if each.kind is Kind.OFFER]
+        return [decode(KernelReady, each.body).kernel_id for each in offers]
+
+    @property
+    def unfit(self) -> list[dict[str, str]]:
+        return [each.head for each in self.frames if each.kind is Kind.UNFIT]
+
+
+def ready(kernel: str) -> KernelReady:
+    return KernelReady(
+        kernel_id=kernel,
+        blueprint_id="any",
+        category="any",
+        site_signature=VECTOR,
+        location="file:any",
+        sha256=kernel,
+        ed25519_signature="0" * 128,
+        bytes=1,
+        params=1,
+    )
+
+
+def test_without_blueprints_nothing_is_missing() -> None:
+    desk = Desk()
+    desk.catalogue.begin()
+    assert desk.missing == Missing(0, 0, ())
+
+
+def test_the_first_three_of_those_missing_are_named() -> None:
+    desk = Desk(*(digit * 64 for digit in "abcde"))
+    desk.catalogue.begin()
+    assert desk.missing.kernels == desk.missing.of == 5
+    assert list(desk.missing.first) == ["name of a", "name of b", "name of c"]
+
+
+def test_the_word_that_nothing_is_missing_comes_after_the_last_offer() -> None:
+    desk = Desk(ANY, OTHER)
+    assert desk.catalogue.announced(ANY, earlier=True)
+    desk.catalogue.begin()
+    desk.catalogue.announced(OTHER)
+    desk.catalogue.verified(ready(ANY))
+    assert desk.missing.kernels == 1
+    desk.catalogue.verified(ready(OTHER))
+    assert desk.offered == [ANY, OTHER]
+    assert desk.frames[-1].kind is Kind.MISSING
+    assert desk.missing.kernels == 0
+
+
+def test_a_kernel_that_no_standing_blueprint_gives_is_neither_verified_nor_offered() -> None:
+    desk = Desk(ANY)
+    assert not desk.catalogue.announced(OTHER)
+    desk.catalogue.verified(ready(OTHER))
+    assert desk.offered == []
+
+
+def test_a_kernel_is_offered_once() -> None:
+    desk = Desk(ANY)
+    desk.catalogue.announced(ANY, earlier=True)
+    desk.catalogue.begin()
+    desk.catalogue.announced(ANY)
+    desk.catalogue.verified(ready(ANY))
+    assert not desk.catalogue.announced(ANY)
+    desk.catalogue.verified(ready(ANY))
+    assert desk.offered == [ANY]
+
+
+def test_a_rejected_kernel_is_no_longer_missing() -> None:
+    desk = Desk(ANY)
+    desk.catalogue.begin()
+    desk.catalogue.rejected(ANY)
+    assert (desk.missing.kernels, desk.offered, desk.unfit) == (0, [], [])
+
+
+def test_a_kernel_that_cannot_be_loaded_is_no_longer_missing_and_told() -> None:
+    desk = Desk(ANY)
+    desk.catalogue.begin()
+    desk.catalogue.announced(ANY)
+    desk.catalogue.refused(ANY, "altered")
+    assert desk.unfit == [{"kernel_id": ANY, "reason": "altered"}]
+    assert desk.missing.kernels == 0
+
+
+def test_an_earlier_announcement_that_cannot_be_loaded_is_mended_by_the_answer_to_this_run() -> (
+    None
+):
+    """Its bytes may be gone from the store; whether the answer is heard first is chance."""
+    for answered_first in (False, True):
+        desk = Desk(ANY)
+        desk.catalogue.announced(ANY, earlier=True)
+        desk.catalogue.begin()
+        if answered_first:
+            desk.catalogue.announced(ANY)
+            desk.catalogue.refused(ANY, "no kernel at file:any")
+        else:
+            desk.catalogue.refused(ANY, "no kernel at file:any")
+            desk.catalogue.announced(ANY)
+        assert desk.missing.kernels == 1
+        desk.catalogue.verified(ready(ANY))
+        assert (desk.offered, desk.unfit, desk.missing.kernels) == ([ANY], [], 0)
+
+
+def test_a_rejection_does_not_overtake_an_announcement_that_was_there_before() -> None:
+    for before_it_began in (False, True):
+        desk = Desk(ANY)
+        if before_it_began:
+            desk.catalogue.rejected(ANY)
+            desk.catalogue.announced(ANY, earlier=True)
+            desk.catalogue.begin()
+        else:
+            desk.catalogue.announced(ANY, earlier=True)
+            desk.catalogue.begin()
+            desk.catalogue.rejected(ANY)
+        desk.catalogue.verified(ready(ANY))
+        assert desk.offered == [ANY]

@@ -1,0 +1,310 @@
+"""Lockstep on a real broker: training waits for what it must, and says what did not come.
+
+The test is bandit and compile worker; `tests/system/test_lockstep.py` has the real ones.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.optim import Adam
+
+import esper
+from esper.blueprint import requests_for, shipped_named
+from esper.kernel.making import kernel_from
+from esper.settings import Settings
+from esper.training import LockstepBroken, Patience
+from tests.seed.hosts import Host, host, images, labels, sites_of
+from tests.seed.kernels import announced, built
+from tests.training.plot import decision, planting
+from tests.training.test_growth import (
+    REPORT_EVERY,
+    WAIT_S,
+    Outside,
+    Run,
+    link_processes,
+    no_threads_left,
+    outside,
+    settings,
+    warnings_in,
+)
+from topics.bus import Record, read
+from topics.catalog import (
+    ADAPTATION_DECISION,
+    BLUEPRINT_SUBMITTED,
+    KERNEL_COMPILED,
+    KERNEL_READY,
+    SEED_METRICS,
+    TRAINING_RUN,
+)
+from topics.codec import decode
+from topics.models import (
+    AdaptationDecision,
+    Blueprint,
+    CompileStatus,
+    KernelCompiled,
+    Plant,
+    RunStatus,
+    SeedReport,
+    SeedState,
+    TrainingRun,
+)
+from workers.local.kafka import KafkaService
+
+__all__ = ["no_threads_left", "outside", "settings"]
+
+SHORT = Patience(kernels_s=3.0, answer_s=1.5)
+QUICK_S = 3.0
+"""To part from the broker and to end a process takes some of it; a wait would take more."""
+
+Answer = Callable[[SeedReport], Iterable[AdaptationDecision]]
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """No other module's blueprints and kernels, and ours are no other's."""
+    return own_kafka
+
+
+def the_end(report: SeedReport) -> AdaptationDecision:
+    """What ends the answer to a report, or seals its run."""
+    return decision(
+        name=f"end of {report.run_id}/{report.seq}",
+        run_id=report.run_id,
+        strategy=None,
+        seq=report.seq,
+    )
+
+
+def answer_with(outside: Outside, answer: Answer) -> None:
+    """Be the bandit worker of every run."""
+
+    def hear(record: Record) -> None:
+        for each in answer(decode(SeedReport, record.value)):
+            outside.bus.publish(ADAPTATION_DECISION, each)
+
+    outside.bus.follow(SEED_METRICS.name, hear)
+
+
+def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ...] = ()) -> None:
+    """Be the compile worker of every run: announce kernels of these blueprints, reject others."""
+
+    def hear(record: Record) -> None:
+        run = decode(TrainingRun, record.value)
+        if run.status is RunStatus.CLOSED:
+            return
+        for request in requests_for(standing, [run]):
+            name = request.blueprint.blueprint_id
+            if name in silent_on:
+                continue
+            if name in blueprint_ids:
+                ready = announced(outside.store, name, request.site_signature)
+                outside.bus.publish(KERNEL_READY, ready)
+                continue
+            rejected = KernelCompiled(
+                kernel_id=request.kernel_id, blueprint_id=name, status=CompileStatus.REJECTED
+            )
+            outside.bus.publish(KERNEL_COMPILED, rejected)
+
+    for name in blueprint_ids:
+        outside.publish(BLUEPRINT_SUBMITTED, shipped_named(name))
+    standing = blueprints_on_the_topic(outside)
+    outside.bus.follow(TRAINING_RUN.name, hear)
+
+
+def blueprints_on_the_topic(outside: Outside) -> list[Blueprint]:
+    records = read(outside.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
+    found = [decode(Blueprint, record.value) for record in records]
+    return list({blueprint.blueprint_id: blueprint for blueprint in found}.values())
+
+
+def test_a_run_that_nobody_answers_does_not_begin_and_says_what_to_look_at(
+    settings: Settings, outside: Outside
+) -> None:
+    compile_only(outside)
+    start = time.monotonic()
+    with pytest.raises(
+        LockstepBroken,
+        match=r"^lockstep run test-\S+ is broken: waited 1.5 s in vain for the answer to report 0; "
+        "are bandit workers running, and of this version\\?$",
+    ):
+        Run(settings, lockstep=SHORT)
+    assert time.monotonic() - start < 2 * QUICK_S
+
+
+def test_a_run_whose_answers_cease_breaks_in_the_step_that_reports_and_closes_at_once(
+    settings: Settings, outside: Outside
+) -> None:
+    compile_only(outside)
+    answer_with(outside, lambda report: [the_end(report)] if report.seq < 2 else [])
+    run = Run(settings, seal_timeout_s=WAIT_S, lockstep=SHORT)
+    for _ in range(2 * REPORT_EVERY - 1):
+        run.train()
+    with pytest.raises(LockstepBroken, match="the answer to report 2"):
+        run.train()
+    for _ in range(REPORT_EVERY - 1):
+        run.train()
+    with pytest.raises(LockstepBroken, match="the answer to report 2"):
+        run.train()
+    start = time.monotonic()
+    run.growth.close()
+    assert time.monotonic() - start < QUICK_S
+    reports = outside.reports(run.growth.run_id)
+    assert [(report.seq, report.closing) for report in reports] == [
+        (0, False),
+        (1, False),
+        (2, False),
+        (3, True),
+    ]
+    assert outside.status(run.growth.run_id) is RunStatus.CLOSED
+
+
+def test_a_report_is_due_at_every_multiple_however_late_the_answers_are(
+    settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_only(outside)
+
+    def late(report: SeedReport) -> list[AdaptationDecision]:
+        time.sleep(2.5 if report.seq == 2 else 0.05)
+        return [the_end(report)]
+
+    answer_with(outside, late)
+    run = Run(settings, seal_timeout_s=WAIT_S, lockstep=True)
+    with run.growth:
+        for _ in range(5 * REPORT_EVERY):
+            run.train()
+    steps = [report.step for report in outside.reports(run.growth.run_id)]
+    assert steps == [0, 5, 10, 15, 20, 25, 25]
+    assert run.growth.ancestry.sealed
+    lines = [line for line in warnings_in(caplog) if line.startswith("training")]
+    assert lines == ["training waits for the answer to report 2", "training goes on"]
+
+
+def test_the_kernels_of_standing_blueprints_are_in_the_first_report_and_no_others_later(
+    settings: Settings, outside: Outside
+) -> None:
+    compile_only(outside, "low-rank-skip", "gated-conv")
+    answer_with(outside, lambda report: [the_end(report)])
+    run = Run(settings, seal_timeout_s=WAIT_S, lockstep=True)
+    with run.growth as growth:
+        later = announced(outside.store, "linear-bottleneck", growth.sites["fc1"].signature)
+        outside.publish(KERNEL_READY, later)
+        time.sleep(0.5)
+        for _ in range(2 * REPORT_EVERY):
+            run.train()
+    first, *others = outside.reports(growth.run_id)
+    assert [(kernel.site, kernel.blueprint_id) for kernel in first.kernels] == [
+        ("conv", "gated-conv"),
+        ("fc1", "low-rank-skip"),
+    ]
+    assert [report.kernels for report in others] == [()] * 3
+
+
+def test_a_kernel_that_does_not_come_is_named(settings: Settings, outside: Outside) -> None:
+    never = shipped_named("low-rank-skip").model_copy(update={"blueprint_id": "never-compiled"})
+    outside.publish(BLUEPRINT_SUBMITTED, never)
+    compile_only(outside, silent_on=("never-compiled",))
+    with pytest.raises(
+        LockstepBroken,
+        match=r"waited 3 s in vain for 1 of \d+ kernels \(never-compiled at vector:8\); "
+        "are compile workers running, and of this version",
+    ):
+        Run(settings, lockstep=SHORT)
+
+
+def test_a_run_without_kernels_begins_and_says_so(
+    settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_only(outside)
+    answer_with(outside, lambda report: [the_end(report)])
+    # No other test here has a layer of this width, whose kernels could stand there already.
+    model = Host(width=9)
+    growth = esper.grow(
+        model,
+        Adam(model.parameters()),
+        sites=["fc1"],
+        probe=(images(20), labels(20)),
+        loss_fn=F.cross_entropy,
+        settings=settings,
+        lockstep=True,
+    )
+    growth.close()
+    (line,) = warnings_in(caplog)
+    assert line.startswith(f"lockstep run {growth.run_id} begins without kernels: no")
+
+
+def test_what_answers_a_report_is_applied_in_the_step_after_it(
+    settings: Settings, outside: Outside
+) -> None:
+    compile_only(outside, "low-rank-skip")
+    plant = planting(sites_of(host())["fc1"], 0, "low-rank-skip")
+
+    def plant_at_once(report: SeedReport) -> list[AdaptationDecision]:
+        if report.seq != 1:
+            return [the_end(report)]
+        plan = decision(
+            plant, run_id=report.run_id, seq=1, name=report.run_id, apply_at_step=REPORT_EVERY + 1
+        )
+        return [plan, the_end(report)]
+
+    answer_with(outside, plant_at_once)
+    run = Run(settings, seal_timeout_s=WAIT_S, lockstep=True)
+    slot = run.growth.sites["fc1"].slots[0]
+    random_state = torch.get_rng_state()
+    with run.growth:
+        states = []
+        for _ in range(REPORT_EVERY + 1):
+            run.train()
+            states.append(slot.state)
+    assert states == [SeedState.DORMANT] * 4 + [SeedState.LOADING, SeedState.ACTIVE]
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_kernel_that_cannot_be_had_any_more_is_refused_and_the_run_goes_on(
+    settings: Settings, outside: Outside
+) -> None:
+    compile_only(outside)
+    unknown = Plant(
+        site="fc1",
+        slot=0,
+        kernel_id="0" * 64,
+        blueprint_id="unknown",
+        alpha=1.0,
+        ramp_steps=0,
+    )
+
+    def plant_at_once(report: SeedReport) -> list[AdaptationDecision]:
+        plan = decision(unknown, run_id=report.run_id, seq=0, name=report.run_id)
+        return [*([plan] if report.seq == 0 else []), the_end(report)]
+
+    answer_with(outside, plant_at_once)
+    run = Run(settings, seal_timeout_s=WAIT_S, lockstep=True)
+    with run.growth:
+        for _ in range(REPORT_EVERY):
+            run.train()
+    (outcome,) = outside.reports(run.growth.run_id)[1].outcomes
+    assert (outcome.step, outcome.status) == (0, "refused")
+
+
+def test_a_link_process_that_dies_breaks_the_run(settings: Settings, outside: Outside) -> None:
+    compile_only(outside)
+    answer_with(outside, lambda report: [the_end(report)])
+    run = Run(settings, lockstep=True)
+    (link,) = link_processes()
+    link.kill()
+    link.wait(WAIT_S)
+    with pytest.raises(LockstepBroken, match="the link process has ended; start the run again"):
+        for _ in range(REPORT_EVERY):
+            run.train()
+    run.growth.close()
+
+
+@pytest.mark.parametrize("name", ["low-rank-skip", "gated-linear-unit"])
+def test_building_a_kernel_draws_no_random_number(name: str) -> None:
+    """It is built on another thread, whose draws would come between those of the training."""
+    made = built(name, sites_of(host())["fc1"].signature)
+    before = torch.get_rng_state()
+    kernel_from(made.artifact, made.sha256)
+    assert torch.equal(torch.get_rng_state(), before)
