@@ -8,12 +8,14 @@ from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
 from esper.seed.branches import AsyncConv2dKernel
 from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest
 from esper.seed.graphs import CaptureStats, capture_due
+from esper.seed.ramps import RAMPS
 from esper.seed.site import Site
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
 from esper.seed.streams import StreamManager
 
 __all__ = [
+    "RAMPS",
     "TRANSITIONS",
     "AsyncConv2dKernel",
     "AsyncSeededConv2d",

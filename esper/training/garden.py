@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from esper.kernel import Kernel
-from esper.seed import IllegalTransition, Seed, Site, Slot
+from esper.seed import RAMPS, IllegalTransition, Seed, Site, Slot
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
 
@@ -94,9 +94,9 @@ class Garden:
             plant = slot.planted
             assert plant is not None
             # Step one of the ramp is the first with a gradient, so it must not be zero.
-            share = min(1.0, (step - slot.since_step + 1) / max(plant.ramp_steps, 1))
-            seed.alpha.fill_(plant.alpha * share)
-            if share == 1.0:
+            passed = min(1.0, (step - slot.since_step + 1) / max(plant.ramp_steps, 1))
+            seed.alpha.fill_(plant.alpha * RAMPS[plant.ramp](passed))
+            if passed == 1.0:
                 slot.advance(SeedState.ACTIVE, step)
         self._blending = [pair for pair in self._blending if pair[0].state is SeedState.BLENDING]
 
