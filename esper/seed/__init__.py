@@ -8,6 +8,7 @@ from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
 from esper.seed.branches import AsyncConv2dKernel
 from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest
 from esper.seed.graphs import CaptureStats, capture_due
+from esper.seed.merging import MergeRefused, merge
 from esper.seed.ramps import RAMPS
 from esper.seed.site import Site
 from esper.seed.slot import Slot
@@ -21,6 +22,7 @@ __all__ = [
     "AsyncSeededConv2d",
     "CaptureStats",
     "IllegalTransition",
+    "MergeRefused",
     "Seed",
     "SeedBank",
     "Site",
@@ -30,5 +32,6 @@ __all__ = [
     "Suggestion",
     "capture_due",
     "find_sites",
+    "merge",
     "suggest",
 ]

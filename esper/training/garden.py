@@ -1,11 +1,14 @@
 """Decisions taking effect: whole plans, between two steps, in the order in which they came."""
 
+import logging
 from collections.abc import Mapping
 
 from esper.kernel import Kernel
-from esper.seed import RAMPS, IllegalTransition, Seed, Site, Slot
+from esper.seed import RAMPS, IllegalTransition, MergeRefused, Seed, Site, Slot, merge
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
+
+log = logging.getLogger("esper")
 
 
 class PlanRefused(ValueError):
@@ -86,7 +89,7 @@ class Garden:
                 case Cull():
                     self._cull(operation, step)
                 case Fossilize():
-                    self._slot(operation).advance(SeedState.FOSSILIZED, step)
+                    self._fossilize(operation, step)
 
     def ramp(self, step: int) -> None:
         """Move the alpha of every blending seed on; costs nothing when there is none."""
@@ -125,6 +128,19 @@ class Garden:
         self._membership.remove(seed.parameters())
         self._blending = [pair for pair in self._blending if pair[0] is not slot]
         slot.advance(SeedState.CULLED, step)
+
+    def _fossilize(self, fossilize: Fossilize, step: int) -> None:
+        site, slot = self.sites[fossilize.site], self._slot(fossilize)
+        try:
+            if not self._membership.trains(site.layer.parameters(recurse=False)):
+                raise MergeRefused(f"the optimizer does not train all of {site.name}")
+            seed = merge(site, slot.index)
+        except MergeRefused as refusal:
+            log.info("%s is kept beside its layer: %s", slot, refusal)
+        else:
+            self._membership.remove(seed.parameters())
+            slot.merged_sha256 = seed.kernel.sha256
+        slot.advance(SeedState.FOSSILIZED, step)
 
     def _check_fit(self, plant: Plant, kernel: Kernel) -> None:
         site = self.sites[plant.site]

@@ -164,7 +164,14 @@ class Inbox:
             self._garden.release(decision, step)
             self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, str(error))
         else:
+            self._note_merged(decision)
             self._answer(waiting.arrived, OutcomeStatus.APPLIED, step)
+
+    def _note_merged(self, decision: AdaptationDecision) -> None:
+        for operation in decision.operations:
+            slot = self._garden.sites[operation.site].slots[operation.slot]
+            if slot.merged_sha256 is not None and slot.decision_id is not None:
+                self.ancestry.merged.add((slot.decision_id, slot.site, slot.index))
 
     def _answer(
         self, mail: DecisionArrived, status: OutcomeStatus, step: int, reason: str | None = None
