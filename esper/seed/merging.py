@@ -89,9 +89,10 @@ def merge(site: Site, slot: int) -> Seed:
     rules = RULES[type(site.layer)]
     _check_steps(seed.kernel, rules)
     try:
-        total = _sum(site, seed, rules)
-    except torch.OutOfMemoryError as error:
-        raise MergeRefused(f"there is no memory for a sum at {site.name} in float64") from error
+        total = _sum(site, seed, rules, weight.device)
+    except torch.OutOfMemoryError:
+        # Not refused: one rank may have the memory that another has not, and all must do the same.
+        total = _sum(site, seed, rules, torch.device("cpu"))
     if bias is None and total.bias.any():
         raise MergeRefused(f"the sum has a bias, and {site.name} has none")
     rounded = [total.weight.to(weight.dtype), total.bias.to(weight.dtype)]
@@ -132,12 +133,13 @@ def _check_steps(kernel: Kernel, rules: Mapping[str, Rule]) -> None:
             raise MergeRefused(f"{step.op} ({step.node}) is no affine map of each position")
 
 
-def _sum(site: Site, seed: Seed, rules: Mapping[str, Rule]) -> Affine:
+def _sum(site: Site, seed: Seed, rules: Mapping[str, Rule], device: torch.device) -> Affine:
     """Return the layer plus alpha times the kernel, with a weight of the shape of the layer's."""
-    layer, alpha = site.layer, seed.alpha.double()
+    layer = site.layer
     assert isinstance(layer, nn.Linear | nn.Conv2d)
-    weight = layer.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
+    weight = layer.weight.detach().to(device, torch.float64)
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().to(weight)
+    alpha = seed.alpha.to(weight)
     if seed.kernel.plan.steps[0].inputs[0] != X:
         added = _through(seed.kernel, Affine(weight.flatten(1), bias), rules)
         return Affine(

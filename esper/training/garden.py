@@ -124,8 +124,7 @@ class Garden:
 
     def _cull(self, cull: Cull, step: int) -> None:
         slot = self._slot(cull)
-        seed = self.sites[cull.site].remove(slot.index)
-        self._membership.remove(seed.parameters())
+        self._forget(self.sites[cull.site].remove(slot.index))
         self._blending = [pair for pair in self._blending if pair[0] is not slot]
         slot.advance(SeedState.CULLED, step)
 
@@ -138,9 +137,12 @@ class Garden:
         except MergeRefused as refusal:
             log.info("%s is kept beside its layer: %s", slot, refusal)
         else:
-            self._membership.remove(seed.parameters())
+            self._forget(seed)
             slot.merged_sha256 = seed.kernel.sha256
         slot.advance(SeedState.FOSSILIZED, step)
+
+    def _forget(self, seed: Seed) -> None:
+        self._membership.remove(seed.parameters())
 
     def _check_fit(self, plant: Plant, kernel: Kernel) -> None:
         site = self.sites[plant.site]

@@ -1,6 +1,6 @@
 """Merging: a layer takes a kernel in where it then computes the same, and leaves it where not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -193,6 +193,25 @@ def test_any_chain_of_affine_ops_merges_into_what_it_computed(
     assert_merges(site, x)
 
 
+def test_where_a_device_has_no_memory_for_the_sum_it_is_made_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site, x = grown(LINEARS["vector"])
+    awaken(plant(site, 0, "low-rank-skip").kernel)
+    make = torch.eye
+    refused: list[object] = []
+
+    def exhausted_once(*args: Any, **kwargs: Any) -> Tensor:
+        if not refused:
+            refused.append(kwargs["device"])
+            raise torch.OutOfMemoryError("no memory left")
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "eye", exhausted_once)
+    assert_merges(site, x)
+    assert refused
+
+
 # -- beside other seeds -------------------------------------------------------------------------
 
 
@@ -375,15 +394,6 @@ def test_a_kernel_that_the_layer_cannot_take_in_stays_and_no_bit_changes(
     make: Callable[[], Site], reason: str
 ) -> None:
     assert_stays(make(), reason)
-
-
-def test_without_memory_for_a_sum_the_kernel_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(*_: object, **__: object) -> Iterator[None]:
-        raise torch.OutOfMemoryError("no memory left")
-
-    site = a_linear()
-    monkeypatch.setattr(torch, "eye", exhausted)
-    assert_stays(site, "there is no memory for a sum at 0")
 
 
 def test_layers_that_share_nothing_are_not_taken_for_tied() -> None:
