@@ -97,6 +97,6 @@ def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
 def succeeded(facts: Facts) -> bool:
     """Whether the demo showed what it is there to show, whatever the accuracies are."""
     planted = any(
-        seed["fate"].startswith(("kept", "culled", "on trial")) for seed in facts["seeds"]
+        seed["fate"].startswith(("kept", "merged", "culled", "on trial")) for seed in facts["seeds"]
     )
     return bool(planted and facts["audit"]["identical"] and facts["export_check"]["equal"])

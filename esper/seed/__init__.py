@@ -8,6 +8,8 @@ from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
 from esper.seed.branches import AsyncConv2dKernel
 from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest, unwrapped
 from esper.seed.graphs import CaptureStats, capture_due
+from esper.seed.merging import MergeRefused, merge
+from esper.seed.ramps import RAMPS
 from esper.seed.site import Site
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
@@ -15,6 +17,7 @@ from esper.seed.streams import STREAMS, StreamManager
 from esper.seed.synchronizer import GradientSynchronizer
 
 __all__ = [
+    "RAMPS",
     "STREAMS",
     "TRANSITIONS",
     "AsyncConv2dKernel",
@@ -22,6 +25,7 @@ __all__ = [
     "CaptureStats",
     "GradientSynchronizer",
     "IllegalTransition",
+    "MergeRefused",
     "Seed",
     "SeedBank",
     "Site",
@@ -31,6 +35,7 @@ __all__ = [
     "Suggestion",
     "capture_due",
     "find_sites",
+    "merge",
     "suggest",
     "unwrapped",
 ]

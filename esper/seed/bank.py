@@ -97,8 +97,13 @@ class SeedBank(nn.Module):
         self.graphs.clear()
         return seed
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return `h` plus what every seed adds; `x` is the input of the site's layer."""
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        """Return `h` plus what every seed adds; `x` is the input of the site's layer.
+
+        A layer that runs its children in turn comes by here too, without h: nothing is added.
+        """
+        if h is None:
+            return x
         if torch.compiler.is_compiling():
             return _apart(self, x, h)
         if not self.graphs.serves(h):

@@ -216,7 +216,8 @@ def _site(
             f"does, for instance {_some_sites(model)}"
         )
     signature = _signature(name, layer, join, call.x, h, batch)
-    return Site(name, layer, signature, slots, join=join, bypassed=_is_bypassed(model, name))
+    bypassed, tied = _is_bypassed(model, name), _is_tied(model, layer)
+    return Site(name, layer, signature, slots, join=join, bypassed=bypassed, tied=tied)
 
 
 def _signature(
@@ -249,6 +250,24 @@ def _signature(
 def _is_bypassed(model: nn.Module, name: str) -> bool:
     """Whether the layer stands in one that torch, in evaluation, computes without calling it."""
     return any(isinstance(outer, nn.TransformerEncoderLayer) for outer in _outer(model, name))
+
+
+def _is_tied(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether a module outside of the layer holds a tensor in the memory of the layer's own."""
+    own = {_memory(tensor) for tensor in layer.parameters(recurse=False)}
+    return any(
+        _memory(tensor) in own
+        for part in model.modules()
+        if part is not layer
+        for held in (part.named_parameters(recurse=False), part.named_buffers(recurse=False))
+        for _, tensor in held
+    )
+
+
+def _memory(tensor: Tensor) -> int:
+    # A sparse tensor, one not made yet, or one of a stranger's class may have no address.
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return tensor.untyped_storage().data_ptr() if plain else id(tensor)
 
 
 def _outer(model: nn.Module, name: str) -> Iterator[nn.Module]:

@@ -16,7 +16,8 @@ class Site:
     """One layer of the host, its signature and its slots.
 
     `join` is how seeds come between the layer and who calls it. A layer is `bypassed` where torch
-    has a fused path around it: a hook on it, which does nothing, keeps torch off that path.
+    has a fused path around it: a hook on it, which does nothing, keeps torch off that path. It is
+    `tied` where other modules of the host hold a parameter of it too.
     """
 
     def __init__(
@@ -28,12 +29,14 @@ class Site:
         *,
         join: Join,
         bypassed: bool = False,
+        tied: bool = False,
     ) -> None:
         self.name = name
         self.layer = layer
         self.signature = signature
         self.slots = tuple(Slot(name, index) for index in range(slots))
         self.join = join
+        self.tied = tied
         self._bypassed = bypassed
         self._hook: RemovableHandle | None = None
 

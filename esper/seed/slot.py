@@ -11,7 +11,8 @@ class Slot:
     """Where one seed lives; `planted` is the operation that filled it, None while dormant.
 
     `decision_id` names the decision of that operation, `since_step` is the training step at which
-    the present state began.
+    the present state began. `merged_sha256` is the digest of the artifact that the site's layer
+    took in for good, which has left the bank; None while what was planted runs beside the layer.
     """
 
     site: str
@@ -20,6 +21,7 @@ class Slot:
     planted: Plant | None = None
     decision_id: str | None = None
     since_step: int = 0
+    merged_sha256: str | None = None
 
     def __str__(self) -> str:
         return f"seed {self.site}/{self.index}"

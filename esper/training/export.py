@@ -5,7 +5,7 @@ evaluation mode.
 """
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from esper.seed import Site
 from esper.seed.modes import evaluating
-from esper.training.lineage import Ancestry
+from esper.training.lineage import Ancestry, Grown
 from esper.training.source import ExportError, model_source, one_line, seed_names
 
 SOURCE = "model.py"
@@ -47,12 +47,9 @@ def export_model(
         source = model_source(model, grown, run_id)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(source)
-    planted = [
-        (site.name, slot.index, seed.kernel)
-        for site in grown.values()
-        for slot, seed in site.seeds()
-    ]
-    lineage = ancestry.lineage(run_id, planted)
+    lineage = ancestry.lineage(
+        run_id, (each for site in sites.values() for each in _grown_at(site))
+    )
     (folder / LINEAGE).write_bytes(orjson.dumps(lineage, option=orjson.OPT_INDENT_2))
     try:
         save_file(_weights(model, grown, folder), folder / WEIGHTS)
@@ -62,6 +59,16 @@ def export_model(
     except Exception as error:
         raise ExportError(f"the exported source does not run: {one_line(error)}") from error
     return folder
+
+
+def _grown_at(site: Site) -> Iterator[Grown]:
+    planted = {slot.index: seed.kernel for slot, seed in site.seeds()}
+    for slot in site.slots:
+        if (kernel := planted.get(slot.index)) is not None:
+            yield Grown(site.name, slot.index, kernel.kernel_id, kernel.sha256)
+        elif slot.planted is not None and slot.merged_sha256 is not None:
+            merged = slot.planted.kernel_id, slot.merged_sha256
+            yield Grown(site.name, slot.index, *merged, merged=True)
 
 
 def load_exported(folder: Path) -> nn.Module:

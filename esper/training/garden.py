@@ -1,11 +1,24 @@
 """Decisions taking effect: whole plans, between two steps, in the order in which they came."""
 
+import logging
 from collections.abc import Mapping
 
 from esper.kernel import Kernel
-from esper.seed import STREAMS, GradientSynchronizer, IllegalTransition, Seed, Site, Slot
+from esper.seed import (
+    RAMPS,
+    STREAMS,
+    GradientSynchronizer,
+    IllegalTransition,
+    MergeRefused,
+    Seed,
+    Site,
+    Slot,
+    merge,
+)
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
+
+log = logging.getLogger("esper")
 
 
 class PlanRefused(ValueError):
@@ -101,7 +114,7 @@ class Garden:
                 case Cull():
                     self._cull(operation, step)
                 case Fossilize():
-                    self._slot(operation).advance(SeedState.FOSSILIZED, step)
+                    self._fossilize(operation, step)
 
     def ramp(self, step: int) -> None:
         """Move the alpha of every blending seed on; costs nothing when there is none."""
@@ -109,9 +122,9 @@ class Garden:
             plant = slot.planted
             assert plant is not None
             # Step one of the ramp is the first with a gradient, so it must not be zero.
-            share = min(1.0, (step - slot.since_step + 1) / max(plant.ramp_steps, 1))
-            seed.alpha.fill_(plant.alpha * share)
-            if share == 1.0:
+            passed = min(1.0, (step - slot.since_step + 1) / max(plant.ramp_steps, 1))
+            seed.alpha.fill_(plant.alpha * RAMPS[plant.ramp](passed))
+            if passed == 1.0:
                 slot.advance(SeedState.ACTIVE, step)
         self._blending = [pair for pair in self._blending if pair[0].state is SeedState.BLENDING]
 
@@ -139,12 +152,28 @@ class Garden:
 
     def _cull(self, cull: Cull, step: int) -> None:
         slot = self._slot(cull)
-        seed = self.sites[cull.site].remove(slot.index)
+        self._forget(self.sites[cull.site].remove(slot.index))
+        self._blending = [pair for pair in self._blending if pair[0] is not slot]
+        slot.advance(SeedState.CULLED, step)
+
+    def _fossilize(self, fossilize: Fossilize, step: int) -> None:
+        site, slot = self.sites[fossilize.site], self._slot(fossilize)
+        try:
+            if not self._membership.trains(site.layer.parameters(recurse=False)):
+                raise MergeRefused(f"the optimizer does not train all of {site.name}")
+            seed = merge(site, slot.index)
+        except MergeRefused as refusal:
+            log.info("%s is kept beside its layer: %s", slot, refusal)
+        else:
+            self._forget(seed)
+            slot.merged_sha256 = seed.kernel.sha256
+        slot.advance(SeedState.FOSSILIZED, step)
+
+    def _forget(self, seed: Seed) -> None:
+        """Let no one train a seed any more that has left the model."""
         self._membership.remove(seed.parameters())
         if self._synchronizer is not None:
             self._synchronizer.remove(seed.parameters())
-        self._blending = [pair for pair in self._blending if pair[0] is not slot]
-        slot.advance(SeedState.CULLED, step)
 
     def _check_fit(self, plant: Plant, kernel: Kernel) -> None:
         site = self.sites[plant.site]

@@ -57,6 +57,11 @@ class Waiting:
     refused: str | None = None
     reserved: bool = True
 
+    @property
+    def awaits_kernels(self) -> bool:
+        """Whether kernels are still built for it."""
+        return self.kernels is None and self.refused is None
+
     def settled(self, step: int) -> bool:
         """Whether it is known what becomes of it, and its step has come."""
         due = self.kernels is not None and self.arrived.decision.apply_at_step <= step
@@ -230,11 +235,18 @@ class Inbox:
             except PlanRefused as error:
                 waiting.refused = str(error)
         if waiting.refused is None:
+            self._note_merged(decision)
             self._answer(waiting.arrived, OutcomeStatus.APPLIED, step)
             return
         if waiting.reserved:
             self._garden.release(decision, step)
         self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, waiting.refused)
+
+    def _note_merged(self, decision: AdaptationDecision) -> None:
+        for operation in decision.operations:
+            slot = self._garden.sites[operation.site].slots[operation.slot]
+            if slot.merged_sha256 is not None and slot.decision_id is not None:
+                self.ancestry.merged.add((slot.decision_id, slot.site, slot.index))
 
     def _answer(
         self, mail: DecisionArrived, status: OutcomeStatus, step: int, reason: str | None = None

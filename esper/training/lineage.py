@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from esper.kernel import Kernel
 from topics.codec import digest
 from topics.models import (
     AdaptationDecision,
@@ -30,19 +29,37 @@ class SeedLife(NamedTuple):
     fate: str
 
 
+class Grown(NamedTuple):
+    """A kernel in the network as it is: beside the layer of its site, or merged into it.
+
+    `sha256` is that of the artifact it came as.
+    """
+
+    site: str
+    slot: int
+    kernel_id: str
+    sha256: str
+    merged: bool = False
+
+
+Place = tuple[str, str, int]
+"""What planted a seed and where: (decision_id, site, slot)."""
+
+
 @dataclass(slots=True)
 class Ancestry:
     """Decisions in the order in which they came, answers by decision id, kernels by kernel id.
 
     Of decisions that ask for nothing only the seal is kept: a lockstep run has one for each report.
-    `contributions` has the last measurement of what a decision planted, by (decision_id, site,
-    slot).
+    `contributions` has the last measurement of what a decision planted, `merged` what of it became
+    part of a layer.
     """
 
     decisions: list[AdaptationDecision] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     kernels: dict[str, KernelReady] = field(default_factory=dict)
-    contributions: dict[tuple[str, str, int], float | None] = field(default_factory=dict)
+    contributions: dict[Place, float | None] = field(default_factory=dict)
+    merged: set[Place] = field(default_factory=set)
     sealed: bool = False
 
     def lives(self) -> list[SeedLife]:
@@ -62,12 +79,12 @@ class Ancestry:
             if isinstance(plant, Plant)
         ]
 
-    def lineage(self, run_id: str, planted: Iterable[tuple[str, int, Kernel]]) -> dict[str, Any]:
-        """Return the content of `lineage.json`; `planted` are (site, slot, kernel)."""
+    def lineage(self, run_id: str, grown: Iterable[Grown]) -> dict[str, Any]:
+        """Return the content of `lineage.json`, where the network is made of `grown`."""
         return {
             "format": "esper-lineage/1",
             "run_id": run_id,
-            "seeds": [self._seed(*place) for place in planted],
+            "seeds": [self._seed(each) for each in grown],
             "decisions": [
                 {
                     "sha256": digest(decision),
@@ -94,20 +111,26 @@ class Ancestry:
                 continue
             for operation in later.operations:
                 if _ends(operation, plant):
-                    verb = "kept" if isinstance(operation, Fossilize) else "culled"
-                    return f"{verb} at {answer.step}"
+                    return f"{self._end(operation, decision, plant)} at {answer.step}"
         return "on trial at the end"
 
-    def _seed(self, site: str, slot: int, kernel: Kernel) -> dict[str, Any]:
-        ready = self.kernels[kernel.kernel_id]
-        return {
-            "site": site,
-            "slot": slot,
-            "kernel_id": kernel.kernel_id,
+    def _end(self, operation: Operation, decision: AdaptationDecision, plant: Plant) -> str:
+        if not isinstance(operation, Fossilize):
+            return "culled"
+        merged = (decision.decision_id, plant.site, plant.slot) in self.merged
+        return "merged" if merged else "kept"
+
+    def _seed(self, grown: Grown) -> dict[str, Any]:
+        ready = self.kernels[grown.kernel_id]
+        told = {
+            "site": grown.site,
+            "slot": grown.slot,
+            "kernel_id": grown.kernel_id,
             "blueprint_id": ready.blueprint_id,
-            "sha256": kernel.sha256,
+            "sha256": grown.sha256,
             "location": ready.location,
         }
+        return told | {"merged": True} if grown.merged else told
 
     def _outcome(self, decision_id: str) -> dict[str, Any] | None:
         outcome = self.outcomes.get(decision_id)

@@ -110,7 +110,7 @@ class Lockstep:
                 f"the answer to report {seq}", "are bandit workers running, and of this version?"
             )
         for waiting in self._inbox.queue:
-            if waiting.kernels is None:
+            if waiting.awaits_kernels:
                 name = waiting.arrived.decision.decision_id[:12]
                 return Awaited(f"the kernels of decision {name}", "does the kernel store answer?")
         return None

@@ -65,6 +65,10 @@ class OptimizerMembership:
         """Raise ParameterUntrained unless the optimizer trains a parameter of the layer."""
         self._group_of(name, layer)
 
+    def trains(self, parameters: Iterable[nn.Parameter]) -> bool:
+        """Whether the optimizer trains all of these parameters."""
+        return all(self._place_of(parameter) is not None for parameter in parameters)
+
     def add(self, name: str, layer: nn.Module, parameters: Named) -> None:
         """Let the optimizer train these parameters as it trains the layer's own.
 

@@ -88,15 +88,16 @@ def _status(site: Site, slot: Slot, measured: Measured, step: int) -> SeedStatus
         return SeedStatus(
             site=site.name, slot=slot.index, state=slot.state, age_steps=step - slot.since_step
         )
-    seed = site.seed(slot.index)
+    # What the layer took in has no parameters of its own any more.
+    seed = site.seed(slot.index) if slot.merged_sha256 is None else None
     return SeedStatus(
         site=site.name,
         slot=slot.index,
         state=slot.state,
         kernel_id=plant.kernel_id,
         blueprint_id=plant.blueprint_id,
-        alpha=float(seed.alpha),
-        params=seed.kernel.params,
+        alpha=float(seed.alpha) if seed else plant.alpha,
+        params=seed.kernel.params if seed else 0,
         age_steps=step - slot.since_step,
         contribution=measured.contributions.get((site.name, slot.index)),
     )

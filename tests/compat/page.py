@@ -32,6 +32,14 @@ At any submodule that takes a tensor and gives one of the same rank, samples fir
 `nn.TransformerEncoderLayer` and layers inside it, a `nn.Sequential`. What grew around a block,
 attention among them, cannot be exported as source yet.
 
+## What keeping a kernel for good does
+
+Its slot is spent. A kernel that is affine at each position, as `low-rank-skip` and `identity` are,
+is merged into a plain `nn.Linear` or `nn.Conv2d` where that computes the same up to rounding in
+float32: weight and bias of the layer take it in, and its own parameters leave model and optimizer.
+Any other stays beside its layer and trains on, and so does every kernel of a layer that is frozen,
+shared, normalised by weight or in half precision, or where another seed reads h; the log says why.
+
 ## What is refused, in a sentence, when growth begins
 
 Models wrapped in `DistributedDataParallel`, TorchScript, layers that run several times or never in

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper.blueprint import shipped
-from esper.seed import Seed, Site, find_sites
+from esper.seed import Seed, Site, find_sites, merge
 from esper.seed.bank import SeedBank
 from esper.seed.branches import AsyncConv2dKernel
 from esper.seed.graphs import SETTLED, CaptureStats, Eager, capture_due
@@ -275,6 +275,27 @@ def test_another_kernel_is_eager_at_once_and_recorded_when_settled() -> None:
     settle(model, a_batch(FMAP))
     assert_same(model, a_batch(FMAP, seed=3))
     assert stats(site).captures == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "blueprint"),
+    [
+        (SiteKind.VECTOR, "low-rank-skip"),
+        (SiteKind.SEQUENCE, "low-rank-skip-wide"),
+        (SiteKind.FEATURE_MAP, "identity"),
+    ],
+)
+def test_a_layer_takes_in_a_kernel_that_was_replayed_beside_it(
+    kind: SiteKind, blueprint: str
+) -> None:
+    model, site = a_model(kind, blueprint)
+    settle(model, a_batch(kind))
+    before = a_pass(model, a_batch(kind))
+    assert stats(site).replays == 1
+    merge(site, 0)
+    assert site.bank is None
+    after = a_pass(model, a_batch(kind))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6 * float(before.abs().max()))
 
 
 def test_old_recordings_give_their_memory_back() -> None:

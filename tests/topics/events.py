@@ -216,6 +216,7 @@ plants = st.builds(
     blueprint_id=identifiers,
     alpha=st.floats(0, 1, exclude_min=True),
     ramp_steps=counts,
+    ramp=st.sampled_from(("linear", "cosine")),
 )
 operations = plants | st.builds(Cull, **places) | st.builds(Fossilize, **places)
 decisions = st.builds(

@@ -30,6 +30,7 @@ from topics.models import (
     Blueprint,
     Event,
     Node,
+    Plant,
     PolicySpec,
     SeedReport,
     SiteKind,
@@ -115,6 +116,16 @@ def test_the_bytes_of_a_known_report_never_change() -> None:
         b'{"closing":false,"kernels":[],"opening":null,"outcomes":[],"probe_loss":1e-7,'
         b'"refusals":[],"run_id":"digits","seeds":[],"seq":0,"step":0,"train_loss":null}'
     )
+
+
+def test_a_linear_ramp_leaves_the_bytes_of_a_plant_as_they_were_before_there_were_others() -> None:
+    plant = Plant(
+        site="fc1", slot=0, kernel_id="0" * 64, blueprint_id="film", alpha=1.0, ramp_steps=50
+    )
+    before = {"op", "site", "slot", "kernel_id", "blueprint_id", "alpha", "ramp_steps"}
+    assert orjson.loads(encode(plant)).keys() == before
+    cosine = plant.model_copy(update={"ramp": "cosine"})
+    assert orjson.loads(encode(cosine)) == orjson.loads(encode(plant)) | {"ramp": "cosine"}
 
 
 # -- what is accepted ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A host with its optimizer and garden, trained step by step by a test, without any service."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from topics.models import (
 ZEROS = "0" * 64
 RUN = "test-run"
 
+Shape = Literal["linear", "cosine"]
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 
 
@@ -73,7 +75,13 @@ def kernel_id(blueprint_id: str, signature: SiteSignature) -> str:
 
 
 def planting(
-    site: Site, slot: int, blueprint_id: str, *, alpha: float = 1.0, ramp_steps: int = 0
+    site: Site,
+    slot: int,
+    blueprint_id: str,
+    *,
+    alpha: float = 1.0,
+    ramp_steps: int = 0,
+    ramp: Shape = "linear",
 ) -> Plant:
     """The operation that plants a shipped blueprint."""
     return Plant(
@@ -83,6 +91,7 @@ def planting(
         blueprint_id=blueprint_id,
         alpha=alpha,
         ramp_steps=ramp_steps,
+        ramp=ramp,
     )
 
 
@@ -97,11 +106,18 @@ class Plot:
         self.step = 0
 
     def plant(
-        self, site: str, slot: int, blueprint_id: str, *, alpha: float = 1.0, ramp_steps: int = 0
+        self,
+        site: str,
+        slot: int,
+        blueprint_id: str,
+        *,
+        alpha: float = 1.0,
+        ramp_steps: int = 0,
+        ramp: Shape = "linear",
     ) -> Kernel:
         """Plant a fresh kernel through a decision and return it."""
         operation = planting(
-            self.sites[site], slot, blueprint_id, alpha=alpha, ramp_steps=ramp_steps
+            self.sites[site], slot, blueprint_id, alpha=alpha, ramp_steps=ramp_steps, ramp=ramp
         )
         self.apply(decision(operation, name=f"{site}/{slot} at {self.step}"))
         return self.sites[site].seed(slot).kernel

@@ -13,7 +13,7 @@ from esper.training.garden import Garden, PlanRefused
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for
-from tests.training.plot import ZEROS, Plot, adam, decision, planting
+from tests.training.plot import ZEROS, Plot, Shape, adam, decision, planting
 from topics.models import AdaptationDecision, Cull, Fossilize, Plant, SeedState
 
 S = SeedState
@@ -188,9 +188,26 @@ def test_alpha_rises_from_the_step_of_planting_to_its_target_and_the_seed_is_act
     ]
 
 
-def test_a_ramp_of_no_steps_is_at_its_target_at_once() -> None:
+def test_alpha_rises_in_the_shape_that_its_plan_asks_for() -> None:
     plot = Plot()
-    plot.plant("fc1", 0, "low-rank-skip", alpha=0.5, ramp_steps=0)
+    plot.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4, ramp="cosine")
+    slot, seed = plot.sites["fc1"].slots[0], plot.sites["fc1"].seed(0)
+    seen = [float(seed.alpha)]
+    for _ in range(3):
+        assert slot.state is S.BLENDING
+        plot.train()
+        seen.append(float(seed.alpha))
+    assert slot.state is S.ACTIVE
+    half = 0.5**0.5
+    expected = [0.8 * (1 - cosine) / 2 for cosine in (half, 0, -half, -1)]
+    assert seen == pytest.approx(expected, abs=1e-7)
+    assert seed.alpha == torch.tensor(0.8)
+
+
+@pytest.mark.parametrize("ramp", ["linear", "cosine"])
+def test_a_ramp_of_no_steps_is_at_its_target_at_once(ramp: Shape) -> None:
+    plot = Plot()
+    plot.plant("fc1", 0, "low-rank-skip", alpha=0.5, ramp_steps=0, ramp=ramp)
     assert plot.sites["fc1"].slots[0].state is S.ACTIVE
     assert float(plot.sites["fc1"].seed(0).alpha) == 0.5
 

@@ -24,6 +24,7 @@ from topics.codec import sha256_of
 from topics.models import (
     AdaptationDecision,
     Cull,
+    Fossilize,
     KernelReady,
     Operation,
     Outcome,
@@ -434,3 +435,17 @@ def test_the_last_contribution_of_a_planting_is_remembered(trainer: Trainer) -> 
         trainer.inbox.note_contributions(Measured(1.0, {("fc1", 0): contribution}))
     (life,) = trainer.inbox.ancestry.lives()
     assert life.contribution == 0.2
+
+
+@pytest.mark.parametrize(
+    ("blueprint_id", "fate"), [("low-rank-skip", "merged"), ("linear-bottleneck", "kept")]
+)
+def test_the_life_of_a_kernel_says_whether_its_layer_took_it_in(
+    trainer: Trainer, blueprint_id: str, fate: str
+) -> None:
+    ready = trainer.offer("fc1", blueprint_id)
+    trainer.hear_and_apply(plan_for(trainer, ("fc1", 0, blueprint_id)))
+    keep = Fossilize(site="fc1", slot=0, kernel_id=ready.kernel_id)
+    outcome = trainer.hear_and_apply(decision(keep, name="keep"))
+    (life,) = trainer.inbox.ancestry.lives()
+    assert life.fate == f"{fate} at {outcome.step}"

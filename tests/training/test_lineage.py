@@ -63,6 +63,14 @@ def test_the_life_of_a_seed_ends_as_its_decisions_were_answered(
     assert life.strategy == "diversify"
 
 
+def test_a_life_that_ends_in_its_layer_is_told_as_merged() -> None:
+    keep = decision(KEEP, name="keep")
+    ancestry = answered((PLANTED, APPLIED, 6), (keep, APPLIED, 60))
+    ancestry.merged.add((PLANTED.decision_id, "fc1", 0))
+    (life,) = ancestry.lives()
+    assert life.fate == "merged at 60"
+
+
 def test_a_kernel_planted_again_has_two_lives() -> None:
     again = decision(PLANT, name="again")
     ancestry = answered(

@@ -18,7 +18,11 @@ class Strategy(StrEnum):
 
 
 class Plant(Event):
-    """Load a kernel into a dormant slot and blend it in over `ramp_steps` steps up to `alpha`."""
+    """Load a kernel into a dormant slot and blend it in over `ramp_steps` steps up to `alpha`.
+
+    `ramp` is the shape of the way there. A linear one is left out of the bytes, which are then
+    those of earlier versions.
+    """
 
     op: Literal["plant"] = "plant"
     site: SiteName
@@ -27,6 +31,9 @@ class Plant(Event):
     blueprint_id: Identifier
     alpha: Annotated[float, Field(gt=0, le=1)]
     ramp_steps: Count
+    ramp: Annotated[
+        Literal["linear", "cosine"], Field(exclude_if=lambda ramp: ramp == "linear")
+    ] = "linear"
 
 
 class Cull(Event):
