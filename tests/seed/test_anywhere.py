@@ -70,7 +70,7 @@ class Tokens(nn.Module):
 
 
 class Chain(nn.Module):
-    """Layers in a row that are named as one: (B, 6) to (B, 3)."""
+    """Layers in a row that are named as one: (B, 5, 6) to (B, 3)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Chain(nn.Module):
         self.out = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.out(self.body(x))
+        logits: Tensor = self.out(self.body(x).mean(1))
         return logits
 
 
@@ -104,7 +104,7 @@ CASES = {
     "encoder layer": Case(Tokens, (5, 8), "encode", "self-attention", (5, 8), (5, 8)),
     "attention in it": Case(Tokens, (5, 8), "encode.self_attn", "token-mixing-mlp", (5, 8), (5, 8)),
     "linear in it": Case(Tokens, (5, 8), "encode.linear2", "linear-bottleneck", (5, 16), (5, 8)),
-    "a row of layers": Case(Chain, (6,), "body", "gated-linear-unit", (6,), (8,)),
+    "a row of layers": Case(Chain, (5, 6), "body", "linear-bottleneck", (5, 6), (5, 8)),
     "norm in it": Case(Tokens, (5, 8), "encode.norm1", "linear-bottleneck", (5, 8), (5, 8)),
 }
 EACH_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -18,16 +18,13 @@ from esper.settings import Settings
 from esper.training import LockstepBroken, Patience
 from tests.seed.hosts import Host, host, images, labels, sites_of
 from tests.seed.kernels import announced, built
+from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import decision, planting
 from tests.training.test_growth import (
     REPORT_EVERY,
-    WAIT_S,
-    Outside,
     Run,
     link_processes,
     no_threads_left,
-    outside,
-    settings,
     warnings_in,
 )
 from topics.bus import Record, read
@@ -53,7 +50,7 @@ from topics.models import (
 )
 from workers.local.kafka import KafkaService
 
-__all__ = ["no_threads_left", "outside", "settings"]
+__all__ = ["no_threads_left"]
 
 SHORT = Patience(kernels_s=3.0, answer_s=1.5)
 QUICK_S = 3.0
@@ -285,7 +282,7 @@ def test_a_kernel_that_cannot_be_had_any_more_is_refused_and_the_run_goes_on(
         for _ in range(REPORT_EVERY):
             run.train()
     (outcome,) = outside.reports(run.growth.run_id)[1].outcomes
-    assert (outcome.step, outcome.status) == (0, "refused")
+    assert (outcome.step, outcome.status) == (1, "refused")
 
 
 def test_a_link_process_that_dies_breaks_the_run(settings: Settings, outside: Outside) -> None:
