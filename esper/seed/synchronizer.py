@@ -36,10 +36,15 @@ class GradientSynchronizer:
         streams: StreamManager = STREAMS,
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        """Watch the passes of `host`; a group of its own keeps the order apart from others'.
+        """Watch the passes of `host`; all ranks must make this call.
 
-        `syncs` is asked in each forward pass whether the gradients of its backward are reduced.
+        A group of its own keeps the order apart from others'. `syncs` is asked in each forward
+        pass whether the gradients of its backward are reduced.
         """
+        # Ranks connect at their first sum, small ones and large ones apart. In a backward pass they
+        # would do so while some wait for the sums of the wrapper, which others have not begun.
+        for size in (1, bucket_bytes // 4):
+            dist.all_reduce(torch.zeros(size, device=next(host.parameters()).device), group=group)
         self._group = group
         self._syncs = syncs
         self._streams = streams

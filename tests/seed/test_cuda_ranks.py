@@ -1,4 +1,4 @@
-"""Two ranks on one GPU train what one process does; elsewhere this is skipped."""
+"""Two ranks train on GPUs, one each if there are two, what one process does; else skipped."""
 
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 The same functions train one process on whole batches, which is what the ranks must equal.
 """
 
+import faulthandler
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from tests.seed.hosts import SITES, Host, images, labels
 from tests.seed.kernels import awaken, kernel_for
 
 RANKS: Final = 2
+STUCK_AFTER_S: Final = 45.0
+"""A rank that waits for ever says where; who started it waits a little longer."""
+
 BATCH: Final = 8
 STEPS: Final = 4
 LOW: Final = -10.0
@@ -210,11 +214,21 @@ def full_precision() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def main(folder: Path, device: str = "cpu") -> None:
+def gpu_of(rank: int) -> tuple[str, str]:
+    """Return a rank's GPU and how ranks speak: one for each over NCCL, or one for all."""
+    if torch.cuda.device_count() < RANKS:
+        return "cuda:0", "gloo"
+    torch.cuda.set_device(rank)
+    return f"cuda:{rank}", "nccl"
+
+
+def main(folder: Path, kind: str = "cpu") -> None:
+    faulthandler.dump_traceback_later(STUCK_AFTER_S, exit=True)
     full_precision()
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=os.environ["MEETING"], rank=rank, world_size=RANKS)
+    device, backend = ("cpu", "gloo") if kind == "cpu" else gpu_of(rank)
+    dist.init_process_group(backend, init_method=os.environ["MEETING"], rank=rank, world_size=RANKS)
     try:
         unwrapped(Routing())
     except SiteRefused as refusal:

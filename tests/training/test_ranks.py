@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from esper.seed import find_sites
 from esper.settings import Settings
-from tests.seed.hosts import host, sites_of
+from tests.seed.hosts import host, images
 from tests.seed.kernels import announced
 from tests.seed.ranks import ROOT
 from tests.training.outside import WAIT_S, Outside
@@ -21,8 +22,11 @@ from tests.training.plot import decision, planting
 from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from topics.models import AdaptationDecision, Cull, KernelReady, Outcome, OutcomeStatus
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+START_S = 60.0
+"""Three processes load torch, on a machine that may never have done so."""
+
 APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
-SITES = sites_of(host())
 SAME = [["conv", "fc1"], ["conv", "fc1"]]
 
 
@@ -34,7 +38,9 @@ class Torchrun:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, **orders: Any) -> None:
-        (self._folder / "orders.json").write_text(json.dumps({"sites": SAME, **orders}))
+        (self._folder / "orders.json").write_text(
+            json.dumps({"sites": SAME, "device": "cpu", **orders})
+        )
         environment = self._settings.model_dump(mode="json", by_alias=True, exclude_none=True)
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         launch += ["--nproc-per-node", "2", "-m", "tests.training.two_ranks", str(self._folder)]
@@ -61,23 +67,21 @@ class Torchrun:
 
     def weights(self, rank: int) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = torch.load(
-            self._folder / f"rank-{rank}.pt", weights_only=True
+            self._folder / f"rank-{rank}.pt", weights_only=True, map_location="cpu"
         )
         return found
 
     @property
     def run_id(self) -> str:
-        eventually("the run", (self._folder / "run").exists)
+        eventually("the run", (self._folder / "run").exists, START_S)
         time.sleep(0.01)
         return (self._folder / "run").read_text()
 
-    def offer(self, blueprint_id: str, site: str = "fc1") -> KernelReady:
+    def offer(self, ready: KernelReady) -> None:
         """Publish a kernel and wait until it is on offer in the run."""
-        ready = announced(self._outside.store, blueprint_id, SITES[site].signature)
         self._outside.publish(KERNEL_READY, ready)
         run_id = self.run_id
         eventually("an offer", lambda: ready.kernel_id in self._offered(run_id))
-        return ready
 
     def decide(self, plan: AdaptationDecision) -> Outcome:
         """Publish a decision and return its outcome."""
@@ -98,8 +102,8 @@ class Torchrun:
         return {kernel.kernel_id for report in reports for kernel in report.kernels}
 
 
-def eventually(what: str, found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
+def eventually(what: str, found: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
+    deadline = time.monotonic() + limit_s
     while not (value := found()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
@@ -122,10 +126,11 @@ class Story(NamedTuple):
     weights: list[dict[str, torch.Tensor]]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot_load(
-    torchrun: Torchrun, outside: Outside
+    torchrun: Torchrun, outside: Outside, device: str
 ) -> None:
-    story = told(torchrun, outside)
+    story = told(torchrun, outside, device)
     outcomes, kernels = story.outcomes, story.kernels
 
     assert [each.status for each in outcomes.values()] == [
@@ -151,21 +156,26 @@ def test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def told(torchrun: Torchrun, outside: Outside) -> Story:
+def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
     blueprints = {
         "good": "low-rank-skip",
         "fails": "linear-bottleneck",
         "late": "gated-linear-unit",
         "again": "low-rank-skip-wide",
     }
-    signature = SITES["fc1"].signature
-    made = {name: announced(outside.store, each, signature) for name, each in blueprints.items()}
-    torchrun.start(fails=made["fails"].sha256, late=made["late"].sha256, answers=6)
+    site = find_sites(host().to(device), ["fc1"], images(1).to(device), slots=3)["fc1"]
+    kernels = {
+        name: announced(outside.store, each, site.signature) for name, each in blueprints.items()
+    }
+    torchrun.start(
+        device=device, fails=kernels["fails"].sha256, late=kernels["late"].sha256, answers=6
+    )
     run_id = torchrun.run_id
-    kernels = {name: torchrun.offer(each) for name, each in blueprints.items()}
+    for ready in kernels.values():
+        torchrun.offer(ready)
 
     def plan(name: str, slot: int) -> AdaptationDecision:
-        return decision(planting(SITES["fc1"], slot, blueprints[name]), name=name, run_id=run_id)
+        return decision(planting(site, slot, blueprints[name]), name=name, run_id=run_id)
 
     none = Cull(site="conv", slot=2, kernel_id=kernels["good"].kernel_id)
     cull = Cull(site="fc1", slot=0, kernel_id=kernels["good"].kernel_id)

@@ -54,14 +54,15 @@ def planted(growth: Growth) -> list[tuple[str, int, str]]:
     ]
 
 
-def all_agree_to_end(growth: Growth, answers: int, rank: int) -> bool:
-    enough = torch.tensor(int(len(growth.ancestry.outcomes) >= answers))
+def all_agree_to_end(growth: Growth, answers: int, device: str) -> bool:
+    enough = torch.tensor(int(len(growth.ancestry.outcomes) >= answers), device=device)
     dist.broadcast(enough, 0)
     return bool(enough)
 
 
 def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
-    model = host(seed=rank)
+    device = orders["device"]
+    model = host(seed=rank).to(device)
     wrapped = DistributedDataParallel(model)
     optimizer = Adam(model.parameters(), lr=0.01)
     seen: list[Any] = []
@@ -70,7 +71,7 @@ def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
             wrapped,
             optimizer,
             sites=orders["sites"][rank],
-            probe=(images(20), labels(20)),
+            probe=(images(20).to(device), labels(20).to(device)),
             loss_fn=F.cross_entropy,
             run="ranks",
             slots=3,
@@ -85,7 +86,7 @@ def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
         if rank == 0:
             (folder / "run").write_text(growth.run_id)
         for step in range(1, MOST_STEPS):
-            x, y = images(BATCH, seed=step), labels(BATCH, seed=step)
+            x, y = images(BATCH, seed=step).to(device), labels(BATCH, seed=step).to(device)
             mine = slice(rank, None, 2)
             loss = F.cross_entropy(wrapped(x[mine]), y[mine])
             loss.backward()
@@ -94,7 +95,7 @@ def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
             growth.step(loss)
             if not seen or planted(growth) != seen[-1][1]:
                 seen.append([step, planted(growth)])
-            if step % 10 == 0 and all_agree_to_end(growth, orders["answers"], rank):
+            if step % 10 == 0 and all_agree_to_end(growth, orders["answers"], device):
                 break
             time.sleep(PAUSE_S)
         states = [slot.state for site in growth.sites.values() for slot in site.slots]
@@ -106,8 +107,11 @@ def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
 def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
     orders = json.loads((folder / "orders.json").read_text())
+    several = orders["device"] == "cuda" and torch.cuda.device_count() > 1
+    if several:
+        torch.cuda.set_device(rank)
+    dist.init_process_group("nccl" if several else "gloo")
     spoil(rank, orders)
     train(folder, rank, orders)
     dist.destroy_process_group()
