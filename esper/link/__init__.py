@@ -9,5 +9,16 @@ from esper.link.catalogue import Missing
 from esper.link.courier import Courier, LinkRefused
 from esper.link.frames import Frame, FrameReader, Kind
 from esper.link.order import Order
+from esper.link.resumption import RecordUnfit, Resumption
 
-__all__ = ["Courier", "Frame", "FrameReader", "Kind", "LinkRefused", "Missing", "Order"]
+__all__ = [
+    "Courier",
+    "Frame",
+    "FrameReader",
+    "Kind",
+    "LinkRefused",
+    "Missing",
+    "Order",
+    "RecordUnfit",
+    "Resumption",
+]

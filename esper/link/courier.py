@@ -79,9 +79,12 @@ class Courier:
                 return notes
             notes += self._reader.feed(data)
 
-    def close(self, timeout_s: float) -> list[Frame]:
-        """Have the run closed; return the last notes. After `timeout_s` the process is killed."""
-        self.send(Frame(Kind.CLOSE))
+    def close(self, timeout_s: float, *, leave_open: bool = False) -> list[Frame]:
+        """Have the run closed, or left open; return the last notes.
+
+        After `timeout_s` the process is killed.
+        """
+        self.send(Frame(Kind.LEAVE if leave_open else Kind.CLOSE))
         deadline = monotonic() + timeout_s
         notes: list[Frame] = []
         while not self.lost and (left_s := deadline - monotonic()) > 0:

@@ -13,13 +13,15 @@ _LENGTHS: Final = struct.Struct(">cII")
 
 
 class Kind(Enum):
-    """What a frame says. The first three go to the process; all others come from it."""
+    """What a frame says. The first four go to the process; all others come from it."""
 
     ORDER = b"o"
     REPORT = b"r"
     CLOSE = b"c"
+    LEAVE = b"l"
 
     OPENED = b"O"
+    LOGGED = b"P"
     REFUSED = b"E"
     CONFIRMED = b"C"
     FAILED = b"F"

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from esper.link.resumption import Resumption
 from topics.models import TrainingRun
 
 
@@ -10,6 +11,8 @@ class Order(BaseModel):
 
     In a `lockstep` run the process offers the kernels of the blueprints that stand when it opens,
     and no others; it tells with `MISSING` frames for how many of them the run still waits.
+    With a `resumption` it goes on with a run: reports on record come first, as `LOGGED` frames, and
+    decisions from the first on.
     It travels over a socket, not among arguments or in the environment: addresses hold passwords.
     """
 
@@ -21,3 +24,4 @@ class Order(BaseModel):
     source: str
     run: TrainingRun
     lockstep: bool = False
+    resumption: Resumption | None = None

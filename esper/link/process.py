@@ -26,6 +26,7 @@ from esper.kernel.trust import load_public
 from esper.link.catalogue import Catalogue, expected_kernels
 from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.order import Order
+from esper.link.resumption import RecordUnfit, Resumption, since
 from esper.store import StoreError, open_store
 from topics.bus import Bus, BusError, Position, Record, Start, read
 from topics.catalog import (
@@ -99,6 +100,7 @@ class LinkProcess:
         self._run = order.run
         self._servers = order.bootstrap_servers
         self._lockstep = order.lockstep
+        self._resumption = order.resumption
         self._catalogue: Catalogue | None = None
         self._desk, self._mail = desk, mail
         self._signatures = set(map(encode, order.run.sites.values()))
@@ -112,14 +114,20 @@ class LinkProcess:
         self._bus = Bus.connect(order.bootstrap_servers, source=order.source)
 
     def open(self) -> None:
-        """Listen, and announce the run."""
-        self._bus.follow(
-            ADAPTATION_DECISION.name, self._hear_decision, key=self._run.run_id.encode()
-        )
-        if self._lockstep:
-            self._expect_kernels()
+        """Listen, and announce the run.
+
+        Raises:
+            RecordUnfit: it is to go on, and its record does not let it.
+        """
+        key = self._run.run_id.encode()
+        if self._resumption is None:
+            self._bus.follow(ADAPTATION_DECISION.name, self._hear_decision, key=key)
         else:
+            self._take_up(self._resumption, key)
+        if not self._lockstep:
             self._bus.follow(KERNEL_READY.name, self._hear_kernel, start=Start.BEGINNING)
+        elif self._resumption is None:
+            self._expect_kernels()
         self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
         self._desk.put(Frame(Kind.OPENED))
 
@@ -157,6 +165,24 @@ class LinkProcess:
                 self._loader.verify(ready)
         catalogue.begin()
 
+    def _take_up(self, resumption: Resumption, key: bytes) -> None:
+        """Tell what is on record of the run, and hear its decisions from the first on."""
+        reports = read(self._servers, SEED_METRICS.name, key=key)
+        logged, last_is_missing = since(resumption, reports, self._run.run_id)
+        if last_is_missing:
+            self._bus.publish(SEED_METRICS, resumption.last_report).result(OPEN_TIMEOUT_S)
+        for value in logged:
+            self._desk.put(Frame(Kind.LOGGED, {}, value))
+        # The loader works in order: what decisions name is verified before they ask for it.
+        last = {record.key: record for record in read(self._servers, KERNEL_READY.name)}
+        for record in last.values():
+            ready = _announcement(record)
+            if ready is not None and self._wanted(ready):
+                self._loader.verify(ready)
+        self._bus.follow(
+            ADAPTATION_DECISION.name, self._hear_decision, key=key, start=Start.BEGINNING
+        )
+
     def _settle(self, sending: "Future[Position]") -> None:
         if sending.cancelled():
             return
@@ -167,11 +193,15 @@ class LinkProcess:
 
     def _hear_decision(self, record: Record) -> None:
         value = record.value or b""
-        self._mail.put(Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, value))
+        letter = Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, value)
         try:
             decision = decode(AdaptationDecision, value)
         except Undecodable:
+            self._mail.put(letter)
             return  # The trainer says so: it reads the same bytes.
+        if self._resumption is not None and decision.decision_id in self._resumption.taken:
+            return
+        self._mail.put(letter)
         needed = [each.kernel_id for each in decision.operations if isinstance(each, Plant)]
         if needed:
             self._loader.prepare(decision.decision_id, needed)
@@ -184,6 +214,8 @@ class LinkProcess:
     def _wanted(self, ready: KernelReady) -> bool:
         if self._catalogue is not None:
             return self._catalogue.announced(ready.kernel_id)
+        if self._resumption is not None and self._lockstep:
+            return ready.kernel_id in self._resumption.kernels
         return encode(ready.site_signature) in self._signatures
 
     def _hear_compiled(self, record: Record) -> None:
@@ -242,7 +274,7 @@ def serve(desk: socket, mail: socket) -> None:
     try:
         process = LinkProcess(order, out, letters)
         process.open()
-    except (BusError, StoreError, ArtifactRefused, TimeoutError) as error:
+    except (BusError, StoreError, ArtifactRefused, RecordUnfit, TimeoutError) as error:
         out.put(Frame(Kind.REFUSED, {"type": type(error).__name__, "reason": str(error)}))
         out.close()
         return
@@ -259,6 +291,9 @@ def _work(process: LinkProcess, desk: socket, reader: FrameReader, waiting: list
         for frame in frames:
             if frame.kind is Kind.CLOSE:
                 process.close()
+                return
+            if frame.kind is Kind.LEAVE:
+                process.disconnect()
                 return
             process.report(frame.body)
         frames = receive(desk, reader)

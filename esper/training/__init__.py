@@ -4,17 +4,22 @@ Kernels and decisions come in through one mailbox; reports go out; the model cha
 `Growth.step`, on the thread that trains it.
 """
 
+from esper.link import RecordUnfit
+from esper.training.checkpoint import CheckpointRefused
 from esper.training.export import export_model
 from esper.training.growth import Growth, GrowthClosed, grow
-from esper.training.lockstep import LockstepBroken, Patience
+from esper.training.lockstep import LockstepBroken, LockstepRefused, Patience
 from esper.training.source import ExportError
 
 __all__ = [
+    "CheckpointRefused",
     "ExportError",
     "Growth",
     "GrowthClosed",
     "LockstepBroken",
+    "LockstepRefused",
     "Patience",
+    "RecordUnfit",
     "export_model",
     "grow",
 ]

@@ -1,7 +1,7 @@
 """What a run's link must reach: the broker, the kernel store, the key kernels are signed with."""
 
 from esper.kernel.trust import load_public
-from esper.link import Order
+from esper.link import Order, Resumption
 from esper.settings import Settings
 from topics.models import TrainingRun
 
@@ -10,7 +10,13 @@ class NotConfigured(ValueError):
     """A setting that growth cannot do without is missing; the message says which."""
 
 
-def order_for(settings: Settings, run: TrainingRun, *, lockstep: bool = False) -> Order:
+def order_for(
+    settings: Settings,
+    run: TrainingRun,
+    *,
+    lockstep: bool = False,
+    resumption: Resumption | None = None,
+) -> Order:
     """Return what the link process of a run is to be told.
 
     Raises:
@@ -30,4 +36,5 @@ def order_for(settings: Settings, run: TrainingRun, *, lockstep: bool = False) -
         source=f"/esper/run/{run.run_id}",
         run=run,
         lockstep=lockstep,
+        resumption=resumption,
     )

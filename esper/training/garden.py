@@ -1,7 +1,9 @@
 """Decisions taking effect: whole plans, between two steps, in the order in which they came."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+
+from pydantic import BaseModel, ConfigDict
 
 from esper.kernel import Kernel
 from esper.seed import (
@@ -19,6 +21,20 @@ from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
 
 log = logging.getLogger("esper")
+
+
+class Bed(BaseModel):
+    """A slot that is not dormant, as a checkpoint keeps it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    site: str
+    slot: int
+    state: SeedState
+    planted: Plant | None
+    decision_id: str | None
+    since_step: int
+    merged_sha256: str | None
 
 
 class PlanRefused(ValueError):
@@ -69,6 +85,39 @@ class Garden:
         self._membership.leave()
         if self._synchronizer is not None:
             self._synchronizer.close()
+
+    def planted(self) -> list[tuple[Slot, Seed]]:
+        """Return what is planted, in the order in which the optimizer has its parameters."""
+        pairs = [pair for site in self.sites.values() for pair in site.seeds()]
+        return sorted(pairs, key=lambda pair: self._membership.where(pair[1].parameters()))
+
+    def beds(self) -> Iterator[Bed]:
+        """Yield the slots that are not dormant; what is still loading will be asked for again."""
+        for site in self.sites.values():
+            for slot in site.slots:
+                if slot.state not in (SeedState.DORMANT, SeedState.LOADING):
+                    yield Bed(
+                        site=slot.site,
+                        slot=slot.index,
+                        state=slot.state,
+                        planted=slot.planted,
+                        decision_id=slot.decision_id,
+                        since_step=slot.since_step,
+                        merged_sha256=slot.merged_sha256,
+                    )
+
+    def restore(self, beds: Iterable[Bed], kernels: Mapping[tuple[str, int], Kernel]) -> None:
+        """Fill a fresh garden as another was; kernels by (site, slot), in the optimizer's order."""
+        for bed in beds:
+            slot = self.sites[bed.site].slots[bed.slot]
+            slot.state, slot.since_step = bed.state, bed.since_step
+            slot.planted, slot.decision_id = bed.planted, bed.decision_id
+            slot.merged_sha256 = bed.merged_sha256
+        for (name, index), kernel in kernels.items():
+            site = self.sites[name]
+            slot, seed = site.slots[index], self._join(site, index, kernel)
+            if slot.state is SeedState.BLENDING:
+                self._blending.append((slot, seed))
 
     def reserve(self, decision: AdaptationDecision, step: int) -> None:
         """Set the slots that a decision would fill to LOADING, while its kernels are built.
@@ -137,18 +186,23 @@ class Garden:
                     slot.advance(SeedState.DORMANT, step)
 
     def _plant(self, plant: Plant, decision: AdaptationDecision, kernel: Kernel, step: int) -> None:
-        site, slot = self.sites[plant.site], self._slot(plant)
-        reference = next(site.layer.parameters())
-        seed = Seed(kernel).to(reference.device)
-        STREAMS.adopt(seed)
-        site.plant(slot.index, seed)
-        names = seed.named_parameters(prefix=site.path_of(slot.index))
-        self._membership.add(site.name, site.layer, names)
-        if self._synchronizer is not None:
-            self._synchronizer.add(seed.parameters())
+        slot = self._slot(plant)
+        seed = self._join(self.sites[plant.site], slot.index, kernel)
         slot.advance(SeedState.BLENDING, step)
         slot.planted, slot.decision_id = plant, decision.decision_id
         self._blending.append((slot, seed))
+
+    def _join(self, site: Site, index: int, kernel: Kernel) -> Seed:
+        """Have a kernel run at a site, and be trained as its layer is."""
+        reference = next(site.layer.parameters())
+        seed = Seed(kernel).to(reference.device)
+        STREAMS.adopt(seed)
+        site.plant(index, seed)
+        names = seed.named_parameters(prefix=site.path_of(index))
+        self._membership.add(site.name, site.layer, names)
+        if self._synchronizer is not None:
+            self._synchronizer.add(seed.parameters())
+        return seed
 
     def _cull(self, cull: Cull, step: int) -> None:
         slot = self._slot(cull)

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.link import Order
 from esper.seed import Site, capture_due, find_sites, suggest, unwrapped
 from esper.settings import Settings
+from esper.training.checkpoint import Checkpoint, CheckpointRefused, restore_random_numbers
 from esper.training.connect import order_for
 from esper.training.export import export_model
 from esper.training.garden import Garden
@@ -27,6 +29,7 @@ from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Measured, Probe
 from esper.training.ranks import Council, Ranks, RelayedLink, RelaySender
 from esper.training.reporter import Reporter
+from esper.training.retrace import Retrace
 from esper.training.source import ExportError
 from topics.models import PolicySpec, RunOpening, RunStatus, TrainingRun
 
@@ -69,8 +72,10 @@ class Growth:
         ranks: Ranks | None = None,
         seal_timeout_s: float = SEAL_TIMEOUT_S,
         patience: Patience | None = None,
+        resumed: Checkpoint | None = None,
     ) -> None:
         self.run_id = run.run_id
+        self._run = run
         self._model = model
         self._probe = probe
         self._interval = opening.report_interval_steps
@@ -90,6 +95,11 @@ class Growth:
         self._seal_timeout_s = seal_timeout_s
         self._step = 0
         self._closed = False
+        self._retrace: Retrace | None = None
+        self._goes_on = resumed is not None
+        if resumed is not None:
+            resumed.restore(garden, self._inbox, self._reporter)
+            self._step = resumed.step
 
     @property
     def sites(self) -> Mapping[str, Site]:
@@ -117,6 +127,10 @@ class Growth:
         if reports:
             # Before decisions are read that follow from it, on every rank.
             self._garden.end_embargoes(self._step, self._interval)
+        if self._retrace is not None:
+            self._step_again(self._retrace)
+            return
+        if reports:
             self._link.take()
         if self._inbox.stirs:
             self._inbox.take(self._step)
@@ -126,6 +140,30 @@ class Growth:
             self._check_optimizer()
         if reports and self._may_report():
             self._report(self._measure(), loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of the run but weights and optimizer: save it with theirs, between two steps.
+
+        It holds the random numbers of torch too, and `torch.load` reads it with `weights_only`.
+        Once asked for, a run whose block ends with an error is left open, to go on from here:
+
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                        "growth": growth.state_dict()}, path)
+            ...
+            state = torch.load(path)
+            with esper.grow(model, optimizer, .., resume=state["growth"]) as growth:
+                model.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
+
+        Raises:
+            CheckpointRefused: this is not rank 0, which alone knows all of the run.
+        """
+        if not self._link.reports:
+            raise CheckpointRefused("only rank 0 knows all of the run; ask for its state there")
+        self._goes_on = True
+        return Checkpoint.of(
+            self._run, self._step, self._garden, self._inbox, self._reporter
+        ).to_state()
 
     def use(self, optimizer: Optimizer) -> None:
         """Have another optimizer train what grows, from now on: the loop has replaced its own.
@@ -174,16 +212,56 @@ class Growth:
         """Announce the run, send its first report and begin to listen; `grow` has called this."""
         try:
             self._link.open(self._inbox.mailbox.append, self._inbox.hear_decision)
-            if self._lockstep is not None:
-                self._lockstep.await_kernels()
-            if self._link.reports:
-                self._report(self._measure(), None)
+            self._link.take()
+            if not self._goes_on:
+                self._begin()
         except BaseException:
-            self._closed = True
-            self._garden.leave()
-            self._link.close()
+            self._abandon()
             raise
         return self
+
+    def take_up(self, random_numbers: Callable[[], None]) -> None:
+        """Be ready to go on from a checkpoint: all that is to be done again is at hand.
+
+        Raises:
+            CheckpointRefused: something of it cannot be had.
+        """
+        try:
+            logged = self._link.logged
+            if self._ranks is not None:
+                logged = self._ranks.share_reports(logged)
+            if logged:
+                self._retrace = Retrace(self._inbox, self._reporter, logged)
+                self._retrace.await_mail()
+            elif self._lockstep is not None:
+                self._lockstep.await_answer(self._reporter.next_seq - 1, self._step)
+            random_numbers()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _begin(self) -> None:
+        if self._lockstep is not None:
+            self._lockstep.await_kernels()
+        if self._link.reports:
+            self._report(self._measure(), None)
+
+    def _abandon(self) -> None:
+        self._closed = True
+        self._garden.leave()
+        self._link.close(leave_open=self._goes_on)
+
+    def _step_again(self, retrace: Retrace) -> None:
+        """Do at this step what was done at it before, as the record has it."""
+        retrace.take(self._step)
+        self._garden.ramp(self._step)
+        capture_due()
+        retrace.passed(self._step)
+        if not retrace.over:
+            return
+        self._retrace = None
+        if self._lockstep is not None:
+            self._lockstep.await_answer(self._reporter.next_seq - 1, self._step)
 
     def _end(self, measure: Callable[[], Measured], *, failed: bool = False) -> None:
         if self._closed:
@@ -192,12 +270,15 @@ class Growth:
         if self._council is not None:
             self._council.close(failed=failed)
         self._link.part_from_ranks()
+        leave_open = self._retrace is not None or (failed and self._goes_on)
+        if leave_open and self._link.reports:
+            log.warning("run %s is left open, to go on from a checkpoint", self.run_id)
         try:
-            if self._link.reports:
+            if self._link.reports and not leave_open:
                 self._report_last(measure)
         finally:
             self._garden.leave()
-            self._link.close()
+            self._link.close(leave_open=leave_open)
         if self._ranks is not None and not failed:
             self._ranks.part()
 
@@ -266,6 +347,7 @@ def grow(
     policy: PolicySpec | None = None,
     seal_timeout_s: float = SEAL_TIMEOUT_S,
     settings: Settings | None = None,
+    resume: Mapping[str, Any] | None = None,
     lockstep: bool | Patience = False,
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
@@ -288,15 +370,18 @@ def grow(
         policy: which bandit chooses, UCB1 unless given.
         seal_timeout_s: how long closing waits for the decision that seals the run's record.
         settings: where Kafka, the kernel store and the key are; from the environment unless given.
+        resume: what `Growth.state_dict` returned, to go on with that run: with a model as it was
+            before it grew, and the same arguments otherwise. Load the states of model and
+            optimizer next. Steps taken after it are taken again, with the decisions on record.
         lockstep: True, or how long to wait, for a run that can be repeated bit for bit: it begins
             with the kernels of the blueprints published by then, and training waits for the answer
             to each report. For science and tests, on a CPU; it costs some milliseconds a report.
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
-            RanksDiffer, LockstepRefused: growth is not possible like this.
-        NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed: growth is not possible here; the
-            message says what to do.
+            RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible like this.
+        NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
+            possible here; the message says what to do.
         LockstepBroken: in a lockstep run, kernels or the first answer did not come.
     """
     host = unwrapped(model)
@@ -315,9 +400,13 @@ def grow(
         report_interval_steps=report_every,
         lockstep=patience is not None,
     )
+    resumed = None if resume is None else Checkpoint.from_state(resume)
+    if resumed is not None:
+        resumed.check(announced, opening)
+        announced = resumed.run
     ranks = Ranks.of(model)
     if ranks is not None:
-        announced = ranks.agreed(announced, opening)
+        announced = ranks.agreed(announced, opening, resumed.step if resumed else 0)
     garden = Garden(found, membership, None if ranks is None else ranks.synchronizer())
     with nullcontext() if ranks is None else ranks.told():
         mail = Mail(announced.run_id, found)
@@ -327,27 +416,31 @@ def grow(
             checked_probe,
             announced,
             opening,
-            _link(settings or Settings(), announced, mail, ranks, lockstep=opening.lockstep),
+            _link(
+                lambda: order_for(
+                    settings or Settings(),
+                    announced,
+                    lockstep=opening.lockstep,
+                    resumption=resumed.resumption if resumed else None,
+                ),
+                mail,
+                ranks,
+            ),
             ranks=ranks,
             seal_timeout_s=seal_timeout_s,
             patience=patience,
-        )
-        return growth.open()
+            resumed=resumed,
+        ).open()
+    if resume is not None:
+        growth.take_up(lambda: restore_random_numbers(resume) if ranks is None else None)
+    return growth
 
 
-def _link(
-    settings: Settings,
-    announced: TrainingRun,
-    mail: Mail,
-    ranks: Ranks | None,
-    *,
-    lockstep: bool,
-) -> RunLink | RelayedLink:
+def _link(order: Callable[[], Order], mail: Mail, ranks: Ranks | None) -> RunLink | RelayedLink:
     """Return the way to Kafka: a rank other than the first goes through that one."""
     if ranks is not None and not ranks.leads:
         return RelayedLink(ranks, mail)
-    order = order_for(settings, announced, lockstep=lockstep)
-    return RunLink(order, mail, None if ranks is None else RelaySender(ranks))
+    return RunLink(order(), mail, None if ranks is None else RelaySender(ranks))
 
 
 def _suggested(model: nn.Module, sample: Tensor) -> list[str]:

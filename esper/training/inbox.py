@@ -7,6 +7,7 @@ the training thread, between two steps, and are the only ones that touch the mod
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from esper.kernel import Kernel
@@ -119,6 +120,30 @@ class Inbox:
             mail = self.mailbox.popleft()
             if isinstance(mail, DecisionArrived):
                 self._note_decision(mail.decision)
+
+    def expect_again(self, taken: Iterable[str], next_seq: int) -> None:
+        """After a checkpoint: drop the decisions with these ids, which are done with.
+
+        The answer to the last report before `next_seq` is heard again.
+        """
+        self._heard.update(taken)
+        self.answered_seq = next_seq - 2
+
+    def repeat(
+        self, arrived: DecisionArrived, kernels: Mapping[str, Kernel], outcome: Outcome
+    ) -> None:
+        """Do again what was done with a decision, whose outcome is on record.
+
+        Raises:
+            PlanRefused: it cannot be applied now.
+        """
+        decision = arrived.decision
+        if outcome.status is OutcomeStatus.APPLIED:
+            self._garden.reserve(decision, outcome.step)
+            self._garden.apply(decision, kernels, outcome.step)
+            self._note_merged(decision)
+        self._note_decision(decision)
+        self.ancestry.outcomes[outcome.decision_id] = outcome
 
     def note_contributions(self, measured: Measured) -> None:
         """Remember what each seed on trial was last seen to contribute."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from esper.kernel.loader import KernelRefused
 from esper.kernel.loader import KernelVerified as Verified
-from esper.link import Courier, Frame, Kind, LinkRefused, Missing, Order
+from esper.link import Courier, Frame, Kind, LinkRefused, Missing, Order, RecordUnfit
 from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.ranks.relay import RelaySender
 from topics.bus import BrokerUnreachable, TopicMismatch
@@ -34,7 +34,7 @@ class RunLink:
     At most one report is under way: the next is not made before the broker has confirmed it. So a
     report either has its place in the sequence or was never numbered, whatever the broker does.
     `failure` says why none can be made any more; `missing`, in a lockstep run, which kernels are
-    still to come before its first.
+    still to come before its first; `logged`, in one that goes on, what is on record already.
     """
 
     reports: Final = True
@@ -51,6 +51,7 @@ class RunLink:
         self._late = False
         self.failure: str | None = None
         self.missing: Missing | None = None
+        self.logged: list[SeedReport] = []
 
     @property
     def confirmed(self) -> bool:
@@ -118,11 +119,11 @@ class RunLink:
         if self._relay is not None:
             self._relay.close()
 
-    def close(self) -> None:
-        """Announce that the run wants no more kernels, and disconnect."""
+    def close(self, *, leave_open: bool = False) -> None:
+        """Announce that the run wants no more kernels, unless left open, and disconnect."""
         if self._courier is None:
             return
-        notes = self._courier.close(CLOSE_TIMEOUT_S)
+        notes = self._courier.close(CLOSE_TIMEOUT_S, leave_open=leave_open)
         if any(note.kind is Kind.LEFT_OPEN for note in notes):
             log.warning("the broker is away: run %s stays marked open", self._order.run.run_id)
         self._courier = None
@@ -141,6 +142,8 @@ class RunLink:
                 self._deliver(Verified(decode(KernelReady, note.body)))
             case Kind.UNFIT:
                 self._deliver(KernelRefused(**note.head))
+            case Kind.LOGGED:
+                self.logged.append(decode(SeedReport, note.body))
             case Kind.MISSING:
                 self.missing = Missing(**note.head)
 
@@ -162,4 +165,6 @@ class RunLink:
             return BrokerUnreachable(self._order.bootstrap_servers)
         if error.kind == TopicMismatch.__name__:
             return TopicMismatch(str(error))
+        if error.kind == RecordUnfit.__name__:
+            return RecordUnfit(str(error))
         return LinkFailed(f"the link to Kafka cannot start: {error}")

@@ -94,6 +94,18 @@ class OptimizerMembership:
             self._optimizer.state.pop(parameter, None)
             parameter.grad = None
 
+    def where(self, parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
+        """Return the group, by number, and the position of the first of these parameters.
+
+        Those that it does not have stand before all others.
+        """
+        for parameter in parameters:
+            if (place := self._place_of(parameter)) is not None:
+                groups = self._optimizer.param_groups
+                number = next(at for at, group in enumerate(groups) if group is place.group)
+                return number, place.position
+        return -1, 0
+
     def _group_of(self, name: str, layer: nn.Module) -> dict[str, Any]:
         # Its first parameter decides, the weight: a bias is often kept in a group without decay.
         for own in layer.parameters():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from esper.seed import Site, Slot
@@ -18,6 +19,16 @@ from topics.models import (
 )
 
 
+class News(BaseModel):
+    """What the next report will tell of, beside what is measured then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kernels: tuple[LoadableKernel, ...] = ()
+    refusals: tuple[KernelRefusal, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+
+
 class Reporter:
     """Makes the reports of one run, in sequence; what is noted goes into the next.
 
@@ -26,12 +37,35 @@ class Reporter:
 
     def __init__(self, run_id: str, opening: RunOpening) -> None:
         self._run_id = run_id
-        self._opening = opening
-        self._next_seq = 0
+        self.opening = opening
+        self.next_seq = 0
+        self.last: SeedReport | None = None
         self.closing_seq: int | None = None
         self._kernels: list[LoadableKernel] = []
         self._refusals: list[KernelRefusal] = []
         self._outcomes: list[Outcome] = []
+
+    @property
+    def news(self) -> News:
+        """What was noted since the last report."""
+        return News(
+            kernels=tuple(self._kernels),
+            refusals=tuple(self._refusals),
+            outcomes=tuple(self._outcomes),
+        )
+
+    def restore(self, next_seq: int, last: SeedReport, news: News) -> None:
+        """Go on as after the report before `next_seq`."""
+        self.next_seq, self.last = next_seq, last
+        self._kernels, self._refusals = list(news.kernels), list(news.refusals)
+        self._outcomes = list(news.outcomes)
+
+    def skip(self, report: SeedReport) -> None:
+        """Go on as after a report that is on record already: what it tells is told."""
+        self.next_seq, self.last = report.seq + 1, report
+        self._kernels = [each for each in self._kernels if each not in report.kernels]
+        self._refusals = [each for each in self._refusals if each not in report.refusals]
+        self._outcomes = [each for each in self._outcomes if each not in report.outcomes]
 
     def note_kernel(self, kernel: LoadableKernel) -> None:
         """A kernel became loadable at a site."""
@@ -57,11 +91,11 @@ class Reporter:
         """Return the next report; it must be sent, for it has taken a number."""
         report = SeedReport(
             run_id=self._run_id,
-            seq=self._next_seq,
+            seq=self.next_seq,
             step=step,
             train_loss=_finite(train_loss),
             probe_loss=measured.loss,
-            opening=self._opening if self._next_seq == 0 else None,
+            opening=self.opening if self.next_seq == 0 else None,
             # In an order that does not depend on which came first; of two that are known by one
             # name the later must stay the later, for it supersedes the other.
             kernels=tuple(sorted(self._kernels, key=lambda each: (each.site, each.blueprint_id))),
@@ -76,8 +110,9 @@ class Reporter:
             closing=closing,
         )
         if closing:
-            self.closing_seq = self._next_seq
-        self._next_seq += 1
+            self.closing_seq = self.next_seq
+        self.next_seq += 1
+        self.last = report
         self._kernels, self._refusals, self._outcomes = [], [], []
         return report
 

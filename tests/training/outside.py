@@ -30,6 +30,10 @@ class Outside:
             {report.seq: report for report in self._all(SEED_METRICS, SeedReport, run_id)}.values()
         )
 
+    def repeats(self, run_id: str) -> int:
+        """How many records of reports are there beyond one for each report."""
+        return len(self._all(SEED_METRICS, SeedReport, run_id)) - len(self.reports(run_id))
+
     def status(self, run_id: str) -> RunStatus:
         return self._all(TRAINING_RUN, TrainingRun, run_id)[-1].status
 

@@ -1,6 +1,6 @@
 """Who the ranks are, and how they tell each other bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from esper.seed import GradientSynchronizer
 from topics.codec import decode, encode, sha256_of
-from topics.models import RunOpening, TrainingRun
+from topics.models import RunOpening, SeedReport, TrainingRun
 
 LEADER: Final = 0
 """The rank, within the group of the wrapped model, that speaks to Kafka."""
@@ -73,14 +73,16 @@ class Ranks:
         """Whether this rank is the one that speaks to Kafka."""
         return self.rank == LEADER
 
-    def agreed(self, run: TrainingRun, opening: RunOpening) -> TrainingRun:
+    def agreed(self, run: TrainingRun, opening: RunOpening, step: int) -> TrainingRun:
         """Return the run as rank 0 has named it, once all ranks are known to mean the same.
+
+        `step` is the step of the checkpoint that they go on from.
 
         Raises:
             RanksDiffer: on every rank, where one means another.
         """
         unnamed = run.model_copy(update={"run_id": ""})
-        given = self.noted(sha256_of(encode(unnamed) + encode(opening)))
+        given = self.noted(sha256_of(encode(unnamed) + encode(opening) + str(step).encode()))
         odd = [str(rank) for rank, each in enumerate(given) if each != given[LEADER]]
         if odd:
             raise RanksDiffer(
@@ -95,6 +97,12 @@ class Ranks:
         return GradientSynchronizer(
             wrapped.module, self.gradients, lambda: wrapped.require_backward_grad_sync
         )
+
+    def share_reports(self, reports: Sequence[SeedReport]) -> list[SeedReport]:
+        """Return the reports that rank 0 has on record."""
+        lines = b"\n".join(map(encode, reports))
+        shared = self.share(lines if self.leads else None)
+        return [decode(SeedReport, line) for line in shared.splitlines()]
 
     @contextmanager
     def told(self) -> Iterator[None]:

@@ -54,6 +54,7 @@ class RelayedLink:
     reports: Final = False
 
     def __init__(self, ranks: Ranks, mail: Mail) -> None:
+        self.logged: list[SeedReport] = []
         self._ranks = ranks
         self._mail = mail
         self._thread: threading.Thread | None = None
@@ -91,7 +92,7 @@ class RelayedLink:
         if self._thread is not None:
             self._thread.join(PART_TIMEOUT_S)
 
-    def close(self) -> None:
+    def close(self, *, leave_open: bool = False) -> None:
         """Do nothing: no broker knows of this rank."""
 
     def _hear(self, deliver: Deliver, on_decision: HearDecision) -> None:

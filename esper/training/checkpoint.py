@@ -1,0 +1,199 @@
+"""A checkpoint of growth: all of a run but the weights, which model and optimizer have.
+
+It is plain data, one JSON text and the states of random number generators, so that
+`torch.load(..., weights_only=True)` reads it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from esper.kernel import ArtifactRefused, Kernel, Plan
+from esper.kernel.artifact import DTYPES
+from esper.link import Resumption
+from esper.training.garden import Bed, Garden
+from esper.training.inbox import Inbox
+from esper.training.reporter import News, Reporter
+from topics.models import (
+    AdaptationDecision,
+    KernelReady,
+    Outcome,
+    RunOpening,
+    SeedReport,
+    TrainingRun,
+)
+
+TEXT: Final = "growth"
+RNG: Final = "rng"
+CUDA_RNG: Final = "cuda_rng"
+
+
+class CheckpointRefused(ValueError):
+    """A checkpoint from which this training cannot go on; the message says why."""
+
+
+class PlantedKernel(BaseModel):
+    """A kernel beside its layer, without its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    site: str
+    slot: int
+    plan: str
+    sha256: str
+
+    def blank(self) -> Kernel:
+        """Return the kernel, its weights still to be loaded.
+
+        They are not numbers until then: who forgets to load the model's state sees it at once.
+        """
+        plan = Plan.from_json(self.plan.encode())
+        dtype = DTYPES[plan.signature.dtype]
+        weights = {
+            name: torch.full(parameter.shape, torch.nan, dtype=dtype)
+            for name, parameter in plan.parameters.items()
+        }
+        return Kernel(plan, weights, self.sha256)
+
+
+class Checkpoint(BaseModel):
+    """A run between two steps.
+
+    Only decisions that were applied or refused are in it: the others are on the topic and come
+    again. `planted` is in the order in which an optimizer has the kernels' parameters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["esper-growth/1"] = "esper-growth/1"
+    run: TrainingRun
+    opening: RunOpening
+    step: int
+    next_seq: int
+    last_report: SeedReport
+    news: News
+    decisions: tuple[AdaptationDecision, ...]
+    outcomes: tuple[Outcome, ...]
+    kernels: tuple[KernelReady, ...]
+    contributions: tuple[tuple[str, str, int, float | None], ...]
+    merged: tuple[tuple[str, str, int], ...]
+    beds: tuple[Bed, ...]
+    planted: tuple[PlantedKernel, ...]
+
+    @classmethod
+    def of(
+        cls, run: TrainingRun, step: int, garden: Garden, inbox: Inbox, reporter: Reporter
+    ) -> Self:
+        """Return the checkpoint of a run as it stands."""
+        ancestry = inbox.ancestry
+        concluded = [each for each in ancestry.decisions if each.decision_id in ancestry.outcomes]
+        assert reporter.last is not None
+        return cls(
+            run=run,
+            opening=reporter.opening,
+            step=step,
+            next_seq=reporter.next_seq,
+            last_report=reporter.last,
+            news=reporter.news,
+            decisions=tuple(concluded),
+            outcomes=tuple(ancestry.outcomes.values()),
+            kernels=tuple(ancestry.kernels.values()),
+            contributions=tuple(
+                (*place, contribution) for place, contribution in ancestry.contributions.items()
+            ),
+            merged=tuple(sorted(ancestry.merged)),
+            beds=tuple(garden.beds()),
+            planted=tuple(
+                PlantedKernel(
+                    site=slot.site,
+                    slot=slot.index,
+                    plan=seed.kernel.plan.to_json().decode(),
+                    sha256=seed.kernel.sha256,
+                )
+                for slot, seed in garden.planted()
+            ),
+        )
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the checkpoint in what `to_state` gave.
+
+        Raises:
+            CheckpointRefused: it holds none that this version reads.
+        """
+        try:
+            return cls.model_validate_json(state[TEXT])
+        except (KeyError, ValidationError) as error:
+            raise CheckpointRefused(
+                "this is no checkpoint of growth, or one of another version; "
+                "give what growth.state_dict() returned"
+            ) from error
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """The ids of decisions that are done with."""
+        return frozenset(decision.decision_id for decision in self.decisions)
+
+    @property
+    def resumption(self) -> Resumption:
+        """What a link needs to know of it."""
+        return Resumption(
+            next_seq=self.next_seq,
+            last_report=self.last_report,
+            taken=self.taken,
+            kernels=frozenset(ready.kernel_id for ready in self.kernels),
+        )
+
+    def to_state(self) -> dict[str, Any]:
+        """Return it with the random numbers as they stand, as what `torch.save` takes."""
+        state: dict[str, Any] = {TEXT: self.model_dump_json(), RNG: torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state[CUDA_RNG] = torch.cuda.get_rng_state()
+        return state
+
+    def check(self, run: TrainingRun, opening: RunOpening) -> None:
+        """Raise CheckpointRefused unless a model and its settings are those of the checkpoint."""
+        if (run.sites, run.host_params) != (self.run.sites, self.run.host_params):
+            raise CheckpointRefused(
+                f"the checkpoint of run {self.run.run_id} is of another model or of other sites; "
+                "make the model as it was before it grew"
+            )
+        ours, theirs = opening.model_dump(), self.opening.model_dump()
+        odd = sorted(name for name in ours if ours[name] != theirs[name])
+        if odd:
+            raise CheckpointRefused(
+                f"the checkpoint of run {self.run.run_id} was made with other settings: "
+                f"{', '.join(odd)}; call grow with the same"
+            )
+
+    def restore(self, garden: Garden, inbox: Inbox, reporter: Reporter) -> None:
+        """Put garden, inbox and reporter, all of them fresh, to where they were.
+
+        Raises:
+            CheckpointRefused: a kernel in it is none that this version runs.
+        """
+        try:
+            kernels = {(each.site, each.slot): each.blank() for each in self.planted}
+        except ArtifactRefused as error:
+            raise CheckpointRefused(f"a kernel of the checkpoint does not run: {error}") from error
+        garden.restore(self.beds, kernels)
+        inbox.ancestry.decisions.extend(self.decisions)
+        inbox.ancestry.outcomes.update({each.decision_id: each for each in self.outcomes})
+        inbox.ancestry.kernels.update({each.kernel_id: each for each in self.kernels})
+        inbox.ancestry.contributions.update(
+            {(decision, site, slot): value for decision, site, slot, value in self.contributions}
+        )
+        inbox.ancestry.merged.update(self.merged)
+        inbox.expect_again(self.taken, self.next_seq)
+        reporter.restore(self.next_seq, self.last_report, self.news)
+
+
+def restore_random_numbers(state: Mapping[str, Any]) -> None:
+    """Put the random numbers of torch, and of the current GPU, to where they were."""
+    rng: Tensor = state[RNG]
+    torch.set_rng_state(rng.cpu())
+    if CUDA_RNG in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state[CUDA_RNG].cpu())

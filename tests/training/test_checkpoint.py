@@ -1,0 +1,362 @@
+"""Going on from a checkpoint on a real broker: the test is bandit and compile worker."""
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam
+
+import esper
+from esper.seed.joining import BANK
+from esper.settings import Settings
+from esper.training import CheckpointRefused, Growth, RecordUnfit
+from tests.seed.hosts import Host, host, images, labels
+from tests.seed.kernels import announced
+from tests.training.outside import WAIT_S, Outside
+from tests.training.plot import decision, kernel_id, planting
+from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from topics.models import Cull, Fossilize, Operation, OutcomeStatus, RunStatus, SeedState
+
+REPORT_EVERY = 5
+BLUEPRINTS = {"conv": "conv-bottleneck", "fc1": "gated-linear-unit", "merges": "low-rank-skip"}
+State = dict[str, Any]
+
+
+class Preempted(Exception):
+    """What ends a training from outside."""
+
+
+class Noisy(Host):
+    """A host that draws random numbers in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        return super().forward(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+
+class Training:
+    """A host that grows, trained step by step; a batch follows from the number of its step."""
+
+    def __init__(self, settings: Settings, saved: bytes | None = None, **arguments: Any) -> None:
+        torch.manual_seed(0)
+        self.model = Noisy()
+        self.optimizer = Adam(self.model.parameters(), lr=0.01)
+        state: State = torch.load(io.BytesIO(saved), weights_only=True) if saved else {}
+        made: dict[str, Any] = {"sites": ["conv", "fc1"], "report_every": REPORT_EVERY, "slots": 3}
+        self.growth: Growth = esper.grow(
+            self.model,
+            self.optimizer,
+            probe=(images(20), labels(20)),
+            loss_fn=F.cross_entropy,
+            run="checkpoint",
+            seal_timeout_s=0.3,
+            settings=settings,
+            resume=state.get("growth"),
+            **(made | arguments),
+        )
+        self.steps = 0
+        if state:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.steps = state["steps"]
+
+    def train(self, until: int) -> None:
+        """Train up to a step, slowly enough for what is decided to arrive."""
+        while self.steps < until:
+            self.steps += 1
+            x, y = images(16, seed=self.steps), labels(16, seed=self.steps)
+            loss = F.cross_entropy(self.model(x), y)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.growth.step(loss)
+
+    def train_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            self.train(self.steps + 1)
+            time.sleep(0.002)
+
+    def train_to_a_report(self) -> None:
+        """Train until a report has just been made, and the broker has it."""
+        reporter = self.growth._reporter
+        before = reporter.next_seq
+        self.train_until(lambda: reporter.next_seq > before)
+        assert self.growth._link.wait_free(time.monotonic() + WAIT_S)
+
+    def saved(self) -> bytes:
+        file = io.BytesIO()
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "growth": self.growth.state_dict(),
+            "steps": self.steps,
+        }
+        torch.save(state, file)
+        return file.getvalue()
+
+    def seen(self) -> dict[str, Any]:
+        """All that must be the same in a training that went on from a checkpoint."""
+        slots = [slot for site in self.growth.sites.values() for slot in site.slots]
+        return {
+            "steps": self.steps,
+            "slots": [
+                (slot.site, slot.index, slot.state, slot.planted, slot.decision_id, slot.since_step)
+                for slot in slots
+            ],
+            "merged": [slot.merged_sha256 for slot in slots],
+            "lives": self.growth.ancestry.lives(),
+        }
+
+
+class Bandit:
+    """Decides by hand in one run."""
+
+    def __init__(self, outside: Outside, training: Training) -> None:
+        self._outside, self._training = outside, training
+        self.run_id = training.growth.run_id
+        self._count = 0
+
+    def offer(self) -> None:
+        """Have kernels on offer."""
+        sites, offered = self._training.growth.sites, self._training.growth.ancestry.kernels
+        for name, blueprint in BLUEPRINTS.items():
+            signature = sites["fc1" if name == "merges" else name].signature
+            ready = announced(self._outside.store, blueprint, signature)
+            self._outside.publish(KERNEL_READY, ready)
+            self._training.train_until(lambda ready=ready: ready.kernel_id in offered)
+
+    def publish(self, *operations: Operation) -> str:
+        """Publish a decision and return its id."""
+        self._count += 1
+        plan = decision(*operations, name=f"{self.run_id} {self._count}", run_id=self.run_id)
+        self._outside.publish(ADAPTATION_DECISION, plan)
+        return plan.decision_id
+
+    def decide(self, *operations: Operation) -> None:
+        """Publish a decision, and train until it is applied."""
+        name = self.publish(*operations)
+        outcomes = self._training.growth.ancestry.outcomes
+        self._training.train_until(lambda: name in outcomes)
+        assert outcomes[name].status is OutcomeStatus.APPLIED
+
+    def plant(self, site: str, slot: int, blueprint: str) -> Operation:
+        return planting(self._training.growth.sites[site], slot, blueprint, ramp_steps=8)
+
+    def active(self, site: str, slot: int) -> bool:
+        return self._training.growth.sites[site].slots[slot].state is SeedState.ACTIVE
+
+    def of(self, kind: type[Cull] | type[Fossilize], site: str, slot: int, what: str) -> Operation:
+        signature = self._training.growth.sites[site].signature
+        return kind(site=site, slot=slot, kernel_id=kernel_id(what, signature))
+
+
+def assert_same_state(one: nn.Module, other: nn.Module) -> None:
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def interrupted(training: Training) -> None:
+    """End a training as an error does."""
+    with pytest.raises(Preempted), training.growth:
+        raise Preempted
+
+
+def grown_until_checkpoint(settings: Settings, outside: Outside) -> tuple[Training, Bandit, bytes]:
+    """A training with two seeds, one of them still blending, and its checkpoint."""
+    training = Training(settings)
+    bandit = Bandit(outside, training)
+    bandit.offer()
+    bandit.decide(bandit.plant("fc1", 0, "low-rank-skip"))
+    training.train_until(lambda: bandit.active("fc1", 0))
+    bandit.decide(bandit.plant("conv", 1, "conv-bottleneck"))
+    training.train(training.steps + 2)
+    saved = training.saved()
+    assert training.growth.sites["conv"].slots[1].state is SeedState.BLENDING
+    return training, bandit, saved
+
+
+def test_a_training_that_goes_on_does_again_bit_for_bit_what_was_done_after_the_checkpoint(
+    settings: Settings, outside: Outside
+) -> None:
+    first, bandit, saved = grown_until_checkpoint(settings, outside)
+    at_checkpoint = first.seen()
+    bandit.decide(bandit.of(Fossilize, "fc1", 0, "low-rank-skip"))
+    bandit.decide(bandit.plant("fc1", 1, "gated-linear-unit"))
+    first.train_until(lambda: bandit.active("conv", 1))
+    bandit.decide(bandit.of(Cull, "conv", 1, "conv-bottleneck"))
+    first.train_to_a_report()
+    expected = first.seen()
+    assert any(expected["merged"])
+    interrupted(first)
+
+    second = Training(settings, saved)
+    assert second.growth.run_id == first.growth.run_id
+    assert second.seen() == at_checkpoint
+    second.train(first.steps)
+    assert second.seen() == expected
+    assert_same_state(first.model, second.model)
+    ours, theirs = first.optimizer.state_dict(), second.optimizer.state_dict()
+    torch.testing.assert_close(ours["state"], theirs["state"], rtol=0, atol=0)
+    second.growth.close()
+    reports = outside.reports(first.growth.run_id)
+    assert [report.seq for report in reports] == list(range(len(reports)))
+    assert reports[-1].closing
+    assert outside.repeats(first.growth.run_id) == 0
+    outcomes = [outcome.decision_id for report in reports for outcome in report.outcomes]
+    assert len(outcomes) == len(set(outcomes)) == 5
+
+
+def test_what_was_decided_and_not_done_before_the_end_is_done_afterwards(
+    settings: Settings, outside: Outside
+) -> None:
+    first, bandit, saved = grown_until_checkpoint(settings, outside)
+    first.train_to_a_report()
+    name = bandit.publish(bandit.plant("fc1", 1, "gated-linear-unit"))
+    interrupted(first)
+    second = Training(settings, saved)
+    second.train(first.steps)
+    assert name not in second.growth.ancestry.outcomes
+    assert_same_state(first.model, second.model)
+    second.train_until(lambda: name in second.growth.ancestry.outcomes)
+    assert second.growth.sites["fc1"].seed(1).kernel.kernel_id
+    second.growth.close()
+
+
+def test_a_checkpoint_of_the_first_step_and_one_of_a_training_that_went_on_are_as_good(
+    settings: Settings, outside: Outside
+) -> None:
+    first = Training(settings)
+    saved = first.saved()
+    first.train(7)
+    interrupted(first)
+    second = Training(settings, saved)
+    second.train(3)
+    again = second.saved()
+    interrupted(second)
+    third = Training(settings, again)
+    third.train(7)
+    assert_same_state(first.model, third.model)
+    third.growth.close()
+
+
+def test_a_run_that_ends_with_an_error_stays_open_only_where_it_can_go_on(
+    settings: Settings, outside: Outside
+) -> None:
+    with_checkpoint, without = Training(settings), Training(settings)
+    with_checkpoint.saved()
+    interrupted(with_checkpoint)
+    interrupted(without)
+    assert outside.status(with_checkpoint.growth.run_id) is RunStatus.OPEN
+    assert not outside.reports(with_checkpoint.growth.run_id)[-1].closing
+    assert outside.status(without.growth.run_id) is RunStatus.CLOSED
+
+
+def test_a_run_that_was_closed_does_not_go_on(settings: Settings) -> None:
+    training = Training(settings)
+    saved = training.saved()
+    training.growth.close()
+    with pytest.raises(RecordUnfit, match=r"was closed by report 1 and cannot go on; start a new"):
+        Training(settings, saved)
+
+
+def test_a_training_that_ends_before_it_is_where_it_was_leaves_the_run_open(
+    settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Training(settings)
+    saved = first.saved()
+    first.train_to_a_report()
+    interrupted(first)
+    second = Training(settings, saved)
+    second.train(1)
+    second.growth.close()
+    assert "is left open, to go on from a checkpoint" in caplog.text
+    assert not outside.reports(first.growth.run_id)[-1].closing
+
+
+def test_who_does_not_load_the_weights_sees_it_at_once(
+    settings: Settings, outside: Outside
+) -> None:
+    first, _, saved = grown_until_checkpoint(settings, outside)
+    interrupted(first)
+    state = torch.load(io.BytesIO(saved), weights_only=True)
+    second = Training(settings)
+    second.growth.close()
+    model = Noisy()
+    growth = esper.grow(
+        model,
+        Adam(model.parameters(), lr=0.01),
+        sites=["conv", "fc1"],
+        report_every=REPORT_EVERY,
+        slots=3,
+        probe=(images(20), labels(20)),
+        loss_fn=F.cross_entropy,
+        run="checkpoint",
+        seal_timeout_s=0.3,
+        settings=settings,
+        resume=state["growth"],
+    )
+    assert model(images()).isnan().any()
+    growth.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"sites": ["conv"]}, "of another model or of other sites"),
+        ({"report_every": 7}, "made with other settings: report_interval_steps; call grow with"),
+        ({"slots": 2, "seed": 3}, "made with other settings: seed, slots; call grow with"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    settings: Settings, arguments: dict[str, Any], why: str
+) -> None:
+    first = Training(settings)
+    saved = first.saved()
+    interrupted(first)
+    with pytest.raises(CheckpointRefused, match=why):
+        Training(settings, saved, **arguments)
+
+
+def test_what_is_no_checkpoint_is_refused(settings: Settings) -> None:
+    model = host()
+    with pytest.raises(CheckpointRefused, match=r"give what growth.state_dict\(\) returned"):
+        esper.grow(
+            model,
+            Adam(model.parameters()),
+            sites=["conv"],
+            probe=(images(4), labels(4)),
+            loss_fn=F.cross_entropy,
+            settings=settings,
+            resume={"model": {}},
+        )
+
+
+def test_a_run_whose_reports_are_gone_does_not_go_on(settings: Settings) -> None:
+    first = Training(settings)
+    first.train_to_a_report()
+    saved = first.saved()
+    interrupted(first)
+    state = torch.load(io.BytesIO(saved), weights_only=True)
+    elsewhere = first.growth.run_id.replace("checkpoint", "elsewhere")
+    state["growth"]["growth"] = state["growth"]["growth"].replace(first.growth.run_id, elsewhere)
+    file = io.BytesIO()
+    torch.save(state, file)
+    with pytest.raises(RecordUnfit, match=f"report 0 of run {elsewhere} is not on record any more"):
+        Training(settings, file.getvalue())
+
+
+def test_a_checkpoint_holds_nothing_of_the_model(settings: Settings, outside: Outside) -> None:
+    """Its weights are the model's; in it they would be there twice, and could differ."""
+    first, _, saved = grown_until_checkpoint(settings, outside)
+    interrupted(first)
+    state = torch.load(io.BytesIO(saved), weights_only=True)
+    assert any(BANK in name for name in state["model"])
+    assert set(state["growth"]) <= {"growth", "rng", "cuda_rng"}
