@@ -43,6 +43,7 @@ class Eager(StrEnum):
     PER_SAMPLE_ALPHA = "per-sample-alpha"
     CHECKPOINT = "checkpoint"
     TRANSFORMED = "transformed"
+    ANOMALY_DETECTION = "anomaly-detection"
     HOOKS = "hooks"
     CALLER_CAPTURES = "caller-captures"
     COMPILED_HOST = "compiled-host"
@@ -244,6 +245,9 @@ def hindrance(region: Region, inputs: tuple[Tensor, ...]) -> Eager | None:
         return Eager.TRANSFORMED
     if _is_checkpointed():
         return Eager.CHECKPOINT
+    if torch.is_anomaly_enabled():
+        # It looks at the gradient of each operation, for which a recording cannot wait.
+        return Eager.ANOMALY_DETECTION
     return _hindrance_within(region)
 
 

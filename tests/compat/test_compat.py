@@ -1,20 +1,37 @@
 """A grown host trains as the same network written by hand does, whatever it has to live with."""
 
 import copy
-from pathlib import Path
+import re
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.seed import Site
-from tests.compat.features import FEATURES, Feature, plainly
-from tests.compat.page import PAGE, rendered
-from tests.seed.hosts import Host, host, images, sites_of
-from tests.seed.kernels import awaken, plant
+from esper.seed import Seed, Site, find_sites
+from tests.compat.features import FEATURES, Feature, device_of, plainly
+from tests.compat.page import OVER_SEVERAL, PAGE, ROOT, OverSeveral, rendered
+from tests.seed.hosts import SITES, Host, host, images
+from tests.seed.kernels import awaken, kernel_for
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+CASES = [
+    pytest.param(feature, device, id=f"{name}, {device}")
+    for name, feature in FEATURES.items()
+    for device in DEVICES
+    if device == "cpu" or feature.on_gpu is not None
+]
 BLUEPRINTS = {"conv": "conv-bottleneck", "fc1": "gated-linear-unit"}
 ALPHA = 0.5
+
+
+@pytest.fixture(autouse=True)
+def same_every_time() -> Iterator[None]:
+    """Let a GPU compute float32 as such, and add in the same order each time."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = before
 
 
 class ByHand(nn.Module):
@@ -30,14 +47,15 @@ class ByHand(nn.Module):
         return y
 
 
-def both(model: Host | None = None) -> tuple[Host, Host, dict[str, Site]]:
+def both(model: Host | None = None, device: str = "cpu") -> tuple[Host, Host, dict[str, Site]]:
     """A grown host, the same network by hand, and the sites of the first."""
-    grown = model or host()
+    grown = (model or host()).to(device)
     by_hand = copy.deepcopy(grown)
-    sites = sites_of(grown)
+    sites = find_sites(grown, SITES, images(1).to(device), slots=3)
     for name, blueprint in BLUEPRINTS.items():
-        seed = plant(sites[name], 0, blueprint, alpha=ALPHA)
+        seed = Seed(kernel_for(blueprint, sites[name].signature), ALPHA)
         awaken(seed.kernel)
+        sites[name].plant(0, seed.to(device))
         layer = by_hand.get_submodule(name)
         setattr(by_hand, name, ByHand(layer, copy.deepcopy(seed.kernel)))
     return grown, by_hand, sites
@@ -46,17 +64,34 @@ def both(model: Host | None = None) -> tuple[Host, Host, dict[str, Site]]:
 def assert_alike(one: nn.Module, other: nn.Module, within: float = 0.0) -> None:
     one.eval()
     other.eval()
-    torch.testing.assert_close(one(images(9)), other(images(9)), rtol=0, atol=within)
+    x = images(9).to(device_of(one))
+    torch.testing.assert_close(one(x), other(x), rtol=0, atol=within)
 
 
-@pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES)
-def test_a_grown_host_trains_as_the_network_written_by_hand(feature: Feature) -> None:
-    grown, by_hand, sites = both()
+def assert_replayed_or_said_why(feature: Feature, site: Site) -> None:
+    """On a GPU, passes were replayed from a graph; or, where they must not be, counted as that."""
+    assert site.bank is not None
+    captures = site.bank.captures
+    if feature.eager is None:
+        assert captures.replays > 0, captures
+    else:
+        assert captures.replays == 0
+        assert captures.fallbacks[feature.eager] > 0, captures
+
+
+@pytest.mark.parametrize(("feature", "device"), CASES)
+def test_a_grown_host_trains_as_the_network_written_by_hand(feature: Feature, device: str) -> None:
+    grown, by_hand, sites = both(device=device)
     before = copy.deepcopy(sites["fc1"].seed(0).kernel.state_dict())
     judged = feature.train(grown)
-    assert_alike(judged, feature.train(by_hand), feature.within)
+    within = feature.within if device == "cpu" else feature.on_gpu
+    assert within is not None
+    assert_alike(judged, feature.train(by_hand), within)
     after = judged.get_submodule(sites["fc1"].path_of(0) + ".kernel").state_dict()
     assert all(not torch.equal(value, before[name]) for name, value in after.items())
+    if device == "cuda":
+        for site in sites.values():
+            assert_replayed_or_said_why(feature, site)
 
 
 def test_hooks_of_others_on_a_sites_layer_see_what_they_would() -> None:
@@ -126,6 +161,8 @@ def test_the_page_is_what_the_tests_are() -> None:
     assert PAGE.read_text() == rendered(), "run `python -m tests.compat.page`"
 
 
-def test_every_test_on_a_gpu_that_the_page_names_exists() -> None:
-    on_gpu = (Path(__file__).parents[1] / "seed" / "test_cuda_seeds.py").read_text()
-    assert all(f"def {feature.gpu}" in on_gpu for feature in FEATURES.values() if feature.gpu)
+@pytest.mark.parametrize("row", OVER_SEVERAL, ids=[row.what for row in OVER_SEVERAL])
+def test_every_test_that_the_page_names_exists(row: OverSeveral) -> None:
+    for file, name in row.tests:
+        source = (ROOT / file).read_text()
+        assert re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file} has no {name}"

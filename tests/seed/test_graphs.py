@@ -241,6 +241,11 @@ def patched(growing: Growing) -> None:
         growing.step()
 
 
+def anomalies_watched(growing: Growing) -> None:
+    with torch.autograd.set_detect_anomaly(True):
+        growing.step()
+
+
 def hooked(growing: Growing) -> None:
     growing.site.seed(0).kernel.register_forward_hook(lambda *_: None)
     growing.step()
@@ -289,6 +294,7 @@ def off(growing: Growing) -> None:
         (transformed, Eager.TRANSFORMED, 1),
         (dispatched, Eager.TRANSFORMED, 1),
         (patched, Eager.TRANSFORMED, 1),
+        (anomalies_watched, Eager.ANOMALY_DETECTION, 1),
         (hooked, Eager.HOOKS, 1),
         (hooked_everywhere, Eager.HOOKS, 1),
         (in_use, Eager.IN_USE, 1),
