@@ -33,25 +33,12 @@ def last_op(kernel: nn.Module) -> nn.Module | None:
     return None if plan is None else kernel._modules[attribute_of(plan.steps[-1].node)]
 
 
-class Joining(NamedTuple):
-    """How h is given to several kernels, and how what they compute joins it.
-
-    `spread(h, n)` gives n times h; `gather(seeds, h, added)` gives y.
-    """
-
-    spread: Callable[[Tensor, int], Sequence[Tensor]]
-    gather: Callable[[Sequence["Seed"], Tensor, Sequence[Tensor]], Tensor]
+Spread = Callable[[Tensor, int], Sequence[Tensor]]
+"""Gives h as often as it is read."""
 
 
-def _gather_one_by_one(seeds: Sequence["Seed"], h: Tensor, added: Sequence[Tensor]) -> Tensor:
-    y = h
-    for seed, each in zip(seeds, added, strict=True):
-        y = y + seed.weighed(each, h)
-    return y
-
-
-SEQUENTIAL: Final = Joining(lambda h, count: [h] * count, _gather_one_by_one)
-"""The arithmetic of one after the other, bit for bit, forward and backward."""
+def _as_it_is(h: Tensor, count: int) -> Sequence[Tensor]:
+    return [h] * count
 
 
 def one_after_another(
@@ -69,31 +56,44 @@ def side_by_side(
     x: Tensor,
     seeds: Sequence["Seed"],
     streams: StreamManager,
-    joining: Joining = SEQUENTIAL,
 ) -> Tensor:
-    """Return y = h + sum of alpha * k(x, h), h = host(x), each kernel on a side stream.
-
-    Kernels that read x alone start beside the host, the others as soon as h is there. They join
-    on the current stream in the order of the seeds.
-    """
-    added: list[Tensor | None] = [None] * len(seeds)
+    """Return what `one_after_another` does, bit for bit, each kernel on a side stream."""
     with streams.fork(x.device) as fork:
-        if not fork.streams and joining is SEQUENTIAL:
+        if not fork.streams:
             return one_after_another(host, x, seeds)
-        if fork.streams:
-            for index, seed in enumerate(seeds):
-                if not seed.reads_h:
-                    # Such a kernel computes nothing from h: x stands in for it.
-                    added[index] = fork.start(seed.kernel, x, x)
-        h, *copies = joining.spread(host(x), 1 + len(seeds))
-        results = []
-        for seed, copy, begun in zip(seeds, copies, added, strict=True):
-            results.append(fork.start(seed.kernel, x, copy) if begun is None else begun)
-            if len(results) == 1:
-                # Autograd goes back by age: seen through a view younger than the first kernel,
-                # the gradient of the sum reaches h where it does without branches, bit for bit.
-                h = h.view_as(h)
-    return joining.gather(seeds, h, results)
+        h, added = branched(fork, host, x, seeds)
+    y = h
+    for seed, each in zip(seeds, added, strict=True):
+        y = y + seed.weighed(each, h)
+    return y
+
+
+def branched(
+    fork: Fork,
+    host: Callable[[Tensor], Tensor],
+    x: Tensor,
+    seeds: Sequence["Seed"],
+    spread: Spread = _as_it_is,
+) -> tuple[Tensor, list[Tensor]]:
+    """Return h = host(x), and k(x, h) of each seed; they count once the fork has joined.
+
+    Kernels that read x alone start beside the host, the others as soon as h is there.
+    """
+    begun: list[Tensor | None] = [None] * len(seeds)
+    if fork.streams:
+        for index, seed in enumerate(seeds):
+            if not seed.reads_h:
+                # Such a kernel computes nothing from h: x stands in for it.
+                begun[index] = fork.start(seed.kernel, x, x)
+    h, *copies = spread(host(x), 1 + len(seeds))
+    added = []
+    for seed, copy, early in zip(seeds, copies, begun, strict=True):
+        added.append(fork.start(seed.kernel, x, copy) if early is None else early)
+        if len(added) == 1:
+            # Autograd goes back by age: seen through a view younger than the first kernel,
+            # the gradient of the sum reaches h where it does without branches, bit for bit.
+            h = h.view_as(h)
+    return h, added
 
 
 class Region(NamedTuple):
@@ -112,12 +112,19 @@ class Region(NamedTuple):
         """The modules whose tensors it reads."""
         return self.seeds if self.layer is None else (self.layer, *self.seeds)
 
-    def call(
-        self, inputs: Sequence[Tensor], streams: StreamManager, joining: Joining = SEQUENTIAL
-    ) -> Tensor:
+    def call(self, inputs: Sequence[Tensor], streams: StreamManager) -> Tensor:
         """Return y, the kernels beside the layer on the streams that there are."""
-        forward = (lambda _: inputs[-1]) if self.layer is None else self.forward
-        return side_by_side(forward, inputs[0], self.seeds, streams, joining)
+        return side_by_side(self._host(inputs), inputs[0], self.seeds, streams)
+
+    def terms(
+        self, inputs: Sequence[Tensor], streams: StreamManager, spread: Spread
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return h and what each kernel makes, not times alpha and not added up."""
+        with streams.fork(inputs[0].device) as fork:
+            return branched(fork, self._host(inputs), inputs[0], self.seeds, spread)
+
+    def _host(self, inputs: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        return (lambda _: inputs[-1]) if self.layer is None else self.forward
 
     def draws(self) -> bool:
         """Whether a kernel draws random numbers in training."""

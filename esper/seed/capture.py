@@ -1,8 +1,9 @@
 """Recording the forward and the backward pass of a site as two CUDA graphs, wired to autograd.
 
 A graph reads and writes at fixed addresses. Inputs are therefore copied into buffers of its own,
-results out of them: what the caller gets is never overwritten by the next replay. Weights and
-alphas are read where they are, so optimizers and ramps need no new recording.
+results out of them: what the caller gets is never overwritten by the next replay. What the kernels
+add to h is summed up outside of the graph, into memory of the caller's, which saves a copy. Weights
+and alphas are read where they are, so optimizers and ramps need no new recording.
 
 Each recording has a pool of memory to itself. Recordings of several sites must not share one: what
 a later recording keeps from forward to backward could lie where an earlier one writes.
@@ -19,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _unflatten_dense_tensors
 
-from esper.seed.branches import SEQUENTIAL, Region, last_op
+from esper.seed.branches import Region, last_op
 from esper.seed.streams import ONE_AFTER_ANOTHER, StreamManager
-from esper.seed.sums import AT_ONCE
+from esper.seed.sums import spread, terms, total
 
 T = TypeVar("T")
 
@@ -138,7 +139,10 @@ class Recording:
         for buffer, given in zip(self._inputs, inputs, strict=True):
             buffer.copy_(given)
         self._forward.replay()
-        return _strided_like(self._output, self._setting.output)
+        if len(self._terms) == 1:
+            return _strided_like(self._terms[0], self._setting.output)
+        y = total(self._terms)
+        return y if y.stride() == self._setting.output else _strided_like(y, self._setting.output)
 
     def backward(self, grad: Tensor) -> list[Tensor | None]:
         """Replay the backward pass; return the gradient of each input, then each held tensor's."""
@@ -169,7 +173,7 @@ class Recording:
         with torch.enable_grad(), _autocast(self._setting):
             result = region.call(inputs, ONE_AFTER_ANOTHER)
         tensors = (*inputs, *(each.tensor for each in self._held))
-        return _gradients(result, tensors, grad, create_graph=True)
+        return _gradients((result,), tensors, grad, create_graph=True)
 
     def begin(self) -> "_Token":
         """Mark the start of a forward pass; while the token lives, its backward may come."""
@@ -191,30 +195,37 @@ class Recording:
             stand_in.requires_grad_(each.requires_grad)
         leaves = (*self._inputs, *stand_ins)
         # Libraries make ready what they need at their first call, which cannot be recorded.
-        result = self._call(region, stand_ins, ONE_AFTER_ANOTHER)
-        _gradients(result, leaves, torch.empty_like(result))
-        del result
+        found = self._call(region, stand_ins, ONE_AFTER_ANOTHER)
+        with torch.no_grad():
+            y = total(found)
+        _gradients(found, leaves, y)
+        del found, y
         pool = torch.cuda.graph_pool_handle()
         here, stream = torch.cuda.current_stream(), streams.capturing(device)
         stream.wait_stream(here)
         with torch.cuda.stream(stream), _no_collection():
-            self._forward, self._output = _graph(
+            self._forward, self._terms = _graph(
                 pool, lambda: self._call(region, stand_ins, streams)
             )
-            self._grad_output = torch.empty_like(self._output)
+            self._grad_output = torch.empty_like(self._terms[0])
 
             def gradients() -> tuple[tuple[Tensor | None, ...], Packed]:
-                found = _gradients(self._output, leaves, self._grad_output, retain_graph=True)
+                found = _gradients(self._terms, leaves, self._grad_output, retain_graph=True)
                 return found[: self.count], Packed(found[self.count :], stand_ins)
 
             self._backward, (self._grad_inputs, self._packed) = _graph(pool, gradients)
         here.wait_stream(stream)
 
-    def _call(self, region: Region, stand_ins: Sequence[Tensor], streams: StreamManager) -> Tensor:
+    def _call(
+        self, region: Region, stand_ins: Sequence[Tensor], streams: StreamManager
+    ) -> tuple[Tensor, ...]:
+        """Return the terms of the result, or the result where sums are not fused."""
         with _autocast(self._setting), swapped(self._held, stand_ins, fused=self._fused):
             # Views: a gradient that comes from several streams then meets on this one.
             inputs = [each.view_as(each) for each in self._inputs]
-            return region.call(inputs, streams, AT_ONCE if self._fused else SEQUENTIAL)
+            if not self._fused:
+                return (region.call(inputs, streams),)
+            return terms(region.seeds, *region.terms(inputs, streams, spread))
 
     def _buffer(self, spec: InputSpec) -> Tensor:
         """Return a leaf for copies of an input, laid out as the input is where that has no gaps."""
@@ -226,7 +237,7 @@ class Recording:
 
 @contextmanager
 def swapped(tensors: Sequence[Held], stand_ins: Sequence[Tensor], *, fused: bool) -> Iterator[None]:
-    """Let modules read stand-ins for their tensors, made ready for `AT_ONCE` if `fused`."""
+    """Let modules read stand-ins for their tensors, made ready for `terms` if `fused`."""
     try:
         for each, stand_in in zip(tensors, stand_ins, strict=True):
             each.owner[each.name] = stand_in
@@ -364,12 +375,13 @@ def _graph(pool: Any, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
 
 
 def _gradients(
-    result: Tensor, leaves: Sequence[Tensor], grad: Tensor, **keep: bool
+    found: Sequence[Tensor], leaves: Sequence[Tensor], grad: Tensor, **keep: bool
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradient of each leaf, None where there is none."""
+    """Return the gradient of each leaf, None where there is none; `grad` is of the terms' sum."""
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    found = iter(torch.autograd.grad(result, wanted, grad, allow_unused=True, **keep))
-    return tuple([next(found) if leaf.requires_grad else None for leaf in leaves])
+    grads = [grad] * len(found)
+    result = iter(torch.autograd.grad(found, wanted, grads, allow_unused=True, **keep))
+    return tuple([next(result) if leaf.requires_grad else None for leaf in leaves])
 
 
 def _strided_like(source: Tensor, stride: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from esper.seed.branches import Joining, last_op
+from esper.seed.branches import last_op
 
 if TYPE_CHECKING:
     from esper.seed.bank import Seed
@@ -76,17 +76,6 @@ def _compiled(count: int) -> Callable[..., Any]:
     return make(code)
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *terms: Tensor) -> Tensor:
-        ctx.count = len(terms)
-        return total(terms)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        return (grads[0],) * int(ctx.count)
-
-
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, count: int) -> tuple[Tensor, ...]:
@@ -99,21 +88,20 @@ class _Spread(torch.autograd.Function):
         return total(given) if given else None, None
 
 
-def _spread(h: Tensor, count: int) -> Sequence[Tensor]:
-    spread: Any = _Spread.apply
-    result: tuple[Tensor, ...] = spread(h, count)
+def spread(h: Tensor, count: int) -> Sequence[Tensor]:
+    """Return h some times over, such that the gradients of all are added in one pass."""
+    apply: Any = _Spread.apply
+    result: tuple[Tensor, ...] = apply(h, count)
     return result
 
 
-def _gather(seeds: Sequence["Seed"], h: Tensor, added: Sequence[Tensor]) -> Tensor:
-    gather: Any = _Total.apply
+def terms(seeds: Sequence["Seed"], h: Tensor, added: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return what is to be added up: h, and the result of each kernel times alpha.
+
+    Weights of last ops come times alpha already, so that their results are.
+    """
     weighed = [
         each.to(h.dtype) if last_op(seed.kernel) is not None else seed.weighed(each, h)
         for seed, each in zip(seeds, added, strict=True)
     ]
-    result: Tensor = gather(h, *weighed)
-    return result
-
-
-AT_ONCE: Final = Joining(_spread, _gather)
-"""All kernels at once; the weights of their last ops come times alpha already."""
+    return h, *weighed

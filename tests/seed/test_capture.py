@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from esper.blueprint import shipped
 from esper.seed import Seed, find_sites
-from esper.seed.branches import SEQUENTIAL, Region
+from esper.seed.branches import Region
 from esper.seed.capture import Packed, held, swapped
 from esper.seed.streams import ONE_AFTER_ANOTHER
-from esper.seed.sums import AT_ONCE, total
+from esper.seed.sums import spread, terms, total
 from tests.seed.kernels import awaken, kernel_for
 from topics.models import SiteKind
 
@@ -44,14 +44,14 @@ def fused(region: Region, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]
     tensors = tuple(held(region))
     stand_ins = [each.tensor.detach().requires_grad_(each.requires_grad) for each in tensors]
     with swapped(tensors, stand_ins, fused=True):
-        y = region.call([x], ONE_AFTER_ANOTHER, AT_ONCE)
+        y = torch.stack(terms(region.seeds, *region.terms([x], ONE_AFTER_ANOTHER, spread))).sum(0)
     wanted = [x, *(each for each in stand_ins if each.requires_grad)]
     return y, torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)
 
 
 def sequential(region: Region, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The same, one kernel after the other."""
-    y = region.call([x], ONE_AFTER_ANOTHER, SEQUENTIAL)
+    y = region.call([x], ONE_AFTER_ANOTHER)
     wanted = [x, *(each.tensor for each in held(region) if each.requires_grad)]
     return y, torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)
 
