@@ -379,8 +379,10 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradient of each leaf, None where there is none; `grad` is of the terms' sum."""
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    grads = [grad] * len(found)
-    result = iter(torch.autograd.grad(found, wanted, grads, allow_unused=True, **keep))
+    # In a host that is frozen h has no gradient.
+    summed = [each for each in found if each.requires_grad]
+    grads = [grad] * len(summed)
+    result = iter(torch.autograd.grad(summed, wanted, grads, allow_unused=True, **keep))
     return tuple([next(result) if leaf.requires_grad else None for leaf in leaves])
 
 
