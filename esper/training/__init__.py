@@ -5,9 +5,10 @@ Kernels and decisions come in through one mailbox; reports go out; the model cha
 """
 
 from esper.link import RecordUnfit
+from esper.training.attach import grow
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.export import export_model
-from esper.training.growth import Growth, GrowthClosed, grow
+from esper.training.growth import Growth, GrowthClosed
 from esper.training.lockstep import LockstepBroken, LockstepRefused, Patience
 from esper.training.source import ExportError
 

@@ -1,44 +1,32 @@
-"""`esper.grow`, and what it returns: growth as the training loop sees it."""
+"""Growth as the training loop sees it: what `esper.grow` returns."""
 
 import logging
-import re
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.link import Order
-from esper.seed import Site, capture_due, find_sites, suggest, unwrapped
-from esper.settings import Settings
+from esper.seed import Site, capture_due
 from esper.training.checkpoint import Checkpoint, CheckpointRefused, restore_random_numbers
-from esper.training.connect import order_for
 from esper.training.export import export_model
 from esper.training.garden import Garden
 from esper.training.inbox import Inbox
 from esper.training.lineage import Ancestry
 from esper.training.link import RunLink
-from esper.training.lockstep import Lockstep, LockstepRefused, Patience
-from esper.training.mail import Mail
+from esper.training.lockstep import Lockstep, Patience
 from esper.training.optimizer import OptimizerMembership
-from esper.training.probe import LossFn, Measured, Probe
-from esper.training.ranks import Council, Ranks, RelayedLink, RelaySender
+from esper.training.probe import Measured, Probe
+from esper.training.ranks import Council, Ranks, RelayedLink
 from esper.training.reporter import Reporter
 from esper.training.retrace import Retrace
 from esper.training.source import ExportError
-from topics.models import PolicySpec, RunOpening, RunStatus, TrainingRun
+from topics.models import RunOpening, TrainingRun
 
 log = logging.getLogger("esper")
-
-RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
-
-REPORT_EVERY = 50
-"""Steps between two reports, unless told: even where a probe costs as much as a step, 2 percent."""
 
 SEAL_TIMEOUT_S = 10.0
 """How long closing waits, unless told: a bandit worker that died is back in less."""
@@ -46,10 +34,6 @@ SEAL_TIMEOUT_S = 10.0
 
 class GrowthClosed(RuntimeError):
     """A step after the run's end."""
-
-
-class RunNameRefused(ValueError):
-    """A name that could not be part of a run's id."""
 
 
 class Growth:
@@ -87,10 +71,7 @@ class Growth:
         self._link = link
         self._lockstep: Lockstep | None = None
         if patience is not None:
-            if not isinstance(link, RunLink) or ranks is not None:
-                raise LockstepRefused(
-                    "a run of several ranks does not go in lockstep; train it in one process"
-                )
+            assert isinstance(link, RunLink)
             self._lockstep = Lockstep(run.run_id, link, self._inbox, patience)
         self._seal_timeout_s = seal_timeout_s
         self._step = 0
@@ -220,11 +201,11 @@ class Growth:
             raise
         return self
 
-    def take_up(self, random_numbers: Callable[[], None]) -> None:
-        """Be ready to go on from a checkpoint: all that is to be done again is at hand.
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Be ready to go on from the state that this was made with, and `open`ed.
 
         Raises:
-            CheckpointRefused: something of it cannot be had.
+            CheckpointRefused: what is to be done again cannot be had.
         """
         try:
             logged = self._link.logged
@@ -232,13 +213,27 @@ class Growth:
                 logged = self._ranks.share_reports(logged)
             if logged:
                 self._retrace = Retrace(self._inbox, self._reporter, logged)
-                self._retrace.await_mail()
+                self._await_retrace(self._retrace)
             elif self._lockstep is not None:
                 self._lockstep.await_answer(self._reporter.next_seq - 1, self._step)
-            random_numbers()
+            if self._ranks is None:
+                restore_random_numbers(state)
         except BaseException:
             self._abandon()
             raise
+
+    def _await_retrace(self, retrace: Retrace) -> None:
+        if self._ranks is None:
+            retrace.await_mail()
+            return
+        refusal = ""
+        try:
+            retrace.await_mail()
+        except CheckpointRefused as error:
+            refusal = str(error)
+        # Where one rank cannot go on none does, or it would wait for the others for ever.
+        if reasons := self._ranks.reasons(refusal):
+            raise CheckpointRefused(reasons)
 
     def _begin(self) -> None:
         if self._lockstep is not None:
@@ -331,134 +326,3 @@ class Growth:
 
 def _unmeasured() -> Measured:
     return Measured(loss=None, contributions={})
-
-
-def grow(
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    sites: Sequence[str] | Literal["auto"],
-    probe: tuple[Tensor, Tensor],
-    loss_fn: LossFn,
-    run: str = "run",
-    slots: int = 2,
-    report_every: int = REPORT_EVERY,
-    seed: int = 0,
-    policy: PolicySpec | None = None,
-    seal_timeout_s: float = SEAL_TIMEOUT_S,
-    settings: Settings | None = None,
-    resume: Mapping[str, Any] | None = None,
-    lockstep: bool | Patience = False,
-) -> Growth:
-    """Attach growth to a model and its optimizer; use the result as a context manager.
-
-    A model in DistributedDataParallel grows alike on all its ranks, each of which makes this call:
-    rank 0 speaks to Kafka and measures, and what grows is reduced over the ranks too.
-
-    Args:
-        sites: names of submodules at which to grow: any that take a tensor and give one of the
-            same rank, samples first, and have parameters in the optimizer. "auto" chooses among
-            linear, convolution and attention layers, and says so in the log.
-        probe: held-out inputs (N, ..) and targets (N, ..), on the model's device, on which
-            contributions are measured. Never samples of the test set. Of several ranks, rank 0's
-            counts.
-        loss_fn: the mean loss of (output, target), as a scalar.
-        run: what the run is called, in lower case; its id is this, the time and a few digits.
-        slots: seeds at each site.
-        report_every: steps between two reports; each costs a forward pass of the probe batch.
-        seed: seeds the run's decisions.
-        policy: which bandit chooses, UCB1 unless given.
-        seal_timeout_s: how long closing waits for the decision that seals the run's record.
-        settings: where Kafka, the kernel store and the key are; from the environment unless given.
-        resume: what `Growth.state_dict` returned, to go on with that run: with a model as it was
-            before it grew, and the same arguments otherwise. Load the states of model and
-            optimizer next. Steps taken after it are taken again, with the decisions on record.
-        lockstep: True, or how long to wait, for a run that can be repeated bit for bit: it begins
-            with the kernels of the blueprints published by then, and training waits for the answer
-            to each report. For science and tests, on a CPU; it costs some milliseconds a report.
-
-    Raises:
-        RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
-            RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible like this.
-        NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
-            possible here; the message says what to do.
-        LockstepBroken: in a lockstep run, kernels or the first answer did not come.
-    """
-    host = unwrapped(model)
-    checked_probe = Probe(probe, loss_fn)
-    sample = checked_probe.inputs[:1]
-    named = _suggested(host, sample) if sites == "auto" else sites
-    found = find_sites(host, named, sample, slots)
-    membership = OptimizerMembership(optimizer)
-    announced = _announced(run, host, found)
-    patience = Patience() if lockstep is True else lockstep or None
-    opening = RunOpening(
-        seed=seed,
-        slots=dict.fromkeys(found, slots),
-        policy=policy or PolicySpec(),
-        host_params=announced.host_params,
-        report_interval_steps=report_every,
-        lockstep=patience is not None,
-    )
-    resumed = None if resume is None else Checkpoint.from_state(resume)
-    if resumed is not None:
-        resumed.check(announced, opening)
-        announced = resumed.run
-    ranks = Ranks.of(model)
-    if ranks is not None:
-        announced = ranks.agreed(announced, opening, resumed.step if resumed else 0)
-    garden = Garden(found, membership, None if ranks is None else ranks.synchronizer())
-    with nullcontext() if ranks is None else ranks.told():
-        mail = Mail(announced.run_id, found)
-        growth = Growth(
-            host,
-            garden,
-            checked_probe,
-            announced,
-            opening,
-            _link(
-                lambda: order_for(
-                    settings or Settings(),
-                    announced,
-                    lockstep=opening.lockstep,
-                    resumption=resumed.resumption if resumed else None,
-                ),
-                mail,
-                ranks,
-            ),
-            ranks=ranks,
-            seal_timeout_s=seal_timeout_s,
-            patience=patience,
-            resumed=resumed,
-        ).open()
-    if resume is not None:
-        growth.take_up(lambda: restore_random_numbers(resume) if ranks is None else None)
-    return growth
-
-
-def _link(order: Callable[[], Order], mail: Mail, ranks: Ranks | None) -> RunLink | RelayedLink:
-    """Return the way to Kafka: a rank other than the first goes through that one."""
-    if ranks is not None and not ranks.leads:
-        return RelayedLink(ranks, mail)
-    return RunLink(order(), mail, None if ranks is None else RelaySender(ranks))
-
-
-def _suggested(model: nn.Module, sample: Tensor) -> list[str]:
-    suggestions = suggest(model, sample)
-    for each in suggestions:
-        log.info("%s: %s", "site" if each.chosen else "no site", each.reason)
-    return [each.name for each in suggestions if each.chosen]
-
-
-def _announced(name: str, model: nn.Module, sites: Mapping[str, Site]) -> TrainingRun:
-    if not RUN_NAME.fullmatch(name):
-        raise RunNameRefused(
-            f"a run cannot be called {name!r}: give 1 to 40 of a-z, 0-9, '.', '_' and '-', "
-            "beginning with a letter or digit"
-        )
-    return TrainingRun(
-        run_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-        status=RunStatus.OPEN,
-        sites={site.name: site.signature for site in sites.values()},
-        host_params=sum(parameter.numel() for parameter in model.parameters()),
-    )

@@ -170,6 +170,7 @@ class Inbox:
         if waiting is not None:
             late = None if waiting.settled(step) else "it has not its kernels in time"
             own = waiting.refused or late or ""
+        # Rare, and the one place where ranks wait for each other.
         reason = council.reasons(own)
         if waiting is None:
             self._passed_over += 1

@@ -19,8 +19,8 @@ import esper
 from esper.seed.graphs import SETTLED, SiteGraphs
 from esper.settings import Settings
 from esper.training import Growth, GrowthClosed, Patience
+from esper.training.attach import RunNameRefused
 from esper.training.connect import NotConfigured, order_for
-from esper.training.growth import RunNameRefused
 from esper.training.link import RunLink
 from esper.training.mail import Mail
 from tests.seed.hosts import host, images, labels

@@ -19,6 +19,7 @@ from tests.seed.kernels import announced
 from tests.seed.ranks import ROOT
 from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import decision, planting
+from tests.training.two_ranks import CHECKPOINT
 from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from topics.models import AdaptationDecision, Cull, KernelReady, Outcome, OutcomeStatus
 
@@ -34,16 +35,18 @@ class Torchrun:
     """Two ranks that run; the test is their bandit and their compile worker."""
 
     def __init__(self, settings: Settings, outside: Outside, folder: Path) -> None:
-        self._settings, self._outside, self._folder = settings, outside, folder
+        self._settings, self._outside, self.folder = settings, outside, folder
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, **orders: Any) -> None:
-        (self._folder / "orders.json").write_text(
+        for word in ("save", "end"):
+            (self.folder / word).unlink(missing_ok=True)
+        (self.folder / "orders.json").write_text(
             json.dumps({"sites": SAME, "device": "cpu", **orders})
         )
         environment = self._settings.model_dump(mode="json", by_alias=True, exclude_none=True)
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        launch += ["--nproc-per-node", "2", "-m", "tests.training.two_ranks", str(self._folder)]
+        launch += ["--nproc-per-node", "2", "-m", "tests.training.two_ranks", str(self.folder)]
         self._process = subprocess.Popen(
             launch,
             cwd=ROOT,
@@ -53,12 +56,18 @@ class Torchrun:
             text=True,
         )
 
-    def saw(self) -> list[dict[str, Any]]:
-        """Wait for the end, and return what each rank saw."""
+    def saw(self, *, ends: bool = True) -> list[dict[str, Any]]:
+        """Have it end, unless it does by itself; return what each rank saw."""
+        if ends:
+            self.ask("end")
         assert self._process is not None
         said, _ = self._process.communicate(timeout=3 * WAIT_S)
         assert self._process.returncode == 0, said
-        return [json.loads((self._folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+        return [json.loads((self.folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+    def ask(self, word: str) -> None:
+        """Ask all ranks to save, or to end."""
+        (self.folder / word).touch()
 
     def kill(self) -> None:
         if self._process is not None:
@@ -67,15 +76,15 @@ class Torchrun:
 
     def weights(self, rank: int) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = torch.load(
-            self._folder / f"rank-{rank}.pt", weights_only=True, map_location="cpu"
+            self.folder / f"rank-{rank}.pt", weights_only=True, map_location="cpu"
         )
         return found
 
     @property
     def run_id(self) -> str:
-        eventually("the run", (self._folder / "run").exists, START_S)
+        eventually("the run", (self.folder / "run").exists, START_S)
         time.sleep(0.01)
-        return (self._folder / "run").read_text()
+        return (self.folder / "run").read_text()
 
     def offer(self, ready: KernelReady) -> None:
         """Publish a kernel and wait until it is on offer in the run."""
@@ -127,6 +136,43 @@ class Story(NamedTuple):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_all_ranks_go_on_from_a_checkpoint_and_do_again_what_was_done_after_it(
+    torchrun: Torchrun, outside: Outside, device: str
+) -> None:
+    blueprints = ["low-rank-skip", "gated-linear-unit"]
+    site = find_sites(host().to(device), ["fc1"], images(1).to(device), slots=3)["fc1"]
+    kernels = [announced(outside.store, each, site.signature) for each in blueprints]
+    torchrun.start(device=device, preempted=True)
+    for ready in kernels:
+        torchrun.offer(ready)
+    run_id = torchrun.run_id
+    plans = [
+        decision(planting(site, slot, blueprint), name=f"{run_id} {slot}", run_id=run_id)
+        for slot, blueprint in enumerate(blueprints)
+    ]
+    torchrun.decide(plans[0])
+    torchrun.ask("save")
+    eventually("a checkpoint", lambda: (torchrun.folder / CHECKPOINT).exists())
+    torchrun.decide(plans[1])
+    cull = Cull(site="fc1", slot=0, kernel_id=kernels[0].kernel_id)
+    torchrun.decide(decision(cull, name=f"{run_id} cull", run_id=run_id))
+    first, _ = torchrun.saw()
+    weights = torchrun.weights(0)
+    assert len(first["planted"]) > 3
+    torchrun.start(device=device, resumes=True, last_step=first["last_step"])
+    second = torchrun.saw(ends=False)
+    for rank in (0, 1):
+        assert second[rank]["planted"][-2:] == first["planted"][-2:]
+        assert second[rank]["states"] == first["states"]
+        again = torchrun.weights(rank)
+        assert again.keys() == weights.keys()
+        for name, value in weights.items():
+            torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=name)
+    reports = outside.reports(run_id)
+    assert [report.seq for report in reports] == list(range(len(reports)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot_load(
     torchrun: Torchrun, outside: Outside, device: str
 ) -> None:
@@ -167,9 +213,7 @@ def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
     kernels = {
         name: announced(outside.store, each, site.signature) for name, each in blueprints.items()
     }
-    torchrun.start(
-        device=device, fails=kernels["fails"].sha256, late=kernels["late"].sha256, answers=6
-    )
+    torchrun.start(device=device, fails=kernels["fails"].sha256, late=kernels["late"].sha256)
     run_id = torchrun.run_id
     for ready in kernels.values():
         torchrun.offer(ready)
@@ -191,7 +235,7 @@ def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
 
 
 def test_ranks_that_were_given_other_sites_all_refuse_and_say_which(torchrun: Torchrun) -> None:
-    torchrun.start(sites=[["conv", "fc1"], ["fc1"]], answers=0)
+    torchrun.start(sites=[["conv", "fc1"], ["fc1"]])
     for saw in torchrun.saw():
         assert saw["refused"] == "RanksDiffer"
         assert saw["why"].startswith("rank 1 called grow with another model, other sites or other")
@@ -202,7 +246,7 @@ def test_where_rank_0_cannot_begin_no_rank_does(
 ) -> None:
     nowhere = settings.model_copy(update={"trusted_key_file": tmp_path / "missing.pem"})
     torchrun = Torchrun(nowhere, outside, tmp_path)
-    torchrun.start(answers=0)
+    torchrun.start()
     one, other = torchrun.saw()
     assert one["refused"] == "KeyUnusable"
     assert other["refused"] == "LeaderFailed"

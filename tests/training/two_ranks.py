@@ -8,11 +8,13 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
@@ -28,6 +30,7 @@ BATCH: Final = 16
 MOST_STEPS: Final = 20_000
 PAUSE_S: Final = 0.002
 LATE_S: Final = 7.0
+CHECKPOINT: Final = "checkpoint.pt"
 REPORT_EVERY: Final = 5
 
 
@@ -54,38 +57,61 @@ def planted(growth: Growth) -> list[tuple[str, int, str]]:
     ]
 
 
-def all_agree_to_end(growth: Growth, answers: int, device: str) -> bool:
-    enough = torch.tensor(int(len(growth.ancestry.outcomes) >= answers), device=device)
-    dist.broadcast(enough, 0)
-    return bool(enough)
+class Preempted(Exception):
+    """What ends a training from outside."""
+
+
+def asked(folder: Path, device: str) -> str:
+    """What the test asks of all ranks, as rank 0 sees it: a file of that name in the folder."""
+    saves = (folder / "save").exists() and not (folder / CHECKPOINT).exists()
+    ends = (folder / "end").exists()
+    word = torch.tensor(2 if saves else int(ends), device=device)
+    dist.broadcast(word, 0)
+    return ("", "end", "save")[int(word)]
+
+
+def save(folder: Path, step: int, model: nn.Module, optimizer: Adam, growth: Growth) -> None:
+    """Rank 0 saves what all ranks can go on from."""
+    if dist.get_rank() == 0:
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "growth": growth.state_dict(),
+            "step": step,
+        }
+        torch.save(state, folder / "part")
+        (folder / "part").rename(folder / CHECKPOINT)
+    dist.barrier()
 
 
 def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
     device = orders["device"]
+    state: dict[str, Any] = {"growth": None, "step": 0}
+    if orders.get("resumes"):
+        state = torch.load(folder / CHECKPOINT, weights_only=True)
     model = host(seed=rank).to(device)
     wrapped = DistributedDataParallel(model)
     optimizer = Adam(model.parameters(), lr=0.01)
     seen: list[Any] = []
-    try:
-        growth = esper.grow(
-            wrapped,
-            optimizer,
-            sites=orders["sites"][rank],
-            probe=(images(20).to(device), labels(20).to(device)),
-            loss_fn=F.cross_entropy,
-            run="ranks",
-            slots=3,
-            report_every=REPORT_EVERY,
-            seal_timeout_s=0.3,
-        )
-    except (RanksDiffer, LeaderFailed, ArtifactRefused) as error:
-        saw = {"refused": type(error).__name__, "why": str(error)}
-        (folder / f"rank-{rank}.json").write_text(json.dumps(saw))
-        return
-    with growth:
+    growth = esper.grow(
+        wrapped,
+        optimizer,
+        sites=orders["sites"][rank],
+        probe=(images(20).to(device), labels(20).to(device)),
+        loss_fn=F.cross_entropy,
+        run="ranks",
+        slots=3,
+        report_every=REPORT_EVERY,
+        seal_timeout_s=0.3,
+        resume=state["growth"],
+    )
+    if state["step"]:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    with suppress(Preempted), growth:
         if rank == 0:
             (folder / "run").write_text(growth.run_id)
-        for step in range(1, MOST_STEPS):
+        for step in range(state["step"] + 1, orders.get("last_step", MOST_STEPS) + 1):
             x, y = images(BATCH, seed=step).to(device), labels(BATCH, seed=step).to(device)
             mine = slice(rank, None, 2)
             loss = F.cross_entropy(wrapped(x[mine]), y[mine])
@@ -95,13 +121,18 @@ def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
             growth.step(loss)
             if not seen or planted(growth) != seen[-1][1]:
                 seen.append([step, planted(growth)])
-            if step % 10 == 0 and all_agree_to_end(growth, orders["answers"], device):
-                break
+            if step % REPORT_EVERY == 0 and (word := asked(folder, device)):
+                if word == "end":
+                    break
+                save(folder, step, model, optimizer, growth)
             time.sleep(PAUSE_S)
         states = [slot.state for site in growth.sites.values() for slot in site.slots]
-    torch.save(model.state_dict(), folder / f"rank-{rank}.pt")
-    saw = {"run_id": growth.run_id, "planted": seen, "states": states}
-    (folder / f"rank-{rank}.json").write_text(json.dumps(saw))
+        weights = {name: value.cpu() for name, value in model.state_dict().items()}
+        torch.save(weights, folder / f"rank-{rank}.pt")
+        saw = {"run_id": growth.run_id, "planted": seen, "states": states, "last_step": step}
+        (folder / f"rank-{rank}.json").write_text(json.dumps(saw))
+        if orders.get("preempted"):
+            raise Preempted
 
 
 def main(folder: Path) -> None:
@@ -113,7 +144,11 @@ def main(folder: Path) -> None:
         torch.cuda.set_device(rank)
     dist.init_process_group("nccl" if several else "gloo")
     spoil(rank, orders)
-    train(folder, rank, orders)
+    try:
+        train(folder, rank, orders)
+    except (RanksDiffer, LeaderFailed, ArtifactRefused) as error:
+        saw = {"refused": type(error).__name__, "why": str(error)}
+        (folder / f"rank-{rank}.json").write_text(json.dumps(saw))
     dist.destroy_process_group()
 
 

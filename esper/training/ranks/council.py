@@ -70,12 +70,8 @@ class Council:
         self._able_since = None
 
     def reasons(self, own: str) -> str:
-        """Return why ranks could not do it, each with its number; `own` is empty if this one could.
-
-        All ranks ask at the same step. Rare, and the one place where they wait for each other.
-        """
-        notes = self._ranks.noted(own)
-        return "; ".join(f"rank {rank}: {note}" for rank, note in enumerate(notes) if note)
+        """Return why ranks could not do it; all ask at the same step, and wait for each other."""
+        return self._ranks.reasons(own)
 
     def close(self, *, failed: bool) -> None:
         """Vote no more; after a run that did not fail, once the last vote has come to its end."""

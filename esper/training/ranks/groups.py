@@ -53,12 +53,10 @@ class Ranks:
 
         Every rank of the model's group must call it.
         """
-        if not isinstance(model, DistributedDataParallel):
+        if not (isinstance(model, DistributedDataParallel) and cls.several(model)):
             return None
         parent = model.process_group
         members = dist.get_process_group_ranks(parent)
-        if len(members) == 1:
-            return None
         return cls(
             wrapped=model,
             rank=dist.get_rank(parent),
@@ -67,6 +65,13 @@ class Ranks:
             votes=_group(members, "gloo"),
             mail=_group(members, "gloo", RARE_MAIL),
         )
+
+    @staticmethod
+    def several(model: nn.Module) -> bool:
+        """Whether a model is trained by more than one process."""
+        if not isinstance(model, DistributedDataParallel):
+            return False
+        return dist.get_world_size(model.process_group) > 1
 
     @property
     def leads(self) -> bool:
@@ -123,6 +128,11 @@ class Ranks:
         notes = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(notes, mine, group=self.votes)
         return [_bytes_of(each).rstrip(b"\0").decode(errors="replace") for each in notes]
+
+    def reasons(self, own: str) -> str:
+        """Return why ranks cannot do something, each with its number; `own` is empty if one can."""
+        notes = self.noted(own)
+        return "; ".join(f"rank {rank}: {note}" for rank, note in enumerate(notes) if note)
 
     def share(self, data: bytes | None) -> bytes:
         """Return the bytes that rank 0 gave; the others give None."""

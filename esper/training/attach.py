@@ -1,0 +1,178 @@
+"""`esper.grow`: attaching growth to a model, its optimizer, and the run's link."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Final, Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.link import Order
+from esper.seed import Site, find_sites, suggest, unwrapped
+from esper.settings import Settings
+from esper.training.checkpoint import Checkpoint
+from esper.training.connect import order_for
+from esper.training.garden import Garden
+from esper.training.growth import SEAL_TIMEOUT_S, Growth
+from esper.training.link import RunLink
+from esper.training.lockstep import LockstepRefused, Patience
+from esper.training.mail import Mail
+from esper.training.optimizer import OptimizerMembership
+from esper.training.probe import LossFn, Probe
+from esper.training.ranks import Ranks, RelayedLink, RelaySender
+from topics.models import PolicySpec, RunOpening, RunStatus, TrainingRun
+
+log = logging.getLogger("esper")
+
+RUN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+
+REPORT_EVERY: Final = 50
+"""Steps between two reports, unless told: even where a probe costs as much as a step, 2 percent."""
+
+
+class RunNameRefused(ValueError):
+    """A name that could not be part of a run's id."""
+
+
+def grow(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    sites: Sequence[str] | Literal["auto"],
+    probe: tuple[Tensor, Tensor],
+    loss_fn: LossFn,
+    run: str = "run",
+    slots: int = 2,
+    report_every: int = REPORT_EVERY,
+    seed: int = 0,
+    policy: PolicySpec | None = None,
+    seal_timeout_s: float = SEAL_TIMEOUT_S,
+    settings: Settings | None = None,
+    resume: Mapping[str, Any] | None = None,
+    lockstep: bool | Patience = False,
+) -> Growth:
+    """Attach growth to a model and its optimizer; use the result as a context manager.
+
+    A model in DistributedDataParallel grows alike on all its ranks, each of which makes this call:
+    rank 0 speaks to Kafka and measures, and what grows is reduced over the ranks too.
+
+    Args:
+        sites: names of submodules at which to grow: any that take a tensor and give one of the
+            same rank, samples first, and have parameters in the optimizer. "auto" chooses among
+            linear, convolution and attention layers, and says so in the log.
+        probe: held-out inputs (N, ..) and targets (N, ..), on the model's device, on which
+            contributions are measured. Never samples of the test set. Of several ranks, rank 0's
+            counts.
+        loss_fn: the mean loss of (output, target), as a scalar.
+        run: what the run is called, in lower case; its id is this, the time and a few digits.
+        slots: seeds at each site.
+        report_every: steps between two reports; each costs a forward pass of the probe batch.
+        seed: seeds the run's decisions.
+        policy: which bandit chooses, UCB1 unless given.
+        seal_timeout_s: how long closing waits for the decision that seals the run's record.
+        settings: where Kafka, the kernel store and the key are; from the environment unless given.
+        resume: what `Growth.state_dict` returned, to go on with that run: with a model as it was
+            before it grew, and the same arguments otherwise. Load the states of model and
+            optimizer next. Steps taken after it are taken again, with the decisions on record.
+        lockstep: True, or how long to wait, for a run that can be repeated bit for bit: it begins
+            with the kernels of the blueprints published by then, and training waits for the answer
+            to each report. For science and tests, on a CPU; it costs some milliseconds a report.
+
+    Raises:
+        RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
+            RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible like this.
+        NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
+            possible here; the message says what to do.
+        LockstepBroken: in a lockstep run, kernels or the first answer did not come.
+    """
+    host = unwrapped(model)
+    measuring = Probe(probe, loss_fn)
+    sample = measuring.inputs[:1]
+    named = _suggested(host, sample) if sites == "auto" else sites
+    found = find_sites(host, named, sample, slots)
+    membership = OptimizerMembership(optimizer)
+    patience = Patience() if lockstep is True else lockstep or None
+    if patience is not None and Ranks.several(model):
+        raise LockstepRefused(
+            "a run of several ranks does not go in lockstep; train it in one process"
+        )
+    announced = _announced(run, host, found)
+    opening = RunOpening(
+        seed=seed,
+        slots=dict.fromkeys(found, slots),
+        policy=policy or PolicySpec(),
+        host_params=announced.host_params,
+        report_interval_steps=report_every,
+        lockstep=patience is not None,
+    )
+    resumed = None if resume is None else Checkpoint.from_state(resume)
+    if resumed is not None:
+        resumed.check(announced, opening)
+    ranks = Ranks.of(model)
+    announced = _named(announced, opening, resumed, ranks)
+
+    def order() -> Order:
+        return order_for(
+            settings or Settings(),
+            announced,
+            lockstep=opening.lockstep,
+            resumption=resumed.resumption if resumed else None,
+        )
+
+    garden = Garden(found, membership, None if ranks is None else ranks.synchronizer())
+    with nullcontext() if ranks is None else ranks.told():
+        growth = Growth(
+            host,
+            garden,
+            measuring,
+            announced,
+            opening,
+            _link(order, Mail(announced.run_id, found), ranks),
+            ranks=ranks,
+            seal_timeout_s=seal_timeout_s,
+            patience=patience,
+            resumed=resumed,
+        ).open()
+    if resume is not None:
+        growth.take_up(resume)
+    return growth
+
+
+def _named(
+    run: TrainingRun, opening: RunOpening, resumed: Checkpoint | None, ranks: Ranks | None
+) -> TrainingRun:
+    """Return the run under the name that it has already, or that rank 0 gave it."""
+    named = run if resumed is None else resumed.run
+    return named if ranks is None else ranks.agreed(named, opening, resumed.step if resumed else 0)
+
+
+def _link(order: Callable[[], Order], mail: Mail, ranks: Ranks | None) -> RunLink | RelayedLink:
+    """Return the way to Kafka: a rank other than the first goes through that one."""
+    if ranks is not None and not ranks.leads:
+        return RelayedLink(ranks, mail)
+    return RunLink(order(), mail, None if ranks is None else RelaySender(ranks))
+
+
+def _suggested(model: nn.Module, sample: Tensor) -> list[str]:
+    suggestions = suggest(model, sample)
+    for each in suggestions:
+        log.info("%s: %s", "site" if each.chosen else "no site", each.reason)
+    return [each.name for each in suggestions if each.chosen]
+
+
+def _announced(name: str, model: nn.Module, sites: Mapping[str, Site]) -> TrainingRun:
+    if not RUN_NAME.fullmatch(name):
+        raise RunNameRefused(
+            f"a run cannot be called {name!r}: give 1 to 40 of a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return TrainingRun(
+        run_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+        status=RunStatus.OPEN,
+        sites={site.name: site.signature for site in sites.values()},
+        host_params=sum(parameter.numel() for parameter in model.parameters()),
+    )
