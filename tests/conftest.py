@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ class ExternalKafka:
         )
 
 
+@contextmanager
+def _running(folder: Path) -> Iterator[KafkaService]:
+    service = KafkaService(folder, die_with_parent=CAN_DIE_WITH_PARENT)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService | ExternalKafka]:
     """The broker of this test session; `stop` and `start` keep its address and data.
@@ -48,23 +59,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService | E
     if address:
         yield ExternalKafka(address)
         return
-    service = KafkaService(tmp_path_factory.mktemp("kafka"), die_with_parent=CAN_DIE_WITH_PARENT)
-    service.start()
-    try:
+    with _running(tmp_path_factory.mktemp("kafka")) as service:
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="module")
 def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
     """A broker for one module, whose tests depend on all that was ever published there."""
-    service = KafkaService(tmp_path_factory.mktemp("kafka"), die_with_parent=CAN_DIE_WITH_PARENT)
-    service.start()
-    try:
+    with _running(tmp_path_factory.mktemp("kafka")) as service:
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="session")
