@@ -72,7 +72,6 @@ class GradientSynchronizer:
         self._watch.remove()
 
     def _fill_buckets(self) -> None:
-        # Backward reaches what was planted last at about any time: no order is better than another.
         self._buckets = [
             _Bucket(tuple(own), self._group)
             for own in _filled(list(self._hooks), self._bucket_bytes)

@@ -100,6 +100,7 @@ class Growth:
         Raises:
             GrowthClosed: the run has ended.
             LockstepBroken: in a lockstep run, what it waits for did not come.
+            CheckpointRefused: what was done after a checkpoint cannot be done again.
         """
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
