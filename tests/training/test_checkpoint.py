@@ -192,6 +192,9 @@ def test_a_training_that_goes_on_does_again_bit_for_bit_what_was_done_after_the_
     bandit.decide(bandit.plant("fc1", 1, "gated-linear-unit"))
     first.train_until(lambda: bandit.active("conv", 1))
     bandit.decide(bandit.of(Cull, "conv", 1, "conv-bottleneck"))
+    culled = first.growth.sites["conv"].slots[1]
+    first.train_until(lambda: culled.state is SeedState.DORMANT)
+    bandit.decide(bandit.plant("conv", 1, "conv-bottleneck"))
     first.train_to_a_report()
     expected = first.seen()
     assert any(expected["merged"])
@@ -211,7 +214,7 @@ def test_a_training_that_goes_on_does_again_bit_for_bit_what_was_done_after_the_
     assert reports[-1].closing
     assert outside.repeats(first.growth.run_id) == 0
     outcomes = [outcome.decision_id for report in reports for outcome in report.outcomes]
-    assert len(outcomes) == len(set(outcomes)) == 5
+    assert len(outcomes) == len(set(outcomes)) == 6
 
 
 def test_what_was_decided_and_not_done_before_the_end_is_done_afterwards(
