@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 import esper
 from esper.settings import Settings
+from esper.tasks.checkpoint import TrainingFile
 from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
 from esper.training import Growth
 from esper.training.lineage import Ancestry
@@ -48,8 +49,11 @@ def grow_task(
     on_epoch: OnEpoch,
     device: str = "cpu",
     lockstep: bool = False,
+    kept: TrainingFile | None = None,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
+
+    With a file it goes on from what is kept there, if anything is.
 
     Raises:
         BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
@@ -71,12 +75,15 @@ def grow_task(
             seed=seed,
             settings=settings,
             lockstep=lockstep,
+            resume=kept.state["growth"] if kept and kept.state else None,
         )
         growths.append(growth)
+        if kept is not None:
+            kept.growth_state = growth.state_dict
         on_start(growth.run_id)
         return growth
 
-    result = train_task(task, seed, epochs, attach, on_epoch, device)
+    result = train_task(task, seed, epochs, attach, on_epoch, device, kept)
     growth = growths[0]
     return GrownRun(
         run_id=growth.run_id,

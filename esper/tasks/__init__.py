@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from esper.tasks.checkpoint import CheckpointUnusable, TrainingFile
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.resnet import RESNET, ResNetHost
 from esper.tasks.train import Splits, Task, TaskResult, train_task
@@ -12,11 +13,13 @@ __all__ = [
     "DIGITS",
     "RESNET",
     "TASKS",
+    "CheckpointUnusable",
     "DigitsHost",
     "ResNetHost",
     "Splits",
     "Task",
     "TaskResult",
+    "TrainingFile",
     "load_digits",
     "train_task",
 ]

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from esper.tasks.checkpoint import TrainingFile
+
 BATCH: Final = 32
 LEARNING_RATE: Final = 1e-3
 
@@ -85,10 +87,12 @@ def train_task(
     attach: Attach = never_grow,
     on_epoch: OnEpoch | None = None,
     device: str = "cpu",
+    kept: TrainingFile | None = None,
 ) -> TaskResult:
     """Train the host of a task from `seed` for `epochs` and test it; `attach` lets it grow or not.
 
     Two calls that differ only in `attach` start from the same weights and see the same batches.
+    With a file the training goes on from it, keeps itself there, and removes it at its end.
     """
     splits = task.load().to(device)
     torch.manual_seed(seed)
@@ -96,9 +100,11 @@ def train_task(
     optimizer = Adam(model.parameters(), lr=LEARNING_RATE)
     shuffle = torch.Generator().manual_seed(seed)
     inputs, labels = splits.train
-    steps = 0
+    steps, begun = (kept.steps, kept.epoch) if kept else (0, 0)
     with attach(model, optimizer, splits) as growth:
-        for epoch in range(epochs):
+        if kept is not None:
+            kept.restore(model, optimizer, shuffle)
+        for epoch in range(begun, epochs):
             model.train()
             order = torch.randperm(len(inputs), generator=shuffle).to(device)
             for batch in torch.split(order, BATCH):
@@ -108,8 +114,12 @@ def train_task(
                 optimizer.zero_grad()
                 growth.step(loss)
                 steps += 1
+            if kept is not None:
+                kept.write(model, optimizer, shuffle, epoch=epoch + 1, steps=steps)
             if on_epoch is not None:
                 on_epoch(epoch + 1, float(loss.detach()))
+    if kept is not None:
+        kept.remove()
     params = sum(parameter.numel() for parameter in model.parameters())
     return TaskResult(model, accuracy(model, splits.test), params, steps)
 

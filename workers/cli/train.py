@@ -33,11 +33,20 @@ def train(
             "bits on a CPU. For experiments; slower.",
         ),
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="Keep the training in this file after each epoch, and go on from it where it is "
+            "there already; removed when the training has ended well.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a shipped task while it grows, and export the grown network.
 
-    Needs a broker and workers: `esper up`. Ctrl-C or SIGTERM ends the run cleanly.
+    Needs a broker and workers: `esper up`. Ctrl-C or SIGTERM ends the run cleanly; with
+    --checkpoint it stays open, and the same command goes on with it, also after a crash.
     """
     if task not in TASKS:
         raise typer.BadParameter(f"no task {task!r}; there are: {', '.join(TASKS)}")
@@ -55,8 +64,16 @@ def train(
         raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")
     settings = Settings()
     epochs = epochs or esper.tasks.TASKS[task].epochs
+    kept = None
+    if checkpoint is not None:
+        told = {"task": task, "seed": seed, "device": device, "lockstep": lockstep}
+        kept = esper.tasks.TrainingFile(checkpoint, told)
+        if kept.epoch > epochs:
+            raise typer.BadParameter(f"{checkpoint} is {kept.epoch} epochs on; ask for more")
     try:
         with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
+            if kept is not None and kept.epoch:
+                progress.note(f"{checkpoint}: going on after epoch {kept.epoch} of {epochs}")
             run = grow_task(
                 settings,
                 esper.tasks.TASKS[task],
@@ -67,12 +84,19 @@ def train(
                 on_epoch=progress.epoch,
                 device=device,
                 lockstep=lockstep,
+                kept=kept,
             )
     except KeyboardInterrupt:
-        console.print("stopped; the run is closed and can be audited")
+        console.print(_last_words(checkpoint))
         raise typer.Exit(130) from None
     facts = summary(run)
     if json:
         print_json(facts)
     else:
         print_summary(facts)
+
+
+def _last_words(checkpoint: Path | None) -> str:
+    if checkpoint is not None and checkpoint.exists():
+        return f"stopped; the same command goes on from {checkpoint}"
+    return "stopped; the run is closed and can be audited"

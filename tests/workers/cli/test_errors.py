@@ -48,6 +48,17 @@ def test_training_without_a_key_says_which_setting_is_missing(tmp_path: Path) ->
     assert "ESPER_TRUSTED_KEY_FILE" in ended.stderr
 
 
+def test_training_from_a_file_that_is_something_else_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "training.pt"
+    file.write_text("not a checkpoint")
+    ended = esper("train", "digits", "--checkpoint", str(file), home=tmp_path)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert line == (
+        f"esper: {file} is no checkpoint of a training; name another file, or remove it"
+    )
+
+
 @pytest.mark.parametrize(
     "words",
     [

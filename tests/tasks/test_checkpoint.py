@@ -1,0 +1,81 @@
+"""The file of a training: written whole or not at all, and only of that training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from esper.tasks import CheckpointUnusable, TrainingFile
+
+TOLD = {"task": "digits", "seed": 0, "device": "cpu", "lockstep": False}
+
+
+def written(path: Path, told: dict[str, Any] = TOLD) -> TrainingFile:
+    """A file in which something was kept."""
+    model = nn.Linear(2, 2)
+    file = TrainingFile(path, told)
+    file.growth_state = lambda: {"growth": "{}"}
+    optimizer = SGD(model.parameters(), lr=0.1)
+    file.write(model, optimizer, torch.Generator().manual_seed(5), epoch=3, steps=12)
+    return file
+
+
+def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
+    written(tmp_path / "training.pt")
+    file = TrainingFile(tmp_path / "training.pt", TOLD)
+    assert (file.epoch, file.steps) == (3, 12)
+    assert file.state is not None
+    assert file.state["growth"] == {"growth": "{}"}
+    model, shuffle = nn.Linear(2, 2), torch.Generator()
+    file.restore(model, SGD(model.parameters(), lr=0.1), shuffle)
+    assert torch.equal(model.weight, file.state["model"]["weight"])
+    assert torch.equal(shuffle.get_state(), torch.Generator().manual_seed(5).get_state())
+
+
+def test_without_a_file_a_training_begins(tmp_path: Path) -> None:
+    file = TrainingFile(tmp_path / "training.pt", TOLD)
+    assert (file.state, file.epoch, file.steps) == (None, 0, 0)
+
+
+def test_a_write_that_is_cut_off_leaves_what_was_kept_before(tmp_path: Path) -> None:
+    file = written(tmp_path / "training.pt")
+    before = file.path.read_bytes()
+
+    def fail() -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    file.growth_state = fail
+    model = nn.Linear(2, 2)
+    with pytest.raises(ZeroDivisionError):
+        file.write(model, SGD(model.parameters(), lr=0.1), torch.Generator(), epoch=4, steps=16)
+    assert file.path.read_bytes() == before
+
+
+def test_a_training_that_is_over_leaves_no_file(tmp_path: Path) -> None:
+    file = written(tmp_path / "training.pt")
+    file.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "training.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointUnusable, match="no checkpoint of a training; name another file"):
+        TrainingFile(path, TOLD)
+
+
+def test_a_checkpoint_of_somebody_elses_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    torch.save({"model": {}}, path)
+    with pytest.raises(CheckpointUnusable, match="no checkpoint of a training"):
+        TrainingFile(path, TOLD)
+
+
+def test_a_file_of_a_training_that_was_told_otherwise_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "training.pt")
+    with pytest.raises(CheckpointUnusable, match="with another seed and lockstep; name another"):
+        TrainingFile(tmp_path / "training.pt", {**TOLD, "seed": 1, "lockstep": True})
