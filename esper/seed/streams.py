@@ -85,6 +85,16 @@ class StreamManager:
         """Return branches to start; use it as a context manager, at whose end they have joined."""
         return Fork(self.streams(device), self.edges)
 
+    def join(self, device: torch.device) -> None:
+        """Let the current stream wait for all side streams of a device; none waits on the CPU.
+
+        Who reads gradients before `backward` has returned, in a hook, calls this first.
+        """
+        if device.type == "cuda" and (streams := self._streams.get(_index(device))):
+            here = torch.cuda.current_stream(device)
+            for stream in streams:
+                after(stream, here)
+
 
 class Fork:
     """Branches of one call, started in turn on side streams; their results count after the join."""

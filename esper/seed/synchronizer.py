@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from esper.seed.streams import STREAMS, StreamManager, after
+
 BUCKET_BYTES: Final = 25 << 20
 """As large as those of DistributedDataParallel."""
 
@@ -31,6 +33,7 @@ class GradientSynchronizer:
         host: nn.Module,
         group: dist.ProcessGroup,
         syncs: Callable[[], bool] = lambda: True,
+        streams: StreamManager = STREAMS,
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
         """Watch the passes of `host`; all ranks must make this call.
@@ -44,6 +47,7 @@ class GradientSynchronizer:
             dist.all_reduce(torch.zeros(size, device=next(host.parameters()).device), group=group)
         self._group = group
         self._syncs = syncs
+        self._streams = streams
         self._bucket_bytes = bucket_bytes
         self._hooks: dict[nn.Parameter, RemovableHandle] = {}
         self._buckets: list[_Bucket] = []
@@ -51,6 +55,7 @@ class GradientSynchronizer:
         self._wanted = True
         self._begun = False
         self._launched = 0
+        self._hosts: dict[torch.device, torch.cuda.Stream] = {}
         self._watch: RemovableHandle = host.register_forward_hook(self._note_forward)
 
     def add(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -85,6 +90,11 @@ class GradientSynchronizer:
             # A backward that failed left its traces.
             self._begun = False
         self._wanted = self._syncs()
+        self._hosts = {
+            bucket.device: torch.cuda.current_stream(bucket.device)
+            for bucket in self._buckets
+            if bucket.device.type == "cuda"
+        }
         # The parameters of a site that did not run have no gradient to tell that backward has
         # begun, and other ranks would wait for this one.
         for tensor in _tensors(output):
@@ -111,10 +121,17 @@ class GradientSynchronizer:
             self._launch()
 
     def _launch(self) -> None:
-        # Gradients may come from other streams: autograd has ordered them before the hooks, which
-        # run on the stream that was current in `add`.
-        self._buckets[self._launched].launch()
+        bucket = self._buckets[self._launched]
         self._launched += 1
+        host = self._hosts.get(bucket.device)
+        if host is None:
+            bucket.launch()
+            return
+        # Kernels of one bucket may have gone back on streams of their own, the last of them here.
+        after(torch.cuda.current_stream(bucket.device), host)
+        with torch.cuda.stream(host):
+            self._streams.join(bucket.device)
+            bucket.launch()
 
     def _finish(self) -> None:
         self._begun = False
@@ -134,6 +151,7 @@ class _Bucket:
 
     def __init__(self, parameters: tuple[nn.Parameter, ...], group: dist.ProcessGroup) -> None:
         self.parameters = parameters
+        self.device = parameters[0].device
         self._group = group
         self._ranks = dist.get_world_size(group)
         self._missing = set(parameters)

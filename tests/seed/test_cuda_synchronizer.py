@@ -81,11 +81,15 @@ class Host(nn.Module):
         return y
 
 
-def wrong_sums(group: dist.ProcessGroup, streams: StreamManager) -> int:
+def wrong_sums(
+    group: dist.ProcessGroup,
+    streams: StreamManager,
+    kind: type[GradientSynchronizer] = GradientSynchronizer,
+) -> int:
     """In how many of some passes, delayed at random, a reduced gradient is not what it was."""
     host = Host(streams)
     kernels = list(host.branches.parameters())
-    synchronizer = GradientSynchronizer(host, group)
+    synchronizer = kind(host, group, streams=streams)
     wrong = torch.zeros((), dtype=torch.long, device="cuda")
     delays = torch.randint(0, 3_000_000, (PASSES, 2), generator=torch.Generator().manual_seed(0))
     for seed, cycles in enumerate(delays.tolist()):
@@ -110,7 +114,19 @@ def wrong_sums(group: dist.ProcessGroup, streams: StreamManager) -> int:
     return int(wrong)
 
 
+class Unordered(GradientSynchronizer):
+    """Sums up a bucket where its last gradient came, whatever the others' streams are at."""
+
+    def _launch(self) -> None:
+        self._buckets[self._launched].launch()
+        self._launched += 1
+
+
 def test_gradients_of_kernels_on_several_streams_are_reduced_whole(
     group: dist.ProcessGroup,
 ) -> None:
     assert wrong_sums(group, StreamManager(2)) == 0
+
+
+def test_without_waiting_for_the_streams_they_would_not_be(group: dist.ProcessGroup) -> None:
+    assert wrong_sums(group, StreamManager(2), Unordered) > 0

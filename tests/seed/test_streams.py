@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 
 def test_a_device_without_streams_has_none() -> None:
     assert StreamManager().streams(CPU) == ()
+    StreamManager().join(CPU)
 
 
 def test_fewer_than_no_streams_are_refused() -> None:
