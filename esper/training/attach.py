@@ -4,14 +4,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.link import Order
 from esper.seed import Site, find_sites, suggest, unwrapped
 from esper.settings import Settings
 from esper.training.checkpoint import Checkpoint
@@ -92,15 +92,9 @@ def grow(
     host = unwrapped(model)
     measuring = Probe(probe, loss_fn)
     sample = measuring.inputs[:1]
-    named = _suggested(host, sample) if sites == "auto" else sites
-    found = find_sites(host, named, sample, slots)
-    membership = OptimizerMembership(optimizer)
-    patience = Patience() if lockstep is True else lockstep or None
-    if patience is not None and Ranks.several(model):
-        raise LockstepRefused(
-            "a run of several ranks does not go in lockstep; train it in one process"
-        )
+    found = find_sites(host, _suggested(host, sample) if sites == "auto" else sites, sample, slots)
     announced = _announced(run, host, found)
+    patience = Patience() if lockstep is True else lockstep or None
     opening = RunOpening(
         seed=seed,
         slots=dict.fromkeys(found, slots),
@@ -109,52 +103,88 @@ def grow(
         report_interval_steps=report_every,
         lockstep=patience is not None,
     )
-    resumed = None if resume is None else Checkpoint.from_state(resume)
-    if resumed is not None:
-        resumed.check(announced, opening)
-    ranks = Ranks.of(model)
-    announced = _named(announced, opening, resumed, ranks)
-
-    def order() -> Order:
-        return order_for(
-            settings or Settings(),
-            announced,
-            lockstep=opening.lockstep,
-            resumption=resumed.resumption if resumed else None,
-        )
-
-    garden = Garden(found, membership, None if ranks is None else ranks.synchronizer())
-    with nullcontext() if ranks is None else ranks.told():
-        growth = Growth(
-            host,
-            garden,
-            measuring,
-            announced,
-            opening,
-            _link(order, Mail(announced.run_id, found), ranks),
-            ranks=ranks,
-            seal_timeout_s=seal_timeout_s,
-            patience=patience,
-            resumed=resumed,
-        ).open()
+    attachment = _Attachment(
+        model, found, OptimizerMembership(optimizer), measuring, announced, opening
+    )
+    growth = attachment.begun(
+        settings or Settings(),
+        None if resume is None else Checkpoint.from_state(resume),
+        patience,
+        seal_timeout_s,
+    )
     if resume is not None:
         growth.take_up(resume)
     return growth
 
 
-def _named(
-    run: TrainingRun, opening: RunOpening, resumed: Checkpoint | None, ranks: Ranks | None
-) -> TrainingRun:
-    """Return the run under the name that it has already, or that rank 0 gave it."""
-    named = run if resumed is None else resumed.run
-    return named if ranks is None else ranks.agreed(named, opening, resumed.step if resumed else 0)
+@dataclass(frozen=True, slots=True)
+class _Attachment:
+    """A model and what grows in it, all checked, before anyone else has heard of the run."""
 
+    model: nn.Module
+    sites: Mapping[str, Site]
+    membership: OptimizerMembership
+    probe: Probe
+    run: TrainingRun
+    opening: RunOpening
 
-def _link(order: Callable[[], Order], mail: Mail, ranks: Ranks | None) -> RunLink | RelayedLink:
-    """Return the way to Kafka: a rank other than the first goes through that one."""
-    if ranks is not None and not ranks.leads:
-        return RelayedLink(ranks, mail)
-    return RunLink(order(), mail, None if ranks is None else RelaySender(ranks))
+    def begun(
+        self,
+        settings: Settings,
+        resumed: Checkpoint | None,
+        patience: Patience | None,
+        seal_timeout_s: float,
+    ) -> Growth:
+        """Return growth with its run announced, on every rank, or on none."""
+        if resumed is not None:
+            resumed.check(self.run, self.opening)
+        if patience is not None and Ranks.several(self.model):
+            raise LockstepRefused(
+                "a run of several ranks does not go in lockstep; train it in one process"
+            )
+        ranks = Ranks.of(self.model)
+        run = self._named(resumed, ranks)
+        garden = Garden(
+            self.sites, self.membership, None if ranks is None else ranks.synchronizer()
+        )
+        with nullcontext() if ranks is None else ranks.told():
+            return Growth(
+                unwrapped(self.model),
+                garden,
+                self.probe,
+                run,
+                self.opening,
+                self._link(settings, run, resumed, ranks),
+                ranks=ranks,
+                seal_timeout_s=seal_timeout_s,
+                patience=patience,
+                resumed=resumed,
+            ).open()
+
+    def _named(self, resumed: Checkpoint | None, ranks: Ranks | None) -> TrainingRun:
+        """Return the run under the name that it has already, or that rank 0 gave it."""
+        named = self.run if resumed is None else resumed.run
+        step = resumed.step if resumed else 0
+        return named if ranks is None else ranks.agreed(named, self.opening, step)
+
+    def _link(
+        self,
+        settings: Settings,
+        run: TrainingRun,
+        resumed: Checkpoint | None,
+        ranks: Ranks | None,
+    ) -> RunLink | RelayedLink:
+        """Return the way to Kafka: a rank other than the first goes through that one."""
+        mail = Mail(run.run_id, self.sites)
+        if ranks is not None and not ranks.leads:
+            return RelayedLink(ranks, mail)
+        order = order_for(
+            settings,
+            run,
+            lockstep=self.opening.lockstep,
+            resumption=resumed.resumption if resumed else None,
+        )
+        return RunLink(order, mail, None if ranks is None else RelaySender(ranks))
 
 
 def _suggested(model: nn.Module, sample: Tensor) -> list[str]:
