@@ -1,8 +1,8 @@
 """The file from which a training of a shipped task goes on."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
@@ -10,14 +10,18 @@ from torch import Generator, nn
 from torch.optim import Optimizer
 
 FORMAT: Final = "esper-training/1"
+PARTS: Final = {"told", "epochs", "model", "optimizer", "shuffle", "growth", "epoch", "steps"}
 
 
 class CheckpointUnusable(ValueError):
-    """A file from which this training cannot go on; the message says why."""
+    """A file from which this training cannot go on, or not be kept in; the message says why."""
 
 
 class TrainingFile:
     """What a training keeps after each epoch, all or nothing; `told` is what makes it this one.
+
+    It may go on for more `epochs` than were planned, not for fewer: that would leave steps on
+    record that are never taken again, and a run that nobody closes.
 
     `state` is what was kept by an earlier process, None where this one begins. Whoever attaches
     growth sets `growth_state`, which returns the state of that.
@@ -25,17 +29,21 @@ class TrainingFile:
 
     growth_state: Callable[[], dict[str, Any]] = dict
 
-    def __init__(self, path: Path, told: dict[str, Any]) -> None:
+    def __init__(self, path: Path, told: dict[str, Any], epochs: int) -> None:
         """Read the file, if there is one.
 
         Raises:
-            CheckpointUnusable: it is something else, or of a training that was told otherwise.
+            CheckpointUnusable: it is something else, or of a training that was told otherwise, or
+                it would have no folder.
         """
         self.path = path
         self._told = {"format": FORMAT, **told}
+        self._epochs = epochs
         self.state: dict[str, Any] | None = None
         if path.exists():
             self.state = self._read()
+        elif not path.parent.is_dir():
+            raise CheckpointUnusable(f"there is no folder {path.parent} for {path.name}; make it")
 
     @property
     def epoch(self) -> int:
@@ -63,10 +71,15 @@ class TrainingFile:
         epoch: int,
         steps: int,
     ) -> None:
-        """Put the training as it stands in place of what was kept before."""
+        """Put the training as it stands in place of what was kept before.
+
+        Raises:
+            CheckpointUnusable: it cannot be written; what was kept before still is.
+        """
         part = self.path.with_name(f"{self.path.name}.part")
         state = {
             "told": self._told,
+            "epochs": self._epochs,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "shuffle": shuffle.get_state(),
@@ -74,25 +87,53 @@ class TrainingFile:
             "epoch": epoch,
             "steps": steps,
         }
-        torch.save(state, part)
-        part.replace(self.path)
+        try:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                # Before it has its name: a machine that loses power must not leave half of it.
+                os.fsync(file.fileno())
+            part.replace(self.path)
+        except OSError as error:
+            raise CheckpointUnusable(
+                f"{self.path} cannot be written: {error.strerror}; see to it, and train again"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Forget the training: it is over."""
         self.path.unlink(missing_ok=True)
 
+    def refusal(self, error: Exception) -> CheckpointUnusable:
+        """Return why the run that was kept does not go on, as an error that names the file."""
+        return CheckpointUnusable(
+            f"{self.path} does not go on: {error}; or remove the file, to begin anew"
+        )
+
     def _read(self) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = torch.load(self.path, weights_only=True)
-            told = state["told"]
-        except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-            raise CheckpointUnusable(
-                f"{self.path} is no checkpoint of a training; name another file, or remove it"
-            ) from error
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # Torch has half a dozen kinds for a file that is not its own.
+            raise self._unreadable() from error
+        if not isinstance(state, dict) or set(state) != PARTS:
+            raise self._unreadable()
+        told = state["told"]
         odd = [name for name, value in self._told.items() if told.get(name) != value]
         if odd:
             raise CheckpointUnusable(
                 f"{self.path} is of a training with another {' and '.join(odd)}; "
                 "name another file, or train as it was told"
             )
+        if state["epochs"] > self._epochs:
+            raise CheckpointUnusable(
+                f"{self.path} is of a training for {state['epochs']} epochs; "
+                "ask for as many, or for more"
+            )
         return state
+
+    def _unreadable(self) -> CheckpointUnusable:
+        return CheckpointUnusable(
+            f"{self.path} is no checkpoint of a training; name another file, or remove it"
+        )

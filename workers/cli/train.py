@@ -1,15 +1,12 @@
 """`esper train`: a shipped task, growing, against the stack that runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from esper.settings import Settings
 from workers.cli.output import Json, console, print_json, sigterm_interrupts
-
-if TYPE_CHECKING:
-    from esper.tasks import TrainingFile
 
 TASKS = ("digits", "resnet")
 """Named here too, so that help and wrong use load no torch."""
@@ -68,7 +65,7 @@ def train(
     settings = Settings()
     epochs = epochs or esper.tasks.TASKS[task].epochs
     told = {"task": task, "seed": seed, "device": device, "lockstep": lockstep}
-    kept = _kept(checkpoint, told, epochs)
+    kept = None if checkpoint is None else esper.tasks.TrainingFile(checkpoint, told, epochs)
     try:
         with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
             if kept is not None and kept.epoch:
@@ -93,18 +90,6 @@ def train(
         print_json(facts)
     else:
         print_summary(facts)
-
-
-def _kept(checkpoint: Path | None, told: dict[str, Any], epochs: int) -> "TrainingFile | None":
-    """Return the file in which a training is kept, if one is named."""
-    if checkpoint is None:
-        return None
-    from esper.tasks import TrainingFile
-
-    kept = TrainingFile(checkpoint, told)
-    if kept.epoch > epochs:
-        raise typer.BadParameter(f"{checkpoint} is {kept.epoch} epochs on; ask for more")
-    return kept
 
 
 def _last_words(checkpoint: Path | None) -> str:
