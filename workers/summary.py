@@ -21,6 +21,7 @@ def summary(run: GrownRun) -> Facts:
         "decision_to_active_ms": spread(run.decision_to_active_ms),
         "sealed": run.ancestry.sealed,
         "exported": str(run.exported),
+        "went_on_after_epoch": run.went_on_after,
     }
 
 

@@ -13,7 +13,7 @@ import esper
 from esper.settings import Settings
 from esper.tasks.checkpoint import TrainingFile
 from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
-from esper.training import Growth
+from esper.training import CheckpointRefused, Growth, RecordUnfit
 from esper.training.lineage import Ancestry
 
 Announce = Callable[[str], None]
@@ -24,12 +24,16 @@ REPORT_EVERY = 20
 
 @dataclass(frozen=True, slots=True)
 class GrownRun:
-    """A finished run that grew: its result, its record, and where the network was exported."""
+    """A finished run that grew: its result, its record, and where the network was exported.
+
+    `went_on_after` is how many epochs an earlier process had trained, None where none had.
+    """
 
     run_id: str
     result: TaskResult
     ancestry: Ancestry
     exported: Path
+    went_on_after: int | None = None
 
     @property
     def decision_to_active_ms(self) -> list[float]:
@@ -58,25 +62,31 @@ def grow_task(
     Raises:
         BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
         LockstepBroken: in a lockstep run, what it waits for did not come.
+        CheckpointUnusable: the run of the file does not go on, or the file cannot be written.
     """
     # The hosts are too small to share between threads, and the workers want the other cores.
     torch.set_num_threads(1)
     growths: list[Growth] = []
 
     def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Growth:
-        growth = esper.grow(
-            model,
-            optimizer,
-            sites=task.sites,
-            probe=splits.probe,
-            loss_fn=F.cross_entropy,
-            run=task.name,
-            report_every=REPORT_EVERY,
-            seed=seed,
-            settings=settings,
-            lockstep=lockstep,
-            resume=kept.state["growth"] if kept and kept.state else None,
-        )
+        try:
+            growth = esper.grow(
+                model,
+                optimizer,
+                sites=task.sites,
+                probe=splits.probe,
+                loss_fn=F.cross_entropy,
+                run=task.name,
+                report_every=REPORT_EVERY,
+                seed=seed,
+                settings=settings,
+                lockstep=lockstep,
+                resume=kept.state["growth"] if kept and kept.state else None,
+            )
+        except (CheckpointRefused, RecordUnfit) as error:
+            if kept is None:
+                raise
+            raise kept.refusal(error) from error
         growths.append(growth)
         if kept is not None:
             kept.growth_state = growth.state_dict
@@ -90,4 +100,5 @@ def grow_task(
         result=result,
         ancestry=growth.ancestry,
         exported=growth.export(export_under / growth.run_id),
+        went_on_after=kept.epoch if kept and kept.state else None,
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +12,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped_named
 from tests.system.conftest import Running
+from topics.bus import read
+from topics.catalog import SEED_METRICS, TRAINING_RUN
+from topics.codec import decode
+from topics.models import RunStatus, SeedReport, TrainingRun
 from workers.local.kafka import KafkaService
 from workers.submit import publish_blueprints
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "conv-bottleneck", "squeeze-excite")
 EPOCHS = 16
 WAIT_S = 60.0
+PART_OF_AN_EPOCH_S = 0.1
+"""An epoch takes some 0.2 s, with one report or two."""
 
 
 class Ended(NamedTuple):
@@ -29,6 +37,15 @@ class Ended(NamedTuple):
     facts: dict[str, Any]
     weights: bytes
     operations: list[tuple[int, Any]]
+
+
+class Kept(NamedTuple):
+    """What the file of a training that is under way says."""
+
+    run_id: str
+    epoch: int
+    steps: int
+    planted: int
 
 
 class Command:
@@ -68,12 +85,39 @@ class Command:
         ]
         return Ended(facts, (exported / "weights.safetensors").read_bytes(), operations)
 
-    def interrupt_within_an_epoch(self, process: "subprocess.Popen[str]", number: int) -> None:
-        """Send a signal a while after the file was written the next time but one."""
+    def interrupt_within_an_epoch(self, process: "subprocess.Popen[str]", number: int) -> Kept:
+        """Send a signal with something planted, and with reports on record that the file lacks."""
         for _ in range(2):
             eventually(self._change(process))
-        time.sleep(0.05)
+        time.sleep(PART_OF_AN_EPOCH_S)
+        while not self._halted_within_an_epoch(process):
+            process.send_signal(signal.SIGCONT)
+            eventually(self._change(process))
+            time.sleep(PART_OF_AN_EPOCH_S)
+        kept = self.kept()
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        return kept
+
+    def kept(self) -> Kept:
+        state = torch.load(self.file, weights_only=True)
+        growth = json.loads(state["growth"]["growth"])
+        return Kept(growth["run"]["run_id"], state["epoch"], state["steps"], len(growth["planted"]))
+
+    def reports(self, run_id: str) -> list[SeedReport]:
+        servers = self._running.settings.kafka_bootstrap_servers
+        records = read(servers, SEED_METRICS.name, key=run_id.encode())
+        return [decode(SeedReport, record.value) for record in records]
+
+    def status(self, run_id: str) -> RunStatus:
+        servers = self._running.settings.kafka_bootstrap_servers
+        record = read(servers, TRAINING_RUN.name, key=run_id.encode())[-1]
+        return decode(TrainingRun, record.value).status
+
+    def _halted_within_an_epoch(self, process: "subprocess.Popen[str]") -> bool:
+        process.send_signal(signal.SIGSTOP)
+        kept = self.kept()
+        return kept.planted > 0 and self.reports(kept.run_id)[-1].step > kept.steps
 
     def _change(self, process: "subprocess.Popen[str]") -> Callable[[], bool]:
         before = self._written()
@@ -117,11 +161,15 @@ def test_a_trainer_that_is_killed_twice_ends_with_the_bits_of_one_that_never_was
     command = Command(running, tmp_path)
     for _ in range(2):
         process = command.start()
-        command.interrupt_within_an_epoch(process, signal.SIGKILL)
+        kept = command.interrupt_within_an_epoch(process, signal.SIGKILL)
         said, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL
     assert "going on after epoch" in said
     again = command.ended(command.start("--json"))
 
+    assert again.facts["run_id"] == kept.run_id
+    assert again.facts["went_on_after_epoch"] == kept.epoch
+    assert max(step for step, _ in again.operations) > kept.steps
     assert again.operations == undisturbed.operations
     assert {operation["op"] for _, operation in again.operations} > {"plant"}
     assert again.weights == undisturbed.weights
@@ -130,6 +178,8 @@ def test_a_trainer_that_is_killed_twice_ends_with_the_bits_of_one_that_never_was
     verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, again.facts["run_id"]))
     assert verdict.identical, verdict
     assert verdict.closed
+    reports = command.reports(kept.run_id)
+    assert [report.seq for report in reports] == list(range(len(reports)))
 
 
 def test_a_trainer_that_is_told_to_stop_says_how_to_go_on_and_does(
@@ -137,8 +187,28 @@ def test_a_trainer_that_is_told_to_stop_says_how_to_go_on_and_does(
 ) -> None:
     command = Command(running, tmp_path)
     process = command.start()
-    command.interrupt_within_an_epoch(process, signal.SIGTERM)
+    kept = command.interrupt_within_an_epoch(process, signal.SIGTERM)
     said, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
     assert "stopped; the same command goes on from" in " ".join(said.split())
-    assert command.ended(command.start("--json")).weights == undisturbed.weights
+    assert command.status(kept.run_id) is RunStatus.OPEN
+    again = command.ended(command.start("--json"))
+    assert again.facts["run_id"] == kept.run_id
+    assert command.status(kept.run_id) is RunStatus.CLOSED
+    assert again.weights == undisturbed.weights
+
+
+def test_a_file_whose_run_was_closed_is_named_with_what_to_do(
+    running: Running, undisturbed: Ended, tmp_path: Path
+) -> None:
+    command = Command(running, tmp_path)
+    process = command.start("--epochs", "2", "--json")
+    eventually(command._change(process))
+    shutil.copy(command.file, tmp_path / "copy.pt")
+    command.ended(process)
+    shutil.copy(tmp_path / "copy.pt", command.file)
+    again = command.start("--epochs", "2", "--json")
+    _, errors = again.communicate(timeout=WAIT_S)
+    assert again.returncode == 1
+    assert f"esper: {command.file} does not go on: run" in errors
+    assert errors.strip().endswith("or remove the file, to begin anew")
