@@ -57,7 +57,7 @@ def grow_task(
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
 
-    With a file it goes on from what is kept there, if anything is.
+    With a file it goes on from what is kept there, if anything is, and removes it at the end.
 
     Raises:
         BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
@@ -95,10 +95,14 @@ def grow_task(
 
     result = train_task(task, seed, epochs, attach, on_epoch, device, kept)
     growth = growths[0]
+    exported = growth.export(export_under / growth.run_id)
+    if kept is not None:
+        # Not before the export: until then it has the only copy of the weights.
+        kept.remove()
     return GrownRun(
         run_id=growth.run_id,
         result=result,
         ancestry=growth.ancestry,
-        exported=growth.export(export_under / growth.run_id),
+        exported=exported,
         went_on_after=kept.epoch if kept and kept.state else None,
     )

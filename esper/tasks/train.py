@@ -92,7 +92,7 @@ def train_task(
     """Train the host of a task from `seed` for `epochs` and test it; `attach` lets it grow or not.
 
     Two calls that differ only in `attach` start from the same weights and see the same batches.
-    With a file the training goes on from it, keeps itself there, and removes it at its end.
+    With a file the training goes on from it and keeps itself there.
     """
     splits = task.load().to(device)
     torch.manual_seed(seed)
@@ -118,8 +118,6 @@ def train_task(
                 kept.write(model, optimizer, shuffle, epoch=epoch + 1, steps=steps)
             if on_epoch is not None:
                 on_epoch(epoch + 1, float(loss.detach()))
-    if kept is not None:
-        kept.remove()
     params = sum(parameter.numel() for parameter in model.parameters())
     return TaskResult(model, accuracy(model, splits.test), params, steps)
 
