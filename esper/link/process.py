@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -158,10 +158,8 @@ class LinkProcess:
         # Followed before what stands there is read, so that between the two nothing is missed.
         self._bus.follow(KERNEL_COMPILED.name, self._hear_compiled)
         self._bus.follow(KERNEL_READY.name, self._hear_kernel)
-        last = {record.key: record for record in read(self._servers, KERNEL_READY.name)}
-        for record in last.values():
-            ready = _announcement(record)
-            if ready is not None and catalogue.announced(ready.kernel_id, earlier=True):
+        for ready in self._standing():
+            if catalogue.announced(ready.kernel_id, earlier=True):
                 self._loader.verify(ready)
         catalogue.begin()
 
@@ -174,14 +172,19 @@ class LinkProcess:
         for value in logged:
             self._desk.put(Frame(Kind.LOGGED, {}, value))
         # The loader works in order: what decisions name is verified before they ask for it.
-        last = {record.key: record for record in read(self._servers, KERNEL_READY.name)}
-        for record in last.values():
-            ready = _announcement(record)
-            if ready is not None and self._wanted(ready):
+        for ready in self._standing():
+            if self._wanted(ready):
                 self._loader.verify(ready)
         self._bus.follow(
             ADAPTATION_DECISION.name, self._hear_decision, key=key, start=Start.BEGINNING
         )
+
+    def _standing(self) -> Iterator[KernelReady]:
+        """Yield the last announcement of each kernel, as they stand now."""
+        last = {record.key: record for record in read(self._servers, KERNEL_READY.name)}
+        for record in last.values():
+            if (ready := _announcement(record)) is not None:
+                yield ready
 
     def _settle(self, sending: "Future[Position]") -> None:
         if sending.cancelled():

@@ -66,8 +66,9 @@ def find_sites(
     if len({id(layer) for layer in layers.values()}) < len(layers):
         raise SiteRefused(f"two of {', '.join(layers)} are the same layer; name it once")
     seen = _observe(model, layers, sample)
+    shared = _shared_memory(model)
     return {
-        name: _site(model, name, layer, seen[name], len(sample), slots)
+        name: _site(model, name, layer, seen[name], len(sample), slots, shared)
         for name, layer in layers.items()
     }
 
@@ -201,7 +202,13 @@ def _observe(model: nn.Module, layers: dict[str, nn.Module], sample: Tensor) -> 
 
 
 def _site(
-    model: nn.Module, name: str, layer: nn.Module, calls: _Seen, batch: int, slots: int
+    model: nn.Module,
+    name: str,
+    layer: nn.Module,
+    calls: _Seen,
+    batch: int,
+    slots: int,
+    shared: frozenset[int] = frozenset(),
 ) -> Site:
     if len(calls) != 1:
         raise SiteRefused(
@@ -216,7 +223,8 @@ def _site(
             f"does, for instance {_some_sites(model)}"
         )
     signature = _signature(name, layer, join, call.x, h, batch)
-    bypassed, tied = _is_bypassed(model, name), _is_tied(model, layer)
+    bypassed = _is_bypassed(model, name)
+    tied = any(_memory(tensor) in shared for tensor in layer.parameters(recurse=False))
     return Site(name, layer, signature, slots, join=join, bypassed=bypassed, tied=tied)
 
 
@@ -252,16 +260,15 @@ def _is_bypassed(model: nn.Module, name: str) -> bool:
     return any(isinstance(outer, nn.TransformerEncoderLayer) for outer in _outer(model, name))
 
 
-def _is_tied(model: nn.Module, layer: nn.Module) -> bool:
-    """Whether a module outside of the layer holds a tensor in the memory of the layer's own."""
-    own = {_memory(tensor) for tensor in layer.parameters(recurse=False)}
-    return any(
-        _memory(tensor) in own
-        for part in model.modules()
-        if part is not layer
-        for held in (part.named_parameters(recurse=False), part.named_buffers(recurse=False))
-        for _, tensor in held
-    )
+def _shared_memory(model: nn.Module) -> frozenset[int]:
+    """Return where tensors lie that more than one module of a model holds."""
+    holders: dict[int, nn.Module] = {}
+    shared = set()
+    for part in model.modules():
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            if holders.setdefault(_memory(tensor), part) is not part:
+                shared.add(_memory(tensor))
+    return frozenset(shared)
 
 
 def _memory(tensor: Tensor) -> int:

@@ -252,7 +252,7 @@ class Growth:
         retrace.take(self._step)
         self._garden.ramp(self._step)
         capture_due()
-        retrace.passed(self._step)
+        retrace.pass_by(self._step)
         if not retrace.over:
             return
         self._retrace = None

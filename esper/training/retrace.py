@@ -80,10 +80,10 @@ class Retrace:
                     f"decision {outcome.decision_id[:12]} cannot be applied again: {error}"
                 ) from error
 
-    def passed(self, step: int) -> SeedReport | None:
-        """Return the report on record that was made at this step, as one that is made now."""
+    def pass_by(self, step: int) -> None:
+        """Take the report on record that was made at this step, if one was, as made now."""
         if not self._logged or self._logged[0].step != step:
-            return None
+            return
         report = self._logged.popleft()
         self._reporter.skip(report)
         on_trial = [seed for seed in report.seeds if seed.state in ON_TRIAL]
@@ -94,7 +94,6 @@ class Retrace:
                 self._inbox.ancestry.kernels[kernel.kernel_id] = offer.ready
         if self.over:
             self._release()
-        return report
 
     def _missing(self) -> str | None:
         """Return the id of a decision that is not complete yet."""

@@ -8,6 +8,7 @@ from typing import Final
 from esper.link import Frame, FrameReader
 from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.ranks.groups import LeaderFailed, Ranks, broadcast
+from esper.training.source import one_line
 from topics.models import SeedReport
 
 log = logging.getLogger("esper")
@@ -25,7 +26,7 @@ class RelaySender:
         self._thread = threading.Thread(target=self._run, name="esper-relay", daemon=True)
 
     def start(self) -> None:
-        """Begin to send, also what was put before; the others have begun to hear."""
+        """Begin to send, also what was put before; it arrives once the others hear."""
         self._thread.start()
 
     def put(self, frame: Frame) -> None:
@@ -44,7 +45,7 @@ class RelaySender:
             try:
                 broadcast(self._ranks.mail, data)
             except RuntimeError as error:
-                log.warning("rank 0 reaches the other ranks no more: %s", _first_line(error))
+                log.warning("rank 0 reaches the other ranks no more: %s", one_line(error))
                 return
 
 
@@ -101,13 +102,9 @@ class RelayedLink:
             try:
                 data = broadcast(self._ranks.mail, None)
             except RuntimeError as error:
-                log.warning("rank 0 is heard no more: %s", _first_line(error))
+                log.warning("rank 0 is heard no more: %s", one_line(error))
                 return
             if data == END:
                 return
             for frame in reader.feed(data):
                 self._mail.hear(frame, deliver, on_decision)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
