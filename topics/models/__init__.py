@@ -33,6 +33,14 @@ from topics.models.report import (
     SeedStatus,
 )
 from topics.models.run import PolicySpec, RunStatus, SiteKind, SiteSignature, TrainingRun
+from topics.models.selection import (
+    Limits,
+    MemorySnapshot,
+    Priors,
+    Remembered,
+    Selection,
+    SiteFacts,
+)
 
 __all__ = [
     "AdaptationDecision",
@@ -50,7 +58,9 @@ __all__ = [
     "KernelReady",
     "KernelRefusal",
     "KernelRequested",
+    "Limits",
     "LoadableKernel",
+    "MemorySnapshot",
     "Node",
     "Operation",
     "Outcome",
@@ -59,13 +69,17 @@ __all__ = [
     "Plant",
     "PolicySpec",
     "PolicyStamp",
+    "Priors",
     "RandomStamp",
+    "Remembered",
     "RunOpening",
     "RunStatus",
     "SeedReport",
     "SeedState",
     "SeedStatus",
+    "Selection",
     "Sha256",
+    "SiteFacts",
     "SiteKind",
     "SiteSignature",
     "Strategy",
