@@ -41,7 +41,7 @@ class Draws:
         """
         key = int.from_bytes(_block(f"{self.seed}/{self.seq}/{self.purpose}/{part}", 16), "big")
         words = np.random.Philox(key=key).random_raw(count)
-        return (words >> np.uint64(11)) * _UNIT
+        return (words >> np.uint64(11)).astype(np.float64) * _UNIT
 
     def positive_uniforms(self, count: int, part: str = "") -> NDArray[np.float64]:
         """Return the uniforms with 2^-54 in place of 0, so that all have a logarithm."""
