@@ -8,6 +8,7 @@ from esper.bandit.columns import ArmColumns, Experience
 from esper.bandit.draws import Draws, uniform
 from esper.bandit.forgetting import NOTHING, Forgetting
 from esper.bandit.history import History, TrialResult
+from esper.bandit.linear import LinearModel
 from esper.bandit.policies import POLICIES, Policy, policy_for
 from esper.bandit.priors import NO_PRIOR, Prior, priors_for
 from esper.bandit.ranks import CostRanks, cost_ranks
@@ -26,6 +27,7 @@ __all__ = [
     "Forgetting",
     "History",
     "HistoryRow",
+    "LinearModel",
     "PerformanceTracker",
     "Policy",
     "Prior",

@@ -43,7 +43,10 @@ def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
     w = z * z
     remainder = w * _polynomial(_LOG_EVEN, w) + z * _polynomial(_LOG_ODD, w)
     half = 0.5 * (f * f)
-    return k * _LN2_HIGH - ((half - (s * (half + remainder) + k * _LN2_LOW)) - f)
+    found: NDArray[np.float64] = k * _LN2_HIGH - (
+        (half - (s * (half + remainder) + k * _LN2_LOW)) - f
+    )
+    return found
 
 
 def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
