@@ -48,23 +48,42 @@ class Standings:
         self,
         forgetting: Forgetting,
         trials: int,
+        where: slice | None = None,
         features: FloatArray | None = None,
         model: LinearModel | None = None,
     ) -> tuple[Experience, ArmColumns]:
-        """Return what a policy knows after `trials` trials of its bandit.
+        """Return what a policy knows of all arms, or of a range of them, after `trials` trials.
 
-        The total counts trials, not what priors are worth.
+        The total is that of the arms returned, and counts trials, not what priors are worth.
         """
         if forgetting == NOTHING:
-            total, columns = float(self.pulls), self.lifetime
+            columns = self.lifetime
         else:
             columns = _columns(len(self.lifetime), self.priors, self.histories, forgetting, trials)
-            total = math.fsum(
-                history.remembered(forgetting, trials)[0] for history in self.histories.values()
-            )
-        if features is not None:
-            columns = ArmColumns(columns.weight, columns.mean, columns.variance, features)
-        return Experience(total, model), columns
+        experience = Experience(self._total(forgetting, trials, where), model)
+        place = slice(None) if where is None else where
+        if where is None and features is None:
+            return experience, columns
+        return experience, ArmColumns(
+            columns.weight[place],
+            columns.mean[place],
+            columns.variance[place],
+            None if features is None else features[place],
+        )
+
+    def _total(self, forgetting: Forgetting, trials: int, where: slice | None) -> float:
+        if where is None and forgetting == NOTHING:
+            return float(self.pulls)
+        tried = (
+            self.histories.values()
+            if where is None
+            else [
+                history
+                for place in range(where.start, where.stop)
+                if (history := self.histories.get(place)) is not None
+            ]
+        )
+        return math.fsum(history.remembered(forgetting, trials)[0] for history in tried)
 
 
 def _columns(
