@@ -56,7 +56,7 @@ class Situation:
 
     `closed_sites` says of each site where no seed can be planted why (NO_SEED_FREE or
     DORMANT_TIME); `everywhere` says it of all that are not named there. `present` are
-    (site, category) of what is planted or kept, `resting` of what rotates, `culled`
+    (site, category) of what is planted or kept, `rotating` of what rests, `culled`
     (site, kernel_id) of what is on its way out.
     """
 
@@ -66,7 +66,7 @@ class Situation:
     everywhere: Constraint = Constraint.NONE
     closed_sites: Mapping[str, Constraint] = field(default_factory=dict)
     present: Pairs = frozenset()
-    resting: Pairs = frozenset()
+    rotating: Pairs = frozenset()
     culled: Pairs = frozenset()
 
 
@@ -79,7 +79,7 @@ def constrained(limits: Limits, situation: Situation, offers: Offers, where: sli
         return codes
     # From the least to the most general: what is written last is what is named.
     _over_budget(codes, limits, situation.used, offers, where)
-    _of_category(codes, situation.resting, Constraint.CATEGORY_RESTS, offers, where)
+    _of_category(codes, situation.rotating, Constraint.CATEGORY_RESTS, offers, where)
     _of_category(codes, situation.present, Constraint.CATEGORY_PRESENT, offers, where)
     if situation.everywhere:
         codes[:] = situation.everywhere
@@ -97,17 +97,17 @@ def constrained(limits: Limits, situation: Situation, offers: Offers, where: sli
     return codes
 
 
-def bans(limits: Limits, kernels: Sequence[LoadableKernel]) -> Codes:
-    """Return FORBIDDEN or NOT_PINNED for each kernel that is out for the whole run, else 0."""
+def bans(limits: Limits, slots: Mapping[str, int], kernels: Sequence[LoadableKernel]) -> Codes:
+    """Return the constraint that rules a kernel out for the whole run, or 0, for each of them."""
     codes: Codes = np.zeros(len(kernels), np.int8)
-    if not (limits.forbidden or limits.forbidden_sites or limits.pinned):
-        return codes
     for place, kernel in enumerate(kernels):
         pinned = limits.pinned.get(kernel.site)
-        if pinned is not None and kernel.blueprint_id not in pinned:
-            codes[place] = Constraint.NOT_PINNED
         if kernel.blueprint_id in limits.forbidden or kernel.site in limits.forbidden_sites:
             codes[place] = Constraint.FORBIDDEN
+        elif pinned is not None and kernel.blueprint_id not in pinned:
+            codes[place] = Constraint.NOT_PINNED
+        elif kernel.site not in slots:
+            codes[place] = Constraint.NO_SEED_FREE
     return codes
 
 

@@ -1,5 +1,6 @@
 """Which seed gets attention, and which blueprint goes there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -29,16 +30,19 @@ class Seat(NamedTuple):
 class Options:
     """All that may be chosen from: arms at sites, seats at the same sites, and what is known.
 
-    `seats` are in the order of (site, slot), `free` those that a kernel could be planted in now.
-    `features` (n, d) and `model` are for contextual policies.
+    `seats` are in the order of (site, slot), `places` tells where each stands, `slots` how many a
+    site has; in `closed` ones nothing may be planted. `features` (n, d) and `model` are for
+    contextual policies.
     """
 
     offers: Offers
     arms: Standings
     seats: tuple[Seat, ...]
+    places: Mapping[Seat, int]
+    slots: Mapping[str, int]
     seeds: Standings
     trials: int
-    free: frozenset[Seat]
+    closed: frozenset[Seat]
     features: FloatArray | None = None
     model: LinearModel | None = None
 
@@ -75,9 +79,7 @@ class SeedSelector:
             choice = self._best_arm(options, situation, everything)
             if choice is None:
                 return None
-            site = options.offers.kernels[choice[0]].site
-            seat = min(seat for seat in options.free if seat.site == site)
-            return Choice(seat, *choice)
+            return Choice(_first_open(options, options.offers.kernels[choice[0]].site), *choice)
         return self._attend(options, situation)
 
     def seat_scores(self, options: Options, seq: int) -> FloatArray:
@@ -103,16 +105,17 @@ class SeedSelector:
 
     def _attend(self, options: Options, situation: Situation) -> Choice | None:
         scores = self.seat_scores(options, situation.seq)
-        open_seats = np.array([seat in options.free for seat in options.seats], bool)
+        open_seats = np.ones(len(options.seats), bool)
+        for seat in options.closed:
+            open_seats[options.places[seat]] = False
         while open_seats.any():
             seat = options.seats[self._first(scores, open_seats, situation.seq, "seat")]
             where = options.offers.of_site(seat.site)
             choice = self._best_arm(options, situation, where)
             if choice is not None:
                 return Choice(seat, *choice)
-            for place, other in enumerate(options.seats):
-                if other.site == seat.site:
-                    open_seats[place] = False
+            first = options.places[Seat(seat.site, 0)]
+            open_seats[first : first + options.slots[seat.site]] = False
         return None
 
     def _best_arm(
@@ -153,3 +156,9 @@ class SeedSelector:
 
     def _draws(self, seq: int, what: str) -> Draws:
         return Draws(self.seed, seq, f"{PURPOSE}/{what}")
+
+
+def _first_open(options: Options, site: str) -> Seat:
+    """Return the first open seat of a site, which has one."""
+    seats = (Seat(site, slot) for slot in range(options.slots[site]))
+    return next(seat for seat in seats if seat not in options.closed)

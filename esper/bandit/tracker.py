@@ -1,9 +1,11 @@
 """How everything that was tried has done: by seed and blueprint, by blueprint, by seed."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
 from esper.bandit.forgetting import NOTHING, Forgetting
@@ -33,7 +35,7 @@ class HistoryRow(BaseModel):
     history: History
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PerformanceTracker:
     """The histories of a run, after `trials` trials; a value.
 
@@ -90,15 +92,14 @@ class PerformanceTracker:
 
         return replace(self, marginal=kept(self.marginal), detailed=kept(self.detailed))
 
-    def rows(self) -> Iterator[HistoryRow]:
-        """Yield all histories as they are stored, in an order that `from_rows` keeps."""
-        for tried, history in (*self.marginal.items(), *self.detailed.items()):
-            yield HistoryRow(
-                site=tried.site, slot=tried.slot, blueprint_id=tried.blueprint_id, history=history
-            )
+    @cached_property
+    def json(self) -> bytes:
+        """The tracker as it is stored, in an order that `with_rows` keeps."""
+        rows = [_encoded(*each) for each in (*self.marginal.items(), *self.detailed.items())]
+        return b'{"rows":[%b],"trials":%d}' % (b",".join(rows), self.trials)
 
     def with_rows(self, trials: int, rows: Iterable[HistoryRow]) -> "PerformanceTracker":
-        """Return the tracker with the histories that `rows` gave, after `trials` trials."""
+        """Return the tracker with the histories that were stored, after `trials` trials."""
         marginal: dict[Tried, History] = {}
         detailed: dict[Tried, History] = {}
         for row in rows:
@@ -106,3 +107,10 @@ class PerformanceTracker:
             both = tried.slot is not None and tried.blueprint_id is not None
             (detailed if both else marginal)[tried] = row.history
         return replace(self, trials=trials, marginal=marginal, detailed=detailed)
+
+
+def _encoded(tried: Tried, history: History) -> bytes:
+    row = HistoryRow(
+        site=tried.site, slot=tried.slot, blueprint_id=tried.blueprint_id, history=history
+    )
+    return orjson.dumps(row.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
