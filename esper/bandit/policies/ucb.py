@@ -44,6 +44,9 @@ class UCB1:
         """Return the upper confidence bound of each arm."""
         # The last bits of log differ between C libraries, and the audit compares bytes.
         log_total = round(math.log(max(state.total, 1.0)), LOG_DIGITS)
+        spread = self.exploration * log_total
+        if np.count_nonzero(arms.weight) == len(arms):
+            return arms.mean + np.sqrt(spread / arms.weight)
         with np.errstate(divide="ignore", invalid="ignore"):
-            bound = arms.mean + np.sqrt(self.exploration * log_total / arms.weight)
+            bound = arms.mean + np.sqrt(spread / arms.weight)
         return np.where(arms.weight > 0.0, bound, np.inf)
