@@ -15,6 +15,9 @@ LOG_DIGITS = 12
 MAX_EXPLORATION = 1e6
 LEAST_DISCOUNT = 0.5
 
+LEAST_WEIGHT = 1e-200
+"""Below this a bound may overflow; where no arm is, nothing need be guarded."""
+
 
 @dataclass(frozen=True, slots=True)
 class UCB1:
@@ -105,9 +108,11 @@ class DiscountedUCB:
 
 
 def _bounds(exploration: float, state: Experience, arms: ArmColumns) -> FloatArray:
-    log_total = log_of(state.total)
+    spread = exploration * log_of(state.total)
+    if np.count_nonzero(arms.weight > LEAST_WEIGHT) == len(arms):
+        return arms.mean + np.sqrt(spread / arms.weight)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        bound = arms.mean + np.sqrt(exploration * log_total / arms.weight)
+        bound = arms.mean + np.sqrt(spread / arms.weight)
     return np.where(arms.weight > 0.0, bound, np.inf)
 
 
