@@ -18,14 +18,19 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from redis.retry import Retry
 
 from esper.bandit.memory import ArmName, FamilyMemory, Lesson, Recollection, folded
-from esper.store.redis import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, without_password
+from esper.store.redis import without_password
 from esper.store.refusal import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
 from topics.models import Identifier
 
 KEY_PREFIX: Final = "esper:memory:"
 SCHEMA: Final = b"1"
 KEPT_DAYS: Final = 90.0
-FOLD_TIMEOUT_S: Final = 5.0
+
+CONNECT_TIMEOUT_S: Final = 1.0
+ANSWER_TIMEOUT_S: Final = 1.0
+FOLD_TIMEOUT_S: Final = 2.0
+"""Shorter than for kernels, without which nothing grows: without memory everything does."""
+
 RETRY_WITHIN_S: Final = 0.02
 
 _SCHEMA_FIELD: Final = b"schema"

@@ -12,7 +12,7 @@ from redis import Redis
 
 from esper.bandit.memory import FamilyMemory, Lesson, folded
 from esper.store import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
-from esper.store.memory import KEY_PREFIX, RedisMemory
+from esper.store.memory import ANSWER_TIMEOUT_S, KEY_PREFIX, RedisMemory
 
 CONV = "feature_map:4x8x8>8x8x8"
 FC = "vector:32>12"
@@ -173,6 +173,15 @@ def test_a_server_that_is_not_there_is_said_to_be_so_at_once(family: str) -> Non
             call()
         assert time.monotonic() - begun < 1.0
         assert "secret" not in str(failure.value)
+
+
+def test_a_server_that_never_answers_is_waited_for_once(family: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        memory = RedisMemory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="imeout"):
+            memory.fold(family, LEARNT, run_id="one", at_ms=5)
+        assert time.monotonic() - begun < 1.5 * ANSWER_TIMEOUT_S
 
 
 def test_a_malformed_url_is_refused() -> None:
