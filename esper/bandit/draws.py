@@ -35,7 +35,7 @@ class Draws:
         """
         key = int.from_bytes(_block(f"{self.seed}/{self.seq}/{self.purpose}/{part}", 16), "big")
         words = np.random.Philox(key=key).random_raw(count)
-        return (words >> np.uint64(11)) * _UNIT
+        return (words >> np.uint64(11)).astype(np.float64) * _UNIT
 
 
 def _block(counter: str, size: int) -> bytes:

@@ -13,3 +13,7 @@ class LinearModel(BaseModel):
 
     precision: tuple[tuple[float, ...], ...] = ()
     response: tuple[float, ...] = ()
+
+    def after(self, features: list[float], reward: float) -> "LinearModel":
+        """Return the model after one more trial."""
+        raise NotImplementedError

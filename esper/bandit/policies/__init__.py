@@ -6,7 +6,7 @@ A policy is a frozen dataclass of its parameters in a file of its own kind, and 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from esper.bandit.policies.policy import NOTHING, Forgetting, Policy
+from esper.bandit.policies.policy import Policy
 from esper.bandit.policies.ucb import UCB1
 from topics.models import PolicySpec
 
@@ -14,7 +14,7 @@ _CLASSES = (UCB1,)
 
 POLICIES: Mapping[str, Callable[..., Policy]] = {each.name: each for each in _CLASSES}
 
-__all__ = ["NOTHING", "POLICIES", "Forgetting", "Policy", "policy_for"]
+__all__ = ["POLICIES", "Policy", "policy_for"]
 
 
 def policy_for(spec: PolicySpec) -> Policy:

@@ -8,7 +8,7 @@ import numpy as np
 
 from esper.bandit.columns import ArmColumns, Experience, FloatArray
 from esper.bandit.draws import Draws
-from esper.bandit.policies.policy import NOTHING, Forgetting
+from esper.bandit.forgetting import NOTHING, Forgetting
 
 LOG_DIGITS = 12
 MAX_EXPLORATION = 1e6
