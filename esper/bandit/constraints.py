@@ -1,8 +1,8 @@
 """What may not be planted now, whatever a policy prefers: one function over data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -50,8 +50,7 @@ class Costs(NamedTuple):
 NO_COSTS: Final = Costs()
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(NamedTuple):
     """A run at one report, as far as constraints need it.
 
     `closed_sites` says of each site where no seed can be planted why (NO_SEED_FREE or
@@ -64,7 +63,7 @@ class Situation:
     on_trial: int = 0
     used: Costs = NO_COSTS
     everywhere: Constraint = Constraint.NONE
-    closed_sites: Mapping[str, Constraint] = field(default_factory=dict)
+    closed_sites: Mapping[str, Constraint] = MappingProxyType({})
     present: Pairs = frozenset()
     rotating: Pairs = frozenset()
     culled: Pairs = frozenset()
@@ -78,9 +77,14 @@ def constrained(limits: Limits, situation: Situation, offers: Offers, where: sli
         codes[:] = Constraint.ON_TRIAL
         return codes
     # From the least to the most general: what is written last is what is named.
-    _over_budget(codes, limits, situation.used, offers, where)
-    _of_category(codes, situation.rotating, Constraint.CATEGORY_RESTS, offers, where)
-    _of_category(codes, situation.present, Constraint.CATEGORY_PRESENT, offers, where)
+    if limits.budgets:
+        _over_budget(codes, limits, situation.used, offers, where)
+    for constraint, pairs in (
+        (Constraint.CATEGORY_RESTS, situation.rotating),
+        (Constraint.CATEGORY_PRESENT, situation.present),
+    ):
+        for pair in pairs:
+            _mark(codes, constraint, offers.by_category.get(pair, ()), where)
     if situation.everywhere:
         codes[:] = situation.everywhere
     for site, constraint in situation.closed_sites.items():
@@ -88,9 +92,7 @@ def constrained(limits: Limits, situation: Situation, offers: Offers, where: sli
     if offers.latest_embargo > situation.seq:
         codes[offers.embargo_until[where] > situation.seq] = Constraint.EMBARGO
     for name in situation.culled:
-        arm = offers.by_kernel.get(name, -1)
-        if where.start <= arm < where.stop:
-            codes[arm - where.start] = Constraint.CULLING
+        _mark(codes, Constraint.CULLING, (offers.by_kernel.get(name, -1),), where)
     if offers.any_banned:
         banned = offers.banned[where]
         np.copyto(codes, banned, where=banned > 0)
@@ -157,16 +159,10 @@ def _over_budget(codes: Codes, limits: Limits, used: Costs, offers: Offers, wher
         codes[offers.params[where] > left] = Constraint.PARAMS
 
 
-def _of_category(
-    codes: Codes, pairs: Pairs, constraint: Constraint, offers: Offers, where: slice
-) -> None:
-    for site, category in pairs:
-        number = offers.categories.get(category)
-        place = _inside(offers.of_site(site), where)
-        if number is None or place.start >= place.stop:
-            continue
-        of_category = offers.category[where][place] == number
-        codes[place][of_category] = constraint
+def _mark(codes: Codes, constraint: Constraint, arms: Sequence[int], where: slice) -> None:
+    for arm in arms:
+        if where.start <= arm < where.stop:
+            codes[arm - where.start] = constraint
 
 
 def _inside(place: slice, where: slice) -> slice:

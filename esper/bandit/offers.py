@@ -17,8 +17,8 @@ Integers: TypeAlias = NDArray[np.int64]
 class Offers:
     """n arms in the order of (site, blueprint).
 
-    `sites` gives where each site's arms begin and end, `by_kernel` the place of (site, kernel_id),
-    `categories` a number for each category. Cost ratios are NaN where they are not known. `banned`
+    `sites` gives where each site's arms begin and end, `by_kernel` the place of each
+    (site, kernel_id), `by_category` the places of each (site, category). Cost ratios are NaN where they are not known. `banned`
     is what rules an arm out for the whole run, 0 where nothing does; `latest_embargo` the greatest
     of `embargo_until`.
     """
@@ -26,8 +26,7 @@ class Offers:
     kernels: tuple[LoadableKernel, ...]
     sites: Mapping[str, slice]
     by_kernel: Mapping[tuple[str, str], int]
-    categories: Mapping[str, int]
-    category: Integers
+    by_category: Mapping[tuple[str, str], Sequence[int]]
     params: Integers
     memory_ratio: NDArray[np.float64]
     latency_ratio: NDArray[np.float64]
@@ -41,8 +40,9 @@ class Offers:
         cls, kernels: Sequence[LoadableKernel], embargo_until: Sequence[int], banned: Codes
     ) -> "Offers":
         """Return the columns of kernels that are sorted by site and blueprint."""
-        names = sorted({kernel.category for kernel in kernels})
-        categories = {name: number for number, name in enumerate(names)}
+        by_category: dict[tuple[str, str], list[int]] = {}
+        for place, kernel in enumerate(kernels):
+            by_category.setdefault((kernel.site, kernel.category), []).append(place)
         costs = [kernel.cost for kernel in kernels]
         return cls(
             kernels=tuple(kernels),
@@ -50,8 +50,7 @@ class Offers:
             by_kernel={
                 (kernel.site, kernel.kernel_id): place for place, kernel in enumerate(kernels)
             },
-            categories=categories,
-            category=np.array([categories[kernel.category] for kernel in kernels], np.int64),
+            by_category=by_category,
             params=np.array([kernel.params for kernel in kernels], np.int64),
             memory_ratio=_known([cost.memory_ratio if cost else None for cost in costs]),
             latency_ratio=_known([cost.latency_ratio if cost else None for cost in costs]),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from esper.bandit.ranks import CostRanks, cost_ranks
+from esper.bandit.ranks import CostRanks, cost_ranks_by_site
 from topics.models import LoadableKernel, Priors, Remembered
 
 COST_SPREAD = 0.2
@@ -41,19 +41,8 @@ def priors_for(
     known = {(each.signature, each.blueprint_id): each for each in memory}
     return [
         _joined(_cost_prior(ranks, worth.cost), _memory_prior(kernel, signatures, known, worth))
-        for kernel, ranks in zip(kernels, _ranks_by_site(kernels), strict=True)
+        for kernel, ranks in zip(kernels, cost_ranks_by_site(kernels), strict=True)
     ]
-
-
-def _ranks_by_site(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
-    places: dict[str, list[int]] = {}
-    for place, kernel in enumerate(kernels):
-        places.setdefault(kernel.site, []).append(place)
-    ranks: dict[int, CostRanks] = {}
-    for of_site in places.values():
-        of_kernels = cost_ranks([kernels[place] for place in of_site])
-        ranks.update(zip(of_site, of_kernels, strict=True))
-    return [ranks[place] for place in range(len(kernels))]
 
 
 def _cost_prior(ranks: CostRanks, weight: float) -> Prior:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from esper.bandit.columns import FloatArray
 from esper.bandit.constraints import Situation, constrained
 from esper.bandit.draws import Draws, uniform
 from esper.bandit.linear import LinearModel
-from esper.bandit.offers import Codes, Offers
+from esper.bandit.offers import Offers
 from esper.bandit.policies import Policy
 from esper.bandit.standings import Standings
 from topics.models import Limits
@@ -26,8 +27,7 @@ class Seat(NamedTuple):
     slot: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Options:
+class Options(NamedTuple):
     """All that may be chosen from: arms at sites, seats at the same sites, and what is known.
 
     `seats` are in the order of (site, slot), `places` tells where each stands, `slots` how many a
@@ -74,13 +74,12 @@ class SeedSelector:
         """Return what to plant next; None where constraints leave nothing."""
         if situation.on_trial >= self.limits.max_on_trial or not options.offers.kernels:
             return None
-        if self.attention is None:
-            everything = slice(0, len(options.offers.kernels))
-            choice = self._best_arm(options, situation, everything)
-            if choice is None:
-                return None
-            return Choice(_first_open(options, options.offers.kernels[choice[0]].site), *choice)
-        return self._attend(options, situation)
+        if self.attention is not None:
+            return self._attend(options, situation)
+        best = self._best_arm(options, situation, slice(0, len(options.offers.kernels)))
+        if best is None:
+            return None
+        return Choice(_first_open(options, options.offers.kernels[best[0]].site), *best)
 
     def seat_scores(self, options: Options, seq: int) -> FloatArray:
         """Return the score of each seat; the higher, the sooner it gets attention.
@@ -108,12 +107,12 @@ class SeedSelector:
         open_seats = np.ones(len(options.seats), bool)
         for seat in options.closed:
             open_seats[options.places[seat]] = False
-        while open_seats.any():
-            seat = options.seats[self._first(scores, open_seats, situation.seq, "seat")]
-            where = options.offers.of_site(seat.site)
-            choice = self._best_arm(options, situation, where)
-            if choice is not None:
-                return Choice(seat, *choice)
+        while left := int(np.count_nonzero(open_seats)):
+            place = self._first(scores, open_seats, left, situation.seq, "seat")
+            seat = options.seats[place]
+            best = self._best_arm(options, situation, options.offers.of_site(seat.site))
+            if best is not None:
+                return Choice(seat, *best)
             first = options.places[Seat(seat.site, 0)]
             open_seats[first : first + options.slots[seat.site]] = False
         return None
@@ -122,11 +121,11 @@ class SeedSelector:
         self, options: Options, situation: Situation, where: slice
     ) -> tuple[int, float] | None:
         codes = constrained(self.limits, situation, options.offers, where)
-        allowed = codes == 0
-        if not allowed.any():
+        left = len(codes) - int(np.count_nonzero(codes))
+        if not left:
             return None
         scores = self._scores(options, situation.seq, where)
-        best = self._first(scores, allowed, situation.seq, TIE_BREAK)
+        best = self._first(scores, np.logical_not(codes), left, situation.seq, TIE_BREAK)
         return where.start + best, float(scores[best])
 
     def _scores(self, options: Options, seq: int, where: slice) -> FloatArray:
@@ -141,13 +140,20 @@ class SeedSelector:
         part = "" if whole else f"/{options.offers.kernels[where.start].site}"
         return self.policy.score(state, columns, self._draws(seq, f"blueprint{part}"))
 
-    def _first(self, scores: FloatArray, allowed: Codes, seq: int, purpose: str) -> int:
-        """Return the place of the greatest score allowed; chance decides among equal ones."""
-        masked = np.where(allowed, scores, -np.inf)
-        best = int(masked.argmax())
-        ties = np.flatnonzero(allowed & (masked == masked[best]))
-        if len(ties) == 1:
+    def _first(
+        self, scores: FloatArray, allowed: NDArray[np.bool_], left: int, seq: int, purpose: str
+    ) -> int:
+        """Return the place of the greatest score among the `left` that are allowed.
+
+        Chance decides among equal ones.
+        """
+        if left < len(scores):
+            scores = np.where(allowed, scores, -np.inf)
+        best = int(scores.argmax())
+        equal = scores == scores[best]
+        if np.count_nonzero(equal) == 1:
             return best
+        ties = np.flatnonzero(equal)
         if self.draw_each:
             return min(
                 (uniform(self.seed, seq, TIE_BREAK, place), place) for place in ties.tolist()
@@ -160,5 +166,7 @@ class SeedSelector:
 
 def _first_open(options: Options, site: str) -> Seat:
     """Return the first open seat of a site, which has one."""
-    seats = (Seat(site, slot) for slot in range(options.slots[site]))
-    return next(seat for seat in seats if seat not in options.closed)
+    slot = 0
+    while (site, slot) in options.closed:
+        slot += 1
+    return Seat(site, slot)

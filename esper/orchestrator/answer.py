@@ -1,7 +1,6 @@
 """Saying that nothing is done, and why: at the end of each answer of a lockstep run, and in other
 runs when what keeps them from planting changes."""
 
-from esper.bandit import Constraint
 from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan
 
@@ -24,7 +23,7 @@ def no_action(board: Board) -> str | None:
         return None
     if board.situation.on_trial >= limits.max_on_trial:
         return None
-    names = sorted({Constraint(code).label for code in board.constraints})
+    names = sorted({constraint.label for constraint in board.constraints()})
     return f"no action: all {len(board.state.arms)} arms are ruled out by {', '.join(names)}"
 
 
@@ -37,7 +36,7 @@ def _why_no_more(board: Board, decisions: int) -> str:
         return f"nothing is decided: {waiting} earlier {noun} not answered yet"
     if not board.state.arms:
         return "nothing is decided: no kernel is on offer"
-    exclusions = [board.exclusion(place) or "" for place in range(len(board.state.arms))]
+    exclusions = [excluded or "" for excluded in board.exclusions()]
     return f"nothing is decided: no trial is over and {_why_none(exclusions)}"
 
 

@@ -1,10 +1,8 @@
 """The board on which strategies move: seeds in their seats, and arms to choose from."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from esper.bandit import (
     explain,
     uniform,
 )
+from esper.bandit.constraints import NO_COSTS
 from esper.bandit.features import features
 from esper.bandit.selector import TIE_BREAK
 from esper.orchestrator.arms import Arm
@@ -38,8 +37,7 @@ ALPHA = 1.0
 """Kernels are blended in up to this."""
 
 
-@dataclass(frozen=True)
-class Board:
+class Board(NamedTuple):
     """A run as strategies see it; `after` and `beside` give the boards that a plan leads to.
 
     `occupied` are the seats that are not dormant, `resting` those that have been for too short.
@@ -50,11 +48,6 @@ class Board:
     situation: Situation
     occupied: frozenset[Seat]
     resting: frozenset[Seat]
-
-    @cached_property
-    def closed(self) -> frozenset[Seat]:
-        """The seats in which nothing may be planted."""
-        return self.occupied | self.resting
 
     def judged(self) -> Iterator[tuple[Trial, float | None]]:
         """Yield each trial that ended, with its mean contribution (None: not measurable)."""
@@ -69,9 +62,13 @@ class Board:
             return False
         return contribution >= self.state.run.selection.keep_share * abs(loss)
 
-    @cached_property
+    @property
+    def closed(self) -> frozenset[Seat]:
+        """The seats in which nothing may be planted."""
+        return self.occupied | self.resting if self.resting else self.occupied
+
     def options(self) -> Options:
-        """All there is to choose from."""
+        """Return all there is to choose from."""
         state = self.state
         rows = None
         if state.model is not None:
@@ -92,7 +89,7 @@ class Board:
 
     def best(self) -> Choice | None:
         """What to plant next, or None where nothing may be planted."""
-        return self.state.run.selector.choose(self.options, self.situation)
+        return self.state.run.selector.choose(self.options(), self.situation)
 
     def arm(self, choice: Choice) -> Arm:
         """The arm that was chosen."""
@@ -115,20 +112,21 @@ class Board:
 
         A culled seat stays closed, for its embargo begins; its trial is over.
         """
+        if not operations:
+            return self
         planted = [op for op in operations if isinstance(op, Plant)]
         culled = [op for op in operations if isinstance(op, Cull)]
         ended = len(operations) - len(planted)
         before = self.situation
         occupied = self.occupied | {Seat(op.site, op.slot) for op in planted}
-        situation = replace(
-            before,
+        situation = before._replace(
             on_trial=before.on_trial + len(planted) - ended,
             used=_together([before.used, *(self._costs(op.site, op.kernel_id) for op in planted)]),
             closed_sites=_closed_sites(self.state, occupied, self.resting),
             present=before.present | {(op.site, self._category(op)) for op in planted},
             culled=before.culled | {(op.site, op.kernel_id) for op in culled},
         )
-        return replace(self, situation=situation, occupied=occupied)
+        return self._replace(situation=situation, occupied=occupied)
 
     def beside(self, operations: tuple[Operation, ...]) -> "Board":
         """Return the board for a plan that must be right whether or not these are applied.
@@ -137,35 +135,34 @@ class Board:
         """
         after = self.after(operations)
         on_trial = max(self.situation.on_trial, after.situation.on_trial)
-        return replace(after, situation=replace(after.situation, on_trial=on_trial))
+        return after._replace(situation=after.situation._replace(on_trial=on_trial))
 
     def blueprint_of(self, trial: Trial) -> str:
         """The name of what is on trial; a shortened kernel id where it is no longer offered."""
         arm = self.state.arms.on(trial.site, trial.kernel_id)
         return arm.kernel.blueprint_id if arm else trial.kernel_id[:12]
 
-    @cached_property
     def constraints(self) -> list[Constraint]:
-        """For each arm, in order, what rules it out now."""
+        """Return, for each arm in order, what rules it out now."""
         offers = self.state.arms.offers
         everything = slice(0, len(offers.kernels))
         codes = constrained(self.state.run.selection.limits, self.situation, offers, everything)
         return [Constraint(code) for code in codes.tolist()]
 
-    def exclusion(self, place: int) -> str | None:
-        """Why an arm may not be planted now, in words; None where it may."""
-        constraint = self.constraints[place]
-        if constraint is Constraint.NONE:
-            return None
-        run, offers = self.state.run, self.state.arms.offers
-        return explain(constraint, run.selection.limits, self.situation, offers, place)
+    def exclusions(self) -> list[str | None]:
+        """Return, for each arm in order, why it may not be planted now, in words; None: it may."""
+        limits, offers = self.state.run.selection.limits, self.state.arms.offers
+        return [
+            explain(constraint, limits, self.situation, offers, place) if constraint else None
+            for place, constraint in enumerate(self.constraints())
+        ]
 
     def candidates(self, operations: tuple[Operation, ...]) -> tuple[Candidate, ...]:
         """All arms as the decision for these operations records them, the best first."""
         run = self.state.run
         if not self.state.arms:
             return ()
-        scores = run.selector.arm_scores(self.options, self.report.seq).tolist()
+        scores = run.selector.arm_scores(self.options(), self.report.seq).tolist()
 
         chosen = [(op.site, op.kernel_id) for op in operations if isinstance(op, Plant)]
         first = {self.state.arms.offers.by_kernel[name] for name in chosen}
@@ -176,12 +173,16 @@ class Board:
             chance = uniform(run.opening.seed, self.report.seq, TIE_BREAK, place)
             return -scores[place], chance, place
 
-        order = sorted(range(len(scores)), key=rank)
-        return tuple(self._candidate(place, scores[place]) for place in order)
+        constraints, exclusions = self.constraints(), self.exclusions()
+        return tuple(
+            self._candidate(place, scores[place], constraints[place], exclusions[place])
+            for place in sorted(range(len(scores)), key=rank)
+        )
 
-    def _candidate(self, place: int, score: float) -> Candidate:
+    def _candidate(
+        self, place: int, score: float, constraint: Constraint, excluded: str | None
+    ) -> Candidate:
         arm, run = self.state.arms.rows[place], self.state.run
-        constraint = self.constraints[place]
         prior = self.state.arms.standings.priors.get(place)
         return Candidate(
             site=arm.kernel.site,
@@ -190,7 +191,7 @@ class Board:
             pulls=arm.pulls,
             mean=arm.mean if arm.pulls else None,
             score=None if score == np.inf else score,
-            excluded=self.exclusion(place),
+            excluded=excluded,
             constraint=constraint.label if run.selects and constraint else None,
             prior_weight=prior.weight if prior else None,
             prior_mean=prior.mean if prior else None,
@@ -201,7 +202,7 @@ class Board:
         run = self.state.run
         if run.attention is None:
             return ()
-        scores = run.selector.seat_scores(self.options, self.report.seq).tolist()
+        scores = run.selector.seat_scores(self.options(), self.report.seq).tolist()
         order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
         return tuple(self._seed_candidate(run.seats[place], scores[place]) for place in order)
 
@@ -227,25 +228,30 @@ class Board:
 def set_up(state: FoldState, report: SeedReport) -> Board:
     """Return the board after a report that was learnt from."""
     limits = state.run.selection.limits
-    occupied = frozenset(Seat(seed.site, seed.slot) for seed in report.seeds)
+    occupied = frozenset([Seat(seed.site, seed.slot) for seed in report.seeds])
     resting = frozenset(
-        seat
-        for seat, seq in state.occupied.items()
-        if report.seq - seq < limits.dormant_reports and seat not in occupied
+        [
+            seat
+            for seat, seq in state.occupied.items()
+            if report.seq - seq < limits.dormant_reports and seat not in occupied
+        ]
     )
     opened_lately = report.seq + 1 < limits.dormant_reports
-    # By blueprint, not by kernel: what was planted may have been superseded by a newer kernel.
-    planted = [
-        (seed.site, seed.blueprint_id) for seed in report.seeds if seed.blueprint_id is not None
-    ]
     situation = Situation(
         seq=report.seq,
         on_trial=len(state.trials),
-        used=_used(state, report),
+        used=_used(state, report) if limits.budgets else NO_COSTS,
         everywhere=Constraint.DORMANT_TIME if opened_lately else Constraint.NONE,
         closed_sites=_closed_sites(state, occupied, resting),
-        present=frozenset((name[0], state.arms.category(*name)) for name in planted),
-        rotating=_rotating(state),
+        # By blueprint, not by kernel: what was planted may be superseded by a newer kernel.
+        present=frozenset(
+            [
+                (seed.site, state.arms.category(seed.site, seed.blueprint_id))
+                for seed in report.seeds
+                if seed.blueprint_id is not None
+            ]
+        ),
+        rotating=_rotating(state) if limits.rotation else frozenset(),
     )
     return Board(state, report, situation, occupied, resting)
 
@@ -255,20 +261,22 @@ def _closed_sites(
 ) -> dict[str, Constraint]:
     """Return why nothing can be planted, for each site of which every seat is closed."""
     slots = state.run.opening.slots
-    taken = Counter(seat.site for seat in occupied)
-    closed = taken + Counter(seat.site for seat in resting)
-    return {
-        site: Constraint.NO_SEED_FREE if taken[site] >= slots[site] else Constraint.DORMANT_TIME
-        for site, seats in closed.items()
-        if site in slots and seats >= slots[site]
-    }
+    left: dict[str, int] = {}
+    closed = {}
+    for constraint, seats in (
+        (Constraint.NO_SEED_FREE, occupied),
+        (Constraint.DORMANT_TIME, resting),
+    ):
+        for site, _ in seats:
+            left[site] = left.get(site, slots.get(site, 0)) - 1
+            if left[site] == 0:
+                closed[site] = constraint
+    return closed
 
 
 def _rotating(state: FoldState) -> frozenset[tuple[str, str]]:
     """Return the categories that rest at their sites, as long as another one is on offer there."""
     rotation = state.run.selection.limits.rotation
-    if not rotation:
-        return frozenset()
     pairs: set[tuple[str, str]] = set()
     for site, planted in state.rotation.items():
         rows = state.arms.rows[state.arms.offers.of_site(site)]
@@ -279,9 +287,6 @@ def _rotating(state: FoldState) -> frozenset[tuple[str, str]]:
 
 
 def _used(state: FoldState, report: SeedReport) -> Costs:
-    limits = state.run.selection.limits
-    if limits.max_params is limits.max_memory_ratio is limits.max_latency_ratio is None:
-        return Costs()
     return _together(
         costs_of(state.arms.at(seed.site, seed.blueprint_id), seed.params)
         for seed in report.seeds
