@@ -24,8 +24,6 @@ from topics.models import Identifier
 
 KEY_PREFIX: Final = "esper:memory:"
 SCHEMA: Final = b"1"
-KEPT_DAYS: Final = 90.0
-
 CONNECT_TIMEOUT_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 1.0
 FOLD_TIMEOUT_S: Final = 2.0
@@ -48,7 +46,7 @@ _ARM: Final = TypeAdapter(tuple[Weight, Reward, int])
 class RedisMemory:
     """The memory of each family; every method may block, and is safe to call from any thread."""
 
-    def __init__(self, url: str, *, kept_days: float = KEPT_DAYS) -> None:
+    def __init__(self, url: str, *, kept_days: float = 90.0) -> None:
         """Keep each family for so many days after the last run that it learnt from.
 
         Raises:
