@@ -68,8 +68,9 @@ def test_a_run_told_to_do_without_memory_leaves_none(redis_url: str) -> None:
 
 @pytest.mark.parametrize("url", [None, "redis://host:port/0", "redis://127.0.0.1:1/0"])
 def test_without_redis_a_worker_says_so_once_and_counts_every_run(
-    url: str | None, family: str
+    url: str | None, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("workers.remembering.PAUSE_S", 0.0)
     missed = counted("missed")
     with capture_logs() as lines:
         remembering = at(url)
@@ -140,11 +141,13 @@ def test_runs_are_remembered_again_when_redis_is_back(
         asyncio.run(remembering.keep(closed(family, "one")))
         service.start()
         try:
-            asyncio.run(remembering.keep(closed(family, "two")))
-            assert RedisMemory(service.url).read(family).runs == ("two",)
+            asyncio.run(remembering.keep(closed(family, "two", "three")))
+            assert RedisMemory(service.url).read(family).runs == ("two", "three")
         finally:
             service.stop()
+        asyncio.run(remembering.keep(closed(family, "four")))
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
         "runs are not remembered",
         "runs are remembered again",
+        "runs are not remembered",
     ]
