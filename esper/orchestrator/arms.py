@@ -21,7 +21,6 @@ from esper.orchestrator.run import OpenedRun
 from topics.codec import encode
 from topics.models import LoadableKernel
 
-
 MAX_ARMS = 10_000
 """With more, a decision that lists them all could exceed what a record may hold."""
 
