@@ -161,8 +161,12 @@ class Checkpoint(BaseModel):
                 f"the checkpoint of run {self.run.run_id} is of another model or of other sites; "
                 "make the model as it was before it grew"
             )
-        ours, theirs = opening.model_dump(), self.opening.model_dump()
-        odd = sorted(name for name in ours if ours[name] != theirs[name])
+        theirs = self.opening
+        # What earlier runs have taught since, or what an older version did not say, is no setting.
+        settings = RunOpening.model_fields.keys() - {"memory", "sites"}
+        if theirs.selection is None:
+            settings -= {"selection"}
+        odd = sorted(name for name in settings if getattr(opening, name) != getattr(theirs, name))
         if odd:
             raise CheckpointRefused(
                 f"the checkpoint of run {self.run.run_id} was made with other settings: "

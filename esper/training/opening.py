@@ -1,0 +1,77 @@
+"""What a run says of itself when it opens: its sites, and how it is to be decided."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from esper.bandit import Policy, policy_for
+from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.seed import Site
+from topics.models import PolicySpec, RunOpening, Selection, SiteFacts
+
+LONE_DEPTH = 0.5
+"""A run's only site is neither its first nor its last."""
+
+
+class PolicyRefused(ValueError):
+    """A policy that there is not, or not with these parameters; the message names what there is."""
+
+
+def opening_of(
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    *,
+    seed: int,
+    slots: int,
+    policy: PolicySpec | None,
+    selection: Selection | None,
+    report_every: int,
+    lockstep: bool,
+) -> RunOpening:
+    """Return the opening of a run in which nothing is planted yet.
+
+    Raises:
+        PolicyRefused: nothing chooses as it is told to.
+    """
+    opening = RunOpening(
+        seed=seed,
+        slots=dict.fromkeys(sites, slots),
+        policy=policy or DEFAULT_POLICY,
+        host_params=sum(parameter.numel() for parameter in model.parameters()),
+        report_interval_steps=report_every,
+        lockstep=lockstep,
+        sites=site_facts(model, sites),
+        selection=selection or DEFAULT_SELECTION,
+    )
+    _policies(opening)
+    return opening
+
+
+def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFacts]:
+    """Return what policies may know of sites; their depths are in the order of the modules."""
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    order = sorted(sites, key=modules.index)
+    last = len(order) - 1
+    return {
+        name: SiteFacts(
+            kind=sites[name].signature.kind,
+            signature=sites[name].signature.text,
+            depth=place / last if last else LONE_DEPTH,
+            params=sum(parameter.numel() for parameter in sites[name].layer.parameters()),
+        )
+        for place, name in enumerate(order)
+    }
+
+
+def is_contextual(opening: RunOpening) -> bool:
+    """Whether a policy of the run judges arms by what they are, gradients among the rest."""
+    return any(policy.contextual for policy in _policies(opening))
+
+
+def _policies(opening: RunOpening) -> list[Policy]:
+    attention = opening.selection.attention if opening.selection else None
+    specs = [opening.policy] if attention is None else [opening.policy, attention]
+    try:
+        return [policy_for(spec) for spec in specs]
+    except ValueError as error:
+        raise PolicyRefused(str(error)) from error
