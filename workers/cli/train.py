@@ -11,7 +11,7 @@ from workers.cli.choosing import Choosing
 from workers.cli.groups import grouped
 from workers.cli.output import Json, console, print_json, sigterm_interrupts
 
-TASKS = ("digits", "resnet")
+TASKS = ("digits", "resnet", "conv-teacher")
 """Named here too, so that help and wrong use load no torch."""
 
 DEVICES = ("cpu", "cuda")
