@@ -1,7 +1,7 @@
 """Arms as policies see them: one column for each number, one entry for each arm."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ class ArmColumns:
         return len(self.weight)
 
 
-@dataclass(frozen=True, slots=True)
-class Experience:
+class Experience(NamedTuple):
     """What a bandit knows beside its arms: the weights of all of them together, and, for a
     contextual policy, its model of rewards."""
 

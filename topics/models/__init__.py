@@ -11,6 +11,7 @@ from topics.models.decision import (
     Plant,
     PolicyStamp,
     RandomStamp,
+    SeedCandidate,
     Strategy,
 )
 from topics.models.event import Event, Identifier, Sha256
@@ -74,6 +75,7 @@ __all__ = [
     "Remembered",
     "RunOpening",
     "RunStatus",
+    "SeedCandidate",
     "SeedReport",
     "SeedState",
     "SeedStatus",

@@ -34,6 +34,11 @@ class Limits(Event):
     forbidden_sites: tuple[SiteName, ...] = ()
     pinned: dict[SiteName, tuple[Identifier, ...]] = {}
 
+    @property
+    def budgets(self) -> bool:
+        """Whether any budget is set."""
+        return not self.max_params is self.max_memory_ratio is self.max_latency_ratio is None
+
 
 class Priors(Event):
     """How many trials each source of belief about an untried arm is worth; 0 leaves it out.

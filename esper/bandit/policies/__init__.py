@@ -6,15 +6,39 @@ A policy is a frozen dataclass of its parameters in a file of its own kind, and 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from esper.bandit.policies.policy import NOTHING, Forgetting, Policy
-from esper.bandit.policies.ucb import UCB1
+from esper.bandit.policies.control import Random
+from esper.bandit.policies.greedy import EpsilonGreedy
+from esper.bandit.policies.kl_ucb import KLUCB
+from esper.bandit.policies.linear import LinearThompson
+from esper.bandit.policies.performance import Performance
+from esper.bandit.policies.policy import Policy
+from esper.bandit.policies.thompson import (
+    DiscountedThompson,
+    SlidingThompson,
+    ThompsonBeta,
+    ThompsonGaussian,
+)
+from esper.bandit.policies.ucb import UCB1, DiscountedUCB, SlidingUCB
 from topics.models import PolicySpec
 
-_CLASSES = (UCB1,)
+_CLASSES = (
+    UCB1,
+    KLUCB,
+    ThompsonBeta,
+    ThompsonGaussian,
+    EpsilonGreedy,
+    Performance,
+    SlidingUCB,
+    DiscountedUCB,
+    SlidingThompson,
+    DiscountedThompson,
+    LinearThompson,
+    Random,
+)
 
 POLICIES: Mapping[str, Callable[..., Policy]] = {each.name: each for each in _CLASSES}
 
-__all__ = ["NOTHING", "POLICIES", "Forgetting", "Policy", "policy_for"]
+__all__ = ["POLICIES", "Policy", "policy_for"]
 
 
 def policy_for(spec: PolicySpec) -> Policy:

@@ -1,22 +1,10 @@
 """What a policy is."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from esper.bandit.columns import ArmColumns, Experience, FloatArray
 from esper.bandit.draws import Draws
-
-
-@dataclass(frozen=True, slots=True)
-class Forgetting:
-    """What a policy lets go of: trials more than `window` trials of the bandit ago (None: never),
-    and with each trial of the bandit the share `1 - discount` of all earlier ones."""
-
-    window: int | None = None
-    discount: float = 1.0
-
-
-NOTHING = Forgetting()
+from esper.bandit.forgetting import Forgetting
 
 
 class Policy(Protocol):
