@@ -20,6 +20,7 @@ HIDDEN: Final = 24
 CLASSES: Final = 10
 FILTERS: Final = 8
 SIZES: Final = (4000, 500, 2000)
+"""Samples to train, to probe and to test."""
 
 
 class StudentHost(nn.Module):
@@ -77,8 +78,8 @@ def _labelled_by_patterns(seed: int) -> Splits:
     pooled = F.relu(F.conv2d(images, filters, padding=1)).mean(dim=(2, 3))
     pooled = (pooled - pooled.mean(dim=0)) / pooled.std(dim=0)
     labels = (pooled @ torch.randn(FILTERS, CLASSES, generator=random)).argmax(dim=1)
-    parts = zip(samples.split(SIZES), labels.split(SIZES), strict=True)
-    return Splits(*parts)
+    sizes = list(SIZES)
+    return Splits(*zip(torch.split(samples, sizes), torch.split(labels, sizes), strict=True))
 
 
 CONV_TEACHER: Final = conv_teacher()
