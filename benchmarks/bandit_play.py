@@ -1,6 +1,6 @@
 """Playing one bandit to the end: production policies on the production tracker, or a library."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol, TypeAlias
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from river import bandit, proba
 
 from esper.bandit import (
+    ArmColumns,
     Draws,
+    Experience,
     LinearModel,
     PerformanceTracker,
     Policy,
@@ -80,12 +82,19 @@ class Ours:
         self.features = world.features if policy.contextual else None
         self.model = LinearModel() if policy.contextual else None
 
-    def choose(self, trial: int) -> int:
-        """The arm of the best score; chance decides among equal ones, as in `SeedSelector`."""
-        state, arms = self.standings.seen_by(
+    def seen(self) -> tuple[Experience, ArmColumns]:
+        """What the policy is given."""
+        return self.standings.seen_by(
             self.policy.forgetting, self.tracker.trials, features=self.features, model=self.model
         )
-        scores = self.policy.score(state, arms, Draws(self.seed, trial, "blueprint"))
+
+    def choose(self, trial: int) -> int:
+        """The arm of the best score."""
+        state, arms = self.seen()
+        return self.first(trial, self.policy.score(state, arms, draws(self.seed, trial)))
+
+    def first(self, trial: int, scores: FloatArray) -> int:
+        """The arm of the best of these scores; chance decides, as in `SeedSelector`."""
         best = int(scores.argmax())
         ties = np.flatnonzero(scores == scores[best])
         if len(ties) == 1:
@@ -104,12 +113,17 @@ class Ours:
         self.standings = self.standings.with_history(arm, self.tracker.marginal[tried])
 
 
+def draws(seed: int, trial: int) -> Draws:
+    """The random numbers of one decision."""
+    return Draws(seed, trial, "blueprint")
+
+
 class River:
     """A policy of river; every arm once first."""
 
     def __init__(self, world: World, policy: bandit.base.Policy) -> None:
         self.policy = policy
-        self.arms = list(range(world.means.shape[1]))
+        self.arms: list[int | str] = list(range(world.means.shape[1]))
 
     def choose(self, trial: int) -> int:
         """The arm that it pulls."""
@@ -117,7 +131,7 @@ class River:
 
     def learn(self, trial: int, arm: int, reward: float) -> None:
         """Tell it."""
-        self.policy.update(arm, reward)
+        self.policy.update(arm, reward)  # type: ignore[no-untyped-call]
 
 
 class MABWiser:
@@ -156,18 +170,14 @@ LIBRARIES: Mapping[str, Callable[[World, int], Player]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Played:
-    """Cumulative regret (trials,), how often each arm was tried, seconds a trial to choose and
-    learn."""
+    """Cumulative regret (trials,), and seconds a trial took to choose and learn."""
 
     regret: FloatArray
     seconds: float
 
 
 def play(world: World, player: Player) -> Played:
-    """Let a player play to the end.
-
-    Regret is the best arm's mean less that of the arm tried: what chance adds is left out.
-    """
+    """Let a player play to the end."""
     chosen = []
     started = perf_counter()
     for trial in range(world.trials):
@@ -175,6 +185,45 @@ def play(world: World, player: Player) -> Played:
         player.learn(trial, arm, world.reward(trial, arm))
         chosen.append(arm)
     seconds = (perf_counter() - started) / world.trials
-    means = world.means[np.arange(world.trials) // world.phase_trials]
-    lost = means.max(axis=1) - means[np.arange(world.trials), chosen]
-    return Played(np.cumsum(lost), seconds)
+    return Played(_regret(world, chosen), seconds)
+
+
+ELEMENTWISE = frozenset(
+    {
+        *("random", "ucb1", "kl-ucb", "thompson-beta", "thompson-gaussian", "performance"),
+        *("sliding-ucb", "discounted-ucb", "sliding-thompson", "discounted-thompson"),
+    }
+)
+"""Policies whose score of an arm follows from its own column, the total and the random numbers."""
+
+
+def play_together(worlds: Sequence[World], players: Sequence[Ours]) -> list[FloatArray]:
+    """Let players of one elementwise policy play, each its own world; return their regrets.
+
+    Each has its own tracker. The columns of all are scored by one call, which costs as much as that
+    for one of them; a call for each would give the same, but for the random numbers.
+    """
+    policy, first = players[0].policy, players[0].seed
+    chosen: list[list[int]] = [[] for _ in players]
+    for trial in range(worlds[0].trials):
+        seen = [player.seen() for player in players]
+        columns = ArmColumns(
+            np.concatenate([arms.weight for _, arms in seen]),
+            np.concatenate([arms.mean for _, arms in seen]),
+            np.concatenate([arms.variance for _, arms in seen]),
+        )
+        scores = policy.score(seen[0][0], columns, draws(first, trial))
+        for place, (world, player) in enumerate(zip(worlds, players, strict=True)):
+            count = len(seen[place][1])
+            arm = player.first(trial, scores[place * count : (place + 1) * count])
+            player.learn(trial, arm, world.reward(trial, arm))
+            chosen[place].append(arm)
+    return [_regret(world, arms) for world, arms in zip(worlds, chosen, strict=True)]
+
+
+def _regret(world: World, chosen: list[int]) -> FloatArray:
+    """The best arm's mean less that of the arm tried, summed: what chance adds is left out."""
+    trials = np.arange(world.trials)
+    means = world.means[trials // world.phase_trials]
+    found: FloatArray = np.cumsum(means.max(axis=1) - means[trials, chosen])
+    return found
