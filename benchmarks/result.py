@@ -117,10 +117,14 @@ def ratio(
 
 
 class Measured(_Frozen):
-    """What a benchmark measured, and with which parameters."""
+    """What a benchmark measured, and with which parameters.
+
+    `runs` has a row for each run of an experiment, none left out.
+    """
 
     parameters: dict[str, Any]
     figures: tuple[Figure, ...]
+    runs: Annotated[tuple[dict[str, Any], ...], Field(exclude_if=lambda runs: not runs)] = ()
 
 
 class Result(Measured):

@@ -21,10 +21,18 @@ from esper.training.growth import SEAL_TIMEOUT_S, Growth
 from esper.training.link import RunLink
 from esper.training.lockstep import LockstepRefused, Patience
 from esper.training.mail import Mail
+from esper.training.opening import opening_of
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Probe
 from esper.training.ranks import Ranks, RelayedLink, RelaySender
-from topics.models import MemorySnapshot, PolicySpec, RunOpening, RunStatus, TrainingRun
+from topics.models import (
+    MemorySnapshot,
+    PolicySpec,
+    RunOpening,
+    RunStatus,
+    Selection,
+    TrainingRun,
+)
 
 log = logging.getLogger("esper")
 
@@ -51,6 +59,7 @@ def grow(
     report_every: int = REPORT_EVERY,
     seed: int = 0,
     policy: PolicySpec | None = None,
+    selection: Selection | None = None,
     seal_timeout_s: float = SEAL_TIMEOUT_S,
     settings: Settings | None = None,
     resume: Mapping[str, Any] | None = None,
@@ -75,7 +84,9 @@ def grow(
         slots: seeds at each site.
         report_every: steps between two reports; each costs a forward pass of the probe batch.
         seed: seeds the run's decisions.
-        policy: which bandit chooses, UCB1 unless given.
+        policy: which bandit chooses among blueprints, one of `esper.bandit.defaults` unless given.
+        selection: which bandit chooses among sites, what no decision may break, and when a kernel
+            has proven itself; likewise.
         seal_timeout_s: how long closing waits for the decision that seals the run's record.
         settings: where Kafka, the kernel store and the key are; from the environment unless given.
         resume: what `Growth.state_dict` returned, to go on with that run: with a model as it was
@@ -90,7 +101,8 @@ def grow(
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
-            RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible like this.
+            PolicyRefused, RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible
+            like this.
         NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
             possible here; the message says what to do.
         LockstepBroken: in a lockstep run, kernels or the first answer did not come.
@@ -101,12 +113,14 @@ def grow(
     found = find_sites(host, _suggested(host, sample) if sites == "auto" else sites, sample, slots)
     announced = _announced(run, _family(run, family, memory), host, found)
     patience = Patience() if lockstep is True else lockstep or None
-    opening = RunOpening(
+    opening = opening_of(
+        host,
+        found,
         seed=seed,
-        slots=dict.fromkeys(found, slots),
-        policy=policy or PolicySpec(),
-        host_params=announced.host_params,
-        report_interval_steps=report_every,
+        slots=slots,
+        policy=policy,
+        selection=selection,
+        report_every=report_every,
         lockstep=patience is not None,
         memory=memory if isinstance(memory, MemorySnapshot) else None,
     )

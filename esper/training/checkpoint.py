@@ -164,10 +164,12 @@ class Checkpoint(BaseModel):
                 f"the checkpoint of run {self.run.run_id} is of another model or of other sites; "
                 "make the model as it was before it grew"
             )
+        # What was found out besides, or what an older version did not say, is no setting.
+        settings = RunOpening.model_fields.keys() - FOUND_OUT
+        if self.opening.selection is None:
+            settings -= {"selection"}
         odd = sorted(
-            name
-            for name in RunOpening.model_fields.keys() - FOUND_OUT
-            if getattr(opening, name) != getattr(self.opening, name)
+            name for name in settings if getattr(opening, name) != getattr(self.opening, name)
         )
         if odd:
             raise CheckpointRefused(

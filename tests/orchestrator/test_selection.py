@@ -10,6 +10,7 @@ from esper.orchestrator import FoldState, fold
 from esper.orchestrator.fold import RunUnfoldable
 from tests.orchestrator.trainer import Trainer, grown_run, kernel, selection
 from topics.bus import Record
+from topics.catalog import MAX_MESSAGE_BYTES
 from topics.codec import decode, encode
 from topics.models import (
     AdaptationDecision,
@@ -218,6 +219,20 @@ def test_the_seed_that_did_better_gets_attention_first() -> None:
         decisions = trainer.report(contributions=worth)
     assert sorted(planted[:4]) == [("conv", 0), ("conv", 1), ("fc", 0), ("fc", 1)]
     assert {site for site, _ in planted[4:]} == {"fc"}
+
+
+def test_a_run_with_more_arms_than_a_decision_can_list_is_refused_in_words() -> None:
+    """And the largest that is folded makes decisions that fit a record."""
+    sites = [f"layer{number}" for number in range(1250)]
+    trainer = Trainer(dict.fromkeys(sites, 1), selection=selection(attention=UCB1, memory=1.0))
+    trainer.report()
+    offers = [kernel(site, f"blueprint-{name}") for site in sites for name in range(8)]
+    (decision,) = trainer.report(*offers)
+    assert len(decision.candidates) == 10_000
+    assert len(encode(decision)) < MAX_MESSAGE_BYTES
+    trainer.accept([decision])
+    with pytest.raises(RunUnfoldable, match="10001 arms are on offer and 10000 is the most"):
+        trainer.report(kernel("layer0", "one-more"))
 
 
 # -- under every policy -------------------------------------------------------------------------
