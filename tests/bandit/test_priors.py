@@ -21,7 +21,8 @@ def test_where_nothing_is_worth_anything_nothing_is_believed() -> None:
 
 
 def test_of_kernels_at_a_site_the_cheapest_is_believed_the_better_try() -> None:
-    offered = [kernel("conv", name, name, params=params) for name, params in zip("abc", (9, 1, 5))]
+    params = {"a": 9, "b": 1, "c": 5}
+    offered = [kernel("conv", name, name, params=params[name]) for name in "abc"]
     cheap = NOTHING.model_copy(update={"cost": 2.0})
     assert priors_for(offered, SITES, [], cheap) == [
         Prior(2.0, pytest.approx(0.4)),
