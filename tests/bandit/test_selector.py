@@ -125,6 +125,15 @@ def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site(
     assert (choice.seat, choice.arm) == (Seat("conv", 0), 0)
 
 
+def test_a_closed_seat_is_passed_over() -> None:
+    case = options({("fc", "a"): 0.5}, {Seat("fc", 0): 0.9, Seat("fc", 1): 0.1})
+    case = case._replace(closed=frozenset({Seat("fc", 0)}))
+    for attention in (None, UCB1):
+        choice = SeedSelector(UCB1, attention, Limits(), 0).choose(case, Situation(seq=9))
+        assert choice is not None
+        assert choice.seat == Seat("fc", 1)
+
+
 def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() -> None:
     limits = Limits(forbidden_sites=("fc",))
     case = options(MEANS, SEATS)
