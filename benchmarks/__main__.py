@@ -20,19 +20,27 @@ Save = Annotated[bool, typer.Option(help="Keep the result, for `figures` to rend
 def main(name: Name, json: Json = False, quick: Quick = False, save: Save = False) -> None:
     """Measure one thing and print it, as a table or as JSON.
 
-    `list` names the benchmarks; `figures` renders docs/figures.md and docs/catalog.md from the
-    results that were kept.
+    `list` names the benchmarks; `figures` renders docs/figures.md, docs/catalog.md, docs/regret.md
+    and its pictures from the results that were kept.
     """
     if quick and save:
         raise typer.BadParameter("a quick result must not be kept; leave out --quick or --save")
     if name == "list":
         print_table(("name", "what"), [(each.name, each.what) for each in BENCHMARKS])
     elif name == "figures":
-        pages = [import_module(f"benchmarks.{each.page}") for each in BENCHMARKS if each.page]
-        for page in (figures, *pages):
-            page.DOCUMENT.write_text(page.render())
+        _render()
     else:
         _show(measure(name, quick=quick), json=json, save=save)
+
+
+def _render() -> None:
+    pages = [import_module(f"benchmarks.{each.page}") for each in BENCHMARKS if each.page]
+    for page in (figures, *pages):
+        page.DOCUMENT.write_text(page.render())
+    for each in BENCHMARKS:
+        if each.plots:
+            for file, picture in import_module(f"benchmarks.{each.plots}").draw().items():
+                file.write_text(picture)
 
 
 def _show(result: Result, *, json: bool, save: bool) -> None:

@@ -146,6 +146,35 @@ ROWS = (
         "a kernel joins and leaves in time that hangs on its own parameters only",
     ),
     Row(
+        "regret after 1,000 trials of five Bernoulli arms ÷ that of reference implementations: "
+        "Thompson sampling, KL-UCB",
+        "≤ 1.10",
+        "regret",
+        ("thompson-beta-over-reference", "kl-ucb-over-reference"),
+        "200 seeds are too few, or the policy is not the one of the paper",
+    ),
+    Row(
+        "regret where arms drift: sliding window ÷ stationary",
+        "< 1 in every resample of the seeds",
+        "regret",
+        ("drift-ucb", "drift-thompson"),
+        "arms change faster than the window forgets",
+    ),
+    Row(
+        "regret of a contextual policy ÷ one that is not, where features inform, where they do not",
+        "< 1, ≤ 1.10",
+        "regret",
+        ("context-informative", "context-uninformative"),
+        "what features say outweighs what arms show",
+    ),
+    Row(
+        "regret with memory ÷ without: of a like family, of an unlike one",
+        "≤ 0.5 in the first 50 trials, ≤ 1.15",
+        "regret",
+        ("memory-like", "memory-unlike-50", "memory-unlike-200"),
+        "memory counts as too few trials, or as too many",
+    ),
+    Row(
         "bandit less random on four structural teachers; on the null teacher",
         "≥ +5 points, interval excludes 0; within ±0.5",
         None,

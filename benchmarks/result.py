@@ -119,12 +119,15 @@ def ratio(
 class Measured(_Frozen):
     """What a benchmark measured, and with which parameters.
 
-    `runs` has a row for each run of an experiment, none left out.
+    `runs` has a row for each run of an experiment, none left out; `curves` are for plots, by name.
     """
 
     parameters: dict[str, Any]
     figures: tuple[Figure, ...]
     runs: Annotated[tuple[dict[str, Any], ...], Field(exclude_if=lambda runs: not runs)] = ()
+    curves: Annotated[
+        dict[str, tuple[float, ...]], Field(exclude_if=lambda curves: not curves)
+    ] = {}
 
 
 class Result(Measured):

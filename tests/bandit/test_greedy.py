@@ -35,6 +35,12 @@ def test_epsilon_greedy_explores_as_often_as_the_paper_says() -> None:
     assert shares == [close(0.1), close(0.8), close(0.1)]
 
 
+def test_epsilon_greedy_counts_the_trial_to_come() -> None:
+    """0.5 * 3 / (1 * n) with n = 3 after two trials: half of the time."""
+    shares = firsts(POLICIES["epsilon-greedy"](c=0.5, gap=1.0), Experience(2.0))
+    assert shares == [close(1 / 6), close(2 / 3), close(1 / 6)]
+
+
 def test_epsilon_greedy_explores_all_the_time_at_first() -> None:
     shares = firsts(POLICIES["epsilon-greedy"](), Experience(0.0))
     assert shares == [close(1 / 3)] * 3

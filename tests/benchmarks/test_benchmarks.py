@@ -18,6 +18,7 @@ from benchmarks import (
     grow_step,
     passes,
     pipeline,
+    regret,
     steps,
 )
 from benchmarks.goals import ROWS
@@ -64,6 +65,7 @@ def check(name: str, measured: Measured) -> None:
         ("executor", executor.run),
         ("passes", passes.run),
         ("decide", decide.run),
+        ("regret", regret.run),
     ],
 )
 def test_a_benchmark_of_one_process_runs(name: str, run: Callable[[bool], Measured]) -> None:

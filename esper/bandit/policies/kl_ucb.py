@@ -81,7 +81,7 @@ def _greatest(mean: FloatArray, divergence: FloatArray) -> FloatArray:
         curve = mean / (q * q) + rest / (left * left)
         below = np.maximum(2.0 * square - beyond * curve, np.maximum(square, _TINY))
         q = np.minimum(np.maximum(q - 2.0 * beyond * slope / below, least), _BELOW_ONE)
-    return np.where(rest > 0.0, np.maximum(q, mean), 1.0)
+    return np.maximum(q, mean)
 
 
 def _above(
