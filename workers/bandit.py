@@ -24,6 +24,7 @@ from workers.metrics import (
     REPORTS_REPEATED,
     served,
 )
+from workers.remembering import Remembering
 
 log = structlog.get_logger()
 
@@ -33,12 +34,14 @@ BATCH_RECORDS = 64
 class Bandit:
     """The agent that keeps the state of every run and publishes what it decides.
 
-    For each batch: decisions are confirmed by the broker, then each run's state is written once,
-    then the batch is acknowledged. A crash in between repeats work with the same result.
+    For each batch: decisions are confirmed by the broker, then what closed runs found is kept,
+    then each run's state is written once, then the batch is acknowledged. A crash in between
+    repeats work with the same result.
     """
 
-    def __init__(self, app: GuardedApp, publisher: Publisher) -> None:
+    def __init__(self, app: GuardedApp, publisher: Publisher, remembering: Remembering) -> None:
         self._publisher = publisher
+        self._remembering = remembering
         self._runs = bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions)
         app.agent(raw_topic(app, SEED_METRICS.name))(self._read_reports)
 
@@ -57,6 +60,7 @@ class Bandit:
             state = await self._fold(before, report, record)
             if state is not None:
                 touched[key] = event, state
+        await self._remembering.keep(state for _, state in touched.values() if state.closed)
         for key, (event, state) in touched.items():
             with table_writes_for(event):
                 self._runs[key] = state.to_bytes()
@@ -115,7 +119,7 @@ def run_bandit_worker(settings: Settings) -> int:
         session_timeout_s=settings.session_timeout_s,
     )
     publisher = Publisher(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
-    Bandit(app, publisher)
+    Bandit(app, publisher, Remembering(settings))
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,

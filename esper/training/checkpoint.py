@@ -30,6 +30,9 @@ TEXT: Final = "growth"
 RNG: Final = "rng"
 CUDA_RNG: Final = "cuda_rng"
 
+FOUND_OUT: Final = frozenset({"memory", "sites"})
+"""What of its opening a run that goes on keeps as it was, whatever is known now."""
+
 
 class CheckpointRefused(ValueError):
     """A checkpoint from which this training cannot go on; the message says why."""
@@ -162,9 +165,9 @@ class Checkpoint(BaseModel):
                 "make the model as it was before it grew"
             )
         theirs = self.opening
-        # What earlier runs have taught since, or what an older version did not say, is no setting.
-        settings = RunOpening.model_fields.keys() - {"memory", "sites"}
+        settings = RunOpening.model_fields.keys() - FOUND_OUT
         if theirs.selection is None:
+            # An older version did not tell of one.
             settings -= {"selection"}
         odd = sorted(name for name in settings if getattr(opening, name) != getattr(theirs, name))
         if odd:

@@ -26,7 +26,7 @@ from esper.training.ranks import Council, Ranks, RelayedLink
 from esper.training.reporter import Reporter
 from esper.training.retrace import Retrace
 from esper.training.source import ExportError
-from topics.models import RunOpening, TrainingRun
+from topics.models import MemorySnapshot, RunOpening, TrainingRun
 
 log = logging.getLogger("esper")
 
@@ -256,7 +256,16 @@ class Growth:
         if self._lockstep is not None:
             self._lockstep.await_kernels()
         if self._link.reports:
+            self._remember(self._link.memory)
             self._report(self._measure(), None)
+
+    def _remember(self, memory: MemorySnapshot | None) -> None:
+        """Put what earlier runs found into the opening, from where alone decisions have it."""
+        if memory is None:
+            return
+        self._reporter.opening = self._reporter.opening.model_copy(update={"memory": memory})
+        if memory.note is not None:
+            log.warning("run %s begins without memory of others: %s", self.run_id, memory.note)
 
     def _abandon(self) -> None:
         self._closed = True

@@ -7,7 +7,7 @@ from torch import nn
 from esper.bandit import Policy, policy_for
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.seed import Site
-from topics.models import PolicySpec, RunOpening, Selection, SiteFacts
+from topics.models import MemorySnapshot, PolicySpec, RunOpening, Selection, SiteFacts
 
 LONE_DEPTH = 0.5
 """A run's only site is neither its first nor its last."""
@@ -27,6 +27,7 @@ def opening_of(
     selection: Selection | None,
     report_every: int,
     lockstep: bool,
+    memory: MemorySnapshot | None = None,
 ) -> RunOpening:
     """Return the opening of a run in which nothing is planted yet.
 
@@ -42,6 +43,7 @@ def opening_of(
         lockstep=lockstep,
         sites=site_facts(model, sites),
         selection=selection or DEFAULT_SELECTION,
+        memory=memory,
     )
     _policies(opening)
     return opening

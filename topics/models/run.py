@@ -35,7 +35,7 @@ class SiteSignature(Event):
 
     @property
     def text(self) -> str:
-        """Kind and shapes on one line, such as `feature_map:4x8x8>8x8x8`."""
+        """Kind and shapes, as `feature_map:4x8x8>8x8x8`: what runs have in common at such sites."""
         x, h = ("x".join(map(str, shape)) for shape in (self.x, self.h))
         return f"{self.kind}:{x}>{h}"
 
