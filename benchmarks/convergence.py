@@ -66,17 +66,12 @@ SETTINGS: Final = (
     DEFAULT,
     alike("random"),
     alike("ucb1"),
-    alike("ucb1", exploration=0.02),
+    flat("ucb1", exploration=0.02),
     alike("kl-ucb"),
     alike("thompson-beta"),
     alike("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
     flat("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
-    alike("epsilon-greedy"),
     alike("performance"),
-    alike("sliding-ucb"),
-    alike("discounted-ucb"),
-    alike("sliding-thompson"),
-    alike("discounted-thompson"),
     alike("linear-thompson", sigma=0.1),
 )
 
@@ -89,7 +84,7 @@ class Amount(NamedTuple):
     settings: Sequence[Setting]
 
 
-FULL: Final = Amount(seeds=16, epochs=32, settings=SETTINGS)
+FULL: Final = Amount(seeds=16, epochs=48, settings=SETTINGS)
 QUICK: Final = Amount(seeds=1, epochs=2, settings=(DEFAULT,))
 
 

@@ -39,10 +39,10 @@ class Spread(_Frozen):
         several = [*values, *values] if len(values) == 1 else values  # one alone has no quantiles
         twentieths = quantiles(several, n=20, method="inclusive")
         return cls(
-            median=_rounded(median(values)),
-            spread=(_rounded(twentieths[4]), _rounded(twentieths[14])),
-            p90=_rounded(twentieths[17]),
-            worst=_rounded(max(values)),
+            median=rounded(median(values)),
+            spread=(rounded(twentieths[4]), rounded(twentieths[14])),
+            p90=rounded(twentieths[17]),
+            worst=rounded(max(values)),
             n=len(values),
         )
 
@@ -155,5 +155,6 @@ class Result(Measured):
         )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Return a value in as many digits as results keep."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -164,12 +164,13 @@ class Checkpoint(BaseModel):
                 f"the checkpoint of run {self.run.run_id} is of another model or of other sites; "
                 "make the model as it was before it grew"
             )
-        theirs = self.opening
+        # What was found out besides, or what an older version did not say, is no setting.
         settings = RunOpening.model_fields.keys() - FOUND_OUT
-        if theirs.selection is None:
-            # An older version did not tell of one.
+        if self.opening.selection is None:
             settings -= {"selection"}
-        odd = sorted(name for name in settings if getattr(opening, name) != getattr(theirs, name))
+        odd = sorted(
+            name for name in settings if getattr(opening, name) != getattr(self.opening, name)
+        )
         if odd:
             raise CheckpointRefused(
                 f"the checkpoint of run {self.run.run_id} was made with other settings: "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from esper.bandit import Policy, policy_for
+from esper.bandit import attention_for, policy_for
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.seed import Site
 from topics.models import MemorySnapshot, PolicySpec, RunOpening, Selection, SiteFacts
@@ -45,7 +45,7 @@ def opening_of(
         selection=selection or DEFAULT_SELECTION,
         memory=memory,
     )
-    _policies(opening)
+    _check_policies(opening)
     return opening
 
 
@@ -66,14 +66,14 @@ def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFac
 
 
 def is_contextual(opening: RunOpening) -> bool:
-    """Whether a policy of the run judges arms by what they are, gradients among the rest."""
-    return any(policy.contextual for policy in _policies(opening))
+    """Whether the run's policy judges arms by what they are, gradients among the rest."""
+    return policy_for(opening.policy).contextual
 
 
-def _policies(opening: RunOpening) -> list[Policy]:
-    attention = opening.selection.attention if opening.selection else None
-    specs = [opening.policy] if attention is None else [opening.policy, attention]
+def _check_policies(opening: RunOpening) -> None:
     try:
-        return [policy_for(spec) for spec in specs]
+        policy_for(opening.policy)
+        if opening.selection and opening.selection.attention:
+            attention_for(opening.selection.attention)
     except ValueError as error:
         raise PolicyRefused(str(error)) from error

@@ -47,7 +47,7 @@ class Priors(Event):
     """
 
     cost: Annotated[float, Field(ge=0, le=100)] = 1.0
-    memory: Annotated[float, Field(ge=0, le=100)] = 4.0
+    memory: Annotated[float, Field(ge=0, le=100)] = 2.0
 
 
 class Selection(Event):
