@@ -11,7 +11,7 @@ from topics.codec import encode
 from topics.models import Limits, Priors, RunOpening, Selection
 
 BEFORE_SELECTION: Final = Selection(
-    limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0)
+    limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0, category=0.0)
 )
 """How runs were decided whose opening has no selection."""
 

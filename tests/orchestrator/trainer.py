@@ -52,7 +52,7 @@ def selection(
             dormant_reports=dormant_reports,
             **more,
         ),
-        priors=Priors(cost=0.0, memory=memory),
+        priors=Priors(cost=0.0, memory=memory, category=0.0),
         trial_reports=trial_reports,
         keep_share=keep_share,
     )

@@ -21,6 +21,13 @@ from topics.bus import read
 from topics.catalog import SEED_METRICS, TRAINING_RUN
 from topics.codec import decode
 from topics.models import MemorySnapshot, Remembered, SeedReport, TrainingRun
+from workers.local.kafka import KafkaService
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """A broker without blueprints, whose kernels a lockstep run would wait for."""
+    return own_kafka
 
 
 @pytest.fixture
