@@ -37,7 +37,7 @@ CHOOSING: Final = Selection(
 )
 
 MAJORITY: Final = 0.5
-GOAL: Final = Goal(sense="at least", limit=1.0)
+GOAL: Final = Goal(sense="at least", limit=0.9)
 
 
 class Setting(NamedTuple):
@@ -66,7 +66,7 @@ SETTINGS: Final = (
     DEFAULT,
     alike("random"),
     alike("ucb1"),
-    flat("ucb1", exploration=0.02),
+    flat("ucb1", exploration=0.01),
     alike("kl-ucb"),
     alike("thompson-beta"),
     alike("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
@@ -171,7 +171,7 @@ def figures_of(runs: Sequence[Run], answer: KnownAnswer) -> Iterator[Figure]:
         yield figure(
             f"majority-{name}",
             f"{name}: the right site and blueprint are more than half of the last third of choices",
-            "share of runs",
+            "share",
             [mean(share > MAJORITY for share in last)],
             goal=GOAL if name == DEFAULT.name else None,
         )
@@ -179,7 +179,7 @@ def figures_of(runs: Sequence[Run], answer: KnownAnswer) -> Iterator[Figure]:
         yield figure(
             f"kept-{name}",
             f"{name}: the right kernel was kept at its site, growing",
-            "share of runs",
+            "share",
             [mean(_keeps(each, answer) for each in growing)],
         )
         yield figure(
