@@ -72,7 +72,7 @@ SETTINGS: Final = (
     alike("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
     flat("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
     alike("performance"),
-    alike("linear-thompson", sigma=0.1),
+    alike("linear-thompson", sigma=0.1)._replace(attention=DEFAULT.attention),
 )
 
 
