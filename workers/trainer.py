@@ -54,6 +54,7 @@ def grow_task(
     on_epoch: OnEpoch,
     device: str = "cpu",
     lockstep: bool = False,
+    memory: bool | None = None,
     kept: TrainingFile | None = None,
     policy: PolicySpec | None = None,
     selection: Selection | None = None,
@@ -86,6 +87,7 @@ def grow_task(
                 selection=selection,
                 settings=settings,
                 lockstep=lockstep,
+                memory=memory,
                 resume=kept.state["growth"] if kept and kept.state else None,
             )
         except (CheckpointRefused, RecordUnfit) as error:

@@ -1,7 +1,7 @@
 """Random things to choose from: kernels at sites, seats, situations and limits."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -19,6 +19,8 @@ from esper.bandit import (
 )
 from topics.codec import sha256_of
 from topics.models import KernelCost, Limits, LoadableKernel
+
+T = TypeVar("T")
 
 SITES = ("conv", "fc", "out")
 BLUEPRINTS = ("a", "b", "c", "d")
@@ -56,20 +58,29 @@ def kernels(draw: st.DrawFn) -> list[LoadableKernel]:
     ]
 
 
+def seldom(usual: T, other: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
+    """Something else once in four times: where all is constrained, nothing is left to choose."""
+    return st.integers(0, 3).flatmap(lambda number: other if number == 3 else st.just(usual))
+
+
 limits = st.builds(
     Limits,
     max_on_trial=st.integers(1, 3),
-    max_params=st.none() | st.integers(1, 1000),
-    max_memory_ratio=st.none() | st.floats(0.1, 8),
-    max_latency_ratio=st.none() | st.floats(0.1, 8),
-    forbidden=st.lists(st.sampled_from(BLUEPRINTS), max_size=1).map(tuple),
-    forbidden_sites=st.lists(st.sampled_from(SITES), max_size=1).map(tuple),
-    pinned=st.dictionaries(
-        st.sampled_from(SITES), st.lists(st.sampled_from(BLUEPRINTS)).map(tuple), max_size=1
+    max_params=seldom(None, st.integers(1, 1000)),
+    max_memory_ratio=seldom(None, st.floats(0.1, 8)),
+    max_latency_ratio=seldom(None, st.floats(0.1, 8)),
+    forbidden=seldom((), st.sampled_from(BLUEPRINTS).map(lambda name: (name,))),
+    forbidden_sites=seldom((), st.sampled_from(SITES).map(lambda name: (name,))),
+    pinned=seldom(
+        {},
+        st.dictionaries(st.sampled_from(SITES), st.lists(st.sampled_from(BLUEPRINTS)).map(tuple)),
     ),
 )
 
-pairs = st.frozensets(st.tuples(st.sampled_from(SITES), st.sampled_from(CATEGORIES)), max_size=2)
+pairs = seldom(
+    frozenset(),
+    st.frozensets(st.tuples(st.sampled_from(SITES), st.sampled_from(CATEGORIES)), max_size=2),
+)
 
 
 class Case(NamedTuple):
@@ -88,7 +99,7 @@ def cases(draw: st.DrawFn) -> Case:
     slots = {site: draw(st.integers(1, 2)) for site in SITES[: draw(st.integers(2, 3))]}
     seats = tuple(Seat(site, slot) for site in sorted(slots) for slot in range(slots[site]))
     closed = draw(st.frozensets(st.sampled_from(seats)))
-    embargoes = [draw(st.sampled_from([0, 10, 11, 30])) for _ in offered]
+    embargoes = [draw(seldom(0, st.sampled_from([10, 11, 30]))) for _ in offered]
     full = {
         site: draw(st.sampled_from([Constraint.NO_SEED_FREE, Constraint.DORMANT_TIME]))
         for site in slots
@@ -96,9 +107,9 @@ def cases(draw: st.DrawFn) -> Case:
     }
     situation = Situation(
         seq=10,
-        on_trial=draw(st.integers(0, 3)),
+        on_trial=draw(seldom(0, st.integers(0, 3))),
         used=Costs(draw(st.integers(0, 900)), draw(st.floats(0, 6)), draw(st.floats(0, 6))),
-        everywhere=draw(st.sampled_from([Constraint.NONE] * 4 + [Constraint.DORMANT_TIME])),
+        everywhere=draw(seldom(Constraint.NONE, st.just(Constraint.DORMANT_TIME))),
         closed_sites=full,
         present=draw(pairs),
         rotating=draw(pairs),

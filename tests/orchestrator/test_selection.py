@@ -7,6 +7,7 @@ import pytest
 from esper.audit import History, audit, cause_of
 from esper.bandit import POLICIES
 from esper.orchestrator import FoldState, fold
+from esper.orchestrator.board import set_up
 from esper.orchestrator.fold import RunUnfoldable
 from tests.orchestrator.trainer import Trainer, grown_run, kernel, selection
 from topics.bus import Record
@@ -88,6 +89,19 @@ def test_what_is_planted_counts_against_the_budget() -> None:
     assert left.excluded == "too much for the parameters budget: 200 of 80% of 250 are used"
 
 
+@pytest.mark.parametrize(("budget", "is_left"), [(125, False), (250, True)])
+def test_the_plans_of_one_report_share_what_is_left_of_the_budget(
+    budget: int, is_left: bool
+) -> None:
+    trainer = Trainer({"fc": 4}, selection=selection(max_params=budget))
+    trainer.report(*(kernel("fc", name) for name in "abcd"))
+    board = set_up(trainer.folded, decode(SeedReport, trainer.reports[-1].value))
+    first = board.best()
+    assert first is not None
+    second = board.beside((board.plant(first),)).best()
+    assert (second is not None) is is_left
+
+
 def test_the_time_of_kernels_counts_against_its_budget() -> None:
     half = KernelCost(flops=1, latency_ratio=0.5)
     trainer = Trainer({"fc": 3}, selection=selection(max_on_trial=3, max_latency_ratio=1.3))
@@ -99,15 +113,17 @@ def test_the_time_of_kernels_counts_against_its_budget() -> None:
     assert said.reason.endswith("category-present, latency")
 
 
-def test_the_last_category_planted_rests_while_there_is_another() -> None:
-    trainer = Trainer({"fc": 4}, selection=selection(rotation=1, max_on_trial=4))
+@pytest.mark.parametrize("seed", range(8))
+def test_the_last_category_planted_rests_while_there_is_another(seed: int) -> None:
+    trainer = Trainer({"fc": 4}, selection=selection(rotation=1, max_on_trial=4), seed=seed)
     trainer.report()
-    offered = [kernel("fc", "a", "gate"), kernel("fc", "b", "skip")]
-    (first,) = plants(decisions := trainer.report(*offered))
+    offered = {"a": "gate", "b": "gate", "c": "skip", "d": "skip"}
+    decisions = trainer.report(*(kernel("fc", *each) for each in offered.items()))
+    (first,) = plants(decisions)
     trainer.reserve(decisions[0])
     trainer.refuse(decisions[0])
     (second,) = run_until_planted(trainer)
-    assert second.blueprint_id != first.blueprint_id
+    assert offered[second.blueprint_id] != offered[first.blueprint_id]
 
 
 def test_a_category_alone_at_its_site_never_rests() -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from esper.audit import audit, fetch_history
 from esper.bandit.memory import FamilyMemory, folded
+from esper.blueprint import shipped_named
 from esper.orchestrator.lessons import lessons_of
 from esper.settings import Settings
 from esper.store.memory import RedisMemory
@@ -24,11 +25,12 @@ from topics.bus import Bus, Record, read
 from topics.bus.reader import partition_of
 from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from topics.codec import decode
-from topics.models import AdaptationDecision, MemorySnapshot, SeedReport
+from topics.models import AdaptationDecision, MemorySnapshot, Plant, SeedReport
 from workers.cli import app
 from workers.local.process import CAN_DIE_WITH_PARENT
 from workers.local.stack import LocalStack
 from workers.local.state import read_state
+from workers.submit import publish_blueprints
 
 WAIT_S = 60.0
 
@@ -174,6 +176,32 @@ def test_a_run_begins_with_what_an_earlier_one_found_and_is_audited_without_redi
         verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, growth.run_id))
     assert verdict.identical, verdict
     assert verdict.closed
+
+
+@pytest.mark.timeout(240)
+def test_what_a_training_measured_is_told_to_the_next_one_of_its_family(
+    running: Running, family: str
+) -> None:
+    publish_blueprints(running.settings, map(shipped_named, ("low-rank-skip", "conv-bottleneck")))
+    training = Training(running, family=family, report_every=5)
+    with training.growth as first:
+        training.until_planted()
+        for _ in range(400):
+            training.step()
+    found = eventually("what it found", lambda: memory_of(running).read(family).arms, WAIT_S)
+    with Training(running, family=family).growth as second:
+        pass
+    planted = {
+        (first.sites[operation.site].signature.text, operation.blueprint_id)
+        for decision in first.ancestry.decisions
+        for operation in decision.operations
+        if isinstance(operation, Plant)
+    }
+    assert found.keys() <= planted
+    told = first_report_memory(running, second.run_id)
+    assert {(arm.signature, arm.blueprint_id): (arm.weight, arm.mean) for arm in told.arms} == {
+        name: (arm.weight, arm.mean) for name, arm in found.items()
+    }
 
 
 @pytest.mark.timeout(240)

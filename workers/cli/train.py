@@ -38,6 +38,14 @@ class Training:
             "bits on a CPU. For experiments; slower.",
         ),
     ] = False
+    memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--memory/--no-memory",
+            help="Begin with what earlier runs of the task found, and leave to later ones what "
+            "this one finds. Default: yes, but not with --lockstep.",
+        ),
+    ] = None
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -99,6 +107,7 @@ def train(
                 on_epoch=progress.epoch,
                 device=training.device,
                 lockstep=training.lockstep,
+                memory=training.memory,
                 kept=kept,
                 policy=policy,
                 selection=selection,
