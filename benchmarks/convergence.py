@@ -1,9 +1,9 @@
 """What each policy comes to choose in real training, where the right choice is known.
 
 Lockstep runs of the conv teacher on a stack of their own, in two ways. *Choosing*: one kernel at a
-time, which is culled when its trial ends, so that a run is nothing but choices. *Growing*: what
-proves itself is kept, as in any run. Runs of one number have the same teacher, samples, weights
-and batches under every policy.
+time, which is culled when its trial ends, so that a run is nothing but choices; what was just
+culled is not planted in exchange for itself. *Growing*: what proves itself is kept, as in any run.
+Runs of one number have the same teacher, samples, weights and batches under every policy.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ CHOOSING: Final = Selection(
 )
 
 MAJORITY: Final = 0.5
-GOAL: Final = Goal(sense="at least", limit=1.0)
+GOAL: Final = Goal(sense="at least", limit=0.9)
 
 
 class Setting(NamedTuple):
@@ -66,18 +66,13 @@ SETTINGS: Final = (
     DEFAULT,
     alike("random"),
     alike("ucb1"),
-    alike("ucb1", exploration=0.02),
+    flat("ucb1", exploration=0.01),
     alike("kl-ucb"),
     alike("thompson-beta"),
     alike("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
     flat("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
-    alike("epsilon-greedy"),
     alike("performance"),
-    alike("sliding-ucb"),
-    alike("discounted-ucb"),
-    alike("sliding-thompson"),
-    alike("discounted-thompson"),
-    alike("linear-thompson", sigma=0.1),
+    alike("linear-thompson", sigma=0.1)._replace(attention=DEFAULT.attention),
 )
 
 
@@ -89,7 +84,7 @@ class Amount(NamedTuple):
     settings: Sequence[Setting]
 
 
-FULL: Final = Amount(seeds=16, epochs=32, settings=SETTINGS)
+FULL: Final = Amount(seeds=16, epochs=48, settings=SETTINGS)
 QUICK: Final = Amount(seeds=1, epochs=2, settings=(DEFAULT,))
 
 
@@ -110,10 +105,19 @@ class Run(NamedTuple):
     params: int
 
     def share(self, answer: KnownAnswer, third: int) -> float:
-        """Return the share of a third of the plantings, 0 to 2, that are the right one."""
-        part = _third(self.planted, third)
-        right = [site == answer.site and name == answer.blueprint_id for _, site, name in part]
-        return mean(right) if right else 0.0
+        """Return the share of a third of the choices, 0 to 2, that are the right one.
+
+        Choices at which it could not be made are left out: what was just culled is not planted
+        in exchange for itself.
+        """
+        right = [
+            (site, name) == (answer.site, answer.blueprint_id) for _, site, name in self.planted
+        ]
+        open_to_it = [
+            chosen for chosen, before in zip(right, [False, *right], strict=False) if not before
+        ]
+        part = _third(open_to_it, third)
+        return sum(part) / len(part) if part else 0.0
 
     def row(self, answer: KnownAnswer) -> dict[str, Any]:
         """Return the run as it is told: counts of plantings by third, and the rest as it is."""
@@ -124,7 +128,9 @@ class Run(NamedTuple):
         told = {key: value for key, value in self._asdict().items() if key != "planted"}
         return told | {
             "plantings_by_third": [dict(third.most_common()) for third in thirds],
-            "right_share_by_third": [self.share(answer, third) for third in range(3)],
+            "right_share_of_open_choices_by_third": [
+                self.share(answer, third) for third in range(3)
+            ],
             "first_right_step": self.first_right(answer),
         }
 
@@ -175,8 +181,9 @@ def figures_of(runs: Sequence[Run], answer: KnownAnswer) -> Iterator[Figure]:
         last = [each.share(answer, 2) for each in choosing]
         yield figure(
             f"majority-{name}",
-            f"{name}: the right site and blueprint are more than half of the last third of choices",
-            "share of runs",
+            f"{name}: the right site and blueprint are more than half of the last third of choices "
+            "open to them",
+            "share",
             [mean(share > MAJORITY for share in last)],
             goal=GOAL if name == DEFAULT.name else None,
         )
@@ -184,7 +191,7 @@ def figures_of(runs: Sequence[Run], answer: KnownAnswer) -> Iterator[Figure]:
         yield figure(
             f"kept-{name}",
             f"{name}: the right kernel was kept at its site, growing",
-            "share of runs",
+            "share",
             [mean(_keeps(each, answer) for each in growing)],
         )
         yield figure(

@@ -175,6 +175,14 @@ ROWS = (
         "memory counts as too few trials, or as too many",
     ),
     Row(
+        "the conv teacher, where the right choice is known: the right site and blueprint are more "
+        "than half of the last third of choices",
+        "≥ 90 % of runs",
+        "convergence",
+        ("majority-default",),
+        "how a site has done says little of the one blueprint that it lacks, until that was tried",
+    ),
+    Row(
         "bandit less random on four structural teachers; on the null teacher",
         "≥ +5 points, interval excludes 0; within ±0.5",
         None,

@@ -44,6 +44,7 @@ class Task:
     load: Callable[[], Splits]
     epochs: int
     learning_rate: float = LEARNING_RATE
+    batch: int = BATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def train_task(
         for epoch in range(begun, epochs):
             model.train()
             order = torch.randperm(len(inputs), generator=shuffle).to(device)
-            for batch in torch.split(order, BATCH):
+            for batch in torch.split(order, task.batch):
                 loss = F.cross_entropy(model(inputs[batch]), labels[batch])
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

@@ -82,11 +82,6 @@ def _site_class(name: str) -> str:
 
 
 def _site_source(site: Site) -> str:
-    if any(name != BANK for name, _ in site.layer.named_children()):
-        raise ExportError(
-            f"{site.name} has layers inside, and something grew around them; only what grew at "
-            "single layers can be written as source yet"
-        )
     channels_first = site.join is join_channels_first
     lines = [
         f"class {_site_class(site.name)}(nn.Module):",
@@ -94,7 +89,7 @@ def _site_source(site: Site) -> str:
         "",
         "    def __init__(self):",
         "        super().__init__()",
-        f"        self.layer = {_constructor(site.name, site.layer)}",
+        f"        self.layer = {_layer_source(site.name, site.layer)}",
     ]
     additions = []
     for slot, seed in site.seeds():
@@ -114,8 +109,40 @@ def _site_source(site: Site) -> str:
     return "\n".join(lines)
 
 
+def _layer_source(name: str, layer: nn.Module) -> str:
+    """Return the call that makes the host's layer at a site: one of torch's own, or several in a
+    row."""
+    inside = {name: each for name, each in layer.named_children() if name != BANK}
+    if not inside:
+        return _constructor(name, layer)
+    plain = type(layer) is nn.Sequential and list(inside) == [str(at) for at in range(len(inside))]
+    if not plain or any(
+        BANK in part._modules for each in inside.values() for part in each.modules()
+    ):
+        raise ExportError(
+            f"{name} has layers inside, and something grew around them; only what grew at single "
+            "layers, or at a Sequential of such, can be written as source yet"
+        )
+    parts = (_layer_source(f"{name}.{at}", each) for at, each in inside.items())
+    return f"nn.Sequential({', '.join(parts)})"
+
+
+class _Tracer(fx.Tracer):
+    """Takes a site, with all that is in it, as one layer."""
+
+    def __init__(self, grown: Mapping[str, Site]) -> None:
+        super().__init__()
+        self._grown = grown
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is called and not looked into."""
+        return module_qualified_name in self._grown or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
 def _network_source(model: nn.Module, grown: Mapping[str, Site]) -> str:
-    graph = _trace(model)
+    graph = _trace(model, grown)
     forward = _forward_source(graph)
     lines = [
         "class GrownNetwork(nn.Module):",
@@ -128,10 +155,10 @@ def _network_source(model: nn.Module, grown: Mapping[str, Site]) -> str:
     return "\n".join(lines)
 
 
-def _trace(model: nn.Module) -> fx.Graph:
+def _trace(model: nn.Module, grown: Mapping[str, Site]) -> fx.Graph:
     before = set(vars(model))
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer(grown).trace(model)
     except Exception as error:
         raise ExportError(
             f"{type(model).__name__}.forward cannot be written as plain source, which takes a "

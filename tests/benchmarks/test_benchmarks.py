@@ -12,6 +12,7 @@ from benchmarks import (
     burst,
     catalog,
     catalog_table,
+    convergence,
     decide,
     dormant,
     executor,
@@ -70,6 +71,17 @@ def check(name: str, measured: Measured) -> None:
 )
 def test_a_benchmark_of_one_process_runs(name: str, run: Callable[[bool], Measured]) -> None:
     check(name, run(True))
+
+
+def test_convergence_runs_on_a_stack_of_its_own_and_tells_of_every_run() -> None:
+    measured = convergence.run(quick=True)
+
+    check("convergence", measured)
+    assert [(each["way"], each["seed"]) for each in measured.runs] == [
+        ("choosing", 0),
+        ("growing", 0),
+    ]
+    assert all(sum(map(len, each["plantings_by_third"])) > 0 for each in measured.runs)
 
 
 def test_grow_step_runs(stack: Stack) -> None:

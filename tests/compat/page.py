@@ -42,7 +42,8 @@ layer again.
 At any submodule that takes a tensor and gives one of the same rank, samples first: `nn.Linear`,
 `nn.Conv1d`, `nn.Conv2d`, `nn.MultiheadAttention` with `batch_first=True`, residual blocks,
 `nn.TransformerEncoderLayer` and layers inside it, a `nn.Sequential`. What grew around a block,
-attention among them, cannot be exported as source yet.
+attention among them, cannot be exported as source yet, unless it is a `nn.Sequential` of single
+layers.
 
 ## What keeping a kernel for good does
 

@@ -145,6 +145,14 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list[
         (3, 10),
         {"0": ["linear-bottleneck"]},
     ),
+    "in a row": (
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Linear(6, 2, bias=False), nn.Sequential(nn.Linear(2, 6), nn.Tanh())),
+            nn.Linear(6, 3),
+        ),
+        (6,),
+        {"0": ["linear-bottleneck", "low-rank-skip"], "1": ["low-rank-skip"]},
+    ),
     "bfloat16": (lambda: Plain().bfloat16(), (2, 6, 6), {"features.0": ["squeeze-excite"]}),
 }
 
@@ -337,12 +345,17 @@ def test_a_host_that_cannot_be_written_is_refused_in_one_line(
     assert model.training
 
 
-def test_what_grew_around_a_block_cannot_be_written_yet_and_is_refused(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.ReLU()), nn.Linear(6, 2))
-    sites = find_sites(model, ["0"], torch.randn(1, 6), slots=1)
-    sites["0"].plant(0, Seed(kernel_for("low-rank-skip", sites["0"].signature)))
+@pytest.mark.parametrize("inner", [False, True], ids=["own", "grown inside"])
+def test_what_grew_around_a_block_cannot_be_written_yet_and_is_refused(
+    tmp_path: Path, inner: bool
+) -> None:
+    block = nn.Sequential(nn.Conv2d(4, 4, 1)) if inner else Residual()
+    model, x = nn.Sequential(block, nn.Conv2d(4, 2, 1)), torch.randn(1, 4, 5, 5)
+    sites = find_sites(model, ["0", "0.0"] if inner else ["0"], x, slots=1)
+    for site in sites.values():
+        site.plant(0, Seed(kernel_for("gated-conv", site.signature)))
     with pytest.raises(ExportError, match="0 has layers inside, and something grew around them"):
-        export_model(model, sites, torch.randn(1, 6), Ancestry(), RUN, tmp_path)
+        export_model(model, sites, x, Ancestry(), RUN, tmp_path)
 
 
 def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from torch.optim import SGD, Adam
 
 import esper
 from esper.settings import Settings
-from esper.training import growth as growing
 from esper.training.gradients import GradientNorms
 from esper.training.optimizer import OptimizerMembership
 from tests.seed.hosts import host, images, labels
 from tests.training.outside import Outside
 from tests.training.plot import Plot
 from topics.codec import encode
+from topics.models import PolicySpec
 
 REPORT_EVERY = 3
 
@@ -120,10 +120,9 @@ def test_who_looks_no_more_measures_no_more() -> None:
 
 @pytest.mark.parametrize("every", [1, REPORT_EVERY])
 def test_a_contextual_run_reports_the_gradients_of_each_step_that_it_reports(
-    settings: Settings, outside: Outside, monkeypatch: pytest.MonkeyPatch, every: int
+    settings: Settings, outside: Outside, every: int
 ) -> None:
-    monkeypatch.setattr(growing, "is_contextual", lambda opening: True)
-    run_id, expected = train(settings, every)
+    run_id, expected = train(settings, every, PolicySpec(name="linear-thompson"))
     first, *others, last = outside.reports(run_id)
     assert first.gradients == last.gradients == {}
     assert len(others) == len(expected)
@@ -134,13 +133,13 @@ def test_a_contextual_run_reports_the_gradients_of_each_step_that_it_reports(
 def test_other_runs_measure_nothing_and_their_reports_keep_their_bytes(
     settings: Settings, outside: Outside
 ) -> None:
-    run_id, _ = train(settings, REPORT_EVERY)
+    run_id, _ = train(settings, REPORT_EVERY, PolicySpec(name="ucb1"))
     reports = outside.reports(run_id)
     assert len(reports) > 2
     assert not any(b"gradients" in encode(report) for report in reports)
 
 
-def train(settings: Settings, every: int) -> tuple[str, list[dict[str, float]]]:
+def train(settings: Settings, every: int, policy: PolicySpec) -> tuple[str, list[dict[str, float]]]:
     """Train a while; return the run and the norms of the steps that are reported."""
     model = host()
     optimizer = Adam(model.parameters())
@@ -152,6 +151,7 @@ def train(settings: Settings, every: int) -> tuple[str, list[dict[str, float]]]:
         probe=(images(20), labels(20)),
         loss_fn=F.cross_entropy,
         report_every=every,
+        policy=policy,
         seal_timeout_s=0.3,
         settings=settings,
     ) as growth:

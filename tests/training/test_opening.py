@@ -61,9 +61,10 @@ def test_what_is_given_is_told_and_what_is_not_is_the_default() -> None:
     [
         (PolicySpec(name="oracle"), None, "no policy 'oracle'; there are"),
         (None, Selection(attention=PolicySpec(name="oracle")), "no policy 'oracle'; there are"),
+        (None, Selection(attention=PolicySpec(name="linear-thompson")), "linear-thompson"),
         (PolicySpec(params={"greed": 1.0}), None, "has no parameter 'greed'; it has exploration"),
     ],
-    ids=["policy", "attention", "parameter"],
+    ids=["policy", "attention", "attention by features", "parameter"],
 )
 def test_a_policy_that_there_is_not_is_refused_before_the_run_is_announced(
     policy: PolicySpec | None, selection: Selection | None, why: str
@@ -72,5 +73,6 @@ def test_a_policy_that_there_is_not_is_refused_before_the_run_is_announced(
         an_opening(policy, selection)
 
 
-def test_ucb1_is_not_contextual() -> None:
+def test_only_a_policy_that_judges_by_features_needs_gradients() -> None:
     assert not is_contextual(an_opening(PolicySpec(name="ucb1")))
+    assert is_contextual(an_opening(PolicySpec(name="linear-thompson")))

@@ -80,15 +80,15 @@ class Choosing:
         Raises:
             BadParameter: they ask for what there is not; the message says what there is.
         """
-        from esper.bandit import policy_for
+        from esper.bandit import attention_for, policy_for
         from esper.bandit.defaults import DEFAULT_SELECTION
         from topics.models import Limits
 
         try:
             policy, attention = self._policy(), self._attention()
-            for spec in (policy, attention):
-                if spec is not None:
-                    policy_for(spec)
+            policy_for(policy)
+            if attention is not None:
+                attention_for(attention)
             limits = Limits(**dict(DEFAULT_SELECTION.limits) | self._limits(sites))
         except ValidationError as error:
             raise typer.BadParameter(_first_of(error)) from error

@@ -1,0 +1,87 @@
+"""The conv teacher: what its host lacks is known, and nothing else makes up for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.seed import find_sites
+from esper.tasks import CONV_TEACHER, StudentHost, conv_teacher
+from esper.tasks.train import Splits, never_grow, train_task
+from esper.training.optimizer import OptimizerMembership
+from tests.seed.conftest import one_thread
+from tests.seed.kernels import plant
+
+__all__ = ["one_thread"]
+
+EPOCHS = 16
+PLANTED_AT = 200
+
+
+class Planter:
+    """Growth that plants one kernel by hand, at one step."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, site: str, blueprint: str) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._site, self._blueprint = site, blueprint
+        self._steps = 0
+
+    def step(self, loss: Tensor) -> None:
+        self._steps += 1
+        if self._steps == PLANTED_AT:
+            site = find_sites(self._model, [self._site], torch.zeros(1, 64), 1)[self._site]
+            grown = plant(site, 0, self._blueprint).named_parameters()
+            OptimizerMembership(self._optimizer).add(site.name, site.layer, grown)
+
+
+def accuracy_with(site: str, blueprint: str) -> float:
+    """Test accuracy of the host with one kernel planted."""
+
+    @contextmanager
+    def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Planter]:
+        yield Planter(model, optimizer, site, blueprint)
+
+    return train_task(CONV_TEACHER.task, 0, EPOCHS, attach).test_accuracy
+
+
+@pytest.fixture(scope="module")
+def never_grown() -> float:
+    """Test accuracy of the host as it is."""
+    return train_task(CONV_TEACHER.task, 0, EPOCHS, never_grow).test_accuracy
+
+
+def test_the_host_is_as_small_as_stated() -> None:
+    assert sum(parameter.numel() for parameter in StudentHost().parameters()) == 1168
+
+
+def test_no_sample_is_in_two_splits_and_every_class_in_each() -> None:
+    splits = CONV_TEACHER.task.load()
+    samples = torch.cat([part[0] for part in (splits.train, splits.probe, splits.test)])
+    assert len(samples.unique(dim=0)) == len(samples) == 6500
+    for _, labels in (splits.train, splits.probe, splits.test):
+        assert labels.unique().tolist() == list(range(10))
+
+
+def test_a_seed_makes_the_teacher_and_its_samples() -> None:
+    one, again, other = (conv_teacher(seed).task.load().test for seed in (3, 3, 4))
+    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    assert not torch.equal(one[1], other[1])
+
+
+def test_the_right_kernel_at_the_right_site_gives_the_host_what_it_lacks(
+    never_grown: float,
+) -> None:
+    right = accuracy_with(CONV_TEACHER.site, CONV_TEACHER.blueprint_id)
+    assert right > never_grown + 0.2
+
+
+@pytest.mark.parametrize(
+    ("site", "blueprint"), [("middle", "image-conv"), ("front", "channel-mixing-mlp")]
+)
+def test_a_wrong_site_or_a_wrong_kernel_does_not(
+    never_grown: float, site: str, blueprint: str
+) -> None:
+    assert accuracy_with(site, blueprint) < never_grown + 0.05
