@@ -5,16 +5,16 @@ also learns from the report, and, where something is decided, records why: that 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from benchmarks.result import Figure, Goal, Measured, figure
 from benchmarks.timing import in_turn, scaled
-from esper.bandit import policy_for
+from esper.bandit import History
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.board import set_up
 from esper.orchestrator.learn import learn
-from esper.orchestrator.rules import DEFAULT_RULES
-from esper.orchestrator.state import Arm, Pending
+from esper.orchestrator.state import Pending
 from esper.orchestrator.strategies import STRATEGIES
 from topics.codec import encode, sha256_of
 from topics.models import (
@@ -25,6 +25,7 @@ from topics.models import (
     SeedReport,
     SeedState,
     SeedStatus,
+    Selection,
 )
 
 BLUEPRINTS_A_SITE: Final = 8
@@ -87,24 +88,25 @@ WHAT: Final = {
 
 def _calls(arms: int) -> dict[str, Callable[[], object]]:
     state, report = _state(arms), _report()
-    waiting = state.model_copy(update={"pending": (Pending(decision_id="0" * 64),)})
+    waiting = replace(state, pending=(Pending(decision_id="0" * 64),))
     cause = Cause(topic="seed-metrics", partition=0, offset=SEQ, seq=SEQ, sha256="0" * 64)
-    policy = policy_for(state.policy)
     decided = fold(state, report, cause).decisions[0]
 
     def decide() -> None:
-        board = set_up(state, report, policy, DEFAULT_RULES)
+        board = set_up(state, report)
         for _, propose in STRATEGIES:
             propose(board)
 
-    board = set_up(state, report, policy, DEFAULT_RULES)
     return {
         "fold-decides": lambda: fold(state, report, cause),
         "fold-waits": lambda: fold(waiting, report, cause),
         "decision": decide,
-        "learn": lambda: learn(state, report, cause.sha256, DEFAULT_RULES),
+        "learn": lambda: learn(state, report, cause.sha256),
         "digests": lambda: (state.sha256(), state.sha256()),
-        "record": lambda: (board.candidates(), sha256_of(encode(decided))),
+        "record": lambda: (
+            set_up(state, report).candidates(decided.operations),
+            sha256_of(encode(decided)),
+        ),
     }
 
 
@@ -113,29 +115,34 @@ def _state(arms: int) -> FoldState:
     sites = max(1, arms // BLUEPRINTS_A_SITE)
     opening = RunOpening(
         seed=0,
-        slots={f"layer{site}": 2 for site in range(sites)},
+        slots={f"layer{site:04d}": 2 for site in range(sites)},
         policy=PolicySpec(),
         host_params=10_000,
         report_interval_steps=20,
+        selection=Selection(),
     )
     state = FoldState.opened_by(SeedReport(run_id=RUN, seq=0, step=0, opening=opening))
-    tried = tuple(_arm(number) for number in range(arms))
-    return state.model_copy(update={"last_seq": SEQ - 1, "arms": tried})
+    kernels = [_kernel(number) for number in range(arms)]
+    offered, tracker = state.arms.with_kernels(kernels, state.tracker, state.run)
+    for place in range(arms):
+        offered = offered.with_history(
+            place, History(pulls=1 + place % 5, mean=0.5 + (place % 7) / 100)
+        )
+    return replace(state, last_seq=SEQ - 1, arms=offered, tracker=tracker)
 
 
-def _arm(number: int) -> Arm:
-    kernel = LoadableKernel(
+def _kernel(number: int) -> LoadableKernel:
+    return LoadableKernel(
         kernel_id=sha256_of(str(number).encode()),
-        site=f"layer{number // BLUEPRINTS_A_SITE}",
+        site=f"layer{number // BLUEPRINTS_A_SITE:04d}",
         blueprint_id=f"blueprint-{number % BLUEPRINTS_A_SITE}",
         category=f"category-{number % BLUEPRINTS_A_SITE}",
         params=100,
     )
-    return Arm(kernel=kernel, pulls=1 + number % 5, mean=0.5 + (number % 7) / 100)
 
 
 def _report() -> SeedReport:
-    kept = _arm(0).kernel
+    kept = _kernel(0)
     seed = SeedStatus(
         site=kept.site,
         slot=0,

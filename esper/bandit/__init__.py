@@ -4,19 +4,53 @@ An arm is a (site, blueprint). Statistics flow in, scores flow out; nothing here
 torch or time.
 """
 
-from esper.bandit.policy import POLICIES, Policy, policy_for
-from esper.bandit.random import uniform
+from esper.bandit.columns import ArmColumns, Experience
+from esper.bandit.constraints import Constraint, Costs, Situation, bans, constrained, explain
+from esper.bandit.draws import Draws, uniform
+from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.history import History, TrialResult
+from esper.bandit.linear import LinearModel
+from esper.bandit.offers import Offers
+from esper.bandit.policies import POLICIES, Policy, policy_for
+from esper.bandit.priors import NO_PRIOR, Prior, priors_for
 from esper.bandit.ranks import CostRanks, cost_ranks
 from esper.bandit.reward import reward_of
-from esper.bandit.statistics import ArmStatistics
+from esper.bandit.selector import Choice, Options, Seat, SeedSelector
+from esper.bandit.standings import Standings
+from esper.bandit.tracker import HistoryRow, PerformanceTracker, Tried
 
 __all__ = [
+    "NOTHING",
+    "NO_PRIOR",
     "POLICIES",
-    "ArmStatistics",
+    "ArmColumns",
+    "Choice",
+    "Constraint",
     "CostRanks",
+    "Costs",
+    "Draws",
+    "Experience",
+    "Forgetting",
+    "History",
+    "HistoryRow",
+    "LinearModel",
+    "Offers",
+    "Options",
+    "PerformanceTracker",
     "Policy",
+    "Prior",
+    "Seat",
+    "SeedSelector",
+    "Situation",
+    "Standings",
+    "TrialResult",
+    "Tried",
+    "bans",
+    "constrained",
     "cost_ranks",
+    "explain",
     "policy_for",
+    "priors_for",
     "reward_of",
     "uniform",
 ]

@@ -29,10 +29,22 @@ def cost_ranks(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
         [None if cost is None else cost.latency_ratio for cost in costs],
         [None if cost is None else cost.memory_ratio for cost in costs],
     )
-    return [CostRanks(*row) for row in zip(*map(_ranks, columns), strict=True)]
+    return [CostRanks(*row) for row in zip(*map(ranks, columns), strict=True)]
 
 
-def _ranks(values: Sequence[float | None]) -> list[float | None]:
+def cost_ranks_by_site(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
+    """Return the ranks of each kernel among those of its site, in order."""
+    places: dict[str, list[int]] = {}
+    for place, kernel in enumerate(kernels):
+        places.setdefault(kernel.site, []).append(place)
+    found: dict[int, CostRanks] = {}
+    for of_site in places.values():
+        found.update(zip(of_site, cost_ranks([kernels[place] for place in of_site]), strict=True))
+    return [found[place] for place in range(len(kernels))]
+
+
+def ranks(values: Sequence[float | None]) -> list[float | None]:
+    """Return the place of each value among those known, from 0 to 1; None where it is not."""
     known = sorted(value for value in values if value is not None)
     return [None if value is None else _rank(value, known) for value in values]
 

@@ -1,6 +1,5 @@
-"""The end of an answer: in a lockstep run every report is answered, also where nothing is done."""
-
-from collections.abc import Sequence
+"""Saying that nothing is done, and why: at the end of each answer of a lockstep run, and in other
+runs when what keeps them from planting changes."""
 
 from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan
@@ -14,6 +13,20 @@ def last_word(board: Board, decisions: int) -> Plan:
     return Plan((), _why_no_more(board, decisions))
 
 
+def no_action(board: Board) -> str | None:
+    """Return why nothing can be planted although there is room on trial; None where there is none.
+
+    The reason names constraints, not numbers of arms that change from report to report.
+    """
+    limits = board.state.run.selection.limits
+    if not board.state.run.selects or board.state.pending or not board.state.arms:
+        return None
+    if board.situation.on_trial >= limits.max_on_trial:
+        return None
+    names = sorted({constraint.label for constraint in board.constraints()})
+    return f"no action: all {len(board.state.arms)} arms are ruled out by {', '.join(names)}"
+
+
 def _why_no_more(board: Board, decisions: int) -> str:
     if decisions:
         noun = "decision is" if decisions == 1 else f"{decisions} decisions are"
@@ -21,16 +34,13 @@ def _why_no_more(board: Board, decisions: int) -> str:
     if waiting := len(board.state.pending):
         noun = "decision is" if waiting == 1 else "decisions are"
         return f"nothing is decided: {waiting} earlier {noun} not answered yet"
-    if not board.ranking:
+    if not board.state.arms:
         return "nothing is decided: no kernel is on offer"
-    return f"nothing is decided: no trial is over and {_why_none(_exclusions(board))}"
+    exclusions = [excluded or "" for excluded in board.exclusions()]
+    return f"nothing is decided: no trial is over and {_why_none(exclusions)}"
 
 
-def _exclusions(board: Board) -> Sequence[str]:
-    return [board.exclusion(ranked.arm) or "" for ranked in board.ranking]
-
-
-def _why_none(exclusions: Sequence[str]) -> str:
+def _why_none(exclusions: list[str]) -> str:
     if len(set(exclusions)) == 1:
         return exclusions[0]
     return f"none of {len(exclusions)} arms may be planted"

@@ -1,41 +1,53 @@
-"""The board on which strategies move: seeds in their slots, arms in the order of their scores."""
+"""The board on which strategies move: seeds in their seats, and arms to choose from."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from esper.bandit import Policy, uniform
+import numpy as np
+
+from esper.bandit import (
+    Choice,
+    Constraint,
+    Costs,
+    Options,
+    Seat,
+    Situation,
+    Tried,
+    constrained,
+    explain,
+    uniform,
+)
+from esper.bandit.constraints import NO_COSTS
+from esper.bandit.features import features
+from esper.bandit.selector import TIE_BREAK
+from esper.orchestrator.arms import Arm
 from esper.orchestrator.learn import mean_contribution
-from esper.orchestrator.rules import Rules
-from esper.orchestrator.state import Arm, FoldState, Trial
-from topics.models import Candidate, Cull, Operation, Plant, SeedReport
+from esper.orchestrator.state import FoldState, Trial
+from topics.models import (
+    Candidate,
+    Cull,
+    Operation,
+    Plant,
+    SeedCandidate,
+    SeedReport,
+)
 
-TIE_BREAK = "tie-break"
+ALPHA = 1.0
+"""Kernels are blended in up to this."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankedArm:
-    """An arm with its score; None is an infinite score."""
-
-    arm: Arm
-    score: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
+class Board(NamedTuple):
     """A run as strategies see it; `after` and `beside` give the boards that a plan leads to.
 
-    `occupied` holds (site, slot) of every seed that is not dormant, `present` (site, category) of
-    every kernel planted or kept, `culled` (site, kernel_id) of those on their way out.
+    `occupied` are the seats that are not dormant, `resting` those that have been for too short.
     """
 
     state: FoldState
     report: SeedReport
-    rules: Rules
-    ranking: tuple[RankedArm, ...]
-    occupied: frozenset[tuple[str, int]]
-    present: frozenset[tuple[str, str]]
-    culled: frozenset[tuple[str, str]]
-    on_trial: int
+    situation: Situation
+    occupied: frozenset[Seat]
+    resting: frozenset[Seat]
 
     def judged(self) -> Iterator[tuple[Trial, float | None]]:
         """Yield each trial that ended, with its mean contribution (None: not measurable)."""
@@ -44,71 +56,77 @@ class Board:
                 yield trial, mean_contribution(trial)
 
     def worth_keeping(self, contribution: float | None) -> bool:
-        """Whether a mean contribution reaches the share of the probe loss that rules ask for."""
+        """Whether a mean contribution reaches the share of the probe loss that is asked for."""
         loss = self.report.probe_loss
         if contribution is None or loss is None:
             return False
-        return contribution >= self.rules.keep_share * abs(loss)
+        return contribution >= self.state.run.selection.keep_share * abs(loss)
 
-    def arm_on(self, site: str, kernel_id: str) -> Arm | None:
-        """The arm that a planted kernel belongs to, if it is still offered."""
-        for ranked in self.ranking:
-            if ranked.arm.name == (site, kernel_id):
-                return ranked.arm
-        return None
+    @property
+    def closed(self) -> frozenset[Seat]:
+        """The seats in which nothing may be planted."""
+        return self.occupied | self.resting if self.resting else self.occupied
 
-    def best(self) -> RankedArm | None:
-        """The arm to plant next, or None where none may be planted."""
-        return next((ranked for ranked in self.ranking if not self.exclusion(ranked.arm)), None)
+    def options(self) -> Options:
+        """Return all there is to choose from."""
+        state = self.state
+        rows = None
+        if state.model is not None:
+            kernels = state.arms.offers.kernels
+            rows = features(state.run.opening.sites, self.report.gradients, kernels)
+        return Options(
+            offers=state.arms.offers,
+            arms=state.arms.standings,
+            seats=state.run.seats,
+            places=state.run.seat_places,
+            slots=state.run.opening.slots,
+            seeds=state.seeds,
+            trials=state.tracker.trials,
+            closed=self.closed,
+            features=rows,
+            model=state.model,
+        )
 
-    def exclusion(self, arm: Arm) -> str | None:
-        """Why an arm may not be planted now, in words; None where it may."""
-        kernel = arm.kernel
-        if self.on_trial >= self.rules.max_on_trial:
-            return f"{self.on_trial} seeds are on trial, which is the limit"
-        if arm.name in self.culled:
-            return "it is being culled"
-        if arm.embargo_until_seq > self.report.seq:
-            return f"embargo until report {arm.embargo_until_seq}"
-        if self._free_slot(kernel.site) is None:
-            return "no slot of the site is free"
-        if (kernel.site, kernel.category) in self.present:
-            return f"category {kernel.category} is present at the site"
-        return None
+    def best(self) -> Choice | None:
+        """What to plant next, or None where nothing may be planted."""
+        return self.state.run.selector.choose(self.options(), self.situation)
 
-    def plant(self, arm: Arm) -> Plant:
-        """The operation that plants an arm in the first free slot of its site.
+    def arm(self, choice: Choice) -> Arm:
+        """The arm that was chosen."""
+        return self.state.arms.rows[choice.arm]
 
-        Raises:
-            ValueError: the arm may not be planted now.
-        """
-        slot = self._free_slot(arm.kernel.site)
-        if slot is None:
-            raise ValueError(f"no slot of {arm.kernel.site} is free")
+    def plant(self, choice: Choice) -> Plant:
+        """The operation that plants what was chosen."""
+        kernel = self.arm(choice).kernel
         return Plant(
-            site=arm.kernel.site,
-            slot=slot,
-            kernel_id=arm.kernel.kernel_id,
-            blueprint_id=arm.kernel.blueprint_id,
-            alpha=self.rules.alpha,
-            ramp_steps=self.state.report_interval_steps,
+            site=kernel.site,
+            slot=choice.seat.slot,
+            kernel_id=kernel.kernel_id,
+            blueprint_id=kernel.blueprint_id,
+            alpha=ALPHA,
+            ramp_steps=self.state.run.opening.report_interval_steps,
         )
 
     def after(self, operations: tuple[Operation, ...]) -> "Board":
         """Return the board as it will be once the operations are applied.
 
-        A culled slot stays occupied, for its embargo begins; its trial is over.
+        A culled seat stays closed, for its embargo begins; its trial is over.
         """
+        if not operations:
+            return self
         planted = [op for op in operations if isinstance(op, Plant)]
         culled = [op for op in operations if isinstance(op, Cull)]
         ended = len(operations) - len(planted)
-        return replace(
-            self,
-            occupied=self.occupied | {(op.site, op.slot) for op in planted},
-            present=self.present | {(op.site, self._category(op)) for op in planted},
-            culled=self.culled | {(op.site, op.kernel_id) for op in culled},
-            on_trial=self.on_trial + len(planted) - ended,
+        before = self.situation
+        occupied = self.occupied | {Seat(op.site, op.slot) for op in planted}
+        situation = before._replace(
+            on_trial=before.on_trial + len(planted) - ended,
+            used=_together([before.used, *(self._costs(op.site, op.kernel_id) for op in planted)]),
+            closed_sites=_closed_sites(self.state, occupied, self.resting),
+            present=before.present | {(op.site, self._category(op)) for op in planted},
+            culled=before.culled | {(op.site, op.kernel_id) for op in culled},
         )
+        return self._replace(situation=situation, occupied=occupied)
 
     def beside(self, operations: tuple[Operation, ...]) -> "Board":
         """Return the board for a plan that must be right whether or not these are applied.
@@ -116,68 +134,177 @@ class Board:
         The trainer may refuse them, so the places on trial that they would free still count.
         """
         after = self.after(operations)
-        return replace(after, on_trial=max(self.on_trial, after.on_trial))
+        on_trial = max(self.situation.on_trial, after.situation.on_trial)
+        return after._replace(situation=after.situation._replace(on_trial=on_trial))
 
     def blueprint_of(self, trial: Trial) -> str:
         """The name of what is on trial; a shortened kernel id where it is no longer offered."""
-        arm = self.arm_on(trial.site, trial.kernel_id)
+        arm = self.state.arms.on(trial.site, trial.kernel_id)
         return arm.kernel.blueprint_id if arm else trial.kernel_id[:12]
 
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All arms as the decision records them, the best first."""
+    def constraints(self) -> list[Constraint]:
+        """Return, for each arm in order, what rules it out now."""
+        offers = self.state.arms.offers
+        everything = slice(0, len(offers.kernels))
+        codes = constrained(self.state.run.selection.limits, self.situation, offers, everything)
+        return [Constraint(code) for code in codes.tolist()]
+
+    def exclusions(self) -> list[str | None]:
+        """Return, for each arm in order, why it may not be planted now, in words; None: it may."""
+        limits, offers = self.state.run.selection.limits, self.state.arms.offers
+        return [
+            explain(constraint, limits, self.situation, offers, place) if constraint else None
+            for place, constraint in enumerate(self.constraints())
+        ]
+
+    def candidates(self, operations: tuple[Operation, ...]) -> tuple[Candidate, ...]:
+        """All arms as the decision for these operations records them, the best first."""
+        run = self.state.run
+        if not self.state.arms:
+            return ()
+        scores = run.selector.arm_scores(self.options(), self.report.seq).tolist()
+
+        chosen = [(op.site, op.kernel_id) for op in operations if isinstance(op, Plant)]
+        first = {self.state.arms.offers.by_kernel[name] for name in chosen}
+
+        def rank(place: int) -> tuple[float, float, int]:
+            if run.selects:
+                return -scores[place], float(place not in first), place
+            chance = uniform(run.opening.seed, self.report.seq, TIE_BREAK, place)
+            return -scores[place], chance, place
+
+        constraints, exclusions = self.constraints(), self.exclusions()
         return tuple(
-            Candidate(
-                site=ranked.arm.kernel.site,
-                blueprint_id=ranked.arm.kernel.blueprint_id,
-                kernel_id=ranked.arm.kernel.kernel_id,
-                pulls=ranked.arm.pulls,
-                mean=ranked.arm.mean if ranked.arm.pulls else None,
-                score=ranked.score,
-                excluded=self.exclusion(ranked.arm),
-            )
-            for ranked in self.ranking
+            self._candidate(place, scores[place], constraints[place], exclusions[place])
+            for place in sorted(range(len(scores)), key=rank)
+        )
+
+    def _candidate(
+        self, place: int, score: float, constraint: Constraint, excluded: str | None
+    ) -> Candidate:
+        arm, run = self.state.arms.rows[place], self.state.run
+        prior = self.state.arms.standings.priors.get(place)
+        return Candidate(
+            site=arm.kernel.site,
+            blueprint_id=arm.kernel.blueprint_id,
+            kernel_id=arm.kernel.kernel_id,
+            pulls=arm.pulls,
+            mean=arm.mean if arm.pulls else None,
+            score=None if score == np.inf else score,
+            excluded=excluded,
+            constraint=constraint.label if run.selects and constraint else None,
+            prior_weight=prior.weight if prior else None,
+            prior_mean=prior.mean if prior else None,
+        )
+
+    def seed_candidates(self) -> tuple[SeedCandidate, ...]:
+        """All seats as the decision records them, the best first; none without attention."""
+        run = self.state.run
+        if run.attention is None:
+            return ()
+        scores = run.selector.seat_scores(self.options(), self.report.seq).tolist()
+        order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+        return tuple(self._seed_candidate(run.seats[place], scores[place]) for place in order)
+
+    def _seed_candidate(self, seat: Seat, score: float) -> SeedCandidate:
+        history = self.state.tracker.of(Tried(*seat))
+        return SeedCandidate(
+            site=seat.site,
+            slot=seat.slot,
+            pulls=history.pulls if history else 0,
+            mean=history.mean if history else None,
+            score=None if score == np.inf else score,
+            free=seat not in self.closed and not self.situation.everywhere,
         )
 
     def _category(self, operation: Operation) -> str:
-        arm = self.arm_on(operation.site, operation.kernel_id)
+        arm = self.state.arms.on(operation.site, operation.kernel_id)
         return arm.kernel.category if arm else ""
 
-    def _free_slot(self, site: str) -> int | None:
-        slots = range(self.state.slots.get(site, 0))
-        return next((slot for slot in slots if (site, slot) not in self.occupied), None)
+    def _costs(self, site: str, kernel_id: str) -> Costs:
+        return costs_of(self.state.arms.on(site, kernel_id))
 
 
-def set_up(state: FoldState, report: SeedReport, policy: Policy, rules: Rules) -> Board:
-    """Return the board after a report, its arms ranked by `policy`, the best first.
-
-    Equal scores are ordered by the run's random numbers, so that no arm is favoured by its name.
-    """
-    categories = {
-        (arm.kernel.site, arm.kernel.blueprint_id): arm.kernel.category for arm in state.arms
-    }
-    # By blueprint, not by kernel: what was planted may have been superseded by a newer kernel.
-    planted = [
-        (seed.site, seed.blueprint_id) for seed in report.seeds if seed.blueprint_id is not None
-    ]
-    return Board(
-        state=state,
-        report=report,
-        rules=rules,
-        ranking=_ranked(state, report.seq, policy),
-        occupied=frozenset((seed.site, seed.slot) for seed in report.seeds),
-        present=frozenset((name[0], categories.get(name, "")) for name in planted),
-        culled=frozenset(),
+def set_up(state: FoldState, report: SeedReport) -> Board:
+    """Return the board after a report that was learnt from."""
+    limits = state.run.selection.limits
+    occupied = frozenset([Seat(seed.site, seed.slot) for seed in report.seeds])
+    resting = frozenset(
+        [
+            seat
+            for seat, seq in state.occupied.items()
+            if report.seq - seq < limits.dormant_reports and seat not in occupied
+        ]
+    )
+    opened_lately = report.seq + 1 < limits.dormant_reports
+    situation = Situation(
+        seq=report.seq,
         on_trial=len(state.trials),
+        used=_used(state, report) if limits.budgets else NO_COSTS,
+        everywhere=Constraint.DORMANT_TIME if opened_lately else Constraint.NONE,
+        closed_sites=_closed_sites(state, occupied, resting),
+        # By blueprint, not by kernel: what was planted may be superseded by a newer kernel.
+        present=frozenset(
+            [
+                (seed.site, state.arms.category(seed.site, seed.blueprint_id))
+                for seed in report.seeds
+                if seed.blueprint_id is not None
+            ]
+        ),
+        rotating=_rotating(state) if limits.rotation else frozenset(),
+    )
+    return Board(state, report, situation, occupied, resting)
+
+
+def _closed_sites(
+    state: FoldState, occupied: frozenset[Seat], resting: frozenset[Seat]
+) -> dict[str, Constraint]:
+    """Return why nothing can be planted, for each site of which every seat is closed."""
+    slots = state.run.opening.slots
+    left: dict[str, int] = {}
+    closed = {}
+    for constraint, seats in (
+        (Constraint.NO_SEED_FREE, occupied),
+        (Constraint.DORMANT_TIME, resting),
+    ):
+        for site, _ in seats:
+            left[site] = left.get(site, slots.get(site, 0)) - 1
+            if left[site] == 0:
+                closed[site] = constraint
+    return closed
+
+
+def _rotating(state: FoldState) -> frozenset[tuple[str, str]]:
+    """Return the categories that rest at their sites, as long as another one is on offer there."""
+    rotation = state.run.selection.limits.rotation
+    pairs: set[tuple[str, str]] = set()
+    for site, planted in state.rotation.items():
+        rows = state.arms.rows[state.arms.offers.of_site(site)]
+        others = len({row.kernel.category for row in rows}) - 1
+        resting = planted[-min(rotation, others) :] if others > 0 else ()
+        pairs.update((site, category) for category in resting)
+    return frozenset(pairs)
+
+
+def _used(state: FoldState, report: SeedReport) -> Costs:
+    return _together(
+        costs_of(state.arms.at(seed.site, seed.blueprint_id), seed.params)
+        for seed in report.seeds
+        if seed.blueprint_id is not None
     )
 
 
-def _ranked(state: FoldState, seq: int, policy: Policy) -> tuple[RankedArm, ...]:
-    scores = policy.score([arm.statistics for arm in state.arms], state.policy.params)
-    draws = [uniform(state.seed, seq, TIE_BREAK, index) for index in range(len(scores))]
+def costs_of(arm: Arm | None, params: int = 0) -> Costs:
+    """What a planted kernel costs: its parameters where it is offered no more, and no ratios where
+    none were measured."""
+    if arm is None:
+        return Costs(params)
+    cost = arm.kernel.cost
+    if cost is None:
+        return Costs(arm.kernel.params)
+    return Costs(arm.kernel.params, cost.memory_ratio or 0.0, cost.latency_ratio or 0.0)
 
-    def rank(index: int) -> tuple[bool, float, float]:
-        score = scores[index]
-        return (score is not None, -(score or 0.0), draws[index])
 
-    order = sorted(range(len(scores)), key=rank)
-    return tuple(RankedArm(state.arms[index], scores[index]) for index in order)
+def _together(costs: Iterable[Costs]) -> Costs:
+    params, memory, latency = zip(*costs, strict=True) if (costs := tuple(costs)) else ((), (), ())
+    return Costs(sum(params), math.fsum(memory), math.fsum(latency))

@@ -1,13 +1,15 @@
 """The fold: one report in, the next state and the decisions it led to out."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from esper.bandit import Policy, policy_for
-from esper.orchestrator.answer import last_word
-from esper.orchestrator.board import TIE_BREAK, Board, set_up
+from esper.bandit import Policy
+from esper.bandit.selector import PURPOSE, TIE_BREAK
+from esper.orchestrator.answer import last_word, no_action
+from esper.orchestrator.board import Board, set_up
 from esper.orchestrator.learn import learn
 from esper.orchestrator.plan import Plan
-from esper.orchestrator.rules import DEFAULT_RULES, Rules
 from esper.orchestrator.state import FoldState, Pending
 from esper.orchestrator.strategies import STRATEGIES
 from topics.codec import digest, sha256_of
@@ -16,6 +18,7 @@ from topics.models import (
     Cause,
     Cull,
     Plant,
+    PolicySpec,
     PolicyStamp,
     RandomStamp,
     SeedReport,
@@ -50,8 +53,6 @@ def fold(
     state: FoldState | None,
     report: SeedReport,
     cause: Cause,
-    *,
-    rules: Rules = DEFAULT_RULES,
 ) -> Folded:
     """Fold one report into the state of its run (None before the first).
 
@@ -74,16 +75,20 @@ def fold(
         raise SequenceGap(
             f"run {report.run_id}: report {before.last_seq + 1} is missing, next is {report.seq}"
         )
-    after = learn(before, report, cause.sha256, rules)
-    policy = policy_for(after.policy)
-    board = set_up(after, report, policy, rules)
-    plans = [SEAL] if report.closing else _plans(board)
-    if after.lockstep and not report.closing:
+    after = learn(before, report, cause.sha256)
+    board = set_up(after, report)
+    plans: list[Proposal] = [SEAL] if report.closing else _plans(board)
+    reason = None
+    if not plans:
+        reason = no_action(board)
+    if after.run.opening.lockstep and not report.closing:
         plans.append((None, last_word(board, len(plans))))
-    after = _committed(after, report, plans, rules)
-    decisions = _decisions(before, after, board, cause, policy, plans)
+    elif reason is not None and reason != before.said:
+        plans.append((None, Plan((), reason)))
+    after = replace(_committed(after, report, plans), said=reason)
+    decisions = _decisions(before, after, board, cause, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256
-    return Folded(after.model_copy(update={"previous_sha256": previous}), decisions)
+    return Folded(replace(after, previous_sha256=previous), decisions)
 
 
 def decision_id(run_id: str, seq: int, index: int) -> str:
@@ -97,10 +102,9 @@ def _opened(report: SeedReport) -> FoldState:
             f"run {report.run_id} begins with report {report.seq}, which does not open it"
         )
     try:
-        policy_for(report.opening.policy)
+        return FoldState.opened_by(report)
     except ValueError as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
-    return FoldState.opened_by(report)
 
 
 def _plans(board: Board) -> list[Proposal]:
@@ -117,17 +121,14 @@ def _plans(board: Board) -> list[Proposal]:
     return plans
 
 
-def _committed(
-    state: FoldState, report: SeedReport, plans: list[Proposal], rules: Rules
-) -> FoldState:
+def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> FoldState:
     """Return the state that remembers what was asked for: answers to await, arms to leave alone."""
-    culled = {
-        (operation.site, operation.kernel_id)
-        for _, plan in plans
-        for operation in plan.operations
-        if isinstance(operation, Cull)
-    }
-    until = report.seq + rules.embargo_reports
+    operations = [operation for _, plan in plans for operation in plan.operations]
+    if not operations:
+        return state
+    culled = [(each.site, each.kernel_id) for each in operations if isinstance(each, Cull)]
+    planted = [each for each in operations if isinstance(each, Plant)]
+    until = report.seq + state.run.selection.limits.embargo_reports
     awaited = tuple(
         Pending(
             decision_id=decision_id(report.run_id, report.seq, index),
@@ -140,14 +141,23 @@ def _committed(
         for index, (_, plan) in enumerate(plans)
         if plan.operations
     )
-    return state.model_copy(
-        update={
-            "arms": tuple(
-                arm.embargoed(until) if arm.name in culled else arm for arm in state.arms
-            ),
-            "pending": state.pending + awaited,
-        }
+    return replace(
+        state,
+        arms=state.arms.embargoed(culled, until),
+        pending=state.pending + awaited,
+        rotation=_rotated(state, planted),
     )
+
+
+def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, ...]]:
+    kept = state.run.selection.limits.rotation
+    if not kept:
+        return state.rotation
+    rotation = dict(state.rotation)
+    for plant in planted:
+        category = state.arms.category(plant.site, plant.blueprint_id)
+        rotation[plant.site] = (*rotation.get(plant.site, ()), category)[-kept:]
+    return rotation
 
 
 def _decisions(
@@ -155,14 +165,11 @@ def _decisions(
     after: FoldState,
     board: Board,
     cause: Cause,
-    policy: Policy,
     plans: list[Proposal],
 ) -> tuple[AdaptationDecision, ...]:
     if not plans:
         return ()
-    stamp = PolicyStamp(
-        name=policy.name, version=policy.version, params_sha256=digest(after.policy)
-    )
+    run = after.run
     before_sha256, after_sha256 = before.sha256(), after.sha256()
     previous = before.previous_sha256
     decisions = []
@@ -177,9 +184,19 @@ def _decisions(
             reason=plan.reason[:500],
             apply_at_step=board.report.step + 1,
             cause=cause,
-            policy=stamp,
-            candidates=board.candidates(),
-            random=RandomStamp(seed=after.seed, seq=cause.seq, purpose=TIE_BREAK),
+            policy=_stamp(run.policy, run.opening.policy),
+            candidates=board.candidates(plan.operations),
+            seeds=board.seed_candidates(),
+            attention=(
+                _stamp(run.attention, run.selection.attention)
+                if run.attention and run.selection.attention
+                else None
+            ),
+            random=RandomStamp(
+                seed=run.opening.seed,
+                seq=cause.seq,
+                purpose=PURPOSE if run.selects else TIE_BREAK,
+            ),
             state_before_sha256=before_sha256,
             state_after_sha256=after_sha256,
             previous_sha256=previous,
@@ -188,3 +205,7 @@ def _decisions(
         decisions.append(decision)
         board = board.beside(plan.operations)
     return tuple(decisions)
+
+
+def _stamp(policy: Policy, spec: PolicySpec) -> PolicyStamp:
+    return PolicyStamp(name=policy.name, version=policy.version, params_sha256=digest(spec))

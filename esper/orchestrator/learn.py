@@ -1,12 +1,15 @@
 """What a report teaches: new arms, answers to decisions, contributions, and rewards from them."""
 
 import math
+from dataclasses import replace
 
-from esper.bandit import reward_of
-from esper.orchestrator.rules import Rules
-from esper.orchestrator.state import Arm, FoldState, Pending, Trial
+from esper.bandit import LinearModel, PerformanceTracker, Seat, TrialResult, Tried, reward_of
+from esper.bandit.features import features
+from esper.bandit.standings import Standings
+from esper.orchestrator.arms import Arms
+from esper.orchestrator.state import FoldState, Pending, Trial
 from topics.codec import sha256_of
-from topics.models import LoadableKernel, OutcomeStatus, SeedReport, SeedState, SeedStatus
+from topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
 
 UNMEASURABLE_REWARD = 0.0
 """A kernel under which the probe loss is not even finite is the worst there can be."""
@@ -17,22 +20,28 @@ MAX_CONTRIBUTION = 1e100
 ON_TRIAL = frozenset({SeedState.LOADING, SeedState.BLENDING, SeedState.ACTIVE})
 
 
-def learn(state: FoldState, report: SeedReport, value_sha256: str, rules: Rules) -> FoldState:
+def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
     """Return the state after a report, before any decision; the digest is of its record value."""
+    selection = state.run.selection
     trials = _observed(state.trials, report)
-    arms = _with_kernels(state.arms, report.kernels)
-    arms = _with_embargoes(arms, state.pending, report, rules)
-    arms = _with_rewards(arms, trials, report, state.host_params, rules)
-    return state.model_copy(
-        update={
-            "last_seq": report.seq,
-            "closed": report.closing,
-            "evidence_sha256": sha256_of(f"{state.evidence_sha256}{value_sha256}".encode()),
-            "arms": arms,
-            "trials": tuple(_judged(trial, rules) for trial in trials),
-            "pending": _unanswered(state.pending, report),
-        }
+    arms, tracker = state.arms, state.tracker
+    if report.kernels:
+        arms, tracker = arms.with_kernels(report.kernels, tracker, state.run)
+    if report.outcomes:
+        arms = _with_embargoes(arms, state.pending, report, selection)
+    learnt = replace(
+        state,
+        last_seq=report.seq,
+        closed=report.closing,
+        evidence_sha256=sha256_of(f"{state.evidence_sha256}{value_sha256}".encode()),
+        arms=arms,
+        tracker=tracker,
+        trials=tuple(_judged(trial, selection) for trial in trials),
+        pending=_unanswered(state.pending, report),
+        occupied=_occupied(state, report),
     )
+    due = [trial for trial in trials if _due(trial, selection)]
+    return _with_rewards(learnt, due, report) if due else learnt
 
 
 def mean_contribution(trial: Trial) -> float | None:
@@ -45,35 +54,34 @@ def mean_contribution(trial: Trial) -> float | None:
 
 
 def _unanswered(pending: tuple[Pending, ...], report: SeedReport) -> tuple[Pending, ...]:
+    if not pending:
+        return pending
     answered = {outcome.decision_id for outcome in report.outcomes}
     return tuple(waiting for waiting in pending if waiting.decision_id not in answered)
 
 
+def _occupied(state: FoldState, report: SeedReport) -> dict[Seat, int]:
+    """Return when each seat was last not dormant, without those for which it no longer matters."""
+    if not state.run.selects:
+        return {}
+    rested = report.seq - state.run.selection.limits.dormant_reports
+    lately = {seat: seq for seat, seq in state.occupied.items() if seq > rested}
+    return lately | {Seat(seed.site, seed.slot): report.seq for seed in report.seeds}
+
+
 def _with_embargoes(
-    arms: tuple[Arm, ...], pending: tuple[Pending, ...], report: SeedReport, rules: Rules
-) -> tuple[Arm, ...]:
+    arms: Arms, pending: tuple[Pending, ...], report: SeedReport, selection: Selection
+) -> Arms:
     """Leave alone for a while what the trainer refused to plant, or it would be asked for ever."""
     refused = {
         outcome.decision_id
         for outcome in report.outcomes
         if outcome.status is OutcomeStatus.REFUSED
     }
-    names = {
+    names = [
         name for waiting in pending if waiting.decision_id in refused for name in waiting.planted
-    }
-    until = report.seq + rules.embargo_reports
-    return tuple(arm.embargoed(until) if arm.name in names else arm for arm in arms)
-
-
-def _with_kernels(arms: tuple[Arm, ...], kernels: tuple[LoadableKernel, ...]) -> tuple[Arm, ...]:
-    by_name = {(arm.kernel.site, arm.kernel.blueprint_id): arm for arm in arms}
-    for kernel in kernels:
-        name = (kernel.site, kernel.blueprint_id)
-        known = by_name.get(name)
-        # Another network under a known name: what was learnt of the old one does not count.
-        if known is None or known.kernel != kernel:
-            by_name[name] = Arm(kernel=kernel)
-    return tuple(by_name[name] for name in sorted(by_name))
+    ]
+    return arms.embargoed(names, report.seq + selection.limits.embargo_reports)
 
 
 def _observed(trials: tuple[Trial, ...], report: SeedReport) -> tuple[Trial, ...]:
@@ -95,32 +103,61 @@ def _observed_once(known: dict[tuple[str, int, str], Trial], seed: SeedStatus) -
     return trial.model_copy(update={"contributions": (*trial.contributions, measured)})
 
 
-def _due(trial: Trial, rules: Rules) -> bool:
-    return not trial.judged and len(trial.contributions) >= rules.trial_reports
+def _due(trial: Trial, selection: Selection) -> bool:
+    return not trial.judged and len(trial.contributions) >= selection.trial_reports
 
 
-def _judged(trial: Trial, rules: Rules) -> Trial:
-    return trial.model_copy(update={"judged": True}) if _due(trial, rules) else trial
+def _judged(trial: Trial, selection: Selection) -> Trial:
+    return trial.model_copy(update={"judged": True}) if _due(trial, selection) else trial
 
 
-def _with_rewards(
-    arms: tuple[Arm, ...],
-    trials: tuple[Trial, ...],
-    report: SeedReport,
-    host_params: int,
-    rules: Rules,
-) -> tuple[Arm, ...]:
-    due = {(trial.site, trial.kernel_id): trial for trial in trials if _due(trial, rules)}
+def _with_rewards(state: FoldState, due: list[Trial], report: SeedReport) -> FoldState:
+    """Return the state in which the trials that ended count, in the order of the arms."""
+    ended = [
+        (place, trial)
+        for trial in due
+        if (place := state.arms.offers.by_kernel.get((trial.site, trial.kernel_id))) is not None
+    ]
+    for place, trial in sorted(ended, key=lambda each: (each[0], each[1].slot)):
+        state = _rewarded(state, place, trial, report)
+    return state
 
-    def after(arm: Arm) -> Arm:
-        trial = due.get(arm.name)
-        if trial is None:
-            return arm
-        contribution = mean_contribution(trial)
-        if contribution is None or report.probe_loss is None:
-            return arm.rewarded(UNMEASURABLE_REWARD)
-        return arm.rewarded(
-            reward_of(contribution, report.probe_loss, arm.kernel.params, host_params)
-        )
 
-    return tuple(after(arm) for arm in arms) if due else arms
+def _rewarded(state: FoldState, place: int, trial: Trial, report: SeedReport) -> FoldState:
+    kernel = state.arms.rows[place].kernel
+    result = _result(trial, kernel.params, state, report)
+    tracker = state.tracker.after(trial.site, trial.slot, kernel.blueprint_id, result)
+    return replace(
+        state,
+        tracker=tracker,
+        arms=state.arms.with_history(
+            place, tracker.marginal[Tried(trial.site, None, kernel.blueprint_id)]
+        ),
+        seeds=_seeds_after(state, Seat(trial.site, trial.slot), tracker),
+        model=_model_after(state, place, result.reward, report),
+    )
+
+
+def _result(trial: Trial, params: int, state: FoldState, report: SeedReport) -> TrialResult:
+    contribution = mean_contribution(trial)
+    reward = UNMEASURABLE_REWARD
+    if contribution is not None and report.probe_loss is not None:
+        host_params = state.run.opening.host_params
+        reward = reward_of(contribution, report.probe_loss, params, host_params)
+    return TrialResult(reward=reward, contribution=contribution, params=params, seq=report.seq)
+
+
+def _seeds_after(state: FoldState, seat: Seat, tracker: PerformanceTracker) -> Standings:
+    place = state.run.seat_places.get(seat)
+    if place is None:
+        return state.seeds
+    return state.seeds.with_history(place, tracker.marginal[Tried(seat.site, seat.slot)])
+
+
+def _model_after(
+    state: FoldState, place: int, reward: float, report: SeedReport
+) -> LinearModel | None:
+    if state.model is None:
+        return None
+    rows = features(state.run.opening.sites, report.gradients, state.arms.offers.kernels)
+    return state.model.after(rows[place].tolist(), reward)

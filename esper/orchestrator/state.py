@@ -1,49 +1,30 @@
 """What the fold remembers of a run between two reports: plain, frozen, serialisable data."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from esper.bandit import ArmStatistics
-from topics.codec import Undecodable, sha256_of
-from topics.models import LoadableKernel, PolicySpec, SeedReport
+from esper.bandit import (
+    History,
+    HistoryRow,
+    LinearModel,
+    PerformanceTracker,
+    Seat,
+    Standings,
+    Tried,
+)
+from esper.orchestrator.arms import Arm, Arms
+from esper.orchestrator.run import OpenedRun
+from topics.codec import Undecodable, encode, sha256_of
+from topics.models import LoadableKernel, RunOpening, SeedReport
 from topics.models.event import SiteName
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Arm(_Frozen):
-    """A (site, blueprint) that can be planted, and how it has done here.
-
-    `embargo_until_seq` is the first report at which the arm may be planted again.
-    """
-
-    kernel: LoadableKernel
-    pulls: int = 0
-    mean: float = 0.0
-    embargo_until_seq: int = 0
-
-    @property
-    def statistics(self) -> ArmStatistics:
-        """The part of the arm that policies see."""
-        return ArmStatistics(self.pulls, self.mean)
-
-    @property
-    def name(self) -> tuple[str, str]:
-        """Site and kernel, by which a planted seed is recognised."""
-        return self.kernel.site, self.kernel.kernel_id
-
-    def embargoed(self, until_seq: int) -> "Arm":
-        """Return the arm that may not be planted before report `until_seq`."""
-        return self.model_copy(update={"embargo_until_seq": until_seq})
-
-    def rewarded(self, reward: float) -> "Arm":
-        """Return the arm after one more trial."""
-        statistics = self.statistics.after(reward)
-        return self.model_copy(update={"pulls": statistics.pulls, "mean": statistics.mean})
 
 
 class Trial(_Frozen):
@@ -66,27 +47,30 @@ class Pending(_Frozen):
     planted: tuple[tuple[SiteName, str], ...] = ()
 
 
-class FoldState(_Frozen):
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldState:
     """The state of one run after report `last_seq`.
 
     `evidence_sha256` chains the digests of all reports folded so far, which puts every one of them
     under the state's digest. `previous_sha256` is the digest of the last decision's bytes; it is
-    left out of the state's digest, which that decision contains.
+    left out of the state's digest, which that decision contains. `occupied` holds the last report
+    in which a seat was not dormant, as long as that matters, `rotation` the categories planted
+    last at a site, `said` the last reason given for doing nothing.
     """
 
-    run_id: str
-    seed: int
-    slots: dict[SiteName, int]
-    policy: PolicySpec
-    host_params: int
-    report_interval_steps: int
-    lockstep: Annotated[bool, Field(exclude_if=lambda lockstep: not lockstep)] = False
+    run: OpenedRun
+    arms: Arms
+    seeds: Standings
+    tracker: PerformanceTracker
     last_seq: int = -1
     closed: bool = False
     evidence_sha256: str = ""
-    arms: tuple[Arm, ...] = ()
     trials: tuple[Trial, ...] = ()
     pending: tuple[Pending, ...] = ()
+    occupied: Mapping[Seat, int] = field(default_factory=dict)
+    rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    model: LinearModel | None = None
+    said: str | None = None
     previous_sha256: str | None = None
 
     @classmethod
@@ -94,28 +78,64 @@ class FoldState(_Frozen):
         """Return the state before the first report of a run.
 
         Raises:
-            ValueError: the report opens no run.
+            ValueError: the report opens no run, or asks for a policy that there is not.
         """
         opening = report.opening
         if opening is None:
             raise ValueError(f"report {report.seq} of run {report.run_id} opens no run")
+        run = OpenedRun(report.run_id, opening)
+        run.check()
+        tracker = _empty_tracker(run)
+        model = LinearModel() if run.policy.contextual else None
         return cls(
-            run_id=report.run_id,
-            seed=opening.seed,
-            slots=opening.slots,
-            policy=opening.policy,
-            host_params=opening.host_params,
-            report_interval_steps=opening.report_interval_steps,
-            lockstep=opening.lockstep,
+            run=run,
+            arms=Arms.of((), tracker, run),
+            seeds=_seeds(run, tracker),
+            tracker=tracker,
+            model=model,
         )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are stored as the same bytes, from which all the rest follows."""
+        return isinstance(other, FoldState) and self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.run.run_id
 
     def sha256(self) -> str:
         """Return the digest of the state, `previous_sha256` left out."""
-        return sha256_of(_canonical(self.model_dump(mode="json", exclude={"previous_sha256"})))
+        return sha256_of(orjson.dumps(self._stored(), option=orjson.OPT_SORT_KEYS))
 
     def to_bytes(self) -> bytes:
         """Return the state as canonical JSON."""
-        return _canonical(self.model_dump(mode="json"))
+        stored = self._stored() | {"previous_sha256": self.previous_sha256}
+        return orjson.dumps(stored, option=orjson.OPT_SORT_KEYS)
+
+    def _stored(self) -> dict[str, Any]:
+        stored: dict[str, Any] = {
+            **self.run.stored,
+            "last_seq": self.last_seq,
+            "closed": self.closed,
+            "evidence_sha256": self.evidence_sha256,
+            "arms": orjson.Fragment(self.arms.json),
+            "trials": [trial.model_dump() for trial in self.trials],
+            "pending": [waiting.model_dump() for waiting in self.pending],
+        }
+        if not self.run.selects:
+            return stored
+        stored["tracked"] = orjson.Fragment(self.tracker.json)
+        stored["occupied"] = [[*seat, seq] for seat, seq in self.occupied.items()]
+        if self.rotation:
+            stored["rotation"] = self.rotation
+        if self.model is not None:
+            stored["model"] = self.model.model_dump()
+        if self.said is not None:
+            stored["said"] = self.said
+        return stored
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "FoldState":
@@ -125,10 +145,98 @@ class FoldState(_Frozen):
             Undecodable: these bytes are no state of this version.
         """
         try:
-            return cls.model_validate_json(value)
+            return _Stored.model_validate_json(value).restored()
         except ValueError as error:
             raise Undecodable(f"not a fold state of this version: {error}") from error
 
 
-def _canonical(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+class _StoredArm(_Frozen):
+    kernel: LoadableKernel
+    pulls: int
+    mean: float
+    embargo_until_seq: int
+
+
+class _Tracked(_Frozen):
+    trials: int = 0
+    rows: tuple[HistoryRow, ...] = ()
+
+
+class _Stored(RunOpening):
+    """A state as it is stored: the fields of the opening, and what changed since."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    run_id: str
+    last_seq: int
+    closed: bool
+    evidence_sha256: str
+    arms: tuple[_StoredArm, ...]
+    trials: tuple[Trial, ...]
+    pending: tuple[Pending, ...]
+    tracked: _Tracked | None = None
+    occupied: tuple[tuple[SiteName, int, int], ...] = ()
+    rotation: dict[SiteName, tuple[str, ...]] = {}
+    model: LinearModel | None = None
+    said: Annotated[str | None, Field(max_length=500)] = None
+    previous_sha256: str | None = None
+
+    def restored(self) -> FoldState:
+        opening = RunOpening.model_validate(
+            {name: getattr(self, name) for name in RunOpening.model_fields}
+        )
+        run = OpenedRun(self.run_id, opening)
+        run.check()
+        tracker = self._tracker(run)
+        rows = [
+            Arm(arm.kernel, encode(arm.kernel), arm.pulls, arm.mean, arm.embargo_until_seq)
+            for arm in self.arms
+        ]
+        return FoldState(
+            run=run,
+            arms=Arms.of(rows, tracker, run),
+            seeds=_seeds(run, tracker),
+            tracker=tracker,
+            last_seq=self.last_seq,
+            closed=self.closed,
+            evidence_sha256=self.evidence_sha256,
+            trials=self.trials,
+            pending=self.pending,
+            occupied={Seat(site, slot): seq for site, slot, seq in self.occupied},
+            rotation=self.rotation,
+            model=self.model,
+            said=self.said,
+            previous_sha256=self.previous_sha256,
+        )
+
+    def _tracker(self, run: OpenedRun) -> PerformanceTracker:
+        tracker = _empty_tracker(run)
+        if self.tracked is not None:
+            return tracker.with_rows(self.tracked.trials, self.tracked.rows)
+        # A run without a selection stores of each arm what its policy needs, and no more.
+        rows = [
+            HistoryRow(
+                site=arm.kernel.site,
+                blueprint_id=arm.kernel.blueprint_id,
+                history=History(pulls=arm.pulls, mean=arm.mean),
+            )
+            for arm in self.arms
+            if arm.pulls
+        ]
+        return tracker.with_rows(sum(arm.pulls for arm in self.arms), rows)
+
+
+def _empty_tracker(run: OpenedRun) -> PerformanceTracker:
+    attention = run.attention or run.policy
+    return PerformanceTracker(
+        forgetting=run.policy.forgetting, attention_forgetting=attention.forgetting
+    )
+
+
+def _seeds(run: OpenedRun, tracker: PerformanceTracker) -> Standings:
+    histories = {
+        place: history
+        for place, seat in enumerate(run.seats)
+        if (history := tracker.of(Tried(seat.site, seat.slot))) is not None
+    }
+    return Standings.of(len(run.seats), histories, {})

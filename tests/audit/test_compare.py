@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from esper.audit import Finding, History, Verdict, audit
-from esper.orchestrator.rules import DEFAULT_RULES
 from tests.audit.tampering import (
     bare,
     changed,
@@ -25,7 +24,7 @@ from topics.models import AdaptationDecision
 @pytest.fixture(scope="module")
 def honest() -> History:
     """A closed run of 60 reports under the rules of the product."""
-    run = grown_run(reports=60, rules=DEFAULT_RULES)
+    run = grown_run(reports=60, selection=None)
     return History.of("run", [*run.reports, *run.decisions])
 
 

@@ -1,79 +1,75 @@
-"""UCB1 as in the paper, and nothing beside it."""
+"""What holds for every policy: found by name, refused in words, a score for whatever it accepts."""
 
 import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from inspect import getdoc
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit import POLICIES, ArmStatistics, policy_for
+from esper.bandit import POLICIES, ArmColumns, Draws, Experience, LinearModel, Policy, policy_for
+from tests.bandit.arms import RNG, columns
 from topics.models import PolicySpec
 
-UCB1 = POLICIES["ucb1"]
-
-arms = st.lists(
-    st.builds(ArmStatistics, pulls=st.integers(1, 1000), mean=st.floats(0, 1)),
-    min_size=1,
-    max_size=20,
-)
+MUST_TRY_FIRST = {
+    *("ucb1", "kl-ucb", "sliding-ucb", "discounted-ucb", "performance"),
+}
+FEATURES = 5
 
 
-@given(arms)
-def test_the_score_is_the_mean_plus_the_exploration_term_of_the_paper(
-    tried: list[ArmStatistics],
-) -> None:
-    total = sum(arm.pulls for arm in tried)
-    expected = [arm.mean + math.sqrt(2 * math.log(total) / arm.pulls) for arm in tried]
-    assert UCB1.score(tried, {}) == pytest.approx(expected, abs=1e-9)
+def named(name: str, **params: float) -> Policy:
+    return policy_for(PolicySpec(name=name, params=params))
 
 
-def test_a_hand_worked_case() -> None:
-    """t = 8, ln 8 = 2.0794; 0.5 + sqrt(4.1589 / 2) and 0.75 + sqrt(4.1589 / 6)."""
-    tried = [ArmStatistics(2, 0.5), ArmStatistics(6, 0.75)]
-    assert UCB1.score(tried, {}) == pytest.approx([1.942027, 1.582555], abs=1e-6)
+def with_features(arms: ArmColumns) -> ArmColumns:
+    x = np.linspace(0.0, 1.0, FEATURES * len(arms)).reshape(len(arms), FEATURES)
+    return ArmColumns(arms.weight, arms.mean, arms.variance, x)
 
 
-def test_exploration_weighs_the_second_term() -> None:
-    tried = [ArmStatistics(2, 0.5), ArmStatistics(6, 0.75)]
-    assert UCB1.score(tried, {"exploration": 0.0}) == [0.5, 0.75]
-    assert UCB1.score(tried, {"exploration": 0.5}) == pytest.approx([1.221014, 1.166277], abs=1e-6)
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_is_found_by_its_name_and_scores_every_arm(name: str) -> None:
+    policy = named(name)
+    arms = with_features(columns([(3, 0.2), (1, 0.7), (0, 0.0)]))
+    assert policy.name == name
+    assert len(policy.score(Experience(4.0), arms, RNG)) == 3
 
 
-@given(arms)
-def test_an_arm_never_tried_has_no_finite_score(tried: list[ArmStatistics]) -> None:
-    scores = UCB1.score([*tried, ArmStatistics()], {})
-    assert scores[-1] is None
-    assert None not in scores[:-1]
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_scores_no_arms_as_nothing(name: str) -> None:
+    arms = ArmColumns(*(np.zeros(0) for _ in range(3)), np.zeros((0, FEATURES)))
+    assert named(name).score(Experience(0.0), arms, RNG).tolist() == []
 
 
-@given(arms, st.data())
-def test_a_better_mean_never_scores_worse(tried: list[ArmStatistics], data: st.DataObject) -> None:
-    index = data.draw(st.integers(0, len(tried) - 1))
-    better = data.draw(st.floats(tried[index].mean, 1))
-    improved = list(tried)
-    improved[index] = ArmStatistics(tried[index].pulls, better)
-    before, after = UCB1.score(tried, {})[index], UCB1.score(improved, {})[index]
-    assert before is not None and after is not None and after >= before
-
-
-def test_an_arm_left_alone_scores_higher_as_the_others_are_tried() -> None:
-    alone = ArmStatistics(1, 0.5)
-    scores = [UCB1.score([alone, ArmStatistics(n, 0.5)], {})[0] for n in (1, 5, 50, 500)]
-    assert scores == sorted(scores, key=lambda score: score or 0.0)
-    assert len(set(scores)) == 4
-
-
-def test_the_policy_is_found_by_its_name() -> None:
-    assert policy_for(PolicySpec(name="ucb1")) is UCB1
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_names_its_source(name: str) -> None:
+    assert re.search(r'"[^"]+"\s+\(.*(19|20)\d\d\)', getdoc(POLICIES[name]) or "", re.DOTALL)
 
 
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        (PolicySpec(name="oracle"), "no policy 'oracle'; there are ucb1"),
+        (PolicySpec(name="oracle"), "no policy 'oracle'; there are discounted-thompson, "),
         (PolicySpec(params={"exploration": -1.0}), "exploration is -1.0 and must be from 0 to"),
         (PolicySpec(params={"exploration": 1e308}), "exploration is 1e"),
         (PolicySpec(params={"explosion": 1.0}), "no parameter 'explosion'; it has exploration"),
+        (PolicySpec(name="random", params={"luck": 1.0}), "no parameter 'luck'; it has none"),
+        (PolicySpec(name="kl-ucb", params={"c": -0.1}), "policy kl-ucb: c is -0.1 and must be"),
+        (PolicySpec(name="epsilon-greedy", params={"gap": 0.0}), "gap is 0.0 and must be from"),
+        (PolicySpec(name="epsilon-greedy", params={"c": 1e7}), "c is 10000000.0 and must be"),
+        (PolicySpec(name="performance", params={"temperature": 0.0}), "temperature is 0.0 and"),
+        (PolicySpec(name="sliding-ucb", params={"window": 2.5}), "window is 2.5 and must be a"),
+        (PolicySpec(name="sliding-ucb", params={"window": 0.0}), "whole number from 1 to 1000"),
+        (PolicySpec(name="sliding-thompson", params={"window": 1e9}), "window is 1000000000.0"),
+        (PolicySpec(name="discounted-ucb", params={"discount": 1.1}), "discount is 1.1 and must"),
+        (PolicySpec(name="discounted-thompson", params={"discount": 0.0}), "discount is 0.0 and"),
+        (PolicySpec(name="thompson-gaussian", params={"sigma": 0.0}), "sigma is 0.0 and must be"),
+        (PolicySpec(name="linear-thompson", params={"arm_sigma": 99.0}), "arm_sigma is 99.0 and"),
     ],
 )
 def test_what_a_run_cannot_ask_for_is_refused_in_words(spec: PolicySpec, complaint: str) -> None:
@@ -81,25 +77,109 @@ def test_what_a_run_cannot_ask_for_is_refused_in_words(spec: PolicySpec, complai
         policy_for(spec)
 
 
-@given(arms, st.floats(0, 1e6))
-def test_every_accepted_exploration_gives_finite_scores(
-    tried: list[ArmStatistics], exploration: float
+@pytest.mark.parametrize("name", POLICIES)
+def test_no_parameter_may_be_no_number(name: str) -> None:
+    for parameter in fields(POLICIES[name]):  # type: ignore[arg-type]
+        for value in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=f"{parameter.name} is"):
+                POLICIES[name](**{parameter.name: value})
+
+
+EXTREMES = {
+    "exploration": (0.0, 1e-300, 1e6),
+    "window": (1.0, 1000.0),
+    "discount": (0.5, 1.0),
+    "c": (0.0, 1e-300, 1e3),
+    "gap": (1e-3, 1.0),
+    "temperature": (1e-3, 1e3),
+    "sigma": (1e-3, 10.0),
+    "prior_sigma": (1e-3, 10.0),
+    "arm_sigma": (1e-3, 10.0),
+    "weight_sigma": (1e-3, 10.0),
+}
+
+weights = st.one_of(st.sampled_from([0.0, 5e-324, 1e-300, 1e-9, 1.0, 1e9, 1e15]), st.floats(0, 1e6))
+means = st.one_of(st.sampled_from([0.0, 5e-324, 1e-17, 1 - 2.0**-53, 1.0]), st.floats(0, 1))
+
+
+@st.composite
+def policies(draw: st.DrawFn, name: str) -> Policy:
+    """A policy with each parameter as it is, or as far out as it may be."""
+    chosen = {
+        parameter.name: draw(st.sampled_from(EXTREMES[parameter.name]))
+        for parameter in fields(POLICIES[name])  # type: ignore[arg-type]
+        if draw(st.booleans())
+    }
+    return POLICIES[name](**chosen)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.filterwarnings("error")
+@given(
+    st.data(),
+    st.lists(st.tuples(weights, means), min_size=1, max_size=12),
+    st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1e15]), st.floats(0, 1e6)),
+    st.integers(0, 1000),
+)
+def test_no_score_is_ever_nan_or_minus_infinity(
+    name: str, data: st.DataObject, tried: list[tuple[float, float]], total: float, seq: int
 ) -> None:
-    policy = policy_for(PolicySpec(params={"exploration": exploration}))
-    scores = policy.score(tried, {"exploration": exploration})
-    assert all(score is not None and math.isfinite(score) for score in scores)
+    arms = with_features(columns(tried))
+    model = LinearModel()
+    for reward in (0.0, 1.0, 0.3):
+        model = model.after(arms.features[0].tolist(), reward)  # type: ignore[index]
+    policy = data.draw(policies(name))
+    scores = policy.score(Experience(total, model), arms, Draws(1, seq, "any"))
+    assert np.all(scores > -np.inf), (policy, scores)
+    if name not in MUST_TRY_FIRST | {"epsilon-greedy"}:
+        assert np.all(np.isfinite(scores)), (policy, scores)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
-def test_the_statistics_of_an_arm_are_the_count_and_the_mean(rewards: list[float]) -> None:
-    arm = ArmStatistics()
-    for reward in rewards:
-        arm = arm.after(reward)
-    assert arm.pulls == len(rewards)
-    assert arm.mean == pytest.approx(sum(rewards) / len(rewards))
+@pytest.mark.parametrize("name", sorted(MUST_TRY_FIRST))
+def test_an_arm_never_tried_is_to_be_tried_first(name: str) -> None:
+    scores = named(name).score(Experience(9.0), columns([(4, 0.9), (0, 0.0), (5, 0.1)]), RNG)
+    assert np.isposinf(scores).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("reward", [-0.001, 1.001, math.nan])
-def test_a_reward_outside_its_range_is_refused(reward: float) -> None:
-    with pytest.raises(ValueError, match=r"is not in \[0, 1\]"):
-        ArmStatistics().after(reward)
+PROGRAM = """
+import numpy as np
+from esper.bandit import POLICIES, ArmColumns, Draws, Experience, LinearModel
+r = np.random.default_rng(3)
+x = r.random((30, 6))
+arms = ArmColumns(r.integers(0, 40, 30).astype(float), r.random(30), np.zeros(30), x)
+model = LinearModel()
+for place in range(20):
+    model = model.after(x[place % 7].tolist(), float(r.random()), place // 7)
+for name, policy in POLICIES.items():
+    for seq in range(5):
+        scores = policy().score(Experience(500.0, model), arms, Draws(1, seq, "test"))
+        print(name, scores.tobytes().hex())
+"""
+
+
+def test_every_process_and_every_vector_unit_gives_the_same_scores() -> None:
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONHASHSEED": seed, "NPY_DISABLE_CPU_FEATURES": disabled},
+            check=True,
+        ).stdout
+        for seed, disabled in (("0", ""), ("4711", " ".join(found)))
+    }
+    assert len(printed) == 1
+    assert all(printed)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_another_report_draws_other_numbers_and_the_same_one_the_same(name: str) -> None:
+    arms = with_features(columns([(50, 0.5)] * 8))
+    policy = named(name)
+    first, again, other = (
+        policy.score(Experience(400.0), arms, Draws(1, seq, "test")).tolist() for seq in (1, 1, 2)
+    )
+    assert first == again
+    if "ucb" not in name and name != "epsilon-greedy":
+        assert first != other

@@ -1,13 +1,15 @@
 """The fold as specification: which report leads to which decision, and what it remembers."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.orchestrator.fold import FoldError, decision_id
-from esper.orchestrator.rules import Rules
-from tests.orchestrator.trainer import INTERVAL, RULES, Trainer, grown_run, kernel
+from tests.orchestrator.trainer import INTERVAL, RULES, Trainer, grown_run, kernel, selection
 from tests.topics.events import reports
 from topics.bus import Record
 from topics.codec import Undecodable, decode, digest, encode, sha256_of
@@ -42,6 +44,11 @@ def on_trial(trainer: Trainer, blueprint: str) -> Plant:
     (plant,) = decisions[0].operations
     assert isinstance(plant, Plant)
     return plant
+
+
+def asked(decisions: Sequence[AdaptationDecision]) -> list[AdaptationDecision]:
+    """The decisions that ask for something."""
+    return [decision for decision in decisions if decision.operations]
 
 
 def arm_of(state: FoldState, blueprint: str) -> tuple[int, float]:
@@ -80,7 +87,7 @@ def test_a_decision_carries_everything_needed_to_derive_and_to_believe_it(
         offer.kernel_id for offer in offers
     }
     assert decision.candidates[0].kernel_id == plant.kernel_id
-    assert decision.random == RandomStamp(seed=7, seq=1, purpose="tie-break")
+    assert decision.random == RandomStamp(seed=7, seq=1, purpose="selection")
     assert decision.state_before_sha256 == before.sha256()
     assert decision.state_after_sha256 == trainer.folded.sha256()
     assert decision.previous_sha256 is None
@@ -105,8 +112,8 @@ def test_decisions_of_a_run_are_chained_by_the_digests_of_their_records() -> Non
 
 def test_two_decisions_on_one_report_are_numbered_and_chained() -> None:
     """REPLACE moves first, and DIVERSIFY sees the board that it leaves behind."""
-    rules = Rules(max_on_trial=3, trial_reports=1, keep_share=0.05)
-    trainer = Trainer({"fc": 3}, rules=rules)
+    three = selection(max_on_trial=3, trial_reports=1)
+    trainer = Trainer({"fc": 3}, selection=three)
     trainer.report()
     on_trial(trainer, "a")
     offers = kernel("fc", "b"), kernel("fc", "c")
@@ -146,6 +153,7 @@ def test_candidates_are_recorded_with_score_and_why_they_may_not_be_planted(
             mean=mean,
             score=mean,  # ln 1 is 0: nothing was tried beside it
             excluded="category a is present at the site",
+            constraint="category-present",
         ),
     )
 
@@ -163,7 +171,7 @@ def test_the_first_free_slot_is_planted_and_blended_in_over_one_report_interval(
             slot=0,
             kernel_id=kernel("fc", "a").kernel_id,
             blueprint_id="a",
-            alpha=RULES.alpha,
+            alpha=1.0,
             ramp_steps=INTERVAL,
         ),
     )
@@ -190,13 +198,13 @@ def test_equal_scores_are_ordered_by_the_seed_of_the_run_and_not_by_name() -> No
 
 
 def test_nothing_is_planted_where_a_run_has_no_slot(trainer: Trainer) -> None:
-    assert trainer.report(kernel("elsewhere", "a")) == ()
+    assert asked(trainer.report(kernel("elsewhere", "a"))) == []
 
 
 def test_a_category_present_at_the_site_is_not_planted_again(trainer: Trainer) -> None:
     trainer.accept(trainer.report(kernel("fc", "a", "gate"), kernel("fc", "b", "gate")))
-    assert trainer.report() == ()
-    (decision,) = trainer.report(kernel("fc", "c", "skip"))
+    assert asked(trainer.report()) == []
+    (decision,) = asked(trainer.report(kernel("fc", "c", "skip")))
     assert decision.operations[0].kernel_id == kernel("fc", "c").kernel_id
 
 
@@ -204,7 +212,7 @@ def test_a_category_stays_present_when_a_newer_kernel_supersedes_the_planted_one
     trainer: Trainer,
 ) -> None:
     trainer.accept(trainer.report(kernel("fc", "a", "gate")))
-    assert trainer.report(kernel("fc", "a", "gate", version=2)) == ()
+    assert asked(trainer.report(kernel("fc", "a", "gate", version=2))) == []
 
 
 def test_another_network_under_a_known_name_starts_without_a_record(trainer: Trainer) -> None:
@@ -220,7 +228,7 @@ def test_while_a_decision_is_unanswered_no_other_is_made(trainer: Trainer) -> No
     (decision,) = trainer.report(kernel("fc", "a"), kernel("fc", "b"))
     trainer.reserve(decision)
     for _ in range(3):
-        assert trainer.report() == ()
+        assert asked(trainer.report()) == []
     trainer.apply(decision)
     (second,) = trainer.report()
     assert second.operations[0].kernel_id != decision.operations[0].kernel_id
@@ -231,10 +239,10 @@ def test_a_refused_kernel_is_left_alone_for_the_embargo(trainer: Trainer) -> Non
     trainer.reserve(decision)
     trainer.refuse(decision)
     refused_at = trainer.seq
-    for _ in range(RULES.embargo_reports):
-        assert trainer.report() == ()
-    assert trainer.seq == refused_at + RULES.embargo_reports
-    (again,) = trainer.report()
+    for _ in range(RULES.limits.embargo_reports):
+        assert asked(trainer.report()) == []
+    assert trainer.seq == refused_at + RULES.limits.embargo_reports
+    (again,) = asked(trainer.report())
     assert again.operations == decision.operations
     assert again.decision_id != decision.decision_id
 
@@ -244,7 +252,7 @@ def test_a_refused_kernel_is_left_alone_for_the_embargo(trainer: Trainer) -> Non
 
 def test_a_strong_seed_is_fossilised_after_its_trial(trainer: Trainer) -> None:
     plant = on_trial(trainer, "a")
-    assert trainer.report(contributions={("fc", 0): 0.1}) == ()
+    assert asked(trainer.report(contributions={("fc", 0): 0.1})) == []
     (decision,) = trainer.report(contributions={("fc", 0): 0.1})
     assert decision.strategy is Strategy.DIVERSIFY
     assert decision.operations == (Fossilize(site="fc", slot=0, kernel_id=plant.kernel_id),)
@@ -272,7 +280,7 @@ def test_a_weak_seed_is_culled_and_a_better_candidate_planted_in_another_slot(
 
 def test_a_plan_does_not_count_on_what_another_plan_of_the_report_would_free() -> None:
     """The trainer may refuse the cull, and there would be three seeds on trial."""
-    trainer = Trainer({"fc": 4}, rules=Rules(max_on_trial=2, trial_reports=1, keep_share=0.05))
+    trainer = Trainer({"fc": 4}, selection=selection(trial_reports=1))
     trainer.accept(trainer.report(kernel("fc", "a")))
     trainer.accept(trainer.report(kernel("fc", "b")))
     (cull,) = trainer.report(contributions={("fc", 0): 0.0})
@@ -287,7 +295,7 @@ def test_a_plan_does_not_count_on_what_another_plan_of_the_report_would_free() -
 
 def test_a_seed_is_judged_by_the_mean_of_its_trial() -> None:
     """Twice nothing and once a lot is as good as steadily a third of it."""
-    trainer = Trainer({"fc": 1}, rules=Rules(trial_reports=3, keep_share=0.05))
+    trainer = Trainer({"fc": 1}, selection=selection(trial_reports=3))
     trainer.accept(trainer.report(kernel("fc", "a")))
     trainer.report()
     trainer.report(contributions={("fc", 0): 0.0})
@@ -344,9 +352,9 @@ def test_a_culled_kernel_returns_only_after_the_embargo(trainer: Trainer) -> Non
     trainer.report(contributions={("fc", 0): 0.0})
     trainer.accept(trainer.report(contributions={("fc", 0): 0.0}))
     culled_at = trainer.seq - 1
-    while not (decisions := trainer.report()):
+    while not (decisions := asked(trainer.report())):
         assert trainer.seq < 100
-    assert decisions[0].seq == culled_at + RULES.embargo_reports
+    assert decisions[0].seq == culled_at + RULES.limits.embargo_reports
 
 
 # -- the sequence -------------------------------------------------------------------------------
@@ -355,7 +363,7 @@ def test_a_culled_kernel_returns_only_after_the_embargo(trainer: Trainer) -> Non
 def folded_again(trainer: Trainer, record: Record) -> tuple[FoldState, tuple[object, ...]]:
     """Fold a record into the present state of a run."""
     report = decode(SeedReport, record.value)
-    return fold(trainer.folded, report, cause_of(record, report), rules=trainer.rules)
+    return fold(trainer.folded, report, cause_of(record, report))
 
 
 def test_a_report_folded_before_changes_nothing_and_decides_nothing() -> None:
@@ -443,9 +451,9 @@ def test_the_digest_of_the_state_depends_on_every_byte_of_every_report(trainer: 
         cause = Cause(topic="t", partition=0, offset=1, seq=1, sha256=sha256_of(value))
         states.append(fold(trainer.state, report, cause).state)
     assert states[0].sha256() != states[1].sha256()
-    assert states[0].model_copy(update={"evidence_sha256": states[1].evidence_sha256}) == states[1]
+    assert replace(states[0], evidence_sha256=states[1].evidence_sha256) == states[1]
 
 
 def test_the_digest_of_the_state_leaves_out_the_decision_that_contains_it() -> None:
     state = grown_run().folded
-    assert state.sha256() == state.model_copy(update={"previous_sha256": None}).sha256()
+    assert state.sha256() == replace(state, previous_sha256=None).sha256()

@@ -33,16 +33,16 @@ class Watch:
         for decision in decisions:
             for operation in decision.operations:
                 if isinstance(operation, Cull):
-                    self.embargo[operation.kernel_id] = seq + RULES.embargo_reports
+                    self.embargo[operation.kernel_id] = seq + RULES.limits.embargo_reports
 
     def refused(self, decision: AdaptationDecision) -> None:
         for operation in decision.operations:
             if isinstance(operation, Plant):
-                self.embargo[operation.kernel_id] = self.trainer.seq + RULES.embargo_reports
+                self.embargo[operation.kernel_id] = self.trainer.seq + RULES.limits.embargo_reports
 
     def check_site(self) -> None:
         seeds = self.trainer.seeds
-        assert sum(seed.state in ON_TRIAL for seed in seeds.values()) <= RULES.max_on_trial
+        assert sum(seed.state in ON_TRIAL for seed in seeds.values()) <= RULES.limits.max_on_trial
         for site, slots in self.trainer.slots.items():
             here = [seed for (name, _), seed in seeds.items() if name == site]
             assert len(here) <= slots
@@ -65,7 +65,8 @@ def test_limits_slots_categories_and_embargoes_hold_in_every_run(data: st.DataOb
             if seed.state is SeedState.ACTIVE
         }
         probe_loss = data.draw(st.none() | st.floats(0, 2))
-        decisions = tuple(trainer.report(*arrived, contributions=measured, probe_loss=probe_loss))
+        answers = trainer.report(*arrived, contributions=measured, probe_loss=probe_loss)
+        decisions = tuple(decision for decision in answers if decision.operations)
         watch.decided(decisions)
         assert not (decisions and waiting), "decided while an answer was outstanding"
         for decision in decisions:

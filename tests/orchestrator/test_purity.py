@@ -6,13 +6,14 @@ import secrets
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import NoReturn
 
 import pytest
 
 from esper.audit import cause_of
 from esper.orchestrator import fold
-from tests.orchestrator.trainer import RULES, Trainer, grown_run
+from tests.orchestrator.trainer import Trainer, grown_run
 from topics.codec import decode, encode, sha256_of
 from topics.models import SeedReport
 
@@ -20,7 +21,7 @@ IN_ANOTHER_PROCESS = """
 import sys
 from esper.audit import cause_of
 from esper.orchestrator import fold
-from tests.orchestrator.trainer import RULES, Trainer
+from tests.orchestrator.trainer import Trainer
 from tests.orchestrator.test_purity import refold
 from topics.bus import Record
 records = []
@@ -38,7 +39,7 @@ def refold(reports: list) -> str:  # type: ignore[type-arg]
     values = b""
     for record in reports:
         report = decode(SeedReport, record.value)
-        state, decisions = fold(state, report, cause_of(record, report), rules=RULES)
+        state, decisions = fold(state, report, cause_of(record, report))
         values += b"".join(encode(decision) for decision in decisions)
     assert state is not None
     return f"{sha256_of(values)} {sha256_of(state.to_bytes())}"
@@ -97,6 +98,6 @@ def test_the_state_given_is_left_as_it_was(run: Trainer) -> None:
     before = run.folded.to_bytes()
     record = run.reports[-1]
     report = decode(SeedReport, record.value).model_copy(update={"seq": run.seq})
-    open_again = run.folded.model_copy(update={"closed": False})
-    fold(open_again, report, cause_of(record, report), rules=RULES)
+    open_again = replace(run.folded, closed=False)
+    fold(open_again, report, cause_of(record, report))
     assert run.folded.to_bytes() == before

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, fold
-from esper.orchestrator.rules import Rules
 from topics.bus import Record
 from topics.catalog import ADAPTATION_DECISION, SEED_METRICS, Topic
 from topics.codec import cloud_event_headers, encode, sha256_of
@@ -14,18 +14,47 @@ from topics.models import (
     Cull,
     Event,
     Fossilize,
+    Limits,
     LoadableKernel,
+    MemorySnapshot,
     Outcome,
     OutcomeStatus,
     Plant,
     PolicySpec,
+    Priors,
     RunOpening,
     SeedReport,
     SeedState,
     SeedStatus,
+    Selection,
+    SiteFacts,
 )
 
-RULES = Rules(max_on_trial=2, trial_reports=2, keep_share=0.05, embargo_reports=4, alpha=0.5)
+
+def selection(
+    *,
+    max_on_trial: int = 2,
+    trial_reports: int = 2,
+    keep_share: float = 0.05,
+    embargo_reports: int = 4,
+    dormant_reports: int = 0,
+    **more: Any,
+) -> Selection:
+    """How a run of the tests selects, with short trials; other arguments are fields of `Limits`."""
+    return Selection(
+        limits=Limits(
+            max_on_trial=max_on_trial,
+            embargo_reports=embargo_reports,
+            dormant_reports=dormant_reports,
+            **more,
+        ),
+        priors=Priors(cost=0.0, memory=0.0),
+        trial_reports=trial_reports,
+        keep_share=keep_share,
+    )
+
+
+RULES = selection()
 INTERVAL = 20
 
 Place = tuple[str, int]
@@ -59,7 +88,9 @@ class Trainer:
 
     slots: Mapping[str, int]
     run_id: str = "run"
-    rules: Rules = RULES
+    selection: Selection | None = RULES
+    sites: Mapping[str, SiteFacts] = field(default_factory=dict)
+    memory: MemorySnapshot | None = None
     seed: int = 7
     policy: PolicySpec = field(default_factory=PolicySpec)
     lockstep: bool = False
@@ -90,7 +121,7 @@ class Trainer:
         """Make the next report, fold it, and return the decisions; time passes for the seeds."""
         report = self._next(kernels, contributions or {}, probe_loss, closing)
         record = self._write(SEED_METRICS, report, self.reports)
-        self.state, decisions = fold(self.state, report, cause_of(record, report), rules=self.rules)
+        self.state, decisions = fold(self.state, report, cause_of(record, report))
         for decision in decisions:
             self._write(ADAPTATION_DECISION, decision, self.decisions)
         self._age()
@@ -156,6 +187,9 @@ class Trainer:
             host_params=1000,
             report_interval_steps=INTERVAL,
             lockstep=self.lockstep,
+            selection=self.selection,
+            sites=dict(self.sites),
+            memory=self.memory,
         )
         outcomes, self.outcomes = tuple(self.outcomes), []
         return SeedReport(
@@ -202,9 +236,19 @@ class Trainer:
                 del self.seeds[place]
 
 
-def grown_run(reports: int = 30, rules: Rules = RULES, lockstep: bool = False) -> Trainer:
+def grown_run(
+    reports: int = 30,
+    selection: Selection | None = RULES,
+    lockstep: bool = False,
+    policy: PolicySpec | None = None,
+) -> Trainer:
     """A run in which kernels are planted, kept and culled, closed at its end."""
-    trainer = Trainer({"conv": 2, "fc": 2}, rules=rules, lockstep=lockstep)
+    trainer = Trainer(
+        {"conv": 2, "fc": 2},
+        selection=selection,
+        lockstep=lockstep,
+        policy=policy or PolicySpec(),
+    )
     decisions = trainer.report()
     offered = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c")]
     decisions = trainer.report(*offered)

@@ -11,6 +11,7 @@ from topics.models.decision import (
     Plant,
     PolicyStamp,
     RandomStamp,
+    SeedCandidate,
     Strategy,
 )
 from topics.models.event import Event, Identifier, Sha256
@@ -33,6 +34,14 @@ from topics.models.report import (
     SeedStatus,
 )
 from topics.models.run import PolicySpec, RunStatus, SiteKind, SiteSignature, TrainingRun
+from topics.models.selection import (
+    Limits,
+    MemorySnapshot,
+    Priors,
+    Remembered,
+    Selection,
+    SiteFacts,
+)
 
 __all__ = [
     "AdaptationDecision",
@@ -50,7 +59,9 @@ __all__ = [
     "KernelReady",
     "KernelRefusal",
     "KernelRequested",
+    "Limits",
     "LoadableKernel",
+    "MemorySnapshot",
     "Node",
     "Operation",
     "Outcome",
@@ -59,13 +70,18 @@ __all__ = [
     "Plant",
     "PolicySpec",
     "PolicyStamp",
+    "Priors",
     "RandomStamp",
+    "Remembered",
     "RunOpening",
     "RunStatus",
+    "SeedCandidate",
     "SeedReport",
     "SeedState",
     "SeedStatus",
+    "Selection",
     "Sha256",
+    "SiteFacts",
     "SiteKind",
     "SiteSignature",
     "Strategy",

@@ -76,7 +76,11 @@ class PolicyStamp(Event):
 
 
 class Candidate(Event):
-    """One arm as the policy saw it. `score` is None for an arm never tried, which ranks first."""
+    """One arm as the policy saw it. `score` is None for an arm never tried, which ranks first.
+
+    `excluded` says in words, and `constraint` by name, what rules it out now. The prior is what was
+    believed of it before its first trial: a mean reward, and the number of trials that is worth.
+    """
 
     site: SiteName
     blueprint_id: Identifier
@@ -85,6 +89,24 @@ class Candidate(Event):
     mean: float | None
     score: float | None
     excluded: str | None = None
+    constraint: Annotated[Identifier | None, Field(exclude_if=lambda it: it is None)] = None
+    prior_weight: Annotated[float | None, Field(exclude_if=lambda it: it is None)] = None
+    prior_mean: Annotated[float | None, Field(exclude_if=lambda it: it is None)] = None
+
+
+class SeedCandidate(Event):
+    """One seed as the policy for attention saw it: how what was planted there has done.
+
+    `score` is None for a seed never tried, which ranks first; `free` is whether a kernel may be
+    planted there now.
+    """
+
+    site: SiteName
+    slot: Count
+    pulls: Count
+    mean: float | None
+    score: float | None
+    free: bool
 
 
 class RandomStamp(Event):
@@ -102,7 +124,9 @@ class AdaptationDecision(Event):
     the first), which chains the decisions. The state digests are those of the fold before and
     after the report named by `cause`. The decision that answers a run's closing report has no
     strategy and no operations: it seals the record. In a lockstep run such a decision, the last
-    of its seq, ends the answer to every other report too.
+    of its seq, ends the answer to every other report too; in any run with a selection it says, once
+    until that changes, why nothing can be planted. `seeds` and `attention` are absent where no
+    policy chose among seeds.
     """
 
     decision_id: Sha256
@@ -116,6 +140,8 @@ class AdaptationDecision(Event):
     cause: Cause
     policy: PolicyStamp
     candidates: tuple[Candidate, ...]
+    seeds: Annotated[tuple[SeedCandidate, ...], Field(exclude_if=lambda it: not it)] = ()
+    attention: Annotated[PolicyStamp | None, Field(exclude_if=lambda it: it is None)] = None
     random: RandomStamp
     state_before_sha256: Sha256
     state_after_sha256: Sha256

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 from topics.models.event import Count, Event, Identifier, Sha256, SiteName
 from topics.models.kernel import KernelCost
 from topics.models.run import PolicySpec
+from topics.models.selection import MemorySnapshot, Selection, SiteFacts
 
 
 class SeedState(StrEnum):
@@ -83,6 +84,8 @@ class RunOpening(Event):
     """What the first report adds: the run's constants, all that seeds the fold's state.
 
     In a `lockstep` run the trainer waits for the answer to each report, so every report gets one.
+    Without a `selection` the run is decided as runs were before there was one. What is absent is
+    left out of the bytes.
     """
 
     seed: Count
@@ -91,6 +94,9 @@ class RunOpening(Event):
     host_params: Count
     report_interval_steps: Annotated[int, Field(ge=1)]
     lockstep: Annotated[bool, Field(exclude_if=lambda lockstep: not lockstep)] = False
+    sites: Annotated[dict[SiteName, SiteFacts], Field(exclude_if=lambda sites: not sites)] = {}
+    selection: Annotated[Selection | None, Field(exclude_if=lambda it: it is None)] = None
+    memory: Annotated[MemorySnapshot | None, Field(exclude_if=lambda it: it is None)] = None
 
 
 class SeedReport(Event):
@@ -99,7 +105,8 @@ class SeedReport(Event):
     `seq` counts the reports of a run from 0 without holes; `opening` is present exactly when seq
     is 0. `kernels` and `refusals` list what became loadable, or was refused, since the last
     report, `outcomes` what decisions came to since then. Losses are means per sample; None means
-    not measured or not finite.
+    not measured or not finite. `gradients` are, by site, the norm of the loss gradient of the host
+    layer's parameters in the step before; where none were measured they are left out of the bytes.
     """
 
     run_id: Identifier
@@ -112,4 +119,7 @@ class SeedReport(Event):
     refusals: tuple[KernelRefusal, ...] = ()
     seeds: tuple[SeedStatus, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    gradients: Annotated[
+        dict[SiteName, Annotated[float, Field(ge=0)]], Field(exclude_if=lambda it: not it)
+    ] = {}
     closing: bool = False

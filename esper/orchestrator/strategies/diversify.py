@@ -1,6 +1,9 @@
 """DIVERSIFY: keep what has proven itself, and try a kind of kernel that its site does not have."""
 
-from esper.orchestrator.board import Board, RankedArm
+from math import inf
+
+from esper.bandit import Choice
+from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan
 from topics.models import Fossilize, Operation
 
@@ -18,17 +21,17 @@ def diversify(board: Board) -> Plan | None:
     afterwards = board.after(operations)
     best = afterwards.best()
     if best is not None:
-        operations += (afterwards.plant(best.arm),)
-        reasons.append(describe(best))
+        operations += (afterwards.plant(best),)
+        reasons.append(describe(afterwards, best))
     return Plan(operations, "; ".join(reasons)) if operations else None
 
 
-def describe(ranked: RankedArm) -> str:
+def describe(board: Board, choice: Choice) -> str:
     """Say in words why an arm is next."""
-    kernel = ranked.arm.kernel
-    if ranked.score is None:
-        return f"{kernel.site}: {kernel.blueprint_id} was never tried"
-    return (
-        f"{kernel.site}: {kernel.blueprint_id} scores {ranked.score:.3f} "
-        f"(mean reward {ranked.arm.mean:.3f} of {ranked.arm.pulls})"
-    )
+    arm = board.arm(choice)
+    name = f"{arm.kernel.site}: {arm.kernel.blueprint_id}"
+    if choice.score == inf:
+        return f"{name} was never tried"
+    if not arm.pulls:
+        return f"{name} scores {choice.score:.3f} and was never tried"
+    return f"{name} scores {choice.score:.3f} (mean reward {arm.mean:.3f} of {arm.pulls})"

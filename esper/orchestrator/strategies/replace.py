@@ -28,8 +28,8 @@ def replace(board: Board) -> Plan | None:
     afterwards = board.after(operations)
     best = afterwards.best()
     if best is not None:
-        operations += (afterwards.plant(best.arm),)
-        reasons.append(describe(best))
+        operations += (afterwards.plant(best),)
+        reasons.append(describe(afterwards, best))
     return Plan(operations, "; ".join(reasons))
 
 

@@ -1,0 +1,171 @@
+"""What may not be planted now, whatever a policy prefers: one function over data."""
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from esper.bandit.offers import Codes, Offers
+from topics.models import Limits, LoadableKernel
+
+BUDGET_SHARE: Final = 0.8
+"""How much of a stated budget is used; the rest is for what was not measured."""
+
+Pairs = frozenset[tuple[str, str]]
+
+
+class Constraint(IntEnum):
+    """Why an arm is out, the most general first; of several that first is named."""
+
+    NONE = 0
+    ON_TRIAL = 1
+    FORBIDDEN = 2
+    NOT_PINNED = 3
+    CULLING = 4
+    EMBARGO = 5
+    NO_SEED_FREE = 6
+    DORMANT_TIME = 7
+    CATEGORY_PRESENT = 8
+    CATEGORY_RESTS = 9
+    PARAMS = 10
+    MEMORY = 11
+    LATENCY = 12
+
+    @property
+    def label(self) -> str:
+        """Its name as decisions record it."""
+        return self.name.lower().replace("_", "-")
+
+
+class Costs(NamedTuple):
+    """What planted kernels cost together: parameters, and ratios to their host layers."""
+
+    params: int = 0
+    memory_ratio: float = 0.0
+    latency_ratio: float = 0.0
+
+
+NO_COSTS: Final = Costs()
+
+
+class Situation(NamedTuple):
+    """A run at one report, as far as constraints need it.
+
+    `closed_sites` says of each site where no seed can be planted why (NO_SEED_FREE or
+    DORMANT_TIME); `everywhere` says it of all that are not named there. `present` are
+    (site, category) of what is planted or kept, `rotating` of what rests, `culled`
+    (site, kernel_id) of what is on its way out.
+    """
+
+    seq: int
+    on_trial: int = 0
+    used: Costs = NO_COSTS
+    everywhere: Constraint = Constraint.NONE
+    closed_sites: Mapping[str, Constraint] = MappingProxyType({})
+    present: Pairs = frozenset()
+    rotating: Pairs = frozenset()
+    culled: Pairs = frozenset()
+
+
+def constrained(limits: Limits, situation: Situation, offers: Offers, where: slice) -> Codes:
+    """Return, for each arm in a range, the number of the constraint that rules it out, or 0."""
+    count = where.stop - where.start
+    codes: Codes = np.zeros(count, np.int8)
+    if situation.on_trial >= limits.max_on_trial:
+        codes[:] = Constraint.ON_TRIAL
+        return codes
+    # From the least to the most general: what is written last is what is named.
+    if limits.budgets:
+        _over_budget(codes, limits, situation.used, offers, where)
+    for constraint, pairs in (
+        (Constraint.CATEGORY_RESTS, situation.rotating),
+        (Constraint.CATEGORY_PRESENT, situation.present),
+    ):
+        for pair in pairs:
+            _mark(codes, constraint, offers.by_category.get(pair, ()), where)
+    if situation.everywhere:
+        codes[:] = situation.everywhere
+    for site, constraint in situation.closed_sites.items():
+        codes[_inside(offers.of_site(site), where)] = constraint
+    if offers.latest_embargo > situation.seq:
+        codes[offers.embargo_until[where] > situation.seq] = Constraint.EMBARGO
+    for name in situation.culled:
+        _mark(codes, Constraint.CULLING, (offers.by_kernel.get(name, -1),), where)
+    if offers.any_banned:
+        banned = offers.banned[where]
+        np.copyto(codes, banned, where=banned > 0)
+    return codes
+
+
+def bans(limits: Limits, slots: Mapping[str, int], kernels: Sequence[LoadableKernel]) -> Codes:
+    """Return the constraint that rules a kernel out for the whole run, or 0, for each of them."""
+    codes: Codes = np.zeros(len(kernels), np.int8)
+    for place, kernel in enumerate(kernels):
+        pinned = limits.pinned.get(kernel.site)
+        if kernel.blueprint_id in limits.forbidden or kernel.site in limits.forbidden_sites:
+            codes[place] = Constraint.FORBIDDEN
+        elif pinned is not None and kernel.blueprint_id not in pinned:
+            codes[place] = Constraint.NOT_PINNED
+        elif kernel.site not in slots:
+            codes[place] = Constraint.NO_SEED_FREE
+    return codes
+
+
+def explain(
+    constraint: Constraint, limits: Limits, situation: Situation, offers: Offers, arm: int
+) -> str:
+    """Return in words why a constraint rules out an arm."""
+    kernel = offers.kernels[arm]
+    until = int(offers.embargo_until[arm])
+    words = {
+        Constraint.ON_TRIAL: f"{situation.on_trial} seeds are on trial, which is the limit",
+        Constraint.FORBIDDEN: "the run forbids it",
+        Constraint.NOT_PINNED: "the site is pinned to other blueprints",
+        Constraint.CULLING: "it is being culled",
+        Constraint.EMBARGO: f"embargo until report {until}",
+        Constraint.NO_SEED_FREE: "no slot of the site is free",
+        Constraint.DORMANT_TIME: (
+            f"no seed of the site has been dormant for {limits.dormant_reports} reports"
+        ),
+        Constraint.CATEGORY_PRESENT: f"category {kernel.category} is present at the site",
+        Constraint.CATEGORY_RESTS: f"category {kernel.category} was planted here lately and rests",
+        Constraint.PARAMS: _budget_words("parameters", limits.max_params, situation.used.params),
+        Constraint.MEMORY: _budget_words(
+            "memory", limits.max_memory_ratio, situation.used.memory_ratio
+        ),
+        Constraint.LATENCY: _budget_words(
+            "latency", limits.max_latency_ratio, situation.used.latency_ratio
+        ),
+    }
+    return words[constraint]
+
+
+def _budget_words(what: str, budget: float | None, used: float) -> str:
+    return f"too much for the {what} budget: {used:.4g} of {BUDGET_SHARE:.0%} of {budget} are used"
+
+
+def _over_budget(codes: Codes, limits: Limits, used: Costs, offers: Offers, where: slice) -> None:
+    if limits.max_latency_ratio is not None:
+        left = BUDGET_SHARE * limits.max_latency_ratio - used.latency_ratio
+        # What was never measured compares as not a number: it is out.
+        codes[~(offers.latency_ratio[where] <= left)] = Constraint.LATENCY
+    if limits.max_memory_ratio is not None:
+        left = BUDGET_SHARE * limits.max_memory_ratio - used.memory_ratio
+        codes[~(offers.memory_ratio[where] <= left)] = Constraint.MEMORY
+    if limits.max_params is not None:
+        left = BUDGET_SHARE * limits.max_params - used.params
+        codes[offers.params[where] > left] = Constraint.PARAMS
+
+
+def _mark(codes: Codes, constraint: Constraint, arms: Sequence[int], where: slice) -> None:
+    for arm in arms:
+        if where.start <= arm < where.stop:
+            codes[arm - where.start] = constraint
+
+
+def _inside(place: slice, where: slice) -> slice:
+    """Return a range of arms as counted from the start of another, cut to it."""
+    start = max(place.start, where.start) - where.start
+    return slice(start, max(start, min(place.stop, where.stop) - where.start))

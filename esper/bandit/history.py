@@ -1,0 +1,126 @@
+"""What was seen of one thing that can be tried, in constant memory."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from esper.bandit.columns import FloatArray
+from esper.bandit.forgetting import Forgetting
+
+RECENT = 8
+"""Rewards that a trend is taken over; a policy with a window keeps as many as that."""
+
+
+class TrialResult(BaseModel):
+    """How one trial ended: its reward in [0, 1], and what it was computed from.
+
+    `contribution` is the mean of the paired differences that were measured, None where none could
+    be; `params` is what the kernel cost; `seq` the report that ended the trial.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reward: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    contribution: float | None = None
+    params: int = 0
+    seq: int = 0
+
+
+class History(BaseModel):
+    """Trials of one thing: a mean and a variance over its life, and what a policy has not let go.
+
+    `squares` is the sum of squared deviations (Welford, "Note on a Method for Calculating Corrected
+    Sums of Squares and Products", Technometrics 4, 1962). `weight` and `weighted_mean` are
+    discounted as of trial `last_trial` of the bandit; `recent` holds (trial of the bandit, reward),
+    the newest last. `params` and `contribution` are of its last trial, `last_seq` its report.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pulls: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    weight: float = 0.0
+    weighted_mean: float = 0.0
+    recent: tuple[tuple[int, float], ...] = ()
+    contribution: float | None = None
+    params: int = 0
+    last_seq: int = -1
+    last_trial: int = 0
+
+    @property
+    def variance(self) -> float:
+        """The variance of its rewards; 0 before there are two."""
+        return self.squares / self.pulls if self.pulls else 0.0
+
+    @property
+    def trend(self) -> float:
+        """The slope of its last `RECENT` rewards, per trial, by least squares; 0 before two."""
+        rewards = [reward for _, reward in self.recent[-RECENT:]]
+        middle = (len(rewards) - 1) / 2
+        spread = math.fsum((place - middle) ** 2 for place in range(len(rewards)))
+        if not spread:
+            return 0.0
+        return math.fsum((place - middle) * each for place, each in enumerate(rewards)) / spread
+
+    def reports_since(self, seq: int) -> int | None:
+        """Reports from its last trial to report `seq`; None where it was never tried."""
+        return seq - self.last_seq if self.pulls else None
+
+    def after(self, trial: TrialResult, number: int, forgetting: Forgetting) -> "History":
+        """Return the history with one more trial, the `number`-th of its bandit."""
+        pulls, reward = self.pulls + 1, trial.reward
+        mean = self.mean + (reward - self.mean) / pulls
+        kept = self.weight * faded(forgetting.discount, number - self.last_trial)
+        weight = kept + 1.0
+        recent = (*self.recent, (number, reward))
+        return History(
+            pulls=pulls,
+            mean=mean,
+            squares=self.squares + (reward - self.mean) * (reward - mean),
+            weight=weight,
+            weighted_mean=self.weighted_mean + (reward - self.weighted_mean) / weight,
+            recent=recent[-max(RECENT, forgetting.window or 0) :],
+            contribution=trial.contribution,
+            params=trial.params,
+            last_seq=trial.seq,
+            last_trial=number,
+        )
+
+    def remembered(self, forgetting: Forgetting, trials: int) -> tuple[float, float, float]:
+        """Return weight, mean and variance of what a policy remembers after `trials` trials."""
+        if forgetting.window is not None:
+            since = trials - forgetting.window
+            return _moments([reward for number, reward in self.recent if number > since])
+        if forgetting.discount < 1.0:
+            weight = self.weight * faded(forgetting.discount, trials - self.last_trial)
+            return weight, self.weighted_mean, self.variance
+        return float(self.pulls), self.mean, self.variance
+
+
+def faded(discount: float, trials: int) -> float:
+    """Return `discount` to the power of `trials`, by multiplication: pow differs in last bits."""
+    if discount == 1.0 or trials == 0:
+        return 1.0
+    size = 64
+    while size <= trials:
+        size *= 2
+    return float(_powers(discount, size)[trials])
+
+
+@lru_cache(maxsize=64)
+def _powers(discount: float, size: int) -> FloatArray:
+    powers = np.full(size, discount)
+    powers[0] = 1.0
+    return np.multiply.accumulate(powers)
+
+
+def _moments(rewards: Sequence[float]) -> tuple[float, float, float]:
+    if not rewards:
+        return 0.0, 0.0, 0.0
+    mean = math.fsum(rewards) / len(rewards)
+    return float(len(rewards)), mean, math.fsum((r - mean) ** 2 for r in rewards) / len(rewards)

@@ -1,0 +1,51 @@
+"""The best so far, most of the time."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from esper.bandit.columns import ArmColumns, Experience, FloatArray
+from esper.bandit.draws import Draws
+from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.policies.ranges import require
+
+MAX_C: Final = 1e6
+LEAST_GAP: Final = 1e-3
+
+COIN: Final = "coin"
+"""The part of the random numbers that says whether to explore."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonGreedy:
+    """Decaying ε-greedy: Auer, Cesa-Bianchi, Fischer, "Finite-time Analysis of the Multiarmed
+    Bandit Problem" (Machine Learning 47, 2002), figure 3: any arm with probability
+    ε = min(1, c * arms / (gap² * t)) at trial t, else the one with the best mean.
+
+    `gap` is the paper's d, a bound on how much the best arm is better than the next; its
+    experiments have `c` from 0.05 to 0.2. The best of arms never tried, as of no prior, is any.
+    """
+
+    c: float = 0.1
+    gap: float = 0.1
+
+    name: ClassVar[str] = "epsilon-greedy"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require("c", self.c, 0.0, MAX_C)
+        require("gap", self.gap, LEAST_GAP, 1.0)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """Nothing."""
+        return NOTHING
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return the means, infinity for arms never tried; or random numbers, to explore."""
+        epsilon = self.c * len(arms) / (self.gap * self.gap * (state.total + 1.0))
+        if rng.uniforms(1, COIN)[0] < epsilon:
+            return rng.uniforms(len(arms))
+        return np.where(arms.weight > 0.0, arms.mean, np.inf)

@@ -1,0 +1,46 @@
+"""Each arm in proportion to how well it has done."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from esper.bandit.columns import ArmColumns, Experience, FloatArray
+from esper.bandit.draws import Draws
+from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.policies.ranges import require
+from esper.bandit.portable import log
+
+LEAST_TEMPERATURE: Final = 1e-3
+MAX_TEMPERATURE: Final = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Softmax over mean rewards: Sutton, Barto, "Reinforcement Learning" (1998), section 2.3:
+    an arm with probability in proportion to exp(mean / temperature).
+
+    It is drawn by adding a Gumbel number to each mean / temperature, whose greatest is then such a
+    draw: Yellott, "The Relationship Between Luce's Choice Axiom, Thurstone's Theory of Comparative
+    Judgment, and the Double Exponential Distribution" (Journal of Mathematical Psychology 15,
+    1977). An arm never tried, and without a prior, comes first.
+    """
+
+    temperature: float = 0.05
+
+    name: ClassVar[str] = "performance"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require("temperature", self.temperature, LEAST_TEMPERATURE, MAX_TEMPERATURE)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """Nothing."""
+        return NOTHING
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return the perturbed means, in units of the temperature."""
+        gumbels = -log(-log(rng.positive_uniforms(len(arms))))
+        return np.where(arms.weight > 0.0, arms.mean / self.temperature + gumbels, np.inf)

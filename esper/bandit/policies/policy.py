@@ -1,0 +1,31 @@
+"""What a policy is."""
+
+from typing import ClassVar, Protocol
+
+from esper.bandit.columns import ArmColumns, Experience, FloatArray
+from esper.bandit.draws import Draws
+from esper.bandit.forgetting import Forgetting
+
+
+class Policy(Protocol):
+    """Scores arms; the higher the sooner. `version` changes when scores would.
+
+    It is made from the numeric parameters of a `PolicySpec` by keyword, and raises ValueError for
+    values that `score` could not be called with. `contextual` policies get features and a model.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    contextual: ClassVar[bool]
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """What it lets go of; columns and totals are as of the rest."""
+        ...
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return the scores (n,), in the order of the arms; infinity for one to be tried first.
+
+        It reads nothing but its arguments, and rounds alike on every machine.
+        """
+        ...

@@ -1,0 +1,144 @@
+"""Thompson sampling: each arm as often as it is the best in a draw from what is believed of it."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from esper.bandit.columns import ArmColumns, Experience, FloatArray
+from esper.bandit.draws import Draws
+from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.policies.ranges import require, require_window
+from esper.bandit.policies.ucb import LEAST_DISCOUNT
+from esper.bandit.priors import NEUTRAL
+
+LEAST_SIGMA: Final = 1e-3
+MAX_SIGMA: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ThompsonBeta:
+    """Thompson sampling with beta posteriors: Chapelle, Li, "An Empirical Evaluation of Thompson
+    Sampling" (NIPS 2011), algorithm 2, from the prior Beta(1, 1).
+
+    A reward r in [0, 1] counts as r of a success and 1 - r of a failure. Agrawal and Goyal (COLT
+    2012) toss a coin of that chance instead; this has the same mean without the coin's noise. An
+    arm never tried draws from its prior.
+    """
+
+    name: ClassVar[str] = "thompson-beta"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """Nothing."""
+        return NOTHING
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return a draw from each arm's posterior."""
+        return _beta_draws(arms, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingThompson:
+    """Sliding-window Thompson sampling: Trovò, Paladino, Restelli, Gatti, "Sliding-Window Thompson
+    Sampling for Non-Stationary Settings" (JAIR 68, 2020): `ThompsonBeta` over the last `window`
+    trials.
+    """
+
+    window: float = 200
+
+    name: ClassVar[str] = "sliding-thompson"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_window(self.window)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """What is older than the window."""
+        return Forgetting(window=int(self.window))
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return a draw from each arm's posterior over the window."""
+        return _beta_draws(arms, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscountedThompson:
+    """Discounted Thompson sampling: Raj, Kalyani, "Taming Non-stationary Bandits: A Bayesian
+    Approach" (2017), algorithm 1: `ThompsonBeta` over trials that each later one leaves the share
+    `discount` of.
+    """
+
+    discount: float = 0.99
+
+    name: ClassVar[str] = "discounted-thompson"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require("discount", self.discount, LEAST_DISCOUNT, 1.0)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """A share of everything with each trial."""
+        return Forgetting(discount=self.discount)
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return a draw from each arm's posterior over discounted trials."""
+        return _beta_draws(arms, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class ThompsonGaussian:
+    """Thompson sampling with Gaussian posteriors: Agrawal, Goyal, "Further Optimal Regret Bounds
+    for Thompson Sampling" (AISTATS 2013), algorithm 2, with the noise stated.
+
+    `sigma` is the standard deviation of an arm's rewards, in the paper 1; half is the most that
+    rewards in [0, 1] can have, and real ones have less. `prior_sigma` is how far from 0.5, the
+    reward of a kernel that does nothing, the mean of an arm is believed to be before any trial.
+    """
+
+    sigma: float = 0.5
+    prior_sigma: float = 0.5
+
+    name: ClassVar[str] = "thompson-gaussian"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require("sigma", self.sigma, LEAST_SIGMA, MAX_SIGMA)
+        require("prior_sigma", self.prior_sigma, LEAST_SIGMA, MAX_SIGMA)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """Nothing."""
+        return NOTHING
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return a draw from each arm's posterior."""
+        prior = np.full(len(arms), NEUTRAL)
+        return gaussian_draws(arms, rng.normals(len(arms)), prior, self.sigma, self.prior_sigma)
+
+
+def _beta_draws(arms: ArmColumns, rng: Draws) -> FloatArray:
+    successes = arms.weight * arms.mean
+    failures = arms.weight * (1.0 - arms.mean)
+    return rng.betas(1.0 + successes, 1.0 + failures)
+
+
+def gaussian_draws(
+    arms: ArmColumns, normals: FloatArray, prior: FloatArray, sigma: float, prior_sigma: float
+) -> FloatArray:
+    """Return a draw (n,) from each arm's posterior, made from standard normal numbers (n,).
+
+    The means of arms are believed to lie `prior_sigma` around `prior` (n,), their rewards `sigma`
+    around them.
+    """
+    worth = (sigma / prior_sigma) * (sigma / prior_sigma)
+    trials = arms.weight + worth
+    mean = prior + (arms.mean - prior) * (arms.weight / trials)
+    return mean + normals * (sigma / np.sqrt(trials))

@@ -1,0 +1,122 @@
+"""Upper confidence bounds: optimism in proportion to what is not known."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from esper.bandit.columns import ArmColumns, Experience, FloatArray
+from esper.bandit.draws import Draws
+from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.policies.ranges import require, require_window
+
+LOG_DIGITS = 12
+MAX_EXPLORATION = 1e6
+LEAST_DISCOUNT = 0.5
+
+LEAST_WEIGHT = 1e-200
+"""Below this a bound may overflow; where no arm is, nothing need be guarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class UCB1:
+    """UCB1: Auer, Cesa-Bianchi, Fischer, "Finite-time Analysis of the Multiarmed Bandit Problem"
+    (Machine Learning 47, 2002), figure 1: mean + sqrt(exploration * ln(t) / trials).
+
+    Rewards must be in [0, 1]. Every arm is tried once before any is tried twice, unless it has a
+    prior; `exploration` is 2 as in the paper unless given.
+    """
+
+    exploration: float = 2.0
+
+    name: ClassVar[str] = "ucb1"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require("exploration", self.exploration, 0.0, MAX_EXPLORATION)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """Nothing."""
+        return NOTHING
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return the upper confidence bound of each arm."""
+        return _bounds(self.exploration, state, arms)
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingUCB:
+    """SW-UCB: Garivier, Moulines, "On Upper-Confidence Bound Policies for Switching Bandit
+    Problems" (ALT 2011), section 3: the bound of UCB1 over the last `window` trials.
+
+    Rewards must be in [0, 1]. An arm without a trial in the window, and without a prior, comes
+    first. `exploration` is the paper's B² ξ, which it proves for ξ above 1/2.
+    """
+
+    exploration: float = 0.6
+    window: float = 200
+
+    name: ClassVar[str] = "sliding-ucb"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require("exploration", self.exploration, 0.0, MAX_EXPLORATION)
+        require_window(self.window)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """What is older than the window."""
+        return Forgetting(window=int(self.window))
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return the upper confidence bound of each arm over the window."""
+        return _bounds(self.exploration, state, arms)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscountedUCB:
+    """D-UCB: Garivier, Moulines, "On Upper-Confidence Bound Policies for Switching Bandit
+    Problems" (ALT 2011), section 2: the bound of UCB1 over trials that each later one leaves the
+    share `discount` of.
+
+    Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ; its experiments have ξ = 1/2.
+    """
+
+    exploration: float = 2.0
+    discount: float = 0.99
+
+    name: ClassVar[str] = "discounted-ucb"
+    version: ClassVar[int] = 1
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require("exploration", self.exploration, 0.0, MAX_EXPLORATION)
+        require("discount", self.discount, LEAST_DISCOUNT, 1.0)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """A share of everything with each trial."""
+        return Forgetting(discount=self.discount)
+
+    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+        """Return the upper confidence bound of each arm over discounted trials."""
+        return _bounds(self.exploration, state, arms)
+
+
+def _bounds(exploration: float, state: Experience, arms: ArmColumns) -> FloatArray:
+    spread = exploration * log_of(state.total)
+    if np.count_nonzero(arms.weight > LEAST_WEIGHT) == len(arms):
+        return arms.mean + np.sqrt(spread / arms.weight)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        bound = arms.mean + np.sqrt(spread / arms.weight)
+    return np.where(arms.weight > 0.0, bound, np.inf)
+
+
+def log_of(total: float) -> float:
+    """Return the logarithm of a number of trials, 0 below one, the same on every machine."""
+    # The last bits of log differ between C libraries, and the audit compares bytes.
+    return round(math.log(max(total, 1.0)), LOG_DIGITS)

@@ -1,0 +1,172 @@
+"""Which seed gets attention, and which blueprint goes there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper.bandit.columns import FloatArray
+from esper.bandit.constraints import Situation, constrained
+from esper.bandit.draws import Draws, uniform
+from esper.bandit.linear import LinearModel
+from esper.bandit.offers import Offers
+from esper.bandit.policies import Policy
+from esper.bandit.standings import Standings
+from topics.models import Limits
+
+PURPOSE: Final = "selection"
+TIE_BREAK: Final = "tie-break"
+
+
+class Seat(NamedTuple):
+    """A place for a kernel: one seed of a site."""
+
+    site: str
+    slot: int
+
+
+class Options(NamedTuple):
+    """All that may be chosen from: arms at sites, seats at the same sites, and what is known.
+
+    `seats` are in the order of (site, slot), `places` tells where each stands, `slots` how many a
+    site has; in `closed` ones nothing may be planted. `features` (n, d) and `model` are for
+    contextual policies.
+    """
+
+    offers: Offers
+    arms: Standings
+    seats: tuple[Seat, ...]
+    places: Mapping[Seat, int]
+    slots: Mapping[str, int]
+    seeds: Standings
+    trials: int
+    closed: frozenset[Seat]
+    features: FloatArray | None = None
+    model: LinearModel | None = None
+
+
+class Choice(NamedTuple):
+    """The seat and the arm to plant in it, by its place among the offers, with its score."""
+
+    seat: Seat
+    arm: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSelector:
+    """Chooses by policies, within limits; pure, and random only by `seed` and the report's number.
+
+    With `attention` there are two bandits, one among seats, and one at each site among its
+    blueprints. Without, `policy` chooses among all arms, and the first free slot is taken. Equal
+    scores are told apart by chance; by one number for each arm where `draw_each`.
+    """
+
+    policy: Policy
+    attention: Policy | None
+    limits: Limits
+    seed: int
+    draw_each: bool = False
+
+    def choose(self, options: Options, situation: Situation) -> Choice | None:
+        """Return what to plant next; None where constraints leave nothing."""
+        if situation.on_trial >= self.limits.max_on_trial or not options.offers.kernels:
+            return None
+        if self.attention is not None:
+            return self._attend(options, situation)
+        best = self._best_arm(options, situation, slice(0, len(options.offers.kernels)))
+        if best is None:
+            return None
+        return Choice(_first_open(options, options.offers.kernels[best[0]].site), *best)
+
+    def seat_scores(self, options: Options, seq: int) -> FloatArray:
+        """Return the score of each seat; the higher, the sooner it gets attention.
+
+        Raises:
+            ValueError: there is no policy for attention.
+        """
+        if self.attention is None:
+            raise ValueError("this selector has no policy for attention")
+        state, columns = options.seeds.seen_by(self.attention.forgetting, options.trials)
+        return self.attention.score(state, columns, self._draws(seq, "attention"))
+
+    def arm_scores(self, options: Options, seq: int) -> FloatArray:
+        """Return the score of each arm, among those of its site where attention chose it."""
+        count = len(options.offers.kernels)
+        if self.attention is None:
+            return self._scores(options, seq, slice(0, count))
+        scores = np.empty(count)
+        for where in options.offers.sites.values():
+            scores[where] = self._scores(options, seq, where)
+        return scores
+
+    def _attend(self, options: Options, situation: Situation) -> Choice | None:
+        scores = self.seat_scores(options, situation.seq)
+        open_seats = np.ones(len(options.seats), bool)
+        for seat in options.closed:
+            open_seats[options.places[seat]] = False
+        while left := int(np.count_nonzero(open_seats)):
+            place = self._first(scores, open_seats, left, situation.seq, "seat")
+            seat = options.seats[place]
+            best = self._best_arm(options, situation, options.offers.of_site(seat.site))
+            if best is not None:
+                return Choice(seat, *best)
+            first = options.places[Seat(seat.site, 0)]
+            open_seats[first : first + options.slots[seat.site]] = False
+        return None
+
+    def _best_arm(
+        self, options: Options, situation: Situation, where: slice
+    ) -> tuple[int, float] | None:
+        codes = constrained(self.limits, situation, options.offers, where)
+        left = len(codes) - int(np.count_nonzero(codes))
+        if not left:
+            return None
+        scores = self._scores(options, situation.seq, where)
+        best = self._first(scores, np.logical_not(codes), left, situation.seq, TIE_BREAK)
+        return where.start + best, float(scores[best])
+
+    def _scores(self, options: Options, seq: int, where: slice) -> FloatArray:
+        whole = len(options.offers.kernels) == where.stop - where.start
+        state, columns = options.arms.seen_by(
+            self.policy.forgetting,
+            options.trials,
+            None if whole else where,
+            options.features,
+            options.model,
+        )
+        part = "" if whole else f"/{options.offers.kernels[where.start].site}"
+        return self.policy.score(state, columns, self._draws(seq, f"blueprint{part}"))
+
+    def _first(
+        self, scores: FloatArray, allowed: NDArray[np.bool_], left: int, seq: int, purpose: str
+    ) -> int:
+        """Return the place of the greatest score among the `left` that are allowed.
+
+        Chance decides among equal ones.
+        """
+        if left < len(scores):
+            scores = np.where(allowed, scores, -np.inf)
+        best = int(scores.argmax())
+        equal = scores == scores[best]
+        if np.count_nonzero(equal) == 1:
+            return best
+        ties = np.flatnonzero(equal)
+        if self.draw_each:
+            return min(
+                (uniform(self.seed, seq, TIE_BREAK, place), place) for place in ties.tolist()
+            )[1]
+        return int(ties[int(uniform(self.seed, seq, purpose, len(ties)) * len(ties))])
+
+    def _draws(self, seq: int, what: str) -> Draws:
+        return Draws(self.seed, seq, f"{PURPOSE}/{what}")
+
+
+def _first_open(options: Options, site: str) -> Seat:
+    """Return the first open seat of a site, which has one."""
+    slot = 0
+    while (site, slot) in options.closed:
+        slot += 1
+    return Seat(site, slot)

@@ -1,0 +1,97 @@
+"""What stays as it is from a run's opening to its end."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import orjson
+
+from esper.bandit import Policy, Seat, SeedSelector, policy_for
+from topics.codec import encode
+from topics.models import Limits, Priors, RunOpening, Selection
+
+BEFORE_SELECTION: Final = Selection(
+    limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0)
+)
+"""How runs were decided whose opening has no selection."""
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run's id and opening, and what follows from them."""
+
+    run_id: str
+    opening: RunOpening
+
+    @property
+    def selects(self) -> bool:
+        """Whether the opening says how to select; of other runs the old bytes must come out."""
+        return self.opening.selection is not None
+
+    @cached_property
+    def selection(self) -> Selection:
+        """How the run chooses."""
+        return self.opening.selection or BEFORE_SELECTION
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy for blueprints.
+
+        Raises:
+            ValueError: there is none of that name, or not with these parameters.
+        """
+        return policy_for(self.opening.policy)
+
+    @cached_property
+    def attention(self) -> Policy | None:
+        """The policy for seats, where there is one.
+
+        Raises:
+            ValueError: there is none of that name, or it is contextual, which seats are not.
+        """
+        spec = self.selection.attention
+        if spec is None:
+            return None
+        policy = policy_for(spec)
+        if policy.contextual:
+            raise ValueError(f"policy {spec.name} judges blueprints and cannot choose seeds")
+        return policy
+
+    @cached_property
+    def selector(self) -> SeedSelector:
+        """What chooses by these policies and limits."""
+        return SeedSelector(
+            policy=self.policy,
+            attention=self.attention,
+            limits=self.selection.limits,
+            seed=self.opening.seed,
+            draw_each=not self.selects,
+        )
+
+    @cached_property
+    def seats(self) -> tuple[Seat, ...]:
+        """All seats, in order."""
+        slots = self.opening.slots
+        return tuple(Seat(site, slot) for site in sorted(slots) for slot in range(slots[site]))
+
+    @cached_property
+    def seat_places(self) -> dict[Seat, int]:
+        """Where each seat stands among them."""
+        return {seat: place for place, seat in enumerate(self.seats)}
+
+    @cached_property
+    def signatures(self) -> dict[str, str]:
+        """The signature of each site, as text."""
+        return {site: facts.signature for site, facts in self.opening.sites.items()}
+
+    @cached_property
+    def stored(self) -> dict[str, object]:
+        """The part of the stored state that never changes, ready for orjson."""
+        stored = {"run_id": orjson.Fragment(orjson.dumps(self.run_id))}
+        for name, value in orjson.loads(encode(self.opening)).items():
+            stored[name] = orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+        return dict(stored)
+
+    def check(self) -> None:
+        """Raise ValueError, in words, where the run asks for what there is not."""
+        _ = self.selector

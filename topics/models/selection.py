@@ -1,0 +1,98 @@
+"""How a run chooses: its policies, what they may never exceed, and what earlier runs taught."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from topics.models.event import Count, Event, Identifier, SiteName
+from topics.models.run import PolicySpec, SiteKind
+
+Budget = Annotated[float, Field(gt=0)]
+Reward = Annotated[float, Field(ge=0, le=1)]
+
+
+class Limits(Event):
+    """What no decision may break, whatever a policy prefers.
+
+    A seed is planted no sooner than `dormant_reports` after it fell dormant, which it is when the
+    run opens. Of each budget 80 % is used: `max_params` is what all planted kernels may add
+    together, the ratios are sums over them of kernel ÷ host layer, of the peak of memory and of
+    the time of a step. Where a budget is set, a kernel whose cost is unknown is not planted.
+    `rotation` is how many of the categories last planted at a site rest there, as long as another
+    one is on offer.
+    Where `pinned` names a site, only the blueprints named are planted there.
+    """
+
+    max_on_trial: Annotated[int, Field(ge=1, le=64)] = 2
+    dormant_reports: Count = 5
+    embargo_reports: Count = 24
+    max_params: Annotated[int, Field(ge=1)] | None = None
+    max_memory_ratio: Budget | None = None
+    max_latency_ratio: Budget | None = None
+    rotation: Count = 0
+    forbidden: tuple[Identifier, ...] = ()
+    forbidden_sites: tuple[SiteName, ...] = ()
+    pinned: dict[SiteName, tuple[Identifier, ...]] = {}
+
+    @property
+    def budgets(self) -> bool:
+        """Whether any budget is set."""
+        return not self.max_params is self.max_memory_ratio is self.max_latency_ratio is None
+
+
+class Priors(Event):
+    """How many trials each source of belief about an untried arm is worth; 0 leaves it out.
+
+    `cost` believes that what costs less is the better try, `memory` caps what earlier runs count.
+    """
+
+    cost: Annotated[float, Field(ge=0, le=100)] = 1.0
+    memory: Annotated[float, Field(ge=0, le=100)] = 4.0
+
+
+class Selection(Event):
+    """How seeds and kernels are chosen: first which seed gets attention, then what goes there.
+
+    `attention` chooses the seed, and the opening's `policy` the blueprint for its site; without it
+    that policy chooses among all (site, blueprint) at once. A seed is on trial until
+    `trial_reports` contributions were measured at full alpha; it is kept when their mean is at
+    least `keep_share` of the probe loss.
+    """
+
+    attention: PolicySpec | None = None
+    limits: Limits = Limits()
+    priors: Priors = Priors()
+    trial_reports: Annotated[int, Field(ge=1, le=1000)] = 6
+    keep_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class SiteFacts(Event):
+    """What a policy may know of a site: `depth` is its place among the run's sites, from 0 to 1.
+
+    `signature` is the same text for sites of equal signature; `params` are the host layer's own.
+    """
+
+    kind: SiteKind
+    signature: Annotated[str, StringConstraints(max_length=200)]
+    depth: Annotated[float, Field(ge=0, le=1)]
+    params: Count
+
+
+class Remembered(Event):
+    """What earlier runs of a task family found of a blueprint at sites of one signature.
+
+    `weight` is how many trials it counts as after discounting, `mean` their mean reward.
+    """
+
+    signature: Annotated[str, StringConstraints(max_length=200)]
+    blueprint_id: Identifier
+    weight: Annotated[float, Field(gt=0)]
+    mean: Reward
+
+
+class MemorySnapshot(Event):
+    """What a run knew of earlier ones when it opened; `note` says why, where it knew nothing."""
+
+    family: Identifier
+    arms: Annotated[tuple[Remembered, ...], Field(max_length=2000)] = ()
+    note: Annotated[str, StringConstraints(max_length=500)] | None = None
