@@ -14,7 +14,7 @@ from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.settings import Settings
 from topics.bus import Publisher, Record, Traced
 from topics.catalog import ADAPTATION_DECISION, BANDIT_APP, FOLDED_RUNS, SEED_METRICS
-from topics.codec import child_traceparent, traceparent_of
+from topics.codec import child_traceparent, digest, traceparent_of
 from topics.models import AdaptationDecision, Cause, SeedReport
 from workers.app import bytes_table, is_ready, make_app, parcel_topic, run
 from workers.guards import GuardedApp, Parcel, process_batches, records_of
@@ -29,7 +29,7 @@ from workers.metrics import (
     note_latency,
     served,
 )
-from workers.runs import Ended, How, Run, Runs, constants_of
+from workers.runs import Ended, How, Run, Runs
 
 log = structlog.get_logger()
 
@@ -123,9 +123,7 @@ class Bandit:
         """
         before = run.recent.get(report.seq, cause.sha256)
         opening = report.opening
-        if before == cause.sha256 and (
-            opening is None or constants_of(opening) == constants_of(state)
-        ):
+        if before == cause.sha256 and (opening is None or opening == state.run.opening):
             REPORTS_REPEATED.inc()
             return
         what = "opens it a second time" if opening else "was another when it was folded"
@@ -136,7 +134,7 @@ class Bandit:
         """Ignore the reports that came before a run ended, and bury those that come after."""
         if ended.ended is How.BROKEN and record.offset > ended.offset:
             await self._bury(record, Unfit.BROKEN, f"nothing is folded any more: {ended.reason}")
-        elif report.opening and constants_of(report.opening) != ended.constants_sha256:
+        elif report.opening and digest(report.opening) != ended.opening_sha256:
             reason = f"{ended.reason} and cannot be opened again; give the new run another id"
             await self._bury(record, Unfit.CONTRADICTION, reason)
         elif report.seq > ended.last_seq:

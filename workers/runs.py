@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict
 
 from esper.orchestrator import FoldState
 from topics.bus import Record
-from topics.codec import sha256_of
-from topics.models import RunOpening
+from topics.codec import digest
 from workers.guards import ConfirmedTable, Parcel, table_writes_for
 
 ENDED_PER_PARTITION = 1_000
@@ -40,7 +38,7 @@ class How(StrEnum):
 class Ended(BaseModel):
     """A run of which nothing is folded any more: by which record it ended, and why.
 
-    `last_seq` is the last report folded, `constants_sha256` as `constants_of` gives it.
+    `last_seq` is the last report folded, `opening_sha256` the digest of what opened the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +46,7 @@ class Ended(BaseModel):
     ended: How
     run_id: str
     last_seq: int
-    constants_sha256: str
+    opening_sha256: str
     partition: int
     offset: int
     reason: str
@@ -59,19 +57,6 @@ class Ended(BaseModel):
 
 
 ENDED_PREFIX = b'{"ended":'
-
-
-def constants_of(run: FoldState | RunOpening) -> str:
-    """Return the digest of what a run's opening fixed for good."""
-    constants = [
-        run.seed,
-        dict(run.slots),
-        run.policy.model_dump(mode="json"),
-        run.host_params,
-        run.report_interval_steps,
-        run.lockstep,
-    ]
-    return sha256_of(orjson.dumps(constants, option=orjson.OPT_SORT_KEYS))
 
 
 @dataclass(slots=True)
@@ -109,7 +94,7 @@ class Run:
             ended=how,
             run_id=self.kept.run_id,
             last_seq=self.kept.last_seq,
-            constants_sha256=constants_of(self.kept),
+            opening_sha256=digest(self.kept.run.opening),
             partition=record.partition,
             offset=record.offset,
             reason=reason,
