@@ -132,8 +132,11 @@ class Bandit:
 
     async def _refuse(self, ended: Ended, record: Record, report: SeedReport) -> None:
         """Ignore the reports that came before a run ended, and bury those that come after."""
-        if ended.ended is How.BROKEN and record.offset > ended.offset:
+        broken = ended.ended is How.BROKEN
+        if broken and record.offset > ended.offset:
             await self._bury(record, Unfit.BROKEN, f"nothing is folded any more: {ended.reason}")
+        elif broken:
+            REPORTS_REPEATED.inc()
         elif report.opening and digest(report.opening) != ended.opening_sha256:
             reason = f"{ended.reason} and cannot be opened again; give the new run another id"
             await self._bury(record, Unfit.CONTRADICTION, reason)

@@ -68,6 +68,8 @@ async def find(
     Raises:
         BrokerUnreachable: no broker answers, or it stopped answering.
     """
+    if where.start >= where.stop:
+        return None
     consumer = new_consumer(bootstrap_servers)
     partition = TopicPartition(where.topic, where.partition)
     try:

@@ -228,10 +228,20 @@ class FailingAgent(Agent):
     async def _fail_app(self, coro: Awaitable[None]) -> None:
         try:
             await coro
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Something that the agent awaited was cancelled. Faust would take it for the agent's
+            # own end, and nobody would read on.
+            await self._crash(RuntimeError("the agent awaited a task that was cancelled"))
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the app
-            # Before anything is awaited: the stream acks the failed record when it is collected.
-            cast(GuardedConsumer, self.app.consumer).halt_commits()
-            await cast(faust.App, self.app).crash(error)
+            await self._crash(error)
+
+    async def _crash(self, error: Exception) -> None:
+        # Before anything is awaited: the stream acks the failed record when it is collected.
+        cast(GuardedConsumer, self.app.consumer).halt_commits()
+        await cast(faust.App, self.app).crash(error)
 
 
 class GuardedApp(faust.App):

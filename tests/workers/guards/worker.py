@@ -1,9 +1,10 @@
 """A worker for the tests of the guards; what it does with a record is written in the record.
 
 A record's value is its number, and optionally a word: `hang` is never finished, `raise` raises,
-`sleep` takes half a second, `work` 5 ms. A tame worker ignores the word. Every step is a line in
-the journal, which survives `kill -9`: the machine's monotonic time in nanoseconds, then `ready`,
-`start NUMBER PARTITION OFFSET` or `done NUMBER PARTITION OFFSET`.
+`cancelled` ends as if a task that it awaits was cancelled, `sleep` takes half a second, `work`
+5 ms. A tame worker ignores the word. Every step is a line in the journal, which survives `kill
+-9`: the machine's monotonic time in nanoseconds, then `ready`, `start NUMBER PARTITION OFFSET` or
+`done NUMBER PARTITION OFFSET`.
 """
 
 import argparse
@@ -73,6 +74,8 @@ class Handler:
         match word:
             case "hang":
                 await asyncio.Event().wait()
+            case "cancelled":
+                raise asyncio.CancelledError
             case "raise":
                 raise RuntimeError("as the record says")
             case "sleep":
