@@ -39,6 +39,7 @@ BENCHMARKS = (
     ),
     Benchmark("decide", "decide", "one decision of 8 and of 10,000 arms"),
     Benchmark("bandit", "bandit", "reports through the bandit worker against a bare loop"),
+    Benchmark("memory-flat", "memory_flat", "what the bandit worker keeps of a million reports"),
     Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),
 )
 

@@ -234,11 +234,11 @@ class FailingAgent(Agent):
                 raise
             # Something that the agent awaited was cancelled. Faust would take it for the agent's
             # own end, and nobody would read on.
-            await self._crash(RuntimeError("the agent awaited a task that was cancelled"))
+            await self._crash_app(RuntimeError("the agent awaited a task that was cancelled"))
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the app
-            await self._crash(error)
+            await self._crash_app(error)
 
-    async def _crash(self, error: Exception) -> None:
+    async def _crash_app(self, error: Exception) -> None:
         # Before anything is awaited: the stream acks the failed record when it is collected.
         cast(GuardedConsumer, self.app.consumer).halt_commits()
         await cast(faust.App, self.app).crash(error)
