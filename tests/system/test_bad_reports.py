@@ -400,23 +400,27 @@ def test_a_clock_that_is_wrong_is_counted_and_spoils_no_latency(
 # -- a worker that comes back -------------------------------------------------------------------
 
 
-def test_a_broken_run_stays_broken_and_a_closed_one_closed_when_the_worker_was_killed(
+def test_what_is_known_of_a_run_is_known_to_a_worker_that_was_killed_and_came_back(
     running: Running, bus: Bus, run_id: str
 ) -> None:
     scene = Scene(running, bus)
-    closed = neighbour_of(run_id)
+    closed, opened = neighbour_of(run_id), neighbour_of(run_id)
     scene.send(report(run_id, 0), report(run_id, 2))
     scene.send(report(closed, 0), report(closed, 1, closing=True))
+    scene.send(report(opened, 0))
     scene.reasons(run_id, 1)
     scene.ended(closed)
+    scene.folded_to(opened, 0)
     running.stack.kill("bandit")
-    scene.send(report(run_id, 3), report(closed, 2))
+    scene.send(report(run_id, 3), report(closed, 2), report(opened, 0, seed=2))
     running.stack.restart("bandit")
 
     hole, later = scene.reasons(run_id, 2)
     assert later == f"nothing is folded any more: {hole}"
-    (reason,) = scene.reasons(closed, 1)
-    assert reason.endswith("report 2 comes after")
+    (after_the_end,) = scene.reasons(closed, 1)
+    assert after_the_end.endswith("report 2 comes after")
+    (second,) = scene.reasons(opened, 1)
+    assert second.endswith("report 0 opens it a second time; two runs have one id")
 
 
 def _audited(scene: Scene, run_id: str) -> bool:

@@ -25,6 +25,7 @@ from workers.guards import (
     Guard,
     GuardedApp,
     Parcel,
+    guarded,
     process_batches,
     process_in_order,
     records_of,
@@ -177,6 +178,8 @@ def main() -> int:
     }
     topic_of = parcel_topic if options.agent == "in-batches" else raw_topic
     app.agent(topic_of(app, options.topic), name="agent")(agents[options.agent]())
+    if options.max_out_bytes:
+        guarded.MAX_OUT_BYTES = options.max_out_bytes
     if options.slow_seek:
         _slow_down_seeks(options.slow_seek)
 
@@ -206,6 +209,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--partitions", type=int)
     parser.add_argument("--slow-seek", type=float, default=0.0)
+    parser.add_argument("--max-out-bytes", type=int, default=0)
     parser.add_argument("--guards", nargs="*", default=[])
     parser.add_argument("--tame", action="store_true")
     return parser.parse_args()
