@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from topics.bus import (
 from topics.bus.admin import create_specs
 from topics.bus.reader import partition_of
 from topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic, TopicSpec, topic_specs
-from topics.codec import decode, encode, sha256_of, traceparent_of
+from topics.codec import Headers, decode, encode, sha256_of, traceparent_of
 from topics.models import SeedReport
 
 PARTITIONS = 12
@@ -323,6 +324,42 @@ def test_many_events_are_published_in_order_within_each_key(servers: str, topic:
     for run in ("a", "b", "c"):
         found = read(servers, topic.name, key=run.encode())
         assert [decode(SeedReport, record.value).seq for record in found] == list(range(20))
+
+
+class Watched(Publisher):
+    """A publisher that counts how many records it has under way, of each key and of all."""
+
+    def __init__(self, servers: str) -> None:
+        super().__init__(servers, source="/esper/test")
+        self._under_way: Counter[bytes | None] = Counter()
+        self.most_of_a_key = 0
+        self.most_of_all = 0
+
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> Position:
+        self._under_way[key] += 1
+        self.most_of_a_key = max(self.most_of_a_key, *self._under_way.values())
+        self.most_of_all = max(self.most_of_all, self._under_way.total())
+        try:
+            return await super().send(topic, key, value, headers)
+        finally:
+            self._under_way[key] -= 1
+
+
+def test_keys_go_side_by_side_and_of_a_key_one_record_waits_for_the_one_before(
+    servers: str, topic: Topic
+) -> None:
+    async def publish() -> Watched:
+        publisher = Watched(servers)
+        reports = [report(run, seq) for seq in range(5) for run in ("a", "b", "c")]
+        await publisher.publish_all(topic, [Traced(each) for each in reports])
+        await publisher.stop()
+        return publisher
+
+    watched = asyncio.run(publish())
+    assert watched.most_of_a_key == 1
+    assert watched.most_of_all == 3
 
 
 def test_an_outage_leaves_no_hole_and_no_disorder_within_a_key(

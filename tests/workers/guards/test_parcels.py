@@ -51,9 +51,10 @@ def test_nothing_more_is_fetched_while_there_is_no_room(scenario: Scenario) -> N
 
 def test_with_little_room_every_record_is_done_in_the_end(scenario: Scenario) -> None:
     scenario.create_topics(partitions=2)
+    scenario.start("in-batches", instance_id="one", max_out_bytes=1).wait_ready()
+    # One by one, so that there are many fetches: each needs the room that the one before took.
     for number in range(200):
         scenario.publish(f"{number} work", partition=number % 2)
-    scenario.start("in-batches", instance_id="one", max_out_bytes=1)
     wait_until(lambda: scenario.done() == set(range(200)), "all records done")
     for partition in range(2):
         wait_until(lambda p=partition: scenario.committed(p) == 100, "the commit")
