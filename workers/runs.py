@@ -121,8 +121,10 @@ class Runs:
         self._batch = {}
 
     def forget(self) -> None:
-        """Forget all that was decoded, for another worker may have written the table since."""
-        self._batch = {}
+        """Forget all that was decoded, for another worker may have written the table since.
+
+        A batch in work goes on as it began; it ends before the next one takes its records again.
+        """
         self._decoded.clear()
         self._decoded_bytes = 0
         self._ended = None
