@@ -13,12 +13,14 @@ class Benchmark:
     """A benchmark: `module` of this package is loaded when it runs.
 
     One with a `page`, a module that renders a document of its own, is not among the figures.
+    `plots` is a module that draws pictures for it.
     """
 
     name: str
     module: str
     what: str
     page: str | None = None
+    plots: str | None = None
 
 
 BENCHMARKS = (
@@ -38,9 +40,17 @@ BENCHMARKS = (
         page="catalog_page",
     ),
     Benchmark("decide", "decide", "one decision of 8 and of 10,000 arms"),
+    Benchmark(
+        "regret",
+        "regret",
+        "regret of every policy where the best arm is known",
+        page="regret_page",
+        plots="regret_plots",
+    ),
     Benchmark("bandit", "bandit", "reports through the bandit worker against a bare loop"),
     Benchmark("memory-flat", "memory_flat", "what the bandit worker keeps of a million reports"),
     Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),
+    Benchmark("convergence", "convergence", "what each policy comes to choose in real training"),
 )
 
 

@@ -39,10 +39,10 @@ class Spread(_Frozen):
         several = [*values, *values] if len(values) == 1 else values  # one alone has no quantiles
         twentieths = quantiles(several, n=20, method="inclusive")
         return cls(
-            median=_rounded(median(values)),
-            spread=(_rounded(twentieths[4]), _rounded(twentieths[14])),
-            p90=_rounded(twentieths[17]),
-            worst=_rounded(max(values)),
+            median=rounded(median(values)),
+            spread=(rounded(twentieths[4]), rounded(twentieths[14])),
+            p90=rounded(twentieths[17]),
+            worst=rounded(max(values)),
             n=len(values),
         )
 
@@ -117,10 +117,14 @@ def ratio(
 
 
 class Measured(_Frozen):
-    """What a benchmark measured, and with which parameters."""
+    """What a benchmark measured, and with which parameters.
+
+    `runs` has a row for each run of an experiment, none left out.
+    """
 
     parameters: dict[str, Any]
     figures: tuple[Figure, ...]
+    runs: Annotated[tuple[dict[str, Any], ...], Field(exclude_if=lambda runs: not runs)] = ()
 
 
 class Result(Measured):
@@ -151,5 +155,6 @@ class Result(Measured):
         )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Return a value in as many digits as results keep."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
         "127.0.0.1:9092"
     )
     redis_url: Annotated[str | None, Field(alias="ESPER_REDIS_URL")] = None
+    memory_days: Annotated[float, Field(alias="ESPER_MEMORY_DAYS", gt=0)] = 90.0
     store_url: Annotated[str | None, Field(alias="ESPER_STORE_URL")] = None
     signing_key_file: Annotated[Path | None, Field(alias="ESPER_SIGNING_KEY_FILE")] = None
     trusted_key_file: Annotated[Path | None, Field(alias="ESPER_TRUSTED_KEY_FILE")] = None

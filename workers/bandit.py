@@ -29,6 +29,7 @@ from workers.metrics import (
     note_latency,
     served,
 )
+from workers.remembering import Remembering
 from workers.runs import Ended, How, Run, Runs
 
 log = structlog.get_logger()
@@ -48,12 +49,20 @@ class Decided(NamedTuple):
 class Bandit:
     """The agent that keeps the state of every run and publishes what it decides.
 
-    For each batch: decisions are confirmed by the broker, then each run's state is written once,
-    then the batch is acknowledged. A crash in between repeats work with the same result.
+    For each batch: decisions are confirmed by the broker, then what closed runs found is kept,
+    then each run's state is written once, then the batch is acknowledged. A crash in between
+    repeats work with the same result.
     """
 
-    def __init__(self, app: GuardedApp, publisher: Publisher, bootstrap_servers: str) -> None:
+    def __init__(
+        self,
+        app: GuardedApp,
+        publisher: Publisher,
+        remembering: Remembering,
+        bootstrap_servers: str,
+    ) -> None:
         self._publisher = publisher
+        self._remembering = remembering
         self._bootstrap_servers = bootstrap_servers
         self._runs = Runs(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
         app.on_partitions_assigned.connect(self._forget, weak=False)
@@ -77,6 +86,7 @@ class Bandit:
                     )
             await asyncio.sleep(0)  # whatever fetches or answers gets its turn
         await self._publish(decided)
+        await self._remembering.keep(self._runs.closed())
         await self._runs.write()
 
     async def _read(self, record: Record) -> SeedReport | None:
@@ -190,7 +200,7 @@ def run_bandit_worker(settings: Settings) -> int:
         session_timeout_s=settings.session_timeout_s,
     )
     publisher = Publisher(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
-    Bandit(app, publisher, settings.kafka_bootstrap_servers)
+    Bandit(app, publisher, Remembering(settings), settings.kafka_bootstrap_servers)
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,

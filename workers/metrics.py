@@ -49,6 +49,9 @@ DECISIONS = Counter("esper_decisions_total", "Decisions published, by strategy."
 REPORT_TO_DECISION_SECONDS = Histogram(
     "esper_report_to_decision_seconds", "From a report's record to its decision.", buckets=SHORT_S
 )
+RUNS_REMEMBERED = Counter(
+    "esper_runs_remembered_total", "Closed runs, by whether later ones learn of them.", ["outcome"]
+)
 
 CLOCKS_OFF = Counter(
     "esper_report_clocks_off_total",

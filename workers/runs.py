@@ -64,7 +64,8 @@ class Run:
     """A run as one batch has it: `value` is what the table held when the batch came to it.
 
     `last_offset` is where the last report folded stood, -1 where this process does not know;
-    `recent` has the digests of the last reports folded, by seq.
+    `recent` has the digests of the last reports folded, by seq. `closed` is the state in which the
+    run was closed by a report of this batch.
     """
 
     parcel: Parcel
@@ -73,6 +74,7 @@ class Run:
     last_offset: int = -1
     recent: dict[int, str] = field(default_factory=dict)
     changed: bool = False
+    closed: FoldState | None = None
 
     def fold_into(self, state: FoldState, record: Record, seq: int, value_sha256: str) -> None:
         """Take over the state after a report."""
@@ -90,6 +92,7 @@ class Run:
         """
         if not isinstance(self.kept, FoldState):
             raise ValueError(f"the run of {record.key!r} has no state to end")
+        self.closed = self.kept if how is How.CLOSED else None
         self.kept = Ended(
             ended=how,
             run_id=self.kept.run_id,
@@ -136,6 +139,10 @@ class Runs:
         if run is None:
             run = self._batch[key] = self._read(parcel, key)
         return run
+
+    def closed(self) -> list[FoldState]:
+        """Return the last states of the runs that the batch closed."""
+        return [run.closed for run in self._batch.values() if run.closed is not None]
 
     async def write(self) -> None:
         """Write every run that the batch changed and return when the broker has them all."""

@@ -15,6 +15,7 @@ from esper.tasks.checkpoint import TrainingFile
 from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
 from esper.training import CheckpointRefused, Growth, RecordUnfit
 from esper.training.lineage import Ancestry
+from topics.models import PolicySpec, Selection
 
 Announce = Callable[[str], None]
 
@@ -54,6 +55,8 @@ def grow_task(
     device: str = "cpu",
     lockstep: bool = False,
     kept: TrainingFile | None = None,
+    policy: PolicySpec | None = None,
+    selection: Selection | None = None,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
 
@@ -79,6 +82,8 @@ def grow_task(
                 run=task.name,
                 report_every=REPORT_EVERY,
                 seed=seed,
+                policy=policy,
+                selection=selection,
                 settings=settings,
                 lockstep=lockstep,
                 resume=kept.state["growth"] if kept and kept.state else None,

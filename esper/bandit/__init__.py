@@ -11,7 +11,7 @@ from esper.bandit.forgetting import NOTHING, Forgetting
 from esper.bandit.history import History, TrialResult
 from esper.bandit.linear import LinearModel
 from esper.bandit.offers import Offers
-from esper.bandit.policies import POLICIES, Policy, policy_for
+from esper.bandit.policies import POLICIES, Policy, attention_for, policy_for
 from esper.bandit.priors import NO_PRIOR, Prior, priors_for
 from esper.bandit.ranks import CostRanks, cost_ranks
 from esper.bandit.reward import reward_of
@@ -45,6 +45,7 @@ __all__ = [
     "Standings",
     "TrialResult",
     "Tried",
+    "attention_for",
     "bans",
     "constrained",
     "cost_ranks",

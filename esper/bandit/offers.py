@@ -18,9 +18,9 @@ class Offers:
     """n arms in the order of (site, blueprint).
 
     `sites` gives where each site's arms begin and end, `by_kernel` the place of each
-    (site, kernel_id), `by_category` the places of each (site, category). Cost ratios are NaN where they are not known. `banned`
-    is what rules an arm out for the whole run, 0 where nothing does; `latest_embargo` the greatest
-    of `embargo_until`.
+    (site, kernel_id), `by_category` the places of each (site, category). Cost ratios are NaN where
+    they are not known. `banned` is what rules an arm out for the whole run, 0 where nothing does;
+    `latest_embargo` the greatest of `embargo_until`.
     """
 
     kernels: tuple[LoadableKernel, ...]

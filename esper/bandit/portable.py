@@ -124,9 +124,10 @@ def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
 def _outside(p: NDArray[np.float64]) -> NDArray[np.float64]:
     below = p < 0.5
     r = np.sqrt(-log(np.where(below, p, 1.0 - p)))
-    found = np.where(
-        r <= _TAIL_ENDS, _ratio(_TAIL, r - 1.6), _ratio(_FAR_TAIL, np.maximum(r, 5.0) - 5.0)
-    )
+    found = _ratio(_TAIL, r - 1.6)
+    far = np.nonzero(r > _TAIL_ENDS)[0]
+    if len(far):
+        found[far] = _ratio(_FAR_TAIL, r[far] - 5.0)
     return np.where(below, -found, found)
 
 

@@ -35,14 +35,43 @@ def priors_for(
 
     `signatures` gives each site's, by which memory finds it. Beliefs are joined as trials are: the
     weights add up, the mean is the weighted one. The cost prior is neutral for a kernel of median
-    cost, and half of `COST_SPREAD` above or below it for the cheapest or dearest; what earlier
-    runs found counts as at most `worth.memory` trials.
+    cost, and half of `COST_SPREAD` above or below it for the cheapest or dearest. What earlier
+    runs found of the blueprint counts as at most `worth.memory` trials, and what they found of
+    others of its category, at sites of its signature, as at most `worth.category`.
     """
     known = {(each.signature, each.blueprint_id): each for each in memory}
+    recalled = [known.get((signatures.get(it.site, ""), it.blueprint_id)) for it in kernels]
+    kinds = _by_kind(kernels, recalled)
+    beliefs = zip(kernels, cost_ranks_by_site(kernels), recalled, strict=True)
     return [
-        _joined(_cost_prior(ranks, worth.cost), _memory_prior(kernel, signatures, known, worth))
-        for kernel, ranks in zip(kernels, cost_ranks_by_site(kernels), strict=True)
+        _joined(
+            _cost_prior(ranks, worth.cost),
+            _capped([found] if found else [], worth.memory),
+            _capped(_kindred(kernel, signatures, kinds), worth.category),
+        )
+        for kernel, ranks, found in beliefs
     ]
+
+
+Kinds = Mapping[tuple[str, str], Mapping[str, Remembered]]
+"""What is remembered of each blueprint on offer, by signature and category."""
+
+
+def _by_kind(kernels: Sequence[LoadableKernel], recalled: Sequence[Remembered | None]) -> Kinds:
+    kinds: dict[tuple[str, str], dict[str, Remembered]] = {}
+    for kernel, found in zip(kernels, recalled, strict=True):
+        if found is not None:
+            of_kind = kinds.setdefault((found.signature, kernel.category), {})
+            of_kind[kernel.blueprint_id] = found
+    return kinds
+
+
+def _kindred(
+    kernel: LoadableKernel, signatures: Mapping[str, str], kinds: Kinds
+) -> list[Remembered]:
+    """Return what is remembered of other blueprints of a kernel's category at such sites."""
+    of_kind = kinds.get((signatures.get(kernel.site, ""), kernel.category), {})
+    return [found for name, found in of_kind.items() if name != kernel.blueprint_id]
 
 
 def _cost_prior(ranks: CostRanks, weight: float) -> Prior:
@@ -52,20 +81,20 @@ def _cost_prior(ranks: CostRanks, weight: float) -> Prior:
     return Prior(weight, NEUTRAL + COST_SPREAD * (0.5 - math.fsum(known) / len(known)))
 
 
-def _memory_prior(
-    kernel: LoadableKernel,
-    signatures: Mapping[str, str],
-    known: Mapping[tuple[str, str], Remembered],
-    worth: Priors,
-) -> Prior:
-    found = known.get((signatures.get(kernel.site, ""), kernel.blueprint_id))
-    if found is None or not worth.memory:
+def _capped(found: Sequence[Remembered], worth: float) -> Prior:
+    """Return what earlier runs found, as one belief that counts at most `worth` trials."""
+    weight = math.fsum(each.weight for each in found)
+    if not weight or not worth:
         return NO_PRIOR
-    return Prior(min(found.weight, worth.memory), found.mean)
+    mean = math.fsum(each.weight * each.mean for each in found) / weight
+    return Prior(min(weight, worth), found[0].mean if len(found) == 1 else mean)
 
 
-def _joined(first: Prior, second: Prior) -> Prior:
-    weight = first.weight + second.weight
-    if not weight:
-        return NO_PRIOR
-    return Prior(weight, first.mean + (second.mean - first.mean) * (second.weight / weight))
+def _joined(*beliefs: Prior) -> Prior:
+    joined = NO_PRIOR
+    for belief in beliefs:
+        weight = joined.weight + belief.weight
+        if belief.weight:
+            share = belief.weight / weight
+            joined = Prior(weight, joined.mean + (belief.mean - joined.mean) * share)
+    return joined

@@ -21,6 +21,7 @@ class Kind(Enum):
     LEAVE = b"l"
 
     OPENED = b"O"
+    MEMORY = b"A"
     LOGGED = b"P"
     REFUSED = b"E"
     CONFIRMED = b"C"

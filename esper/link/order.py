@@ -13,6 +13,8 @@ class Order(BaseModel):
     and no others; it tells with `MISSING` frames for how many of them the run still waits.
     With a `resumption` it goes on with a run: reports on record come first, as `LOGGED` frames, and
     decisions from the first on.
+    Where it is to `remember`, it reads what earlier runs of the run's task found, and tells it in a
+    `MEMORY` frame before it is open.
     It travels over a socket, not among arguments or in the environment: addresses hold passwords.
     """
 
@@ -25,3 +27,5 @@ class Order(BaseModel):
     run: TrainingRun
     lockstep: bool = False
     resumption: Resumption | None = None
+    remember: bool = False
+    redis_url: str | None = None

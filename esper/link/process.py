@@ -26,6 +26,7 @@ from esper.kernel.trust import load_public
 from esper.link.catalogue import Catalogue, expected_kernels
 from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.order import Order
+from esper.link.recall import Recall
 from esper.link.resumption import RecordUnfit, Resumption, since
 from esper.store import StoreError, open_store
 from topics.bus import Bus, BusError, Position, Record, Start, read
@@ -104,6 +105,7 @@ class LinkProcess:
         self._catalogue: Catalogue | None = None
         self._desk, self._mail = desk, mail
         self._signatures = set(map(encode, order.run.sites.values()))
+        self._recall = Recall(order.redis_url, order.run) if order.remember else None
         key = load_public(Path(order.trusted_key_file))
         self._loader: KernelLoader[Verified] = KernelLoader(
             open_store(order.store_url),
@@ -129,6 +131,8 @@ class LinkProcess:
         elif self._resumption is None:
             self._expect_kernels()
         self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
+        if self._recall is not None:
+            self._desk.put(Frame(Kind.MEMORY, {}, encode(self._recall.snapshot())))
         self._desk.put(Frame(Kind.OPENED))
 
     def report(self, value: bytes) -> None:

@@ -21,6 +21,13 @@ from esper.orchestrator.run import OpenedRun
 from topics.codec import encode
 from topics.models import LoadableKernel
 
+MAX_ARMS = 10_000
+"""With more, a decision that lists them all could exceed what a record may hold."""
+
+
+class TooManyArms(ValueError):
+    """A run offers more than a decision could list."""
+
 
 class Arm(NamedTuple):
     """A (site, blueprint) that can be planted, and how it has done here.
@@ -134,6 +141,9 @@ class Arms:
         """Return the arms with kernels that became loadable, and what is still known of them.
 
         Another network under a known name is a new arm: what was learnt of the old does not count.
+
+        Raises:
+            TooManyArms: there would be more than `MAX_ARMS`.
         """
         by_name = {(row.kernel.site, row.kernel.blueprint_id): row for row in self.rows}
         for kernel in kernels:
@@ -144,4 +154,9 @@ class Arms:
             if known is not None:
                 tracker = tracker.without(*name)
             by_name[name] = Arm(kernel, encode(kernel))
+        if len(by_name) > MAX_ARMS:
+            raise TooManyArms(
+                f"{len(by_name)} arms are on offer and {MAX_ARMS} is the most; "
+                "grow at fewer sites or offer fewer blueprints"
+            )
         return Arms.of([by_name[name] for name in sorted(by_name)], tracker, run), tracker

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from esper.bandit import Policy
 from esper.bandit.selector import PURPOSE, TIE_BREAK
 from esper.orchestrator.answer import last_word, no_action
+from esper.orchestrator.arms import TooManyArms
 from esper.orchestrator.board import Board, set_up
 from esper.orchestrator.learn import learn
 from esper.orchestrator.plan import Plan
@@ -61,7 +62,7 @@ def fold(
 
     Raises:
         RunUnfoldable: there is no state, and the report opens none that could be folded; or the
-            run was closed by an earlier report.
+            run was closed by an earlier report, or offers too many arms.
         SequenceGap: the report is not the next one.
     """
     before = state or _opened(report)
@@ -75,7 +76,10 @@ def fold(
         raise SequenceGap(
             f"run {report.run_id}: report {before.last_seq + 1} is missing, next is {report.seq}"
         )
-    after = learn(before, report, cause.sha256)
+    try:
+        after = learn(before, report, cause.sha256)
+    except TooManyArms as error:
+        raise RunUnfoldable(f"run {report.run_id}: {error}") from error
     board = set_up(after, report)
     plans: list[Proposal] = [SEAL] if report.closing else _plans(board)
     reason = None

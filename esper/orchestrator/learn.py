@@ -159,5 +159,7 @@ def _model_after(
 ) -> LinearModel | None:
     if state.model is None:
         return None
-    rows = features(state.run.opening.sites, report.gradients, state.arms.offers.kernels)
-    return state.model.after(rows[place].tolist(), reward)
+    kernels = state.arms.offers.kernels
+    rows = features(state.run.opening.sites, report.gradients, kernels)
+    before = state.tracker.of(Tried(kernels[place].site, None, kernels[place].blueprint_id))
+    return state.model.after(rows[place].tolist(), reward, before.pulls if before else 0)

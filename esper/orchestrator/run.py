@@ -6,12 +6,12 @@ from typing import Final
 
 import orjson
 
-from esper.bandit import Policy, Seat, SeedSelector, policy_for
+from esper.bandit import Policy, Seat, SeedSelector, attention_for, policy_for
 from topics.codec import encode
 from topics.models import Limits, Priors, RunOpening, Selection
 
 BEFORE_SELECTION: Final = Selection(
-    limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0)
+    limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0, category=0.0)
 )
 """How runs were decided whose opening has no selection."""
 
@@ -50,12 +50,7 @@ class OpenedRun:
             ValueError: there is none of that name, or it is contextual, which seats are not.
         """
         spec = self.selection.attention
-        if spec is None:
-            return None
-        policy = policy_for(spec)
-        if policy.contextual:
-            raise ValueError(f"policy {spec.name} judges blueprints and cannot choose seeds")
-        return policy
+        return None if spec is None else attention_for(spec)
 
     @cached_property
     def selector(self) -> SeedSelector:

@@ -1,5 +1,7 @@
 """Where kernels lie between the worker that made them and the trainers that run them.
 
+Beside them, what earlier runs found (`esper.store.memory`). The only door to Redis.
+
 In: the bytes of an artifact. Out: a location, which is relative to the configured store, so that
 worker and trainer may reach the same store by different paths or addresses. A store promises
 nothing about what it returns: whoever reads verifies.
@@ -8,11 +10,18 @@ nothing about what it returns: whoever reads verifies.
 from pathlib import Path
 from typing import Protocol
 
-from esper.store.refusal import KernelMissing, StoreError, StoreUnavailable, StoreUrlInvalid
+from esper.store.refusal import (
+    KernelMissing,
+    MemoryUnreadable,
+    StoreError,
+    StoreUnavailable,
+    StoreUrlInvalid,
+)
 
 __all__ = [
     "KernelMissing",
     "KernelStore",
+    "MemoryUnreadable",
     "StoreError",
     "StoreUnavailable",
     "StoreUrlInvalid",

@@ -1,4 +1,4 @@
-"""Kernels in Redis: for workers and trainers that share no disk. The only door to Redis."""
+"""Kernels in Redis: for workers and trainers that share no disk."""
 
 from typing import Final, cast
 
@@ -25,8 +25,8 @@ class RedisStore:
                 socket_timeout=ANSWER_TIMEOUT_S,
             )
         except ValueError as error:
-            raise StoreUrlInvalid(f"{_without_password(url)!r}: {error}") from error
-        self._url = _without_password(url)
+            raise StoreUrlInvalid(f"{without_password(url)!r}: {error}") from error
+        self._url = without_password(url)
 
     def put(self, kernel_id: str, data: bytes) -> str:
         """Set the artifact's key; setting it again to the same bytes changes nothing."""
@@ -59,6 +59,7 @@ class RedisStore:
         return StoreUnavailable(f"Redis at {self._url} does not answer as it should: {error}")
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return the URL as it may be told."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

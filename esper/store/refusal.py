@@ -2,7 +2,7 @@
 
 
 class StoreError(Exception):
-    """Any failure of a kernel store."""
+    """Any failure of a store."""
 
 
 class StoreUnavailable(StoreError):
@@ -15,3 +15,7 @@ class KernelMissing(StoreError):
 
 class StoreUrlInvalid(StoreError):
     """A URL that names no kind of store there is."""
+
+
+class MemoryUnreadable(StoreError):
+    """What is kept of a task family is not of this version; the message says what to do."""

@@ -5,21 +5,26 @@ from typing import Final
 from esper.tasks.checkpoint import CheckpointUnusable, TrainingFile
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.resnet import RESNET, ResNetHost
+from esper.tasks.teachers import CONV_TEACHER, KnownAnswer, StudentHost, conv_teacher
 from esper.tasks.train import Splits, Task, TaskResult, train_task
 
-TASKS: Final = {task.name: task for task in (DIGITS, RESNET)}
+TASKS: Final = {task.name: task for task in (DIGITS, RESNET, CONV_TEACHER.task)}
 
 __all__ = [
+    "CONV_TEACHER",
     "DIGITS",
     "RESNET",
     "TASKS",
     "CheckpointUnusable",
     "DigitsHost",
+    "KnownAnswer",
     "ResNetHost",
     "Splits",
+    "StudentHost",
     "Task",
     "TaskResult",
     "TrainingFile",
+    "conv_teacher",
     "load_digits",
     "train_task",
 ]

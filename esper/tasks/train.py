@@ -43,6 +43,7 @@ class Task:
     sites: tuple[str, ...]
     load: Callable[[], Splits]
     epochs: int
+    learning_rate: float = LEARNING_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def train_task(
     splits = task.load().to(device)
     torch.manual_seed(seed)
     model = task.host().to(device)
-    optimizer = Adam(model.parameters(), lr=LEARNING_RATE)
+    optimizer = Adam(model.parameters(), lr=task.learning_rate)
     shuffle = torch.Generator().manual_seed(seed)
     inputs, labels = splits.train
     steps, begun = (kept.steps, kept.epoch) if kept else (0, 0)

@@ -10,6 +10,7 @@ from esper.training.checkpoint import CheckpointRefused
 from esper.training.export import export_model
 from esper.training.growth import Growth, GrowthClosed
 from esper.training.lockstep import LockstepBroken, LockstepRefused, Patience
+from esper.training.opening import PolicyRefused
 from esper.training.source import ExportError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LockstepBroken",
     "LockstepRefused",
     "Patience",
+    "PolicyRefused",
     "RecordUnfit",
     "export_model",
     "grow",

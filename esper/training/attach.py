@@ -21,10 +21,18 @@ from esper.training.growth import SEAL_TIMEOUT_S, Growth
 from esper.training.link import RunLink
 from esper.training.lockstep import LockstepRefused, Patience
 from esper.training.mail import Mail
+from esper.training.opening import opening_of
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Probe
 from esper.training.ranks import Ranks, RelayedLink, RelaySender
-from topics.models import PolicySpec, RunOpening, RunStatus, TrainingRun
+from topics.models import (
+    MemorySnapshot,
+    PolicySpec,
+    RunOpening,
+    RunStatus,
+    Selection,
+    TrainingRun,
+)
 
 log = logging.getLogger("esper")
 
@@ -46,14 +54,17 @@ def grow(
     probe: tuple[Tensor, Tensor],
     loss_fn: LossFn,
     run: str = "run",
+    family: str | None = None,
     slots: int = 2,
     report_every: int = REPORT_EVERY,
     seed: int = 0,
     policy: PolicySpec | None = None,
+    selection: Selection | None = None,
     seal_timeout_s: float = SEAL_TIMEOUT_S,
     settings: Settings | None = None,
     resume: Mapping[str, Any] | None = None,
     lockstep: bool | Patience = False,
+    memory: bool | MemorySnapshot | None = None,
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
@@ -69,10 +80,13 @@ def grow(
             counts.
         loss_fn: the mean loss of (output, target), as a scalar.
         run: what the run is called, in lower case; its id is this, the time and a few digits.
+        family: runs of one family learn from each other; the run's name unless given.
         slots: seeds at each site.
         report_every: steps between two reports; each costs a forward pass of the probe batch.
         seed: seeds the run's decisions.
-        policy: which bandit chooses, UCB1 unless given.
+        policy: which bandit chooses among blueprints, one of `esper.bandit.defaults` unless given.
+        selection: which bandit chooses among sites, what no decision may break, and when a kernel
+            has proven itself; likewise.
         seal_timeout_s: how long closing waits for the decision that seals the run's record.
         settings: where Kafka, the kernel store and the key are; from the environment unless given.
         resume: what `Growth.state_dict` returned, to go on with that run: with a model as it was
@@ -81,10 +95,14 @@ def grow(
         lockstep: True, or how long to wait, for a run that can be repeated bit for bit: it begins
             with the kernels of the blueprints published by then, and training waits for the answer
             to each report. For science and tests, on a CPU; it costs some milliseconds a report.
+        memory: whether the run begins with what earlier ones of its family found, and leaves what
+            it finds to later ones, as it does unless told, in lockstep excepted. Or a snapshot, to
+            begin with just that. A run without Redis begins without memory, and says so.
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
-            RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible like this.
+            PolicyRefused, RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible
+            like this.
         NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
             possible here; the message says what to do.
         LockstepBroken: in a lockstep run, kernels or the first answer did not come.
@@ -93,18 +111,27 @@ def grow(
     measuring = Probe(probe, loss_fn)
     sample = measuring.inputs[:1]
     found = find_sites(host, _suggested(host, sample) if sites == "auto" else sites, sample, slots)
-    announced = _announced(run, host, found)
+    announced = _announced(run, _family(run, family, memory), host, found)
     patience = Patience() if lockstep is True else lockstep or None
-    opening = RunOpening(
+    opening = opening_of(
+        host,
+        found,
         seed=seed,
-        slots=dict.fromkeys(found, slots),
-        policy=policy or PolicySpec(),
-        host_params=announced.host_params,
-        report_interval_steps=report_every,
+        slots=slots,
+        policy=policy,
+        selection=selection,
+        report_every=report_every,
         lockstep=patience is not None,
+        memory=memory if isinstance(memory, MemorySnapshot) else None,
     )
     attachment = _Attachment(
-        model, found, OptimizerMembership(optimizer), measuring, announced, opening
+        model,
+        found,
+        OptimizerMembership(optimizer),
+        measuring,
+        announced,
+        opening,
+        remembers=patience is None if memory is None else memory is True,
     )
     growth = attachment.begun(
         settings or Settings(),
@@ -127,6 +154,7 @@ class _Attachment:
     probe: Probe
     run: TrainingRun
     opening: RunOpening
+    remembers: bool
 
     def begun(
         self,
@@ -153,7 +181,7 @@ class _Attachment:
                 garden,
                 self.probe,
                 run,
-                self.opening,
+                self.opening if resumed is None else resumed.opening,
                 self._link(settings, run, resumed, ranks),
                 ranks=ranks,
                 seal_timeout_s=seal_timeout_s,
@@ -183,6 +211,7 @@ class _Attachment:
             run,
             lockstep=self.opening.lockstep,
             resumption=resumed.resumption if resumed else None,
+            remember=self.remembers,
         )
         return RunLink(order, mail, None if ranks is None else RelaySender(ranks))
 
@@ -194,15 +223,33 @@ def _suggested(model: nn.Module, sample: Tensor) -> list[str]:
     return [each.name for each in suggestions if each.chosen]
 
 
-def _announced(name: str, model: nn.Module, sites: Mapping[str, Site]) -> TrainingRun:
-    if not RUN_NAME.fullmatch(name):
+def _family(name: str, family: str | None, memory: bool | MemorySnapshot | None) -> str:
+    """Return the family of a run: as given, or that of the memory that it begins with, or its name.
+
+    Raises:
+        RunNameRefused: one is given, and memory of another.
+    """
+    if not isinstance(memory, MemorySnapshot):
+        return name if family is None else family
+    if family not in (None, memory.family):
         raise RunNameRefused(
-            f"a run cannot be called {name!r}: give 1 to 40 of a-z, 0-9, '.', '_' and '-', "
-            "beginning with a letter or digit"
+            f"a run of family {family!r} cannot begin with memory of family {memory.family!r}; "
+            "name one family"
         )
+    return memory.family
+
+
+def _announced(name: str, family: str, model: nn.Module, sites: Mapping[str, Site]) -> TrainingRun:
+    for what, text in (("run", name), ("family", family)):
+        if not RUN_NAME.fullmatch(text):
+            raise RunNameRefused(
+                f"a {what} cannot be called {text!r}: give 1 to 40 of a-z, 0-9, '.', '_' and '-', "
+                "beginning with a letter or digit"
+            )
     return TrainingRun(
         run_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
         status=RunStatus.OPEN,
         sites={site.name: site.signature for site in sites.values()},
+        task=family,
         host_params=sum(parameter.numel() for parameter in model.parameters()),
     )

@@ -30,6 +30,9 @@ TEXT: Final = "growth"
 RNG: Final = "rng"
 CUDA_RNG: Final = "cuda_rng"
 
+FOUND_OUT: Final = frozenset({"memory", "sites"})
+"""What of its opening a run that goes on keeps as it was, whatever is known now."""
+
 
 class CheckpointRefused(ValueError):
     """A checkpoint from which this training cannot go on; the message says why."""
@@ -161,8 +164,13 @@ class Checkpoint(BaseModel):
                 f"the checkpoint of run {self.run.run_id} is of another model or of other sites; "
                 "make the model as it was before it grew"
             )
-        ours, theirs = opening.model_dump(), self.opening.model_dump()
-        odd = sorted(name for name in ours if ours[name] != theirs[name])
+        # What was found out besides, or what an older version did not say, is no setting.
+        settings = RunOpening.model_fields.keys() - FOUND_OUT
+        if self.opening.selection is None:
+            settings -= {"selection"}
+        odd = sorted(
+            name for name in settings if getattr(opening, name) != getattr(self.opening, name)
+        )
         if odd:
             raise CheckpointRefused(
                 f"the checkpoint of run {self.run.run_id} was made with other settings: "

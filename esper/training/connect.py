@@ -16,8 +16,9 @@ def order_for(
     *,
     lockstep: bool = False,
     resumption: Resumption | None = None,
+    remember: bool = False,
 ) -> Order:
-    """Return what the link process of a run is to be told.
+    """Return what the link process of a run is to be told; a run that goes on has its memory.
 
     Raises:
         NotConfigured: no trusted key is named.
@@ -37,4 +38,6 @@ def order_for(
         run=run,
         lockstep=lockstep,
         resumption=resumption,
+        remember=remember and resumption is None,
+        redis_url=settings.redis_url,
     )

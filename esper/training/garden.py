@@ -17,6 +17,7 @@ from esper.seed import (
     Slot,
     merge,
 )
+from esper.training.gradients import GradientNorms
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
 
@@ -75,6 +76,10 @@ class Garden:
                 membership.add(site.name, site.layer, names)
         self._membership.leave()
         self._membership = membership
+
+    def await_gradients(self, norms: GradientNorms) -> None:
+        """Have the gradients of the sites' layers measured in the optimizer's next step."""
+        norms.await_step(self._membership)
 
     def optimizer_stepped(self) -> bool:
         """Whether the optimizer has taken a step since this was last asked."""

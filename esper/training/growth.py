@@ -14,17 +14,19 @@ from esper.seed import Site, capture_due
 from esper.training.checkpoint import Checkpoint, CheckpointRefused, restore_random_numbers
 from esper.training.export import export_model
 from esper.training.garden import Garden
+from esper.training.gradients import GradientNorms
 from esper.training.inbox import Inbox
 from esper.training.lineage import Ancestry
 from esper.training.link import RunLink
 from esper.training.lockstep import Lockstep, Patience
+from esper.training.opening import is_contextual
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import Measured, Probe
 from esper.training.ranks import Council, Ranks, RelayedLink
 from esper.training.reporter import Reporter
 from esper.training.retrace import Retrace
 from esper.training.source import ExportError
-from topics.models import RunOpening, TrainingRun
+from topics.models import MemorySnapshot, RunOpening, TrainingRun
 
 log = logging.getLogger("esper")
 
@@ -65,6 +67,9 @@ class Growth:
         self._interval = opening.report_interval_steps
         self._reporter = Reporter(run.run_id, opening)
         self._garden = garden
+        self._gradients: GradientNorms | None = None
+        if is_contextual(opening) and link.reports:
+            self._gradients = GradientNorms(garden.sites)
         self._ranks = ranks
         self._council = None if ranks is None else Council(ranks)
         self._inbox = Inbox(self._garden, self._reporter, self._council)
@@ -105,23 +110,8 @@ class Growth:
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
         self._step += 1
-        reports = self._step % self._interval == 0
-        if reports:
-            # Before decisions are read that follow from it, on every rank.
-            self._garden.end_embargoes(self._step, self._interval)
-        if self._retrace is not None:
-            self._step_again(self._retrace)
-            return
-        if reports:
-            self._link.take()
-        if self._inbox.stirs:
-            self._inbox.take(self._step)
-        self._garden.ramp(self._step)
-        capture_due()
-        if reports:
-            self._check_optimizer()
-        if reports and self._may_report():
-            self._report(self._measure(), loss)
+        self._act(loss)
+        self._await_gradients()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of the run but weights and optimizer: save it with theirs, between two steps.
@@ -197,6 +187,7 @@ class Growth:
             self._link.take()
             if not self._goes_on:
                 self._begin()
+            self._await_gradients()
         except BaseException:
             self._abandon()
             raise
@@ -236,11 +227,45 @@ class Growth:
         if reasons := self._ranks.reasons(refusal):
             raise CheckpointRefused(reasons)
 
+    def _act(self, loss: Tensor) -> None:
+        """Do what this step is for."""
+        reports = self._step % self._interval == 0
+        if reports:
+            # Before decisions are read that follow from it, on every rank.
+            self._garden.end_embargoes(self._step, self._interval)
+        if self._retrace is not None:
+            self._step_again(self._retrace)
+            return
+        if reports:
+            self._link.take()
+        if self._inbox.stirs:
+            self._inbox.take(self._step)
+        self._garden.ramp(self._step)
+        capture_due()
+        if reports:
+            self._check_optimizer()
+        if reports and self._may_report():
+            self._report(self._measure(), loss)
+
+    def _await_gradients(self) -> None:
+        """Have gradients measured in the next step, if that is to be reported with them."""
+        if self._gradients is not None and (self._step + 1) % self._interval == 0:
+            self._garden.await_gradients(self._gradients)
+
     def _begin(self) -> None:
         if self._lockstep is not None:
             self._lockstep.await_kernels()
         if self._link.reports:
+            self._remember(self._link.memory)
             self._report(self._measure(), None)
+
+    def _remember(self, memory: MemorySnapshot | None) -> None:
+        """Put what earlier runs found into the opening, from where alone decisions have it."""
+        if memory is None:
+            return
+        self._reporter.opening = self._reporter.opening.model_copy(update={"memory": memory})
+        if memory.note is not None:
+            log.warning("run %s begins without memory of others: %s", self.run_id, memory.note)
 
     def _abandon(self) -> None:
         self._closed = True
@@ -297,6 +322,7 @@ class Growth:
             measured,
             step=self._step,
             train_loss=loss,
+            gradients=None if self._gradients is None or closing else self._gradients.take(),
             closing=closing,
         )
         self._link.report(report)

@@ -14,7 +14,7 @@ from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.ranks.relay import RelaySender
 from topics.bus import BrokerUnreachable, TopicMismatch
 from topics.codec import decode, encode
-from topics.models import KernelReady, SeedReport
+from topics.models import KernelReady, MemorySnapshot, SeedReport
 
 log = logging.getLogger("esper")
 
@@ -34,7 +34,8 @@ class RunLink:
     At most one report is under way: the next is not made before the broker has confirmed it. So a
     report either has its place in the sequence or was never numbered, whatever the broker does.
     `failure` says why none can be made any more; `missing`, in a lockstep run, which kernels are
-    still to come before its first; `logged`, in one that goes on, what is on record already.
+    still to come before its first; `logged`, in one that goes on, what is on record already;
+    `memory`, in one that is to have it, what earlier runs found.
     """
 
     reports: Final = True
@@ -52,6 +53,7 @@ class RunLink:
         self.failure: str | None = None
         self.missing: Missing | None = None
         self.logged: list[SeedReport] = []
+        self.memory: MemorySnapshot | None = None
 
     @property
     def confirmed(self) -> bool:
@@ -144,6 +146,8 @@ class RunLink:
                 self._deliver(KernelRefused(**note.head))
             case Kind.LOGGED:
                 self.logged.append(decode(SeedReport, note.body))
+            case Kind.MEMORY:
+                self.memory = decode(MemorySnapshot, note.body)
             case Kind.MISSING:
                 self.missing = Missing(**note.head)
 

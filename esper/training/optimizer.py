@@ -1,10 +1,11 @@
 """Keeping every parameter of a growing model in exactly one optimizer group."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import LBFGS, Optimizer
+from torch.utils.hooks import RemovableHandle
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -48,18 +49,34 @@ class OptimizerMembership:
         self._places: dict[int, _Place] = {}
         self._stepped = False
         self._watch = optimizer.register_step_post_hook(self._note_step)
+        self._ahead: RemovableHandle | None = None
 
     def stepped(self) -> bool:
         """Whether the optimizer has taken a step since this was last asked."""
         stepped, self._stepped = self._stepped, False
         return stepped
 
+    def before_next_step(self, act: Callable[[Optimizer], None]) -> None:
+        """Call `act` once, as the optimizer begins its next step; in place of one not called yet.
+
+        Between such calls nothing of it is left with the optimizer.
+        """
+        self._look_ahead_no_more()
+        self._ahead = self._optimizer.register_step_pre_hook(lambda optimizer, *_: act(optimizer))
+
     def leave(self) -> None:
         """Look at the optimizer no more."""
         self._watch.remove()
+        self._look_ahead_no_more()
+
+    def _look_ahead_no_more(self) -> None:
+        if self._ahead is not None:
+            self._ahead.remove()
+            self._ahead = None
 
     def _note_step(self, *_: object) -> None:
         self._stepped = True
+        self._look_ahead_no_more()
 
     def check(self, name: str, layer: nn.Module) -> None:
         """Raise ParameterUntrained unless the optimizer trains a parameter of the layer."""

@@ -86,6 +86,7 @@ class Reporter:
         *,
         step: int,
         train_loss: Tensor | None,
+        gradients: Mapping[str, float] | None = None,
         closing: bool = False,
     ) -> SeedReport:
         """Return the next report; it must be sent, for it has taken a number."""
@@ -107,6 +108,7 @@ class Reporter:
                 if slot.state is not SeedState.DORMANT
             ),
             outcomes=tuple(self._outcomes),
+            gradients=dict(gradients or {}),
             closing=closing,
         )
         if closing:

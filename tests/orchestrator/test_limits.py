@@ -5,16 +5,30 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.orchestrator.trainer import RULES, Trainer, kernel
-from topics.models import AdaptationDecision, Cull, Plant, SeedState
+from esper.bandit import POLICIES, policy_for
+from tests.orchestrator.trainer import Trainer, kernel, selection
+from topics.models import AdaptationDecision, Cull, Limits, Plant, PolicySpec, SeedState
 
 ON_TRIAL = {SeedState.BLENDING, SeedState.ACTIVE}
 """Seeds that change the network; one that loads may wait for the cull in the same plan."""
 
 OFFERS = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c", "d")]
 CATEGORY = {offer.kernel_id: offer.category for offer in OFFERS}
+PARAMS = OFFERS[0].params
 
 contributions = st.none() | st.floats(-1, 1)
+policies = st.sampled_from(sorted(POLICIES)).map(lambda name: PolicySpec(name=name))
+attentions = st.none() | policies.filter(lambda spec: not policy_for(spec).contextual)
+
+selections = st.builds(
+    selection,
+    attention=attentions,
+    dormant_reports=st.integers(0, 6),
+    max_params=st.none() | st.integers(100, 700),
+    rotation=st.integers(0, 2),
+    forbidden=st.sampled_from([(), ("a",)]),
+    pinned=st.sampled_from([{}, {"fc": ("a", "b", "d")}]),
+)
 
 
 @dataclass
@@ -23,26 +37,49 @@ class Watch:
 
     trainer: Trainer
     embargo: dict[str, int] = field(default_factory=dict)
+    occupied: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the run."""
+        assert self.trainer.selection is not None
+        return self.trainer.selection.limits
+
+    def reported(self) -> None:
+        """Note which seeds the report about to be made shows as not dormant."""
+        self.occupied |= dict.fromkeys(self.trainer.seeds, self.trainer.seq)
 
     def decided(self, decisions: tuple[AdaptationDecision, ...]) -> None:
         seq = self.trainer.seq - 1
         for decision in decisions:
             for operation in decision.operations:
                 if isinstance(operation, Plant):
-                    assert self.embargo.get(operation.kernel_id, 0) <= seq, "under embargo"
+                    self.planted(operation, seq)
         for decision in decisions:
             for operation in decision.operations:
                 if isinstance(operation, Cull):
-                    self.embargo[operation.kernel_id] = seq + RULES.limits.embargo_reports
+                    self.embargo[operation.kernel_id] = seq + self.limits.embargo_reports
+
+    def planted(self, plant: Plant, seq: int) -> None:
+        limits = self.limits
+        dormant = seq - self.occupied.get((plant.site, plant.slot), -1)
+        assert dormant >= limits.dormant_reports, "dormant for too short"
+        assert self.embargo.get(plant.kernel_id, 0) <= seq, "under embargo"
+        assert plant.blueprint_id not in limits.forbidden, "forbidden"
+        assert plant.blueprint_id in limits.pinned.get(plant.site, (plant.blueprint_id,)), "pinned"
 
     def refused(self, decision: AdaptationDecision) -> None:
         for operation in decision.operations:
             if isinstance(operation, Plant):
-                self.embargo[operation.kernel_id] = self.trainer.seq + RULES.limits.embargo_reports
+                until = self.trainer.seq + self.limits.embargo_reports
+                self.embargo[operation.kernel_id] = until
 
     def check_site(self) -> None:
         seeds = self.trainer.seeds
-        assert sum(seed.state in ON_TRIAL for seed in seeds.values()) <= RULES.limits.max_on_trial
+        assert sum(seed.state in ON_TRIAL for seed in seeds.values()) <= self.limits.max_on_trial
+        planted = [seed for seed in seeds.values() if seed.kernel_id]
+        if self.limits.max_params is not None:
+            assert PARAMS * len(planted) <= 0.8 * self.limits.max_params
         for site, slots in self.trainer.slots.items():
             here = [seed for (name, _), seed in seeds.items() if name == site]
             assert len(here) <= slots
@@ -50,10 +87,15 @@ class Watch:
             assert len(set(categories)) == len(categories)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_limits_slots_categories_and_embargoes_hold_in_every_run(data: st.DataObject) -> None:
-    trainer = Trainer({"conv": 2, "fc": 3}, seed=data.draw(st.integers(0, 1000)))
+def test_no_limit_is_broken_in_any_run_under_any_policy(data: st.DataObject) -> None:
+    trainer = Trainer(
+        {"conv": 2, "fc": 3},
+        seed=data.draw(st.integers(0, 1000)),
+        policy=data.draw(policies),
+        selection=data.draw(selections),
+    )
     watch = Watch(trainer)
     waiting: list[AdaptationDecision] = []
     offers = data.draw(st.permutations(OFFERS))
@@ -65,6 +107,7 @@ def test_limits_slots_categories_and_embargoes_hold_in_every_run(data: st.DataOb
             if seed.state is SeedState.ACTIVE
         }
         probe_loss = data.draw(st.none() | st.floats(0, 2))
+        watch.reported()
         answers = trainer.report(*arrived, contributions=measured, probe_loss=probe_loss)
         decisions = tuple(decision for decision in answers if decision.operations)
         watch.decided(decisions)

@@ -14,6 +14,7 @@ from topics.models import (
     Cull,
     Event,
     Fossilize,
+    KernelCost,
     Limits,
     LoadableKernel,
     MemorySnapshot,
@@ -38,17 +39,20 @@ def selection(
     keep_share: float = 0.05,
     embargo_reports: int = 4,
     dormant_reports: int = 0,
+    attention: PolicySpec | None = None,
+    memory: float = 0.0,
     **more: Any,
 ) -> Selection:
     """How a run of the tests selects, with short trials; other arguments are fields of `Limits`."""
     return Selection(
+        attention=attention,
         limits=Limits(
             max_on_trial=max_on_trial,
             embargo_reports=embargo_reports,
             dormant_reports=dormant_reports,
             **more,
         ),
-        priors=Priors(cost=0.0, memory=0.0),
+        priors=Priors(cost=0.0, memory=memory, category=0.0),
         trial_reports=trial_reports,
         keep_share=keep_share,
     )
@@ -61,7 +65,12 @@ Place = tuple[str, int]
 
 
 def kernel(
-    site: str, blueprint: str, category: str | None = None, version: int = 1
+    site: str,
+    blueprint: str,
+    category: str | None = None,
+    version: int = 1,
+    params: int = 100,
+    cost: KernelCost | None = None,
 ) -> LoadableKernel:
     """A kernel on offer; its category is its blueprint's name unless given."""
     return LoadableKernel(
@@ -69,7 +78,8 @@ def kernel(
         site=site,
         blueprint_id=blueprint,
         category=category or blueprint,
-        params=100,
+        params=params,
+        cost=cost,
     )
 
 

@@ -1,6 +1,7 @@
 """A real training that a test drives step by step."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ PLANT_TIMEOUT_S = 40.0
 class Training:
     """A digits host that grows, trained step by step from the test."""
 
-    def __init__(self, running: Running, seed: int = 0) -> None:
+    def __init__(self, running: Running, seed: int = 0, **arguments: Any) -> None:
         torch.manual_seed(seed)
         self.digits = load_digits()
         self.model = DigitsHost()
@@ -32,6 +33,7 @@ class Training:
             loss_fn=F.cross_entropy,
             run="test",
             settings=running.settings,
+            **arguments,
         )
         self._batches = torch.Generator().manual_seed(seed)
 

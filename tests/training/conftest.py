@@ -16,8 +16,8 @@ __all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="module")
-def settings(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The session's broker, a file store, and the key that test kernels are signed with."""
+def settings(kafka: Any, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The session's broker and Redis, a file store, and the key of the test kernels."""
     home = tmp_path_factory.mktemp("home")
     key = home / "trusted.pem"
     key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -25,6 +25,7 @@ def settings(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
         ESPER_HOME=home,
         KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
+        ESPER_REDIS_URL=redis_url,
         ESPER_TRUSTED_KEY_FILE=key,
     )
 

@@ -1,6 +1,7 @@
 """Going on from a checkpoint on a real broker: the test is bandit and compile worker."""
 
 import io
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from tests.seed.kernels import announced
 from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import decision, kernel_id, planting
 from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from topics.models import Cull, Fossilize, Operation, OutcomeStatus, RunStatus, SeedState
+from topics.models import Cull, Fossilize, Operation, OutcomeStatus, RunStatus, SeedState, Selection
 
 REPORT_EVERY = 5
 BLUEPRINTS = {"conv": "conv-bottleneck", "fc1": "gated-linear-unit", "merges": "low-rank-skip"}
@@ -316,6 +317,7 @@ def test_who_does_not_load_the_weights_sees_it_at_once(
         ({"sites": ["conv"]}, "of another model or of other sites"),
         ({"report_every": 7}, "made with other settings: report_interval_steps; call grow with"),
         ({"slots": 2, "seed": 3}, "made with other settings: seed, slots; call grow with"),
+        ({"selection": Selection()}, "made with other settings: selection; call grow with"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(
@@ -326,6 +328,21 @@ def test_a_checkpoint_of_something_else_is_refused(
     interrupted(first)
     with pytest.raises(CheckpointRefused, match=why):
         Training(settings, saved, **arguments)
+
+
+def test_a_checkpoint_of_a_version_without_selection_goes_on_as_it_began(
+    settings: Settings,
+) -> None:
+    first = Training(settings)
+    saved = torch.load(io.BytesIO(first.saved()), weights_only=True)
+    interrupted(first)
+    told = json.loads(saved["growth"]["growth"])
+    del told["opening"]["selection"], told["opening"]["sites"]
+    saved["growth"]["growth"] = json.dumps(told)
+    file = io.BytesIO()
+    torch.save(saved, file)
+    with Training(settings, file.getvalue()).growth as growth:
+        assert growth.run_id == first.growth.run_id
 
 
 def test_what_is_no_checkpoint_is_refused(settings: Settings) -> None:

@@ -33,6 +33,12 @@ class SiteSignature(Event):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
 
+    @property
+    def text(self) -> str:
+        """Kind and shapes, as `feature_map:4x8x8>8x8x8`: what runs have in common at such sites."""
+        x, h = ("x".join(map(str, shape)) for shape in (self.x, self.h))
+        return f"{self.kind}:{x}>{h}"
+
 
 class RunStatus(StrEnum):
     """Whether kernels are still wanted for a run."""

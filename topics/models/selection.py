@@ -43,11 +43,13 @@ class Limits(Event):
 class Priors(Event):
     """How many trials each source of belief about an untried arm is worth; 0 leaves it out.
 
-    `cost` believes that what costs less is the better try, `memory` caps what earlier runs count.
+    `cost` believes that what costs less is the better try. `memory` caps what earlier runs of the
+    blueprint count, `category` what those of others of its category do.
     """
 
     cost: Annotated[float, Field(ge=0, le=100)] = 1.0
-    memory: Annotated[float, Field(ge=0, le=100)] = 4.0
+    memory: Annotated[float, Field(ge=0, le=100)] = 2.0
+    category: Annotated[float, Field(ge=0, le=100)] = 0.5
 
 
 class Selection(Event):

@@ -1,30 +1,35 @@
 """`esper train`: a shipped task, growing, against the stack that runs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from esper.settings import Settings
+from workers.cli.choosing import Choosing
+from workers.cli.groups import grouped
 from workers.cli.output import Json, console, print_json, sigterm_interrupts
 
-TASKS = ("digits", "resnet")
+TASKS = ("digits", "resnet", "conv-teacher")
 """Named here too, so that help and wrong use load no torch."""
 
 DEVICES = ("cpu", "cuda")
 
 
-def train(
-    task: Annotated[str, typer.Argument(help=f"One of: {', '.join(TASKS)}.")],
+@dataclass(frozen=True)
+class Training:
+    """How a task is to be trained."""
+
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Passes over the data. Default: the task's own."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds weights, batches and decisions.")] = 0,
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Seeds weights, batches and decisions.")] = 0
     export: Annotated[
         Path | None, typer.Option(help="Folder for the grown network. Default: ESPER_HOME/grown")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where to train: cpu, or cuda.")] = "cpu",
+    ] = None
+    device: Annotated[str, typer.Option(help="Where to train: cpu, or cuda.")] = "cpu"
     lockstep: Annotated[
         bool,
         typer.Option(
@@ -32,7 +37,7 @@ def train(
             help="Wait for the answer to each report: with the same seed and blueprints, the same "
             "bits on a CPU. For experiments; slower.",
         ),
-    ] = False,
+    ] = False
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -40,7 +45,14 @@ def train(
             help="Keep the training in this file after each epoch, and go on from it where it is "
             "there already; removed when the training has ended well.",
         ),
-    ] = None,
+    ] = None
+
+
+@grouped
+def train(
+    task: Annotated[str, typer.Argument(help=f"One of: {', '.join(TASKS)}.")],
+    training: Training,
+    choosing: Choosing,
     json: Json = False,
 ) -> None:
     """Train a shipped task while it grows, and export the grown network.
@@ -50,8 +62,8 @@ def train(
     """
     if task not in TASKS:
         raise typer.BadParameter(f"no task {task!r}; there are: {', '.join(TASKS)}")
-    if device not in DEVICES:
-        raise typer.BadParameter(f"no device {device!r}; there are: {', '.join(DEVICES)}")
+    if training.device not in DEVICES:
+        raise typer.BadParameter(f"no device {training.device!r}; there are: {', '.join(DEVICES)}")
     import torch
 
     import esper.tasks
@@ -60,11 +72,18 @@ def train(
     from workers.summary import summary
     from workers.trainer import grow_task
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if training.device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")
+    chosen = esper.tasks.TASKS[task]
+    policy, selection = choosing.chosen(chosen.sites)
     settings = Settings()
-    epochs = epochs or esper.tasks.TASKS[task].epochs
-    told = {"task": task, "seed": seed, "device": device, "lockstep": lockstep}
+    epochs, checkpoint = training.epochs or chosen.epochs, training.checkpoint
+    told = {
+        "task": task,
+        "seed": training.seed,
+        "device": training.device,
+        "lockstep": training.lockstep,
+    }
     kept = None if checkpoint is None else esper.tasks.TrainingFile(checkpoint, told, epochs)
     try:
         with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
@@ -72,15 +91,17 @@ def train(
                 progress.note(f"{checkpoint}: going on after epoch {kept.epoch} of {epochs}")
             run = grow_task(
                 settings,
-                esper.tasks.TASKS[task],
-                seed=seed,
+                chosen,
+                seed=training.seed,
                 epochs=epochs,
-                export_under=export or settings.home / "grown",
+                export_under=training.export or settings.home / "grown",
                 on_start=progress.started,
                 on_epoch=progress.epoch,
-                device=device,
-                lockstep=lockstep,
+                device=training.device,
+                lockstep=training.lockstep,
                 kept=kept,
+                policy=policy,
+                selection=selection,
             )
     except KeyboardInterrupt:
         console.print(_last_words(checkpoint))

@@ -38,7 +38,7 @@ _CLASSES = (
 
 POLICIES: Mapping[str, Callable[..., Policy]] = {each.name: each for each in _CLASSES}
 
-__all__ = ["POLICIES", "Policy", "policy_for"]
+__all__ = ["POLICIES", "Policy", "attention_for", "policy_for"]
 
 
 def policy_for(spec: PolicySpec) -> Policy:
@@ -58,3 +58,15 @@ def policy_for(spec: PolicySpec) -> Policy:
         return POLICIES[spec.name](**spec.params)
     except ValueError as error:
         raise ValueError(f"policy {spec.name}: {error}") from error
+
+
+def attention_for(spec: PolicySpec) -> Policy:
+    """Return the policy that chooses among seeds.
+
+    Raises:
+        ValueError: as `policy_for`, or it judges by features, which seeds have none of.
+    """
+    policy = policy_for(spec)
+    if policy.contextual:
+        raise ValueError(f"policy {spec.name} judges blueprints and cannot choose seeds")
+    return policy

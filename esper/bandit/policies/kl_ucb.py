@@ -13,13 +13,16 @@ from esper.bandit.policies.ucb import log_of
 from esper.bandit.portable import exp, log
 
 MAX_C: Final = 1e3
-STEPS: Final = 5
-"""Steps of Newton's method: from where it starts, four miss by 5e-11 at most and five by 5e-14."""
+STEPS: Final = 3
+"""Steps of Halley's method: from where it starts, two miss by 1e-9 at most and three by 1e-13,
+for divergences above 1e-6, below which rounding shows."""
 
 _CERTAIN: Final = 750.0
 """A divergence at which every bound is 1."""
 
-_TINY: Final = 2.0**-1000
+_TINY: Final = 2.0**-500
+"""Stands for 0 where it is divided by; its square is above 0 too."""
+
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
 
@@ -63,18 +66,21 @@ class KLUCB:
 def _greatest(mean: FloatArray, divergence: FloatArray) -> FloatArray:
     """Return the greatest q in [mean, 1] with kl(mean, q) <= divergence.
 
-    kl is convex in q, so that Newton's method comes down to it from anything above.
+    Halley's method, from a little above it; the second derivative is as cheap as the first.
     """
     rest = 1.0 - mean
     entropy = mean * log(np.maximum(mean, _TINY)) + rest * log(np.maximum(rest, _TINY))
     least = np.minimum(np.maximum(mean, _TINY), _BELOW_ONE)
     q = np.maximum(_above(mean, rest, entropy, divergence), least)
     for _ in range(STEPS):
-        logs = log(np.concatenate((q, 1.0 - q)))
+        left = 1.0 - q
+        logs = log(np.concatenate((q, left)))
         beyond = entropy - mean * logs[: len(q)] - rest * logs[len(q) :] - divergence
-        slope = (q - mean) / (q * (1.0 - q))
-        step = beyond / np.maximum(slope, _TINY)
-        q = np.maximum(q - np.maximum(step, 0.0), least)
+        slope = (q - mean) / (q * left)
+        square = slope * slope
+        curve = mean / (q * q) + rest / (left * left)
+        below = np.maximum(2.0 * square - beyond * curve, np.maximum(square, _TINY))
+        q = np.minimum(np.maximum(q - 2.0 * beyond * slope / below, least), _BELOW_ONE)
     return np.where(rest > 0.0, np.maximum(q, mean), 1.0)
 
 

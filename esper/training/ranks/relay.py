@@ -53,6 +53,7 @@ class RelayedLink:
     """The link of a rank that has none to Kafka: what it hears is what rank 0 heard."""
 
     reports: Final = False
+    memory: Final = None
 
     def __init__(self, ranks: Ranks, mail: Mail) -> None:
         self.logged: list[SeedReport] = []

@@ -1,0 +1,189 @@
+"""The bandits that policies are measured on: what is true, by what a seed makes of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+
+from benchmarks.bandit_play import FloatArray, Ours, World, play
+from esper.bandit import Prior, policy_for, priors_for
+from esper.bandit.features import features
+from esper.bandit.memory import FamilyMemory, Lesson, folded, snapshot
+from topics.codec import sha256_of
+from topics.models import (
+    KernelCost,
+    LoadableKernel,
+    PolicySpec,
+    Priors,
+    SiteFacts,
+    SiteKind,
+)
+
+MEANS: Final = (0.3, 0.35, 0.4, 0.45, 0.6)
+SIGMA: Final = 0.1
+"""The standard deviation of Gaussian rewards."""
+
+DRIFTING: Final = (0.2, 0.3, 0.4, 0.5, 0.8)
+PHASE_TRIALS: Final = 400
+
+MANY: Final = 10_000
+PRIOR_SIGMA: Final = 0.1
+"""How far priors of the many arms are from their means; as far as these from one another."""
+
+CONTEXT_SITES: Final = 10
+CATEGORIES: Final = ("attention", "conv", "gated", "low-rank", "mixing", "mlp")
+CONTEXT_SIGMA: Final = 0.1
+"""How far the means of arms are from one another, whether features say so or not."""
+
+UNSAID: Final = 0.02
+"""What features leave unsaid of a mean where they carry information."""
+
+BLUEPRINTS: Final = 20
+EARLIER_RUNS: Final = 3
+EARLIER_TRIALS: Final = 100
+KINSHIP: Final = 0.02
+"""How far a run's means are from those of its family."""
+
+SIGNATURE: Final = "signature"
+GAUSSIAN: Final = PolicySpec(
+    name="thompson-gaussian", params={"sigma": SIGMA, "prior_sigma": CONTEXT_SIGMA}
+)
+"""Thompson sampling that is told how rewards and means are spread."""
+
+
+def bernoulli(seed: int, trials: int) -> World:
+    """Five arms that yield 0 or 1."""
+    return World(np.array([MEANS]), _generator(seed).random(trials), trials)
+
+
+def gaussian(seed: int, trials: int) -> World:
+    """The same means with little noise, rewards clipped to [0, 1]."""
+    noise = _generator(seed).standard_normal(trials)
+    return World(np.array([MEANS]), noise, trials, SIGMA)
+
+
+def drifting(seed: int, trials: int) -> World:
+    """Five arms of 0 or 1 that change places at once, every `PHASE_TRIALS` trials."""
+    generator = _generator(seed)
+    phases = [np.roll(DRIFTING, 2 * phase) for phase in range(-(-trials // PHASE_TRIALS))]
+    return World(np.array(phases), generator.random(trials), PHASE_TRIALS)
+
+
+def many(seed: int, trials: int, *, informed: bool) -> World:
+    """Ten thousand arms, Gaussian; priors worth one trial each, right on the average."""
+    generator = _generator(seed)
+    means = np.clip(0.5 + PRIOR_SIGMA * generator.standard_normal(MANY), 0.0, 1.0)
+    believed = np.clip(means + PRIOR_SIGMA * generator.standard_normal(MANY), 0.0, 1.0)
+    noise = generator.standard_normal(trials)
+    priors = {arm: Prior(1.0, float(mean)) for arm, mean in enumerate(believed)} if informed else {}
+    return World(means[None, :], noise, trials, SIGMA, priors)
+
+
+def contextual(seed: int, trials: int, *, informative: bool) -> World:
+    """Six blueprints at each of ten sites, Gaussian; their means follow from features, or not."""
+    generator = _generator(seed)
+    x = _features(generator)
+    if informative:
+        centred = x - x.mean(axis=0)
+        follows = centred @ generator.standard_normal(x.shape[1])
+        spread = CONTEXT_SIGMA * follows / follows.std() + UNSAID * generator.standard_normal(
+            len(x)
+        )
+    else:
+        spread = CONTEXT_SIGMA * generator.standard_normal(len(x))
+    means = np.clip(0.5 + spread, 0.0, 1.0)
+    noise = generator.standard_normal(trials)
+    return World(means[None, :], noise, trials, SIGMA, features=x)
+
+
+def remembering(seed: int, trials: int, *, family: str | None) -> World:
+    """Twenty blueprints at one site, with what earlier runs of a `like` or `unlike` family found.
+
+    Runs of a like family have nearly the same means, runs of an unlike one others altogether.
+    """
+    generator = _generator(seed)
+    own = 0.5 + CONTEXT_SIGMA * generator.standard_normal(BLUEPRINTS)
+    others = 0.5 + CONTEXT_SIGMA * generator.standard_normal(BLUEPRINTS)
+    means = _kin(own, generator)
+    noise = generator.standard_normal(trials)
+    priors: Mapping[int, Prior] = {}
+    if family is not None:
+        priors = _priors_from(own if family == "like" else others, generator, seed)
+    return World(means[None, :], noise, trials, SIGMA, priors)
+
+
+WORLDS: Final[Mapping[str, Callable[[int, int], World]]] = {
+    "bernoulli": bernoulli,
+    "gaussian": gaussian,
+    "drift": drifting,
+    "many": lambda seed, trials: many(seed, trials, informed=False),
+    "many-priors": lambda seed, trials: many(seed, trials, informed=True),
+    "context": lambda seed, trials: contextual(seed, trials, informative=True),
+    "context-none": lambda seed, trials: contextual(seed, trials, informative=False),
+    "memory-none": lambda seed, trials: remembering(seed, trials, family=None),
+    "memory-like": lambda seed, trials: remembering(seed, trials, family="like"),
+    "memory-unlike": lambda seed, trials: remembering(seed, trials, family="unlike"),
+}
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def _kin(family: FloatArray, generator: np.random.Generator) -> FloatArray:
+    return np.clip(family + KINSHIP * generator.standard_normal(len(family)), 0.0, 1.0)
+
+
+def _priors_from(
+    family: FloatArray, generator: np.random.Generator, seed: int
+) -> Mapping[int, Prior]:
+    """Return the priors that a memory of played runs gives, through the production path."""
+    memory = FamilyMemory()
+    for run in range(EARLIER_RUNS):
+        noise = generator.standard_normal(EARLIER_TRIALS)
+        world = World(_kin(family, generator)[None, :], noise, EARLIER_TRIALS, SIGMA)
+        player = Ours(world, EARLIER_RUNS * seed + run + 1_000_000, policy_for(GAUSSIAN))
+        play(world, player)
+        lessons = [
+            Lesson(SIGNATURE, tried.blueprint_id, history.pulls, history.mean)
+            for tried, history in player.tracker.marginal.items()
+            if tried.blueprint_id is not None
+        ]
+        memory = folded(memory, lessons, run_id=f"run-{run}", at_ms=run)
+    kernels = [_kernel("site", str(place), "conv") for place in range(BLUEPRINTS)]
+    known = snapshot(memory, [SIGNATURE])
+    priors = priors_for(kernels, {"site": SIGNATURE}, known, Priors(cost=0.0))
+    return {place: prior for place, prior in enumerate(priors) if prior.weight}
+
+
+def _features(generator: np.random.Generator) -> FloatArray:
+    """Return what `features` says of kernels at sites of a network like many."""
+    kinds = (SiteKind.VECTOR, SiteKind.FEATURE_MAP)
+    facts = {
+        f"layer{place}": SiteFacts(
+            kind=kinds[place < CONTEXT_SITES // 2],
+            signature=SIGNATURE,
+            depth=place / (CONTEXT_SITES - 1),
+            params=1000,
+        )
+        for place in range(CONTEXT_SITES)
+    }
+    norms = generator.random(CONTEXT_SITES)
+    gradients = {site: float(norm) for site, norm in zip(facts, norms, strict=True)}
+    kernels = [
+        _kernel(site, category, category, int(generator.integers(100, 10_000)))
+        for site in facts
+        for category in CATEGORIES
+    ]
+    return features(facts, gradients, kernels)
+
+
+def _kernel(site: str, blueprint: str, category: str, params: int = 100) -> LoadableKernel:
+    return LoadableKernel(
+        kernel_id=sha256_of(f"{site}/{blueprint}".encode()),
+        site=site,
+        blueprint_id=blueprint,
+        category=category,
+        params=params,
+        cost=KernelCost(flops=params, latency_ratio=params / 1000, memory_ratio=params / 1000),
+    )

@@ -1,0 +1,17 @@
+"""The state that a run's reports lead to."""
+
+from esper.audit.compare import cause_of
+from esper.audit.history import History
+from esper.orchestrator import FoldState, fold
+from topics.codec import decode
+from topics.models import SeedReport
+
+
+def last_state(history: History) -> FoldState:
+    """Return the state of a run after its last report; of one that an audit found identical."""
+    state: FoldState | None = None
+    for record in history.reports:
+        report = decode(SeedReport, record.value)
+        state, _ = fold(state, report, cause_of(record, report))
+    assert state is not None
+    return state

@@ -1,0 +1,165 @@
+"""The selector: whatever the policy prefers, what it chooses breaks no rule."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.bandit import (
+    POLICIES,
+    Choice,
+    History,
+    LinearModel,
+    Offers,
+    Options,
+    Policy,
+    Seat,
+    SeedSelector,
+    Situation,
+    Standings,
+    policy_for,
+)
+from tests.bandit.choices import Case, cases, kernel
+from topics.models import Limits, PolicySpec
+
+UCB1 = policy_for(PolicySpec())
+
+policies = st.sampled_from(sorted(POLICIES)).map(lambda name: policy_for(PolicySpec(name=name)))
+attentions = st.none() | policies.filter(lambda policy: not policy.contextual)
+
+
+def breaks(case: Case, choice: Choice) -> list[str]:
+    """Every rule that a choice breaks, each looked at in plain words, arm by arm."""
+    limits, situation, options = case.limits, case.situation, case.options
+    arm = options.offers.kernels[choice.arm]
+    cost = arm.cost
+    broken = {
+        "seat of another site": choice.seat.site != arm.site,
+        "seat closed": choice.seat in options.closed or choice.seat not in options.seats,
+        "no seat yet": bool(situation.everywhere),
+        "too many on trial": situation.on_trial >= limits.max_on_trial,
+        "forbidden": arm.blueprint_id in limits.forbidden or arm.site in limits.forbidden_sites,
+        "not pinned": arm.blueprint_id not in limits.pinned.get(arm.site, (arm.blueprint_id,)),
+        "being culled": (arm.site, arm.kernel_id) in situation.culled,
+        "under embargo": case.embargoes[choice.arm] > situation.seq,
+        "category present": (arm.site, arm.category) in situation.present,
+        "category rests": (arm.site, arm.category) in situation.rotating,
+        "too many parameters": limits.max_params is not None
+        and situation.used.params + arm.params > 0.8 * limits.max_params,
+        "too much memory": limits.max_memory_ratio is not None
+        and (
+            cost is None
+            or cost.memory_ratio is None
+            or cost.memory_ratio > 0.8 * limits.max_memory_ratio - situation.used.memory_ratio
+        ),
+        "too slow": limits.max_latency_ratio is not None
+        and (
+            cost is None
+            or cost.latency_ratio is None
+            or cost.latency_ratio > 0.8 * limits.max_latency_ratio - situation.used.latency_ratio
+        ),
+    }
+    return [rule for rule, is_broken in broken.items() if is_broken]
+
+
+def every_choice(case: Case) -> list[Choice]:
+    """All that could be chosen, rules or not."""
+    return [
+        Choice(seat, place, 0.0)
+        for place, arm in enumerate(case.options.offers.kernels)
+        for seat in case.options.seats
+        if seat.site == arm.site
+    ]
+
+
+@given(cases(), policies, attentions, st.integers(0, 1 << 40))
+def test_no_choice_ever_breaks_a_rule_and_none_is_missed(
+    case: Case, policy: Policy, attention: Policy | None, seed: int
+) -> None:
+    selector = SeedSelector(policy, attention, case.limits, seed)
+    options = case.options._replace(model=LinearModel() if policy.contextual else None)
+    choice = selector.choose(options, case.situation)
+    if choice is None:
+        assert all(breaks(case, each) for each in every_choice(case)), "something was left"
+    else:
+        assert not breaks(case, choice)
+
+
+def options(means: dict[tuple[str, str], float], seats: dict[Seat, float]) -> Options:
+    """Arms and seats that were tried five times each, with these mean rewards."""
+    offered = [kernel(site, name, name) for site, name in sorted(means)]
+    places = sorted(seats)
+    return Options(
+        offers=Offers.of(offered, [0] * len(offered), np.zeros(len(offered), np.int8)),
+        arms=_standings([means[name] for name in sorted(means)]),
+        seats=tuple(places),
+        places={seat: place for place, seat in enumerate(places)},
+        slots=Counter(seat.site for seat in places),
+        seeds=_standings([seats[seat] for seat in places]),
+        trials=5 * len(offered),
+        closed=frozenset(),
+    )
+
+
+def _standings(means: list[float]) -> Standings:
+    histories = {place: History(pulls=5, mean=mean) for place, mean in enumerate(means)}
+    return Standings.of(len(means), histories, {})
+
+
+MEANS = {("conv", "a"): 0.9, ("conv", "b"): 0.2, ("fc", "a"): 0.5, ("fc", "b"): 0.6}
+SEATS = {Seat("conv", 0): 0.1, Seat("fc", 0): 0.8, Seat("fc", 1): 0.7}
+
+
+def test_attention_chooses_the_seat_and_the_policy_what_goes_there() -> None:
+    """The best blueprint of all is at the site that does worse."""
+    choice = SeedSelector(UCB1, UCB1, Limits(), 0).choose(options(MEANS, SEATS), Situation(seq=9))
+    assert choice is not None
+    assert (choice.seat, choice.arm) == (Seat("fc", 0), 3)
+
+
+def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site() -> None:
+    choice = SeedSelector(UCB1, None, Limits(), 0).choose(options(MEANS, SEATS), Situation(seq=9))
+    assert choice is not None
+    assert (choice.seat, choice.arm) == (Seat("conv", 0), 0)
+
+
+def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() -> None:
+    limits = Limits(forbidden_sites=("fc",))
+    case = options(MEANS, SEATS)
+    banned = np.array([0, 0, 2, 2], np.int8)
+    offers = Offers.of(case.offers.kernels, [0] * 4, banned)
+    choice = SeedSelector(UCB1, UCB1, limits, 0).choose(
+        case._replace(offers=offers), Situation(seq=9)
+    )
+    assert choice is not None
+    assert choice.seat == Seat("conv", 0)
+
+
+@pytest.mark.parametrize("attention", [None, UCB1])
+def test_among_equal_arms_each_is_chosen_about_as_often(attention: Policy | None) -> None:
+    """Four equal arms, 400 runs: each between 60 and 140 times, 5 standard deviations."""
+    even = options(dict.fromkeys(MEANS, 0.5), {Seat("conv", 0): 0.5, Seat("fc", 0): 0.5})
+    counts: Counter[int] = Counter()
+    for seed in range(400):
+        choice = SeedSelector(UCB1, attention, Limits(), seed).choose(even, Situation(seq=9))
+        assert choice is not None
+        counts[choice.arm] += 1
+    assert set(counts) == {0, 1, 2, 3}
+    assert all(56 <= count <= 144 for count in counts.values()), counts
+
+
+def test_with_no_arm_at_all_nothing_is_chosen() -> None:
+    empty = options({}, SEATS)
+    for attention in (None, UCB1):
+        assert SeedSelector(UCB1, attention, Limits(), 0).choose(empty, Situation(seq=0)) is None
+
+
+def test_scores_on_record_are_those_that_were_chosen_by() -> None:
+    case = options(MEANS, SEATS)
+    for attention in (None, UCB1):
+        selector = SeedSelector(UCB1, attention, Limits(), 0)
+        choice = selector.choose(case, Situation(seq=9))
+        assert choice is not None
+        assert selector.arm_scores(case, 9)[choice.arm] == choice.score

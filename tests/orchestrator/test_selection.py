@@ -1,0 +1,314 @@
+"""Runs that say how they select: limits hold from report to report, and states return whole."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from esper.audit import History, audit, cause_of
+from esper.bandit import POLICIES
+from esper.orchestrator import FoldState, fold
+from esper.orchestrator.fold import RunUnfoldable
+from tests.orchestrator.trainer import Trainer, grown_run, kernel, selection
+from topics.bus import Record
+from topics.catalog import MAX_MESSAGE_BYTES
+from topics.codec import decode, encode
+from topics.models import (
+    AdaptationDecision,
+    KernelCost,
+    MemorySnapshot,
+    Plant,
+    PolicySpec,
+    Remembered,
+    SeedReport,
+    Selection,
+    SiteFacts,
+    SiteKind,
+)
+
+NAMES = sorted(POLICIES)
+UCB1 = PolicySpec()
+
+
+def plants(decisions: Sequence[AdaptationDecision]) -> list[Plant]:
+    """All that decisions plant."""
+    return [
+        operation
+        for decision in decisions
+        for operation in decision.operations
+        if isinstance(operation, Plant)
+    ]
+
+
+def run_until_planted(trainer: Trainer, limit: int = 60) -> list[Plant]:
+    """Report until something is planted; empty where nothing is within so many reports."""
+    while trainer.seq < limit:
+        decisions = trainer.report()
+        if planted := plants(decisions):
+            return planted
+    return []
+
+
+# -- dormant time -------------------------------------------------------------------------------
+
+
+def test_nothing_is_planted_before_a_seed_was_dormant_for_long_enough() -> None:
+    trainer = Trainer({"fc": 2}, selection=selection(dormant_reports=5))
+    trainer.report(kernel("fc", "a"))
+    run_until_planted(trainer)
+    assert trainer.seq - 1 == 4, "the fifth report of the run"
+
+
+def test_a_culled_seed_rests_as_long_and_another_takes_its_turn_sooner() -> None:
+    trainer = Trainer({"fc": 1}, selection=selection(dormant_reports=5, embargo_reports=1))
+    trainer.report(kernel("fc", "a"), kernel("fc", "b"))
+    trainer.state, decisions = trainer.state, []
+    while not plants(decisions):
+        decisions = list(trainer.report())
+    trainer.accept(decisions)
+    while "fc" in {site for site, _ in trainer.seeds}:
+        trainer.accept(trainer.report(contributions={("fc", 0): 0.0}))
+    empty_since = trainer.seq
+    (planted,) = run_until_planted(trainer)
+    assert trainer.seq - empty_since == 5
+    assert planted.slot == 0
+
+
+# -- budgets, rotation, pins --------------------------------------------------------------------
+
+
+def test_what_is_planted_counts_against_the_budget() -> None:
+    trainer = Trainer({"fc": 3}, selection=selection(max_on_trial=3, max_params=250))
+    trainer.report()
+    trainer.accept(trainer.report(kernel("fc", "a"), kernel("fc", "b"), kernel("fc", "c")))
+    trainer.accept(trainer.report())
+    (said,) = trainer.report()
+    assert len(trainer.seeds) == 2
+    assert said.reason == "no action: all 3 arms are ruled out by category-present, params"
+    left = next(each for each in said.candidates if each.constraint == "params")
+    assert left.excluded == "too much for the parameters budget: 200 of 80% of 250 are used"
+
+
+def test_the_time_of_kernels_counts_against_its_budget() -> None:
+    half = KernelCost(flops=1, latency_ratio=0.5)
+    trainer = Trainer({"fc": 3}, selection=selection(max_on_trial=3, max_latency_ratio=1.3))
+    trainer.report()
+    trainer.accept(trainer.report(*(kernel("fc", name, cost=half) for name in "abc")))
+    trainer.accept(trainer.report())
+    (said,) = trainer.report()
+    assert len(trainer.seeds) == 2
+    assert said.reason.endswith("category-present, latency")
+
+
+def test_the_last_category_planted_rests_while_there_is_another() -> None:
+    trainer = Trainer({"fc": 4}, selection=selection(rotation=1, max_on_trial=4))
+    trainer.report()
+    offered = [kernel("fc", "a", "gate"), kernel("fc", "b", "skip")]
+    (first,) = plants(decisions := trainer.report(*offered))
+    trainer.reserve(decisions[0])
+    trainer.refuse(decisions[0])
+    (second,) = run_until_planted(trainer)
+    assert second.blueprint_id != first.blueprint_id
+
+
+def test_a_category_alone_at_its_site_never_rests() -> None:
+    trainer = Trainer({"fc": 2}, selection=selection(rotation=3))
+    trainer.report()
+    (decision,) = trainer.report(kernel("fc", "a", "gate"))
+    trainer.reserve(decision)
+    trainer.refuse(decision)
+    assert run_until_planted(trainer)
+
+
+def test_only_what_is_pinned_is_planted_at_a_site() -> None:
+    trainer = Trainer({"fc": 2, "conv": 1}, selection=selection(pinned={"fc": ("b",)}))
+    trainer.report()
+    trainer.accept(trainer.report(kernel("fc", "a"), kernel("fc", "b"), kernel("fc", "c")))
+    assert [seed.blueprint_id for seed in trainer.seeds.values()] == ["b"]
+
+
+def test_what_is_forbidden_is_never_planted_and_the_record_says_so() -> None:
+    trainer = Trainer({"fc": 2}, selection=selection(forbidden=("a",)))
+    trainer.report()
+    (said,) = trainer.report(kernel("fc", "a"))
+    assert said.operations == ()
+    assert said.candidates[0].excluded == "the run forbids it"
+    assert said.candidates[0].constraint == "forbidden"
+
+
+# -- no action ----------------------------------------------------------------------------------
+
+
+def test_why_nothing_can_be_planted_is_said_once_until_it_changes() -> None:
+    trainer = Trainer({"fc": 1}, selection=selection(dormant_reports=3))
+    (said,) = trainer.report(kernel("fc", "a"))
+    assert (said.strategy, said.operations) == (None, ())
+    assert said.reason == "no action: all 1 arms are ruled out by dormant-time"
+    assert trainer.report() == ()
+    trainer.accept(trainer.report())
+    assert list(trainer.seeds) == [("fc", 0)]
+    (said,) = trainer.report()
+    assert said.reason == "no action: all 1 arms are ruled out by no-seed-free"
+    assert trainer.report(contributions={("fc", 0): 0.5}) == ()
+
+
+# -- what is believed before the first trial ----------------------------------------------------
+
+
+VECTOR = SiteFacts(kind=SiteKind.VECTOR, signature="vector:8>8", depth=0.5, params=72)
+
+
+def test_what_earlier_runs_found_decides_what_is_tried_first_and_is_on_record() -> None:
+    memory = MemorySnapshot(
+        family="digits",
+        arms=(
+            Remembered(signature="vector:8>8", blueprint_id="b", weight=9.0, mean=0.9),
+            Remembered(signature="vector:8>8", blueprint_id="a", weight=2.0, mean=0.1),
+            Remembered(signature="vector:8>9", blueprint_id="a", weight=9.0, mean=1.0),
+        ),
+    )
+    for seed in range(20):
+        trainer = Trainer(
+            {"fc": 1},
+            selection=selection(memory=4.0),
+            sites={"fc": VECTOR},
+            memory=memory,
+            policy=PolicySpec(params={"exploration": 0.0}),
+            seed=seed,
+        )
+        trainer.report()
+        (decision,) = trainer.report(kernel("fc", "a"), kernel("fc", "b"))
+        assert [each.blueprint_id for each in decision.candidates] == ["b", "a"]
+        assert plants([decision])[0].blueprint_id == "b"
+        believed = {each.blueprint_id: each for each in decision.candidates}
+        assert (believed["b"].prior_weight, believed["b"].prior_mean) == (4.0, 0.9)
+        assert (believed["a"].prior_weight, believed["a"].prior_mean) == (2.0, 0.1)
+        assert decision.reason == "fc: b scores 0.900 and was never tried"
+
+
+# -- attention ----------------------------------------------------------------------------------
+
+
+def test_with_attention_the_record_holds_the_scores_of_all_seeds() -> None:
+    trainer = Trainer({"conv": 1, "fc": 2}, selection=selection(attention=UCB1))
+    trainer.report()
+    (decision,) = trainer.report(*(kernel(site, "a") for site in ("conv", "fc")))
+    assert {(each.site, each.slot) for each in decision.seeds} == {
+        ("conv", 0),
+        ("fc", 0),
+        ("fc", 1),
+    }
+    assert decision.attention is not None
+    assert decision.attention.name == "ucb1"
+    assert all(each.free and each.score is None for each in decision.seeds)
+
+
+def test_the_seed_that_did_better_gets_attention_first() -> None:
+    """Each of four seeds is tried once; from then on those of the better site are."""
+    greedy = PolicySpec(params={"exploration": 0.0})
+    trainer = Trainer(
+        {"conv": 2, "fc": 2},
+        selection=selection(attention=greedy, embargo_reports=1, keep_share=1.0, max_on_trial=1),
+    )
+    offers = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c")]
+    decisions: Sequence[AdaptationDecision] = trainer.report(*offers)
+    planted: list[tuple[str, int]] = []
+    while len(planted) < 7:
+        trainer.accept(decisions)
+        planted += [(plant.site, plant.slot) for plant in plants(decisions)]
+        worth = {place: 0.2 if place[0] == "fc" else 0.01 for place in trainer.seeds}
+        decisions = trainer.report(contributions=worth)
+    assert sorted(planted[:4]) == [("conv", 0), ("conv", 1), ("fc", 0), ("fc", 1)]
+    assert {site for site, _ in planted[4:]} == {"fc"}
+
+
+def test_a_run_with_more_arms_than_a_decision_can_list_is_refused_in_words() -> None:
+    """And the largest that is folded makes decisions that fit a record."""
+    sites = [f"layer{number}" for number in range(1250)]
+    trainer = Trainer(dict.fromkeys(sites, 1), selection=selection(attention=UCB1, memory=1.0))
+    trainer.report()
+    offers = [kernel(site, f"blueprint-{name}") for site in sites for name in range(8)]
+    (decision,) = trainer.report(*offers)
+    assert len(decision.candidates) == 10_000
+    assert len(encode(decision)) < MAX_MESSAGE_BYTES
+    trainer.accept([decision])
+    with pytest.raises(RunUnfoldable, match="10001 arms are on offer and 10000 is the most"):
+        trainer.report(kernel("layer0", "one-more"))
+
+
+# -- under every policy -------------------------------------------------------------------------
+
+
+def refolded(reports: Sequence[Record], restore: bool) -> list[bytes]:
+    """The decisions from reports; with `restore` each state goes through its bytes."""
+    state: FoldState | None = None
+    values = []
+    for record in reports:
+        report = decode(SeedReport, record.value)
+        state, decisions = fold(state, report, cause_of(record, report))
+        if restore:
+            back = FoldState.from_bytes(state.to_bytes())
+            assert back.to_bytes() == state.to_bytes()
+            state = back
+        values += [encode(decision) for decision in decisions]
+    return values
+
+
+def attended(name: str) -> Selection:
+    """A selection with attention by a policy, or by UCB1 where it cannot judge seeds."""
+    spec = UCB1 if POLICIES[name].contextual else PolicySpec(name=name)  # type: ignore[attr-defined]
+    return selection(attention=spec, dormant_reports=2, rotation=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_worker_that_restarts_after_any_report_decides_the_same(
+    name: str, attention: bool
+) -> None:
+    run = grown_run(
+        reports=60,
+        selection=attended(name) if attention else selection(),
+        policy=PolicySpec(name=name),
+    )
+    recorded = [record.value for record in run.decisions]
+    assert len(recorded) > 10
+    assert refolded(run.reports, restore=False) == recorded
+    assert refolded(run.reports, restore=True) == recorded
+    assert run.folded.tracker.trials > 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_audit_derives_every_decision_again_under_every_policy(name: str) -> None:
+    run = grown_run(reports=60, selection=attended(name), policy=PolicySpec(name=name))
+    verdict = audit(History("run", tuple(run.reports), tuple(run.decisions)))
+    assert verdict.identical, str(verdict)
+    assert verdict.closed
+
+
+@pytest.mark.parametrize(
+    ("opening", "complaint"),
+    [
+        ({"policy": PolicySpec(name="oracle")}, "no policy 'oracle'"),
+        (
+            {"selection": selection(attention=PolicySpec(name="oracle"))},
+            "no policy 'oracle'",
+        ),
+        (
+            {"selection": selection(attention=PolicySpec(name="linear-thompson"))},
+            "policy linear-thompson judges blueprints and cannot choose seeds",
+        ),
+    ],
+)
+def test_a_run_that_asks_for_what_there_is_not_is_refused(
+    opening: Mapping[str, object], complaint: str
+) -> None:
+    with pytest.raises(RunUnfoldable, match=complaint):
+        Trainer({"fc": 1}, **opening).report()  # type: ignore[arg-type]
+
+
+def test_a_contextual_policy_learns_from_every_trial() -> None:
+    run = grown_run(
+        reports=60, selection=attended("linear-thompson"), policy=PolicySpec(name="linear-thompson")
+    )
+    assert run.folded.model is not None
+    assert len(run.folded.model.response) > 1
+    assert any(run.folded.model.response)

@@ -1,0 +1,201 @@
+"""Runs learn from earlier ones by way of Redis, and need it for nothing else."""
+
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from esper.audit import audit, fetch_history
+from esper.bandit.memory import FamilyMemory, folded
+from esper.orchestrator.lessons import lessons_of
+from esper.settings import Settings
+from esper.store.memory import RedisMemory
+from tests.orchestrator.taught import SIGNATURES, taught_run
+from tests.orchestrator.trainer import Trainer
+from tests.system.conftest import Running, eventually
+from tests.system.training import Training
+from topics.bus import Bus, Record, read
+from topics.bus.reader import partition_of
+from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from topics.codec import decode
+from topics.models import AdaptationDecision, MemorySnapshot, SeedReport
+from workers.cli import app
+from workers.local.process import CAN_DIE_WITH_PARENT
+from workers.local.stack import LocalStack
+from workers.local.state import read_state
+
+WAIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def running(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Workers with a Redis of their own, which has memory alone: kernels are files."""
+    home = tmp_path_factory.mktemp("stack")
+    environment = {name: value for name, value in os.environ.items() if name != "ESPER_REDIS_URL"}
+    environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
+    environment["ESPER_STORE_URL"] = f"file:{home / 'kernels'}"
+    stack = LocalStack(home, environment=environment)
+    stack.start(lambda line: None, die_with_parent=CAN_DIE_WITH_PARENT)
+    try:
+        yield Running(stack, Settings(ESPER_HOME=home))
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def family() -> str:
+    return f"family-{secrets.token_hex(4)}"
+
+
+def memory_of(running: Running) -> RedisMemory:
+    assert running.settings.redis_url is not None
+    return RedisMemory(running.settings.redis_url)
+
+
+def pid_of(running: Running, name: str) -> int:
+    state = read_state(running.settings.home / "stack.json")
+    assert state is not None
+    return state.started(name).pid
+
+
+@contextmanager
+def without_redis(running: Running) -> Iterator[None]:
+    running.stack.kill("redis")
+    try:
+        yield
+    finally:
+        running.stack.restart("redis")
+
+
+def publish(running: Running, run: Trainer, at_seal: Callable[[], None] = lambda: None) -> None:
+    """Report a run that has ended, and call back as soon as its seal is on its topic."""
+    key, sealed = run.run_id.encode(), threading.Event()
+
+    def hear(record: Record) -> None:
+        if decode(AdaptationDecision, record.value).seq == run.seq - 1:
+            at_seal()
+            sealed.set()
+
+    bus = Bus.connect(running.settings.kafka_bootstrap_servers, source="/esper/test")
+    bus.follow(ADAPTATION_DECISION.name, hear, key=key)
+    for record in run.reports:
+        bus.send(SEED_METRICS.name, key, record.value or b"").result(WAIT_S)
+    assert sealed.wait(WAIT_S), "the run was not sealed"
+    bus.close()
+
+
+def an_earlier_run(family: str) -> Trainer:
+    return taught_run(family, run_id=f"earlier-{secrets.token_hex(4)}")
+
+
+def like(run: Trainer, other: Trainer) -> bool:
+    """Whether two runs share a partition."""
+    places = [partition_of(each.run_id.encode(), SEED_METRICS.partitions) for each in (run, other)]
+    return places[0] == places[1]
+
+
+def expected_after(run: Trainer) -> FamilyMemory:
+    """What a family knows after its first run; times aside."""
+    return folded(FamilyMemory(), lessons_of(run.folded), run_id=run.run_id, at_ms=0)
+
+
+def timeless(memory: FamilyMemory) -> FamilyMemory:
+    arms = {name: arm._replace(at_ms=0) for name, arm in memory.arms.items()}
+    return FamilyMemory(arms, memory.runs)
+
+
+def first_report_memory(running: Running, run_id: str) -> MemorySnapshot:
+    servers = running.settings.kafka_bootstrap_servers
+    record = read(servers, SEED_METRICS.name, key=run_id.encode())[0]
+    opening = decode(SeedReport, record.value).opening
+    assert opening is not None
+    assert opening.memory is not None
+    return opening.memory
+
+
+@pytest.mark.timeout(240)
+def test_a_run_is_kept_once_though_its_worker_dies_between_seal_and_memory(
+    running: Running, family: str
+) -> None:
+    run, redis = an_earlier_run(family), pid_of(running, "redis")
+    # Redis holds its breath, so that the worker is still waiting for it when it is killed.
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        publish(running, run, at_seal=lambda: running.stack.kill("bandit"))
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    assert memory_of(running).read(family) == FamilyMemory()
+    running.stack.restart("bandit")
+    eventually("the run to be kept", lambda: memory_of(running).read(family).runs, WAIT_S)
+    assert timeless(memory_of(running).read(family)) == expected_after(run)
+
+
+@pytest.mark.timeout(240)
+def test_a_run_is_kept_once_though_its_worker_dies_right_after(
+    running: Running, family: str
+) -> None:
+    run = an_earlier_run(family)
+
+    def kill_when_kept() -> None:
+        eventually("the run to be kept", lambda: memory_of(running).read(family).runs, WAIT_S)
+        running.stack.kill("bandit")
+
+    publish(running, run, at_seal=kill_when_kept)
+    running.stack.restart("bandit")
+    # A run on the same partition comes after all that is read again.
+    later = next(each for each in iter(lambda: an_earlier_run(family), None) if like(each, run))
+    publish(running, later)
+    eventually("both", lambda: len(memory_of(running).read(family).runs) == 2, WAIT_S)
+    assert memory_of(running).read(family).runs == (run.run_id, later.run_id)
+
+
+@pytest.mark.timeout(240)
+def test_a_run_begins_with_what_an_earlier_one_found_and_is_audited_without_redis(
+    running: Running, family: str
+) -> None:
+    publish(running, an_earlier_run(family))
+    eventually("the run to be kept", lambda: memory_of(running).read(family).runs, WAIT_S)
+    training = Training(running, family=family)
+    with training.growth as growth:
+        for _ in range(120):
+            training.step()
+    assert growth.ancestry.sealed
+    told = first_report_memory(running, growth.run_id)
+    fc = SIGNATURES["fc"]
+    assert {(arm.signature, arm.blueprint_id) for arm in told.arms} == {(fc, "a"), (fc, "b")}
+    eventually("both runs to be kept", lambda: len(memory_of(running).read(family).runs) == 2)
+    with without_redis(running):
+        verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, growth.run_id))
+    assert verdict.identical, verdict
+    assert verdict.closed
+
+
+@pytest.mark.timeout(240)
+def test_a_run_without_redis_is_decided_all_the_same_and_can_be_learnt_from_later(
+    running: Running,
+    family: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with without_redis(running):
+        training = Training(running, family=family)
+        with training.growth as growth:
+            for _ in range(120):
+                training.step()
+        assert growth.ancestry.sealed
+    told = first_report_memory(running, growth.run_id)
+    assert told.arms == ()
+    assert told.note is not None
+    said = [each.getMessage() for each in caplog.records if "memory" in each.getMessage()]
+    assert said == [f"run {growth.run_id} begins without memory of others: {told.note}"]
+    assert memory_of(running).read(family) == FamilyMemory()
+    monkeypatch.setenv("ESPER_HOME", str(running.settings.home))
+    learnt = CliRunner().invoke(app, ["memory", "learn", growth.run_id])
+    assert learnt.exit_code == 0, learnt.output
+    assert memory_of(running).read(family).runs == (growth.run_id,)

@@ -1,0 +1,169 @@
+"""Gradients of sites: measured in the step that is reported, of the host's own layers."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam
+
+import esper
+from esper.settings import Settings
+from esper.training import growth as growing
+from esper.training.gradients import GradientNorms
+from esper.training.optimizer import OptimizerMembership
+from tests.seed.hosts import host, images, labels
+from tests.training.outside import Outside
+from tests.training.plot import Plot
+from topics.codec import encode
+
+REPORT_EVERY = 3
+
+
+def by_hand(layer: nn.Module) -> float:
+    """The norm of a plain layer's gradient."""
+    squares = sum(
+        float((parameter.grad.double() ** 2).sum())
+        for parameter in layer.parameters()
+        if parameter.grad is not None
+    )
+    return math.sqrt(squares)
+
+
+def backward(plot: Plot) -> None:
+    """Half a training step, up to the gradients."""
+    F.cross_entropy(plot.model(images(16)), labels(16)).backward()
+
+
+def finish(plot: Plot) -> None:
+    """The other half."""
+    plot.optimizer.step()
+    plot.optimizer.zero_grad()
+
+
+def test_the_norms_of_the_awaited_step_are_there_after_gradients_are_zeroed() -> None:
+    plot = Plot()
+    norms = GradientNorms(plot.sites)
+    plot.garden.await_gradients(norms)
+    backward(plot)
+    expected = {name: by_hand(site.layer) for name, site in plot.sites.items()}
+    finish(plot)
+    assert norms.take() == pytest.approx(expected, rel=1e-5)
+    assert norms.take() == {}
+
+
+def test_only_the_awaited_step_is_measured_and_nothing_stays_with_the_optimizer() -> None:
+    plot = Plot()
+    norms = GradientNorms(plot.sites)
+    plot.train()
+    assert norms.take() == {}
+    plot.garden.await_gradients(norms)
+    plot.train()
+    assert norms.take().keys() == {"conv", "fc1"}
+    plot.train()
+    assert norms.take() == {}
+    assert not plot.optimizer._optimizer_step_pre_hooks
+
+
+def test_what_is_planted_adds_nothing_to_the_norm_of_its_layer() -> None:
+    plot = Plot()
+    norms = GradientNorms(plot.sites)
+    layer = plot.sites["fc1"].layer
+    plot.garden.await_gradients(norms)
+    backward(plot)
+    expected = by_hand(layer)
+    # Fresh, so an exact no-op: the layer's own gradient is as it was, the kernel's comes on top.
+    plot.optimizer.zero_grad()
+    plot.plant("fc1", 0, "linear-bottleneck")
+    backward(plot)
+    assert by_hand(layer) > expected * 1.01
+    finish(plot)
+    assert norms.take()["fc1"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_not_finite_or_has_no_gradient_is_left_out() -> None:
+    plot = Plot()
+    norms = GradientNorms(plot.sites)
+    plot.garden.await_gradients(norms)
+    backward(plot)
+    assert isinstance(plot.model.conv.weight.grad, Tensor)
+    plot.model.conv.weight.grad[0] = torch.nan
+    finish(plot)
+    assert norms.take().keys() == {"fc1"}
+    plot = Plot()
+    norms = GradientNorms(plot.sites)
+    plot.garden.await_gradients(norms)
+    finish(plot)
+    assert norms.take() == {}
+
+
+def test_norms_of_a_fused_optimizer_are_without_the_scale_of_its_loss() -> None:
+    plot = Plot(lambda model: Adam(model.parameters(), fused=True))
+    norms, scaler = GradientNorms(plot.sites), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    plot.garden.await_gradients(norms)
+    scaler.scale(F.cross_entropy(plot.model(images(16)), labels(16))).backward()  # type: ignore[no-untyped-call]
+    scaled = by_hand(plot.model.fc1)
+    scaler.step(plot.optimizer)
+    assert norms.take()["fc1"] == pytest.approx(scaled / 1024.0, rel=1e-5)
+
+
+def test_who_looks_no_more_measures_no_more() -> None:
+    model = host()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    membership = OptimizerMembership(optimizer)
+    membership.before_next_step(lambda _: pytest.fail("it was called"))
+    membership.leave()
+    optimizer.step()
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize("every", [1, REPORT_EVERY])
+def test_a_contextual_run_reports_the_gradients_of_each_step_that_it_reports(
+    settings: Settings, outside: Outside, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(growing, "is_contextual", lambda opening: True)
+    run_id, expected = train(settings, every)
+    first, *others, last = outside.reports(run_id)
+    assert first.gradients == last.gradients == {}
+    assert len(others) == len(expected)
+    for report, gradients in zip(others, expected, strict=True):
+        assert report.gradients == pytest.approx(gradients, rel=1e-5)
+
+
+def test_other_runs_measure_nothing_and_their_reports_keep_their_bytes(
+    settings: Settings, outside: Outside
+) -> None:
+    run_id, _ = train(settings, REPORT_EVERY)
+    reports = outside.reports(run_id)
+    assert len(reports) > 2
+    assert not any(b"gradients" in encode(report) for report in reports)
+
+
+def train(settings: Settings, every: int) -> tuple[str, list[dict[str, float]]]:
+    """Train a while; return the run and the norms of the steps that are reported."""
+    model = host()
+    optimizer = Adam(model.parameters())
+    expected = []
+    with esper.grow(
+        model,
+        optimizer,
+        sites=["conv", "fc1"],
+        probe=(images(20), labels(20)),
+        loss_fn=F.cross_entropy,
+        report_every=every,
+        seal_timeout_s=0.3,
+        settings=settings,
+    ) as growth:
+        for step in range(1, 2 * every + 2):
+            loss = F.cross_entropy(model(images(16, seed=step)), labels(16, seed=step))
+            loss.backward()
+            if step % every == 0:
+                layers = {name: site.layer for name, site in growth.sites.items()}
+                expected.append({name: by_hand(layer) for name, layer in layers.items()})
+            optimizer.step()
+            optimizer.zero_grad()
+            while not growth._link.free():
+                pass
+            growth.step(loss)
+    return growth.run_id, expected

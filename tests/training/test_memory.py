@@ -1,0 +1,175 @@
+"""What earlier runs found stands in a run's first report, and nowhere else."""
+
+import json
+import secrets
+import socket
+from typing import Any
+
+import pytest
+from torch.nn import functional as F
+from torch.optim import Adam
+
+import esper
+from esper.bandit.memory import Lesson
+from esper.settings import Settings
+from esper.store.memory import RedisMemory
+from esper.training import Growth, LockstepBroken, Patience
+from esper.training.attach import RunNameRefused
+from tests.seed.hosts import host, images, labels
+from tests.training.outside import Outside
+from topics.bus import read
+from topics.catalog import SEED_METRICS, TRAINING_RUN
+from topics.codec import decode
+from topics.models import MemorySnapshot, Remembered, SeedReport, TrainingRun
+from workers.local.kafka import KafkaService
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """A broker without blueprints, whose kernels a lockstep run would wait for."""
+    return own_kafka
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other run has, and so a family without memory yet."""
+    return f"run-{secrets.token_hex(4)}"
+
+
+def grown(settings: Settings, name: str, **arguments: Any) -> Growth:
+    model = host()
+    return esper.grow(
+        model,
+        Adam(model.parameters(), lr=0.01),
+        sites=["conv", "fc1"],
+        probe=(images(20), labels(20)),
+        loss_fn=F.cross_entropy,
+        run=name,
+        seal_timeout_s=0.0,
+        settings=settings,
+        **arguments,
+    )
+
+
+def teach(settings: Settings, family: str, growth: Growth, mean: float = 0.7) -> Remembered:
+    """Have an earlier run of a family know one blueprint at the first site; return what it does."""
+    signature = growth.sites["conv"].signature.text
+    assert settings.redis_url is not None
+    RedisMemory(settings.redis_url).fold(
+        family,
+        [Lesson(signature, "squeeze-excite", 4, mean), Lesson("vector:999>9", "a", 1, 0.5)],
+        run_id=f"earlier-{mean}",
+        at_ms=0,
+    )
+    return Remembered(signature=signature, blueprint_id="squeeze-excite", weight=4.0, mean=mean)
+
+
+def opening_memory(outside: Outside, growth: Growth) -> MemorySnapshot | None:
+    first = outside.reports(growth.run_id)[0]
+    assert first.opening is not None
+    return first.opening.memory
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if "memory" in each.getMessage()]
+
+
+def test_a_run_begins_with_what_earlier_ones_of_its_name_found_at_like_sites(
+    settings: Settings, outside: Outside, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with grown(settings, name) as first:
+        known = teach(settings, name, first)
+    with grown(settings, name) as second:
+        pass
+    assert opening_memory(outside, first) == MemorySnapshot(family=name)
+    assert opening_memory(outside, second) == MemorySnapshot(family=name, arms=(known,))
+    assert warnings_in(caplog) == []
+
+
+def test_runs_of_another_name_share_a_family_where_they_are_told_to(
+    settings: Settings, outside: Outside, name: str
+) -> None:
+    with grown(settings, "other", family=name) as growth:
+        known = teach(settings, name, growth)
+    with grown(settings, "another", family=name) as growth:
+        pass
+    assert opening_memory(outside, growth) == MemorySnapshot(family=name, arms=(known,))
+    records = read(settings.kafka_bootstrap_servers, TRAINING_RUN.name, key=growth.run_id.encode())
+    assert {decode(TrainingRun, record.value).task for record in records} == {name}
+
+
+def test_a_run_told_to_do_without_memory_says_nothing_of_it(
+    settings: Settings, outside: Outside, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with grown(settings, name, memory=False) as growth:
+        pass
+    assert opening_memory(outside, growth) is None
+    assert warnings_in(caplog) == []
+
+
+def test_a_run_begins_with_just_the_snapshot_that_it_is_given(
+    settings: Settings, outside: Outside, name: str
+) -> None:
+    with grown(settings, name) as growth:
+        teach(settings, name, growth)
+    given = MemorySnapshot(family=name, arms=(teach(settings, name, growth, mean=0.2),))
+    with grown(settings, "other", memory=given) as growth:
+        pass
+    assert opening_memory(outside, growth) == given
+    with pytest.raises(RunNameRefused, match=f"cannot begin with memory of family '{name}'"):
+        grown(settings, "other", family="third", memory=given)
+
+
+@pytest.mark.parametrize(("memory", "has_it"), [({}, False), ({"memory": True}, True)])
+def test_a_lockstep_run_has_memory_only_where_it_is_asked_for(
+    settings: Settings, name: str, memory: dict[str, bool], has_it: bool
+) -> None:
+    with pytest.raises(LockstepBroken, match="the answer to report 0"):
+        grown(settings, name, lockstep=Patience(answer_s=2.0), **memory)
+    records = read(settings.kafka_bootstrap_servers, SEED_METRICS.name)
+    reports = [decode(SeedReport, each.value) for each in records if name in str(each.key)]
+    assert [bool(each.opening and each.opening.memory) for each in reports] == [has_it]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_without_redis_begins_without_memory_and_says_so_once(
+    settings: Settings, outside: Outside, name: str, named: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{free.getsockname()[1]}/0" if named else None
+    with grown(settings.model_copy(update={"redis_url": url}), name) as growth:
+        pass
+    memory = opening_memory(outside, growth)
+    assert memory is not None
+    assert memory.arms == ()
+    assert memory.note is not None
+    assert warnings_in(caplog) == [
+        f"run {growth.run_id} begins without memory of others: {memory.note}"
+    ]
+    assert ("does not answer" if named else "set ESPER_REDIS_URL") in memory.note
+
+
+def test_a_run_that_goes_on_has_the_memory_that_it_began_with(
+    settings: Settings, outside: Outside, name: str
+) -> None:
+    with grown(settings, name) as growth:
+        known = teach(settings, name, growth)
+    growth = grown(settings, name)
+    state = growth.state_dict()
+    with pytest.raises(KeyboardInterrupt), growth:
+        raise KeyboardInterrupt
+    teach(settings, name, growth, mean=0.1)
+    resumed = grown(settings, name, resume=state)
+    again = resumed.state_dict()
+    with pytest.raises(KeyboardInterrupt), resumed:
+        raise KeyboardInterrupt
+    with grown(settings, name, resume=again, memory=False) as last:
+        kept = json.loads(last.state_dict()["growth"])["opening"]["memory"]
+    assert MemorySnapshot.model_validate_json(json.dumps(kept)).arms == (known,)
+    assert opening_memory(outside, last) == MemorySnapshot(family=name, arms=(known,))
+
+
+def test_a_family_that_could_be_part_of_no_key_is_refused(settings: Settings) -> None:
+    with pytest.raises(RunNameRefused, match="a family cannot be called 'My Task'"):
+        grown(settings, "fine", family="My Task")

@@ -1,0 +1,159 @@
+"""The options that say how a run chooses: its policies, and what they may never exceed."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from topics.models import PolicySpec, Selection
+
+PANEL = "How it chooses"
+NO_ATTENTION = "none"
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=PANEL, **more)
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How a run is to choose; None is the default of `esper.bandit.defaults`."""
+
+    policy: Annotated[
+        str | None,
+        _option(
+            help="The bandit that chooses which blueprint is planted. A name that there is not "
+            "is answered with those there are.",
+        ),
+    ] = None
+    policy_param: Annotated[
+        list[str] | None,
+        _option(
+            metavar="NAME=NUMBER",
+            help="A parameter of that policy, such as exploration=0.5; may be repeated.",
+        ),
+    ] = None
+    attention: Annotated[
+        str | None,
+        _option(
+            help="The bandit that chooses the site first; none: the policy chooses among all "
+            "pairs of site and blueprint at once.",
+        ),
+    ] = None
+    max_params: Annotated[
+        int | None,
+        _option(min=1, help="Parameters that all planted kernels may add together; 80 % is used."),
+    ] = None
+    max_memory_ratio: Annotated[
+        float | None,
+        _option(help="Their peaks of memory, each ÷ its layer's, together; 80 % is used."),
+    ] = None
+    max_latency_ratio: Annotated[
+        float | None,
+        _option(help="Their times of a step, each ÷ its layer's, together; 80 % is used."),
+    ] = None
+    forbid: Annotated[
+        list[str] | None,
+        _option(metavar="BLUEPRINT", help="Never plant this blueprint; may be repeated."),
+    ] = None
+    pin: Annotated[
+        list[str] | None,
+        _option(
+            metavar="SITE=BLUEPRINT",
+            help="At this site plant only this blueprint; repeated, any of those.",
+        ),
+    ] = None
+    dormant_reports: Annotated[
+        int | None,
+        _option(min=0, help="Reports for which a seed stays empty before anything is planted."),
+    ] = None
+    max_on_trial: Annotated[
+        int | None, _option(min=1, max=64, help="Kernels that may be on trial at once.")
+    ] = None
+
+    def chosen(self, sites: Collection[str]) -> "tuple[PolicySpec, Selection]":
+        """Return the policy and the selection that the options ask for, at these sites.
+
+        Raises:
+            BadParameter: they ask for what there is not; the message says what there is.
+        """
+        from esper.bandit import policy_for
+        from esper.bandit.defaults import DEFAULT_SELECTION
+        from topics.models import Limits
+
+        try:
+            policy, attention = self._policy(), self._attention()
+            for spec in (policy, attention):
+                if spec is not None:
+                    policy_for(spec)
+            limits = Limits(**dict(DEFAULT_SELECTION.limits) | self._limits(sites))
+        except ValidationError as error:
+            raise typer.BadParameter(_first_of(error)) from error
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return policy, DEFAULT_SELECTION.model_copy(
+            update={"attention": attention, "limits": limits}
+        )
+
+    def _policy(self) -> "PolicySpec":
+        from esper.bandit.defaults import DEFAULT_POLICY
+        from topics.models import PolicySpec
+
+        params = dict(_number(text) for text in self.policy_param or ())
+        if self.policy in (None, DEFAULT_POLICY.name):
+            return PolicySpec(name=DEFAULT_POLICY.name, params=DEFAULT_POLICY.params | params)
+        return PolicySpec(name=self.policy, params=params)
+
+    def _attention(self) -> "PolicySpec | None":
+        from esper.bandit.defaults import DEFAULT_SELECTION
+        from topics.models import PolicySpec
+
+        if self.attention is None:
+            return DEFAULT_SELECTION.attention
+        return None if self.attention == NO_ATTENTION else PolicySpec(name=self.attention)
+
+    def _limits(self, sites: Collection[str]) -> dict[str, Any]:
+        told = {
+            "max_params": self.max_params,
+            "max_memory_ratio": self.max_memory_ratio,
+            "max_latency_ratio": self.max_latency_ratio,
+            "dormant_reports": self.dormant_reports,
+            "max_on_trial": self.max_on_trial,
+            "forbidden": tuple(self.forbid) if self.forbid else None,
+            "pinned": _pinned(self.pin, sites) if self.pin else None,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def _pair(text: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise typer.BadParameter(f"{text!r} is not {form}")
+    return name, value
+
+
+def _number(text: str) -> tuple[str, float]:
+    name, value = _pair(text, "NAME=NUMBER")
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not NAME=NUMBER") from error
+
+
+def _pinned(pins: Iterable[str], sites: Collection[str]) -> dict[str, tuple[str, ...]]:
+    pinned: dict[str, tuple[str, ...]] = {}
+    for text in pins:
+        site, blueprint = _pair(text, "SITE=BLUEPRINT")
+        if site not in sites:
+            raise typer.BadParameter(f"no site {site!r}; there are: {', '.join(sites)}")
+        pinned[site] = (*pinned.get(site, ()), blueprint)
+    return pinned
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = " ".join(str(part) for part in first["loc"] if part != "function-after")
+    return f"{where}: {first['msg']}, not {first['input']!r}"
