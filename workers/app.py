@@ -18,7 +18,7 @@ from faust.types import TopicT
 from topics.bus import BrokerUnreachable
 from topics.bus.admin import describe
 from topics.catalog import MAX_MESSAGE_BYTES
-from workers.guards import ALL, ConfirmedTable, Guard, GuardedApp
+from workers.guards import ALL, ConfirmedTable, Guard, GuardedApp, ParcelSchema
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,12 @@ def raw_topic(app: GuardedApp, name: str) -> TopicT:
         key_serializer="raw",
         value_serializer="raw",
     )
+
+
+def parcel_topic(app: GuardedApp, name: str) -> TopicT:
+    """Return a topic whose records reach the agent in parcels, for `process_batches`."""
+    app.parcelled.add(name)
+    return app.topic(name, schema=ParcelSchema())
 
 
 def bytes_table(app: GuardedApp, name: str, partitions: int) -> ConfirmedTable:

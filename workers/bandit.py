@@ -1,34 +1,49 @@
 """The bandit worker: reports in, folded run by run, decisions out."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import structlog
-from faust import EventT, StreamT
+from faust import StreamT
 
 from esper.audit import cause_of
-from esper.orchestrator import FoldState, RunUnfoldable, fold
+from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.settings import Settings
-from topics.bus import Publisher, Record
+from topics.bus import Publisher, Record, Traced
 from topics.catalog import ADAPTATION_DECISION, BANDIT_APP, FOLDED_RUNS, SEED_METRICS
-from topics.codec import child_traceparent, traceparent_of
-from topics.models import AdaptationDecision, SeedReport
-from workers.app import bytes_table, is_ready, make_app, raw_topic, run
-from workers.guards import GuardedApp, process_batches, table_writes_for
-from workers.intake import bury, read, record_of
+from topics.codec import child_traceparent, digest, traceparent_of
+from topics.models import AdaptationDecision, Cause, SeedReport
+from workers.app import bytes_table, is_ready, make_app, parcel_topic, run
+from workers.guards import GuardedApp, Parcel, process_batches, records_of
+from workers.holes import require_hole
+from workers.intake import Unfit, bury, read
 from workers.metrics import (
     DECISIONS,
-    REPORT_TO_DECISION_SECONDS,
     REPORTS_FOLDED,
     REPORTS_REPEATED,
+    RUNS_BROKEN,
+    RUNS_CLOSED,
+    note_latency,
     served,
 )
 from workers.remembering import Remembering
+from workers.runs import Ended, How, Run, Runs
 
 log = structlog.get_logger()
 
-BATCH_RECORDS = 64
+BATCH_RECORDS = 512
+"""More would save little and would keep the first decision of a backlog waiting longer."""
+
+
+class Decided(NamedTuple):
+    """A decision, and the record of the report that led to it."""
+
+    decision: AdaptationDecision
+    record: Record
+    closing: bool
 
 
 class Bandit:
@@ -39,74 +54,140 @@ class Bandit:
     repeats work with the same result.
     """
 
-    def __init__(self, app: GuardedApp, publisher: Publisher, remembering: Remembering) -> None:
+    def __init__(
+        self,
+        app: GuardedApp,
+        publisher: Publisher,
+        remembering: Remembering,
+        bootstrap_servers: str,
+    ) -> None:
         self._publisher = publisher
         self._remembering = remembering
-        self._runs = bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions)
-        app.agent(raw_topic(app, SEED_METRICS.name))(self._read_reports)
+        self._bootstrap_servers = bootstrap_servers
+        self._runs = Runs(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
+        app.on_partitions_assigned.connect(self._forget, weak=False)
+        app.agent(parcel_topic(app, SEED_METRICS.name))(self._read_reports)
 
-    async def _read_reports(self, stream: StreamT[bytes]) -> None:
-        await process_batches(stream, self._fold_batch, max_records=BATCH_RECORDS, within_s=0.0)
+    async def _forget(self, *_: object, **__: object) -> None:
+        self._runs.forget()
 
-    async def _fold_batch(self, events: Sequence[EventT[bytes]]) -> None:
-        touched: dict[bytes, tuple[EventT[bytes], FoldState]] = {}
-        for event in events:
-            record = record_of(event)
-            report = await self._read(record)
-            if report is None:
-                continue
-            key = report.run_id.encode()
-            before = touched[key][1] if key in touched else self._state(event, key)
-            state = await self._fold(before, report, record)
-            if state is not None:
-                touched[key] = event, state
-        await self._remembering.keep(state for _, state in touched.values() if state.closed)
-        for key, (event, state) in touched.items():
-            with table_writes_for(event):
-                self._runs[key] = state.to_bytes()
-        await self._runs.confirmed()
+    async def _read_reports(self, stream: StreamT[tuple[Record, ...]]) -> None:
+        await process_batches(stream, self._fold_batch, max_records=BATCH_RECORDS)
+
+    async def _fold_batch(self, parcels: Sequence[Parcel]) -> None:
+        decided: list[Decided] = []
+        self._runs.begin()
+        for parcel in parcels:
+            for record in records_of(parcel.message):
+                report = await self._read(record)
+                if report is not None:
+                    decided += await self._take(
+                        self._runs.of(parcel, report.run_id), record, report
+                    )
+            await asyncio.sleep(0)  # whatever fetches or answers gets its turn
+        await self._publish(decided)
+        await self._remembering.keep(self._runs.closed())
+        await self._runs.write()
 
     async def _read(self, record: Record) -> SeedReport | None:
         report = await read(SeedReport, record, self._publisher)
         if report is not None and record.key != report.run_id.encode():
             reason = f"the key is {record.key!r} and must be the run id {report.run_id!r}"
-            await bury(record, reason, self._publisher)
+            await self._bury(record, Unfit.WRONG_KEY, reason)
             return None
         return report
 
-    def _state(self, event: EventT[bytes], key: bytes) -> FoldState | None:
-        with table_writes_for(event):
-            value = self._runs.get(key)
-        return FoldState.from_bytes(value) if value else None
-
-    async def _fold(
-        self, before: FoldState | None, report: SeedReport, record: Record
-    ) -> FoldState | None:
+    async def _take(self, run: Run, record: Record, report: SeedReport) -> list[Decided]:
+        """Fold a report, or ignore or bury it; return what it led to."""
+        cause = cause_of(record, report)
+        if isinstance(run.kept, Ended):
+            await self._refuse(run.kept, record, report)
+            return []
+        if run.kept is not None and report.seq <= run.kept.last_seq:
+            await self._take_again(run, run.kept, record, report, cause)
+            return []
         try:
-            state, decisions = fold(before, report, cause_of(record, report))
+            state, decisions = fold(run.kept, report, cause)
         except RunUnfoldable as error:
-            await bury(record, str(error), self._publisher)
-            return before
-        if state is before:
-            REPORTS_REPEATED.inc()
-            return before
-        for decision in decisions:
-            await self._publish(decision, record, report.closing)
+            opened = run.kept is not None or report.opening is not None
+            await self._bury(record, Unfit.UNFOLDABLE if opened else Unfit.UNOPENED, str(error))
+            return []
+        except SequenceGap as error:
+            await require_hole(self._bootstrap_servers, run, record, report)
+            await self._break(run, record, Unfit.HOLE, f"{error}; it is not on the topic before")
+            return []
         REPORTS_FOLDED.inc()
-        return state
+        run.fold_into(state, record, report.seq, cause.sha256)
+        if report.closing:
+            RUNS_CLOSED.inc()
+            run.end(How.CLOSED, record, f"run {report.run_id} was closed by report {report.seq}")
+        return [Decided(decision, record, report.closing) for decision in decisions]
 
-    async def _publish(self, decision: AdaptationDecision, record: Record, closing: bool) -> None:
-        trace = child_traceparent(traceparent_of(record.headers))
-        await self._publisher.publish(ADAPTATION_DECISION, decision, traceparent=trace)
-        DECISIONS.labels(decision.strategy or ("seal" if closing else "answer")).inc()
-        REPORT_TO_DECISION_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
-        log.info(
-            "decided",
-            run=decision.run_id,
-            seq=decision.seq,
-            strategy=decision.strategy,
-            why=decision.reason,
+    async def _take_again(
+        self, run: Run, state: FoldState, record: Record, report: SeedReport, cause: Cause
+    ) -> None:
+        """Ignore a report folded before, unless it says something else than it did then.
+
+        Then two trainers report as one run. Which of them a later report comes from cannot be
+        known, and no audit could repeat what was decided: the run is broken.
+        """
+        before = run.recent.get(report.seq, cause.sha256)
+        opening = report.opening
+        if before == cause.sha256 and (opening is None or opening == state.run.opening):
+            REPORTS_REPEATED.inc()
+            return
+        what = "opens it a second time" if opening else "was another when it was folded"
+        reason = f"run {report.run_id}: report {report.seq} {what}; two runs have one id"
+        await self._break(run, record, Unfit.CONTRADICTION, reason)
+
+    async def _refuse(self, ended: Ended, record: Record, report: SeedReport) -> None:
+        """Ignore the reports that came before a run ended, and bury those that come after."""
+        broken = ended.ended is How.BROKEN
+        if broken and record.offset > ended.offset:
+            await self._bury(record, Unfit.BROKEN, f"nothing is folded any more: {ended.reason}")
+        elif broken:
+            REPORTS_REPEATED.inc()
+        elif report.opening and digest(report.opening) != ended.opening_sha256:
+            reason = f"{ended.reason} and cannot be opened again; give the new run another id"
+            await self._bury(record, Unfit.CONTRADICTION, reason)
+        elif report.seq > ended.last_seq:
+            reason = f"{ended.reason}; report {report.seq} comes after"
+            await self._bury(record, Unfit.CLOSED, reason)
+        else:
+            REPORTS_REPEATED.inc()
+
+    async def _break(self, run: Run, record: Record, unfit: Unfit, reason: str) -> None:
+        """Bury a record and fold nothing more of its run; other runs go on."""
+        run.end(How.BROKEN, record, reason)
+        RUNS_BROKEN.labels(unfit).inc()
+        log.error(
+            "run broken",
+            reason=reason,
+            remedy=f"its later reports go to {SEED_METRICS.dead_letters}; start it anew as another",
         )
+        await self._bury(record, unfit, reason)
+
+    async def _bury(self, record: Record, unfit: Unfit, reason: str) -> None:
+        await bury(record, unfit, reason, self._publisher)
+
+    async def _publish(self, decided: Sequence[Decided]) -> None:
+        await self._publisher.publish_all(
+            ADAPTATION_DECISION,
+            [
+                Traced(each.decision, child_traceparent(traceparent_of(each.record.headers)))
+                for each in decided
+            ],
+        )
+        for decision, record, closing in decided:
+            DECISIONS.labels(decision.strategy or ("seal" if closing else "answer")).inc()
+            note_latency(record.timestamp_ms / 1000, time.time())
+            log.info(
+                "decided",
+                run=decision.run_id,
+                seq=decision.seq,
+                strategy=decision.strategy,
+                why=decision.reason,
+            )
 
 
 def run_bandit_worker(settings: Settings) -> int:
@@ -119,7 +200,7 @@ def run_bandit_worker(settings: Settings) -> int:
         session_timeout_s=settings.session_timeout_s,
     )
     publisher = Publisher(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
-    Bandit(app, publisher, Remembering(settings))
+    Bandit(app, publisher, Remembering(settings), settings.kafka_bootstrap_servers)
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,

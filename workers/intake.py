@@ -1,6 +1,7 @@
 """From a Faust event to one of ours: the record, decoded, or put among the dead letters."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import TypeVar, cast
 
 import structlog
@@ -12,6 +13,20 @@ from topics.models import Event
 from workers.metrics import DEAD_LETTERS, RECORDS
 
 log = structlog.get_logger()
+
+
+class Unfit(StrEnum):
+    """Why a record lies among the dead letters, as metrics have it; its headers say it in words."""
+
+    UNDECODABLE = "undecodable"
+    WRONG_KEY = "wrong-key"
+    UNOPENED = "unopened"
+    UNFOLDABLE = "unfoldable"
+    CLOSED = "closed"
+    HOLE = "hole"
+    CONTRADICTION = "contradiction"
+    BROKEN = "broken"
+
 
 E = TypeVar("E", bound=Event)
 
@@ -38,14 +53,14 @@ async def read(model: type[E], record: Record, publisher: Publisher) -> E | None
     try:
         return decode(model, record.value)
     except Undecodable as error:
-        await bury(record, str(error), publisher)
+        await bury(record, Unfit.UNDECODABLE, str(error), publisher)
         return None
 
 
-async def bury(record: Record, reason: str, publisher: Publisher) -> None:
+async def bury(record: Record, unfit: Unfit, reason: str, publisher: Publisher) -> None:
     """Put a record's untouched bytes among the dead letters, where a person will look."""
     await publisher.dead_letter(record, reason)
-    DEAD_LETTERS.labels(record.topic).inc()
+    DEAD_LETTERS.labels(record.topic, unfit).inc()
     log.warning(
         "dead letter",
         topic=record.topic,

@@ -16,7 +16,9 @@ from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 RECORDS = Counter("esper_records_total", "Records worked through.", ["topic"])
-DEAD_LETTERS = Counter("esper_dead_letters_total", "Records that could not be read.", ["topic"])
+DEAD_LETTERS = Counter(
+    "esper_dead_letters_total", "Records put among the dead letters.", ["topic", "reason"]
+)
 OPEN_RUNS = Gauge("esper_open_runs", "Runs for which kernels are planned.")
 KNOWN_BLUEPRINTS = Gauge("esper_known_blueprints", "Blueprints offered to every new site.")
 KERNELS_REQUESTED = Counter("esper_kernels_requested_total", "Units of compile work planned.")
@@ -39,6 +41,10 @@ REQUEST_TO_READY_SECONDS = Histogram(
 STORE_RETRIES = Counter("esper_store_retries_total", "Kernels put again after the store failed.")
 REPORTS_FOLDED = Counter("esper_reports_folded_total", "Reports folded into the state of a run.")
 REPORTS_REPEATED = Counter("esper_reports_repeated_total", "Reports ignored as folded before.")
+RUNS_CLOSED = Counter("esper_runs_closed_total", "Runs whose closing report was folded.")
+RUNS_BROKEN = Counter(
+    "esper_runs_broken_total", "Runs in which nothing is decided any more.", ["reason"]
+)
 DECISIONS = Counter("esper_decisions_total", "Decisions published, by strategy.", ["strategy"])
 REPORT_TO_DECISION_SECONDS = Histogram(
     "esper_report_to_decision_seconds", "From a report's record to its decision.", buckets=SHORT_S
@@ -46,6 +52,15 @@ REPORT_TO_DECISION_SECONDS = Histogram(
 RUNS_REMEMBERED = Counter(
     "esper_runs_remembered_total", "Closed runs, by whether later ones learn of them.", ["outcome"]
 )
+
+CLOCKS_OFF = Counter(
+    "esper_report_clocks_off_total",
+    "Decisions on reports whose record has a time that cannot be right.",
+    ["direction"],
+)
+
+MAX_LATENCY_S = 24 * 60 * 60.0
+"""A report older than that was stamped by a clock that is wrong, or waited for a worker."""
 
 Start = Callable[[str, list[tuple[str, str]]], object]
 
@@ -64,6 +79,18 @@ def note_steps(timings_ms: Mapping[str, float]) -> None:
     for step, taken_ms in timings_ms.items():
         if "." not in step:
             STEP_SECONDS.labels(step).observe(taken_ms / 1000)
+
+
+def note_latency(reported_s: float, decided_s: float) -> None:
+    """Observe how long a decision took; both times are since the epoch, by two clocks."""
+    latency_s = decided_s - reported_s
+    if latency_s < 0:
+        CLOCKS_OFF.labels("ahead").inc()
+        REPORT_TO_DECISION_SECONDS.observe(0.0)
+    elif latency_s > MAX_LATENCY_S:
+        CLOCKS_OFF.labels("behind").inc()
+    else:
+        REPORT_TO_DECISION_SECONDS.observe(latency_s)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from benchmarks import (
     dormant,
     executor,
     grow_step,
+    memory_flat,
     passes,
     pipeline,
     regret,
@@ -124,6 +125,10 @@ def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:
 
 def test_bandit_runs_with_both_sides_folding_every_report(stack: Stack) -> None:
     check("bandit", bandit.measure(stack, bandit.QUICK))
+
+
+def test_memory_flat_runs_with_every_report_folded(stack: Stack) -> None:
+    check("memory-flat", memory_flat.measure(stack, memory_flat.QUICK))
 
 
 def test_the_load_of_the_bandit_leads_to_one_decision_in_twenty_reports() -> None:

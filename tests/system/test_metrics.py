@@ -1,8 +1,10 @@
 """What the workers tell Prometheus is what happened."""
 
 import urllib.request
+from collections.abc import Iterator
 from functools import partial
 
+from prometheus_client.metrics_core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
 from esper.blueprint import shipped
@@ -12,18 +14,33 @@ from workers.local.state import read_state
 from workers.submit import publish_blueprints
 
 
-def metrics(running: Running, worker: str) -> dict[str, float]:
-    """The sums over labels of everything a worker of the stack measures, by sample name."""
+def samples(running: Running, worker: str) -> Iterator[Sample]:
+    """Everything a worker of the stack measures."""
     state = read_state(running.settings.home / "stack.json")
     assert state is not None
     port = state.started(worker).metrics_port
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         text = answer.read().decode()
-    sums: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        yield from family.samples
+
+
+def metrics(running: Running, worker: str) -> dict[str, float]:
+    """The sums over labels of what a worker of the stack measures, by sample name."""
+    sums: dict[str, float] = {}
+    for sample in samples(running, worker):
+        sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
     return sums
+
+
+def labelled(running: Running, worker: str, name: str) -> dict[str, float]:
+    """What a worker has under one sample name, by the label that is not the topic."""
+    found: dict[str, float] = {}
+    for sample in samples(running, worker):
+        if sample.name == name:
+            labels = [value for label, value in sample.labels.items() if label != "topic"]
+            found["".join(labels)] = sample.value
+    return found
 
 
 def reached(running: Running, worker: str, expected: dict[str, int]) -> bool:

@@ -7,8 +7,8 @@ workers). Nothing else in the project imports a Kafka client.
 from topics.bus.admin import create_topics, describe
 from topics.bus.client import Bus, Start
 from topics.bus.errors import BrokerUnreachable, BusError, TopicMismatch, Unpublishable
-from topics.bus.publisher import Position, Publisher
-from topics.bus.reader import read
+from topics.bus.publisher import Position, Publisher, Traced
+from topics.bus.reader import Span, find, read
 from topics.bus.record import Record
 
 __all__ = [
@@ -18,10 +18,13 @@ __all__ = [
     "Position",
     "Publisher",
     "Record",
+    "Span",
     "Start",
     "TopicMismatch",
+    "Traced",
     "Unpublishable",
     "create_topics",
     "describe",
+    "find",
     "read",
 ]

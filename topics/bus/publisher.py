@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -31,6 +31,13 @@ class Position(NamedTuple):
     topic: str
     partition: int
     offset: int
+
+
+class Traced(NamedTuple):
+    """An event to publish, and the trace that it belongs to."""
+
+    event: Event
+    traceparent: str | None = None
 
 
 class Publisher:
@@ -83,6 +90,26 @@ class Publisher:
             type(event).__name__, value, source=self._source, traceparent=traceparent
         )
         return await self.send(topic.name, topic.key_of(event), value, headers)
+
+    async def publish_all(self, topic: Topic, events: Iterable[Traced]) -> None:
+        """Publish events and return when the broker has all of them, in order within each key.
+
+        Keys go side by side. Of one key the next event is sent when the one before is confirmed:
+        whatever fails and is sent again, its record has no hole and is never out of order.
+
+        Raises:
+            ExceptionGroup: of `Unpublishable`, see `publish`; of its key nothing more was sent.
+        """
+        by_key: dict[bytes, list[Traced]] = {}
+        for traced in events:
+            by_key.setdefault(topic.key_of(traced.event), []).append(traced)
+        async with asyncio.TaskGroup() as tasks:
+            for in_turn in by_key.values():
+                tasks.create_task(self._publish_in_turn(topic, in_turn))
+
+    async def _publish_in_turn(self, topic: Topic, events: Iterable[Traced]) -> None:
+        for event, traceparent in events:
+            await self.publish(topic, event, traceparent=traceparent)
 
     async def dead_letter(self, record: Record, reason: str) -> Position:
         """Put a record's untouched bytes on its topic's dead letters, with reason and origin.

@@ -1,6 +1,8 @@
 """Reading a topic from its beginning to where it ends now."""
 
 import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.partitioner import murmur2
@@ -15,6 +17,15 @@ POLL_MS = 1_000
 
 STALL_TIMEOUT_S = 10.0
 """How long reading waits for the next records before it takes the broker for lost."""
+
+
+class Span(NamedTuple):
+    """A part of a partition: the offsets from `start` up to, and without, `stop`."""
+
+    topic: str
+    partition: int
+    start: int
+    stop: int
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -44,6 +55,52 @@ async def _read(bootstrap_servers: str, topic: str, key: bytes | None) -> list[R
         raise BrokerUnreachable(bootstrap_servers) from error
     finally:
         await consumer.stop()
+
+
+async def find(
+    bootstrap_servers: str,
+    where: Span,
+    key: bytes,
+    wanted: Callable[[Record], bool],
+) -> Record | None:
+    """Return the first record of a key in a part of a partition that is `wanted`, if there is one.
+
+    Raises:
+        BrokerUnreachable: no broker answers, or it stopped answering.
+    """
+    if where.start >= where.stop:
+        return None
+    consumer = new_consumer(bootstrap_servers)
+    partition = TopicPartition(where.topic, where.partition)
+    try:
+        await connect(consumer, bootstrap_servers)
+        consumer.assign([partition])
+        consumer.seek(partition, where.start)
+        return await _first(consumer, partition, where.stop, key, wanted)
+    except TimeoutError as error:
+        raise BrokerUnreachable(bootstrap_servers) from error
+    finally:
+        await consumer.stop()
+
+
+async def _first(
+    consumer: AIOKafkaConsumer,
+    partition: TopicPartition,
+    stop: int,
+    key: bytes,
+    wanted: Callable[[Record], bool],
+) -> Record | None:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(STALL_TIMEOUT_S) as limit:
+        while await consumer.position(partition) < stop:
+            for message in (await consumer.getmany(timeout_ms=POLL_MS)).get(partition, ()):
+                limit.reschedule(loop.time() + STALL_TIMEOUT_S)
+                if message.offset >= stop:
+                    return None
+                record = Record.from_client(message)
+                if record.key == key and wanted(record):
+                    return record
+    return None
 
 
 async def _drain(consumer: AIOKafkaConsumer, key: bytes | None) -> list[Record]:

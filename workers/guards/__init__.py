@@ -1,12 +1,14 @@
 """Faust without its four ways to lose records.
 
 A `GuardedApp` is a Faust app with the defects of `Guard` closed; `process_in_order` and
-`process_batches` are how its agents work through a stream. Records go in from the broker; what
-comes out is at least one call per record, and a committed offset that never overtakes the work.
+`process_batches` are how its agents work through a stream, the latter in parcels of records.
+Records go in from the broker; what comes out is at least one call per record, and a committed
+offset that never overtakes the work.
 """
 
 from workers.guards.guard import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested
 from workers.guards.guarded import GuardedApp
+from workers.guards.parcels import Parcel, ParcelSchema, records_of
 from workers.guards.processing import process_batches, process_in_order, table_writes_for
 from workers.guards.table import ConfirmedTable
 
@@ -16,9 +18,12 @@ __all__ = [
     "ConfirmedTable",
     "Guard",
     "GuardedApp",
+    "Parcel",
+    "ParcelSchema",
     "UntestedFaust",
     "process_batches",
     "process_in_order",
+    "records_of",
     "require_tested",
     "table_writes_for",
 ]

@@ -38,8 +38,9 @@ class Guard(StrEnum):
     Guarded: nothing flows during the seek, and partitions without a commit are sought as well."""
 
     CRASH_ON_ERROR = "crash-on-error"
-    """Faust acknowledges the record whose processing raised, and goes on with the next one.
-    Guarded: nothing is committed any more and the app stops; the record is read again."""
+    """Faust acknowledges the record whose processing raised, and goes on with the next one; where
+    what it awaited was cancelled, it reads no further and says nothing. Guarded: nothing is
+    committed any more and the app stops; the record is read again."""
 
     DRAIN_ON_STOP = "drain-on-stop"
     """Faust either acknowledges what is in work when it is told to stop, or waits for it without

@@ -15,14 +15,20 @@ from faust.transport.drivers.aiokafka import Consumer, Producer, Transport
 from faust.types import TP, Message
 from faust.types.agents import ActorRefT
 from faust.types.transports import ConsumerCallback, ConsumerT, TransportT
+from faust.types.tuples import ConsumerMessage
 
+from topics.bus import Record
 from workers.guards.guard import ALL, Guard
+from workers.guards.parcels import records_of, split, weight_of
 from workers.guards.table import ConfirmedTable
 
 log = logging.getLogger(__name__)
 
 FETCH_WAIT_S = 0.2
 """How long one fetch waits for records: a rebalance has to wait for the fetch under way."""
+
+MAX_OUT_BYTES = 16 * 1024 * 1024
+"""No more is fetched while parcels of this weight are handed out and not finished."""
 
 
 class GuardedConsumer(Consumer):
@@ -34,6 +40,9 @@ class GuardedConsumer(Consumer):
         self._guards = cast(GuardedApp, transport.app).guards
         self._delivered: defaultdict[TP, deque[Message]] = defaultdict(deque)
         self._halted = False
+        self._out_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._hand_out = callback
         self._fetch_over = asyncio.Event()
         self._fetch_over.set()
@@ -51,7 +60,38 @@ class GuardedConsumer(Consumer):
     async def _deliver(self, message: Message) -> None:
         if self.app.topics.acks_enabled_for(message.topic):
             self._delivered[message.tp].append(message)
+        self._count_out(weight_of(message))
         await self._hand_out(message)
+
+    def ack(self, message: Message) -> bool:
+        """Mark a message as finished; this makes room for others."""
+        if not message.acked:
+            self._count_out(-weight_of(message))
+        return super().ack(message)
+
+    def _count_out(self, weight: int) -> None:
+        # Parcels of an assignment before may be finished after the count began anew.
+        self._out_bytes = max(0, self._out_bytes + weight)
+        if self._out_bytes < MAX_OUT_BYTES:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _forget_delivered(self) -> None:
+        """Forget what was handed out under the assignment before; it is read again."""
+        self._delivered.clear()
+        self._count_out(-self._out_bytes)
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        if not isinstance(record, list):
+            return super()._to_message(tp, record)
+        read_to = self._read_offset[tp] or 0
+        records = [each for each in record if each.offset >= read_to] or record
+        message = super()._to_message(tp, records[-1])
+        message.key, message.headers = None, []
+        # Faust hands the value on without looking at it.
+        message.value = cast(Any, tuple(map(Record.from_client, records)))
+        return message
 
     def _filter_committable_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
         return {} if self._halted else super()._filter_committable_offsets(tps)
@@ -72,8 +112,10 @@ class GuardedConsumer(Consumer):
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         # Offsets that the broker never hands out (compacted away) leave no hole in what was
-        # delivered, so the finished prefix needs no record of them.
-        if Guard.COMMIT_GAPS not in self._guards:
+        # delivered, so the finished prefix needs no record of them. Neither do those that lie
+        # between the ends of two parcels.
+        parcelled = tp.topic in cast(GuardedApp, self.app).parcelled
+        if Guard.COMMIT_GAPS not in self._guards and not parcelled:
             await super()._add_gap(tp, offset_from, offset_to)
 
     async def still(self) -> None:
@@ -88,9 +130,26 @@ class GuardedConsumer(Consumer):
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
         self._fetch_over.clear()
         try:
-            return await super()._getmany(active_partitions, min(timeout, FETCH_WAIT_S))
+            if not await self._has_room():
+                return {}
+            found = await super()._getmany(active_partitions, min(timeout, FETCH_WAIT_S))
+            return {tp: self._parcelled(tp, records) for tp, records in found.items()}
         finally:
             self._fetch_over.set()
+
+    async def _has_room(self) -> bool:
+        if self._room.is_set():
+            return True
+        try:
+            await asyncio.wait_for(self._room.wait(), FETCH_WAIT_S)
+        except TimeoutError:
+            return False
+        # A rebalance may have begun meanwhile.
+        return self.flow_active
+
+    def _parcelled(self, tp: TP, records: list[Any]) -> list[Any]:
+        parcelled = tp.topic in cast(GuardedApp, self.app).parcelled
+        return list(split(records)) if parcelled else records
 
     async def _wait_next_records(self, timeout: float) -> tuple[RecordMap | None, set[TP] | None]:
         records, active_partitions = await super()._wait_next_records(timeout)
@@ -100,14 +159,14 @@ class GuardedConsumer(Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Forget what was handed out under the assignment before; it is read again."""
-        self._delivered.clear()
+        self._forget_delivered()
         if Guard.REBALANCE_SEEK in self._guards:
             await self.still()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
         """Go back to the committed offsets, and to the beginning where nothing is committed."""
-        self._delivered.clear()
+        self._forget_delivered()
         await super().perform_seek()
         if Guard.REBALANCE_SEEK not in self._guards:
             return
@@ -169,14 +228,24 @@ class FailingAgent(Agent):
     async def _fail_app(self, coro: Awaitable[None]) -> None:
         try:
             await coro
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Something that the agent awaited was cancelled. Faust would take it for the agent's
+            # own end, and nobody would read on.
+            await self._crash_app(RuntimeError("the agent awaited a task that was cancelled"))
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the app
-            # Before anything is awaited: the stream acks the failed record when it is collected.
-            cast(GuardedConsumer, self.app.consumer).halt_commits()
-            await cast(faust.App, self.app).crash(error)
+            await self._crash_app(error)
+
+    async def _crash_app(self, error: Exception) -> None:
+        # Before anything is awaited: the stream acks the failed record when it is collected.
+        cast(GuardedConsumer, self.app.consumer).halt_commits()
+        await cast(faust.App, self.app).crash(error)
 
 
 class GuardedApp(faust.App):
-    """A Faust app in which the given guards are on.
+    """A Faust app in which the given guards are on; `parcelled` names topics read in parcels.
 
     Tables must not have standby replicas: Faust's standby reader does not survive the pause in
     the flow of records that `Guard.REBALANCE_SEEK` needs.
@@ -192,6 +261,7 @@ class GuardedApp(faust.App):
     ) -> None:
         self.guards = frozenset(guards)
         self.drain_timeout_s = drain_timeout_s
+        self.parcelled: set[str] = set()
         super().__init__(
             id,
             Agent=FailingAgent if Guard.CRASH_ON_ERROR in self.guards else Agent,
@@ -227,6 +297,6 @@ class GuardedApp(faust.App):
             cast(GuardedConsumer, consumer).halt_commits()
             log.error(
                 "%d records still in work after %.0f s of stopping; they will be read again",
-                len(consumer.unacked),
+                sum(len(records_of(message)) or 1 for message in consumer.unacked),
                 self.drain_timeout_s,
             )

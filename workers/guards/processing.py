@@ -11,8 +11,14 @@ from faust import EventT, Stream, StreamT
 from faust.streams import _current_event
 from faust.types import TP
 
+from topics.bus import Record
+from workers.guards.parcels import Parcel, records_of
+
+MAX_WAITING_PARCELS = 16
+"""Parcels taken from the stream beside the batch in work; stopping waits for all of them."""
+
 Handle = Callable[[EventT[bytes]], Awaitable[None]]
-HandleBatch = Callable[[Sequence[EventT[bytes]]], Awaitable[None]]
+HandleBatch = Callable[[Sequence[Parcel]], Awaitable[None]]
 
 
 async def process_in_order(stream: StreamT[bytes], handle: Handle, *, concurrency: int = 1) -> None:
@@ -51,54 +57,48 @@ async def process_in_order(stream: StreamT[bytes], handle: Handle, *, concurrenc
 
 
 async def process_batches(
-    stream: StreamT[bytes], handle_batch: HandleBatch, *, max_records: int, within_s: float
+    stream: StreamT[tuple[Record, ...]], handle_batch: HandleBatch, *, max_records: int
 ) -> None:
-    """Call `handle_batch` on the events that have arrived, in order, until the stream ends.
+    """Call `handle_batch` on the parcels that have arrived, in order, until the stream ends.
 
-    A batch holds at most `max_records`; after its first event it waits `within_s` seconds for
-    more. All of it is acknowledged, in order, when `handle_batch` returns. Table writes need
-    `table_writes_for(event)`.
+    A batch takes no further parcel once it holds `max_records`. All of it is acknowledged, in
+    order, when `handle_batch` returns. Table writes need `table_writes_for(parcel)`.
 
     Raises:
         ExceptionGroup: `handle_batch` raised; the batch and all after it stay unacknowledged.
     """
     source = cast(Stream[Any], stream).noack()
-    arrived: asyncio.Queue[EventT[bytes] | None] = asyncio.Queue(max_records)
+    arrived: asyncio.Queue[Parcel | None] = asyncio.Queue(MAX_WAITING_PARCELS)
 
     async def read() -> None:
-        async for event in source.events():
-            await arrived.put(event)
+        async for parcel in source.events():
+            await arrived.put(parcel)
         await arrived.put(None)
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(read())
-        while batch := await _next_batch(arrived, max_records, within_s):
+        while batch := await _next_batch(arrived, max_records):
             await handle_batch(batch)
-            for event in batch:
-                await source.ack(event)
+            for parcel in batch:
+                await source.ack(parcel)
 
 
-async def _next_batch(
-    arrived: asyncio.Queue[EventT[bytes] | None], max_records: int, within_s: float
-) -> list[EventT[bytes]]:
+async def _next_batch(arrived: asyncio.Queue[Parcel | None], max_records: int) -> list[Parcel]:
     """Take a batch from the queue; it is empty when the stream has ended."""
-    first = await arrived.get()
-    if first is None:
-        return []
-    batch = [first]
-    if arrived.qsize() < max_records - 1 and within_s > 0:
-        await asyncio.sleep(within_s)
-    while len(batch) < max_records and not arrived.empty():
-        event = arrived.get_nowait()
-        if event is None:
+    batch: list[Parcel] = []
+    records = 0
+    while not batch or (records < max_records and not arrived.empty()):
+        parcel = await arrived.get()
+        if parcel is None:
             arrived.put_nowait(None)
             break
-        batch.append(event)
+        batch.append(parcel)
+        records += len(records_of(parcel.message))
     return batch
 
 
 @contextmanager
-def table_writes_for(event: EventT[bytes]) -> Iterator[None]:
+def table_writes_for(event: EventT[Any]) -> Iterator[None]:
     """Send the changelog of the table writes made inside to the partition of this event."""
     token = _current_event.set(weakref.ref(event))
     try:

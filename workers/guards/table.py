@@ -26,5 +26,10 @@ class ConfirmedTable(faust.Table[bytes, bytes]):
 
     async def confirmed(self) -> None:
         """Return when the broker has every write so far; call it before acknowledging a record."""
-        sent, self._unconfirmed = self._unconfirmed, []
-        await asyncio.gather(*sent)
+        sent = list(self._unconfirmed)
+        if sent:
+            # Whoever is cancelled here must not cancel the writes, nor forget that they count.
+            await asyncio.wait(sent)
+        for write in sent:
+            write.result()
+        del self._unconfirmed[: len(sent)]

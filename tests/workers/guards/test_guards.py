@@ -71,6 +71,21 @@ def test_a_record_whose_agent_raised_is_read_again(
     assert (1 not in scenario.done()) == lost
 
 
+@pytest.mark.parametrize("agent", ["automatic", "in-batches"])
+def test_a_worker_whose_agent_awaited_what_was_cancelled_ends_and_its_record_is_read_again(
+    scenario: Scenario, agent: str
+) -> None:
+    """Unguarded, the agent would be gone and the worker would stay, ready and reading nothing."""
+    scenario.create_topics(partitions=1)
+    scenario.publish("0", "1 cancelled", "2")
+    first = scenario.start(agent, instance_id="one")
+    assert first.exit_code() == 1
+    assert "awaited a task that was cancelled" in first.output()
+
+    scenario.take_what_is_left()
+    assert {0, 1, 2} <= scenario.done()
+
+
 @on_and_off(Guard.DRAIN_ON_STOP)
 def test_a_record_in_work_is_finished_before_sigterm_ends_the_worker(
     scenario: Scenario, guards: frozenset[Guard], lost: bool

@@ -1,9 +1,10 @@
 """A worker for the tests of the guards; what it does with a record is written in the record.
 
 A record's value is its number, and optionally a word: `hang` is never finished, `raise` raises,
-`sleep` takes half a second, `work` 5 ms. A tame worker ignores the word. Every step is a line in
-the journal, which survives `kill -9`: the machine's monotonic time in nanoseconds, then `ready`,
-`start NUMBER PARTITION OFFSET` or `done NUMBER PARTITION OFFSET`.
+`cancelled` ends as if a task that it awaits was cancelled, `sleep` takes half a second, `work`
+5 ms. A tame worker ignores the word. Every step is a line in the journal, which survives `kill
+-9`: the machine's monotonic time in nanoseconds, then `ready`, `start NUMBER PARTITION OFFSET` or
+`done NUMBER PARTITION OFFSET`.
 """
 
 import argparse
@@ -18,8 +19,18 @@ from typing import Any
 
 from faust import EventT, StreamT
 
-from workers.app import bytes_table, make_app, raw_topic, run
-from workers.guards import Guard, GuardedApp, process_batches, process_in_order, table_writes_for
+from topics.bus import Record
+from workers.app import bytes_table, make_app, parcel_topic, raw_topic, run
+from workers.guards import (
+    Guard,
+    GuardedApp,
+    Parcel,
+    guarded,
+    process_batches,
+    process_in_order,
+    records_of,
+    table_writes_for,
+)
 from workers.guards.guarded import GuardedConsumer
 
 CONCURRENCY = 4
@@ -46,8 +57,15 @@ class Handler:
         self._tame = tame
 
     async def __call__(self, event: EventT[bytes]) -> None:
-        number, _, word = event.value.decode().partition(" ")
-        where = (number, event.message.partition, event.message.offset)
+        await self._handle(event.value, event.message.partition, event.message.offset)
+
+    async def record(self, record: Record) -> None:
+        """The same for a record of a parcel."""
+        await self._handle(record.value or b"", record.partition, record.offset)
+
+    async def _handle(self, value: bytes, partition: int, offset: int) -> None:
+        number, _, word = value.decode().partition(" ")
+        where = (number, partition, offset)
         self._journal.write("start", *where)
         if not self._tame:
             await self._obey(word)
@@ -57,6 +75,8 @@ class Handler:
         match word:
             case "hang":
                 await asyncio.Event().wait()
+            case "cancelled":
+                raise asyncio.CancelledError
             case "raise":
                 raise RuntimeError("as the record says")
             case "sleep":
@@ -108,14 +128,15 @@ def in_batches(handle: Handler, app: GuardedApp, partitions: int) -> Agent:
     """Through `process_batches`, with a table write for each record."""
     table = bytes_table(app, "seen", partitions)
 
-    async def handle_batch(events: Sequence[EventT[bytes]]) -> None:
-        for event in events:
-            await handle(event)
-            with table_writes_for(event):
-                table[event.key] = event.value
+    async def handle_batch(parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            for record in records_of(parcel.message):
+                await handle.record(record)
+                with table_writes_for(parcel):
+                    table[record.key] = record.value
 
-    async def agent(stream: StreamT[bytes]) -> None:
-        await process_batches(stream, handle_batch, max_records=16, within_s=0.01)
+    async def agent(stream: StreamT[tuple[Record, ...]]) -> None:
+        await process_batches(stream, handle_batch, max_records=16)
 
     return agent
 
@@ -155,7 +176,10 @@ def main() -> int:
         "in-batches": lambda: in_batches(handle, app, options.partitions),
         "with-table": lambda: with_table(handle, app, options.partitions),
     }
-    app.agent(raw_topic(app, options.topic), name="agent")(agents[options.agent]())
+    topic_of = parcel_topic if options.agent == "in-batches" else raw_topic
+    app.agent(topic_of(app, options.topic), name="agent")(agents[options.agent]())
+    if options.max_out_bytes:
+        guarded.MAX_OUT_BYTES = options.max_out_bytes
     if options.slow_seek:
         _slow_down_seeks(options.slow_seek)
 
@@ -185,6 +209,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--partitions", type=int)
     parser.add_argument("--slow-seek", type=float, default=0.0)
+    parser.add_argument("--max-out-bytes", type=int, default=0)
     parser.add_argument("--guards", nargs="*", default=[])
     parser.add_argument("--tame", action="store_true")
     return parser.parse_args()

@@ -1,0 +1,227 @@
+"""A million reports through the bandit worker: does it keep something of each?
+
+Most are of short runs that open and close side by side, the others of a few runs that never end.
+"""
+
+import asyncio
+import secrets
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+import psutil
+from aiokafka import AIOKafkaProducer
+
+from benchmarks.report_load import REPORTS_A_DECISION, Load
+from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
+from benchmarks.stack import Stack, local_stack
+from esper.settings import STACK_FILE
+from topics.catalog import SEED_METRICS
+from topics.codec import encode
+from topics.models import PolicySpec, RunOpening, SeedReport
+from workers.local.process import ProcessRecord
+from workers.local.state import read_state
+from workers.local.worker import metrics_address
+
+GOAL: Final = Goal(sense="at most", limit=1.05)
+WORKER: Final = "bandit"
+COUNTED: Final = "esper_reports_folded_total"
+MEGABYTE: Final = 1e6
+
+REPORTS_A_SHORT_RUN: Final = 10
+SIDE_BY_SIDE: Final = 60
+"""Short runs that are open at one time."""
+
+SAMPLE_EVERY_S: Final = 0.25
+EARLY: Final = (0.2, 0.3)
+LATE: Final = (0.9, 1.0)
+"""Parts of the load, by reports folded, over which memory is compared."""
+
+STALL_TIMEOUT_S: Final = 60.0
+
+
+class Amount(NamedTuple):
+    """Short runs of ten reports, and long runs with so many decisions, one in twenty reports."""
+
+    short_runs: int
+    long_runs: int
+    decisions_a_long_run: int
+
+    @property
+    def reports(self) -> int:
+        """The reports of all runs."""
+        long = self.long_runs * self.decisions_a_long_run * REPORTS_A_DECISION
+        return self.short_runs * REPORTS_A_SHORT_RUN + long
+
+
+FULL: Final = Amount(short_runs=90_000, long_runs=10, decisions_a_long_run=500)
+QUICK: Final = Amount(short_runs=600, long_runs=2, decisions_a_long_run=20)
+
+
+class Sample(NamedTuple):
+    """Reports folded since the load began, and the bytes that the worker then held resident."""
+
+    folded: int
+    resident: int
+
+
+def run(quick: bool = False) -> Measured:
+    """Measure on a stack of its own."""
+    with local_stack() as stack:
+        return measure(stack, QUICK if quick else FULL)
+
+
+def measure(stack: Stack, amount: Amount) -> Measured:
+    """Measure on a running stack, whose bandit worker is started anew."""
+    stack.stop_worker(WORKER)
+    stack.start_worker(WORKER)
+    begun = time.monotonic()
+    samples = _fold(stack, amount)
+    taken_s = time.monotonic() - begun
+    early, late = (_between(samples, amount.reports, part) for part in (EARLY, LATE))
+    pairs = min(len(early), len(late))
+    return Measured(
+        parameters={**amount._asdict(), "reports": amount.reports},
+        figures=(
+            ratio(
+                "late-over-early",
+                "memory of the bandit worker over the last tenth of the reports ÷ over the third "
+                "tenth",
+                ("late_mb", late[-pairs:]),
+                ("early_mb", early[-pairs:]),
+                goal=GOAL,
+            ),
+            figure("late", "memory of the bandit worker over the last tenth", "MB", late),
+            figure("rate", "reports through it meanwhile", "1/s", [amount.reports / taken_s]),
+        ),
+    )
+
+
+def _fold(stack: Stack, amount: Amount) -> list[Sample]:
+    """Let the worker fold the load while it is published; return what it held meanwhile."""
+    worker = _record(stack)
+    samples: list[Sample] = []
+    failed = threading.Event()
+    watch = threading.Thread(target=_watch, args=(worker, amount.reports, samples, failed))
+    watch.start()
+    try:
+        asyncio.run(_publish(amount, stack.settings.kafka_bootstrap_servers, failed))
+    except BaseException:
+        failed.set()
+        raise
+    finally:
+        watch.join()
+    if failed.is_set():
+        folded = samples[-1].folded if samples else 0
+        raise BenchmarkError(
+            f"the bandit worker stopped at {folded} of {amount.reports} reports; its log is "
+            f"{stack.settings.home}/workers/{WORKER}.log"
+        )
+    return samples
+
+
+def _watch(
+    worker: ProcessRecord, reports: int, samples: list[Sample], failed: threading.Event
+) -> None:
+    process = psutil.Process(worker.pid)
+    moved_s = time.monotonic()
+    while not failed.is_set():
+        try:
+            sample = Sample(_folded(worker), process.memory_info().rss)
+        except (OSError, psutil.Error):
+            failed.set()
+            return
+        if not samples or sample.folded > samples[-1].folded:
+            moved_s = time.monotonic()
+        samples.append(sample)
+        if sample.folded >= reports:
+            return
+        if time.monotonic() - moved_s > STALL_TIMEOUT_S:
+            failed.set()
+        time.sleep(SAMPLE_EVERY_S)
+
+
+def _folded(worker: ProcessRecord) -> int:
+    with urllib.request.urlopen(f"{metrics_address(worker)}/metrics", timeout=10) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith(f"{COUNTED} "):
+                return int(float(line.split()[1]))
+    raise OSError(f"the worker does not measure {COUNTED}")
+
+
+def _between(samples: Sequence[Sample], reports: int, part: tuple[float, float]) -> list[float]:
+    """The megabytes held while the reports of a part of the load were folded."""
+    low, high = (share * reports for share in part)
+    found = [each.resident / MEGABYTE for each in samples if low <= each.folded <= high]
+    if not found:
+        raise BenchmarkError(f"no sample was taken between {low:g} and {high:g} reports")
+    return found
+
+
+async def _publish(amount: Amount, servers: str, failed: threading.Event) -> None:
+    producer = AIOKafkaProducer(
+        bootstrap_servers=servers, enable_idempotence=True, acks="all", linger_ms=5
+    )
+    await producer.start()
+    try:
+        for run_id, value in _load(amount):
+            if failed.is_set():
+                return
+            await producer.send(SEED_METRICS.name, value, key=run_id.encode())
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
+def _load(amount: Amount) -> Iterator[tuple[str, bytes]]:
+    """Yield run and value of every report: of the long runs one in between, now and then."""
+    name = f"memory-{secrets.token_hex(4)}"
+    long = Load(f"{name}-long", amount.long_runs, amount.decisions_a_long_run)
+    long_reports = ((report.run_id, encode(report)) for report in long)
+    every = amount.short_runs * REPORTS_A_SHORT_RUN // long.reports
+    for number, short in enumerate(_short_runs(name, amount.short_runs)):
+        yield short
+        if number % every == 0:
+            yield from islice(long_reports, 1)
+    yield from long_reports
+
+
+def _short_runs(name: str, runs: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the reports of the short runs, so many of them side by side."""
+    forms = [encode(_short_report("RUN", seq)) for seq in range(REPORTS_A_SHORT_RUN)]
+    for first in range(0, runs, SIDE_BY_SIDE):
+        names = [f"{name}-{number}" for number in range(first, min(first + SIDE_BY_SIDE, runs))]
+        for form in forms:
+            for run_id in names:
+                yield run_id, form.replace(b"RUN", run_id.encode())
+
+
+def _short_report(run_id: str, seq: int) -> SeedReport:
+    opening = RunOpening(
+        seed=0,
+        slots={"fc1": 1},
+        policy=PolicySpec(),
+        host_params=1000,
+        report_interval_steps=20,
+    )
+    report = SeedReport(
+        run_id=run_id.lower(),
+        seq=seq,
+        step=20 * seq,
+        train_loss=0.5,
+        probe_loss=0.6,
+        opening=opening if seq == 0 else None,
+        closing=seq == REPORTS_A_SHORT_RUN - 1,
+    )
+    # A name that no field's value has, so that it can be replaced in the bytes.
+    return report.model_copy(update={"run_id": run_id})
+
+
+def _record(stack: Stack) -> ProcessRecord:
+    state = read_state(stack.settings.home / STACK_FILE)
+    if state is None:
+        raise BenchmarkError(f"no stack runs in {stack.settings.home}")
+    return state.started(WORKER)

@@ -1,0 +1,437 @@
+"""Reports as they must not be, on the real topic: the worker goes on, and nothing is lost."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import orjson
+import pytest
+from confluent_kafka import Producer
+
+from esper.audit import audit, fetch_history
+from esper.orchestrator import FoldState
+from tests.system.conftest import Running, eventually
+from tests.system.test_metrics import labelled
+from topics.bus import Bus, Record, read
+from topics.bus.reader import partition_of
+from topics.catalog import ADAPTATION_DECISION, DAY_MS, FOLDED_RUNS, SEED_METRICS
+from topics.codec import decode, encode, sha256_of
+from topics.models import (
+    AdaptationDecision,
+    LoadableKernel,
+    PolicySpec,
+    RunOpening,
+    SeedReport,
+    SeedState,
+    SeedStatus,
+)
+from workers.local import process
+from workers.local.state import read_state
+from workers.runs import Ended, How
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The real topic, and what the worker made of a run on it."""
+
+    running: Running
+    bus: Bus
+
+    def send(self, *reports: SeedReport) -> None:
+        """Publish reports one after the other."""
+        for report in reports:
+            self.send_bytes(report.run_id, encode(report))
+
+    def send_bytes(self, run_id: str, value: bytes) -> None:
+        self.bus.send(SEED_METRICS.name, run_id.encode(), value).result(timeout=30)
+
+    def records(self, topic: str, run_id: str) -> list[Record]:
+        return read(self.running.settings.kafka_bootstrap_servers, topic, key=run_id.encode())
+
+    def letters(self, run_id: str) -> list[tuple[int, str]]:
+        """Offset and reason of each dead letter of a run, each once: a restart may repeat some."""
+        letters = [dict(each.headers) for each in self._letters(run_id)]
+        found = [(int(each["dlq-offset"]), each["dlq-reason"].decode()) for each in letters]
+        return list(dict.fromkeys(found))
+
+    def _letters(self, run_id: str) -> list[Record]:
+        servers = self.running.settings.kafka_bootstrap_servers
+        records = read(servers, SEED_METRICS.dead_letters)
+        return [record for record in records if record.key == run_id.encode()]
+
+    def reasons(self, run_id: str, count: int) -> list[str]:
+        """Why the records of a run lie among the dead letters, once so many do."""
+        eventually(f"{count} dead letters", lambda: len(self.letters(run_id)) >= count)
+        found = self.letters(run_id)
+        assert len(found) == count
+        return [reason for _, reason in found]
+
+    def kept(self, run_id: str) -> FoldState | Ended | None:
+        """What the worker's table holds of a run."""
+        records = self.records(FOLDED_RUNS.changelog, run_id)
+        value = records[-1].value if records else None
+        if not value:
+            return None
+        if b'"ended"' in value:
+            return Ended.model_validate_json(value)
+        return FoldState.from_bytes(value)
+
+    def folded_to(self, run_id: str, seq: int) -> FoldState:
+        """The state of a run once report `seq` is folded."""
+
+        def reached() -> FoldState | None:
+            state = self.kept(run_id)
+            return state if isinstance(state, FoldState) and state.last_seq == seq else None
+
+        state: FoldState = eventually(f"report {seq} to be folded", reached)
+        return state
+
+    def ended(self, run_id: str) -> Ended:
+        """How a run ended, once it has."""
+
+        def found() -> Ended | None:
+            kept = self.kept(run_id)
+            return kept if isinstance(kept, Ended) else None
+
+        ended: Ended = eventually("the run to end", found)
+        return ended
+
+    def decisions(self, run_id: str) -> list[AdaptationDecision]:
+        records = self.records(ADAPTATION_DECISION.name, run_id)
+        values = dict.fromkeys(record.value for record in records)
+        return [decode(AdaptationDecision, value) for value in values]
+
+    def counted(self, sample: str, label: str) -> float:
+        """What the worker has counted under one label."""
+        return labelled(self.running, "bandit", sample).get(label, 0.0)
+
+
+@pytest.fixture
+def scene(running: Running, bus: Bus) -> Iterator[Scene]:
+    """The worker must be the same process afterwards: nothing sent here may end it."""
+    before = _worker(running)
+    yield Scene(running, bus)
+    assert _worker(running).pid == before.pid
+    assert process.is_alive(before), "the worker ended"
+
+
+@pytest.fixture
+def run_id() -> str:
+    return f"bad-{secrets.token_hex(4)}"
+
+
+def _worker(running: Running) -> process.ProcessRecord:
+    state = read_state(running.settings.home / "stack.json")
+    assert state is not None
+    return state.started("bandit")
+
+
+def opening(seed: int = 1) -> RunOpening:
+    return RunOpening(
+        seed=seed,
+        slots={"conv": 2},
+        policy=PolicySpec(),
+        host_params=1_000,
+        report_interval_steps=10,
+    )
+
+
+def kernel(name: str, build: str = "") -> LoadableKernel:
+    return LoadableKernel(
+        kernel_id=sha256_of(f"{name}/{build}".encode()),
+        site="conv",
+        blueprint_id=name,
+        category=name,
+        params=100,
+    )
+
+
+def report(run_id: str, seq: int, *, seed: int = 1, **fields: object) -> SeedReport:
+    told = {"train_loss": 1.0, "probe_loss": 1.0, "opening": opening(seed) if seq == 0 else None}
+    return SeedReport(run_id=run_id, seq=seq, step=10 * seq, **(told | fields))
+
+
+def neighbour_of(run_id: str) -> str:
+    """Another run, whose reports are on the same partition."""
+    count = SEED_METRICS.partitions
+    names = (f"neighbour-{secrets.token_hex(4)}" for _ in range(1000))
+    return next(
+        name
+        for name in names
+        if partition_of(name.encode(), count) == partition_of(run_id.encode(), count)
+    )
+
+
+def raw(run_id: str, seq: int, field: str, value: bytes) -> bytes:
+    """A report with a value that our own models would not write."""
+    told = orjson.loads(encode(report(run_id, seq, seeds=(_seed(),))))
+    marked = {**told, field: "HERE"}
+    if field == "contribution":
+        marked = {**told, "seeds": [{**told["seeds"][0], field: "HERE"}]}
+    return orjson.dumps(marked).replace(b'"HERE"', value)
+
+
+def _seed(name: str = "a", build: str = "", contribution: float | None = 0.1) -> SeedStatus:
+    planted = kernel(name, build)
+    return SeedStatus(
+        site="conv",
+        slot=0,
+        state=SeedState.ACTIVE,
+        kernel_id=planted.kernel_id,
+        blueprint_id=name,
+        alpha=1.0,
+        contribution=contribution,
+    )
+
+
+# -- what cannot be decoded ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("train_loss", b"NaN"),
+        ("probe_loss", b"Infinity"),
+        ("contribution", b"-Infinity"),
+        ("contribution", b"1e999"),
+        ("step", b"9223372036854775808"),
+        ("step", b"-1"),
+        ("train_loss", b'"0.5"'),
+    ],
+)
+def test_a_number_that_is_none_or_out_of_range_is_a_dead_letter_and_its_run_ends_there(
+    scene: Scene, run_id: str, field: str, value: bytes
+) -> None:
+    """The report is missing from then on: what follows may not be folded past it."""
+    before = scene.counted("esper_dead_letters_total", "undecodable")
+    scene.send(report(run_id, 0))
+    scene.send_bytes(run_id, raw(run_id, 1, field, value))
+    scene.send(report(run_id, 2), report(run_id, 3))
+
+    undecodable, hole, later = scene.reasons(run_id, 3)
+    assert undecodable.startswith("SeedReport: ")
+    assert field in undecodable or "JSON" in undecodable
+    assert f"run {run_id}: report 1 is missing, next is 2" in hole
+    assert later.startswith("nothing is folded any more")
+    assert scene.counted("esper_dead_letters_total", "undecodable") == before + 1
+    assert scene.ended(run_id).last_seq == 0
+
+
+@pytest.mark.parametrize("contribution", [1e300, -1e300, 1e-320])
+def test_a_contribution_that_no_sum_could_hold_leaves_the_fold_unharmed(
+    scene: Scene, run_id: str, contribution: float
+) -> None:
+    seeds = (_seed(contribution=contribution),)
+    scene.send(report(run_id, 0, kernels=(kernel("a"),)))
+    scene.send(*(report(run_id, seq, seeds=seeds) for seq in range(1, 12)))
+    scene.send(report(run_id, 12, closing=True))
+
+    assert scene.ended(run_id).last_seq == 12
+    assert scene.letters(run_id) == []
+    assert _audited(scene, run_id)
+
+
+# -- order --------------------------------------------------------------------------------------
+
+
+def test_a_hole_breaks_its_run_and_no_other_on_the_partition(scene: Scene, run_id: str) -> None:
+    other = neighbour_of(run_id)
+    broken = scene.counted("esper_runs_broken_total", "hole")
+    scene.send(report(run_id, 0), report(other, 0), report(run_id, 1))
+    scene.send(report(run_id, 3), report(other, 1), report(run_id, 4), report(other, 2))
+
+    scene.folded_to(other, 2)
+    hole, later = scene.reasons(run_id, 2)
+    assert hole == (f"run {run_id}: report 2 is missing, next is 3; it is not on the topic before")
+    assert later == f"nothing is folded any more: {hole}"
+    ended = scene.ended(run_id)
+    assert (ended.ended, ended.last_seq) == (How.BROKEN, 1)
+    assert scene.letters(other) == []
+    assert scene.counted("esper_runs_broken_total", "hole") == broken + 1
+
+
+def test_reports_out_of_order_break_their_run(scene: Scene, run_id: str) -> None:
+    scene.send(report(run_id, 0), report(run_id, 2), report(run_id, 1))
+    hole, late = scene.reasons(run_id, 2)
+    assert "report 1 is missing, next is 2" in hole
+    assert late.startswith("nothing is folded any more")
+
+
+def test_a_repeated_report_changes_nothing(scene: Scene, run_id: str) -> None:
+    reports = [report(run_id, 0, kernels=(kernel("a"),)), *(report(run_id, n) for n in (1, 2, 3))]
+    scene.send(*reports[:3], reports[0], reports[1], reports[2], reports[3])
+    scene.folded_to(run_id, 3)
+    assert scene.letters(run_id) == []
+    assert [decision.seq for decision in scene.decisions(run_id)].count(0) == 1
+    assert _audited(scene, run_id)
+
+
+def test_a_report_that_says_something_else_the_second_time_breaks_its_run(
+    scene: Scene, run_id: str
+) -> None:
+    scene.send(report(run_id, 0), report(run_id, 1), report(run_id, 1, train_loss=2.0))
+    scene.send(report(run_id, 2))
+    contradiction, later = scene.reasons(run_id, 2)
+    assert contradiction == (
+        f"run {run_id}: report 1 was another when it was folded; two runs have one id"
+    )
+    assert later.startswith("nothing is folded any more")
+
+
+# -- which run ----------------------------------------------------------------------------------
+
+
+def test_a_report_of_a_run_that_was_never_opened_is_a_dead_letter(
+    scene: Scene, run_id: str
+) -> None:
+    before = scene.counted("esper_dead_letters_total", "unopened")
+    scene.send(report(run_id, 4))
+    (reason,) = scene.reasons(run_id, 1)
+    assert reason == f"run {run_id} begins with report 4, which does not open it"
+    assert scene.kept(run_id) is None
+    assert scene.counted("esper_dead_letters_total", "unopened") == before + 1
+
+
+def test_a_report_under_the_key_of_another_run_is_a_dead_letter(scene: Scene, run_id: str) -> None:
+    other = neighbour_of(run_id)
+    scene.send(report(run_id, 0))
+    scene.send_bytes(run_id, encode(report(other, 0)))
+    (reason,) = scene.reasons(run_id, 1)
+    assert f"must be the run id {other!r}" in reason
+    assert scene.folded_to(run_id, 0)
+
+
+def test_after_the_closing_report_repeats_are_ignored_and_later_ones_are_dead_letters(
+    scene: Scene, run_id: str
+) -> None:
+    first, closing = report(run_id, 0), report(run_id, 1, closing=True)
+    scene.send(first, closing, closing, first, report(run_id, 2))
+    (reason,) = scene.reasons(run_id, 1)
+    assert reason == f"run {run_id} was closed by report 1; report 2 comes after"
+    assert [decision.seq for decision in scene.decisions(run_id)][-1] == 1
+
+
+def test_of_a_closed_run_a_few_hundred_bytes_are_kept(scene: Scene, run_id: str) -> None:
+    kernels = tuple(kernel(f"k{number}") for number in range(40))
+    scene.send(report(run_id, 0, kernels=kernels))
+    scene.send(report(run_id, 1, closing=True))
+    ended = scene.ended(run_id)
+    assert (ended.ended, ended.last_seq) == (How.CLOSED, 1)
+    assert len(ended.to_bytes()) < 400
+    assert _audited(scene, run_id)
+
+
+def test_a_second_opening_breaks_a_run_that_is_under_way(scene: Scene, run_id: str) -> None:
+    """No later report could be told to be of the one or of the other."""
+    broken = scene.counted("esper_runs_broken_total", "contradiction")
+    scene.send(report(run_id, 0), report(run_id, 1), report(run_id, 0, seed=2), report(run_id, 2))
+    second, later = scene.reasons(run_id, 2)
+    assert second == f"run {run_id}: report 0 opens it a second time; two runs have one id"
+    assert later == f"nothing is folded any more: {second}"
+    assert scene.ended(run_id).last_seq == 1
+    assert scene.counted("esper_runs_broken_total", "contradiction") == broken + 1
+
+
+def test_a_second_opening_of_a_closed_run_is_a_dead_letter(scene: Scene, run_id: str) -> None:
+    scene.send(report(run_id, 0), report(run_id, 1, closing=True), report(run_id, 0, seed=2))
+    (reason,) = scene.reasons(run_id, 1)
+    assert reason == (
+        f"run {run_id} was closed by report 1 and cannot be opened again; give the new run "
+        "another id"
+    )
+    assert scene.ended(run_id).ended is How.CLOSED
+
+
+# -- arms ---------------------------------------------------------------------------------------
+
+
+def test_a_run_without_arms_is_folded_and_sealed(scene: Scene, run_id: str) -> None:
+    scene.send(*(report(run_id, seq) for seq in range(5)), report(run_id, 5, closing=True))
+    assert scene.ended(run_id).last_seq == 5
+    assert all(decision.operations == () for decision in scene.decisions(run_id))
+    assert scene.decisions(run_id)[-1].seq == 5
+    assert _audited(scene, run_id)
+
+
+def test_an_arm_whose_kernel_is_replaced_while_planted_leaves_the_fold_unharmed(
+    scene: Scene, run_id: str
+) -> None:
+    old = (_seed("a", "old"),)
+    scene.send(report(run_id, 0, kernels=(kernel("a", "old"), kernel("b"))))
+    scene.send(report(run_id, 1, seeds=old, kernels=(kernel("a", "new"),)))
+    scene.send(*(report(run_id, seq, seeds=old) for seq in range(2, 10)))
+    scene.send(report(run_id, 10, closing=True))
+    assert scene.ended(run_id).last_seq == 10
+    assert scene.letters(run_id) == []
+    assert _audited(scene, run_id)
+
+
+# -- clocks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "direction"), [(-2 * DAY_MS, "behind"), (30 * 60 * 1000, "ahead")]
+)
+def test_a_clock_that_is_wrong_is_counted_and_spoils_no_latency(
+    scene: Scene, run_id: str, offset_ms: int, direction: str
+) -> None:
+    before = scene.counted("esper_report_clocks_off_total", direction)
+    offered = report(run_id, 0, kernels=(kernel("a"),))
+    producer = Producer({"bootstrap.servers": scene.running.settings.kafka_bootstrap_servers})
+    producer.produce(
+        SEED_METRICS.name,
+        encode(offered),
+        key=run_id.encode(),
+        timestamp=int(time.time() * 1000) + offset_ms,
+        partition=partition_of(run_id.encode(), SEED_METRICS.partitions),
+    )
+    producer.flush(30)
+    eventually(
+        "the clock to be counted",
+        lambda: scene.counted("esper_report_clocks_off_total", direction) > before,
+    )
+    assert [decision.seq for decision in scene.decisions(run_id)] == [0]
+    (total,) = labelled(scene.running, "bandit", "esper_report_to_decision_seconds_sum").values()
+    assert 0.0 <= total < 24 * 60 * 60
+
+
+# -- a worker that comes back -------------------------------------------------------------------
+
+
+def test_what_is_known_of_a_run_is_known_to_a_worker_that_was_killed_and_came_back(
+    running: Running, bus: Bus, run_id: str
+) -> None:
+    scene = Scene(running, bus)
+    closed, opened = neighbour_of(run_id), neighbour_of(run_id)
+    scene.send(report(run_id, 0), report(run_id, 2))
+    scene.send(report(closed, 0), report(closed, 1, closing=True))
+    scene.send(report(opened, 0))
+    scene.reasons(run_id, 1)
+    scene.ended(closed)
+    scene.folded_to(opened, 0)
+    running.stack.kill("bandit")
+    scene.send(report(run_id, 3), report(closed, 2), report(opened, 0, seed=2))
+    running.stack.restart("bandit")
+
+    hole, later = scene.reasons(run_id, 2)
+    assert later == f"nothing is folded any more: {hole}"
+    (after_the_end,) = scene.reasons(closed, 1)
+    assert after_the_end.endswith("report 2 comes after")
+    (second,) = scene.reasons(opened, 1)
+    assert second.endswith("report 0 opens it a second time; two runs have one id")
+
+
+def _audited(scene: Scene, run_id: str) -> bool:
+    servers = scene.running.settings.kafka_bootstrap_servers
+    return bool(
+        eventually(
+            "an audit without a finding",
+            partial(_identical, servers, run_id),
+        )
+    )
+
+
+def _identical(servers: str, run_id: str) -> bool:
+    return audit(fetch_history(servers, run_id)).identical
