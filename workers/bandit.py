@@ -109,8 +109,11 @@ class Bandit:
         try:
             state, decisions = fold(run.kept, report, cause)
         except RunUnfoldable as error:
-            opened = run.kept is not None or report.opening is not None
-            await self._bury(record, Unfit.UNFOLDABLE if opened else Unfit.UNOPENED, str(error))
+            if run.kept is not None:
+                await self._break(run, record, Unfit.UNFOLDABLE, str(error))
+            else:
+                unfit = Unfit.UNFOLDABLE if report.opening else Unfit.UNOPENED
+                await self._bury(record, unfit, str(error))
             return []
         except SequenceGap as error:
             await require_hole(self._bootstrap_servers, run, record, report)

@@ -280,6 +280,15 @@ def test_a_report_that_says_something_else_the_second_time_breaks_its_run(
     assert later.startswith("nothing is folded any more")
 
 
+def test_a_run_with_more_arms_than_a_decision_can_list_is_broken(scene: Scene, run_id: str) -> None:
+    scene.send(report(run_id, 0))
+    scene.send(report(run_id, 1, kernels=tuple(kernel(f"k{number}") for number in range(10_001))))
+    scene.send(report(run_id, 2))
+    too_many, later = scene.reasons(run_id, 2)
+    assert too_many.startswith(f"run {run_id}: 10001 arms are on offer and 10000 is the most")
+    assert later.startswith("nothing is folded any more")
+
+
 # -- which run ----------------------------------------------------------------------------------
 
 
