@@ -15,7 +15,14 @@ from tests.system.training import Training
 from topics.bus import read
 from topics.catalog import KERNEL_COMPILED, KERNEL_READY
 from topics.codec import decode, sha256_of
-from topics.models import CompileStatus, KernelCompiled, KernelReady, OutcomeStatus, Plant
+from topics.models import (
+    AdaptationDecision,
+    CompileStatus,
+    KernelCompiled,
+    KernelReady,
+    OutcomeStatus,
+    Plant,
+)
 from workers.fresh import compare_in_fresh_interpreter
 from workers.submit import publish_blueprints
 
@@ -54,10 +61,15 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
         assert any(outcome.status is OutcomeStatus.APPLIED for outcome in outcomes)
     _assert_the_very_bytes(running, kernel)
     assert training.growth.ancestry.sealed
-    verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, training.growth.run_id))
+    history = fetch_history(running.settings.kafka_bootstrap_servers, training.growth.run_id)
+    verdict = audit(history)
     assert verdict.finding is None
     assert verdict.closed
-    assert verdict.decisions == len(training.growth.ancestry.decisions)
+    recorded = [decode(AdaptationDecision, record.value) for record in history.decisions]
+    assert verdict.decisions == len(recorded)
+    # That nothing could be planted asks nothing of the trainer and is no part of a lineage.
+    asking = [each for each in recorded[:-1] if each.operations]
+    assert training.growth.ancestry.decisions == [*asking, recorded[-1]]
 
 
 STEPS = {"delivery", "compile-queue", "compile", "validate-queue", "validate", "sign", "store"}
