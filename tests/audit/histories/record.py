@@ -1,0 +1,54 @@
+"""Records one real run under every policy: `python -m tests.audit.histories.record`.
+
+It starts a stack of its own, offers few blueprints, since each decision lists all arms, and exports
+the run of each policy to `policies/`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from esper.bandit import POLICIES, policy_for
+from topics.models import PolicySpec
+
+HERE = Path(__file__).parent
+CATALOG = HERE.parents[2] / "esper" / "blueprint" / "catalog"
+BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "conv-bottleneck", "squeeze-excite")
+EPOCHS = 10
+
+
+def main() -> None:
+    """Record the runs, one after the other."""
+    (HERE / "policies").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["ESPER_HOME"] = home
+        _esper("up")
+        try:
+            _esper("blueprint", "publish", *(str(CATALOG / f"{each}.json") for each in BLUEPRINTS))
+            for name in sorted(POLICIES):
+                run = json.loads(_esper("train", "digits", "--json", *_arguments(name)))["run_id"]
+                _esper("history", "export", run, str(HERE / "policies" / f"{name}.jsonl"))
+                print(name, run)
+        finally:
+            _esper("down")
+
+
+def _arguments(policy: str) -> list[str]:
+    """Let the policy choose seeds too, where it can; without memory, which the first has none of."""
+    attends = not policy_for(PolicySpec(name=policy)).contextual
+    return [
+        *("--epochs", str(EPOCHS), "--no-memory", "--dormant-reports", "2"),
+        *("--policy", policy, "--attention", policy if attends else "ucb1"),
+    ]
+
+
+def _esper(*arguments: str) -> str:
+    command = [sys.executable, "-m", "workers", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()

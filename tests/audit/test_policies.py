@@ -1,0 +1,53 @@
+"""A committed real run under every policy: each of its decisions is derived again, byte for byte."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esper.audit import audit, read_history
+from esper.bandit import POLICIES
+from tests.audit.tampering import changed, forged
+from topics.codec import decode, encode
+from topics.models import AdaptationDecision, SeedReport
+
+FOLDER = Path(__file__).parent / "histories" / "policies"
+
+
+def test_there_is_a_history_of_every_policy() -> None:
+    assert {file.stem for file in FOLDER.glob("*.jsonl")} == set(POLICIES)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_the_history_of_a_policy_is_identical_and_its_trials_taught_something(name: str) -> None:
+    history = read_history(FOLDER / f"{name}.jsonl")
+    verdict = audit(history)
+    assert verdict.identical, str(verdict)
+    assert verdict.closed
+    opening = decode(SeedReport, history.reports[0].value).opening
+    decisions = [decode(AdaptationDecision, record.value) for record in history.decisions]
+    assert opening is not None
+    assert opening.policy.name == name
+    assert opening.selection is not None
+    assert any(candidate.pulls for decision in decisions for candidate in decision.candidates)
+    assert any(seed.pulls for decision in decisions for seed in decision.seeds)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_under_every_policy_a_contribution_that_was_changed_is_found_out(name: str) -> None:
+    """Also where every digest in the record was made to fit."""
+    history = read_history(FOLDER / f"{name}.jsonl")
+    reports = [decode(SeedReport, record.value) for record in history.reports]
+    measured = next(
+        place
+        for place, report in enumerate(reports)
+        if any(seed.contribution for seed in report.seeds)
+    )
+    seeds = tuple(
+        seed.model_copy(update={"contribution": (seed.contribution or 0.0) + 0.5})
+        for seed in reports[measured].seeds
+    )
+    value = encode(reports[measured].model_copy(update={"seeds": seeds}))
+    altered = forged(history.reports[measured], value)
+    tampered = replace(history, reports=changed(history.reports, measured, altered))
+    assert not audit(tampered).identical
