@@ -153,12 +153,14 @@ def _folded(worker: ProcessRecord) -> int:
 
 
 def _between(samples: Sequence[Sample], reports: int, part: tuple[float, float]) -> list[float]:
-    """The megabytes held while the reports of a part of the load were folded."""
+    """The megabytes held while the reports of a part of the load were folded.
+
+    Of a load that is folded in less time than lies between samples: the nearest one.
+    """
     low, high = (share * reports for share in part)
-    found = [each.resident / MEGABYTE for each in samples if low <= each.folded <= high]
-    if not found:
-        raise BenchmarkError(f"no sample was taken between {low:g} and {high:g} reports")
-    return found
+    found = [each for each in samples if low <= each.folded <= high]
+    nearest = min(samples, key=lambda each: abs(each.folded - (low + high) / 2))
+    return [each.resident / MEGABYTE for each in found or [nearest]]
 
 
 async def _publish(amount: Amount, servers: str, failed: threading.Event) -> None:

@@ -7,106 +7,39 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.topics.conftest import (
+    PARTITIONS,
+    Heard,
+    away,
+    eventually,
+    make_topic,
+    neighbour_of,
+    report,
+)
 from topics.bus import (
     BrokerUnreachable,
     Bus,
     Position,
     Publisher,
     Record,
-    Span,
     Start,
     TopicMismatch,
-    Traced,
     Unpublishable,
     create_topics,
     describe,
-    find,
     read,
 )
 from topics.bus.admin import create_specs
 from topics.bus.reader import partition_of
-from topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic, TopicSpec, topic_specs
-from topics.codec import Headers, decode, encode, sha256_of, traceparent_of
-from topics.models import SeedReport
-
-PARTITIONS = 12
-
-
-def report(run_id: str, seq: int) -> SeedReport:
-    return SeedReport(run_id=run_id, seq=seq, step=seq * 20)
-
-
-def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-class Heard(list[Record]):
-    """What a follower was given."""
-
-    def seqs(self) -> list[int]:
-        """The sequence numbers, repeats of a record left out."""
-        return list(dict.fromkeys(decode(SeedReport, record.value).seq for record in self))
-
-
-def neighbour_of(run_id: str) -> str:
-    """Another run, whose records are in the same partition."""
-    partition = partition_of(run_id.encode(), PARTITIONS)
-    names = (f"neighbour-{number}" for number in range(1000))
-    return next(name for name in names if partition_of(name.encode(), PARTITIONS) == partition)
-
-
-def make_topic(servers: str, name: str, partitions: int, **config: str) -> str:
-    admin = AdminClient({"bootstrap.servers": servers})
-    admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(20)
-    eventually(lambda: name in asyncio.run(describe(servers)))
-    return name
-
-
-@pytest.fixture
-def servers(kafka: Any) -> str:
-    return str(kafka.bootstrap_servers)
-
-
-@pytest.fixture
-def topic(servers: str) -> Topic:
-    """A topic of this test alone, with its dead letters."""
-    name = f"bus-{secrets.token_hex(4)}"
-    limit = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-    made = Topic(name, SeedReport, "run_id", PARTITIONS, Cleanup.DELETE, "Reports of a test.")
-    make_topic(servers, made.name, PARTITIONS, **limit)
-    make_topic(servers, made.dead_letters, 1, **limit)
-    return made
-
-
-@pytest.fixture
-def bus(servers: str) -> Iterator[Bus]:
-    connected = Bus.connect(servers, source="/esper/test")
-    yield connected
-    connected.close()
-
-
-@contextmanager
-def away(kafka: Any) -> Iterator[None]:
-    """The broker is stopped inside; it comes back with its address and its data."""
-    kafka.stop()
-    try:
-        yield
-    finally:
-        kafka.start()
+from topics.catalog import MAX_MESSAGE_BYTES, Topic, TopicSpec, topic_specs
+from topics.codec import encode, sha256_of, traceparent_of
 
 
 @pytest.fixture
@@ -301,118 +234,6 @@ def test_a_record_that_the_broker_finds_too_large_is_unpublishable(servers: str,
     with pytest.raises(Unpublishable, match=f"{name}: a record of 2000 bytes is too large"):
         bus.send(name, b"k", secrets.token_bytes(2000)).result(10)
     assert bus.send(name, b"k", b"small").result(10).offset == 0
-
-
-# -- many at once, and one among many -----------------------------------------------------------
-
-
-def publish_all(servers: str, topic: Topic, reports: list[SeedReport]) -> None:
-    """Publish from an event loop, as the workers do."""
-
-    async def publish() -> None:
-        publisher = Publisher(servers, source="/esper/test")
-        try:
-            await publisher.publish_all(topic, [Traced(each) for each in reports])
-        finally:
-            await publisher.stop()
-
-    asyncio.run(publish())
-
-
-def test_many_events_are_published_in_order_within_each_key(servers: str, topic: Topic) -> None:
-    publish_all(servers, topic, [report(run, seq) for seq in range(20) for run in ("a", "b", "c")])
-    for run in ("a", "b", "c"):
-        found = read(servers, topic.name, key=run.encode())
-        assert [decode(SeedReport, record.value).seq for record in found] == list(range(20))
-
-
-class Watched(Publisher):
-    """A publisher that counts how many records it has under way, of each key and of all."""
-
-    def __init__(self, servers: str) -> None:
-        super().__init__(servers, source="/esper/test")
-        self._under_way: Counter[bytes | None] = Counter()
-        self.most_of_a_key = 0
-        self.most_of_all = 0
-
-    async def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> Position:
-        self._under_way[key] += 1
-        self.most_of_a_key = max(self.most_of_a_key, *self._under_way.values())
-        self.most_of_all = max(self.most_of_all, self._under_way.total())
-        try:
-            return await super().send(topic, key, value, headers)
-        finally:
-            self._under_way[key] -= 1
-
-
-def test_keys_go_side_by_side_and_of_a_key_one_record_waits_for_the_one_before(
-    servers: str, topic: Topic
-) -> None:
-    async def publish() -> Watched:
-        publisher = Watched(servers)
-        reports = [report(run, seq) for seq in range(5) for run in ("a", "b", "c")]
-        await publisher.publish_all(topic, [Traced(each) for each in reports])
-        await publisher.stop()
-        return publisher
-
-    watched = asyncio.run(publish())
-    assert watched.most_of_a_key == 1
-    assert watched.most_of_all == 3
-
-
-def test_an_outage_leaves_no_hole_and_no_disorder_within_a_key(
-    kafka: Any, servers: str, topic: Topic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client library gives records up here, so that the publisher sends them again."""
-    monkeypatch.setattr("topics.bus.publisher.REQUEST_TIMEOUT_S", 0.3)
-    runs = [f"run-{number}" for number in range(6)]
-    reports = [report(run, seq) for seq in range(40) for run in runs]
-    publishing = threading.Thread(target=publish_all, args=(servers, topic, reports))
-    publishing.start()
-    eventually(lambda: read(servers, topic.name))
-    with away(kafka):
-        time.sleep(2.0)
-    publishing.join(60)
-    assert not publishing.is_alive()
-    for run in runs:
-        first = Heard(read(servers, topic.name, key=run.encode())).seqs()
-        assert first == list(range(40)), "the first time that each is there, repeats left out"
-
-
-def test_an_event_that_is_too_large_is_unpublishable_and_what_follows_it_is_not_sent(
-    servers: str, topic: Topic
-) -> None:
-    wide = report("run", 0).model_copy(update={"run_id": "r" * (MAX_MESSAGE_BYTES + 1)})
-    named = Topic(topic.name, SeedReport, "step", PARTITIONS, Cleanup.DELETE, "By step.")
-    with pytest.raises(ExceptionGroup) as refusal:
-        publish_all(servers, named, [wide, report("run", 0)])
-    assert refusal.group_contains(Unpublishable)
-    assert read(servers, topic.name) == []
-
-
-def test_a_record_is_found_in_the_part_of_a_partition_that_is_asked_for(
-    servers: str, bus: Bus, topic: Topic
-) -> None:
-    neighbour = neighbour_of("mine")
-    for seq in range(5):
-        bus.publish(topic, report("mine", seq)).result(10)
-        bus.publish(topic, report(neighbour, seq)).result(10)
-    partition = partition_of(b"mine", PARTITIONS)
-
-    def offset_of(seq: int, start: int, stop: int) -> int | None:
-        span = Span(topic.name, partition, start, stop)
-        found = asyncio.run(
-            find(servers, span, b"mine", lambda each: decode(SeedReport, each.value).seq == seq)
-        )
-        return found.offset if found else None
-
-    assert offset_of(3, 0, 10) == 6
-    assert offset_of(3, 6, 7) == 6
-    assert offset_of(3, 0, 6) is None
-    assert offset_of(3, 7, 10) is None
-    assert offset_of(3, 6, 6) is None
 
 
 # -- no broker ----------------------------------------------------------------------------------

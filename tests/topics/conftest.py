@@ -1,0 +1,86 @@
+"""Topics of a test alone on the session's broker, and what is said and heard there."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from topics.bus import Bus, Record, describe
+from topics.bus.reader import partition_of
+from topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
+from topics.codec import decode
+from topics.models import SeedReport
+
+PARTITIONS = 12
+
+
+def report(run_id: str, seq: int) -> SeedReport:
+    return SeedReport(run_id=run_id, seq=seq, step=seq * 20)
+
+
+def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+class Heard(list[Record]):
+    """What a follower was given."""
+
+    def seqs(self) -> list[int]:
+        """The sequence numbers, repeats of a record left out."""
+        return list(dict.fromkeys(decode(SeedReport, record.value).seq for record in self))
+
+
+def neighbour_of(run_id: str) -> str:
+    """Another run, whose records are in the same partition."""
+    partition = partition_of(run_id.encode(), PARTITIONS)
+    names = (f"neighbour-{number}" for number in range(1000))
+    return next(name for name in names if partition_of(name.encode(), PARTITIONS) == partition)
+
+
+def make_topic(servers: str, name: str, partitions: int, **config: str) -> str:
+    admin = AdminClient({"bootstrap.servers": servers})
+    admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(20)
+    eventually(lambda: name in asyncio.run(describe(servers)))
+    return name
+
+
+@pytest.fixture
+def servers(kafka: Any) -> str:
+    return str(kafka.bootstrap_servers)
+
+
+@pytest.fixture
+def topic(servers: str) -> Topic:
+    """A topic of this test alone, with its dead letters."""
+    name = f"bus-{secrets.token_hex(4)}"
+    limit = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+    made = Topic(name, SeedReport, "run_id", PARTITIONS, Cleanup.DELETE, "Reports of a test.")
+    make_topic(servers, made.name, PARTITIONS, **limit)
+    make_topic(servers, made.dead_letters, 1, **limit)
+    return made
+
+
+@pytest.fixture
+def bus(servers: str) -> Iterator[Bus]:
+    connected = Bus.connect(servers, source="/esper/test")
+    yield connected
+    connected.close()
+
+
+@contextmanager
+def away(kafka: Any) -> Iterator[None]:
+    """The broker is stopped inside; it comes back with its address and its data."""
+    kafka.stop()
+    try:
+        yield
+    finally:
+        kafka.start()
