@@ -1,4 +1,4 @@
-"""A committed real run under every policy: each of its decisions is derived again, byte for byte."""
+"""A committed real run under every policy: each of its decisions is derived again."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _arguments(policy: str) -> list[str]:
-    """Let the policy choose seeds too, where it can; without memory, which the first has none of."""
+    """Let the policy choose seeds too, where it can."""
     attends = not policy_for(PolicySpec(name=policy)).contextual
     return [
         *("--epochs", str(EPOCHS), "--no-memory", "--dormant-reports", "2"),
