@@ -129,16 +129,15 @@ class SeedSelector:
         return where.start + best, float(scores[best])
 
     def _scores(self, options: Options, seq: int, where: slice) -> FloatArray:
-        whole = len(options.offers.kernels) == where.stop - where.start
+        policy, offers = self.policy, options.offers
+        if where.stop - where.start == len(offers.kernels):
+            part, rows = "", None
+        else:
+            part, rows = f"/{offers.kernels[where.start].site}", where
         state, columns = options.arms.seen_by(
-            self.policy.forgetting,
-            options.trials,
-            None if whole else where,
-            options.features,
-            options.model,
+            policy.forgetting, options.trials, rows, options.features, options.model
         )
-        part = "" if whole else f"/{options.offers.kernels[where.start].site}"
-        return self.policy.score(state, columns, self._draws(seq, f"blueprint{part}"))
+        return policy.score(state, columns, self._draws(seq, f"blueprint{part}"))
 
     def _first(
         self, scores: FloatArray, allowed: NDArray[np.bool_], left: int, seq: int, purpose: str
