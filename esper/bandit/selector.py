@@ -17,6 +17,8 @@ from topics.models import Limits
 
 PURPOSE: Final = "selection"
 TIE_BREAK: Final = "tie-break"
+_BLUEPRINT: Final = f"{PURPOSE}/blueprint"
+_ATTENTION: Final = f"{PURPOSE}/attention"
 
 
 class Seat(NamedTuple):
@@ -89,7 +91,7 @@ class SeedSelector:
         if self.attention is None:
             raise ValueError("this selector has no policy for attention")
         state, columns = options.seeds.seen_by(self.attention.forgetting, options.trials)
-        return self.attention.score(state, columns, self._draws(seq, "attention"))
+        return self.attention.score(state, columns, Draws(self.seed, seq, _ATTENTION))
 
     def arm_scores(self, options: Options, seq: int) -> FloatArray:
         """Return the score of each arm, among those of its site where attention chose it."""
@@ -132,13 +134,13 @@ class SeedSelector:
     def _scores(self, options: Options, seq: int, where: slice) -> FloatArray:
         policy, offers = self.policy, options.offers
         if where.stop - where.start == len(offers.kernels):
-            part, rows = "", None
+            rows, purpose = None, _BLUEPRINT
         else:
-            part, rows = f"/{offers.kernels[where.start].site}", where
+            rows, purpose = where, f"{_BLUEPRINT}/{offers.kernels[where.start].site}"
         state, columns = options.arms.seen_by(
             policy.forgetting, options.trials, rows, options.features, options.model
         )
-        return policy.score(state, columns, self._draws(seq, f"blueprint{part}"))
+        return policy.score(state, columns, Draws(self.seed, seq, purpose))
 
     def _first(self, scores: FloatArray, codes: Codes, seq: int, purpose: str) -> int | None:
         """Return the place of the greatest score that no constraint rules out, if there is one.
@@ -160,9 +162,6 @@ class SeedSelector:
                 (uniform(self.seed, seq, TIE_BREAK, place), place) for place in ties.tolist()
             )[1]
         return int(ties[int(uniform(self.seed, seq, purpose, len(ties)) * len(ties))])
-
-    def _draws(self, seq: int, what: str) -> Draws:
-        return Draws(self.seed, seq, f"{PURPOSE}/{what}")
 
 
 def _first_open(options: Options, site: str) -> Seat:

@@ -50,10 +50,11 @@ class SlidingUCB:
     Problems" (ALT 2011), section 3: the bound of UCB1 over the last `window` trials.
 
     Rewards must be in [0, 1]. An arm without a trial in the window, and without a prior, comes
-    first. `exploration` is the paper's B² ξ, which it proves for ξ above 1/2.
+    first. `exploration` is the paper's B² ξ, whose proofs want ξ above 1/2; 1/2, the exponent of
+    Hoeffding's inequality, unless given, for every window is explored anew.
     """
 
-    exploration: float = 0.6
+    exploration: float = 0.5
     window: float = 200
 
     name: ClassVar[str] = "sliding-ucb"
@@ -80,11 +81,12 @@ class DiscountedUCB:
     Problems" (ALT 2011), section 2: the bound of UCB1 over trials that each later one leaves the
     share `discount` of.
 
-    Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ; its experiments have ξ = 1/2.
+    Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ; 1/2 as for `SlidingUCB` unless
+    given, since with four times that and what little is remembered it does little but explore.
     """
 
-    exploration: float = 2.0
-    discount: float = 0.99
+    exploration: float = 0.5
+    discount: float = 0.995
 
     name: ClassVar[str] = "discounted-ucb"
     version: ClassVar[int] = 1
@@ -107,7 +109,11 @@ class DiscountedUCB:
 def _bounds(exploration: float, state: Experience, arms: ArmColumns) -> FloatArray:
     spread = exploration * log_of(state.total)
     if arms.all_weigh:
-        return arms.mean + np.sqrt(spread / arms.weight)
+        # In place, as fresh memory for each step would cost as much again.
+        bound = spread / arms.weight
+        np.sqrt(bound, out=bound)
+        bound += arms.mean
+        return bound
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bound = arms.mean + np.sqrt(spread / arms.weight)
     return np.where(arms.weight > 0.0, bound, np.inf)
