@@ -40,13 +40,13 @@ def test_exploration_weighs_the_second_term() -> None:
 
 def test_a_hand_worked_case_of_a_window() -> None:
     """B² ξ = 0.6: 0.5 + sqrt(0.6 ln 8 / 2)."""
-    found = scores_of([(2, 0.5), (6, 0.75)], "sliding-ucb")
+    found = scores_of([(2, 0.5), (6, 0.75)], "sliding-ucb", exploration=0.6)
     assert found == pytest.approx([1.289831, 1.206009], abs=1e-6)
 
 
 def test_a_hand_worked_case_of_discounting() -> None:
     """n = 4.9 discounted trials, 4 ξ = 2: 0.5 + sqrt(2 ln 4.9 / 1.9), 0.75 + sqrt(2 ln 4.9 / 3)."""
-    found = scores_of([(1.9, 0.5), (3.0, 0.75)], "discounted-ucb")
+    found = scores_of([(1.9, 0.5), (3.0, 0.75)], "discounted-ucb", exploration=2.0)
     assert found == pytest.approx([1.793398, 1.779315], abs=1e-6)
 
 

@@ -53,10 +53,11 @@ class SlidingUCB:
     Problems" (ALT 2011), section 3: the bound of UCB1 over the last `window` trials.
 
     Rewards must be in [0, 1]. An arm without a trial in the window, and without a prior, comes
-    first. `exploration` is the paper's B² ξ, which it proves for ξ above 1/2.
+    first. `exploration` is the paper's B² ξ, whose proofs want ξ above 1/2; 1/2, the exponent of
+    Hoeffding's inequality, unless given, for every window is explored anew.
     """
 
-    exploration: float = 0.6
+    exploration: float = 0.5
     window: float = 200
 
     name: ClassVar[str] = "sliding-ucb"
@@ -83,11 +84,12 @@ class DiscountedUCB:
     Problems" (ALT 2011), section 2: the bound of UCB1 over trials that each later one leaves the
     share `discount` of.
 
-    Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ; its experiments have ξ = 1/2.
+    Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ; 1/2 as for `SlidingUCB` unless
+    given, since with four times that and what little is remembered it does little but explore.
     """
 
-    exploration: float = 2.0
-    discount: float = 0.99
+    exploration: float = 0.5
+    discount: float = 0.995
 
     name: ClassVar[str] = "discounted-ucb"
     version: ClassVar[int] = 1
