@@ -1,4 +1,5 @@
-"""Records one real run under every policy: `python -m tests.audit.histories.record`.
+"""Records one real run under every policy, or under those named:
+`python -m tests.audit.histories.record [POLICY …]`.
 
 It starts a stack of its own, offers few blueprints, since each decision lists all arms, and exports
 the run of each policy to `policies/`.
@@ -28,7 +29,7 @@ def main() -> None:
         _esper("up")
         try:
             _esper("blueprint", "publish", *(str(CATALOG / f"{each}.json") for each in BLUEPRINTS))
-            for name in sorted(POLICIES):
+            for name in sys.argv[1:] or sorted(POLICIES):
                 run = json.loads(_esper("train", "digits", "--json", *_arguments(name)))["run_id"]
                 _esper("history", "export", run, str(HERE / "policies" / f"{name}.jsonl"))
                 print(name, run)
