@@ -7,15 +7,16 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 
+from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped
 from esper.orchestrator.fold import decision_id
 from topics.catalog import SEED_METRICS
 from topics.codec import cloud_event_headers, encode, sha256_of
 from topics.models import (
+    Limits,
     LoadableKernel,
     Outcome,
     OutcomeStatus,
-    PolicySpec,
     RunOpening,
     SeedReport,
     SeedState,
@@ -117,9 +118,11 @@ def _opening() -> RunOpening:
     return RunOpening(
         seed=0,
         slots=dict.fromkeys(SITES, 2),
-        policy=PolicySpec(),
+        policy=DEFAULT_POLICY,
         host_params=1000,
         report_interval_steps=STEPS_A_REPORT,
+        # As by default, but with something to decide in the very first report.
+        selection=DEFAULT_SELECTION.model_copy(update={"limits": Limits(dormant_reports=0)}),
     )
 
 
