@@ -69,6 +69,14 @@ def drifting(seed: int, trials: int) -> World:
     return World(np.array(phases), generator.random(trials), PHASE_TRIALS)
 
 
+def switching(seed: int, trials: int) -> World:
+    """The two breakpoints of Garivier, Moulines (ALT 2011), section 5, at 3/10 and 5/10 of the way:
+    the worst but one of three arms is the best between them."""
+    usual, between = (0.5, 0.3, 0.4), (0.5, 0.3, 0.9)
+    phases = [between if 3 <= tenth < 5 else usual for tenth in range(10)]
+    return World(np.array(phases), _generator(seed).random(trials), -(-trials // 10))
+
+
 def many(seed: int, trials: int, *, informed: bool) -> World:
     """Ten thousand arms, Gaussian; priors worth one trial each, right on the average."""
     generator = _generator(seed)
@@ -116,6 +124,7 @@ WORLDS: Final[Mapping[str, Callable[[int, int], World]]] = {
     "bernoulli": bernoulli,
     "gaussian": gaussian,
     "drift": drifting,
+    "switch": switching,
     "many": lambda seed, trials: many(seed, trials, informed=False),
     "many-priors": lambda seed, trials: many(seed, trials, informed=True),
     "context": lambda seed, trials: contextual(seed, trials, informative=True),

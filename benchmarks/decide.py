@@ -1,16 +1,22 @@
-"""One decision: how long the fold takes with 8 and with 10,000 arms, and where the time goes.
+"""One decision: how long it takes with 8 and with 10,000 arms, and where the time goes.
 
-The goals are for the decision itself, which is scoring, ranking and choosing. The fold around it
-also learns from the report, and, where something is decided, records why: that is timed apart.
+The goals are for the choice: every arm is scored, constraints are checked, the best is taken. That
+is what a library's bandit does when it is asked for an arm, which is timed in turn with it, some
+calls in a row. A plan is the whole way from a report that was learnt from to operations and a
+reason in words; the fold around it also learns from the report, and records why. These are timed
+call by call, after other work, as they happen in a worker.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
+
+from mabwiser.mab import MAB, LearningPolicy
+from river import bandit
 
 from benchmarks.result import Figure, Goal, Measured, figure
 from benchmarks.timing import in_turn, scaled
-from esper.bandit import History
+from esper.bandit import History, policy_for
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.board import set_up
 from esper.orchestrator.learn import learn
@@ -33,16 +39,16 @@ SEQ: Final = 40
 RUN: Final = "benchmark"
 
 
-class _Size:
-    """How many arms, what one decision may take, and how often it is timed."""
+class _Size(NamedTuple):
+    """How many arms, what one choice may take, how often it is timed, and how often in a row."""
 
-    def __init__(self, arms: int, goal_us: float, rounds: int) -> None:
-        self.arms = arms
-        self.goal_us = goal_us
-        self.rounds = rounds
+    arms: int
+    goal_us: float
+    rounds: int
+    in_a_row: int
 
 
-SIZES: Final = (_Size(8, 10.0, 1000), _Size(10_000, 150.0, 20))
+SIZES: Final = (_Size(8, 10.0, 1000, 50), _Size(10_000, 150.0, 40, 10))
 QUICK_ROUNDS: Final = 1
 
 
@@ -56,13 +62,16 @@ def run(quick: bool = False) -> Measured:
             "blueprints_a_site": BLUEPRINTS_A_SITE,
             "policy": "ucb1",
             "rounds": {str(size.arms): size.rounds for size in SIZES},
+            "choices_in_a_row": {str(size.arms): size.in_a_row for size in SIZES},
         },
         figures=tuple(figures),
     )
 
 
 def _size(size: _Size, rounds: int) -> list[Figure]:
-    seconds = in_turn(_calls(size.arms), rounds=rounds)
+    state, report = _state(size.arms), _report()
+    seconds = in_turn(_choices(state, report), rounds=rounds, repeats=size.in_a_row)
+    seconds |= in_turn(_folds(state, report), rounds=rounds)
     micros = {name: scaled(values, 1e6) for name, values in seconds.items()}
     return [
         figure(
@@ -70,37 +79,58 @@ def _size(size: _Size, rounds: int) -> list[Figure]:
             f"{size.arms:,} arms: {WHAT[name]}",
             "µs",
             values,
-            goal=Goal(sense="at most", limit=size.goal_us) if name == "decision" else None,
+            goal=Goal(sense="at most", limit=size.goal_us) if name == "choice" else None,
         )
         for name, values in micros.items()
     ]
 
 
 WHAT: Final = {
+    "choice": "the choice: score all, check constraints, take the best (UCB1)",
+    "thompson-beta": "the same by Thompson sampling, beta",
+    "thompson-gaussian": "the same by Thompson sampling, Gaussian",
+    "river": "UCB of river 0.26.1 asked for an arm, no constraints",
+    "mabwiser": "UCB1 of MABWiser 2.7.4 asked for an arm, no constraints",
+    "plan": "from report to plan: what is free, the choice, operations and words",
     "fold-decides": "one fold that decides",
     "fold-waits": "one fold that decides nothing (an answer is awaited)",
-    "decision": "the decision itself: score, rank, choose",
     "learn": "of which learning from the report",
     "digests": "of which digests of the state before and after",
     "record": "of which the record: all candidates in words, encoded and hashed",
 }
 
 
-def _calls(arms: int) -> dict[str, Callable[[], object]]:
-    state, report = _state(arms), _report()
+def _choices(state: FoldState, report: SeedReport) -> dict[str, Callable[[], object]]:
+    board = set_up(state, report)
+    options, situation = board.options(), board.situation
+
+    def by(policy: str) -> Callable[[], object]:
+        selector = replace(state.run.selector, policy=policy_for(PolicySpec(name=policy)))
+        return lambda: selector.choose(options, situation)
+
+    return {
+        "choice": by("ucb1"),
+        "thompson-beta": by("thompson-beta"),
+        "thompson-gaussian": by("thompson-gaussian"),
+        "river": _river(state),
+        "mabwiser": _mabwiser(state),
+    }
+
+
+def _folds(state: FoldState, report: SeedReport) -> dict[str, Callable[[], object]]:
     waiting = replace(state, pending=(Pending(decision_id="0" * 64),))
     cause = Cause(topic="seed-metrics", partition=0, offset=SEQ, seq=SEQ, sha256="0" * 64)
     decided = fold(state, report, cause).decisions[0]
 
-    def decide() -> None:
+    def plan() -> None:
         board = set_up(state, report)
         for _, propose in STRATEGIES:
             propose(board)
 
     return {
+        "plan": plan,
         "fold-decides": lambda: fold(state, report, cause),
         "fold-waits": lambda: fold(waiting, report, cause),
-        "decision": decide,
         "learn": lambda: learn(state, report, cause.sha256),
         "digests": lambda: (state.sha256(), state.sha256()),
         "record": lambda: (
@@ -108,6 +138,24 @@ def _calls(arms: int) -> dict[str, Callable[[], object]]:
             sha256_of(encode(decided)),
         ),
     }
+
+
+def _river(state: FoldState) -> Callable[[], object]:
+    """Ask river for an arm; its arms have the trials and means of ours."""
+    policy = bandit.UCB(delta=1, burn_in=0, seed=0)
+    names: list[int | str] = list(range(len(state.arms)))
+    for place, arm in enumerate(state.arms):
+        for _ in range(arm.pulls):
+            policy.update(place, arm.mean)  # type: ignore[no-untyped-call]
+    return lambda: policy.pull(names)
+
+
+def _mabwiser(state: FoldState) -> Callable[[], object]:
+    """Ask MABWiser for an arm; its arms have the trials and means of ours."""
+    mab = MAB(list(range(len(state.arms))), LearningPolicy.UCB1(alpha=1), seed=0)
+    trials = [(place, arm.mean) for place, arm in enumerate(state.arms) for _ in range(arm.pulls)]
+    mab.fit([place for place, _ in trials], [mean for _, mean in trials])
+    return lambda: mab.predict()
 
 
 def _state(arms: int) -> FoldState:

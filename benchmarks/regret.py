@@ -45,6 +45,9 @@ EARLY: Final = 50
 REFERENCES: Final = {"random": 180.0, "ucb1": 85.0, "kl-ucb": 35.0, "thompson-beta": 32.0}
 """Regret of reference implementations after 1,000 trials of the Bernoulli bandit."""
 
+WINDOW: Final = {"window": 825.0}
+"""4 sqrt(T ln T) for T = 5,000, as Garivier and Moulines have it."""
+
 LINEAR: Final = PolicySpec(name="linear-thompson", params={"sigma": SIGMA})
 
 
@@ -90,6 +93,16 @@ CONTESTS: Final = (
             *("thompson-beta", "sliding-thompson", "discounted-thompson"),
         ),
         (1200,),
+    ),
+    Contest(
+        "switch",
+        5000,
+        {
+            **_named("ucb1", "thompson-beta"),
+            "sliding-ucb": PolicySpec(name="sliding-ucb", params=WINDOW),
+            "sliding-thompson": PolicySpec(name="sliding-thompson", params=WINDOW),
+        },
+        (1000, 5000),
     ),
     Contest("many", 150, {**_named("random", "ucb1"), "thompson-gaussian": GAUSSIAN}, (150,)),
     Contest(
@@ -239,6 +252,17 @@ COMPARISONS: Final = (
         ("drift", "thompson-beta"),
         1200,
         SURELY_LESS,
+    ),
+    *(
+        _Comparison(
+            f"switch-{kind}",
+            f"an arm that is the best for a while: sliding window ÷ {stationary}",
+            ("switch", f"sliding-{kind}"),
+            ("switch", stationary),
+            5000,
+            SURELY_LESS,
+        )
+        for kind, stationary in (("ucb", "ucb1"), ("thompson", "thompson-beta"))
     ),
     _Comparison(
         "context-informative",

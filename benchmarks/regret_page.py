@@ -13,7 +13,7 @@ from benchmarks.bandit_worlds import (
 )
 from benchmarks.figures import number, result_file, table
 from benchmarks.origin import ROOT
-from benchmarks.regret import COMPARISONS, CONTESTS, REFERENCES, stated_key
+from benchmarks.regret import COMPARISONS, CONTESTS, REFERENCES, WINDOW, stated_key
 from benchmarks.regret_plots import PICTURES, file_of
 from benchmarks.result import BenchmarkError, Result
 
@@ -23,7 +23,7 @@ NAME = "regret"
 HEAD = """# Regret
 
 Rendered by `python -m benchmarks figures` from `benchmarks/results/regret.json`; do not edit. To
-measure anew: `python -m benchmarks regret --save` (about ten minutes on two cores), then render.
+measure anew: `python -m benchmarks regret --save` (about 15 minutes on two cores), then render.
 
 Regret is what is lost by not choosing the best arm each time: the best arm's mean reward less that
 of the arm tried, summed over trials. Policies, tracker, priors and memory are those that decide in
@@ -51,6 +51,13 @@ WORDS = {
     "drift": (
         "Drifting arms",
         f"Five arms that change places, all at once, every {PHASE_TRIALS} trials.",
+    ),
+    "switch": (
+        "An arm that is the best for a while",
+        "Garivier and Moulines' own bandit (ALT 2011, section 5), half as long: three arms, of "
+        "which one is worth 0.4, from trial 1,500 to 2,500 0.9, then 0.4 again. Windows are as "
+        "long as theirs for so many trials, "
+        f"{int(WINDOW['window'])} trials.",
     ),
     "many": (
         f"{MANY:,} arms",

@@ -71,12 +71,16 @@ PICTURES: Final = (
     ),
     Picture(
         "drift",
-        "Regret where arms change places every 400 trials",
+        "Regret where arms change places every 400 trials, and where one is the best for a while",
         (
             Panel("UCB", _of("drift", "ucb1", "sliding-ucb", "discounted-ucb")),
             Panel(
                 "Thompson sampling",
                 _of("drift", "thompson-beta", "sliding-thompson", "discounted-thompson"),
+            ),
+            Panel(
+                "best for a while",
+                _of("switch", "ucb1", "sliding-ucb", "thompson-beta", "sliding-thompson"),
             ),
         ),
     ),

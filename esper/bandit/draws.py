@@ -1,7 +1,7 @@
 """Randomness that replays: a number is a function of what it is for, never of what came before."""
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ def uniform(seed: int, seq: int, purpose: str, index: int) -> float:
     return (int.from_bytes(block, "big") >> 11) * _UNIT
 
 
-@dataclass(frozen=True, slots=True)
-class Draws:
+class Draws(NamedTuple):
     """The random numbers of one decision, by purpose and place: asking twice gives the same."""
 
     seed: int

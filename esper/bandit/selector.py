@@ -5,19 +5,20 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from esper.bandit.columns import FloatArray
-from esper.bandit.constraints import Situation, constrained
+from esper.bandit.constraints import Constraint, Situation, constrained
 from esper.bandit.draws import Draws, uniform
 from esper.bandit.linear import LinearModel
-from esper.bandit.offers import Offers
+from esper.bandit.offers import Codes, Offers
 from esper.bandit.policies import Policy
 from esper.bandit.standings import Standings
 from topics.models import Limits
 
 PURPOSE: Final = "selection"
 TIE_BREAK: Final = "tie-break"
+_BLUEPRINT: Final = f"{PURPOSE}/blueprint"
+_ATTENTION: Final = f"{PURPOSE}/attention"
 
 
 class Seat(NamedTuple):
@@ -90,7 +91,7 @@ class SeedSelector:
         if self.attention is None:
             raise ValueError("this selector has no policy for attention")
         state, columns = options.seeds.seen_by(self.attention.forgetting, options.trials)
-        return self.attention.score(state, columns, self._draws(seq, "attention"))
+        return self.attention.score(state, columns, Draws(self.seed, seq, _ATTENTION))
 
     def arm_scores(self, options: Options, seq: int) -> FloatArray:
         """Return the score of each arm, among those of its site where attention chose it."""
@@ -103,65 +104,64 @@ class SeedSelector:
         return scores
 
     def _attend(self, options: Options, situation: Situation) -> Choice | None:
+        if not options.seats:
+            return None
         scores = self.seat_scores(options, situation.seq)
-        open_seats = np.ones(len(options.seats), bool)
-        for seat in options.closed:
-            open_seats[options.places[seat]] = False
-        while left := int(np.count_nonzero(open_seats)):
-            place = self._first(scores, open_seats, left, situation.seq, "seat")
+        codes: Codes = np.zeros(len(options.seats), np.int8)
+        for closed in options.closed:
+            # A report may tell of seats that its run did not open with.
+            if (known := options.places.get(closed)) is not None:
+                codes[known] = Constraint.NO_SEED_FREE
+        while (place := self._first(scores, codes, situation.seq, "seat")) is not None:
             seat = options.seats[place]
             best = self._best_arm(options, situation, options.offers.of_site(seat.site))
             if best is not None:
                 return Choice(seat, *best)
             first = options.places[Seat(seat.site, 0)]
-            open_seats[first : first + options.slots[seat.site]] = False
+            codes[first : first + options.slots[seat.site]] = Constraint.NO_SEED_FREE
         return None
 
     def _best_arm(
         self, options: Options, situation: Situation, where: slice
     ) -> tuple[int, float] | None:
         codes = constrained(self.limits, situation, options.offers, where)
-        left = len(codes) - int(np.count_nonzero(codes))
-        if not left:
+        if np.count_nonzero(codes) == len(codes):
             return None
         scores = self._scores(options, situation.seq, where)
-        best = self._first(scores, np.logical_not(codes), left, situation.seq, TIE_BREAK)
-        return where.start + best, float(scores[best])
+        best = self._first(scores, codes, situation.seq, TIE_BREAK)
+        return None if best is None else (where.start + best, float(scores[best]))
 
     def _scores(self, options: Options, seq: int, where: slice) -> FloatArray:
-        whole = len(options.offers.kernels) == where.stop - where.start
+        policy, offers = self.policy, options.offers
+        if where.stop - where.start == len(offers.kernels):
+            rows, purpose = None, _BLUEPRINT
+        else:
+            rows, purpose = where, f"{_BLUEPRINT}/{offers.kernels[where.start].site}"
         state, columns = options.arms.seen_by(
-            self.policy.forgetting,
-            options.trials,
-            None if whole else where,
-            options.features,
-            options.model,
+            policy.forgetting, options.trials, rows, options.features, options.model
         )
-        part = "" if whole else f"/{options.offers.kernels[where.start].site}"
-        return self.policy.score(state, columns, self._draws(seq, f"blueprint{part}"))
+        return policy.score(state, columns, Draws(self.seed, seq, purpose))
 
-    def _first(
-        self, scores: FloatArray, allowed: NDArray[np.bool_], left: int, seq: int, purpose: str
-    ) -> int:
-        """Return the place of the greatest score among the `left` that are allowed.
+    def _first(self, scores: FloatArray, codes: Codes, seq: int, purpose: str) -> int | None:
+        """Return the place of the greatest score that no constraint rules out, if there is one.
 
         Chance decides among equal ones.
         """
-        if left < len(scores):
-            scores = np.where(allowed, scores, -np.inf)
         best = int(scores.argmax())
+        if codes[best]:
+            if np.count_nonzero(codes) == len(codes):
+                return None
+            scores = np.where(codes, -np.inf, scores)
+            best = int(scores.argmax())
         equal = scores == scores[best]
         if np.count_nonzero(equal) == 1:
             return best
-        ties = np.flatnonzero(equal)
+        ties = np.flatnonzero(equal & (codes == 0))
         if self.draw_each:
             return min(
                 (uniform(self.seed, seq, TIE_BREAK, place), place) for place in ties.tolist()
             )[1]
         return int(ties[int(uniform(self.seed, seq, purpose, len(ties)) * len(ties))])
-
-    def _draws(self, seq: int, what: str) -> Draws:
-        return Draws(self.seed, seq, f"{PURPOSE}/{what}")
 
 
 def _first_open(options: Options, site: str) -> Seat:

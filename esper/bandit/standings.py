@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from esper.bandit.columns import ArmColumns, Experience, FloatArray
+from esper.bandit.columns import LEAST_WEIGHT, ArmColumns, Experience, FloatArray
 from esper.bandit.forgetting import NOTHING, Forgetting
 from esper.bandit.history import History
 from esper.bandit.linear import LinearModel
@@ -31,18 +31,20 @@ class Standings:
         cls, count: int, histories: Mapping[int, History], priors: Mapping[int, Prior]
     ) -> "Standings":
         """Return the standings of `count` arms."""
-        columns = _columns(count, priors, histories, NOTHING, 0)
+        columns = _columns(range(count), priors, histories, NOTHING, 0)
         pulls = sum(history.pulls for history in histories.values())
         return cls(priors, histories, columns, pulls)
 
     def with_history(self, place: int, history: History) -> "Standings":
         """Return the standings with another history of one arm."""
-        columns = self.lifetime
-        changed = ArmColumns(columns.weight.copy(), columns.mean.copy(), columns.variance.copy())
-        _put(changed, place, history, self.priors.get(place, NO_PRIOR), NOTHING, 0)
+        before = self.lifetime
+        weight, mean, variance = before.weight.copy(), before.mean.copy(), before.variance.copy()
+        prior = self.priors.get(place, NO_PRIOR)
+        weight[place], mean[place], variance[place] = _together(history, prior, NOTHING, 0)
         known = self.histories.get(place)
         pulls = self.pulls + history.pulls - (known.pulls if known else 0)
-        return Standings(self.priors, {**self.histories, place: history}, changed, pulls)
+        columns = _filled(weight, mean, variance)
+        return Standings(self.priors, {**self.histories, place: history}, columns, pulls)
 
     def seen_by(
         self,
@@ -56,23 +58,27 @@ class Standings:
 
         The total is that of the arms returned, and counts trials, not what priors are worth.
         """
-        if forgetting == NOTHING:
+        state = Experience(self._total(forgetting, trials, where), model)
+        if forgetting is not NOTHING and forgetting != NOTHING:
+            places = range(len(self.lifetime)) if where is None else range(where.start, where.stop)
+            columns = _columns(places, self.priors, self.histories, forgetting, trials)
+        elif where is None:
             columns = self.lifetime
         else:
-            columns = _columns(len(self.lifetime), self.priors, self.histories, forgetting, trials)
-        experience = Experience(self._total(forgetting, trials, where), model)
-        place = slice(None) if where is None else where
-        if where is None and features is None:
-            return experience, columns
-        return experience, ArmColumns(
-            columns.weight[place],
-            columns.mean[place],
-            columns.variance[place],
-            None if features is None else features[place],
-        )
+            whole = self.lifetime
+            columns = ArmColumns(
+                whole.weight[where],
+                whole.mean[where],
+                whole.variance[where],
+                all_weigh=whole.all_weigh,
+            )
+        if features is None:
+            return state, columns
+        rows = features if where is None else features[where]
+        return state, replace(columns, features=rows)
 
     def _total(self, forgetting: Forgetting, trials: int, where: slice | None) -> float:
-        if where is None and forgetting == NOTHING:
+        if where is None and (forgetting is NOTHING or forgetting == NOTHING):
             return float(self.pulls)
         tried = (
             self.histories.values()
@@ -87,32 +93,34 @@ class Standings:
 
 
 def _columns(
-    count: int,
+    places: range,
     priors: Mapping[int, Prior],
     histories: Mapping[int, History],
     forgetting: Forgetting,
     trials: int,
 ) -> ArmColumns:
-    columns = ArmColumns(np.zeros(count), np.zeros(count), np.zeros(count))
-    for place, prior in priors.items():
-        columns.weight[place], columns.mean[place] = prior.weight, prior.mean
-    for place, history in histories.items():
-        _put(columns, place, history, priors.get(place, NO_PRIOR), forgetting, trials)
-    return columns
+    weight, mean, variance = (np.zeros(len(places)) for _ in range(3))
+    for row, place in enumerate(places):
+        history, prior = histories.get(place), priors.get(place, NO_PRIOR)
+        if history is not None:
+            together = _together(history, prior, forgetting, trials)
+            weight[row], mean[row], variance[row] = together
+        elif prior is not NO_PRIOR:
+            weight[row], mean[row] = prior.weight, prior.mean
+    return _filled(weight, mean, variance)
 
 
-def _put(
-    columns: ArmColumns,
-    place: int,
-    history: History,
-    prior: Prior,
-    forgetting: Forgetting,
-    trials: int,
-) -> None:
+def _filled(weight: FloatArray, mean: FloatArray, variance: FloatArray) -> ArmColumns:
+    all_weigh = np.count_nonzero(weight > LEAST_WEIGHT) == len(weight)
+    return ArmColumns(weight, mean, variance, all_weigh=bool(all_weigh))
+
+
+def _together(
+    history: History, prior: Prior, forgetting: Forgetting, trials: int
+) -> tuple[float, float, float]:
+    """Return weight, mean and variance of what was seen, joined with what was believed."""
     weight, mean, variance = history.remembered(forgetting, trials)
     together = weight + prior.weight
-    columns.weight[place] = together
     # A share of nothing must leave the very bits of the mean.
     share = prior.weight / together if together else 0.0
-    columns.mean[place] = mean + (prior.mean - mean) * share
-    columns.variance[place] = variance
+    return together, mean + (prior.mean - mean) * share, variance

@@ -228,7 +228,13 @@ class Board(NamedTuple):
 def set_up(state: FoldState, report: SeedReport) -> Board:
     """Return the board after a report that was learnt from."""
     limits = state.run.selection.limits
-    occupied = frozenset([Seat(seed.site, seed.slot) for seed in report.seeds])
+    seats, present = [], []
+    for seed in report.seeds:
+        seats.append(Seat(seed.site, seed.slot))
+        # By blueprint, not by kernel: what was planted may be superseded by a newer kernel.
+        if seed.blueprint_id is not None:
+            present.append((seed.site, state.arms.category(seed.site, seed.blueprint_id)))
+    occupied = frozenset(seats)
     resting = frozenset(
         [
             seat
@@ -243,14 +249,7 @@ def set_up(state: FoldState, report: SeedReport) -> Board:
         used=_used(state, report) if limits.budgets else NO_COSTS,
         everywhere=Constraint.DORMANT_TIME if opened_lately else Constraint.NONE,
         closed_sites=_closed_sites(state, occupied, resting),
-        # By blueprint, not by kernel: what was planted may be superseded by a newer kernel.
-        present=frozenset(
-            [
-                (seed.site, state.arms.category(seed.site, seed.blueprint_id))
-                for seed in report.seeds
-                if seed.blueprint_id is not None
-            ]
-        ),
+        present=frozenset(present),
         rotating=_rotating(state) if limits.rotation else frozenset(),
     )
     return Board(state, report, situation, occupied, resting)

@@ -9,7 +9,7 @@ from esper.bandit import POLICIES
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.board import set_up
 from esper.orchestrator.fold import RunUnfoldable
-from tests.orchestrator.trainer import Trainer, grown_run, kernel, selection
+from tests.orchestrator.trainer import Seed, Trainer, grown_run, kernel, selection
 from topics.bus import Record
 from topics.catalog import MAX_MESSAGE_BYTES
 from topics.codec import decode, encode
@@ -21,6 +21,7 @@ from topics.models import (
     PolicySpec,
     Remembered,
     SeedReport,
+    SeedState,
     Selection,
     SiteFacts,
     SiteKind,
@@ -249,6 +250,22 @@ def test_a_run_with_more_arms_than_a_decision_can_list_is_refused_in_words() -> 
     trainer.accept([decision])
     with pytest.raises(RunUnfoldable, match="10001 arms are on offer and 10000 is the most"):
         trainer.report(kernel("layer0", "one-more"))
+
+
+@pytest.mark.parametrize("attention", [None, UCB1])
+@pytest.mark.parametrize("slots", [{}, {"fc": 1}])
+def test_a_seed_that_the_run_did_not_open_with_is_nothing_to_plant_in(
+    attention: PolicySpec | None, slots: dict[str, int]
+) -> None:
+    trainer = Trainer(slots, selection=selection(attention=attention))
+    trainer.seeds = {
+        ("elsewhere", 0): Seed(SeedState.ACTIVE, "0" * 64, "a"),
+        ("fc", 7): Seed(SeedState.ACTIVE, "0" * 64, "a"),
+    }
+    decisions = trainer.report(kernel("fc", "a"), kernel("elsewhere", "a"))
+    assert [(plant.site, plant.slot) for plant in plants(decisions)] in ([], [("fc", 0)])
+    for _ in range(12):
+        trainer.report(contributions=dict.fromkeys(trainer.seeds, 0.5))
 
 
 # -- under every policy -------------------------------------------------------------------------

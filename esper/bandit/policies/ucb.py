@@ -15,9 +15,6 @@ LOG_DIGITS = 12
 MAX_EXPLORATION = 1e6
 LEAST_DISCOUNT = 0.5
 
-LEAST_WEIGHT = 1e-200
-"""Below this a bound may overflow; where no arm is, nothing need be guarded."""
-
 
 @dataclass(frozen=True, slots=True)
 class UCB1:
@@ -111,8 +108,12 @@ class DiscountedUCB:
 
 def _bounds(exploration: float, state: Experience, arms: ArmColumns) -> FloatArray:
     spread = exploration * log_of(state.total)
-    if np.count_nonzero(arms.weight > LEAST_WEIGHT) == len(arms):
-        return arms.mean + np.sqrt(spread / arms.weight)
+    if arms.all_weigh:
+        # In place, as fresh memory for each step would cost as much again.
+        bound = spread / arms.weight
+        np.sqrt(bound, out=bound)
+        bound += arms.mean
+        return bound
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bound = arms.mean + np.sqrt(spread / arms.weight)
     return np.where(arms.weight > 0.0, bound, np.inf)
