@@ -67,12 +67,7 @@ SETTINGS: Final = (
     alike("random"),
     alike("ucb1"),
     flat("ucb1", exploration=0.01),
-    alike("kl-ucb"),
-    alike("thompson-beta"),
     alike("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
-    flat("thompson-gaussian", sigma=0.1, prior_sigma=0.2),
-    alike("performance"),
-    alike("linear-thompson", sigma=0.1)._replace(attention=DEFAULT.attention),
 )
 
 
@@ -84,7 +79,7 @@ class Amount(NamedTuple):
     settings: Sequence[Setting]
 
 
-FULL: Final = Amount(seeds=16, epochs=48, settings=SETTINGS)
+FULL: Final = Amount(seeds=8, epochs=48, settings=SETTINGS)
 QUICK: Final = Amount(seeds=1, epochs=2, settings=(DEFAULT,))
 
 
@@ -151,7 +146,8 @@ def measure(stack: Stack, amount: Amount) -> Measured:
     publish_blueprints(stack.settings, map(shipped_named, BLUEPRINTS))
     runs: list[Run] = []
     with one_thread():
-        for seed in range(amount.seeds):
+        # The defaults were found on seed 0, which therefore says nothing of them.
+        for seed in range(1, amount.seeds + 1):
             for setting in amount.settings:
                 choosing = CHOOSING.model_copy(update={"attention": setting.attention})
                 growing = DEFAULT_SELECTION.model_copy(update={"attention": setting.attention})

@@ -79,12 +79,10 @@ def constrained(limits: Limits, situation: Situation, offers: Offers, where: sli
     # From the least to the most general: what is written last is what is named.
     if limits.budgets:
         _over_budget(codes, limits, situation.used, offers, where)
-    for constraint, pairs in (
-        (Constraint.CATEGORY_RESTS, situation.rotating),
-        (Constraint.CATEGORY_PRESENT, situation.present),
-    ):
-        for pair in pairs:
-            _mark(codes, constraint, offers.by_category.get(pair, ()), where)
+    for pair in situation.rotating:
+        _mark(codes, Constraint.CATEGORY_RESTS, offers.by_category.get(pair, ()), where)
+    for pair in situation.present:
+        _mark(codes, Constraint.CATEGORY_PRESENT, offers.by_category.get(pair, ()), where)
     if situation.everywhere:
         codes[:] = situation.everywhere
     for site, constraint in situation.closed_sites.items():
@@ -160,9 +158,10 @@ def _over_budget(codes: Codes, limits: Limits, used: Costs, offers: Offers, wher
 
 
 def _mark(codes: Codes, constraint: Constraint, arms: Sequence[int], where: slice) -> None:
+    start, stop = where.start, where.stop
     for arm in arms:
-        if where.start <= arm < where.stop:
-            codes[arm - where.start] = constraint
+        if start <= arm < stop:
+            codes[arm - start] = constraint
 
 
 def _inside(place: slice, where: slice) -> slice:
