@@ -18,8 +18,8 @@ def kept(name: str, *, quick: bool = False, values: tuple[float, ...] = (1.0, 3.
         modified=False,
         parameters={"rounds": 3},
         figures=(
-            figure("decision-8", "8 arms", "µs", values, goal=Goal(sense="at most", limit=10)),
-            figure("decision-10000", "many", "µs", [9.0], goal=Goal(sense="at most", limit=150)),
+            figure("choice-8", "8 arms", "µs", values, goal=Goal(sense="at most", limit=10)),
+            figure("choice-10000", "many", "µs", [9.0], goal=Goal(sense="at most", limit=150)),
         ),
     )
 
@@ -47,7 +47,7 @@ def test_a_reached_goal_is_shown_with_median_spread_and_n(results: Path) -> None
 def test_a_missed_goal_is_shown_with_the_reason(results: Path) -> None:
     (results / "decide.json").write_text(kept("decide", values=(11.0, 12.0)).to_json())
 
-    assert "| no: the decision scores" in line_of("one decision, 8 arms")
+    assert "| no: each operation on columns" in line_of("one decision, 8 arms")
 
 
 def test_what_was_not_measured_or_cannot_be_is_said(results: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_result_without_a_figure_that_has_a_goal_is_an_error(results: Path) ->
     without = kept("decide").model_copy(update={"figures": ()})
     (results / "decide.json").write_text(without.to_json())
 
-    with pytest.raises(BenchmarkError, match="decide has no figure 'decision-8'; measure it again"):
+    with pytest.raises(BenchmarkError, match="decide has no figure 'choice-8'; measure it again"):
         figures.render()
 
 
