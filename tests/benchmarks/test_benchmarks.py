@@ -113,7 +113,9 @@ def test_steps_run(stack: Stack) -> None:
     check("steps", measured)
     assert measured.parameters["kernels_compiled_meanwhile"] > 0, "the pipeline was never busy"
     answers = decisions_of(stack, RUN)
-    assert [answer.operations for answer in answers] == [()], "only the seal: nothing was planted"
+    # The seals, and that nothing can be planted where no kernel may be.
+    assert answers
+    assert not any(answer.operations for answer in answers), "nothing was planted"
 
 
 def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:
