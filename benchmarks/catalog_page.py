@@ -4,9 +4,9 @@ Sizes and FLOPs come from the blueprints themselves, times and memory from the k
 """
 
 from benchmarks.catalog_table import SITES, key_of, site_of, size_of
-from benchmarks.figures import number, result_file, table
+from benchmarks.figures import kept_result, number, table
 from benchmarks.origin import ROOT
-from benchmarks.result import BenchmarkError, Result
+from benchmarks.result import Result
 from esper.blueprint import shipped
 from esper.blueprint.resolve import resolve
 from esper.compiler.measure import host_flops
@@ -46,14 +46,7 @@ def render() -> str:
     Raises:
         BenchmarkError: there is no result, or it lacks an entry of the catalog.
     """
-    file = result_file(NAME)
-    if not file.exists():
-        raise BenchmarkError(
-            f"no {file.name}; measure it with `python -m benchmarks {NAME} --save`"
-        )
-    result = Result.model_validate_json(file.read_bytes())
-    if result.quick:
-        raise BenchmarkError(f"{file.name} is of a quick run; measure without --quick")
+    result = kept_result(NAME)
     return "\n".join([HEAD, _what_they_are(), *(_costs(kind, result) for kind in SiteKind)])
 
 

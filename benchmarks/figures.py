@@ -27,21 +27,34 @@ def result_file(name: str) -> Path:
     return RESULTS / f"{name}.json"
 
 
+def kept_result(name: str) -> Result:
+    """Return the result of a benchmark that was kept.
+
+    Raises:
+        BenchmarkError: there is none, or it is of a quick run, which measures nothing.
+    """
+    file = result_file(name)
+    if not file.exists():
+        raise BenchmarkError(
+            f"no {file.name}; measure it with `python -m benchmarks {name} --save`"
+        )
+    result = Result.model_validate_json(file.read_bytes())
+    if result.quick:
+        raise BenchmarkError(
+            f"{file.name} is from a quick run; measure it with "
+            f"`python -m benchmarks {name} --save`, for what is of a quick run measures nothing"
+        )
+    return result
+
+
 def kept_results() -> dict[str, Result]:
     """Return the results that were kept, by benchmark.
 
     Raises:
         BenchmarkError: one is from a quick run, which measures nothing.
     """
-    files = (result_file(benchmark.name) for benchmark in BENCHMARKS)
-    results = [Result.model_validate_json(file.read_bytes()) for file in files if file.exists()]
-    for result in results:
-        if result.quick:
-            raise BenchmarkError(
-                f"{result_file(result.name).name} is from a quick run; measure it with "
-                f"`python -m benchmarks {result.name} --save`"
-            )
-    return {result.name: result for result in results}
+    names = (benchmark.name for benchmark in BENCHMARKS)
+    return {name: kept_result(name) for name in names if result_file(name).exists()}
 
 
 def render() -> str:

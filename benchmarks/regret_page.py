@@ -11,11 +11,11 @@ from benchmarks.bandit_worlds import (
     PHASE_TRIALS,
     SIGMA,
 )
-from benchmarks.figures import number, result_file, table
+from benchmarks.figures import kept_result, number, table
 from benchmarks.origin import ROOT
 from benchmarks.regret import COMPARISONS, CONTESTS, REFERENCES, WINDOW, stated_key
 from benchmarks.regret_plots import PICTURES, file_of
-from benchmarks.result import BenchmarkError, Result
+from benchmarks.result import Result
 
 DOCUMENT = ROOT / "docs" / "regret.md"
 NAME = "regret"
@@ -90,30 +90,13 @@ WORDS = {
 }
 
 
-def kept() -> Result:
-    """Return the kept result.
-
-    Raises:
-        BenchmarkError: there is none, or it is of a quick run.
-    """
-    file = result_file(NAME)
-    if not file.exists():
-        raise BenchmarkError(
-            f"no {file.name}; measure it with `python -m benchmarks {NAME} --save`"
-        )
-    result = Result.model_validate_json(file.read_bytes())
-    if result.quick:
-        raise BenchmarkError(f"{file.name} is of a quick run; measure without --quick")
-    return result
-
-
 def render() -> str:
     """Return the whole document.
 
     Raises:
         BenchmarkError: there is no result, or it lacks a figure.
     """
-    result = kept()
+    result = kept_result(NAME)
     worlds = dict.fromkeys(contest.world for contest in CONTESTS)
     sections = [HEAD, _goals(result), _pictures()]
     sections += [_world(world, result) for world in worlds]

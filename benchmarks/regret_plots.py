@@ -11,10 +11,10 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from benchmarks.figures import result_file
+from benchmarks.figures import kept_result
 from benchmarks.origin import ROOT
 from benchmarks.regret import CONTESTS, POINTS
-from benchmarks.result import BenchmarkError, Result
+from benchmarks.result import Result
 
 FOLDER: Final = ROOT / "docs" / "regret"
 NAME: Final = "regret"
@@ -121,14 +121,9 @@ def draw() -> dict[Path, str]:
     """Return all pictures as SVG, by file.
 
     Raises:
-        BenchmarkError: no result is kept.
+        BenchmarkError: no result is kept, or it is of a quick run.
     """
-    file = result_file(NAME)
-    if not file.exists():
-        raise BenchmarkError(
-            f"no {file.name}; measure it with `python -m benchmarks {NAME} --save`"
-        )
-    result = Result.model_validate_json(file.read_bytes())
+    result = kept_result(NAME)
     return {file_of(picture): _drawn(picture, result) for picture in PICTURES}
 
 

@@ -111,37 +111,45 @@ def bans(limits: Limits, slots: Mapping[str, int], kernels: Sequence[LoadableKer
     return codes
 
 
+WORDS: Final[Mapping[Constraint, str]] = {
+    Constraint.ON_TRIAL: "{situation.on_trial} seeds are on trial, which is the limit",
+    Constraint.FORBIDDEN: "the run forbids it",
+    Constraint.NOT_PINNED: "the site is pinned to other blueprints",
+    Constraint.CULLING: "it is being culled",
+    Constraint.EMBARGO: "embargo until report {until}",
+    Constraint.NO_SEED_FREE: "no slot of the site is free",
+    Constraint.DORMANT_TIME: (
+        "no seed of the site has been dormant for {limits.dormant_reports} reports"
+    ),
+    Constraint.CATEGORY_PRESENT: "category {kernel.category} is present at the site",
+    Constraint.CATEGORY_RESTS: "category {kernel.category} was planted here lately and rests",
+    Constraint.PARAMS: (
+        "too much for the parameters budget: {situation.used.params:.4g} of {share:.0%} of "
+        "{limits.max_params} are used"
+    ),
+    Constraint.MEMORY: (
+        "too much for the memory budget: {situation.used.memory_ratio:.4g} of {share:.0%} of "
+        "{limits.max_memory_ratio} are used"
+    ),
+    Constraint.LATENCY: (
+        "too much for the latency budget: {situation.used.latency_ratio:.4g} of {share:.0%} of "
+        "{limits.max_latency_ratio} are used"
+    ),
+}
+"""What `explain` fills in for each constraint."""
+
+
 def explain(
     constraint: Constraint, limits: Limits, situation: Situation, offers: Offers, arm: int
 ) -> str:
     """Return in words why a constraint rules out an arm."""
-    kernel = offers.kernels[arm]
-    until = int(offers.embargo_until[arm])
-    words = {
-        Constraint.ON_TRIAL: f"{situation.on_trial} seeds are on trial, which is the limit",
-        Constraint.FORBIDDEN: "the run forbids it",
-        Constraint.NOT_PINNED: "the site is pinned to other blueprints",
-        Constraint.CULLING: "it is being culled",
-        Constraint.EMBARGO: f"embargo until report {until}",
-        Constraint.NO_SEED_FREE: "no slot of the site is free",
-        Constraint.DORMANT_TIME: (
-            f"no seed of the site has been dormant for {limits.dormant_reports} reports"
-        ),
-        Constraint.CATEGORY_PRESENT: f"category {kernel.category} is present at the site",
-        Constraint.CATEGORY_RESTS: f"category {kernel.category} was planted here lately and rests",
-        Constraint.PARAMS: _budget_words("parameters", limits.max_params, situation.used.params),
-        Constraint.MEMORY: _budget_words(
-            "memory", limits.max_memory_ratio, situation.used.memory_ratio
-        ),
-        Constraint.LATENCY: _budget_words(
-            "latency", limits.max_latency_ratio, situation.used.latency_ratio
-        ),
-    }
-    return words[constraint]
-
-
-def _budget_words(what: str, budget: float | None, used: float) -> str:
-    return f"too much for the {what} budget: {used:.4g} of {BUDGET_SHARE:.0%} of {budget} are used"
+    return WORDS[constraint].format(
+        limits=limits,
+        situation=situation,
+        kernel=offers.kernels[arm],
+        until=int(offers.embargo_until[arm]),
+        share=BUDGET_SHARE,
+    )
 
 
 def _over_budget(codes: Codes, limits: Limits, used: Costs, offers: Offers, where: slice) -> None:

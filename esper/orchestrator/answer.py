@@ -1,6 +1,7 @@
 """Saying that nothing is done, and why: at the end of each answer of a lockstep run, and in other
 runs when what keeps them from planting changes."""
 
+from esper.bandit import Constraint
 from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan
 
@@ -23,7 +24,7 @@ def no_action(board: Board) -> str | None:
         return None
     if board.situation.on_trial >= limits.max_on_trial:
         return None
-    names = sorted({constraint.label for constraint in board.constraints()})
+    names = sorted(Constraint(code).label for code in set(board.codes().tolist()))
     return f"no action: all {len(board.state.arms)} arms are ruled out by {', '.join(names)}"
 
 
@@ -36,7 +37,7 @@ def _why_no_more(board: Board, decisions: int) -> str:
         return f"nothing is decided: {waiting} earlier {noun} not answered yet"
     if not board.state.arms:
         return "nothing is decided: no kernel is on offer"
-    exclusions = [excluded or "" for excluded in board.exclusions()]
+    exclusions = [words or "" for _, words in board.exclusions()]
     return f"nothing is decided: no trial is over and {_why_none(exclusions)}"
 
 

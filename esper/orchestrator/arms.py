@@ -43,11 +43,6 @@ class Arm(NamedTuple):
     embargo_until_seq: int = 0
 
     @property
-    def name(self) -> tuple[str, str]:
-        """Site and kernel, by which a planted seed is recognised."""
-        return self.kernel.site, self.kernel.kernel_id
-
-    @property
     def json(self) -> bytes:
         """The arm as it is stored."""
         return b'{"embargo_until_seq":%d,"kernel":%b,"mean":%b,"pulls":%d}' % (

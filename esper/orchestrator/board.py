@@ -20,6 +20,7 @@ from esper.bandit import (
 )
 from esper.bandit.constraints import NO_COSTS
 from esper.bandit.features import features
+from esper.bandit.offers import Codes
 from esper.bandit.selector import TIE_BREAK
 from esper.orchestrator.arms import Arm
 from esper.orchestrator.learn import mean_contribution
@@ -142,19 +143,21 @@ class Board(NamedTuple):
         arm = self.state.arms.on(trial.site, trial.kernel_id)
         return arm.kernel.blueprint_id if arm else trial.kernel_id[:12]
 
-    def constraints(self) -> list[Constraint]:
-        """Return, for each arm in order, what rules it out now."""
+    def codes(self) -> Codes:
+        """Return, for each arm in order, the number of what rules it out now, or 0."""
         offers = self.state.arms.offers
         everything = slice(0, len(offers.kernels))
-        codes = constrained(self.state.run.selection.limits, self.situation, offers, everything)
-        return [Constraint(code) for code in codes.tolist()]
+        return constrained(self.state.run.selection.limits, self.situation, offers, everything)
 
-    def exclusions(self) -> list[str | None]:
-        """Return, for each arm in order, why it may not be planted now, in words; None: it may."""
+    def exclusions(self) -> list[tuple[Constraint, str | None]]:
+        """Return, for each arm in order, what rules it out now, also in words; None: nothing."""
         limits, offers = self.state.run.selection.limits, self.state.arms.offers
         return [
-            explain(constraint, limits, self.situation, offers, place) if constraint else None
-            for place, constraint in enumerate(self.constraints())
+            (
+                Constraint(code),
+                explain(Constraint(code), limits, self.situation, offers, place) if code else None,
+            )
+            for place, code in enumerate(self.codes().tolist())
         ]
 
     def candidates(self, operations: tuple[Operation, ...]) -> tuple[Candidate, ...]:
@@ -173,9 +176,9 @@ class Board(NamedTuple):
             chance = uniform(run.opening.seed, self.report.seq, TIE_BREAK, place)
             return -scores[place], chance, place
 
-        constraints, exclusions = self.constraints(), self.exclusions()
+        exclusions = self.exclusions()
         return tuple(
-            self._candidate(place, scores[place], constraints[place], exclusions[place])
+            self._candidate(place, scores[place], *exclusions[place])
             for place in sorted(range(len(scores)), key=rank)
         )
 

@@ -55,6 +55,15 @@ class Training:
         ),
     ] = None
 
+    def told(self, task: str) -> dict[str, str | int | bool]:
+        """What a training's file must be told alike each time, to go on with one training."""
+        return {
+            "task": task,
+            "seed": self.seed,
+            "device": self.device,
+            "lockstep": self.lockstep,
+        }
+
 
 @grouped
 def train(
@@ -86,12 +95,7 @@ def train(
     policy, selection = choosing.chosen(chosen.sites)
     settings = Settings()
     epochs, checkpoint = training.epochs or chosen.epochs, training.checkpoint
-    told = {
-        "task": task,
-        "seed": training.seed,
-        "device": training.device,
-        "lockstep": training.lockstep,
-    }
+    told = training.told(task)
     kept = None if checkpoint is None else esper.tasks.TrainingFile(checkpoint, told, epochs)
     try:
         with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:

@@ -16,11 +16,7 @@ class Random:
     name: ClassVar[str] = "random"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return random numbers."""

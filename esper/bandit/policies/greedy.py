@@ -33,15 +33,11 @@ class EpsilonGreedy:
     name: ClassVar[str] = "epsilon-greedy"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def __post_init__(self) -> None:
         require("c", self.c, 0.0, MAX_C)
         require("gap", self.gap, LEAST_GAP, 1.0)
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return the means, infinity for arms never tried; or random numbers, to explore."""

@@ -41,14 +41,10 @@ class KLUCB:
     name: ClassVar[str] = "kl-ucb"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def __post_init__(self) -> None:
         require("c", self.c, 0.0, MAX_C)
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return the upper confidence bound of each arm, from its mean to 1."""

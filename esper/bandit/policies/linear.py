@@ -36,16 +36,12 @@ class LinearThompson:
     name: ClassVar[str] = "linear-thompson"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = True
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def __post_init__(self) -> None:
         require("sigma", self.sigma, LEAST_SIGMA, MAX_SIGMA)
         require("arm_sigma", self.arm_sigma, LEAST_SIGMA, MAX_SIGMA)
         require("weight_sigma", self.weight_sigma, LEAST_SIGMA, MAX_SIGMA)
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return a draw from each arm's posterior.

@@ -31,14 +31,10 @@ class Performance:
     name: ClassVar[str] = "performance"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def __post_init__(self) -> None:
         require("temperature", self.temperature, LEAST_TEMPERATURE, MAX_TEMPERATURE)
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return the perturbed means, in units of the temperature."""

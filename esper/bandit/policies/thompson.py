@@ -29,11 +29,7 @@ class ThompsonBeta:
     name: ClassVar[str] = "thompson-beta"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return a draw from each arm's posterior."""
@@ -108,15 +104,11 @@ class ThompsonGaussian:
     name: ClassVar[str] = "thompson-gaussian"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def __post_init__(self) -> None:
         require("sigma", self.sigma, LEAST_SIGMA, MAX_SIGMA)
         require("prior_sigma", self.prior_sigma, LEAST_SIGMA, MAX_SIGMA)
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return a draw from each arm's posterior."""

@@ -30,14 +30,10 @@ class UCB1:
     name: ClassVar[str] = "ucb1"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
+    forgetting: ClassVar[Forgetting] = NOTHING
 
     def __post_init__(self) -> None:
         require("exploration", self.exploration, 0.0, MAX_EXPLORATION)
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Nothing."""
-        return NOTHING
 
     def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
         """Return the upper confidence bound of each arm."""
