@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from esper.settings import Settings
-from workers.cli.output import Json, console, print_json, print_table, sigterm_interrupts
+from workers.cli.interrupts import interruptible
+from workers.cli.output import Json, console, print_json, print_table
 from workers.cli.tables import print_seeds, timing_line
 
 
@@ -24,7 +25,10 @@ def demo(
 
     home = (Settings().home / "demo").resolve()
     try:
-        with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
+        with (
+            interruptible() as check,
+            training_progress(epochs, check, quiet=json) as progress,
+        ):
             facts = run_demo(
                 home, seed=seed, epochs=epochs, say=progress.note, on_epoch=progress.epoch
             )

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from workers.cli.interrupts import Check
 from workers.cli.output import console
 
 LINES = 6
@@ -14,8 +15,11 @@ LINES = 6
 class TrainingProgress:
     """What a training says of itself while it runs."""
 
-    def __init__(self, epochs: int, advance: Callable[[float], None] | None, quiet: bool) -> None:
+    def __init__(
+        self, epochs: int, check: Check, advance: Callable[[float], None] | None, quiet: bool
+    ) -> None:
         self._epochs = epochs
+        self._check = check
         self._advance = advance
         self._quiet = quiet
 
@@ -24,7 +28,12 @@ class TrainingProgress:
         self.note(f"run {run_id}: training, kernels compile meanwhile")
 
     def epoch(self, epoch: int, loss: float) -> None:
-        """One more pass over the training set is done, with this loss on its last batch."""
+        """One more pass over the training set is done, with this loss on its last batch.
+
+        Raises:
+            KeyboardInterrupt: the training was asked to end.
+        """
+        self._check()
         if self._advance is not None:
             self._advance(loss)
         elif epoch % max(1, self._epochs // LINES) == 0:
@@ -37,10 +46,12 @@ class TrainingProgress:
 
 
 @contextmanager
-def training_progress(epochs: int, *, quiet: bool = False) -> Iterator[TrainingProgress]:
-    """Show progress while the block runs; `quiet` shows nothing."""
+def training_progress(
+    epochs: int, check: Check, *, quiet: bool = False
+) -> Iterator[TrainingProgress]:
+    """Show progress while the block runs; `quiet` shows nothing. Each epoch makes the check."""
     if quiet or not console.is_terminal:
-        yield TrainingProgress(epochs, None, quiet)
+        yield TrainingProgress(epochs, check, None, quiet)
         return
     bar = Progress(
         TextColumn("training"),
@@ -52,6 +63,8 @@ def training_progress(epochs: int, *, quiet: bool = False) -> Iterator[TrainingP
     )
     with bar:
         task = bar.add_task("training", total=epochs, loss=float("nan"), visible=False)
-        yield TrainingProgress(
-            epochs, lambda loss: bar.update(task, advance=1, loss=loss, visible=True), quiet
-        )
+
+        def advance(loss: float) -> None:
+            bar.update(task, advance=1, loss=loss, visible=True)
+
+        yield TrainingProgress(epochs, check, advance, quiet)

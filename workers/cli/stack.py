@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper.settings import Settings
-from workers.cli.output import Json, console, print_json, print_table, sigterm_interrupts
+from workers.cli.interrupts import interruptible
+from workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
     from workers.local.stack import LocalStack
@@ -21,7 +22,7 @@ def up(workers: Workers = True) -> None:
     are used and not started. What runs already is left as it is.
     """
     try:
-        with sigterm_interrupts():
+        with interruptible():
             state = _stack().start(console.print, workers=workers)
     except KeyboardInterrupt:
         console.print("interrupted; what this call had started has been stopped")

@@ -8,7 +8,8 @@ import orjson
 import typer
 
 from esper.settings import Settings
-from workers.cli.output import Json, console, print_json, print_table, sigterm_interrupts
+from workers.cli.interrupts import interruptible
+from workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
     from topics.bus import Record
@@ -67,7 +68,7 @@ def tail(
             start=Start.BEGINNING if beginning else Start.NOW,
         )
         shown = 0
-        with sigterm_interrupts():
+        with interruptible():
             while count == 0 or shown < count:
                 _print_record(arrived.get())
                 shown += 1

@@ -9,7 +9,8 @@ import typer
 from esper.settings import Settings
 from workers.cli.choosing import Choosing
 from workers.cli.groups import grouped
-from workers.cli.output import Json, console, print_json, sigterm_interrupts
+from workers.cli.interrupts import interruptible
+from workers.cli.output import Json, console, print_json
 
 TASKS = ("digits", "resnet", "conv-teacher")
 """Named here too, so that help and wrong use load no torch."""
@@ -98,7 +99,10 @@ def train(
     told = training.told(task)
     kept = None if checkpoint is None else esper.tasks.TrainingFile(checkpoint, told, epochs)
     try:
-        with sigterm_interrupts(), training_progress(epochs, quiet=json) as progress:
+        with (
+            interruptible() as check,
+            training_progress(epochs, check, quiet=json) as progress,
+        ):
             if kept is not None and kept.epoch:
                 progress.note(f"{checkpoint}: going on after epoch {kept.epoch} of {epochs}")
             run = grow_task(
