@@ -257,7 +257,7 @@ class Inbox:
         decision = waiting.arrived.decision
         if waiting.refused is None:
             try:
-                self._garden.apply(decision, waiting.kernels or {}, step)
+                self._apply(decision, waiting.kernels or {}, step)
             except PlanRefused as error:
                 waiting.refused = str(error)
         if waiting.refused is None:
@@ -267,6 +267,15 @@ class Inbox:
         if waiting.reserved:
             self._garden.release(decision, step)
         self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, waiting.refused)
+
+    def _apply(
+        self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], step: int
+    ) -> None:
+        if self._council is None:
+            self._garden.apply(decision, kernels, step)
+        else:
+            # Waits for the other ranks, once for each plan: they keep it together, or none does.
+            self._garden.apply(decision, kernels, step, self._council.reasons)
 
     def _note_merged(self, decision: AdaptationDecision) -> None:
         for operation in decision.operations:
