@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 
 from pydantic import BaseModel, ConfigDict
+from torch.optim import Optimizer
 
 from esper.kernel import Kernel
 from esper.seed import (
@@ -55,7 +56,8 @@ def _alone(own: str) -> str:
 class Garden:
     """The sites of a model with the optimizer that trains them: where plans are applied.
 
-    Over several ranks a synchronizer reduces the gradients of what is planted.
+    Over several ranks a synchronizer reduces the gradients of what is planted. `plans` counts those
+    that were applied.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Garden:
         self._membership = membership
         self._synchronizer = synchronizer
         self._blending: list[tuple[Slot, Seed]] = []
+        self.plans = 0
 
     def trained_by(self, membership: OptimizerMembership) -> None:
         """Have another optimizer train what is planted, and what will be.
@@ -94,6 +97,11 @@ class Garden:
     def optimizer_stepped(self) -> bool:
         """Whether the optimizer has taken a step since this was last asked."""
         return self._membership.stepped()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that trains what is planted."""
+        return self._membership.optimizer
 
     def leave(self) -> None:
         """Let go of the optimizer and of gradients: the run has ended."""
@@ -194,6 +202,15 @@ class Garden:
             if reasons := agreed(own):
                 raise PlanRefused(reasons)
             undo.pop_all()
+        self.plans += 1
+
+    def roll_back(self, slots: Iterable[Slot], step: int) -> None:
+        """Take out the seeds of these slots, which an incident has spoiled: all, or none."""
+        with ExitStack() as undo:
+            for slot in slots:
+                undo.callback(slot.keep())
+                self._take_out(slot, SeedState.ROLLED_BACK, step, undo)
+            undo.pop_all()
 
     def ramp(self, step: int) -> None:
         """Move the alpha of every blending seed on; costs nothing when there is none."""
@@ -265,12 +282,16 @@ class Garden:
         return seed
 
     def _cull(self, cull: Cull, step: int, undo: ExitStack) -> None:
-        slot, site = self._slot(cull), self.sites[cull.site]
+        self._take_out(self._slot(cull), SeedState.CULLED, step, undo)
+
+    def _take_out(self, slot: Slot, to: SeedState, step: int, undo: ExitStack) -> None:
+        slot.check(to)
+        site = self.sites[slot.site]
         undo.callback(site.keep())
         self._forget(site.remove(slot.index), undo)
         undo.callback(self._blend_only, self._blending, len(self._blending))
         self._blending = [pair for pair in self._blending if pair[0] is not slot]
-        slot.advance(SeedState.CULLED, step)
+        slot.advance(to, step)
 
     def _blend_only(self, blending: list[tuple[Slot, Seed]], count: int) -> None:
         """Blend again what was blended: the first of a list to which others may have come."""

@@ -25,6 +25,7 @@ from esper.training.ranks.council import Ballot, Council, Verdict
 from esper.training.reporter import Reporter
 from topics.models import (
     AdaptationDecision,
+    Incident,
     KernelReady,
     KernelRefusal,
     LoadableKernel,
@@ -144,6 +145,16 @@ class Inbox:
             self._note_merged(decision)
         self._note_decision(decision)
         self.ancestry.outcomes[outcome.decision_id] = outcome
+
+    def note_incident(self, incident: Incident) -> None:
+        """Tell of what the governor did, and remember it."""
+        self.ancestry.incidents.append(incident)
+        self._reporter.note_incident(incident)
+
+    def planted_at(self, decision_id: str) -> int:
+        """Return the step at which a decision was applied; 0 where it is not known."""
+        outcome = self.ancestry.outcomes.get(decision_id)
+        return 0 if outcome is None else outcome.step
 
     def note_contributions(self, measured: Measured) -> None:
         """Remember what each seed on trial was last seen to contribute."""

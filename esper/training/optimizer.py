@@ -56,6 +56,11 @@ class OptimizerMembership:
         self._watch = optimizer.register_step_post_hook(self._note_step)
         self._ahead: RemovableHandle | None = None
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer itself."""
+        return self._optimizer
+
     def stepped(self) -> bool:
         """Whether the optimizer has taken a step since this was last asked."""
         stepped, self._stepped = self._stepped, False
