@@ -106,8 +106,8 @@ def grow(
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
-            GovernorRefused, PolicyRefused, RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible
-            like this.
+            GovernorRefused, PolicyRefused, RanksDiffer, LockstepRefused, CheckpointRefused: growth
+            is not possible like this.
         NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
             possible here; the message says what to do.
         LockstepBroken: in a lockstep run, kernels or the first answer did not come.

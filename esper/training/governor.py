@@ -1,4 +1,4 @@
-"""The governor: a kernel on trial that spoils the training is taken out, and the spoilt time undone.
+"""The governor: a kernel on trial that spoils the training is taken out, and the time undone.
 
 It reads the training loss and nothing else. A gradient that is not finite shows in the next loss,
 and under mixed precision scaled gradients overflow as a matter of course.

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -37,7 +37,7 @@ class Snapshot:
     step: int
     watched: Watched
     tensors: dict[Tensor, Tensor]
-    states: dict[nn.Parameter, State]
+    states: dict[Tensor, State]
     good: bool = False
 
     def holds(self, tensors: Iterable[Tensor]) -> bool:
@@ -137,11 +137,11 @@ class SnapshotRing:
 
     def _own(
         self, optimizer: Optimizer, kept_out: Iterable[Tensor]
-    ) -> tuple[list[Tensor], Mapping[nn.Parameter, State], int] | None:
+    ) -> tuple[list[Tensor], dict[Tensor, State], int] | None:
         """Return what is to be copied, and of how many there is room; None: not of two."""
         out = {id(each) for each in kept_out}
         buffers = [each for each in self._model.buffers() if id(each) not in out]
-        every = list(self._model.parameters())
+        every: list[Tensor] = list(self._model.parameters())
         trained = {id(each) for group in optimizer.param_groups for each in group["params"]}
         of_model = {id(each) for each in every}
         states = {each: state for each, state in optimizer.state.items() if id(each) in of_model}
@@ -195,7 +195,7 @@ def _copied_state(state: State, into: State | None) -> State:
     }
 
 
-def _write_state(optimizer: Optimizer, parameter: nn.Parameter, kept: State | None) -> None:
+def _write_state(optimizer: Optimizer, parameter: Tensor, kept: State | None) -> None:
     if kept is None:
         optimizer.state.pop(parameter, None)
         return
