@@ -141,8 +141,12 @@ class Governor:
         if step % self._report_every:
             return
         self.ring.confirm(step, self._watch.calm, self._settings.confirm_steps)
-        if step % self._every == 0:
-            self._take(step)
+        own = not self._trials()
+        if own or step % self._every == 0:
+            taken = self._take(step)
+            if taken is not None and own:
+                # No kernel can have spoilt it: this is where the run would be without any.
+                taken.good = self._watch.calm > 0
 
     def _take(self, step: int) -> Snapshot | None:
         alphas = [seed.alpha for _, seed in self._garden.planted()]

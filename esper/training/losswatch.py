@@ -40,8 +40,9 @@ class GovernorSettings:
     planting, by more than `collapse_z` times the spread of then.
 
     The ring holds up to `snapshots` copies of weights, buffers and optimizer state in host memory,
-    `snapshot_bytes` altogether. One is taken at a report, and is good once `confirm_steps` sound
-    losses in a row came after it. Where two of everything do not fit, only what the optimizer
+    `snapshot_bytes` altogether. With nothing on trial one is taken at each report, and is good at
+    once; otherwise one every `confirm_steps`, at a report, which is good when so many sound losses
+    in a row have come after it. Where two of everything do not fit, only what the optimizer
     trains is kept, and buffers; where those do not fit either nothing is, and an alarm only culls.
     """
 
