@@ -15,11 +15,12 @@ from esper.kernel import Kernel
 from esper.seed import Site
 from esper.settings import Settings
 from esper.training import GovernorSettings, Growth
+from esper.training.governor import ON_TRIAL
 from topics.models import Limits, Selection
 
 HUGE: Final = 1e6
 SCALE: Final = 1e3
-GROWTH: Final = {"weights growing": 1.2, "weights growing slowly": 1.02}
+GROWTH: Final = 1.2
 INPUTS, HIDDEN, OUTPUTS = 16, 24, 8
 NOISE: Final = 0.5
 BATCH: Final = 64
@@ -35,12 +36,14 @@ class Explosion(StrEnum):
     NAN = "weights not a number"
     SCALED = "output scaled"
     GROWING = "weights growing"
-    CREEPING = "weights growing slowly"
 
 
 @dataclass
 class Injector:
-    """Has every kernel explode that has been planted for `after` steps; call it between steps."""
+    """Has every kernel explode that is `after` steps on trial; call it between steps.
+
+    What has been kept for good is part of the host, and is let alone.
+    """
 
     explosion: Explosion
     after: int
@@ -50,14 +53,16 @@ class Injector:
     def __call__(self, sites: Mapping[str, Site]) -> None:
         """Let a step pass for what is planted."""
         for site in sites.values():
-            for _, seed in site.seeds():
+            for slot, seed in site.seeds():
+                if slot.state not in ON_TRIAL:
+                    continue
                 kernel = seed.kernel
                 self._ages[kernel] = age = self._ages.get(kernel, -1) + 1
                 if age == self.after:
                     self.exploded += 1
                     self._explode(kernel)
-                if age >= self.after and (factor := GROWTH.get(self.explosion)) is not None:
-                    _multiply(kernel, factor)
+                if age >= self.after and self.explosion is Explosion.GROWING:
+                    _multiply(kernel, GROWTH)
 
     def _explode(self, kernel: Kernel) -> None:
         match self.explosion:
@@ -69,7 +74,7 @@ class Injector:
                 # Fresh kernels end in zeros, which no scale makes explode.
                 _fill(kernel, 0.1)
                 kernel.register_forward_hook(lambda kernel, inputs, output: output * SCALE)
-            case Explosion.GROWING | Explosion.CREEPING:
+            case Explosion.GROWING:
                 _fill(kernel, 0.1)
 
 
