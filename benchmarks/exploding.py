@@ -176,7 +176,7 @@ def _trained(
         x, y = teacher.batch(BATCH, seed=seed * 1_000_003 + step)
         loss = F.mse_loss(model(x), y)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if growth is not None:
             growth.step(loss)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from esper.training.governor import Governor, LossGauge
@@ -278,49 +278,3 @@ def test_an_incident_that_went_back_to_before_the_checkpoint_is_refused_in_words
 def test_a_loss_on_the_cpu_is_read_at_once() -> None:
     gauge = LossGauge(4)
     assert gauge.read(torch.tensor(0.5, requires_grad=True), now=False) == [0.5]
-
-
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@cuda
-def test_on_a_gpu_no_step_waits_and_losses_are_read_at_reports_in_their_order() -> None:
-    gauge = LossGauge(4)
-    losses = torch.arange(8.0, device="cuda")
-    assert gauge.read(losses[0], now=False) == []
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        assert [gauge.read(losses[step], now=False) for step in (1, 2)] == [[], []]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert gauge.read(losses[3], now=True) == [0.0, 1.0, 2.0, 3.0]
-    assert gauge.read(losses[4], now=False) == []
-
-
-@cuda
-def test_on_a_gpu_a_snapshot_waits_for_nothing_and_is_exact() -> None:
-    from esper.training.losswatch import Watched as Known
-    from esper.training.snapshots import SnapshotRing
-
-    model = nn.Linear(64, 64).cuda()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(3):
-        model(torch.ones(4, 64, device="cuda")).sum().backward()
-        optimizer.step()
-    ring = SnapshotRing(model, 2, 1 << 20)
-    ring.take(0, Known(), optimizer, ())
-    ring.take(1, Known(), optimizer, ())
-    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"]))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        snapshot = ring.take(2, Known(), optimizer, ())
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert snapshot is not None
-    with torch.no_grad():
-        model.weight.fill_(torch.nan)
-    optimizer.step()
-    ring.put_back(snapshot, optimizer)
-    after = model.state_dict(), optimizer.state_dict()["state"]
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
