@@ -57,6 +57,7 @@ def run(quick: bool) -> Measured:
     with one_thread():
         costs = [_cost(name, widths, amount) for name, widths in HOSTS.items()]
         rows = list(_exploded(amount))
+        luck = [_luck(seed, amount.steps) for seed in amount.seeds]
     saved = [
         figure(
             f"final-loss-{explosion.name.lower()}",
@@ -67,8 +68,14 @@ def run(quick: bool) -> Measured:
         )
         for explosion in Explosion
     ]
+    control = figure(
+        "final-loss-other-batches",
+        "the same of runs never grown, on other batches: what luck alone does",
+        "ratio",
+        luck,
+    )
     parameters = amount._asdict() | {"report_every": REPORT_EVERY, "batch": BATCH, "hosts": HOSTS}
-    return Measured(parameters=parameters, figures=(*saved, *costs), runs=tuple(rows))
+    return Measured(parameters=parameters, figures=(*saved, control, *costs), runs=tuple(rows))
 
 
 def _exploded(amount: Amount) -> Iterator[dict[str, Any]]:
@@ -91,6 +98,11 @@ def _exploded(amount: Amount) -> Iterator[dict[str, Any]]:
                 "loss": ended.loss,
                 "ratio": ended.loss / alone[seed],
             }
+
+
+def _luck(seed: int, steps: int) -> float:
+    shifted = never_grown(seed, steps, other_batches=10 * steps)
+    return shifted.loss / never_grown(seed, steps).loss
 
 
 def _cost(name: str, widths: tuple[int, int, int], amount: Amount) -> Figure:
