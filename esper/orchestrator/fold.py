@@ -9,7 +9,7 @@ from esper.bandit.selector import PURPOSE, TIE_BREAK
 from esper.orchestrator.answer import last_word, no_action
 from esper.orchestrator.arms import TooManyArms
 from esper.orchestrator.board import Board, set_up
-from esper.orchestrator.learn import learn
+from esper.orchestrator.learn import incidents_in_words, learn
 from esper.orchestrator.plan import Plan
 from esper.orchestrator.state import FoldState, Pending
 from esper.orchestrator.strategies import STRATEGIES
@@ -87,8 +87,12 @@ def fold(
         reason = no_action(board)
     if after.run.opening.lockstep and not report.closing:
         plans.append((None, last_word(board, len(plans))))
+    elif report.incidents and not plans:
+        plans.append((None, Plan((), reason or "nothing is decided")))
     elif reason is not None and reason != before.said:
         plans.append((None, Plan((), reason)))
+    if report.incidents:
+        plans[0] = _told_of_incidents(plans[0], report, after)
     after = replace(_committed(after, report, plans), said=reason)
     decisions = _decisions(before, after, board, cause, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256
@@ -123,6 +127,13 @@ def _plans(board: Board) -> list[Proposal]:
         plans.append((strategy, plan))
         board = board.beside(plan.operations)
     return plans
+
+
+def _told_of_incidents(proposal: Proposal, report: SeedReport, state: FoldState) -> Proposal:
+    """Return the first answer to a report, with what the governor did before its own reason."""
+    strategy, plan = proposal
+    said = incidents_in_words(report, state.run.selection)
+    return strategy, Plan(plan.operations, f"{said}; {plan.reason}")
 
 
 def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> FoldState:

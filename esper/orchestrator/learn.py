@@ -27,6 +27,8 @@ def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
     arms, tracker = state.arms, state.tracker
     if report.kernels:
         arms, tracker = arms.with_kernels(report.kernels, tracker, state.run)
+    if report.incidents:
+        arms = arms.embargoed(_rolled_back(report), _rollback_embargo(report, selection))
     if report.outcomes:
         arms = _with_embargoes(arms, state.pending, report, selection)
     learnt = replace(
@@ -41,7 +43,8 @@ def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
         occupied=_occupied(state, report),
     )
     due = [trial for trial in trials if _due(trial, selection)]
-    return _with_rewards(learnt, due, report) if due else learnt
+    learnt = _with_rewards(learnt, due, report) if due else learnt
+    return _with_penalties(learnt, report) if report.incidents else learnt
 
 
 def mean_contribution(trial: Trial) -> float | None:
@@ -123,17 +126,61 @@ def _with_rewards(state: FoldState, due: list[Trial], report: SeedReport) -> Fol
     return state
 
 
+def incidents_in_words(report: SeedReport, selection: Selection) -> str:
+    """Return what the governor did since the last report, for the reason of a decision."""
+    until = _rollback_embargo(report, selection)
+    said = []
+    for incident in report.incidents:
+        seeds = ", ".join(f"{seed.site}/{seed.slot}" for seed in incident.seeds)
+        what = f"{incident.kind} at step {incident.step}"
+        said.append(
+            f"{what}: {seeds} rolled back, its kernel rests until report {until}"
+            if seeds
+            else f"{what} with nothing on trial: the host's own"
+        )
+    return "; ".join(said)
+
+
+def _rollback_embargo(report: SeedReport, selection: Selection) -> int:
+    return report.seq + selection.limits.rollback_embargo_reports
+
+
+def _rolled_back(report: SeedReport) -> list[tuple[str, str]]:
+    return [(seed.site, seed.kernel_id) for incident in report.incidents for seed in incident.seeds]
+
+
+def _with_penalties(state: FoldState, report: SeedReport) -> FoldState:
+    """Return the state in which what was rolled back counts as a trial of the lowest reward."""
+    for incident in report.incidents:
+        for seed in incident.seeds:
+            place = state.arms.offers.by_kernel.get((seed.site, seed.kernel_id))
+            if place is not None:
+                params = state.arms.rows[place].kernel.params
+                result = TrialResult(
+                    reward=UNMEASURABLE_REWARD, contribution=None, params=params, seq=report.seq
+                )
+                state = _counted(state, place, Seat(seed.site, seed.slot), result, report)
+    return state
+
+
 def _rewarded(state: FoldState, place: int, trial: Trial, report: SeedReport) -> FoldState:
+    result = _result(trial, state.arms.rows[place].kernel.params, state, report)
+    return _counted(state, place, Seat(trial.site, trial.slot), result, report)
+
+
+def _counted(
+    state: FoldState, place: int, seat: Seat, result: TrialResult, report: SeedReport
+) -> FoldState:
+    """Return the state after one more trial of an arm."""
     kernel = state.arms.rows[place].kernel
-    result = _result(trial, kernel.params, state, report)
-    tracker = state.tracker.after(trial.site, trial.slot, kernel.blueprint_id, result)
+    tracker = state.tracker.after(seat.site, seat.slot, kernel.blueprint_id, result)
     return replace(
         state,
         tracker=tracker,
         arms=state.arms.with_history(
-            place, tracker.marginal[Tried(trial.site, None, kernel.blueprint_id)]
+            place, tracker.marginal[Tried(seat.site, None, kernel.blueprint_id)]
         ),
-        seeds=_seeds_after(state, Seat(trial.site, trial.slot), tracker),
+        seeds=_seeds_after(state, seat, tracker),
         model=_model_after(state, place, result.reward, report),
     )
 

@@ -15,7 +15,9 @@ k starts from the map that it reads, x = 1 x + 0 or h = W x + b, and each op is 
 map as to a value: what comes out is added. Sums are in float64 and rounded once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Final, NamedTuple
 
 import torch
@@ -74,10 +76,11 @@ EXACT: Final = (torch.float32, torch.float64)
 """Weights in which a rounded sum still computes what the two terms did."""
 
 
-def merge(site: Site, slot: int) -> Seed:
+def merge(site: Site, slot: int, undo: ExitStack | None = None) -> Seed:
     """Have the layer of a site compute what it and a seed did; return the seed, taken out.
 
-    The layer's parameters are written in place: optimizers and graphs hold on to them.
+    The layer's parameters are written in place: optimizers and graphs hold on to them. `undo`
+    gets what writes them back, bit for bit, and plants the seed again.
 
     Raises:
         MergeRefused: the layer cannot, or not exactly; nothing has changed.
@@ -98,11 +101,22 @@ def merge(site: Site, slot: int) -> Seed:
     rounded = [total.weight.to(weight.dtype), total.bias.to(weight.dtype)]
     if not all(each.isfinite().all() for each in rounded):
         raise MergeRefused(f"the sum has values that are not finite in {weight.dtype}")
-    with torch.no_grad():
-        for parameter, value in zip((weight, bias), rounded, strict=True):
-            if parameter is not None:
-                parameter.copy_(value)
+    own = [parameter for parameter in (weight, bias) if parameter is not None]
+    if undo is not None:
+        undo.callback(_written_back(own))
+        undo.callback(site.keep())
+    _write(own, rounded[: len(own)])
     return site.remove(slot)
+
+
+def _written_back(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
+    """Return what writes the present values again."""
+    return partial(_write, parameters, [parameter.detach().clone() for parameter in parameters])
+
+
+def _write(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.detach().copy_(value)
 
 
 def _own_parameters(site: Site) -> tuple[nn.Parameter, nn.Parameter | None]:

@@ -1,7 +1,8 @@
 """Sites: layers of the host where seeds may be planted."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -70,6 +71,27 @@ class Site:
                 self._hook.remove()
         return seed
 
+    def keep(self) -> Callable[[], None]:
+        """Return what plants again just the seeds of now, whatever has been done meanwhile."""
+        layer, bank, hook = self.layer, self.bank, self._hook
+        modules, hooks = dict(layer._modules), dict(layer._forward_hooks)
+        seeds = None if bank is None else dict(bank.seeds._modules)
+        forward = layer.__dict__.get("forward")
+
+        def put_back() -> None:
+            _fill(layer._modules, modules)
+            _fill(layer._forward_hooks, hooks)
+            self._hook = hook
+            if forward is None:
+                layer.__dict__.pop("forward", None)
+            else:
+                layer.__dict__["forward"] = forward
+            if bank is not None and seeds is not None:
+                _fill(bank.seeds._modules, seeds)
+                bank.graphs.clear()
+
+        return put_back
+
     def seed(self, slot: int) -> Seed:
         """The seed planted in a slot."""
         bank = self.bank
@@ -88,6 +110,12 @@ class Site:
         for slot in self.slots:
             if self.bank is not None and str(slot.index) in self.bank.seeds:
                 yield slot, self.seed(slot.index)
+
+
+def _fill(mapping: dict[Any, Any], content: Mapping[Any, Any]) -> None:
+    """Give a mapping just this content, in this order; in place, for others hold on to it."""
+    mapping.clear()
+    mapping.update(content)
 
 
 def _do_nothing(layer: nn.Module, inputs: object, output: object) -> None:

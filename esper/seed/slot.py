@@ -1,6 +1,7 @@
 """One slot of a site: its state, and what is planted in it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 from esper.seed.states import TRANSITIONS, IllegalTransition
 from topics.models import Plant, SeedState
@@ -25,6 +26,16 @@ class Slot:
 
     def __str__(self) -> str:
         return f"seed {self.site}/{self.index}"
+
+    def keep(self) -> Callable[[], None]:
+        """Return what makes the slot again what it is now."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+
+        def put_back() -> None:
+            for name, value in kept.items():
+                setattr(self, name, value)
+
+        return put_back
 
     def check(self, to: SeedState) -> None:
         """Raise IllegalTransition unless this slot may become `to` now."""

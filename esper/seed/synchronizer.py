@@ -61,8 +61,7 @@ class GradientSynchronizer:
     def add(self, parameters: Iterable[nn.Parameter]) -> None:
         """Reduce the gradients of these too, from the next pass on."""
         for parameter in parameters:
-            register: Callable[..., RemovableHandle] = parameter.register_post_accumulate_grad_hook
-            self._hooks[parameter] = register(self._note_gradient)
+            self._hooks[parameter] = self._watched(parameter)
         self._fill_buckets()
 
     def remove(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -71,10 +70,28 @@ class GradientSynchronizer:
             self._hooks.pop(parameter).remove()
         self._fill_buckets()
 
+    def keep(self) -> Callable[[], None]:
+        """Return what makes it know just the parameters of now again, in their order."""
+        kept = list(self._hooks)
+
+        def put_back() -> None:
+            for parameter in self._hooks.keys() - set(kept):
+                self._hooks.pop(parameter).remove()
+            for parameter in kept:
+                hook = self._hooks.pop(parameter, None)
+                self._hooks[parameter] = self._watched(parameter) if hook is None else hook
+            self._fill_buckets()
+
+        return put_back
+
     def close(self) -> None:
         """Let go of the model."""
         self.remove(list(self._hooks))
         self._watch.remove()
+
+    def _watched(self, parameter: nn.Parameter) -> RemovableHandle:
+        register: Callable[..., RemovableHandle] = parameter.register_post_accumulate_grad_hook
+        return register(self._note_gradient)
 
     def _fill_buckets(self) -> None:
         self._buckets = [

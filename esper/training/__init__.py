@@ -10,12 +10,15 @@ from esper.training.checkpoint import CheckpointRefused
 from esper.training.export import export_model
 from esper.training.growth import Growth, GrowthClosed
 from esper.training.lockstep import LockstepBroken, LockstepRefused, Patience
+from esper.training.losswatch import GovernorRefused, GovernorSettings
 from esper.training.opening import PolicyRefused
 from esper.training.source import ExportError
 
 __all__ = [
     "CheckpointRefused",
     "ExportError",
+    "GovernorRefused",
+    "GovernorSettings",
     "Growth",
     "GrowthClosed",
     "LockstepBroken",

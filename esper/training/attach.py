@@ -20,6 +20,7 @@ from esper.training.garden import Garden
 from esper.training.growth import SEAL_TIMEOUT_S, Growth
 from esper.training.link import RunLink
 from esper.training.lockstep import LockstepRefused, Patience
+from esper.training.losswatch import GovernorSettings
 from esper.training.mail import Mail
 from esper.training.opening import opening_of
 from esper.training.optimizer import OptimizerMembership
@@ -65,6 +66,7 @@ def grow(
     resume: Mapping[str, Any] | None = None,
     lockstep: bool | Patience = False,
     memory: bool | MemorySnapshot | None = None,
+    governor: bool | GovernorSettings = True,
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
@@ -98,11 +100,14 @@ def grow(
         memory: whether the run begins with what earlier ones of its family found, and leaves what
             it finds to later ones, as it does unless told, in lockstep excepted. Or a snapshot, to
             begin with just that. A run without Redis begins without memory, and says so.
+        governor: whether a kernel on trial under which the loss is not a number, diverges or
+            collapses is taken out, and the run taken back to before it; or its thresholds. Off
+            over several ranks, which the log says.
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
-            PolicyRefused, RanksDiffer, LockstepRefused, CheckpointRefused: growth is not possible
-            like this.
+            GovernorRefused, PolicyRefused, RanksDiffer, LockstepRefused, CheckpointRefused: growth
+            is not possible like this.
         NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
             possible here; the message says what to do.
         LockstepBroken: in a lockstep run, kernels or the first answer did not come.
@@ -132,6 +137,7 @@ def grow(
         announced,
         opening,
         remembers=patience is None if memory is None else memory is True,
+        governor=GovernorSettings() if governor is True else governor or None,
     )
     growth = attachment.begun(
         settings or Settings(),
@@ -155,6 +161,7 @@ class _Attachment:
     run: TrainingRun
     opening: RunOpening
     remembers: bool
+    governor: GovernorSettings | None
 
     def begun(
         self,
@@ -175,6 +182,10 @@ class _Attachment:
         garden = Garden(
             self.sites, self.membership, None if ranks is None else ranks.synchronizer()
         )
+        governor = self.governor
+        if ranks is not None and governor is not None:
+            governor = None
+            log.warning("the governor is off over several ranks: they would not act alike")
         with nullcontext() if ranks is None else ranks.told():
             return Growth(
                 unwrapped(self.model),
@@ -187,6 +198,7 @@ class _Attachment:
                 seal_timeout_s=seal_timeout_s,
                 patience=patience,
                 resumed=resumed,
+                governor=governor,
             ).open()
 
     def _named(self, resumed: Checkpoint | None, ranks: Ranks | None) -> TrainingRun:

@@ -16,10 +16,12 @@ from esper.kernel.artifact import DTYPES
 from esper.link import Resumption
 from esper.training.garden import Bed, Garden
 from esper.training.inbox import Inbox
+from esper.training.losswatch import Watched
 from esper.training.opening import with_policies_written_out
 from esper.training.reporter import News, Reporter
 from topics.models import (
     AdaptationDecision,
+    Incident,
     KernelReady,
     Outcome,
     RunOpening,
@@ -67,7 +69,8 @@ class Checkpoint(BaseModel):
     """A run between two steps.
 
     Only decisions that were applied or refused are in it: the others are on the topic and come
-    again. `planted` is in the order in which an optimizer has the kernels' parameters.
+    again. `planted` is in the order in which an optimizer has the kernels' parameters. `watched` is
+    what the governor knew of the loss; its snapshots are not here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,10 +89,18 @@ class Checkpoint(BaseModel):
     merged: tuple[tuple[str, str, int], ...]
     beds: tuple[Bed, ...]
     planted: tuple[PlantedKernel, ...]
+    incidents: tuple[Incident, ...] = ()
+    watched: Watched | None = None
 
     @classmethod
     def of(
-        cls, run: TrainingRun, step: int, garden: Garden, inbox: Inbox, reporter: Reporter
+        cls,
+        run: TrainingRun,
+        step: int,
+        garden: Garden,
+        inbox: Inbox,
+        reporter: Reporter,
+        watched: Watched | None = None,
     ) -> Self:
         """Return the checkpoint of a run as it stands."""
         ancestry = inbox.ancestry
@@ -110,6 +121,8 @@ class Checkpoint(BaseModel):
             ),
             merged=tuple(sorted(ancestry.merged)),
             beds=tuple(garden.beds()),
+            incidents=tuple(ancestry.incidents),
+            watched=watched,
             planted=tuple(
                 PlantedKernel(
                     site=slot.site,
@@ -195,6 +208,7 @@ class Checkpoint(BaseModel):
             {(decision, site, slot): value for decision, site, slot, value in self.contributions}
         )
         inbox.ancestry.merged.update(self.merged)
+        inbox.ancestry.incidents.extend(self.incidents)
         inbox.expect_again(self.taken, self.next_seq)
         reporter.restore(self.next_seq, self.last_report, self.news)
 

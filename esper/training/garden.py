@@ -1,9 +1,11 @@
 """Decisions taking effect: whole plans, between two steps, in the order in which they came."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 
 from pydantic import BaseModel, ConfigDict
+from torch.optim import Optimizer
 
 from esper.kernel import Kernel
 from esper.seed import (
@@ -42,10 +44,20 @@ class PlanRefused(ValueError):
     """A plan that cannot be applied as a whole; nothing of it was."""
 
 
+Agreement = Callable[[str], str]
+"""Given why a plan failed here, empty where it did not: why it failed on any rank."""
+
+
+def _alone(own: str) -> str:
+    """One process agrees with itself."""
+    return own
+
+
 class Garden:
     """The sites of a model with the optimizer that trains them: where plans are applied.
 
-    Over several ranks a synchronizer reduces the gradients of what is planted.
+    Over several ranks a synchronizer reduces the gradients of what is planted. `plans` counts those
+    that were applied.
     """
 
     def __init__(
@@ -61,6 +73,7 @@ class Garden:
         self._membership = membership
         self._synchronizer = synchronizer
         self._blending: list[tuple[Slot, Seed]] = []
+        self.plans = 0
 
     def trained_by(self, membership: OptimizerMembership) -> None:
         """Have another optimizer train what is planted, and what will be.
@@ -84,6 +97,11 @@ class Garden:
     def optimizer_stepped(self) -> bool:
         """Whether the optimizer has taken a step since this was last asked."""
         return self._membership.stepped()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that trains what is planted."""
+        return self._membership.optimizer
 
     def leave(self) -> None:
         """Let go of the optimizer and of gradients: the run has ended."""
@@ -154,21 +172,45 @@ class Garden:
             else:
                 self._check(operation)
 
-    def apply(self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], step: int) -> None:
+    def apply(
+        self,
+        decision: AdaptationDecision,
+        kernels: Mapping[str, Kernel],
+        step: int,
+        agreed: Agreement = _alone,
+    ) -> None:
         """Apply all operations of a reserved decision, with a fresh kernel for each plant.
 
+        Whatever an operation raises, those before it and the half of it are taken back. Over
+        several ranks `agreed` is given why it failed on this one, or nothing, and returns why it
+        failed on any: then all take it back.
+
         Raises:
-            PlanRefused: an operation is no longer possible; nothing was applied.
+            PlanRefused: it could not be applied; all is as before, bit for bit.
         """
-        self.check(decision, kernels)
-        for operation in decision.operations:
-            match operation:
-                case Plant():
-                    self._plant(operation, decision, kernels[operation.kernel_id], step)
-                case Cull():
-                    self._cull(operation, step)
-                case Fossilize():
-                    self._fossilize(operation, step)
+        with ExitStack() as undo:
+            try:
+                self.check(decision, kernels)
+                for operation in decision.operations:
+                    self._apply_one(operation, decision, kernels, step, undo)
+                own = ""
+            except PlanRefused as refusal:
+                own = str(refusal)
+            except Exception as error:
+                log.exception("decision %s is taken back", decision.decision_id[:12])
+                own = f"the plan failed and is taken back: {type(error).__name__}: {error}"
+            if reasons := agreed(own):
+                raise PlanRefused(reasons)
+            undo.pop_all()
+        self.plans += 1
+
+    def roll_back(self, slots: Iterable[Slot], step: int) -> None:
+        """Take out the seeds of these slots, which an incident has spoiled: all, or none."""
+        with ExitStack() as undo:
+            for slot in slots:
+                undo.callback(slot.keep())
+                self._take_out(slot, SeedState.ROLLED_BACK, step, undo)
+            undo.pop_all()
 
     def ramp(self, step: int) -> None:
         """Move the alpha of every blending seed on; costs nothing when there is none."""
@@ -190,48 +232,90 @@ class Garden:
                 if removed and step - slot.since_step >= embargo_steps:
                     slot.advance(SeedState.DORMANT, step)
 
-    def _plant(self, plant: Plant, decision: AdaptationDecision, kernel: Kernel, step: int) -> None:
+    def _apply_one(
+        self,
+        operation: Operation,
+        decision: AdaptationDecision,
+        kernels: Mapping[str, Kernel],
+        step: int,
+        undo: ExitStack,
+    ) -> None:
+        """Apply one operation; before each change, `undo` gets what takes it back."""
+        undo.callback(self._slot(operation).keep())
+        match operation:
+            case Plant():
+                self._plant(operation, decision, kernels[operation.kernel_id], step, undo)
+            case Cull():
+                self._cull(operation, step, undo)
+            case Fossilize():
+                self._fossilize(operation, step, undo)
+
+    def _plant(
+        self,
+        plant: Plant,
+        decision: AdaptationDecision,
+        kernel: Kernel,
+        step: int,
+        undo: ExitStack,
+    ) -> None:
         slot = self._slot(plant)
-        seed = self._join(self.sites[plant.site], slot.index, kernel)
+        seed = self._join(self.sites[plant.site], slot.index, kernel, undo)
         slot.advance(SeedState.BLENDING, step)
         slot.planted, slot.decision_id = plant, decision.decision_id
+        undo.callback(self._blend_only, self._blending, len(self._blending))
         self._blending.append((slot, seed))
 
-    def _join(self, site: Site, index: int, kernel: Kernel) -> Seed:
+    def _join(self, site: Site, index: int, kernel: Kernel, undo: ExitStack | None = None) -> Seed:
         """Have a kernel run at a site, and be trained as its layer is."""
         reference = next(site.layer.parameters())
         seed = Seed(kernel).to(reference.device)
         STREAMS.adopt(seed)
+        if undo is not None:
+            undo.callback(site.keep())
         site.plant(index, seed)
         names = seed.named_parameters(prefix=site.path_of(index))
-        self._membership.add(site.name, site.layer, names)
+        self._membership.add(site.name, site.layer, names, undo)
         if self._synchronizer is not None:
+            if undo is not None:
+                undo.callback(self._synchronizer.keep())
             self._synchronizer.add(seed.parameters())
         return seed
 
-    def _cull(self, cull: Cull, step: int) -> None:
-        slot = self._slot(cull)
-        self._forget(self.sites[cull.site].remove(slot.index))
-        self._blending = [pair for pair in self._blending if pair[0] is not slot]
-        slot.advance(SeedState.CULLED, step)
+    def _cull(self, cull: Cull, step: int, undo: ExitStack) -> None:
+        self._take_out(self._slot(cull), SeedState.CULLED, step, undo)
 
-    def _fossilize(self, fossilize: Fossilize, step: int) -> None:
+    def _take_out(self, slot: Slot, to: SeedState, step: int, undo: ExitStack) -> None:
+        slot.check(to)
+        site = self.sites[slot.site]
+        undo.callback(site.keep())
+        self._forget(site.remove(slot.index), undo)
+        undo.callback(self._blend_only, self._blending, len(self._blending))
+        self._blending = [pair for pair in self._blending if pair[0] is not slot]
+        slot.advance(to, step)
+
+    def _blend_only(self, blending: list[tuple[Slot, Seed]], count: int) -> None:
+        """Blend again what was blended: the first of a list to which others may have come."""
+        del blending[count:]
+        self._blending = blending
+
+    def _fossilize(self, fossilize: Fossilize, step: int, undo: ExitStack) -> None:
         site, slot = self.sites[fossilize.site], self._slot(fossilize)
         try:
             if not self._membership.trains(site.layer.parameters(recurse=False)):
                 raise MergeRefused(f"the optimizer does not train all of {site.name}")
-            seed = merge(site, slot.index)
+            seed = merge(site, slot.index, undo)
         except MergeRefused as refusal:
             log.info("%s is kept beside its layer: %s", slot, refusal)
         else:
-            self._forget(seed)
+            self._forget(seed, undo)
             slot.merged_sha256 = seed.kernel.sha256
         slot.advance(SeedState.FOSSILIZED, step)
 
-    def _forget(self, seed: Seed) -> None:
+    def _forget(self, seed: Seed, undo: ExitStack) -> None:
         """Let no one train a seed any more that has left the model."""
-        self._membership.remove(seed.parameters())
+        self._membership.remove(seed.parameters(), undo)
         if self._synchronizer is not None:
+            undo.callback(self._synchronizer.keep())
             self._synchronizer.remove(seed.parameters())
 
     def _check_fit(self, plant: Plant, kernel: Kernel) -> None:

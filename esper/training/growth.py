@@ -14,11 +14,13 @@ from esper.seed import Site, capture_due
 from esper.training.checkpoint import Checkpoint, CheckpointRefused, restore_random_numbers
 from esper.training.export import export_model
 from esper.training.garden import Garden
+from esper.training.governor import Governor
 from esper.training.gradients import GradientNorms
 from esper.training.inbox import Inbox
 from esper.training.lineage import Ancestry
 from esper.training.link import RunLink
 from esper.training.lockstep import Lockstep, Patience
+from esper.training.losswatch import GovernorSettings, Watched
 from esper.training.opening import is_contextual
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import Measured, Probe
@@ -59,6 +61,7 @@ class Growth:
         seal_timeout_s: float = SEAL_TIMEOUT_S,
         patience: Patience | None = None,
         resumed: Checkpoint | None = None,
+        governor: GovernorSettings | None = None,
     ) -> None:
         self.run_id = run.run_id
         self._run = run
@@ -86,6 +89,19 @@ class Growth:
         if resumed is not None:
             resumed.restore(garden, self._inbox, self._reporter)
             self._step = resumed.step
+        self._governor: Governor | None = None
+        if governor is not None:
+            self._governor = Governor(
+                governor,
+                model,
+                garden,
+                self._interval,
+                self._inbox.planted_at,
+                self._inbox.note_incident,
+            )
+            if resumed is not None:
+                told = any(not incident.seeds for incident in resumed.incidents)
+                self._governor.resume(resumed.watched or Watched(), told=told)
 
     @property
     def sites(self) -> Mapping[str, Site]:
@@ -100,7 +116,7 @@ class Growth:
     def step(self, loss: Tensor) -> None:
         """Apply what arrived, move blending seeds on, and report when it is time.
 
-        `loss` is the training loss of this step, a scalar; it is read only when reporting.
+        `loss` is the training loss of this step, a scalar; on a GPU it is read only at reports.
 
         Raises:
             GrowthClosed: the run has ended.
@@ -134,7 +150,12 @@ class Growth:
             raise CheckpointRefused("only rank 0 knows all of the run; ask for its state there")
         self._goes_on = True
         return Checkpoint.of(
-            self._run, self._step, self._garden, self._inbox, self._reporter
+            self._run,
+            self._step,
+            self._garden,
+            self._inbox,
+            self._reporter,
+            None if self._governor is None else self._governor.watched,
         ).to_state()
 
     def use(self, optimizer: Optimizer) -> None:
@@ -146,6 +167,8 @@ class Growth:
             OptimizerRefused, ParameterUntrained: it cannot, or does not train a site's layer.
         """
         self._garden.trained_by(OptimizerMembership(optimizer))
+        if self._governor is not None:
+            self._governor.start_over(self._step)
 
     def close(self) -> None:
         """End the run: send the last report, wait for the seal, disconnect. Safe to call twice."""
@@ -234,12 +257,16 @@ class Growth:
             # Before decisions are read that follow from it, on every rank.
             self._garden.end_embargoes(self._step, self._interval)
         if self._retrace is not None:
-            self._step_again(self._retrace)
+            self._step_again(self._retrace, loss)
             return
+        if self._governor is not None:
+            self._governor.watch(loss, self._step)
         if reports:
             self._link.take()
         if self._inbox.stirs:
             self._inbox.take(self._step)
+        if self._governor is not None:
+            self._governor.tend(self._step)
         self._garden.ramp(self._step)
         capture_due()
         if reports:
@@ -255,6 +282,8 @@ class Growth:
     def _begin(self) -> None:
         if self._lockstep is not None:
             self._lockstep.await_kernels()
+        if self._governor is not None:
+            self._governor.begin()
         if self._link.reports:
             self._remember(self._link.memory)
             self._report(self._measure(), None)
@@ -272,9 +301,13 @@ class Growth:
         self._garden.leave()
         self._link.close(leave_open=self._goes_on)
 
-    def _step_again(self, retrace: Retrace) -> None:
+    def _step_again(self, retrace: Retrace, loss: Tensor) -> None:
         """Do at this step what was done at it before, as the record has it."""
+        if self._governor is not None:
+            self._governor.watch_again(loss, self._step, retrace.incidents(self._step))
         retrace.take(self._step)
+        if self._governor is not None:
+            self._governor.tend(self._step)
         self._garden.ramp(self._step)
         capture_due()
         retrace.pass_by(self._step)

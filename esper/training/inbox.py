@@ -25,6 +25,7 @@ from esper.training.ranks.council import Ballot, Council, Verdict
 from esper.training.reporter import Reporter
 from topics.models import (
     AdaptationDecision,
+    Incident,
     KernelReady,
     KernelRefusal,
     LoadableKernel,
@@ -145,6 +146,16 @@ class Inbox:
         self._note_decision(decision)
         self.ancestry.outcomes[outcome.decision_id] = outcome
 
+    def note_incident(self, incident: Incident) -> None:
+        """Tell of what the governor did, and remember it."""
+        self.ancestry.incidents.append(incident)
+        self._reporter.note_incident(incident)
+
+    def planted_at(self, decision_id: str) -> int:
+        """Return the step at which a decision was applied; 0 where it is not known."""
+        outcome = self.ancestry.outcomes.get(decision_id)
+        return 0 if outcome is None else outcome.step
+
     def note_contributions(self, measured: Measured) -> None:
         """Remember what each seed on trial was last seen to contribute."""
         for (site, index), contribution in measured.contributions.items():
@@ -257,7 +268,7 @@ class Inbox:
         decision = waiting.arrived.decision
         if waiting.refused is None:
             try:
-                self._garden.apply(decision, waiting.kernels or {}, step)
+                self._apply(decision, waiting.kernels or {}, step)
             except PlanRefused as error:
                 waiting.refused = str(error)
         if waiting.refused is None:
@@ -267,6 +278,15 @@ class Inbox:
         if waiting.reserved:
             self._garden.release(decision, step)
         self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, waiting.refused)
+
+    def _apply(
+        self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], step: int
+    ) -> None:
+        if self._council is None:
+            self._garden.apply(decision, kernels, step)
+        else:
+            # Waits for the other ranks, once for each plan: they keep it together, or none does.
+            self._garden.apply(decision, kernels, step, self._council.reasons)
 
     def _note_merged(self, decision: AdaptationDecision) -> None:
         for operation in decision.operations:

@@ -9,6 +9,7 @@ from topics.models import (
     AdaptationDecision,
     Cull,
     Fossilize,
+    Incident,
     KernelReady,
     Operation,
     Outcome,
@@ -52,7 +53,7 @@ class Ancestry:
 
     Of decisions that ask for nothing only the seal is kept: a lockstep run has one for each report.
     `contributions` has the last measurement of what a decision planted, `merged` what of it became
-    part of a layer.
+    part of a layer, `incidents` what the governor did.
     """
 
     decisions: list[AdaptationDecision] = field(default_factory=list)
@@ -60,6 +61,7 @@ class Ancestry:
     kernels: dict[str, KernelReady] = field(default_factory=dict)
     contributions: dict[Place, float | None] = field(default_factory=dict)
     merged: set[Place] = field(default_factory=set)
+    incidents: list[Incident] = field(default_factory=list)
     sealed: bool = False
 
     def lives(self) -> list[SeedLife]:
@@ -105,6 +107,10 @@ class Ancestry:
             return "never applied"
         if outcome.status is OutcomeStatus.REFUSED:
             return f"refused: {outcome.reason}"
+        place = (decision.decision_id, plant.site, plant.slot)
+        for incident in self.incidents:
+            if place in {(seed.decision_id, seed.site, seed.slot) for seed in incident.seeds}:
+                return f"rolled back after {incident.kind} at {incident.step}"
         for later in self.decisions[index + 1 :]:
             answer = self.outcomes.get(later.decision_id)
             if answer is None or answer.status is OutcomeStatus.REFUSED:

@@ -1,13 +1,18 @@
 """Keeping every parameter of a growing model in exactly one optimizer group."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any, Final, NamedTuple
 
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 Named = Iterable[tuple[str, nn.Parameter]]
+
+
+_LISTS: Final = frozenset({"params", "param_names"})
+"""What a group has one of for each parameter; names only where the user gave them."""
 
 
 class ParameterUntrained(ValueError):
@@ -51,6 +56,11 @@ class OptimizerMembership:
         self._watch = optimizer.register_step_post_hook(self._note_step)
         self._ahead: RemovableHandle | None = None
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer itself."""
+        return self._optimizer
+
     def stepped(self) -> bool:
         """Whether the optimizer has taken a step since this was last asked."""
         stepped, self._stepped = self._stepped, False
@@ -86,13 +96,21 @@ class OptimizerMembership:
         """Whether the optimizer trains all of these parameters."""
         return all(self._place_of(parameter) is not None for parameter in parameters)
 
-    def add(self, name: str, layer: nn.Module, parameters: Named) -> None:
+    def add(
+        self, name: str, layer: nn.Module, parameters: Named, undo: ExitStack | None = None
+    ) -> None:
         """Let the optimizer train these parameters as it trains the layer's own.
+
+        `undo` gets what takes them out again.
 
         Raises:
             ParameterUntrained: it no longer trains the layer.
         """
         group = self._group_of(name, layer)
+        if undo is not None:
+            undo.callback(
+                self._shorten, {key: len(group[key]) for key in _LISTS & group.keys()}, group
+            )
         for full_name, parameter in parameters:
             if self._seen(parameter) is None:
                 self._places[id(parameter)] = _Place(group, len(group["params"]))
@@ -100,16 +118,46 @@ class OptimizerMembership:
                 if "param_names" in group:
                     group["param_names"].append(full_name)
 
-    def remove(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Take parameters out of their groups, and drop what the optimizer remembers of them."""
+    def remove(self, parameters: Iterable[nn.Parameter], undo: ExitStack | None = None) -> None:
+        """Take parameters out of their groups, and drop what the optimizer remembers of them.
+
+        `undo` gets what puts all of it back where it was.
+        """
         for parameter in parameters:
+            if undo is not None:
+                undo.callback(self._kept(parameter))
             if (place := self._place_of(parameter)) is not None:
                 # In place: a training loop may hold on to these lists.
-                for key in {"params", "param_names"} & place.group.keys():
+                for key in _LISTS & place.group.keys():
                     del place.group[key][place.position]
                 del self._places[id(parameter)]
             self._optimizer.state.pop(parameter, None)
             parameter.grad = None
+
+    def _shorten(self, lengths: Mapping[str, int], group: dict[str, Any]) -> None:
+        for key, length in lengths.items():
+            del group[key][length:]
+        self._places.clear()
+
+    def _kept(self, parameter: nn.Parameter) -> Callable[[], None]:
+        """Return what puts a parameter back where it is now, with its gradient and its state."""
+        place, grad = self._place_of(parameter), parameter.grad
+        state = self._optimizer.state.get(parameter)
+        group, position = place or ({}, 0)
+        held = {key: group[key][position] for key in _LISTS & group.keys()}
+
+        def put_back() -> None:
+            for key, value in held.items():
+                there = group[key][position : position + 1]
+                if not (there and there[0] is value):
+                    group[key].insert(position, value)
+            if state is not None:
+                self._optimizer.state[parameter] = state
+            parameter.grad = grad
+            # Places are looked for before where they were last seen, and these have moved back.
+            self._places.clear()
+
+        return put_back
 
     def where(self, parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
         """Return the group, by number, and the position of the first of these parameters.

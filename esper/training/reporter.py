@@ -9,6 +9,7 @@ from torch import Tensor
 from esper.seed import Site, Slot
 from esper.training.probe import Measured
 from topics.models import (
+    Incident,
     KernelRefusal,
     LoadableKernel,
     Outcome,
@@ -27,6 +28,7 @@ class News(BaseModel):
     kernels: tuple[LoadableKernel, ...] = ()
     refusals: tuple[KernelRefusal, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    incidents: tuple[Incident, ...] = ()
 
 
 class Reporter:
@@ -44,6 +46,7 @@ class Reporter:
         self._kernels: list[LoadableKernel] = []
         self._refusals: list[KernelRefusal] = []
         self._outcomes: list[Outcome] = []
+        self._incidents: list[Incident] = []
 
     @property
     def news(self) -> News:
@@ -52,13 +55,14 @@ class Reporter:
             kernels=tuple(self._kernels),
             refusals=tuple(self._refusals),
             outcomes=tuple(self._outcomes),
+            incidents=tuple(self._incidents),
         )
 
     def restore(self, next_seq: int, last: SeedReport, news: News) -> None:
         """Go on as after the report before `next_seq`."""
         self.next_seq, self.last = next_seq, last
         self._kernels, self._refusals = list(news.kernels), list(news.refusals)
-        self._outcomes = list(news.outcomes)
+        self._outcomes, self._incidents = list(news.outcomes), list(news.incidents)
 
     def skip(self, report: SeedReport) -> None:
         """Go on as after a report that is on record already: what it tells is told."""
@@ -66,6 +70,7 @@ class Reporter:
         self._kernels = [each for each in self._kernels if each not in report.kernels]
         self._refusals = [each for each in self._refusals if each not in report.refusals]
         self._outcomes = [each for each in self._outcomes if each not in report.outcomes]
+        self._incidents = [each for each in self._incidents if each not in report.incidents]
 
     def note_kernel(self, kernel: LoadableKernel) -> None:
         """A kernel became loadable at a site."""
@@ -78,6 +83,10 @@ class Reporter:
     def note_outcome(self, outcome: Outcome) -> None:
         """A decision was applied or refused."""
         self._outcomes.append(outcome)
+
+    def note_incident(self, incident: Incident) -> None:
+        """The governor stepped in."""
+        self._incidents.append(incident)
 
     def next(
         self,
@@ -109,13 +118,14 @@ class Reporter:
             ),
             outcomes=tuple(self._outcomes),
             gradients=dict(gradients or {}),
+            incidents=tuple(self._incidents),
             closing=closing,
         )
         if closing:
             self.closing_seq = self.next_seq
         self.next_seq += 1
         self.last = report
-        self._kernels, self._refusals, self._outcomes = [], [], []
+        self._kernels, self._refusals, self._outcomes, self._incidents = [], [], [], []
         return report
 
 

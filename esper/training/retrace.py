@@ -16,7 +16,7 @@ from esper.training.garden import PlanRefused, kernels_needed
 from esper.training.inbox import DecisionArrived, Inbox, Mail
 from esper.training.probe import ON_TRIAL, Measured
 from esper.training.reporter import Reporter
-from topics.models import Outcome, OutcomeStatus, SeedReport
+from topics.models import Incident, Outcome, OutcomeStatus, SeedReport
 
 PATIENCE_S: Final = 60.0
 POLL_S: Final = 0.002
@@ -37,6 +37,7 @@ class Retrace:
             if outcome.decision_id not in known
         }
         self._order = deque(self._outcomes)
+        self._incidents = [incident for report in logged for incident in report.incidents]
         self._arrived: dict[str, DecisionArrived] = {}
         self._kernels: dict[str, dict[str, Kernel]] = {}
         self._offers: dict[str, KernelVerified] = {}
@@ -79,6 +80,10 @@ class Retrace:
                 raise CheckpointRefused(
                     f"decision {outcome.decision_id[:12]} cannot be applied again: {error}"
                 ) from error
+
+    def incidents(self, step: int) -> list[Incident]:
+        """Return what the governor did at a step, on record."""
+        return [incident for incident in self._incidents if incident.step == step]
 
     def pass_by(self, step: int) -> None:
         """Take the report on record that was made at this step, if one was, as made now."""

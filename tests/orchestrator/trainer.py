@@ -14,6 +14,7 @@ from topics.models import (
     Cull,
     Event,
     Fossilize,
+    Incident,
     KernelCost,
     Limits,
     LoadableKernel,
@@ -127,9 +128,11 @@ class Trainer:
         contributions: Mapping[Place, float | None] | None = None,
         probe_loss: float | None = 1.0,
         closing: bool = False,
+        incidents: Sequence[Incident] = (),
     ) -> Sequence[AdaptationDecision]:
         """Make the next report, fold it, and return the decisions; time passes for the seeds."""
         report = self._next(kernels, contributions or {}, probe_loss, closing)
+        report = report.model_copy(update={"incidents": tuple(incidents)})
         record = self._write(SEED_METRICS, report, self.reports)
         self.state, decisions = fold(self.state, report, cause_of(record, report))
         for decision in decisions:
@@ -242,7 +245,7 @@ class Trainer:
         for place, seed in list(self.seeds.items()):
             if seed.state is SeedState.BLENDING:
                 seed.state = SeedState.ACTIVE
-            elif seed.state is SeedState.CULLED:
+            elif seed.state in (SeedState.CULLED, SeedState.ROLLED_BACK):
                 del self.seeds[place]
 
 

@@ -15,6 +15,8 @@ from topics.models import (
     Cull,
     Event,
     Fossilize,
+    Incident,
+    IncidentKind,
     KernelCompiled,
     KernelCost,
     KernelReady,
@@ -29,6 +31,7 @@ from topics.models import (
     PolicySpec,
     PolicyStamp,
     RandomStamp,
+    RolledBack,
     RunOpening,
     RunStatus,
     SeedReport,
@@ -195,6 +198,16 @@ openings = st.builds(
     report_interval_steps=st.integers(1, INT64 - 1),
     lockstep=st.booleans(),
 )
+incidents = st.builds(
+    Incident,
+    kind=st.sampled_from(IncidentKind),
+    step=counts,
+    loss=maybe(finite),
+    restored_step=maybe(counts),
+    seeds=several(
+        st.builds(RolledBack, site=site_names, slot=counts, kernel_id=sha256s, decision_id=sha256s)
+    ),
+)
 reports = st.builds(
     SeedReport,
     run_id=identifiers,
@@ -207,6 +220,7 @@ reports = st.builds(
     refusals=several(st.builds(KernelRefusal, kernel_id=sha256s, reason=words)),
     seeds=several(seeds),
     outcomes=several(outcomes),
+    incidents=several(incidents),
     closing=st.booleans(),
 )
 places = {"site": site_names, "slot": counts, "kernel_id": sha256s}

@@ -73,6 +73,38 @@ class Outcome(Event):
     latency_ms: float | None = None
 
 
+class IncidentKind(StrEnum):
+    """What made the governor step in."""
+
+    NAN = "nan"
+    DIVERGENCE = "divergence"
+    COLLAPSE = "collapse"
+
+
+class RolledBack(Event):
+    """A seed that an incident took out, and the decision that had planted it."""
+
+    site: SiteName
+    slot: Count
+    kernel_id: Sha256
+    decision_id: Sha256
+
+
+class Incident(Event):
+    """The governor stepped in after the optimizer's step `step`.
+
+    `loss` is the training loss that made it, None where that was not finite; `restored_step` the
+    step as of which weights and optimizer are again, None where nothing was restored. Without
+    seeds nothing was on trial: the host did it by itself, and was left alone.
+    """
+
+    kind: IncidentKind
+    step: Count
+    loss: float | None = None
+    restored_step: Count | None = None
+    seeds: tuple[RolledBack, ...] = ()
+
+
 class KernelRefusal(Event):
     """A kernel on offer that the trainer would not take: missing, altered, forged or unfit."""
 
@@ -107,6 +139,7 @@ class SeedReport(Event):
     report, `outcomes` what decisions came to since then. Losses are means per sample; None means
     not measured or not finite. `gradients` are, by site, the norm of the loss gradient of the host
     layer's parameters in the step before; where none were measured they are left out of the bytes.
+    `incidents` are what the governor did since the last report; without any they are left out.
     """
 
     run_id: Identifier
@@ -122,4 +155,5 @@ class SeedReport(Event):
     gradients: Annotated[
         dict[SiteName, Annotated[float, Field(ge=0)]], Field(exclude_if=lambda it: not it)
     ] = {}
+    incidents: Annotated[tuple[Incident, ...], Field(exclude_if=lambda it: not it)] = ()
     closing: bool = False

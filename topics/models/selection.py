@@ -10,6 +10,9 @@ from topics.models.run import PolicySpec, SiteKind
 Budget = Annotated[float, Field(gt=0)]
 Reward = Annotated[float, Field(ge=0, le=1)]
 
+ROLLBACK_EMBARGO_REPORTS: Final = 96
+"""Four times what a kernel that was merely too weak is left alone for."""
+
 COST_SPREAD: Final = 0.2
 """Of runs whose opening does not tell; it is left out of the bytes."""
 
@@ -23,7 +26,8 @@ class Limits(Event):
     the time of a step. Where a budget is set, a kernel whose cost is unknown is not planted.
     `rotation` is how many of the categories last planted at a site rest there, as long as another
     one is on offer.
-    Where `pinned` names a site, only the blueprints named are planted there.
+    Where `pinned` names a site, only the blueprints named are planted there. A kernel that the
+    governor rolled back may not be planted again for `rollback_embargo_reports`.
     """
 
     max_on_trial: Annotated[int, Field(ge=1, le=64)] = 2
@@ -32,6 +36,9 @@ class Limits(Event):
     max_params: Annotated[int, Field(ge=1)] | None = None
     max_memory_ratio: Budget | None = None
     max_latency_ratio: Budget | None = None
+    rollback_embargo_reports: Annotated[
+        Count, Field(exclude_if=lambda reports: reports == ROLLBACK_EMBARGO_REPORTS)
+    ] = ROLLBACK_EMBARGO_REPORTS
     rotation: Count = 0
     forbidden: tuple[Identifier, ...] = ()
     forbidden_sites: tuple[SiteName, ...] = ()

@@ -1,0 +1,87 @@
+"""Kernels that explode in real runs: taken out, and the run ends as if it had never grown."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.exploding import Ended, Explosion, Injector, grown, never_grown
+from esper.audit import audit, fetch_history
+from esper.blueprint import shipped_named
+from tests.seed.conftest import one_thread
+from tests.system.conftest import Running
+from workers.local.kafka import KafkaService
+from workers.submit import publish_blueprints
+
+__all__ = ["one_thread"]
+
+BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "linear-bottleneck")
+WITHIN = 1.01
+AFTER = 25
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """No other test's blueprints: a lockstep run begins with all that were ever published."""
+    return own_kafka
+
+
+@pytest.fixture(scope="module")
+def published(running: Running) -> Running:
+    publish_blueprints(running.settings, map(shipped_named, BLUEPRINTS))
+    return running
+
+
+@pytest.fixture(scope="module")
+def twin() -> Ended:
+    """The run that never grew."""
+    return never_grown(SEED)
+
+
+def incidents_of(run: Ended) -> list[Any]:
+    """What the governor did, without the names that hang on the run's."""
+    assert run.growth is not None
+    return [
+        (
+            incident.model_dump(exclude={"seeds"}),
+            [(seed.site, seed.slot, seed.kernel_id) for seed in incident.seeds],
+        )
+        for incident in run.growth.ancestry.incidents
+    ]
+
+
+@pytest.mark.parametrize("explosion", Explosion)
+def test_a_run_whose_kernels_explode_ends_as_low_as_one_that_never_grew(
+    published: Running, twin: Ended, explosion: Explosion
+) -> None:
+    run = grown(published.settings, SEED, Injector(explosion, AFTER))
+    assert run.exploded > 0
+    assert run.growth is not None
+    incidents = run.growth.ancestry.incidents
+    assert incidents
+    assert all(incident.seeds and incident.restored_step is not None for incident in incidents)
+    assert run.loss <= WITHIN * twin.loss
+    history = fetch_history(published.settings.kafka_bootstrap_servers, run.growth.run_id)
+    verdict = audit(history)
+    assert verdict.finding is None
+    assert verdict.closed
+
+
+@pytest.mark.parametrize("explosion", Explosion)
+def test_without_the_governor_it_does_not(
+    published: Running, twin: Ended, explosion: Explosion
+) -> None:
+    run = grown(published.settings, SEED, Injector(explosion, AFTER), governor=False)
+    assert run.exploded > 0
+    assert not (math.isfinite(run.loss) and run.loss <= WITHIN * twin.loss)
+
+
+def test_a_run_with_rollbacks_can_be_repeated_bit_for_bit(published: Running) -> None:
+    first, second = (
+        grown(published.settings, SEED, Injector(Explosion.HUGE, AFTER)) for _ in range(2)
+    )
+    assert len(incidents_of(first)) > 1
+    assert incidents_of(first) == incidents_of(second)
+    assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
