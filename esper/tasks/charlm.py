@@ -208,6 +208,7 @@ CHARLM: Final = Task(
     sites=tuple(_sites()),
     load=load_library,
     epochs=3,
+    learning_rate=2e-3,
     loss=next_character_loss,
     blueprints=CAUSAL,
     report_every=25,
