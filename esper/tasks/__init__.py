@@ -5,7 +5,14 @@ from typing import Final
 from esper.tasks.checkpoint import CheckpointUnusable, TrainingFile
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.resnet import RESNET, ResNetHost
-from esper.tasks.teachers import CONV_TEACHER, KnownAnswer, StudentHost, conv_teacher
+from esper.tasks.teachers import (
+    CONV_TEACHER,
+    TEACHERS,
+    KnownAnswer,
+    ReaderHost,
+    StudentHost,
+    conv_teacher,
+)
 from esper.tasks.train import Splits, Task, TaskResult, train_task
 
 TASKS: Final = {task.name: task for task in (DIGITS, RESNET, CONV_TEACHER.task)}
@@ -15,9 +22,11 @@ __all__ = [
     "DIGITS",
     "RESNET",
     "TASKS",
+    "TEACHERS",
     "CheckpointUnusable",
     "DigitsHost",
     "KnownAnswer",
+    "ReaderHost",
     "ResNetHost",
     "Splits",
     "StudentHost",
