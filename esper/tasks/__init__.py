@@ -7,6 +7,7 @@ from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.resnet import RESNET, ResNetHost
 from esper.tasks.teachers import (
     CONV_TEACHER,
+    OFFERED,
     TEACHERS,
     KnownAnswer,
     ReaderHost,
@@ -20,6 +21,7 @@ TASKS: Final = {task.name: task for task in (DIGITS, RESNET, CONV_TEACHER.task)}
 __all__ = [
     "CONV_TEACHER",
     "DIGITS",
+    "OFFERED",
     "RESNET",
     "TASKS",
     "TEACHERS",

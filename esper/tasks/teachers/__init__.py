@@ -9,6 +9,7 @@ from typing import Final
 
 from esper.tasks.teachers.answer import KnownAnswer
 from esper.tasks.teachers.hosts import ReaderHost, StudentHost
+from esper.tasks.teachers.offered import OFFERED
 from esper.tasks.teachers.retrieval import retrieval_teacher
 from esper.tasks.teachers.vectors import (
     conv_teacher,
@@ -30,6 +31,7 @@ CONV_TEACHER: Final = conv_teacher()
 
 __all__ = [
     "CONV_TEACHER",
+    "OFFERED",
     "TEACHERS",
     "KnownAnswer",
     "ReaderHost",

@@ -6,7 +6,6 @@ from typing import Final
 import torch
 from torch import Generator, Tensor
 
-from esper.blueprint import shipped_named
 from esper.tasks.teachers.answer import KnownAnswer
 from esper.tasks.teachers.hosts import READER_CLASSES, READER_INPUTS, ReaderHost, wide_reader
 from esper.tasks.teachers.vectors import SIZES, split
@@ -14,14 +13,6 @@ from esper.tasks.train import Splits, Task
 
 POSITIONS: Final = 8
 KEYS: Final = READER_INPUTS - READER_CLASSES
-
-OFFERED: Final = (
-    "self-attention",
-    "token-mixing-mlp",
-    "causal-depthwise-conv",
-    "gated-linear-unit",
-    "dropout-mlp",
-)
 
 
 def retrieval_teacher(seed: int = 0) -> KnownAnswer:
@@ -42,7 +33,6 @@ def retrieval_teacher(seed: int = 0) -> KnownAnswer:
         ),
         site="front",
         blueprint_id="self-attention",
-        offered=tuple(map(shipped_named, OFFERED)),
         wide=partial(wide_reader, 1744),
     )
 

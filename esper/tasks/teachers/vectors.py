@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from esper.blueprint import shipped_named
 from esper.tasks.teachers.answer import KnownAnswer
 from esper.tasks.teachers.hosts import (
     BOTTLENECK,
@@ -21,8 +20,8 @@ from esper.tasks.teachers.hosts import (
     StudentHost,
     wide_student,
 )
+from esper.tasks.teachers.offered import BILINEAR_SKIP
 from esper.tasks.train import Samples, Splits, Task
-from topics.models import Blueprint, Node, SiteKind
 
 SIDE: Final = 8
 FILTERS: Final = 8
@@ -32,24 +31,6 @@ SIZES: Final = (4000, 500, 2000)
 
 MANY_SIZES: Final = (8000, 500, 2000)
 """Likewise, where 4,000 are so few that every kernel learns them by heart."""
-
-BILINEAR_SKIP: Final = Blueprint(
-    blueprint_id="bilinear-skip",
-    kind=SiteKind.VECTOR,
-    category="gated",
-    summary="Products of two linear maps of the site's input, past its layer (Shazeer, GLU "
-    "Variants Improve Transformer, 2020: Bilinear).",
-    nodes=(
-        Node(id="content", op="linear", inputs=("x",), args={"out": 8, "bias": False}),
-        Node(id="gate", op="linear", inputs=("x",), args={"out": 8}),
-        Node(id="gated", op="mul", inputs=("content", "gate"), args={}),
-        Node(id="project", op="linear", inputs=("gated",), args={"out": "D"}),
-    ),
-    output="project",
-)
-"""The shipped gated kernels read what the layer gives, which the bottleneck has narrowed."""
-
-SHIPPED: Final = ("image-conv", "low-rank-skip-wide", "gated-linear-unit", "dropout-mlp")
 
 
 def conv_teacher(seed: int = 0) -> KnownAnswer:
@@ -120,7 +101,6 @@ def _known(
         ),
         site=None if blueprint_id is None else "front",
         blueprint_id=blueprint_id,
-        offered=(*map(shipped_named, SHIPPED), BILINEAR_SKIP),
         wide=partial(wide_student, wide_params),
     )
 
@@ -167,4 +147,5 @@ def _another_student(samples: Tensor, random: Generator) -> Tensor:
     middle = F.relu(front @ layer(HIDDEN, HIDDEN))
     back, mean = layer(HIDDEN, CLASSES), middle.mean(dim=0, keepdim=True)
     # Scores of mean 0, still of a host's own weights: else one class has nearly all samples.
-    return middle @ (back - mean.T @ (mean @ back) / mean.square().sum())
+    back = back - mean.T @ (mean @ back) / float(mean.square().sum())
+    return middle @ back

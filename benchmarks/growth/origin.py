@@ -1,0 +1,33 @@
+"""Of which code a row is."""
+
+import subprocess
+from functools import cache
+from typing import Final
+
+from benchmarks.origin import ROOT
+
+CODE: Final = (
+    "topics",
+    "esper",
+    "workers",
+    "benchmarks/stack.py",
+    *(
+        f"benchmarks/growth/{name}.py"
+        for name in ("controls", "known_answer", "planting", "training")
+    ),
+)
+"""What a run depends on."""
+
+
+@cache
+def code() -> str:
+    """Return the last commit that changed what a run depends on; with `+` where more has changed."""
+    last = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *CODE) or "unknown"
+    return last + ("+" if _git("status", "--porcelain", "--", *CODE) else "")
+
+
+def _git(*arguments: str) -> str:
+    ended = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return ended.stdout.strip()
