@@ -21,7 +21,7 @@ CODE: Final = (
 
 @cache
 def code() -> str:
-    """Return the last commit that changed what a run depends on; with `+` where more has changed."""
+    """Return the last commit that changed what a run depends on; with `+` where more did."""
     last = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *CODE) or "unknown"
     return last + ("+" if _git("status", "--porcelain", "--", *CODE) else "")
 

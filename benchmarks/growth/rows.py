@@ -29,7 +29,8 @@ class Row(BaseModel):
 
     Seconds are of its wall time: training itself, probing, and waiting, which is all else that
     growth did on the training thread; `compile_s` is what building the kernels that it could plant
-    takes one process. `kept` are (site/blueprint) in the network at the end. A run that failed has
+    takes one process, and `cpu_s` the processor's time of the training process, which a busy
+    machine does not stretch. `kept` are (site/blueprint) in the network at the end. A run that failed has
     an error, and nothing that it did not come to.
     """
 
@@ -49,6 +50,7 @@ class Row(BaseModel):
     probe_s: float | None = None
     wait_s: float | None = None
     compile_s: float | None = None
+    cpu_s: float | None = None
     kept: tuple[str, ...] = ()
     right: bool | None = None
     run_id: str = ""

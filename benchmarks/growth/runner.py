@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 from typing import Final, NamedTuple
 
 from benchmarks.growth.origin import code
@@ -123,9 +124,13 @@ def _by_timetable(suite: Suite, cases: Sequence[Case], ledger: Ledger) -> Iterat
             while running:
                 for ended in wait(running, return_when=FIRST_COMPLETED).done:
                     case = running.pop(ended)
-                    yield from _attempted(case, lambda _, ended=ended: (ended.result(),))
+                    yield from _attempted(case, partial(_result, ended))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _result(ended: Future[Row], _: Case) -> Sequence[Row]:
+    return (ended.result(),)
 
 
 def _attempted(case: Case, attempt: Callable[[Case], Sequence[Row]]) -> Sequence[Row]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Trained:
     train_s: float
     probe_s: float
     wait_s: float
+    cpu_s: float
 
 
 class Clock:
@@ -41,6 +42,7 @@ class Clock:
     def __init__(self, model: nn.Module) -> None:
         self.growth_s = self.probe_s = 0.0
         self._began = self._probe_began = perf_counter()
+        self._cpu_began = process_time()
         self._hooks = (
             model.register_forward_pre_hook(self._before),
             model.register_forward_hook(self._after),
@@ -55,11 +57,14 @@ class Clock:
         finally:
             self.growth_s += perf_counter() - start
 
-    def stop(self) -> float:
-        """Stop watching, and return the seconds since the clock was made."""
+    def stop(self) -> tuple[float, float]:
+        """Stop watching; return the seconds since the clock was made, and the processor's of them.
+
+        The latter are those of this process, with all its threads.
+        """
         for hook in self._hooks:
             hook.remove()
-        return perf_counter() - self._began
+        return perf_counter() - self._began, process_time() - self._cpu_began
 
     def _before(self, model: nn.Module, _: Any) -> None:
         if not model.training:
@@ -82,7 +87,7 @@ class _Timed:
 
 def trained(task: Task, seed: int, epochs: int, grows: Grows) -> Trained:
     """Train a task from a seed while it grows by `grows`, and say what became of it."""
-    seen: list[tuple[Splits, Clock, float]] = []
+    seen: list[tuple[Splits, Clock, tuple[float, float]]] = []
 
     @contextmanager
     def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[_Timed]:
@@ -97,7 +102,7 @@ def trained(task: Task, seed: int, epochs: int, grows: Grows) -> Trained:
 
     with one_thread():
         result = train_task(task, seed, epochs, attach)
-        splits, clock, whole_s = seen[0]
+        splits, clock, (whole_s, cpu_s) = seen[0]
         return Trained(
             test_accuracy=result.test_accuracy,
             test_loss=_loss(result.model, splits.test),
@@ -107,6 +112,7 @@ def trained(task: Task, seed: int, epochs: int, grows: Grows) -> Trained:
             train_s=whole_s - clock.growth_s,
             probe_s=clock.probe_s,
             wait_s=clock.growth_s - clock.probe_s,
+            cpu_s=cpu_s,
         )
 
 

@@ -148,4 +148,5 @@ def _another_student(samples: Tensor, random: Generator) -> Tensor:
     back, mean = layer(HIDDEN, CLASSES), middle.mean(dim=0, keepdim=True)
     # Scores of mean 0, still of a host's own weights: else one class has nearly all samples.
     back = back - mean.T @ (mean @ back) / float(mean.square().sum())
-    return middle @ back
+    scores: Tensor = middle @ back
+    return scores
