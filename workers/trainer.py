@@ -19,6 +19,9 @@ from topics.models import PolicySpec, Selection
 
 Announce = Callable[[str], None]
 
+REPORT_EVERY = 20
+"""More often than the default, which is for longer trainings: a demonstration lasts a minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class GrownRun:
@@ -78,7 +81,7 @@ def grow_task(
                 probe=splits.probe,
                 loss_fn=task.loss,
                 run=task.name,
-                report_every=task.report_every,
+                report_every=REPORT_EVERY,
                 seed=seed,
                 policy=policy,
                 selection=task.allowed(selection or DEFAULT_SELECTION),

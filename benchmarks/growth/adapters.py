@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from esper.seed import find_sites
 
-
 _Path = tuple[nn.Module, nn.Linear | nn.Conv2d]
 
 

@@ -5,8 +5,9 @@ Optimally, 2024. It grows as the library's tutorial has it: neurons are added to
 another, from statistics over the training samples, and scaled by a search over the training loss.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +43,11 @@ class Schedule(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """The network at the end, and its steps."""
+    """The network at the end, its steps, and the seconds that growing it took beside them."""
 
     model: nn.Module
     steps: int
+    growth_s: float
 
 
 def params_of(first: int, second: int, hidden: int) -> int:
@@ -104,14 +106,16 @@ def grow_by_gromo(
         for number in range(schedule.rounds)
     }
     optimizer = Adam(model.parameters(), lr=schedule.learning_rate)
-    steps = 0
+    steps, growth_s = 0, 0.0
     for epoch in range(epochs):
         if number := due.get(epoch):
+            began = perf_counter()
             for layer, (first, last) in enumerate(zip(start, target, strict=True)):
                 wanted = first + round((last - first) * number / schedule.rounds)
                 _grow(model, layer, wanted, samples, batch)
             # Its parameters are others now.
             optimizer = Adam(model.parameters(), lr=schedule.learning_rate)
+            growth_s += perf_counter() - began
         model.train()
         for inputs, labels in _batches(samples, batch, shuffle):
             loss = F.cross_entropy(model(inputs), labels)
@@ -119,7 +123,7 @@ def grow_by_gromo(
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
-    return Grown(model, steps)
+    return Grown(model, steps, growth_s)
 
 
 def _grow(model: VGG, index: int, wanted: int, samples: Samples, batch: int) -> None:

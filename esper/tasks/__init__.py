@@ -6,7 +6,15 @@ from esper.tasks.charlm import CHARLM, CharacterHost, TextMissing, standard_libr
 from esper.tasks.checkpoint import CheckpointUnusable, TrainingFile
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.resnet import RESNET, ResNetHost
-from esper.tasks.teachers import CONV_TEACHER, KnownAnswer, StudentHost, conv_teacher
+from esper.tasks.teachers import (
+    CONV_TEACHER,
+    OFFERED,
+    TEACHERS,
+    KnownAnswer,
+    ReaderHost,
+    StudentHost,
+    conv_teacher,
+)
 from esper.tasks.train import Splits, Task, TaskResult, train_task
 
 TASKS: Final = {task.name: task for task in (DIGITS, RESNET, CONV_TEACHER.task, CHARLM)}
@@ -15,12 +23,15 @@ __all__ = [
     "CHARLM",
     "CONV_TEACHER",
     "DIGITS",
+    "OFFERED",
     "RESNET",
     "TASKS",
+    "TEACHERS",
     "CharacterHost",
     "CheckpointUnusable",
     "DigitsHost",
     "KnownAnswer",
+    "ReaderHost",
     "ResNetHost",
     "Splits",
     "StudentHost",

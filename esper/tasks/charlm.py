@@ -207,9 +207,8 @@ CHARLM: Final = Task(
     host=CharacterHost,
     sites=tuple(_sites()),
     load=load_library,
-    epochs=3,
+    epochs=2,
     learning_rate=2e-3,
     loss=next_character_loss,
     blueprints=CAUSAL,
-    report_every=25,
 )

@@ -15,8 +15,6 @@ from topics.models import Selection
 
 BATCH: Final = 32
 LEARNING_RATE: Final = 1e-3
-REPORT_EVERY: Final = 20
-"""More often than the default, which is for longer trainings: a demonstration lasts a minute."""
 
 Samples = tuple[Tensor, Tensor]
 """Inputs (N, ..) and labels (N,), or (N, T) where every position has one."""
@@ -46,8 +44,7 @@ class Splits:
 class Task:
     """A classification that is shipped: its host, the sites where it grows, and its samples.
 
-    `blueprints` are the only ones that may be planted, where not all may; `report_every` is in
-    steps.
+    `blueprints` are the only ones that may be planted, where not all may.
     """
 
     name: str
@@ -60,7 +57,6 @@ class Task:
     batch: int = BATCH
     loss: LossFn = F.cross_entropy
     blueprints: tuple[str, ...] = ()
-    report_every: int = REPORT_EVERY
 
     def allowed(self, selection: Selection) -> Selection:
         """Return the selection, with every site pinned to what may be planted in this task."""
