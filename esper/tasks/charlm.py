@@ -198,7 +198,7 @@ Any other would read the very character that is to be predicted.
 
 def _sites() -> Iterable[str]:
     for block in range(BLOCKS):
-        yield from (f"blocks.{block}.attend", f"blocks.{block}.mix")
+        yield from (f"blocks.{block}.attend.project", f"blocks.{block}.mix")
 
 
 CHARLM: Final = Task(
