@@ -156,17 +156,18 @@ class Contest:
 def _running(contest: Contest) -> Iterator[Live]:
     with local_stack() as stack:
         publish_blueprints(stack.settings, contest.offered())
+        compile_s = _compile_s(contest)
 
         def live(case: Case) -> Sequence[Row]:
             if case.control == ESPER:
-                return (_grown(contest, stack, case),)
+                return (_grown(contest, stack, case, compile_s),)
             grown = Ledger.of(case.suite).get(case._replace(control=ESPER))
             return (contest.run(case, grown),)
 
         yield live
 
 
-def _grown(contest: Contest, stack: Stack, case: Case) -> Row:
+def _grown(contest: Contest, stack: Stack, case: Case, compile_s: float) -> Row:
     """Train a run that a bandit worker decides, in lockstep."""
     growths: list[Growth] = []
     task = contest.task
@@ -195,13 +196,14 @@ def _grown(contest: Contest, stack: Stack, case: Case) -> Row:
     return contest.row(
         case,
         result,
-        compile_s=_compile_s(contest),
+        compile_s=compile_s,
         kept=["/".join(arm) for arm in grown_in(growth.sites)],
         run_id=growth.run_id,
     )
 
 
 def _compile_s(contest: Contest) -> float:
+    """Return the seconds in which one process builds all kernels that may be planted."""
     workshop = Workshop(contest.offered())
     sample = contest.task.load().probe[0][:1]
     with torch.random.fork_rng():
