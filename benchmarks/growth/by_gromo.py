@@ -26,7 +26,11 @@ OUT: Final = (4, 8)
 
 CLASSES: Final = 10
 SIDE: Final = 8
-SCALES: Final = (0.0, 0.1, 0.25, 0.5, 1.0)
+SCALES: Final = (0.1, 0.25, 0.5, 1.0)
+"""What new neurons are scaled by, whichever is best; the tutorial tries 0 too.
+
+By 0 they would have no weights on either side, and never learn any.
+"""
 
 
 class Schedule(NamedTuple):
