@@ -6,6 +6,7 @@ another, from statistics over the training samples, and scaled by a search over 
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -54,8 +55,8 @@ class Grown(NamedTuple):
     growth_s: float
 
 
-def params_of(first: int, second: int, hidden: int) -> int:
-    """Return the parameters of a network without normalisation."""
+def params_of(first: int, second: int, hidden: int, *, normalised: bool) -> int:
+    """Return the parameters of a network of these sizes."""
     inner, outer = OUT
     places = SIDE // 4 * (SIDE // 4)
     return sum(
@@ -66,13 +67,15 @@ def params_of(first: int, second: int, hidden: int) -> int:
             (9 * second + 1) * outer,
             (places * outer + 1) * hidden,
             (hidden + 1) * CLASSES,
+            # A scale and a shift for every channel.
+            2 * (first + inner + second + outer) if normalised else 0,
         )
     )
 
 
-def target_for(params: int) -> tuple[int, ...]:
+def target_for(params: int, *, normalised: bool) -> tuple[int, ...]:
     """Return sizes with which the network has as near to `params` as can be."""
-    return widened(SIZES, params_of, params)
+    return widened(SIZES, partial(params_of, normalised=normalised), params)
 
 
 def network(sizes: Sequence[int], target: Sequence[int], *, normalised: bool) -> VGG:
@@ -100,7 +103,7 @@ def grow_by_gromo(
     samples: Samples, seed: int, epochs: int, batch: int, params: int, schedule: Schedule
 ) -> Grown:
     """Train from a seed for so many epochs, while the network grows to about `params`."""
-    target = target_for(params)
+    target = target_for(params, normalised=schedule.normalised)
     torch.manual_seed(seed)
     start = [max(1, round(schedule.start * size)) for size in target]
     model = network(start, target, normalised=schedule.normalised)

@@ -24,7 +24,7 @@ By the accuracy on the probe samples, on seeds 1000 to 1002.
 """
 
 SCHEDULES: Final = {
-    "gromo": Schedule(learning_rate=1e-3, start=0.25, rounds=3, share=0.6, normalised=True),
+    "gromo": Schedule(learning_rate=1e-3, start=0.5, rounds=2, share=0.3, normalised=True),
     "gromo-plain": Schedule(learning_rate=3e-3, start=0.25, rounds=3, share=0.6, normalised=False),
 }
 """With batch normalisation, as the library has it, and without any, as the host has it.

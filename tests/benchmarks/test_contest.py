@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.growth import charlm, digits
 from benchmarks.growth.adapters import Adapted, adapter_costs, ranks_for, with_adapters
-from benchmarks.growth.by_gromo import Schedule, grow_by_gromo, params_of, target_for
+from benchmarks.growth.by_gromo import Schedule, grow_by_gromo
 from benchmarks.growth.contest import LASTING, Contest
 from benchmarks.growth.rows import Case, Row
 from benchmarks.growth.training import trained
@@ -111,13 +111,15 @@ def test_parameters_are_counted_right(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:gromo")
-def test_the_network_of_gromo_grows_to_the_parameters_it_is_told(one_thread: None) -> None:
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_network_of_gromo_grows_to_the_parameters_it_is_told(
+    one_thread: None, normalised: bool
+) -> None:
     inputs, labels = load_digits().train
-    schedule = Schedule(learning_rate=1e-2, start=0.25, rounds=2, share=0.7, normalised=False)
-    ended = grow_by_gromo((inputs[:200], labels[:200]), 0, 4, 32, 1400, schedule)
-    assert params(ended.model) == params_of(*target_for(1400))
+    schedule = Schedule(learning_rate=1e-2, start=0.25, rounds=2, share=0.7, normalised=normalised)
+    ended = grow_by_gromo((inputs[:100], labels[:100]), 0, 4, 32, 1400, schedule)
     assert abs(params(ended.model) - 1400) <= 28
-    assert ended.steps == 4 * 7
+    assert ended.steps == 4 * 4
 
 
 def test_what_goes_by_the_clock_ends_by_it() -> None:
