@@ -37,7 +37,10 @@ def wide(params: int) -> nn.Module:
     return CharacterHost(*widened(SIZES, params_of, params, at_most=3.0))
 
 
-CONTEST: Final = Contest(
-    task=CHARLM, wide=wide, lasting=True, data_sha256=lambda: standard_library().sha256
-)
+def data_sha256() -> str:
+    """Return the digest of the text."""
+    return standard_library().sha256
+
+
+CONTEST: Final = Contest(task=CHARLM, wide=wide, lasting=True, data_sha256=data_sha256)
 SUITE: Final = CONTEST.suite()

@@ -1,5 +1,6 @@
 """Rivals of a grown network: as many parameters, the same beginning, the same batches."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from benchmarks.growth.adapters import Adapted, adapter_costs, ranks_for, with_a
 from benchmarks.growth.by_gromo import Schedule, grow_by_gromo
 from benchmarks.growth.contest import LASTING, Contest
 from benchmarks.growth.rows import Case, Row
+from benchmarks.growth.suite import Suite
 from benchmarks.growth.training import trained
 from benchmarks.result import BenchmarkError
 from esper.tasks import CHARLM, CharacterHost, DigitsHost, Task
@@ -139,6 +141,11 @@ def test_rivals_have_as_many_parameters_as_the_grown_run_of_their_seed() -> None
         row = brief.run(Case("digits", "digits", control, 3), grown("digits", params=1300))
         assert row.params is not None
         assert abs(row.params - 1300) <= 22
+
+
+@pytest.mark.parametrize("suite", [digits.SUITE, charlm.SUITE], ids=lambda suite: suite.name)
+def test_rivals_can_be_run_by_other_processes(suite: Suite) -> None:
+    assert pickle.loads(pickle.dumps(suite.run)) is not None
 
 
 def test_rivals_by_the_clock_run_right_after_the_run_they_last_as_long_as() -> None:
