@@ -69,6 +69,12 @@ def _show(result: Result, *, json: bool, save: bool) -> None:
 
 if __name__ == "__main__":
     try:
-        typer.run(main)
+        if sys.argv[1:2] == ["growth"]:
+            from benchmarks.growth.command import growth
+
+            sys.argv[:2] = [f"{sys.argv[0]} growth"]
+            typer.run(growth)
+        else:
+            typer.run(main)
     except BenchmarkError as error:
         sys.exit(f"benchmarks: {error}")

@@ -14,6 +14,7 @@ def summary(run: GrownRun) -> Facts:
     return {
         "run_id": run.run_id,
         "steps": run.result.steps,
+        "test_loss": run.result.test_loss,
         "test_accuracy": run.result.test_accuracy,
         "params": run.result.params,
         "seeds": [life._asdict() for life in run.ancestry.lives()],

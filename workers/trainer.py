@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim import Optimizer
 
 import esper
+from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.settings import Settings
 from esper.tasks.checkpoint import TrainingFile
 from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
@@ -79,12 +79,12 @@ def grow_task(
                 optimizer,
                 sites=task.sites,
                 probe=splits.probe,
-                loss_fn=F.cross_entropy,
+                loss_fn=task.loss,
                 run=task.name,
                 report_every=REPORT_EVERY,
                 seed=seed,
                 policy=policy,
-                selection=selection,
+                selection=task.allowed(selection or DEFAULT_SELECTION),
                 settings=settings,
                 lockstep=lockstep,
                 memory=memory,

@@ -13,12 +13,12 @@ from esper.tasks.train import Splits, Task
 class DigitsHost(nn.Module):
     """Two convolutions and two linear layers, narrow enough that structure can help."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 4, second: int = 8, hidden: int = 12) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
-        self.conv2 = nn.Conv2d(4, 8, 3, padding=1)
-        self.fc1 = nn.Linear(8 * 2 * 2, 12)
-        self.fc2 = nn.Linear(12, 10)
+        self.conv1 = nn.Conv2d(1, first, 3, padding=1)
+        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.fc1 = nn.Linear(second * 2 * 2, hidden)
+        self.fc2 = nn.Linear(hidden, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 10) for images (B, 1, 8, 8)."""

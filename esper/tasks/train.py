@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from esper.tasks.checkpoint import TrainingFile
+from topics.models import Selection
 
 BATCH: Final = 32
 LEARNING_RATE: Final = 1e-3
 
 Samples = tuple[Tensor, Tensor]
-"""Inputs (N, ..) and labels (N,)."""
+"""Inputs (N, ..) and labels (N,), or (N, T) where every position has one."""
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss of outputs and labels, a scalar."""
+
+JUDGED: Final = 1024
+"""Samples that are tested at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,10 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A classification that is shipped: its host, the sites where it grows, and its samples."""
+    """A classification that is shipped: its host, the sites where it grows, and its samples.
+
+    `blueprints` are the only ones that may be planted, where not all may.
+    """
 
     name: str
     summary: str
@@ -45,13 +55,29 @@ class Task:
     epochs: int
     learning_rate: float = LEARNING_RATE
     batch: int = BATCH
+    loss: LossFn = F.cross_entropy
+    blueprints: tuple[str, ...] = ()
+
+    def allowed(self, selection: Selection) -> Selection:
+        """Return the selection, with every site pinned to what may be planted in this task."""
+        if not self.blueprints:
+            return selection
+        limits = selection.limits
+        pinned = {
+            site: tuple(
+                name for name in limits.pinned.get(site, self.blueprints) if name in self.blueprints
+            )
+            for site in self.sites
+        }
+        return selection.model_copy(update={"limits": limits.model_copy(update={"pinned": pinned})})
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A trained host and the share of the test samples that it gets right."""
+    """A trained host, its mean loss over the test labels, and the share that it gets right."""
 
     model: nn.Module
+    test_loss: float
     test_accuracy: float
     params: int
     steps: int
@@ -90,11 +116,13 @@ def train_task(
     on_epoch: OnEpoch | None = None,
     device: str = "cpu",
     kept: TrainingFile | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> TaskResult:
     """Train the host of a task from `seed` for `epochs` and test it; `attach` lets it grow or not.
 
     Two calls that differ only in `attach` start from the same weights and see the same batches.
-    With a file the training goes on from it and keeps itself there.
+    With a file the training goes on from it and keeps itself there. It ends before its time with
+    the step after which there is `enough`.
     """
     splits = task.load().to(device)
     torch.manual_seed(seed)
@@ -110,23 +138,35 @@ def train_task(
             model.train()
             order = torch.randperm(len(inputs), generator=shuffle).to(device)
             for batch in torch.split(order, task.batch):
-                loss = F.cross_entropy(model(inputs[batch]), labels[batch])
+                loss = task.loss(model(inputs[batch]), labels[batch])
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 optimizer.zero_grad()
                 growth.step(loss)
                 steps += 1
+                if enough():
+                    break
             if kept is not None:
                 kept.write(model, optimizer, shuffle, epoch=epoch + 1, steps=steps)
             if on_epoch is not None:
                 on_epoch(epoch + 1, float(loss.detach()))
+            if enough():
+                break
     params = sum(parameter.numel() for parameter in model.parameters())
-    return TaskResult(model, accuracy(model, splits.test), params, steps)
+    return TaskResult(model, *judged(model, task.loss, splits.test), params, steps)
 
 
-def accuracy(model: nn.Module, samples: Samples) -> float:
-    """Return the share of samples whose label has the largest logit, in evaluation mode."""
-    inputs, labels = samples
+def judged(model: nn.Module, loss_fn: LossFn, samples: Samples) -> tuple[float, float]:
+    """Return the mean loss, and the share of labels that have the largest logit.
+
+    The model is in evaluation mode afterwards.
+    """
+    loss, right = 0.0, 0
     model.eval()
     with torch.no_grad():
-        return float((model(inputs).argmax(dim=1) == labels).float().mean())
+        for inputs, labels in zip(*(torch.split(part, JUDGED) for part in samples), strict=True):
+            outputs = model(inputs)
+            loss += float(loss_fn(outputs, labels)) * labels.numel()
+            right += int((outputs.argmax(dim=-1) == labels).sum())
+    count = samples[1].numel()
+    return loss / count, right / count

@@ -10,11 +10,12 @@ def print_summary(facts: dict[str, Any]) -> None:
     """Print a run's facts for a person."""
     print_seeds(facts["seeds"])
     print_table(
-        ("", "test accuracy", "parameters", "steps"),
+        ("", "test accuracy", "test loss", "parameters", "steps"),
         [
             (
                 "grown",
                 f"{facts['test_accuracy']:.2%}",
+                f"{facts['test_loss']:.4f}",
                 f"{facts['params']:,}",
                 f"{facts['steps']:,}",
             )

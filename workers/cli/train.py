@@ -12,7 +12,7 @@ from workers.cli.groups import grouped
 from workers.cli.interrupts import interruptible
 from workers.cli.output import Json, console, print_json
 
-TASKS = ("digits", "resnet", "conv-teacher")
+TASKS = ("digits", "resnet", "conv-teacher", "charlm")
 """Named here too, so that help and wrong use load no torch."""
 
 DEVICES = ("cpu", "cuda")

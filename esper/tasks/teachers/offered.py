@@ -1,0 +1,34 @@
+"""The blueprints among which growth chooses, for every teacher the same; a site takes what fits."""
+
+from typing import Final
+
+from esper.blueprint import shipped_named
+from topics.models import Blueprint, Node, SiteKind
+
+BILINEAR_SKIP: Final = Blueprint(
+    blueprint_id="bilinear-skip",
+    kind=SiteKind.VECTOR,
+    category="gated",
+    summary="Products of two linear maps of the site's input, past its layer (Shazeer, GLU "
+    "Variants Improve Transformer, 2020: Bilinear).",
+    nodes=(
+        Node(id="content", op="linear", inputs=("x",), args={"out": 8, "bias": False}),
+        Node(id="gate", op="linear", inputs=("x",), args={"out": 8}),
+        Node(id="gated", op="mul", inputs=("content", "gate"), args={}),
+        Node(id="project", op="linear", inputs=("gated",), args={"out": "D"}),
+    ),
+    output="project",
+)
+"""The shipped gated kernels read what the layer gives, which the bottleneck has narrowed."""
+
+_SHIPPED: Final = (
+    "image-conv",
+    "low-rank-skip-wide",
+    "gated-linear-unit",
+    "dropout-mlp",
+    "self-attention",
+    "token-mixing-mlp",
+    "causal-depthwise-conv",
+)
+
+OFFERED: Final = (*map(shipped_named, _SHIPPED), BILINEAR_SKIP)

@@ -1,0 +1,58 @@
+"""The teacher of sequences: the answer at one position depends on what is found at another."""
+
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Generator, Tensor
+
+from esper.tasks.teachers.answer import KnownAnswer
+from esper.tasks.teachers.hosts import READER_CLASSES, READER_INPUTS, ReaderHost, wide_reader
+from esper.tasks.teachers.vectors import SIZES, split
+from esper.tasks.train import Splits, Task
+
+POSITIONS: Final = 8
+KEYS: Final = READER_INPUTS - READER_CLASSES
+
+
+def retrieval_teacher(seed: int = 0) -> KnownAnswer:
+    """Return a task in which the last position asks for what stands beside its key elsewhere.
+
+    `seed` makes the samples.
+    """
+    return KnownAnswer(
+        task=Task(
+            name="retrieval-teacher",
+            summary="what stands beside a key, a host of 640 parameters that reads no other place",
+            host=ReaderHost,
+            sites=("front", "middle", "back"),
+            load=lambda: _pairs(seed),
+            epochs=48,
+            learning_rate=1e-2,
+            batch=64,
+        ),
+        site="front",
+        blueprint_id="self-attention",
+        wide=partial(wide_reader, 1744),
+    )
+
+
+def _pairs(seed: int) -> Splits:
+    """Return sequences (N, 8, 16): seven pairs of a key and a value, then one of the keys again.
+
+    The label is the value that stands beside that key. No key is there twice.
+    """
+    random = Generator().manual_seed(seed)
+    count, pairs = sum(SIZES), POSITIONS - 1
+    keys = torch.rand(count, KEYS, generator=random).argsort(dim=1)[:, :pairs]
+    values = torch.randint(READER_CLASSES, (count, pairs), generator=random)
+    asked = torch.randint(pairs, (count, 1), generator=random)
+    sequences = torch.zeros(count, POSITIONS, READER_INPUTS)
+    sequences[:, :pairs, :KEYS] = _one_hot(keys, KEYS)
+    sequences[:, :pairs, KEYS:] = _one_hot(values, READER_CLASSES)
+    sequences[:, -1, :KEYS] = _one_hot(keys.gather(1, asked)[:, 0], KEYS)
+    return Splits(*split(sequences, values.gather(1, asked)[:, 0], SIZES))
+
+
+def _one_hot(numbers: Tensor, count: int) -> Tensor:
+    return torch.eye(count)[numbers]

@@ -1,0 +1,171 @@
+"""The character language model: what it reads, and that growth cannot let it read ahead."""
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.growth.planting import Workshop
+from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.blueprint import shipped
+from esper.kernel import Kernel
+from esper.seed import find_sites
+from esper.tasks import CHARLM, CharacterHost, Splits, TextMissing, standard_library, train_task
+from esper.tasks.charlm import (
+    BYTES,
+    CAUSAL,
+    CHARACTERS,
+    CONTEXT,
+    OF_EACH_FILE,
+    load_library,
+    next_character_loss,
+)
+from tests.seed.conftest import one_thread
+from topics.models import Limits, SiteKind
+
+__all__ = ["one_thread"]
+
+STEPS = 80
+
+
+def sources(folder: Path, count: int) -> Path:
+    """A folder of modules, each longer than what is read of it."""
+    for number in range(count):
+        line = f"x{number} = {number}\n"
+        (folder / f"module{number}.py").write_text(line * (OF_EACH_FILE // len(line) + 1))
+    return folder
+
+
+def test_no_file_is_in_two_parts() -> None:
+    library = standard_library()
+    parts = (library.train, library.probe, library.test)
+    assert all(part.files for part in parts)
+    for one, other in combinations(parts, 2):
+        assert not set(one.files) & set(other.files)
+
+
+def test_every_part_has_the_stated_number_of_bytes() -> None:
+    library = standard_library()
+    read = [len(part.ascii) for part in (library.train, library.probe, library.test)]
+    assert read == list(BYTES.values())
+
+
+def test_the_same_folder_gives_the_same_text(tmp_path: Path) -> None:
+    folder = sources(tmp_path, 100)
+    first = standard_library(folder)
+    standard_library.cache_clear()
+    assert standard_library(folder) == first
+    assert standard_library(folder).sha256 == first.sha256
+
+
+def test_the_digest_tells_texts_apart(tmp_path: Path) -> None:
+    folder = sources(tmp_path, 100)
+    first = standard_library(folder)
+    standard_library.cache_clear()
+    changed = folder / first.test.files[0]
+    changed.write_text(changed.read_text().replace("=", "+", 1))
+    assert standard_library(folder).sha256 != first.sha256
+
+
+def test_files_that_are_not_ascii_are_left_out(tmp_path: Path) -> None:
+    folder = sources(tmp_path, 100)
+    for number in range(0, 20, 2):
+        (folder / f"module{number}.py").write_text("é" * OF_EACH_FILE)
+    library = standard_library(folder)
+    read = {*library.train.files, *library.probe.files, *library.test.files}
+    assert not read & {f"module{number}.py" for number in range(0, 20, 2)}
+
+
+def test_without_sources_one_line_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TextMissing) as refused:
+        standard_library(sources(tmp_path, 3))
+    (line,) = str(refused.value).splitlines()
+    assert str(tmp_path) in line
+
+
+def test_what_follows_a_window_is_the_same_text_one_character_on() -> None:
+    splits = load_library()
+    inputs, following = splits.train
+    text = standard_library().train.ascii
+    assert bytes(inputs[:2].flatten().tolist()) == text[: 2 * CONTEXT]
+    assert bytes(following[:2].flatten().tolist()) == text[1 : 2 * CONTEXT + 1]
+
+
+def test_the_host_predicts_from_what_came_before_alone() -> None:
+    torch.manual_seed(0)
+    host = CharacterHost().eval()
+    inputs = torch.randint(CHARACTERS, (2, CONTEXT))
+    other = inputs.clone()
+    other[:, 40:] = torch.randint(CHARACTERS, (2, CONTEXT - 40))
+    with torch.no_grad():
+        before, after = host(inputs), host(other)
+    assert torch.equal(before[:, :40], after[:, :40])
+    assert not torch.equal(before[:, 40:], after[:, 40:])
+
+
+def looks_ahead(kernel: Kernel) -> bool:
+    """Whether what a kernel gives at a position changes with what comes later."""
+    torch.manual_seed(0)
+    for parameter in kernel.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    kernel.eval()
+    x, h, later = (torch.randn(2, CONTEXT, 64) for _ in range(3))
+    x2, h2 = x.clone(), h.clone()
+    x2[:, 40:], h2[:, 40:] = later[:, 40:], later[:, :24]
+    with torch.no_grad():
+        first, second = kernel(x, h), kernel(x2, h2)
+    assert not torch.equal(first[:, 40:], second[:, 40:])
+    return not torch.allclose(first[:, :40], second[:, :40], atol=1e-5)
+
+
+def test_only_blueprints_that_do_not_look_ahead_may_be_planted() -> None:
+    sites = find_sites(CharacterHost(), CHARLM.sites, load_library().probe[0][:1], slots=1)
+    (signature,) = {site.signature.text: site.signature for site in sites.values()}.values()
+    offered = [each for each in shipped() if SiteKind.SEQUENCE in each.kinds]
+    workshop = Workshop(offered)
+    ahead = {
+        each.blueprint_id
+        for each in offered
+        if looks_ahead(workshop.kernel(each.blueprint_id, signature))
+    }
+    assert ahead == {each.blueprint_id for each in offered} - set(CAUSAL)
+    assert "self-attention" in ahead
+
+
+def test_every_site_is_pinned_to_what_may_be_planted() -> None:
+    selection = CHARLM.allowed(DEFAULT_SELECTION)
+    assert selection.limits.pinned == dict.fromkeys(CHARLM.sites, CAUSAL)
+
+
+def test_who_pins_a_site_cannot_have_what_may_not_be_planted() -> None:
+    site, *_ = CHARLM.sites
+    limits = Limits(pinned={site: ("self-attention", "low-rank-skip")})
+    selection = CHARLM.allowed(DEFAULT_SELECTION.model_copy(update={"limits": limits}))
+    assert selection.limits.pinned[site] == ("low-rank-skip",)
+
+
+def test_loss_is_that_of_every_character() -> None:
+    logits = torch.randn(3, 5, CHARACTERS)
+    following = torch.randint(CHARACTERS, (3, 5))
+    each = torch.log_softmax(logits, -1).gather(-1, following[..., None])
+    torch.testing.assert_close(next_character_loss(logits, following), -each.mean())
+
+
+def test_a_short_training_predicts_better_than_the_frequencies_of_characters(
+    one_thread: None,
+) -> None:
+    whole = load_library()
+    test = (whole.test[0][:200], whole.test[1][:200])
+    taken = iter(range(1, 10_000))
+    result = train_task(
+        replace(CHARLM, load=lambda: Splits(whole.train, whole.probe, test)),
+        seed=0,
+        epochs=1,
+        enough=lambda: next(taken) >= STEPS,
+    )
+    frequencies = torch.bincount(test[1].flatten(), minlength=CHARACTERS) / test[1].numel()
+    entropy = float(torch.special.entr(frequencies).sum())
+    assert result.steps == STEPS
+    assert result.test_loss < entropy
