@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -101,7 +102,7 @@ class Ledger:
             BenchmarkError: it is something else; the message names the line.
         """
         self.path = path
-        self._rows = {row.case: row for row in _read(path)} if path.exists() else {}
+        self._rows = self._written()
 
     @classmethod
     def of(cls, suite: str) -> "Ledger":
@@ -118,12 +119,17 @@ class Ledger:
         return self._rows.get(case)
 
     def keep(self, row: Row) -> None:
-        """Put a row in, and write the file."""
-        self._rows[row.case] = row
+        """Put a row in, and write the file, with what other processes wrote to it meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(as_csv(self.rows))
-        part.replace(self.path)
+        with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
+            flock(lock, LOCK_EX)
+            self._rows = self._written() | {row.case: row}
+            part = self.path.with_name(f"{self.path.name}.part")
+            part.write_text(as_csv(self.rows))
+            part.replace(self.path)
+
+    def _written(self) -> dict[Case, Row]:
+        return {row.case: row for row in _read(self.path)} if self.path.exists() else {}
 
 
 def as_csv(rows: Iterable[Row]) -> str:

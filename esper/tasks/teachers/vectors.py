@@ -132,7 +132,8 @@ def _patterns(samples: Tensor, random: Generator) -> Tensor:
 
 def _products(samples: Tensor, random: Generator) -> Tensor:
     one, other = (samples @ torch.randn(INPUTS, PRODUCTS, generator=random) for _ in range(2))
-    return (one * other) @ torch.randn(PRODUCTS, CLASSES, generator=random)
+    products: Tensor = one * other
+    return products @ torch.randn(PRODUCTS, CLASSES, generator=random)
 
 
 def _linear(samples: Tensor, random: Generator) -> Tensor:
