@@ -132,8 +132,8 @@ def _patterns(samples: Tensor, random: Generator) -> Tensor:
 
 def _products(samples: Tensor, random: Generator) -> Tensor:
     one, other = (samples @ torch.randn(INPUTS, PRODUCTS, generator=random) for _ in range(2))
-    products: Tensor = one * other
-    return products @ torch.randn(PRODUCTS, CLASSES, generator=random)
+    scores: Tensor = (one * other) @ torch.randn(PRODUCTS, CLASSES, generator=random)
+    return scores
 
 
 def _linear(samples: Tensor, random: Generator) -> Tensor:
