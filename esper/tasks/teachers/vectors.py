@@ -132,8 +132,7 @@ def _patterns(samples: Tensor, random: Generator) -> Tensor:
 
 def _products(samples: Tensor, random: Generator) -> Tensor:
     one, other = (samples @ torch.randn(INPUTS, PRODUCTS, generator=random) for _ in range(2))
-    scores: Tensor = (one * other) @ torch.randn(PRODUCTS, CLASSES, generator=random)
-    return scores
+    return (one * other) @ torch.randn(PRODUCTS, CLASSES, generator=random)
 
 
 def _linear(samples: Tensor, random: Generator) -> Tensor:
@@ -142,7 +141,7 @@ def _linear(samples: Tensor, random: Generator) -> Tensor:
 
 def _another_student(samples: Tensor, random: Generator) -> Tensor:
     def layer(inputs: int, outputs: int) -> Tensor:
-        return torch.randn(inputs, outputs, generator=random) * (2 / inputs) ** 0.5
+        return torch.randn(inputs, outputs, generator=random) * math.sqrt(2 / inputs)
 
     front = F.relu(samples @ layer(INPUTS, BOTTLENECK) @ layer(BOTTLENECK, HIDDEN))
     middle = F.relu(front @ layer(HIDDEN, HIDDEN))
