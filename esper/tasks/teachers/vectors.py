@@ -3,6 +3,7 @@
 What the bottleneck of the host hides, no kernel behind it brings back.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
