@@ -62,6 +62,7 @@ class Growth:
         patience: Patience | None = None,
         resumed: Checkpoint | None = None,
         governor: GovernorSettings | None = None,
+        dry_run: bool = False,
     ) -> None:
         self.run_id = run.run_id
         self._run = run
@@ -75,7 +76,7 @@ class Growth:
             self._gradients = GradientNorms(garden.sites)
         self._ranks = ranks
         self._council = None if ranks is None else Council(ranks)
-        self._inbox = Inbox(self._garden, self._reporter, self._council)
+        self._inbox = Inbox(self._garden, self._reporter, self._council, dry_run=dry_run)
         self._link = link
         self._lockstep: Lockstep | None = None
         if patience is not None:
@@ -169,6 +170,23 @@ class Growth:
         self._garden.trained_by(OptimizerMembership(optimizer))
         if self._governor is not None:
             self._governor.start_over(self._step)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is decided: by `pause`, or by a person with `esper run pause`."""
+        return self._reporter.paused
+
+    def pause(self) -> None:
+        """Have nothing decided from the next report on; what is planted goes on as it is.
+
+        It is trained, ramped and reported on. Decisions under way are still applied, and so is
+        what a person asks for by hand. Over several ranks, rank 0's word counts.
+        """
+        self._reporter.paused = True
+
+    def resume(self) -> None:
+        """Have decisions made again, from the next report on."""
+        self._reporter.paused = False
 
     def close(self) -> None:
         """End the run: send the last report, wait for the seal, disconnect. Safe to call twice."""

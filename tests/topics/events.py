@@ -29,7 +29,9 @@ from topics.models import (
     PolicySpec,
     PolicyStamp,
     RandomStamp,
+    RequestKind,
     RunOpening,
+    RunRequest,
     RunStatus,
     SeedReport,
     SeedState,
@@ -195,6 +197,14 @@ openings = st.builds(
     report_interval_steps=st.integers(1, INT64 - 1),
     lockstep=st.booleans(),
 )
+asked = {"request_id": sha256s, "run_id": identifiers}
+asks = st.builds(
+    RunRequest,
+    **asked,
+    kind=st.sampled_from((RequestKind.CULL, RequestKind.KEEP)),
+    site=site_names,
+    slot=maybe(counts),
+) | st.builds(RunRequest, **asked, kind=st.sampled_from((RequestKind.PAUSE, RequestKind.RESUME)))
 reports = st.builds(
     SeedReport,
     run_id=identifiers,
@@ -207,6 +217,8 @@ reports = st.builds(
     refusals=several(st.builds(KernelRefusal, kernel_id=sha256s, reason=words)),
     seeds=several(seeds),
     outcomes=several(outcomes),
+    paused=st.booleans(),
+    requests=several(asks),
     closing=st.booleans(),
 )
 places = {"site": site_names, "slot": counts, "kernel_id": sha256s}
@@ -249,6 +261,7 @@ decisions = st.builds(
     state_before_sha256=sha256s,
     state_after_sha256=sha256s,
     previous_sha256=maybe(sha256s),
+    request_id=maybe(sha256s),
 )
 
 EVENTS: dict[type[Event], SearchStrategy[Any]] = {
@@ -259,6 +272,7 @@ EVENTS: dict[type[Event], SearchStrategy[Any]] = {
     KernelReady: kernels,
     SeedReport: reports,
     AdaptationDecision: decisions,
+    RunRequest: asks,
 }
 
 any_event: SearchStrategy[Event] = st.one_of(*EVENTS.values())
