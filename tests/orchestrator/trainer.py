@@ -190,8 +190,6 @@ class Trainer:
     def ask(
         self, kind: RequestKind, site: str | None = None, slot: int | None = None
     ) -> RunRequest:
-        self, kind: RequestKind, site: str | None = None, slot: int | None = None
-    ) -> RunRequest:
         """What a person asks of the run now."""
         name = f"{self.seq} {kind} {site} {slot}"
         return RunRequest(
