@@ -96,6 +96,7 @@ def test_what_is_asked_for_is_done_and_the_reason_says_who_wanted_it(grown: Trai
     request = grown.ask(CULL, "fc", slot)
     (plan,) = grown.report(requests=[request])
     planted = grown.seeds["fc", slot].kernel_id
+    assert planted is not None
     assert plan.operations == (Cull(site="fc", slot=slot, kernel_id=planted),)
     assert (plan.strategy, plan.request_id) == (None, request.request_id)
     assert plan.reason == f"asked for by hand: cull fc/{slot}"
