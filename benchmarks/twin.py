@@ -124,8 +124,7 @@ def run(quick: bool = False) -> Measured:
 
 def measure(stack: Stack, amount: Amount) -> Measured:
     """Measure on a running stack."""
-    with one_thread():
-        pairs = [pair(stack.settings, seed, amount) for seed in range(1, amount.pairs + 1)]
+    pairs = [pair(stack.settings, seed, amount) for seed in range(1, amount.pairs + 1)]
     return Measured(
         parameters={**amount._asdict(), "report_every_steps": REPORT_EVERY},
         figures=tuple(_figures(pairs)),
@@ -134,6 +133,11 @@ def measure(stack: Stack, amount: Amount) -> Measured:
 
 def pair(settings: Settings, seed: int, amount: Amount, **arguments: Any) -> Pair:
     """Train the busy twin, and the plain one for as many steps; `arguments` are those of grow."""
+    with one_thread():
+        return _pair(settings, seed, amount, arguments)
+
+
+def _pair(settings: Settings, seed: int, amount: Amount, arguments: dict[str, Any]) -> Pair:
     busy = Twin(seed)
     growth = esper.grow(
         busy.model,

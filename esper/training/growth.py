@@ -40,6 +40,10 @@ class GrowthClosed(RuntimeError):
     """A step after the run's end."""
 
 
+class LossRefused(ValueError):
+    """What was given to `step` is not the loss of a step; the message says what to give."""
+
+
 class Growth:
     """A model that grows while it is trained: call `step` once after each optimizer step.
 
@@ -121,11 +125,14 @@ class Growth:
 
         Raises:
             GrowthClosed: the run has ended.
+            LossRefused: it is no scalar tensor; nothing was done.
             LockstepBroken: in a lockstep run, what it waits for did not come.
             CheckpointRefused: what was done after a checkpoint cannot be done again.
         """
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise LossRefused(_no_loss(loss))
         self._step += 1
         self._act(loss)
         self._await_gradients()
@@ -400,6 +407,18 @@ class Growth:
             self._inbox.take_seal()
         if not self.ancestry.sealed:
             log.warning("run %s is not sealed: no bandit worker answered", self.run_id)
+
+
+def _no_loss(given: object) -> str:
+    if isinstance(given, Tensor):
+        return (
+            f"growth.step was given a tensor of shape {tuple(given.shape)}; give the loss of the "
+            "step as a scalar, such as its mean"
+        )
+    return (
+        f"growth.step was given {type(given).__name__}; give the loss of the step as the scalar "
+        "tensor that backward was called on"
+    )
 
 
 def _unmeasured() -> Measured:
