@@ -24,6 +24,7 @@ from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import ZEROS, decision, planting
 from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from topics.models import Cull, KernelReady, Outcome, OutcomeStatus, RunStatus, SeedState
+from workers.local.kafka import KafkaService
 
 S = SeedState
 APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
@@ -92,6 +93,12 @@ class Run:
         answers = self.growth.ancestry.outcomes
         self.train_until(lambda: decision_id in answers)
         return answers[decision_id]
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """No other test hears of a kernel here whose file is gone."""
+    return own_kafka
 
 
 @pytest.fixture
