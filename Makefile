@@ -15,7 +15,7 @@ demo: .venv/.local
 	$(BIN)/esper demo
 
 test: .venv/.dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 2
 
 check: .venv/.dev
 	$(BIN)/ruff check .

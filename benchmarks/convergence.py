@@ -36,6 +36,9 @@ CHOOSING: Final = Selection(
     limits=Limits(max_on_trial=1, dormant_reports=0, embargo_reports=0), keep_share=1.0
 )
 
+FIRST_SEED: Final = 11
+"""The defaults were found on seeds 0 and 101 to 105, after a first look at 1 to 8."""
+
 MAJORITY: Final = 0.5
 GOAL: Final = Goal(sense="at least", limit=0.9)
 
@@ -79,7 +82,7 @@ class Amount(NamedTuple):
     settings: Sequence[Setting]
 
 
-FULL: Final = Amount(seeds=8, epochs=48, settings=SETTINGS)
+FULL: Final = Amount(seeds=16, epochs=48, settings=SETTINGS)
 QUICK: Final = Amount(seeds=1, epochs=2, settings=(DEFAULT,))
 
 
@@ -146,8 +149,7 @@ def measure(stack: Stack, amount: Amount) -> Measured:
     publish_blueprints(stack.settings, map(shipped_named, BLUEPRINTS))
     runs: list[Run] = []
     with one_thread():
-        # The defaults were found on seed 0, which therefore says nothing of them.
-        for seed in range(1, amount.seeds + 1):
+        for seed in range(FIRST_SEED, FIRST_SEED + amount.seeds):
             for setting in amount.settings:
                 choosing = CHOOSING.model_copy(update={"attention": setting.attention})
                 growing = DEFAULT_SELECTION.model_copy(update={"attention": setting.attention})

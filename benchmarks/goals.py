@@ -159,6 +159,21 @@ ROWS = (
         "a kernel joins and leaves in time that hangs on its own parameters only",
     ),
     Row(
+        "final loss of a run whose kernels explode ÷ that of the run never grown, the worst",
+        "≤ 1.01",
+        "governor",
+        ("final-loss-huge", "final-loss-nan", "final-loss-scaled", "final-loss-growing"),
+        "the steps between the snapshot and the alarm are lost, and the run is too short to make "
+        "up for them",
+    ),
+    Row(
+        "a training step with the governor ÷ without, a small host and one of 10M parameters",
+        "≤ 1.02",
+        "governor",
+        ("step-small", "step-10m"),
+        "reading a loss costs about a microsecond a step, a snapshot a copy of all in each report",
+    ),
+    Row(
         "regret after 1,000 trials of five Bernoulli arms ÷ that of reference implementations: "
         "Thompson sampling, KL-UCB",
         "≤ 1.10",

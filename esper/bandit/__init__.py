@@ -11,7 +11,7 @@ from esper.bandit.forgetting import NOTHING, Forgetting
 from esper.bandit.history import History, TrialResult
 from esper.bandit.linear import LinearModel
 from esper.bandit.offers import Offers
-from esper.bandit.policies import POLICIES, Policy, attention_for, policy_for
+from esper.bandit.policies import POLICIES, Policy, attention_for, policy_for, written_out
 from esper.bandit.priors import NO_PRIOR, Prior, priors_for
 from esper.bandit.ranks import CostRanks, cost_ranks
 from esper.bandit.reward import reward_of
@@ -54,4 +54,5 @@ __all__ = [
     "priors_for",
     "reward_of",
     "uniform",
+    "written_out",
 ]

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from esper.bandit.ranks import CostRanks, cost_ranks_by_site
 from topics.models import LoadableKernel, Priors, Remembered
 
-COST_SPREAD = 0.2
-"""How far apart the expected rewards of the cheapest and the dearest kernel of a site are."""
-
 NEUTRAL = 0.5
 """The reward of a kernel that does nothing."""
 
@@ -35,9 +32,9 @@ def priors_for(
 
     `signatures` gives each site's, by which memory finds it. Beliefs are joined as trials are: the
     weights add up, the mean is the weighted one. The cost prior is neutral for a kernel of median
-    cost, and half of `COST_SPREAD` above or below it for the cheapest or dearest. What earlier
-    runs found of the blueprint counts as at most `worth.memory` trials, and what they found of
-    others of its category, at sites of its signature, as at most `worth.category`.
+    cost, and half of `worth.cost_spread` above or below it for the cheapest or dearest. What
+    earlier runs found of the blueprint counts as at most `worth.memory` trials, and what they found
+    of others of its category, at sites of its signature, as at most `worth.category`.
     """
     known = {(each.signature, each.blueprint_id): each for each in memory}
     recalled = [known.get((signatures.get(it.site, ""), it.blueprint_id)) for it in kernels]
@@ -45,7 +42,7 @@ def priors_for(
     beliefs = zip(kernels, cost_ranks_by_site(kernels), recalled, strict=True)
     return [
         _joined(
-            _cost_prior(ranks, worth.cost),
+            _cost_prior(ranks, worth),
             _capped([found] if found else [], worth.memory),
             _capped(_kindred(kernel, signatures, kinds), worth.category),
         )
@@ -74,11 +71,12 @@ def _kindred(
     return [found for name, found in of_kind.items() if name != kernel.blueprint_id]
 
 
-def _cost_prior(ranks: CostRanks, weight: float) -> Prior:
+def _cost_prior(ranks: CostRanks, worth: Priors) -> Prior:
     known = [rank for rank in (ranks.params, ranks.latency, ranks.memory) if rank is not None]
-    if not known or not weight:
+    if not known or not worth.cost:
         return NO_PRIOR
-    return Prior(weight, NEUTRAL + COST_SPREAD * (0.5 - math.fsum(known) / len(known)))
+    mean_rank = math.fsum(known) / len(known)
+    return Prior(worth.cost, NEUTRAL + worth.cost_spread * (0.5 - mean_rank))
 
 
 def _capped(found: Sequence[Remembered], worth: float) -> Prior:

@@ -17,6 +17,7 @@ from esper.link import Resumption
 from esper.training.garden import Bed, Garden
 from esper.training.inbox import Inbox
 from esper.training.losswatch import Watched
+from esper.training.opening import with_policies_written_out
 from esper.training.reporter import News, Reporter
 from topics.models import (
     AdaptationDecision,
@@ -186,9 +187,8 @@ class Checkpoint(BaseModel):
         settings = RunOpening.model_fields.keys() - FOUND_OUT
         if self.opening.selection is None:
             settings -= {"selection"}
-        odd = sorted(
-            name for name in settings if getattr(opening, name) != getattr(self.opening, name)
-        )
+        kept = with_policies_written_out(self.opening)
+        odd = sorted(name for name in settings if getattr(opening, name) != getattr(kept, name))
         if odd:
             raise CheckpointRefused(
                 f"the checkpoint of run {self.run.run_id} was made with other settings: "

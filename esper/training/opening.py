@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from esper.bandit import attention_for, policy_for
+from esper.bandit import attention_for, policy_for, written_out
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.seed import Site
 from topics.models import MemorySnapshot, PolicySpec, RunOpening, Selection, SiteFacts
@@ -45,8 +45,10 @@ def opening_of(
         selection=selection or DEFAULT_SELECTION,
         memory=memory,
     )
-    _check_policies(opening)
-    return opening
+    try:
+        return with_policies_written_out(opening)
+    except ValueError as error:
+        raise PolicyRefused(str(error)) from error
 
 
 def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFacts]:
@@ -70,10 +72,17 @@ def is_contextual(opening: RunOpening) -> bool:
     return policy_for(opening.policy).contextual
 
 
-def _check_policies(opening: RunOpening) -> None:
-    try:
-        policy_for(opening.policy)
-        if opening.selection and opening.selection.attention:
-            attention_for(opening.selection.attention)
-    except ValueError as error:
-        raise PolicyRefused(str(error)) from error
+def with_policies_written_out(opening: RunOpening) -> RunOpening:
+    """Return the opening with every parameter of its policies.
+
+    Raises:
+        ValueError: there is no such policy, or not with these parameters.
+    """
+    selection = opening.selection
+    if selection and selection.attention:
+        attention_for(selection.attention)
+        attention = written_out(selection.attention)
+        selection = selection.model_copy(update={"attention": attention})
+    return opening.model_copy(
+        update={"policy": written_out(opening.policy), "selection": selection}
+    )

@@ -72,3 +72,18 @@ def test_beliefs_join_as_trials_do() -> None:
     assert priors_for(offered, SITES, [remembered("a", 9.0, 0.9)], worth) == [
         Prior(4.0, pytest.approx((0.5 + 3 * 0.9) / 4))
     ]
+
+
+def test_how_much_cost_says_is_the_runs_to_tell() -> None:
+    params = {"cheap": 10, "dear": 20}
+    offered = [kernel("conv", name, name, params=params[name]) for name in params]
+    worth = NOTHING.model_copy(update={"cost": 1.0, "cost_spread": 0.05})
+    assert [prior.mean for prior in priors_for(offered, SITES, [], worth)] == [
+        pytest.approx(0.525),
+        pytest.approx(0.475),
+    ]
+
+
+def test_priors_of_earlier_runs_keep_their_bytes() -> None:
+    assert "cost_spread" not in Priors().model_dump()
+    assert Priors().cost_spread == 0.2

@@ -16,6 +16,7 @@ from benchmarks import (
     decide,
     dormant,
     executor,
+    governor,
     grow_step,
     memory_flat,
     passes,
@@ -73,6 +74,13 @@ def check(name: str, measured: Measured) -> None:
 )
 def test_a_benchmark_of_one_process_runs(name: str, run: Callable[[bool], Measured]) -> None:
     check(name, run(True))
+
+
+def test_the_governor_is_measured_on_a_stack_of_its_own_and_tells_of_every_run() -> None:
+    measured = governor.run(quick=True)
+    check("governor", measured)
+    assert all(row["exploded"] and row["incidents"] for row in measured.runs)
+    assert len(measured.runs) == 4
 
 
 def test_convergence_runs_on_a_stack_of_its_own_and_tells_of_every_run() -> None:

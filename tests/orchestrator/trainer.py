@@ -14,6 +14,7 @@ from topics.models import (
     Cull,
     Event,
     Fossilize,
+    Incident,
     KernelCost,
     Limits,
     LoadableKernel,
@@ -131,10 +132,12 @@ class Trainer:
         closing: bool = False,
         paused: bool = False,
         requests: Sequence[RunRequest] = (),
+        incidents: Sequence[Incident] = (),
     ) -> Sequence[AdaptationDecision]:
         """Make the next report, fold it, and return the decisions; time passes for the seeds."""
         report = self._next(kernels, contributions or {}, probe_loss, closing)
-        report = report.model_copy(update={"paused": paused, "requests": tuple(requests)})
+        told = {"paused": paused, "requests": tuple(requests), "incidents": tuple(incidents)}
+        report = report.model_copy(update=told)
         record = self._write(SEED_METRICS, report, self.reports)
         self.state, decisions = fold(self.state, report, cause_of(record, report))
         for decision in decisions:
@@ -265,7 +268,7 @@ class Trainer:
         for place, seed in list(self.seeds.items()):
             if seed.state is SeedState.BLENDING:
                 seed.state = SeedState.ACTIVE
-            elif seed.state is SeedState.CULLED:
+            elif seed.state in (SeedState.CULLED, SeedState.ROLLED_BACK):
                 del self.seeds[place]
 
 

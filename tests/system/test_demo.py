@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -37,20 +39,23 @@ def left_behind(home: Path) -> list[str]:
     return found
 
 
-def started_demo(home: Path, until: str) -> subprocess.Popen[str]:
-    """Start the demo and return once it has printed a line with `until`."""
-    demo = subprocess.Popen(
+@contextmanager
+def started_demo(home: Path, until: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the demo, go on once it has printed a line with `until`, and see that it has ended."""
+    with subprocess.Popen(
         [*DEMO, "--epochs", "2000"],
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert demo.stdout is not None
-    for line in demo.stdout:
-        if until in line:
-            return demo
-    pytest.fail(f"the demo ended before it said {until!r}")
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            if not any(until in line for line in demo.stdout):
+                pytest.fail(f"the demo ended before it said {until!r}")
+            yield demo
+        finally:
+            demo.kill()
 
 
 @pytest.mark.timeout(170)
@@ -78,11 +83,11 @@ def test_the_demo_grows_exports_audits_and_cleans_up(tmp_path: Path) -> None:
 def test_the_demo_leaves_no_process_behind_when_interrupted(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    demo = started_demo(tmp_path, until="training")
-    assert left_behind(tmp_path)
-    time.sleep(1.0)
-    demo.send_signal(number)
-    output, _ = demo.communicate(timeout=60)
+    with started_demo(tmp_path, until="training") as demo:
+        assert left_behind(tmp_path)
+        time.sleep(1.0)
+        demo.send_signal(number)
+        output, _ = demo.communicate(timeout=60)
     eventually("every process to end", lambda: not left_behind(tmp_path), timeout_s=15)
     assert "Traceback" not in output
     assert demo.returncode == (-signal.SIGKILL if number is signal.SIGKILL else 130)

@@ -15,6 +15,8 @@ from topics.models import (
     Cull,
     Event,
     Fossilize,
+    Incident,
+    IncidentKind,
     KernelCompiled,
     KernelCost,
     KernelReady,
@@ -30,6 +32,7 @@ from topics.models import (
     PolicyStamp,
     RandomStamp,
     RequestKind,
+    RolledBack,
     RunOpening,
     RunRequest,
     RunStatus,
@@ -205,6 +208,16 @@ asks = st.builds(
     site=site_names,
     slot=maybe(counts),
 ) | st.builds(RunRequest, **asked, kind=st.sampled_from((RequestKind.PAUSE, RequestKind.RESUME)))
+incidents = st.builds(
+    Incident,
+    kind=st.sampled_from(IncidentKind),
+    step=counts,
+    loss=maybe(finite),
+    restored_step=maybe(counts),
+    seeds=several(
+        st.builds(RolledBack, site=site_names, slot=counts, kernel_id=sha256s, decision_id=sha256s)
+    ),
+)
 reports = st.builds(
     SeedReport,
     run_id=identifiers,
@@ -219,6 +232,7 @@ reports = st.builds(
     outcomes=several(outcomes),
     paused=st.booleans(),
     requests=several(asks),
+    incidents=several(incidents),
     closing=st.booleans(),
 )
 places = {"site": site_names, "slot": counts, "kernel_id": sha256s}

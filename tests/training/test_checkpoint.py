@@ -21,7 +21,16 @@ from tests.seed.kernels import announced
 from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import decision, kernel_id, planting
 from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from topics.models import Cull, Fossilize, Operation, OutcomeStatus, RunStatus, SeedState, Selection
+from topics.models import (
+    Cull,
+    Fossilize,
+    Incident,
+    Operation,
+    OutcomeStatus,
+    RunStatus,
+    SeedState,
+    Selection,
+)
 
 REPORT_EVERY = 5
 BLUEPRINTS = {"conv": "conv-bottleneck", "fc1": "gated-linear-unit", "merges": "low-rank-skip"}
@@ -61,6 +70,7 @@ class Training:
             **(made | arguments),
         )
         self.steps = 0
+        self.no_number: set[int] = set()
         if state:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -75,7 +85,8 @@ class Training:
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.growth.step(loss)
+            spoilt = self.steps in self.no_number
+            self.growth.step(torch.tensor(torch.nan) if spoilt else loss)
 
     def train_until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + WAIT_S
@@ -371,6 +382,79 @@ def test_a_run_whose_reports_are_gone_does_not_go_on(settings: Settings) -> None
     torch.save(state, file)
     with pytest.raises(RecordUnfit, match=f"report 0 of run {elsewhere} is not on record any more"):
         Training(settings, file.getvalue())
+
+
+def rolled_back(training: Training, bandit: Bandit) -> Incident:
+    """Have a kernel planted and spoil the loss with it; return what the governor did, reported."""
+    bandit.decide(bandit.plant("fc1", 2, "gated-linear-unit"))
+    training.train(training.steps + 1)
+    training.no_number.add(training.steps + 1)
+    training.train(training.steps + 1)
+    (incident,) = training.growth.ancestry.incidents
+    assert "fc1" in {seed.site for seed in incident.seeds}
+    training.train_to_a_report()
+    return incident
+
+
+def test_a_rollback_after_the_checkpoint_is_done_again_bit_for_bit(
+    settings: Settings, outside: Outside
+) -> None:
+    first = Training(settings)
+    bandit = Bandit(outside, first)
+    bandit.offer()
+    saved, at = first.saved(), first.steps
+    first.train(at + 2 * REPORT_EVERY)
+    incident = rolled_back(first, bandit)
+    assert incident.restored_step is not None
+    assert incident.restored_step > at
+    interrupted(first)
+    second = Training(settings, saved)
+    second.train(first.steps)
+    assert second.growth.ancestry.incidents == [incident]
+    assert second.seen() == first.seen()
+    assert_same_state(first.model, second.model)
+    ours, theirs = first.optimizer.state_dict(), second.optimizer.state_dict()
+    torch.testing.assert_close(ours["state"], theirs["state"], rtol=0, atol=0)
+    second.growth.close()
+    reports = outside.reports(first.growth.run_id)
+    assert [each for report in reports for each in report.incidents] == [incident]
+    assert outside.repeats(first.growth.run_id) == 0
+
+
+def test_a_rollback_to_before_the_checkpoint_is_refused_in_words(
+    settings: Settings, outside: Outside
+) -> None:
+    first = Training(settings)
+    bandit = Bandit(outside, first)
+    bandit.offer()
+    bandit.decide(bandit.plant("fc1", 2, "gated-linear-unit"))
+    saved = first.saved()
+    first.train(first.steps + 1)
+    first.no_number.add(first.steps + 1)
+    first.train(first.steps + 1)
+    first.train_to_a_report()
+    interrupted(first)
+    second = Training(settings, saved)
+    with pytest.raises(CheckpointRefused, match="there is no snapshot here; go on from a check"):
+        second.train(first.steps)
+    second.growth.close()
+
+
+def test_a_checkpoint_of_after_a_rollback_goes_on_and_tells_of_it_once(
+    settings: Settings, outside: Outside
+) -> None:
+    first = Training(settings)
+    bandit = Bandit(outside, first)
+    bandit.offer()
+    incident = rolled_back(first, bandit)
+    saved = first.saved()
+    interrupted(first)
+    second = Training(settings, saved)
+    assert second.growth.ancestry.incidents == [incident]
+    second.train_to_a_report()
+    second.growth.close()
+    reports = outside.reports(first.growth.run_id)
+    assert [each for report in reports for each in report.incidents] == [incident]
 
 
 def test_a_checkpoint_holds_nothing_of_the_model(settings: Settings, outside: Outside) -> None:

@@ -56,6 +56,14 @@ def test_what_is_given_is_told_and_what_is_not_is_the_default() -> None:
     assert DEFAULT_SELECTION.attention is not None
 
 
+def test_policies_are_told_with_all_their_parameters_lest_a_default_changes() -> None:
+    told = an_opening(PolicySpec(name="sliding-ucb", params={"window": 50}), Selection())
+    assert told.policy.params == {"exploration": 0.5, "window": 50}
+    attending = an_opening(None, Selection(attention=PolicySpec(name="thompson-gaussian")))
+    assert attending.selection and attending.selection.attention
+    assert attending.selection.attention.params == {"sigma": 0.5, "prior_sigma": 0.5}
+
+
 @pytest.mark.parametrize(
     ("policy", "selection", "why"),
     [

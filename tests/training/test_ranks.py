@@ -180,10 +180,13 @@ def test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot
     outcomes, kernels = story.outcomes, story.kernels
 
     assert [each.status for each in outcomes.values()] == [
-        APPLIED, REFUSED, REFUSED, REFUSED, APPLIED, APPLIED,
+        APPLIED, REFUSED, REFUSED, REFUSED, REFUSED, APPLIED, APPLIED,
     ]  # fmt: skip
     assert outcomes["fails"].reason == "rank 1: no room on this GPU"
     assert outcomes["late"].reason == "rank 1: it has not its kernels in time"
+    assert outcomes["breaks"].reason == (
+        "rank 1: the plan failed and is taken back: OutOfMemoryError: no room for its gradients"
+    )
     assert outcomes["impossible"].reason is not None
     for rank in (0, 1):
         assert f"rank {rank}: seed conv/2 is dormant" in outcomes["impossible"].reason
@@ -207,13 +210,15 @@ def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
         "good": "low-rank-skip",
         "fails": "linear-bottleneck",
         "late": "gated-linear-unit",
+        "breaks": "identity",
         "again": "low-rank-skip-wide",
     }
     site = find_sites(host().to(device), ["fc1"], images(1).to(device), slots=3)["fc1"]
     kernels = {
         name: announced(outside.store, each, site.signature) for name, each in blueprints.items()
     }
-    torchrun.start(device=device, fails=kernels["fails"].sha256, late=kernels["late"].sha256)
+    spoilt = {name: kernels[name].sha256 for name in ("fails", "late", "breaks")}
+    torchrun.start(device=device, **spoilt)
     run_id = torchrun.run_id
     for ready in kernels.values():
         torchrun.offer(ready)
@@ -227,6 +232,7 @@ def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
         "good": torchrun.decide(plan("good", 0)),
         "fails": torchrun.decide(plan("fails", 1)),
         "late": torchrun.decide(plan("late", 1)),
+        "breaks": torchrun.decide(plan("breaks", 1)),
         "impossible": torchrun.decide(decision(none, name="impossible", run_id=run_id)),
         "again": torchrun.decide(plan("again", 1)),
         "cull": torchrun.decide(decision(cull, name="cull", run_id=run_id)),

@@ -21,6 +21,7 @@ from torch.optim import Adam
 
 import esper
 from esper.kernel import ArtifactRefused, Kernel
+from esper.seed import Seed, Site
 from esper.training import mail
 from esper.training.growth import Growth
 from esper.training.ranks import LeaderFailed, RanksDiffer
@@ -35,7 +36,7 @@ REPORT_EVERY: Final = 5
 
 
 def spoil(rank: int, orders: dict[str, Any]) -> None:
-    """Let rank 1 fail to build one kernel, and take too long over another."""
+    """Let rank 1 fail to build a kernel, take too long over one, and fail to plant a third."""
     real = mail.kernel_from
 
     def kernel_from(data: bytes, sha256: str) -> Kernel:
@@ -45,8 +46,16 @@ def spoil(rank: int, orders: dict[str, Any]) -> None:
             time.sleep(LATE_S)
         return real(data, sha256)
 
+    real_plant = Site.plant
+
+    def plant(site: Site, slot: int, seed: Seed) -> None:
+        real_plant(site, slot, seed)
+        if seed.kernel.sha256 == orders.get("breaks"):
+            raise torch.OutOfMemoryError("no room for its gradients")
+
     if rank == 1:
         mail.kernel_from = kernel_from
+        Site.plant = plant  # type: ignore[method-assign]
 
 
 def planted(growth: Growth) -> list[tuple[str, int, str]]:

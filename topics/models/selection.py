@@ -1,6 +1,6 @@
 """How a run chooses: its policies, what they may never exceed, and what earlier runs taught."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
@@ -10,8 +10,11 @@ from topics.models.run import PolicySpec, SiteKind
 Budget = Annotated[float, Field(gt=0)]
 Reward = Annotated[float, Field(ge=0, le=1)]
 
-ROLLBACK_EMBARGO_REPORTS = 96
+ROLLBACK_EMBARGO_REPORTS: Final = 96
 """Four times what a kernel that was merely too weak is left alone for."""
+
+COST_SPREAD: Final = 0.2
+"""Of runs whose opening does not tell; it is left out of the bytes."""
 
 
 class Limits(Event):
@@ -50,11 +53,15 @@ class Limits(Event):
 class Priors(Event):
     """How many trials each source of belief about an untried arm is worth; 0 leaves it out.
 
-    `cost` believes that what costs less is the better try. `memory` caps what earlier runs of the
-    blueprint count, `category` what those of others of its category do.
+    `cost` believes that what costs less is the better try: `cost_spread` is by how much reward the
+    cheapest kernel of a site is expected to exceed the dearest. `memory` caps what earlier runs of
+    the blueprint count, `category` what those of others of its category do.
     """
 
     cost: Annotated[float, Field(ge=0, le=100)] = 1.0
+    cost_spread: Annotated[
+        float, Field(ge=0, le=1, exclude_if=lambda spread: spread == COST_SPREAD)
+    ] = COST_SPREAD
     memory: Annotated[float, Field(ge=0, le=100)] = 2.0
     category: Annotated[float, Field(ge=0, le=100)] = 0.5
 

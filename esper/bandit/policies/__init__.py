@@ -38,7 +38,7 @@ _CLASSES = (
 
 POLICIES: Mapping[str, Callable[..., Policy]] = {each.name: each for each in _CLASSES}
 
-__all__ = ["POLICIES", "Policy", "attention_for", "policy_for"]
+__all__ = ["POLICIES", "Policy", "attention_for", "policy_for", "written_out"]
 
 
 def policy_for(spec: PolicySpec) -> Policy:
@@ -70,3 +70,14 @@ def attention_for(spec: PolicySpec) -> Policy:
     if policy.contextual:
         raise ValueError(f"policy {spec.name} judges blueprints and cannot choose seeds")
     return policy
+
+
+def written_out(spec: PolicySpec) -> PolicySpec:
+    """Return the same with every parameter, so that it means the same when a default has changed.
+
+    Raises:
+        ValueError: as `policy_for`.
+    """
+    policy = policy_for(spec)
+    names = [each.name for each in fields(POLICIES[spec.name])]  # type: ignore[arg-type]
+    return spec.model_copy(update={"params": {name: getattr(policy, name) for name in names}})

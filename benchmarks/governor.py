@@ -1,0 +1,155 @@
+"""What the governor saves, and what it costs.
+
+Runs with kernels that explode, on a real stack in lockstep, against the same runs never grown; and
+training steps with a governor against steps without one, nothing planted, reports included.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from benchmarks.exploding import Explosion, Injector, grown, never_grown
+from benchmarks.result import Figure, Goal, Measured, figure, ratio
+from benchmarks.stack import local_stack
+from benchmarks.threads import one_thread
+from benchmarks.timing import in_turn, scaled
+from esper.blueprint import shipped_named
+from esper.training import GovernorSettings
+from esper.training.garden import Garden
+from esper.training.governor import Governor
+from esper.training.optimizer import OptimizerMembership
+from workers.submit import publish_blueprints
+
+BLUEPRINTS: Final = ("low-rank-skip", "gated-linear-unit", "linear-bottleneck")
+SAVED: Final = Goal(sense="at most", limit=1.01, of="worst")
+CHEAP: Final = Goal(sense="at most", limit=1.02)
+REPORT_EVERY: Final = 50
+BATCH: Final = 64
+
+
+class Amount(NamedTuple):
+    """Seeds; steps on trial after which kernels explode; steps of a run; rounds of timing."""
+
+    seeds: tuple[int, ...]
+    after: tuple[int, ...]
+    steps: int
+    rounds: int
+
+
+FULL = Amount(seeds=tuple(range(5)), after=(2, 15, 40), steps=1600, rounds=8)
+QUICK = Amount(seeds=(0,), after=(15,), steps=200, rounds=1)
+
+HOSTS: Final = {"small": (32, 64, 10), "10m": (1024, 2560, 2816)}
+"""Widths of a perceptron of three layers: 3 thousand parameters, and 10 million."""
+
+SMALL_ROUNDS: Final = 10
+"""Rounds of the small host for each of the large one's, which takes so much longer."""
+
+
+def run(quick: bool) -> Measured:
+    """Measure both."""
+    amount = QUICK if quick else FULL
+    with one_thread():
+        costs = [
+            _cost(name, HOSTS["small"] if quick else widths, amount)
+            for name, widths in HOSTS.items()
+        ]
+        rows = list(_exploded(amount))
+        luck = [_luck(seed, amount.steps) for seed in amount.seeds]
+    saved = [
+        figure(
+            f"final-loss-{explosion.name.lower()}",
+            f"final loss ÷ that of the run never grown, kernels exploding: {explosion}",
+            "ratio",
+            [row["ratio"] for row in rows if row["explosion"] == explosion.value],
+            goal=SAVED,
+        )
+        for explosion in Explosion
+    ]
+    control = figure(
+        "final-loss-other-batches",
+        "the same of runs never grown, on other batches: what luck alone does",
+        "ratio",
+        luck,
+    )
+    parameters = amount._asdict() | {"report_every": REPORT_EVERY, "batch": BATCH, "hosts": HOSTS}
+    return Measured(parameters=parameters, figures=(*saved, control, *costs), runs=tuple(rows))
+
+
+def _exploded(amount: Amount) -> Iterator[dict[str, Any]]:
+    """Yield a row for each run: seed, when and how kernels explode, and how it ended."""
+    with local_stack() as stack:
+        publish_blueprints(stack.settings, map(shipped_named, BLUEPRINTS))
+        alone = {seed: never_grown(seed, amount.steps).loss for seed in amount.seeds}
+        for seed, after, explosion in product(amount.seeds, amount.after, Explosion):
+            injector = Injector(explosion, after)
+            ended = grown(stack.settings, seed, injector, steps=amount.steps)
+            assert ended.growth is not None
+            incidents = ended.growth.ancestry.incidents
+            yield {
+                "seed": seed,
+                "after": after,
+                "explosion": explosion.value,
+                "exploded": ended.exploded,
+                "incidents": len(incidents),
+                "never_grown": alone[seed],
+                "loss": ended.loss,
+                "ratio": ended.loss / alone[seed],
+            }
+
+
+def _luck(seed: int, steps: int) -> float:
+    shifted = never_grown(seed, steps, other_batches=10 * steps)
+    return shifted.loss / never_grown(seed, steps).loss
+
+
+def _cost(name: str, widths: tuple[int, int, int], amount: Amount) -> Figure:
+    taken = in_turn(
+        {
+            "with": _training(widths, governed=True),
+            "without": _training(widths, governed=False),
+        },
+        rounds=amount.rounds * (SMALL_ROUNDS if name == "small" else 1),
+    )
+    per_step = {side: scaled(values, 1e6 / REPORT_EVERY) for side, values in taken.items()}
+    return ratio(
+        f"step-{name}",
+        f"a training step with the governor ÷ without, a report in {REPORT_EVERY}: {name} host",
+        ("with", per_step["with"]),
+        ("without", per_step["without"]),
+        goal=CHEAP,
+    )
+
+
+def _training(widths: tuple[int, int, int], *, governed: bool) -> Callable[[], None]:
+    """Return what trains a host from one report to the next."""
+    torch.manual_seed(0)
+    inputs, hidden, last = widths
+    model = nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, last), nn.ReLU(), nn.Linear(last, 1)
+    )
+    optimizer = Adam(model.parameters())
+    x, y = torch.randn(BATCH, inputs), torch.randn(BATCH, 1)
+    governor: Governor | None = None
+    if governed:
+        garden = Garden({}, OptimizerMembership(optimizer))
+        governor = Governor(
+            GovernorSettings(), model, garden, REPORT_EVERY, lambda _: 0, lambda _: None
+        )
+        governor.begin()
+
+    def train() -> None:
+        for step in range(1, REPORT_EVERY + 1):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if governor is not None:
+                governor.watch(loss, step)
+
+    return train
