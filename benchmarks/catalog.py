@@ -51,6 +51,7 @@ BENCHMARKS = (
     Benchmark("memory-flat", "memory_flat", "what the bandit worker keeps of a million reports"),
     Benchmark("governor", "governor", "runs whose kernels explode, and what watching costs"),
     Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),
+    Benchmark("twin", "twin", "a training with a busy pipeline against its twin without Esper"),
     Benchmark("convergence", "convergence", "what each policy comes to choose in real training"),
 )
 

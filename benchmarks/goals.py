@@ -123,6 +123,13 @@ ROWS = (
         "time stands in the next row; what the machine does besides is in beside ÷ off, below",
     ),
     Row(
+        "bits of a training with a busy pipeline, decisions withheld, that are other without Esper",
+        "0",
+        "twin",
+        ("differing-weights", "differing-optimizer", "differing-losses", "differing-random"),
+        "something beside the training thread draws random numbers, or a probe leaves a trace",
+    ),
+    Row(
         "probes and reports as a share of training time, default reporting interval",
         "≤ 3 %",
         "steps",

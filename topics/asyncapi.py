@@ -18,6 +18,7 @@ from topics.catalog import (
     KERNEL_COMPILED,
     KERNEL_READY,
     KERNEL_REQUESTED,
+    RUN_CONTROL,
     SEED_METRICS,
     TOPICS,
     TRAINING_RUN,
@@ -59,6 +60,8 @@ FLOWS: tuple[Flow, ...] = (
     Flow("bandit", "receive", SEED_METRICS),
     Flow("bandit", "send", ADAPTATION_DECISION),
     Flow("trainer", "receive", ADAPTATION_DECISION),
+    Flow("operator", "send", RUN_CONTROL),
+    Flow("trainer", "receive", RUN_CONTROL),
 )
 
 

@@ -11,6 +11,7 @@ from topics.models import (
     KernelCompiled,
     KernelReady,
     KernelRequested,
+    RunRequest,
     SeedReport,
     TrainingRun,
 )
@@ -125,6 +126,14 @@ ADAPTATION_DECISION = Topic(
     retention_ms=90 * DAY_MS,
     summary="What to plant, keep and remove; hash-chained within a run.",
 )
+RUN_CONTROL = Topic(
+    name="run-control",
+    model=RunRequest,
+    key="run_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    summary="What people ask of a run: to cull, to keep, to pause, to resume.",
+)
 
 TOPICS: tuple[Topic, ...] = (
     BLUEPRINT_SUBMITTED,
@@ -134,6 +143,7 @@ TOPICS: tuple[Topic, ...] = (
     KERNEL_READY,
     SEED_METRICS,
     ADAPTATION_DECISION,
+    RUN_CONTROL,
 )
 
 COMPILE_APP = "esper-compile"

@@ -32,6 +32,7 @@ class Kind(Enum):
     KERNELS = b"B"
     NO_KERNELS = b"U"
     MISSING = b"M"
+    ASKED = b"Q"
     LEFT_OPEN = b"L"
 
 

@@ -35,6 +35,7 @@ from topics.catalog import (
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
     KERNEL_READY,
+    RUN_CONTROL,
     SEED_METRICS,
     TRAINING_RUN,
 )
@@ -45,6 +46,7 @@ from topics.models import (
     KernelCompiled,
     KernelReady,
     Plant,
+    RunRequest,
     RunStatus,
     SeedReport,
 )
@@ -104,6 +106,7 @@ class LinkProcess:
         self._resumption = order.resumption
         self._catalogue: Catalogue | None = None
         self._desk, self._mail = desk, mail
+        self._told: set[str] = set()
         self._signatures = set(map(encode, order.run.sites.values()))
         self._recall = Recall(order.redis_url, order.run) if order.remember else None
         key = load_public(Path(order.trusted_key_file))
@@ -124,6 +127,7 @@ class LinkProcess:
         key = self._run.run_id.encode()
         if self._resumption is None:
             self._bus.follow(ADAPTATION_DECISION.name, self._hear_decision, key=key)
+            self._bus.follow(RUN_CONTROL.name, self._hear_request, key=key)
         else:
             self._take_up(self._resumption, key)
         if not self._lockstep:
@@ -182,6 +186,14 @@ class LinkProcess:
         self._bus.follow(
             ADAPTATION_DECISION.name, self._hear_decision, key=key, start=Start.BEGINNING
         )
+        # What was asked while no one trained counts still; what a report told of does not again.
+        on_record = [decode(SeedReport, record.value) for record in reports]
+        self._told = {
+            request.request_id
+            for report in (*on_record, resumption.last_report)
+            for request in report.requests
+        }
+        self._bus.follow(RUN_CONTROL.name, self._hear_request, key=key, start=Start.BEGINNING)
 
     def _standing(self) -> Iterator[KernelReady]:
         """Yield the last announcement of each kernel, as they stand now."""
@@ -212,6 +224,18 @@ class LinkProcess:
         needed = [each.kernel_id for each in decision.operations if isinstance(each, Plant)]
         if needed:
             self._loader.prepare(decision.decision_id, needed)
+
+    def _hear_request(self, record: Record) -> None:
+        try:
+            request = decode(RunRequest, record.value)
+        except Undecodable as error:
+            log.error("%s is not readable: %s", _place(record), error)
+            return
+        if request.run_id != self._run.run_id:
+            log.error("%s is under this run's key and of run %s", _place(record), request.run_id)
+        elif request.request_id not in self._told:
+            # Over the desk, as an offer: only what reports is to know of it.
+            self._desk.put(Frame(Kind.ASKED, {}, record.value or b""))
 
     def _hear_kernel(self, record: Record) -> None:
         ready = _announcement(record)

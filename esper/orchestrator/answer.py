@@ -14,13 +14,20 @@ def last_word(board: Board, decisions: int) -> Plan:
     return Plan((), _why_no_more(board, decisions))
 
 
+PAUSED = "no action: paused by the trainer"
+
+
 def no_action(board: Board) -> str | None:
     """Return why nothing can be planted although there is room on trial; None where there is none.
 
     The reason names constraints, not numbers of arms that change from report to report.
     """
     limits = board.state.run.selection.limits
-    if not board.state.run.selects or board.state.pending or not board.state.arms:
+    if not board.state.run.selects:
+        return None
+    if board.report.paused:
+        return PAUSED
+    if board.state.pending or not board.state.arms:
         return None
     if board.situation.on_trial >= limits.max_on_trial:
         return None
@@ -32,6 +39,8 @@ def _why_no_more(board: Board, decisions: int) -> str:
     if decisions:
         noun = "decision is" if decisions == 1 else f"{decisions} decisions are"
         return f"the {noun} the whole answer to report {board.report.seq}"
+    if board.report.paused:
+        return PAUSED
     if waiting := len(board.state.pending):
         noun = "decision is" if waiting == 1 else "decisions are"
         return f"nothing is decided: {waiting} earlier {noun} not answered yet"

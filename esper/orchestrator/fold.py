@@ -9,6 +9,7 @@ from esper.bandit.selector import PURPOSE, TIE_BREAK
 from esper.orchestrator.answer import last_word, no_action
 from esper.orchestrator.arms import TooManyArms
 from esper.orchestrator.board import Board, set_up
+from esper.orchestrator.by_hand import answers
 from esper.orchestrator.learn import incidents_in_words, learn
 from esper.orchestrator.plan import Plan
 from esper.orchestrator.state import FoldState, Pending
@@ -83,7 +84,8 @@ def fold(
     board = set_up(after, report)
     plans: list[Proposal] = [SEAL] if report.closing else _plans(board)
     reason = None
-    if not plans:
+    idle = not any(plan.operations for _, plan in plans)
+    if not report.closing and (idle or report.paused):
         reason = no_action(board)
     if after.run.opening.lockstep and not report.closing:
         plans.append((None, last_word(board, len(plans))))
@@ -116,10 +118,12 @@ def _opened(report: SeedReport) -> FoldState:
 
 
 def _plans(board: Board) -> list[Proposal]:
+    plans: list[Proposal] = [(None, plan) for plan in answers(board.report)]
+    if board.report.paused or any(plan.operations for _, plan in plans):
+        return plans
     if board.state.pending:
         # What is under way decides which slots are free; wait for the trainer's answer.
-        return []
-    plans: list[Proposal] = []
+        return plans
     for strategy, propose in STRATEGIES:
         plan = propose(board)
         if plan is None:
@@ -133,7 +137,7 @@ def _told_of_incidents(proposal: Proposal, report: SeedReport, state: FoldState)
     """Return the first answer to a report, with what the governor did before its own reason."""
     strategy, plan = proposal
     said = incidents_in_words(report, state.run.selection)
-    return strategy, Plan(plan.operations, f"{said}; {plan.reason}")
+    return strategy, replace(plan, reason=f"{said}; {plan.reason}")
 
 
 def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> FoldState:
@@ -215,6 +219,7 @@ def _decisions(
             state_before_sha256=before_sha256,
             state_after_sha256=after_sha256,
             previous_sha256=previous,
+            request_id=plan.request_id,
         )
         previous = digest(decision)
         decisions.append(decision)

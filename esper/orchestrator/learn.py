@@ -75,11 +75,11 @@ def _occupied(state: FoldState, report: SeedReport) -> dict[Seat, int]:
 def _with_embargoes(
     arms: Arms, pending: tuple[Pending, ...], report: SeedReport, selection: Selection
 ) -> Arms:
-    """Leave alone for a while what the trainer refused to plant, or it would be asked for ever."""
+    """Leave alone for a while what the trainer did not plant, or it would be asked for ever."""
     refused = {
         outcome.decision_id
         for outcome in report.outcomes
-        if outcome.status is OutcomeStatus.REFUSED
+        if outcome.status is not OutcomeStatus.APPLIED
     }
     names = [
         name for waiting in pending if waiting.decision_id in refused for name in waiting.planted

@@ -7,7 +7,11 @@ from topics.models import Operation
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a strategy proposes; the trainer applies all operations at one step, or none."""
+    """What a strategy proposes; the trainer applies all operations at one step, or none.
+
+    `request_id` is set where a person asked for it.
+    """
 
     operations: tuple[Operation, ...]
     reason: str
+    request_id: str | None = None

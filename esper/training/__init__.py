@@ -8,7 +8,7 @@ from esper.link import RecordUnfit
 from esper.training.attach import grow
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.export import export_model
-from esper.training.growth import Growth, GrowthClosed
+from esper.training.growth import Growth, GrowthClosed, LossRefused
 from esper.training.lockstep import LockstepBroken, LockstepRefused, Patience
 from esper.training.losswatch import GovernorRefused, GovernorSettings
 from esper.training.opening import PolicyRefused
@@ -23,6 +23,7 @@ __all__ = [
     "GrowthClosed",
     "LockstepBroken",
     "LockstepRefused",
+    "LossRefused",
     "Patience",
     "PolicyRefused",
     "RecordUnfit",

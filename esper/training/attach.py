@@ -67,6 +67,7 @@ def grow(
     lockstep: bool | Patience = False,
     memory: bool | MemorySnapshot | None = None,
     governor: bool | GovernorSettings = True,
+    dry_run: bool = False,
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
@@ -103,6 +104,8 @@ def grow(
         governor: whether a kernel on trial under which the loss is not a number, diverges or
             collapses is taken out, and the run taken back to before it; or its thresholds. Off
             over several ranks, which the log says.
+        dry_run: whether decisions are only reported on, and all withheld: the model is trained bit
+            for bit as without Esper, and `esper audit` shows what would have been done.
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
@@ -138,6 +141,7 @@ def grow(
         opening,
         remembers=patience is None if memory is None else memory is True,
         governor=GovernorSettings() if governor is True else governor or None,
+        dry_run=dry_run,
     )
     growth = attachment.begun(
         settings or Settings(),
@@ -162,6 +166,7 @@ class _Attachment:
     opening: RunOpening
     remembers: bool
     governor: GovernorSettings | None
+    dry_run: bool
 
     def begun(
         self,
@@ -199,6 +204,7 @@ class _Attachment:
                 patience=patience,
                 resumed=resumed,
                 governor=governor,
+                dry_run=self.dry_run,
             ).open()
 
     def _named(self, resumed: Checkpoint | None, ranks: Ranks | None) -> TrainingRun:

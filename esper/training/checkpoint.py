@@ -155,6 +155,11 @@ class Checkpoint(BaseModel):
         return frozenset(decision.decision_id for decision in self.decisions)
 
     @property
+    def asked(self) -> frozenset[str]:
+        """The ids of requests that were heard, and are to be reported next."""
+        return frozenset(request.request_id for request in self.news.requests)
+
+    @property
     def resumption(self) -> Resumption:
         """What a link needs to know of it."""
         return Resumption(
@@ -209,7 +214,7 @@ class Checkpoint(BaseModel):
         )
         inbox.ancestry.merged.update(self.merged)
         inbox.ancestry.incidents.extend(self.incidents)
-        inbox.expect_again(self.taken, self.next_seq)
+        inbox.expect_again(self.taken | self.asked, self.next_seq)
         reporter.restore(self.next_seq, self.last_report, self.news)
 
 

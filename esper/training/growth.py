@@ -40,6 +40,10 @@ class GrowthClosed(RuntimeError):
     """A step after the run's end."""
 
 
+class LossRefused(ValueError):
+    """What was given to `step` is not the loss of a step; the message says what to give."""
+
+
 class Growth:
     """A model that grows while it is trained: call `step` once after each optimizer step.
 
@@ -62,6 +66,7 @@ class Growth:
         patience: Patience | None = None,
         resumed: Checkpoint | None = None,
         governor: GovernorSettings | None = None,
+        dry_run: bool = False,
     ) -> None:
         self.run_id = run.run_id
         self._run = run
@@ -75,7 +80,7 @@ class Growth:
             self._gradients = GradientNorms(garden.sites)
         self._ranks = ranks
         self._council = None if ranks is None else Council(ranks)
-        self._inbox = Inbox(self._garden, self._reporter, self._council)
+        self._inbox = Inbox(self._garden, self._reporter, self._council, dry_run=dry_run)
         self._link = link
         self._lockstep: Lockstep | None = None
         if patience is not None:
@@ -120,11 +125,14 @@ class Growth:
 
         Raises:
             GrowthClosed: the run has ended.
+            LossRefused: it is no scalar tensor; nothing was done.
             LockstepBroken: in a lockstep run, what it waits for did not come.
             CheckpointRefused: what was done after a checkpoint cannot be done again.
         """
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise LossRefused(_no_loss(loss))
         self._step += 1
         self._act(loss)
         self._await_gradients()
@@ -169,6 +177,23 @@ class Growth:
         self._garden.trained_by(OptimizerMembership(optimizer))
         if self._governor is not None:
             self._governor.start_over(self._step)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is decided: by `pause`, or by a person with `esper run pause`."""
+        return self._reporter.paused
+
+    def pause(self) -> None:
+        """Have nothing decided from the next report on; what is planted goes on as it is.
+
+        It is trained, ramped and reported on. Decisions under way are still applied, and so is
+        what a person asks for by hand. Over several ranks, rank 0's word counts.
+        """
+        self._reporter.paused = True
+
+    def resume(self) -> None:
+        """Have decisions made again, from the next report on."""
+        self._reporter.paused = False
 
     def close(self) -> None:
         """End the run: send the last report, wait for the seal, disconnect. Safe to call twice."""
@@ -382,6 +407,18 @@ class Growth:
             self._inbox.take_seal()
         if not self.ancestry.sealed:
             log.warning("run %s is not sealed: no bandit worker answered", self.run_id)
+
+
+def _no_loss(given: object) -> str:
+    if isinstance(given, Tensor):
+        return (
+            f"growth.step was given a tensor of shape {tuple(given.shape)}; give the loss of the "
+            "step as a scalar, such as its mean"
+        )
+    return (
+        f"growth.step was given {type(given).__name__}; give the loss of the step as the scalar "
+        "tensor that backward was called on"
+    )
 
 
 def _unmeasured() -> Measured:

@@ -31,6 +31,8 @@ from topics.models import (
     LoadableKernel,
     Outcome,
     OutcomeStatus,
+    RequestKind,
+    RunRequest,
 )
 
 log = logging.getLogger("esper")
@@ -44,7 +46,7 @@ class DecisionArrived:
     timestamp_ms: int
 
 
-Mail = DecisionArrived | Delivery[Kernel]
+Mail = DecisionArrived | RunRequest | Delivery[Kernel]
 
 
 @dataclass(slots=True)
@@ -75,15 +77,24 @@ class Inbox:
 
     Decisions are applied in the order in which they came, each once: a repetition is dropped by
     its id. With a council all ranks apply a decision at the same step, or none does.
-    `answered_seq` is the last report whose answer has come to its end.
+    `answered_seq` is the last report whose answer has come to its end. A `dry_run` withholds every
+    decision: the model stays as it is.
     """
 
-    def __init__(self, garden: Garden, reporter: Reporter, council: Council | None = None) -> None:
+    def __init__(
+        self,
+        garden: Garden,
+        reporter: Reporter,
+        council: Council | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> None:
         self.mailbox: deque[Mail] = deque()
         self.ancestry = Ancestry()
         self._garden = garden
         self._reporter = reporter
         self._council = council
+        self._dry_run = dry_run
         self._passed_over = 0
         self._heard: set[str] = set()
         self.queue: deque[Waiting] = deque()
@@ -209,6 +220,8 @@ class Inbox:
                 self._reporter.note_refusal(KernelRefusal(kernel_id=kernel_id, reason=reason[:500]))
             case DecisionArrived(decision):
                 self._admit(mail, decision, step)
+            case RunRequest():
+                self._note_request(mail)
             case KernelsPrepared(token, kernels):
                 for waiting in self.queue:
                     if waiting.arrived.decision.decision_id == token:
@@ -233,7 +246,18 @@ class Inbox:
                     )
                 )
 
+    def _note_request(self, request: RunRequest) -> None:
+        """Have the next report tell of it, once; to pause and to resume are done at once."""
+        if request.request_id in self._heard:
+            return
+        self._heard.add(request.request_id)
+        self._reporter.note_request(request)
+        if request.kind in (RequestKind.PAUSE, RequestKind.RESUME):
+            self._reporter.paused = request.kind is RequestKind.PAUSE
+
     def _note_decision(self, decision: AdaptationDecision) -> None:
+        if decision.request_id is not None and not decision.operations:
+            return
         if decision.strategy is None and not decision.operations:
             self.answered_seq = max(self.answered_seq, decision.seq)
             if decision.seq != self._reporter.closing_seq:
@@ -245,6 +269,9 @@ class Inbox:
     def _admit(self, mail: DecisionArrived, decision: AdaptationDecision, step: int) -> None:
         self._note_decision(decision)
         if not decision.operations:
+            return
+        if self._dry_run:
+            self._answer(mail, OutcomeStatus.WITHHELD, step)
             return
         if self._passed_over:
             self._passed_over -= 1

@@ -107,13 +107,15 @@ class Ancestry:
             return "never applied"
         if outcome.status is OutcomeStatus.REFUSED:
             return f"refused: {outcome.reason}"
+        if outcome.status is OutcomeStatus.WITHHELD:
+            return "withheld in a dry run"
         place = (decision.decision_id, plant.site, plant.slot)
         for incident in self.incidents:
             if place in {(seed.decision_id, seed.site, seed.slot) for seed in incident.seeds}:
                 return f"rolled back after {incident.kind} at {incident.step}"
         for later in self.decisions[index + 1 :]:
             answer = self.outcomes.get(later.decision_id)
-            if answer is None or answer.status is OutcomeStatus.REFUSED:
+            if answer is None or answer.status is not OutcomeStatus.APPLIED:
                 continue
             for operation in later.operations:
                 if _ends(operation, plant):

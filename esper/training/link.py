@@ -14,7 +14,7 @@ from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.ranks.relay import RelaySender
 from topics.bus import BrokerUnreachable, TopicMismatch
 from topics.codec import decode, encode
-from topics.models import KernelReady, MemorySnapshot, SeedReport
+from topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
 
 log = logging.getLogger("esper")
 
@@ -142,6 +142,8 @@ class RunLink:
                 self._fail(f"a report cannot be sent ({note.head['reason']})")
             case Kind.OFFER:
                 self._deliver(Verified(decode(KernelReady, note.body)))
+            case Kind.ASKED:
+                self._deliver(decode(RunRequest, note.body))
             case Kind.UNFIT:
                 self._deliver(KernelRefused(**note.head))
             case Kind.LOGGED:

@@ -12,11 +12,11 @@ from esper.kernel.making import kernel_from
 from esper.link import Frame, Kind
 from esper.seed import STREAMS, Site
 from topics.codec import Undecodable, decode
-from topics.models import AdaptationDecision, SiteSignature
+from topics.models import AdaptationDecision, RunRequest, SiteSignature
 
 log = logging.getLogger("esper")
 
-Deliver = Callable[[Delivery[Kernel]], None]
+Deliver = Callable[[Delivery[Kernel] | RunRequest], None]
 HearDecision = Callable[[AdaptationDecision, int], None]
 
 

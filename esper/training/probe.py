@@ -40,6 +40,12 @@ class Probe:
                 f"the probe has {len(self.inputs)} inputs and {len(self.targets)} targets; "
                 "give the same number of both, at least one"
             )
+        for what, values in (("inputs", self.inputs), ("targets", self.targets)):
+            if not bool(values.isfinite().all()):
+                raise ProbeRefused(
+                    f"the probe's {what} hold values that are not finite, so that no loss on it "
+                    "would be; give samples without them"
+                )
 
     def measure(self, model: nn.Module, sites: Mapping[str, Site]) -> Measured:
         """Measure the loss, and for each seed on trial the loss without it minus the loss with it.
@@ -99,7 +105,11 @@ class Probe:
         return per_sample
 
 
-def _finite(loss: Tensor) -> float | None:
+def _finite(loss: object) -> float | None:
+    if not isinstance(loss, Tensor):
+        raise ProbeRefused(
+            f"loss_fn gives {type(loss).__name__}; it must give the mean loss as a tensor"
+        )
     if loss.numel() != 1:
         raise ProbeRefused(
             f"loss_fn gives {tuple(loss.shape)}; it must give the mean loss, one number"

@@ -14,6 +14,7 @@ from topics.models import (
     LoadableKernel,
     Outcome,
     RunOpening,
+    RunRequest,
     SeedReport,
     SeedState,
     SeedStatus,
@@ -29,12 +30,15 @@ class News(BaseModel):
     refusals: tuple[KernelRefusal, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     incidents: tuple[Incident, ...] = ()
+    requests: tuple[RunRequest, ...] = ()
+    paused: bool = False
 
 
 class Reporter:
     """Makes the reports of one run, in sequence; what is noted goes into the next.
 
-    `closing_seq` is the number of the report that closes the run, once there is one.
+    `closing_seq` is the number of the report that closes the run, once there is one; `paused` is
+    what reports say of whether anything is to be decided.
     """
 
     def __init__(self, run_id: str, opening: RunOpening) -> None:
@@ -47,6 +51,8 @@ class Reporter:
         self._refusals: list[KernelRefusal] = []
         self._outcomes: list[Outcome] = []
         self._incidents: list[Incident] = []
+        self._requests: list[RunRequest] = []
+        self.paused = False
 
     @property
     def news(self) -> News:
@@ -56,6 +62,8 @@ class Reporter:
             refusals=tuple(self._refusals),
             outcomes=tuple(self._outcomes),
             incidents=tuple(self._incidents),
+            requests=tuple(self._requests),
+            paused=self.paused,
         )
 
     def restore(self, next_seq: int, last: SeedReport, news: News) -> None:
@@ -63,6 +71,7 @@ class Reporter:
         self.next_seq, self.last = next_seq, last
         self._kernels, self._refusals = list(news.kernels), list(news.refusals)
         self._outcomes, self._incidents = list(news.outcomes), list(news.incidents)
+        self._requests, self.paused = list(news.requests), news.paused
 
     def skip(self, report: SeedReport) -> None:
         """Go on as after a report that is on record already: what it tells is told."""
@@ -71,6 +80,8 @@ class Reporter:
         self._refusals = [each for each in self._refusals if each not in report.refusals]
         self._outcomes = [each for each in self._outcomes if each not in report.outcomes]
         self._incidents = [each for each in self._incidents if each not in report.incidents]
+        self._requests = [each for each in self._requests if each not in report.requests]
+        self.paused = report.paused
 
     def note_kernel(self, kernel: LoadableKernel) -> None:
         """A kernel became loadable at a site."""
@@ -87,6 +98,10 @@ class Reporter:
     def note_incident(self, incident: Incident) -> None:
         """The governor stepped in."""
         self._incidents.append(incident)
+
+    def note_request(self, request: RunRequest) -> None:
+        """A person asked something of the run."""
+        self._requests.append(request)
 
     def next(
         self,
@@ -119,13 +134,16 @@ class Reporter:
             outcomes=tuple(self._outcomes),
             gradients=dict(gradients or {}),
             incidents=tuple(self._incidents),
+            paused=self.paused,
+            requests=tuple(self._requests),
             closing=closing,
         )
         if closing:
             self.closing_seq = self.next_seq
         self.next_seq += 1
         self.last = report
-        self._kernels, self._refusals, self._outcomes, self._incidents = [], [], [], []
+        self._kernels, self._refusals, self._outcomes = [], [], []
+        self._incidents, self._requests = [], []
         return report
 
 

@@ -23,6 +23,7 @@ from benchmarks import (
     pipeline,
     regret,
     steps,
+    twin,
 )
 from benchmarks.goals import ROWS
 from benchmarks.paced_trainer import RUN
@@ -124,6 +125,23 @@ def test_steps_run(stack: Stack) -> None:
     # The seals, and that nothing can be planted where no kernel may be.
     assert answers
     assert not any(answer.operations for answer in answers), "nothing was planted"
+
+
+def test_a_twin_whose_pipeline_is_busy_is_bit_for_bit_the_plain_loop(stack: Stack) -> None:
+    measured = twin.measure(stack, twin.QUICK)
+
+    check("twin", measured)
+    figures = {figure.key: figure for figure in measured.figures}
+    assert figures["kernels"].median > 0
+    assert figures["withheld"].median >= twin.QUICK.decisions
+    assert {figures[f"differing-{kind}"].worst for kind in twin.WHAT} == {0}
+
+
+def test_a_twin_whose_decisions_are_applied_differs(stack: Stack) -> None:
+    """Or to be alike would prove nothing."""
+    pair = twin.pair(stack.settings, 1, twin.Amount(1, 400, 0), dry_run=False)
+
+    assert pair.differing["weights"] > 0
 
 
 def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:

@@ -24,7 +24,9 @@ from topics.models import (
     Plant,
     PolicySpec,
     Priors,
+    RequestKind,
     RunOpening,
+    RunRequest,
     SeedReport,
     SeedState,
     SeedStatus,
@@ -128,11 +130,14 @@ class Trainer:
         contributions: Mapping[Place, float | None] | None = None,
         probe_loss: float | None = 1.0,
         closing: bool = False,
+        paused: bool = False,
+        requests: Sequence[RunRequest] = (),
         incidents: Sequence[Incident] = (),
     ) -> Sequence[AdaptationDecision]:
         """Make the next report, fold it, and return the decisions; time passes for the seeds."""
         report = self._next(kernels, contributions or {}, probe_loss, closing)
-        report = report.model_copy(update={"incidents": tuple(incidents)})
+        told = {"paused": paused, "requests": tuple(requests), "incidents": tuple(incidents)}
+        report = report.model_copy(update=told)
         record = self._write(SEED_METRICS, report, self.reports)
         self.state, decisions = fold(self.state, report, cause_of(record, report))
         for decision in decisions:
@@ -160,7 +165,8 @@ class Trainer:
                         SeedState.BLENDING, operation.kernel_id, operation.blueprint_id
                     )
                 case Cull():
-                    assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
+                    assert seed.state in (SeedState.BLENDING, SeedState.ACTIVE)
+                    assert seed.kernel_id == operation.kernel_id
                     self.seeds[place] = Seed(SeedState.CULLED)
                 case Fossilize():
                     assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
@@ -179,6 +185,23 @@ class Trainer:
             if isinstance(operation, Plant):
                 del self.seeds[operation.site, operation.slot]
         self._answer(decision, OutcomeStatus.REFUSED)
+
+    def withhold(self, decision: AdaptationDecision) -> None:
+        """Withhold a decision, as a dry run does."""
+        self._answer(decision, OutcomeStatus.WITHHELD)
+
+    def ask(
+        self, kind: RequestKind, site: str | None = None, slot: int | None = None
+    ) -> RunRequest:
+        """What a person asks of the run now."""
+        name = f"{self.seq} {kind} {site} {slot}"
+        return RunRequest(
+            request_id=sha256_of(name.encode()),
+            run_id=self.run_id,
+            kind=kind,
+            site=site,
+            slot=slot,
+        )
 
     def _answer(self, decision: AdaptationDecision, status: OutcomeStatus) -> None:
         if not decision.operations:

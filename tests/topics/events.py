@@ -31,8 +31,10 @@ from topics.models import (
     PolicySpec,
     PolicyStamp,
     RandomStamp,
+    RequestKind,
     RolledBack,
     RunOpening,
+    RunRequest,
     RunStatus,
     SeedReport,
     SeedState,
@@ -198,6 +200,14 @@ openings = st.builds(
     report_interval_steps=st.integers(1, INT64 - 1),
     lockstep=st.booleans(),
 )
+asked = {"request_id": sha256s, "run_id": identifiers}
+asks = st.builds(
+    RunRequest,
+    **asked,
+    kind=st.sampled_from((RequestKind.CULL, RequestKind.KEEP)),
+    site=site_names,
+    slot=maybe(counts),
+) | st.builds(RunRequest, **asked, kind=st.sampled_from((RequestKind.PAUSE, RequestKind.RESUME)))
 incidents = st.builds(
     Incident,
     kind=st.sampled_from(IncidentKind),
@@ -220,6 +230,8 @@ reports = st.builds(
     refusals=several(st.builds(KernelRefusal, kernel_id=sha256s, reason=words)),
     seeds=several(seeds),
     outcomes=several(outcomes),
+    paused=st.booleans(),
+    requests=several(asks),
     incidents=several(incidents),
     closing=st.booleans(),
 )
@@ -263,6 +275,7 @@ decisions = st.builds(
     state_before_sha256=sha256s,
     state_after_sha256=sha256s,
     previous_sha256=maybe(sha256s),
+    request_id=maybe(sha256s),
 )
 
 EVENTS: dict[type[Event], SearchStrategy[Any]] = {
@@ -273,6 +286,7 @@ EVENTS: dict[type[Event], SearchStrategy[Any]] = {
     KernelReady: kernels,
     SeedReport: reports,
     AdaptationDecision: decisions,
+    RunRequest: asks,
 }
 
 any_event: SearchStrategy[Event] = st.one_of(*EVENTS.values())

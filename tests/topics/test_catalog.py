@@ -32,6 +32,7 @@ def test_the_topics_are_those_of_the_design() -> None:
         ("kernel-ready", "kernel_id", 12, "compact"),
         ("seed-metrics", "run_id", 12, "delete"),
         ("adaptation-decision", "run_id", 12, "delete"),
+        ("run-control", "run_id", 12, "delete"),
     }
 
 

@@ -30,7 +30,9 @@ from topics.models import (
     Outcome,
     OutcomeStatus,
     PolicySpec,
+    RequestKind,
     RunOpening,
+    RunRequest,
     SeedReport,
     SeedState,
 )
@@ -408,6 +410,32 @@ def test_the_end_of_an_answer_is_noted_and_seals_nothing_and_is_no_part_of_the_l
     assert trainer.inbox.answered_seq == 0
     assert not trainer.inbox.ancestry.sealed
     assert trainer.inbox.ancestry.decisions == []
+
+
+def test_the_answer_to_a_request_ends_nothing_and_is_no_part_of_the_lineage(
+    trainer: Trainer,
+) -> None:
+    answer = decision(strategy=None, seq=4).model_copy(update={"request_id": ZEROS})
+    trainer.hear(answer)
+    trainer.take()
+    assert trainer.inbox.answered_seq == -1
+    assert trainer.inbox.ancestry.decisions == []
+
+
+@pytest.mark.parametrize("kind", [RequestKind.PAUSE, RequestKind.CULL])
+def test_a_request_is_reported_once_however_often_it_comes(
+    trainer: Trainer, kind: RequestKind
+) -> None:
+    site = "conv" if kind is RequestKind.CULL else None
+    request = RunRequest(request_id=ZEROS, run_id=RUN, kind=kind, site=site)
+    told = []
+    for _ in range(2):
+        trainer.inbox.mailbox += [request, request]
+        trainer.take()
+        report = trainer.report()
+        told += report.requests
+        assert report.paused == (kind is RequestKind.PAUSE)
+    assert told == [request]
 
 
 def test_sorting_the_mail_reserves_slots_and_plants_nothing(trainer: Trainer) -> None:

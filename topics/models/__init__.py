@@ -36,6 +36,7 @@ from topics.models.report import (
     SeedState,
     SeedStatus,
 )
+from topics.models.request import RequestKind, RunRequest
 from topics.models.run import PolicySpec, RunStatus, SiteKind, SiteSignature, TrainingRun
 from topics.models.selection import (
     Limits,
@@ -78,8 +79,10 @@ __all__ = [
     "Priors",
     "RandomStamp",
     "Remembered",
+    "RequestKind",
     "RolledBack",
     "RunOpening",
+    "RunRequest",
     "RunStatus",
     "SeedCandidate",
     "SeedReport",

@@ -126,7 +126,8 @@ class AdaptationDecision(Event):
     strategy and no operations: it seals the record. In a lockstep run such a decision, the last
     of its seq, ends the answer to every other report too; in any run with a selection it says, once
     until that changes, why nothing can be planted. `seeds` and `attention` are absent where no
-    policy chose among seeds.
+    policy chose among seeds. `request_id` is the id of what a person asked for, in the decision
+    that answers it: with operations that do it, or none and a reason; it never ends an answer.
     """
 
     decision_id: Sha256
@@ -146,3 +147,4 @@ class AdaptationDecision(Event):
     state_before_sha256: Sha256
     state_after_sha256: Sha256
     previous_sha256: Sha256 | None
+    request_id: Annotated[Sha256 | None, Field(exclude_if=lambda it: it is None)] = None

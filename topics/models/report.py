@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 
 from topics.models.event import Count, Event, Identifier, Sha256, SiteName
 from topics.models.kernel import KernelCost
+from topics.models.request import RunRequest
 from topics.models.run import PolicySpec
 from topics.models.selection import MemorySnapshot, Selection, SiteFacts
 
@@ -57,10 +58,11 @@ class SeedStatus(Event):
 
 
 class OutcomeStatus(StrEnum):
-    """What became of a decision in the trainer."""
+    """What became of a decision in the trainer; a dry run withholds them all."""
 
     APPLIED = "applied"
     REFUSED = "refused"
+    WITHHELD = "withheld"
 
 
 class Outcome(Event):
@@ -140,6 +142,8 @@ class SeedReport(Event):
     not measured or not finite. `gradients` are, by site, the norm of the loss gradient of the host
     layer's parameters in the step before; where none were measured they are left out of the bytes.
     `incidents` are what the governor did since the last report; without any they are left out.
+    `paused` is whether the trainer wants nothing decided, `requests` what people asked of the run
+    since the last report; both are left out where there is nothing to say.
     """
 
     run_id: Identifier
@@ -156,4 +160,6 @@ class SeedReport(Event):
         dict[SiteName, Annotated[float, Field(ge=0)]], Field(exclude_if=lambda it: not it)
     ] = {}
     incidents: Annotated[tuple[Incident, ...], Field(exclude_if=lambda it: not it)] = ()
+    paused: Annotated[bool, Field(exclude_if=lambda it: not it)] = False
+    requests: Annotated[tuple[RunRequest, ...], Field(exclude_if=lambda it: not it)] = ()
     closing: bool = False

@@ -8,7 +8,18 @@ import sys
 
 import typer
 
-from workers.cli import audit, blueprint, demo, keys, memory, stack, topics, train, worker
+from workers.cli import (
+    audit,
+    blueprint,
+    demo,
+    keys,
+    memory,
+    stack,
+    steering,
+    topics,
+    train,
+    worker,
+)
 
 OUR_PACKAGES = ("topics.", "esper.", "workers.")
 
@@ -30,6 +41,8 @@ app.add_typer(blueprint.app, name="blueprint")
 app.add_typer(topics.app, name="topics")
 app.add_typer(worker.app, name="worker")
 app.add_typer(audit.history, name="history")
+app.add_typer(steering.run, name="run")
+app.add_typer(steering.seed, name="seed")
 app.add_typer(memory.app, name="memory")
 app.add_typer(keys.app, name="keys")
 
