@@ -1,6 +1,6 @@
 """The fold: one report in, the next state and the decisions it led to out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -8,11 +8,10 @@ from esper.bandit import Policy
 from esper.bandit.selector import PURPOSE, TIE_BREAK
 from esper.orchestrator.answer import last_word, no_action
 from esper.orchestrator.arms import TooManyArms
-from esper.orchestrator.board import Board, set_up
-from esper.orchestrator.learn import learn
+from esper.orchestrator.learn import ended_early, learn
+from esper.orchestrator.orchestrator import Intent, Proposal, SeedOrchestrator
 from esper.orchestrator.plan import Plan
-from esper.orchestrator.state import FoldState, Pending
-from esper.orchestrator.strategies import STRATEGIES
+from esper.orchestrator.state import Agenda, Asked, FoldState, Pending
 from topics.codec import digest, sha256_of
 from topics.models import (
     AdaptationDecision,
@@ -22,11 +21,9 @@ from topics.models import (
     PolicySpec,
     PolicyStamp,
     RandomStamp,
+    Reweight,
     SeedReport,
-    Strategy,
 )
-
-Proposal = tuple[Strategy | None, Plan]
 
 SEAL: Proposal = (None, Plan((), "the run is closed; this seals its reports"))
 
@@ -80,8 +77,9 @@ def fold(
         after = learn(before, report, cause.sha256)
     except TooManyArms as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
-    board = set_up(after, report)
-    plans: list[Proposal] = [SEAL] if report.closing else _plans(board)
+    intent = SeedOrchestrator().decide(after, report)
+    board = intent.board
+    plans: list[Proposal] = [SEAL] if report.closing else list(intent.plans)
     reason = None
     if not plans:
         reason = no_action(board)
@@ -89,8 +87,9 @@ def fold(
         plans.append((None, last_word(board, len(plans))))
     elif reason is not None and reason != before.said:
         plans.append((None, Plan((), reason)))
-    after = replace(_committed(after, report, plans), said=reason)
-    decisions = _decisions(before, after, board, cause, plans)
+    committed = _committed(replace(after, agenda=intent.agenda), report, plans)
+    after = replace(committed, said=reason)
+    decisions = _decisions(before, after, intent, cause, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256
     return Folded(replace(after, previous_sha256=previous), decisions)
 
@@ -109,20 +108,6 @@ def _opened(report: SeedReport) -> FoldState:
         return FoldState.opened_by(report)
     except ValueError as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
-
-
-def _plans(board: Board) -> list[Proposal]:
-    if board.state.pending:
-        # What is under way decides which slots are free; wait for the trainer's answer.
-        return []
-    plans: list[Proposal] = []
-    for strategy, propose in STRATEGIES:
-        plan = propose(board)
-        if plan is None:
-            continue
-        plans.append((strategy, plan))
-        board = board.beside(plan.operations)
-    return plans
 
 
 def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> FoldState:
@@ -145,12 +130,41 @@ def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> F
         for index, (_, plan) in enumerate(plans)
         if plan.operations
     )
+    if state.agenda is not None:
+        cut = [trial for trial in state.trials if (trial.site, trial.kernel_id) in culled]
+        state = ended_early(state, cut, report)
     return replace(
         state,
+        agenda=_asked(state.agenda, awaited, plans, report.seq),
         arms=state.arms.embargoed(culled, until),
         pending=state.pending + awaited,
         rotation=_rotated(state, planted),
     )
+
+
+def _asked(
+    agenda: Agenda | None, awaited: Sequence[Pending], plans: Sequence[Proposal], seq: int
+) -> Agenda | None:
+    """Return the agenda that remembers which alphas were asked for, until they are answered."""
+    if agenda is None:
+        return None
+    asked = [
+        Asked(
+            decision_id=pending.decision_id,
+            site=operation.site,
+            slot=operation.slot,
+            kernel_id=operation.kernel_id,
+            alpha=operation.alpha,
+            round_seq=seq,
+            round_size=len(pending.planted) if isinstance(operation, Plant) else None,
+        )
+        for pending, plan in zip(
+            awaited, [plan for _, plan in plans if plan.operations], strict=True
+        )
+        for operation in plan.operations
+        if isinstance(operation, Plant | Reweight)
+    ]
+    return agenda.model_copy(update={"asked": (*agenda.asked, *asked)})
 
 
 def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, ...]]:
@@ -167,13 +181,13 @@ def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, 
 def _decisions(
     before: FoldState,
     after: FoldState,
-    board: Board,
+    intent: Intent,
     cause: Cause,
     plans: list[Proposal],
 ) -> tuple[AdaptationDecision, ...]:
     if not plans:
         return ()
-    run = after.run
+    run, board = after.run, intent.board
     before_sha256, after_sha256 = before.sha256(), after.sha256()
     previous = before.previous_sha256
     decisions = []
@@ -196,6 +210,7 @@ def _decisions(
                 if run.attention and run.selection.attention
                 else None
             ),
+            course=intent.course,
             random=RandomStamp(
                 seed=run.opening.seed,
                 seq=cause.seq,
