@@ -148,6 +148,7 @@ def _asked(
     """Return the agenda that remembers which alphas were asked for, until they are answered."""
     if agenda is None:
         return None
+    asking = [plan for _, plan in plans if plan.operations]
     asked = [
         Asked(
             decision_id=pending.decision_id,

@@ -31,9 +31,10 @@ class Plan:
         by_site: dict[str, list[str]] = {}
         for site, words in clauses:
             by_site.setdefault(site, []).append(words)
-        (first, words), *others = by_site.items()
-        said = [f"{first} · {strategy.upper()}: {', '.join(words)}"]
-        said += [f"{site}: {', '.join(words)}" for site, words in others]
+        said, intends = [], f" · {strategy.upper()}"
+        for site, words in by_site.items():
+            said.append(f"{site}{intends}: {', '.join(words)}")
+            intends = ""
         return cls(tuple(operations), "; ".join(said))
 
 

@@ -18,11 +18,13 @@ from topics.models import (
     Limits,
     LoadableKernel,
     MemorySnapshot,
+    Orchestration,
     Outcome,
     OutcomeStatus,
     Plant,
     PolicySpec,
     Priors,
+    Reweight,
     RunOpening,
     SeedReport,
     SeedState,
@@ -41,6 +43,7 @@ def selection(
     dormant_reports: int = 0,
     attention: PolicySpec | None = None,
     memory: float = 0.0,
+    orchestration: Orchestration | None = None,
     **more: Any,
 ) -> Selection:
     """How a run of the tests selects, with short trials; other arguments are fields of `Limits`."""
@@ -55,6 +58,7 @@ def selection(
         priors=Priors(cost=0.0, memory=memory, category=0.0),
         trial_reports=trial_reports,
         keep_share=keep_share,
+        orchestration=orchestration,
     )
 
 
@@ -90,6 +94,7 @@ class Seed:
     state: SeedState
     kernel_id: str | None = None
     blueprint_id: str | None = None
+    alpha: float = 0.0
 
 
 @dataclass
@@ -154,7 +159,10 @@ class Trainer:
                 case Plant():
                     assert seed.state is SeedState.LOADING
                     self.seeds[place] = Seed(
-                        SeedState.BLENDING, operation.kernel_id, operation.blueprint_id
+                        SeedState.BLENDING,
+                        operation.kernel_id,
+                        operation.blueprint_id,
+                        operation.alpha,
                     )
                 case Cull():
                     assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
@@ -162,6 +170,9 @@ class Trainer:
                 case Fossilize():
                     assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
                     seed.state = SeedState.FOSSILIZED
+                case Reweight():
+                    assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
+                    seed.state, seed.alpha = SeedState.BLENDING, operation.alpha
         self._answer(decision, OutcomeStatus.APPLIED)
 
     def accept(self, decisions: Sequence[AdaptationDecision]) -> None:
@@ -216,6 +227,7 @@ class Trainer:
                     state=seed.state,
                     kernel_id=seed.kernel_id,
                     blueprint_id=seed.blueprint_id,
+                    alpha=seed.alpha if seed.state is not SeedState.BLENDING else seed.alpha / 2,
                     contribution=contributions.get((site, slot)),
                 )
                 for (site, slot), seed in sorted(self.seeds.items())

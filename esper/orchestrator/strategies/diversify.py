@@ -2,7 +2,7 @@
 
 from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan, culling
-from esper.orchestrator.rounds import entrants, losers
+from esper.orchestrator.rounds import Entrant, entrants, losers
 from esper.orchestrator.signals import Readings
 from esper.orchestrator.words import expected, fallen_behind
 from topics.models import Operation, Strategy
@@ -18,7 +18,7 @@ def diversify(board: Board, readings: Readings) -> Plan | None:
     culls: tuple[Operation, ...] = tuple(culling(each.trial) for each in behind)
     clauses = [(each.trial.site, fallen_behind(board, each.trial, each.best)) for each in behind]
     afterwards = board.after(culls)
-    entering = ()
+    entering: tuple[Entrant, ...] = ()
     if any(each.name in ("plateau", "idle") for each in readings):
         limit = board.state.run.selection.limits.max_on_trial
         entering = entrants(afterwards, limit - afterwards.situation.on_trial)
