@@ -159,9 +159,7 @@ def _asked(
             round_seq=seq,
             round_size=len(pending.planted) if isinstance(operation, Plant) else None,
         )
-        for pending, plan in zip(
-            awaited, [plan for _, plan in plans if plan.operations], strict=True
-        )
+        for pending, plan in zip(awaited, asking, strict=True)
         for operation in plan.operations
         if isinstance(operation, Plant | Reweight)
     ]

@@ -32,8 +32,8 @@ class Plan:
         for site, words in clauses:
             by_site.setdefault(site, []).append(words)
         said, intends = [], f" · {strategy.upper()}"
-        for site, words in by_site.items():
-            said.append(f"{site}{intends}: {', '.join(words)}")
+        for site, of_site in by_site.items():
+            said.append(f"{site}{intends}: {', '.join(of_site)}")
             intends = ""
         return cls(tuple(operations), "; ".join(said))
 
