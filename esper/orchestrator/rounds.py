@@ -86,7 +86,7 @@ def _behind(trials: Sequence[Trial], orchestration: Orchestration) -> Iterable[L
     means.sort(key=lambda each: (-each[0], each[1].seat))
     best_mean, best = means[0]
     for mean, trial in means[: -surplus - 1 : -1]:
-        alike = mean * orchestration.comparable_ratio >= best_mean
+        alike = mean * orchestration.comparable_ratio_stay >= best_mean
         if not trial.judged and not alike and clearly_worse(trial, best):
             yield Loser(trial, best)
 
