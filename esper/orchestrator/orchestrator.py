@@ -58,8 +58,13 @@ class SeedOrchestrator:
         plan = None if rule is None else rule.propose(board, on)
         if plan is None:
             return ()
-        since = f"; since report {agenda.since_seq}: {agenda.why}"
-        return ((agenda.strategy, Plan(plan.operations, f"{plan.reason}{since}")),)
+        return ((agenda.strategy, Plan(plan.operations, _with_why(plan.reason, agenda))),)
+
+
+def _with_why(reason: str, agenda: Agenda) -> str:
+    """Return a plan's reason with that of its strategy, where it does not say so itself."""
+    _, _, words = agenda.why.rpartition(": ")
+    return reason if words in reason else f"{reason}; since report {agenda.since_seq}: {agenda.why}"
 
 
 def _in_turn(board: Board) -> tuple[Proposal, ...]:
