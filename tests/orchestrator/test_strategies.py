@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from esper.orchestrator.rounds import clearly_worse
+from esper.orchestrator.state import Trial
 from tests.orchestrator.trainer import INTERVAL, Trainer, kernel, selection
 from topics.models import (
     AdaptationDecision,
@@ -222,11 +224,35 @@ def test_what_is_as_good_as_the_best_is_not_culled_however_clear_the_difference(
 
 
 def test_within_the_noise_none_is_culled() -> None:
+    """On the mean one gives more than three times what the other does."""
     run = Run(offers=[kernel("conv", "a"), kernel("fc", "b")])
+    run.go()
     for contribution in (0.3, 0.06, 0.31, 0.04):
-        run.worth = {("conv", "a"): 0.35 - contribution, ("fc", "b"): 0.1}
-        run.worth[("conv", "a")] = contribution
+        run.worth = {("conv", "a"): contribution, ("fc", "b"): 0.05}
         assert run.go() is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clearly"),
+    [
+        ((0.1, 0.1), (0.2, 0.21), True),
+        ((0.1, 0.1), (0.2, 0.3), False),
+        ((0.1, 0.1, 0.1), (0.2, 0.3, 0.25), True),
+        ((0.1, 0.2, 0.3), (0.2, 0.3, 0.4), True),
+        ((0.1,), (0.9,), False),
+        ((None, None, 0.1), (0.9, 0.9, 0.9), False),
+        ((0.2, 0.21), (0.1, 0.1), False),
+        ((0.5, 0.1, 0.1), (0.2, 0.21), True),
+    ],
+)
+def test_clearly_worse_is_beyond_the_noise_of_the_same_reports(
+    one: tuple[float | None, ...], other: tuple[float | None, ...], clearly: bool
+) -> None:
+    trials = [
+        Trial(site="conv", slot=slot, kernel_id="0" * 64, contributions=contributions)
+        for slot, contributions in enumerate((one, other))
+    ]
+    assert clearly_worse(*trials) is clearly
 
 
 # -- REPLACE ------------------------------------------------------------------------------------
@@ -349,6 +375,15 @@ def test_the_dominant_seed_is_kept_when_its_trial_is_passed_and_not_before() -> 
     assert arm.pulls == 1
 
 
+def test_a_dominant_seed_that_has_the_whole_alpha_already_goes_on_with_its_trial() -> None:
+    run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO)
+    run.go()
+    for seed in run.trainer.seeds.values():
+        seed.alpha = 1.0 if seed.blueprint_id == "a" else 0.25
+    decision = run.until(Strategy.SPECIALIZE)
+    assert [each.op for each in decision.operations] == ["cull"]
+
+
 def test_a_lone_seed_with_part_of_the_alpha_gets_the_whole_before_it_is_kept() -> None:
     run = Run(flat("conv", a=0.2, b=-0.5), {"conv": 3}, TWO)
     assert run.until(Strategy.REPLACE)
@@ -416,25 +451,30 @@ def test_every_pair_is_settled_in_the_end(ratio: float) -> None:
 # -- what follows from refusals and from others -------------------------------------------------
 
 
-def test_a_refused_change_of_alpha_leaves_the_alpha_as_it_was_and_is_asked_for_again() -> None:
-    run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO)
-    trainer = run.trainer
+def asked_of(run: Run) -> AdaptationDecision:
+    """Report until something is asked for, which is not answered yet."""
     while True:
-        worth = {
-            place: run.worth["conv", seed.blueprint_id]
-            for place, seed in trainer.seeds.items()
+        measured = {
+            place: run.worth[place[0], seed.blueprint_id]
+            for place, seed in run.trainer.seeds.items()
             if seed.blueprint_id
         }
-        decisions = [each for each in trainer.report(contributions=worth) if each.operations]
-        if decisions:
-            break
-    trainer.refuse(decisions[0])
-    worth = {
-        (place): 0.2 if seed.blueprint_id == "a" else 0.03 for place, seed in trainer.seeds.items()
-    }
-    (again,) = [each for each in trainer.report(contributions=worth) if each.operations]
-    assert again.operations == decisions[0].operations
-    assert {trial.alpha for trial in trainer.folded.trials} == {0.5}
+        asked = [each for each in run.trainer.report(contributions=measured) if each.operations]
+        if asked:
+            return asked[0]
+
+
+@pytest.mark.parametrize("b", [0.03, 0.18], ids=["specialize", "ensemble"])
+def test_a_refused_change_of_alpha_leaves_the_alpha_as_it_was_and_is_asked_for_again(
+    b: float,
+) -> None:
+    run = Run(flat("conv", a=0.2, b=b), {"conv": 3}, TWO, ensemble="softmax")
+    refused = asked_of(run)
+    run.trainer.refuse(refused)
+    again = asked_of(run)
+    assert operations(again, Reweight)
+    assert again.operations == refused.operations
+    assert {trial.alpha for trial in run.trainer.folded.trials} == {0.5}
 
 
 def test_an_alpha_that_someone_else_has_changed_is_taken_as_it_is() -> None:
