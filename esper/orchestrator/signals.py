@@ -77,46 +77,50 @@ def _active(board: Board) -> tuple[Trial, ...]:
     return tuple(trial for trial in board.state.trials if trial.seat in at_full)
 
 
+def _sign(
+    name: str,
+    value: float | None,
+    threshold: float,
+    on: bool,
+    words: str,
+    trial: Trial | None = None,
+) -> Reading:
+    """Return a sign with one threshold, of a seed or of the run."""
+    site, trials = (trial.site, (trial,)) if trial else (None, ())
+    return Reading(name, value, threshold, threshold, on, on, words, site, trials)
+
+
 def _harmful(
     board: Board, orchestration: Orchestration, active: Sequence[Trial]
 ) -> Iterator[Reading]:
-    reports = orchestration.harm_reports
+    reports, least = orchestration.harm_reports, -orchestration.harm_share
     for trial in active:
         lately = [each for each in trial.contributions[-reports:] if each is not None]
         share = board.share(fsum(lately) / reports) if len(lately) == reports else None
-        if share is None:
-            continue
-        harms = share < -orchestration.harm_share
-        yield Reading(
-            "harmful",
-            share,
-            -orchestration.harm_share,
-            -orchestration.harm_share,
-            harms,
-            harms,
-            f"{board.blueprint_of(trial)} raises the probe loss by {percent(-share)}",
-            trial.site,
-            (trial,),
-        )
+        if share is not None:
+            words = f"{board.blueprint_of(trial)} raises the probe loss by {percent(-share)}"
+            yield _sign("harmful", share, least, share < least, words, trial)
 
 
 def _weak(board: Board, active: Sequence[Trial]) -> Iterator[Reading]:
     for trial in active:
-        if not trial.judged:
-            continue
-        contribution = mean_contribution(trial)
-        weak, least = not board.worth_keeping(contribution), board.state.run.selection.keep_share
-        yield Reading(
-            "weak",
-            board.share(contribution),
-            least,
-            least,
-            weak,
-            weak,
-            contributed(board, trial),
-            trial.site,
-            (trial,),
-        )
+        if trial.judged:
+            yield _verdict("weak", board, trial, on=not _passed(board, trial))
+
+
+def _proven(board: Board, trial: Trial) -> Iterator[Reading]:
+    """Yield whether a seed alone at its site has passed its trial."""
+    if trial.judged:
+        yield _verdict("proven", board, trial, on=_passed(board, trial))
+
+
+def _verdict(name: str, board: Board, trial: Trial, on: bool) -> Reading:
+    share, least = board.share(mean_contribution(trial)), board.state.run.selection.keep_share
+    return _sign(name, share, least, on, contributed(board, trial), trial)
+
+
+def _passed(board: Board, trial: Trial) -> bool:
+    return board.worth_keeping(mean_contribution(trial))
 
 
 def _of_sites(
@@ -135,32 +139,14 @@ def _of_sites(
         means = [(mean_contribution(trial), trial) for trial in trials]
         measured = [(mean, trial) for mean, trial in means if mean is not None]
         least = orchestration.rung_reports
-        if len(measured) == len(trials) and all(_measured(trial) >= least for trial in trials):
+        enough = all(trial.judged or _measured(trial) >= least for trial in trials)
+        if enough and len(measured) == len(trials):
             measured.sort(key=lambda each: (-each[0], each[1].slot))
             yield from _among(board, orchestration, measured)
 
 
 def _measured(trial: Trial) -> int:
     return sum(each is not None for each in trial.contributions)
-
-
-def _proven(board: Board, trial: Trial) -> Iterator[Reading]:
-    """Yield whether a seed alone at its site has passed its trial."""
-    if not trial.judged:
-        return
-    contribution, least = mean_contribution(trial), board.state.run.selection.keep_share
-    proven = board.worth_keeping(contribution)
-    yield Reading(
-        "proven",
-        board.share(contribution),
-        least,
-        least,
-        proven,
-        proven,
-        contributed(board, trial),
-        trial.site,
-        (trial,),
-    )
 
 
 def _among(
@@ -232,11 +218,11 @@ def _plateau(board: Board, orchestration: Orchestration) -> Iterator[Reading]:
 
 def _idle(board: Board) -> Reading:
     trials = len(board.state.trials)
-    return Reading("idle", trials, 0.0, 0.0, not trials, not trials, "nothing is on trial")
+    return _sign("idle", trials, 0.0, not trials, "nothing is on trial")
 
 
 def _spent(board: Board) -> Reading:
-    """Return whether nothing may be planted: a budget, seats or other constraints are used up."""
+    """Return whether nothing may be planted: a budget, seats or other limits are used up."""
     codes = board.codes()
     free = len(codes) - int(np.count_nonzero(codes))
-    return Reading("spent", free, 0.0, 0.0, not free, not free, "no arm may be planted")
+    return _sign("spent", free, 0.0, not free, "no arm may be planted")

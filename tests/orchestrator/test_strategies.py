@@ -437,10 +437,17 @@ def test_of_three_the_one_that_is_not_comparable_goes_when_the_others_are_kept()
     assert culled == [kernel("conv", "c").kernel_id]
 
 
+@pytest.mark.parametrize("rung_reports", [2, 1000])
 @pytest.mark.parametrize("ratio", [1.2, 1.7, 2.5, 10.0])
-def test_every_pair_is_settled_in_the_end(ratio: float) -> None:
+def test_every_pair_is_settled_in_the_end(ratio: float, rung_reports: int) -> None:
     """Between the thresholds nothing is done before the trials are over, and then it is."""
-    run = Run(flat("conv", a=0.2, b=0.2 / ratio), {"conv": 3}, TWO, limits=FOREVER)
+    run = Run(
+        flat("conv", a=0.2, b=0.2 / ratio),
+        {"conv": 3},
+        TWO,
+        limits=FOREVER,
+        rung_reports=rung_reports,
+    )
     for _ in range(25):
         run.go()
     assert run.trainer.folded.trials == ()
