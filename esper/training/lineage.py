@@ -33,7 +33,7 @@ class SeedLife(NamedTuple):
 class Grown(NamedTuple):
     """A kernel in the network as it is: beside the layer of its site, or merged into it.
 
-    `sha256` is that of the artifact it came as.
+    `sha256` is that of the artifact it came as, `alpha` what it is weighed with.
     """
 
     site: str
@@ -41,6 +41,7 @@ class Grown(NamedTuple):
     kernel_id: str
     sha256: str
     merged: bool = False
+    alpha: float = 1.0
 
 
 Place = tuple[str, str, int]
@@ -138,6 +139,8 @@ class Ancestry:
             "sha256": grown.sha256,
             "location": ready.location,
         }
+        if grown.alpha != 1.0:
+            told["alpha"] = grown.alpha
         return told | {"merged": True} if grown.merged else told
 
     def _outcome(self, decision_id: str) -> dict[str, Any] | None:

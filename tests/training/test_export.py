@@ -365,7 +365,7 @@ def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: P
     x = torch.randn(1, 2, 6, 6)
     sites = find_sites(model, ["fc1"], x, slots=1)
     ready = announced(store, "low-rank-skip", sites["fc1"].signature)
-    sites["fc1"].plant(0, Seed(kernel_for("low-rank-skip", sites["fc1"].signature)))
+    sites["fc1"].plant(0, Seed(kernel_for("low-rank-skip", sites["fc1"].signature), alpha=1.0))
     plan = decision(planting(sites["fc1"], 0, "low-rank-skip"))
     outcome = Outcome(decision_id=plan.decision_id, status=OutcomeStatus.APPLIED, step=3)
     ancestry = Ancestry(
