@@ -46,8 +46,8 @@ CONTROLS: Final[Mapping[str, str]] = {
     "static-right": "the right kernel from the first step on",
     "static-final": "what the bandit's run of the seed ended with, from the first step on",
     "random": "one kernel, drawn by chance, planted at a third of the run and kept",
-    "periodic": "every 100 steps the next blueprint of the list at the next site, kept; the seed says "
-    "where the list begins",
+    "periodic": "every 100 steps the next blueprint of the list at the next site, kept; the seed "
+    "says where the list begins",
     "random-policy": "all of the machinery, with chance in the place of the bandit",
     ORACLE: "the best fixed kernel in hindsight, or none: each planted at a third of a run of its "
     "own, chosen by probe loss",

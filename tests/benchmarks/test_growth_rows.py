@@ -54,9 +54,7 @@ def suite(*controls: str, live: Callable[[Case], Sequence[Row]] | None = None) -
         cases=lambda task, seeds: (Case("s", task, c, s) for c in controls for s in range(seeds)),
         run=make,
         is_live=lambda case: case.control == "decided",
-        leans_on=lambda case: (
-            case._replace(control="decided") if case.control == "leans" else None
-        ),
+        leans_on=lambda case: case._replace(control="decided") if case.control == "leans" else None,
         live=services,
     )
 
@@ -102,7 +100,7 @@ def test_a_file_that_is_none_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     Ledger(path).keep(row())
     path.write_text(path.read_text().replace(",0,", ",zero,", 1))
-    with pytest.raises(BenchmarkError, match="s.csv, line 2: not a row"):
+    with pytest.raises(BenchmarkError, match=r"s\.csv, line 2: not a row"):
         Ledger(path)
     path.write_text("seed,colour\n1,red\n")
     with pytest.raises(BenchmarkError, match="has columns that no row has"):
@@ -147,9 +145,7 @@ def test_a_control_is_named_in_full_or_by_its_family(ledger: Ledger) -> None:
         (Wanted(1, controls=("best",)), "s has no control best; there are host"),
     ],
 )
-def test_what_there_is_not_is_refused_by_name(
-    ledger: Ledger, wanted: Wanted, message: str
-) -> None:
+def test_what_there_is_not_is_refused_by_name(ledger: Ledger, wanted: Wanted, message: str) -> None:
     with pytest.raises(BenchmarkError, match=message):
         pending(suite("host"), wanted, ledger)
 
@@ -163,7 +159,7 @@ def test_a_run_that_fails_is_a_row_with_its_error_and_the_others_go_on(ledger: L
 
 
 def test_a_suite_stops_where_runs_fail_one_after_another(ledger: Ledger) -> None:
-    with pytest.raises(BenchmarkError, match="3 runs in a row failed.*--again"):
+    with pytest.raises(BenchmarkError, match=r"3 runs in a row failed.*--again"):
         run(suite("fails"), ledger, seeds=9)
     assert len(ledger.rows) == 3
 
