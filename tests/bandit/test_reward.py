@@ -4,7 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from esper.bandit import reward_of
+from esper.bandit import reward_of, share_of
+from esper.bandit.reward import MOST_SHARE
 
 contributions = st.floats(-1e100, 1e100)
 losses = st.floats(allow_nan=False, allow_infinity=False)
@@ -56,3 +57,18 @@ def test_a_hand_worked_case() -> None:
 
 def test_a_loss_or_a_host_of_nothing_divides_by_no_zero() -> None:
     assert reward_of(0.1, 0.0, 100, 0) > 0.5
+
+
+@given(st.floats(-1, 1), st.integers(0, 10_000), st.integers(1, 10_000))
+def test_from_a_reward_the_share_of_the_loss_that_earned_it_is_told(
+    share: float, params: int, host_params: int
+) -> None:
+    reward = reward_of(share, 1.0, params, host_params)
+    assert share_of(reward, params, host_params) == pytest.approx(share, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(("reward", "share"), [(0.0, -MOST_SHARE), (1.0, MOST_SHARE)])
+def test_rewards_that_nothing_earns_stand_for_the_most_there_is(
+    reward: float, share: float
+) -> None:
+    assert share_of(reward, 10_000, 1) == share
