@@ -4,6 +4,7 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -32,6 +33,7 @@ from topics.models import (
     Operation,
     OutcomeStatus,
     PolicySpec,
+    Reweight,
     RunOpening,
     SeedState,
 )
@@ -74,7 +76,7 @@ class Case(NamedTuple):
 DOES = {
     "empty": ("nothing", "plant"),
     "blending": ("nothing", "cull"),
-    "active": ("nothing", "cull", "keep"),
+    "active": ("nothing", "cull", "keep", "reweight"),
     "kept": ("nothing",),
 }
 
@@ -127,6 +129,13 @@ def plot_of(case: Case) -> Plot:
     return plot
 
 
+MAKE: Mapping[str, Callable[..., Operation]] = {
+    "cull": Cull,
+    "keep": Fossilize,
+    "reweight": partial(Reweight, alpha=0.75, ramp_steps=5),
+}
+
+
 def plan_of(case: Case, plot: Plot) -> AdaptationDecision:
     operations: list[Operation] = []
     for (site, slot), what in zip(SEEDS, case.plan, strict=True):
@@ -135,8 +144,7 @@ def plan_of(case: Case, plot: Plot) -> AdaptationDecision:
             operations.append(planting(plot.sites[site], slot, BLUEPRINTS[site][slot]))
         elif what != "nothing":
             assert planted is not None
-            make = Cull if what == "cull" else Fossilize
-            operations.append(make(site=site, slot=slot, kernel_id=planted.kernel_id))
+            operations.append(MAKE[what](site=site, slot=slot, kernel_id=planted.kernel_id))
     return decision(*operations, name="the plan")
 
 
@@ -251,10 +259,10 @@ def test_after_a_plan_that_failed_training_goes_on_as_if_it_had_never_come(
     assume(plan.operations)
     for each in (plot, whole):
         each.garden.reserve(plan, each.step)
-    with failing_at(None) as counted:
-        whole.garden.apply(plan, whole.kernels_of(plan), whole.step)
     before = everything(plot)
-    kernels = plot.kernels_of(plan)
+    of_whole, kernels = whole.kernels_of(plan), plot.kernels_of(plan)
+    with failing_at(None) as counted:
+        whole.garden.apply(plan, of_whole, whole.step)
     with (
         failing_at(int(where * counted.lines)) as faults,
         pytest.raises(PlanRefused, match="Injected"),
