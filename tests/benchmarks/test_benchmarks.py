@@ -88,8 +88,8 @@ def test_convergence_runs_on_a_stack_of_its_own_and_tells_of_every_run() -> None
 
     check("convergence", measured)
     assert [(each["way"], each["seed"]) for each in measured.runs] == [
-        ("choosing", 1),
-        ("growing", 1),
+        ("choosing", convergence.FIRST_SEED),
+        ("growing", convergence.FIRST_SEED),
     ]
     assert all(sum(map(len, each["plantings_by_third"])) > 0 for each in measured.runs)
 

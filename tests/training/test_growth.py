@@ -37,10 +37,17 @@ from topics.models import (
     SeedReport,
     TrainingRun,
 )
+from workers.local.kafka import KafkaService
 
 STEP_LIMIT_S = 0.5
 """A step that waited for the broker would take seconds; this one may only be scheduled late."""
 REPORT_EVERY = 5
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """No other module's kernels are on offer, and ours, of which one is altered, to no other."""
+    return own_kafka
 
 
 class Run:
