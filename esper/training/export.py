@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from esper.seed import Site
 from esper.seed.modes import evaluating
-from esper.training.lineage import Ancestry, Grown
+from esper.training.lineage import LINEAGE, Ancestry, Grown
 from esper.training.source import ExportError, model_source, one_line, seed_names
 
 SOURCE = "model.py"
 WEIGHTS = "weights.safetensors"
-LINEAGE = "lineage.json"
 TOLERANCE = 1e-6
 """Relative to the largest output: other memory formats add in another order."""
 
@@ -62,13 +61,14 @@ def export_model(
 
 
 def _grown_at(site: Site) -> Iterator[Grown]:
-    planted = {slot.index: seed.kernel for slot, seed in site.seeds()}
+    planted = {slot.index: seed for slot, seed in site.seeds()}
     for slot in site.slots:
-        if (kernel := planted.get(slot.index)) is not None:
-            yield Grown(site.name, slot.index, kernel.kernel_id, kernel.sha256)
+        if (seed := planted.get(slot.index)) is not None:
+            of = seed.kernel.kernel_id, seed.kernel.sha256
+            yield Grown(site.name, slot.index, *of, alpha=float(seed.alpha))
         elif slot.planted is not None and slot.merged_sha256 is not None:
             merged = slot.planted.kernel_id, slot.merged_sha256
-            yield Grown(site.name, slot.index, *merged, merged=True)
+            yield Grown(site.name, slot.index, *merged, merged=True, alpha=slot.planted.alpha)
 
 
 def load_exported(folder: Path) -> nn.Module:
