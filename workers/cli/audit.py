@@ -16,7 +16,6 @@ from esper.audit import (
 )
 from esper.settings import Settings
 from workers.cli.output import Json, console, print_json
-from workers.kernel_copies import copy_kernels
 
 IDENTICAL, DIFFERENT, UNREADABLE = 0, 1, 2
 
@@ -78,6 +77,8 @@ def export(
     try:
         found = with_kernels(settings.kafka_bootstrap_servers, _fetch(run))
         if kernels is not None:
+            from workers.kernel_copies import copy_kernels
+
             copied = copy_kernels(settings, found, kernels)
             console.print(f"{copied} kernels in {kernels}", soft_wrap=True)
         count = write_history(found, target)
