@@ -16,6 +16,7 @@ from esper.audit import fetch_history, with_kernels, write_history
 from esper.settings import Settings
 from esper.training import CheckpointRefused, Recording, ReplayDiffers, ReplayRefused
 from esper.training.recording import read_recording
+from esper.training.replay import differences
 from tests.seed.hosts import Host, images, labels
 from tests.training.outside import Outside
 from tests.training.plot import decision
@@ -39,6 +40,7 @@ from topics.models import (
     RequestKind,
     RunRequest,
     SeedState,
+    SeedStatus,
 )
 
 
@@ -222,7 +224,7 @@ def test_one_decision_at_another_step_leads_to_other_weights_and_is_told(
         other.train(eventful.steps)
     first = told.value.difference
     assert first is not None
-    assert step + shift <= first.step <= step + REPORT_EVERY
+    assert min(step, step + shift) <= first.step <= step + REPORT_EVERY
     faithful = Again(eventful)
     faithful.train(other.steps)
     ours, theirs = other.model.state_dict(), faithful.model.state_dict()
@@ -257,6 +259,17 @@ def test_without_the_governor_that_stepped_in_a_replay_differs_where_it_did(
     first = told.value.difference
     assert first is not None
     assert step <= first.step <= step + REPORT_EVERY
+
+
+def test_a_seed_that_was_loading_is_not_missed_and_one_that_blended_is(
+    eventful: Recorded,
+) -> None:
+    recorded, made = (eventful.recording.reports[1].model_copy(update={"seeds": ()}),) * 2
+    for state, seen in ((SeedState.LOADING, []), (SeedState.BLENDING, ["blending"])):
+        seed = SeedStatus(site="fc1", slot=0, state=state)
+        recorded = recorded.model_copy(update={"seeds": (seed,)})
+        told = {each.what: each.recorded for each in differences(recorded, made)}
+        assert [told[what] for what in told if what == "the state of seed fc1/0"] == seen
 
 
 def test_a_replay_that_ends_too_soon_or_goes_on_too_long_differs(eventful: Recorded) -> None:
