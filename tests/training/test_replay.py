@@ -228,8 +228,10 @@ def test_one_decision_at_another_step_leads_to_other_weights_and_is_told(
     faithful = Again(eventful)
     faithful.train(other.steps)
     ours, theirs = other.model.state_dict(), faithful.model.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert any(not torch.equal(value, theirs[name]) for name, value in ours.items())
+    # At a report the seed itself is there, or not yet.
+    assert ours.keys() != theirs.keys() or any(
+        not torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
 
 
 @pytest.mark.parametrize(
