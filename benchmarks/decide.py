@@ -19,9 +19,9 @@ from benchmarks.timing import in_turn, scaled
 from esper.bandit import History, policy_for
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.board import set_up
+from esper.orchestrator.in_turn import IN_TURN
 from esper.orchestrator.learn import learn
 from esper.orchestrator.state import Pending
-from esper.orchestrator.strategies import STRATEGIES
 from topics.codec import encode, sha256_of
 from topics.models import (
     Cause,
@@ -124,7 +124,7 @@ def _folds(state: FoldState, report: SeedReport) -> dict[str, Callable[[], objec
 
     def plan() -> None:
         board = set_up(state, report)
-        for _, propose in STRATEGIES:
+        for _, propose in IN_TURN:
             propose(board)
 
     return {

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from esper.training.lineage import Ancestry
+from topics.models import OutcomeStatus
 from workers.trainer import GrownRun
 
 Facts = dict[str, Any]
@@ -18,12 +20,24 @@ def summary(run: GrownRun) -> Facts:
         "test_accuracy": run.result.test_accuracy,
         "params": run.result.params,
         "seeds": [life._asdict() for life in run.ancestry.lives()],
+        "reasons": reasons(run.ancestry),
         "decisions": len(run.ancestry.decisions),
         "decision_to_active_ms": spread(run.decision_to_active_ms),
         "sealed": run.ancestry.sealed,
         "exported": str(run.exported),
         "went_on_after_epoch": run.went_on_after,
     }
+
+
+def reasons(ancestry: Ancestry) -> list[Facts]:
+    """Return every plan of a run's course that was applied, with why, in order."""
+    plans = []
+    for decision in ancestry.decisions:
+        outcome = ancestry.outcomes.get(decision.decision_id)
+        applied = outcome is not None and outcome.status is OutcomeStatus.APPLIED
+        if outcome is not None and applied and decision.course is not None:
+            plans.append({"step": outcome.step, "reason": decision.reason})
+    return plans
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int] | None:

@@ -103,20 +103,24 @@ def timetable(
             chance = random.Random(f"{answer.task.name}/{seed}")
             return (Planting(PLANTED_AT, *chance.choice(list(arms))),)
         case "periodic":
-            return tuple(_periodic(answer, arms))
+            return tuple(_periodic(answer, arms, seed))
     return ()
 
 
-def _periodic(answer: KnownAnswer, arms: Mapping[tuple[str, str], int]) -> Sequence[Planting]:
+def _periodic(
+    answer: KnownAnswer, arms: Mapping[tuple[str, str], int], seed: int
+) -> Sequence[Planting]:
     """Return the blueprints of the list at the sites in turn, while slots and parameters are left.
 
     Each turn is a site's, and plants the first blueprint from where the list stands that may be.
+    Where list and sites begin follows from the seed: the order in which they are written is no
+    merit of the control.
     """
     plantings: list[Planting] = []
-    used, place = 0, 0
-    names = [each.blueprint_id for each in OFFERED]
+    names, sites = [each.blueprint_id for each in OFFERED], answer.task.sites
+    used, place, first = 0, seed, seed // len(names)
     for turn in range(STEPS // (PERIOD * REPORT_EVERY) - 1):
-        site = answer.task.sites[turn % len(answer.task.sites)]
+        site = sites[(first + turn) % len(sites)]
         if sum(each.site == site for each in plantings) == SLOTS:
             continue
         for ahead in range(len(names)):

@@ -17,7 +17,7 @@ from esper.compiler.build import build
 from esper.compiler.outcome import Outcome
 from esper.kernel import Kernel
 from esper.kernel.making import kernel_from
-from esper.orchestrator.board import ALPHA
+from esper.orchestrator.state import WHOLE
 from esper.seed import Site, find_sites
 from esper.training.garden import Garden
 from esper.training.optimizer import OptimizerMembership
@@ -132,7 +132,7 @@ class Gardener:
             slot=next(slot.index for slot in site.slots if slot.state is SeedState.DORMANT),
             kernel_id=kernel.sha256,
             blueprint_id=planting.blueprint_id,
-            alpha=ALPHA,
+            alpha=WHOLE,
             # What is there from the start is there whole.
             ramp_steps=self._ramp_steps if self._step else 0,
         )

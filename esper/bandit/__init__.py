@@ -14,7 +14,7 @@ from esper.bandit.offers import Offers
 from esper.bandit.policies import POLICIES, Policy, attention_for, policy_for, written_out
 from esper.bandit.priors import NO_PRIOR, Prior, priors_for
 from esper.bandit.ranks import CostRanks, cost_ranks
-from esper.bandit.reward import reward_of
+from esper.bandit.reward import reward_of, share_of
 from esper.bandit.selector import Choice, Options, Seat, SeedSelector
 from esper.bandit.standings import Standings
 from esper.bandit.tracker import HistoryRow, PerformanceTracker, Tried
@@ -53,6 +53,7 @@ __all__ = [
     "policy_for",
     "priors_for",
     "reward_of",
+    "share_of",
     "uniform",
     "written_out",
 ]

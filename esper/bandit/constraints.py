@@ -17,7 +17,10 @@ Pairs = frozenset[tuple[str, str]]
 
 
 class Constraint(IntEnum):
-    """Why an arm is out, the most general first; of several that first is named."""
+    """Why an arm is out, the most general first; of several that first is named.
+
+    NO_ROOM is said of whole sites, before what is said of single arms.
+    """
 
     NONE = 0
     ON_TRIAL = 1
@@ -32,6 +35,7 @@ class Constraint(IntEnum):
     PARAMS = 10
     MEMORY = 11
     LATENCY = 12
+    NO_ROOM = 13
 
     @property
     def label(self) -> str:
@@ -53,8 +57,8 @@ NO_COSTS: Final = Costs()
 class Situation(NamedTuple):
     """A run at one report, as far as constraints need it.
 
-    `closed_sites` says of each site where no seed can be planted why (NO_SEED_FREE or
-    DORMANT_TIME); `everywhere` says it of all that are not named there. `present` are
+    `closed_sites` says of each site where no seed can be planted why (NO_SEED_FREE, DORMANT_TIME
+    or NO_ROOM); `everywhere` says it of all that are not named there. `present` are
     (site, category) of what is planted or kept, `rotating` of what rests, `culled`
     (site, kernel_id) of what is on its way out.
     """
@@ -123,6 +127,7 @@ WORDS: Final[Mapping[Constraint, str]] = {
     ),
     Constraint.CATEGORY_PRESENT: "category {kernel.category} is present at the site",
     Constraint.CATEGORY_RESTS: "category {kernel.category} was planted here lately and rests",
+    Constraint.NO_ROOM: "what is on trial at the site has the whole alpha",
     Constraint.PARAMS: (
         "too much for the parameters budget: {situation.used.params:.4g} of {share:.0%} of "
         "{limits.max_params} are used"

@@ -10,12 +10,14 @@ less than the cheapest, it came to be tried only late. By 0.05 each arm is tried
 
 from typing import Final
 
-from topics.models import PolicySpec, Priors, Selection
+from topics.models import Orchestration, PolicySpec, Priors, Selection
 
 DEFAULT_POLICY: Final = PolicySpec(name="ucb1", params={"exploration": 0.01})
 """What chooses the blueprint."""
 
 DEFAULT_SELECTION: Final = Selection(
-    priors=Priors(cost_spread=0.05), attention=PolicySpec(name="ucb1", params={"exploration": 0.03})
+    priors=Priors(cost_spread=0.05),
+    attention=PolicySpec(name="ucb1", params={"exploration": 0.03}),
+    orchestration=Orchestration(),
 )
-"""What chooses the seed, and what no decision may break."""
+"""What chooses the seed, what no decision may break, and what the run intends."""

@@ -6,6 +6,15 @@ same decisions, byte for byte, in a worker or in an audit years later.
 """
 
 from esper.orchestrator.fold import Folded, RunUnfoldable, SequenceGap, fold
+from esper.orchestrator.orchestrator import Intent, SeedOrchestrator
 from esper.orchestrator.state import FoldState
 
-__all__ = ["FoldState", "Folded", "RunUnfoldable", "SequenceGap", "fold"]
+__all__ = [
+    "FoldState",
+    "Folded",
+    "Intent",
+    "RunUnfoldable",
+    "SeedOrchestrator",
+    "SequenceGap",
+    "fold",
+]

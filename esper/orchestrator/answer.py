@@ -1,9 +1,12 @@
 """Saying that nothing is done, and why: at the end of each answer of a lockstep run, and in other
 runs when what keeps them from planting changes."""
 
+from collections.abc import Sequence
+
 from esper.bandit import Constraint
 from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan
+from esper.orchestrator.state import Trial
 
 
 def last_word(board: Board, decisions: int) -> Plan:
@@ -31,7 +34,10 @@ def no_action(board: Board) -> str | None:
         return None
     if board.situation.on_trial >= limits.max_on_trial:
         return None
-    names = sorted(Constraint(code).label for code in set(board.codes().tolist()))
+    codes = set(board.codes().tolist())
+    if board.state.agenda is not None and Constraint.NONE in codes:
+        return None
+    names = sorted(Constraint(code).label for code in codes)
     return f"no action: all {len(board.state.arms)} arms are ruled out by {', '.join(names)}"
 
 
@@ -46,8 +52,15 @@ def _why_no_more(board: Board, decisions: int) -> str:
         return f"nothing is decided: {waiting} earlier {noun} not answered yet"
     if not board.state.arms:
         return "nothing is decided: no kernel is on offer"
+    if board.state.agenda is not None and not board.codes().all():
+        return f"nothing is decided: {_waits_for(board.state.trials)}"
     exclusions = [words or "" for _, words in board.exclusions()]
     return f"nothing is decided: no trial is over and {_why_none(exclusions)}"
+
+
+def _waits_for(trials: Sequence[Trial]) -> str:
+    noun = "trial goes" if len(trials) == 1 else "trials go"
+    return f"{len(trials)} {noun} on" if trials else "the strategy has only just changed"
 
 
 def _why_none(exclusions: list[str]) -> str:

@@ -1,7 +1,8 @@
 """The board on which strategies move: seeds in their seats, and arms to choose from."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,24 +25,28 @@ from esper.bandit.offers import Codes
 from esper.bandit.selector import TIE_BREAK
 from esper.orchestrator.arms import Arm
 from esper.orchestrator.learn import mean_contribution
-from esper.orchestrator.state import FoldState, Trial
+from esper.orchestrator.state import WHOLE, FoldState, Trial
 from topics.models import (
     Candidate,
     Cull,
+    Fossilize,
     Operation,
+    Orchestration,
     Plant,
+    Reweight,
     SeedCandidate,
     SeedReport,
 )
 
-ALPHA = 1.0
-"""Kernels are blended in up to this."""
+NO_LESS = 1e-6
+"""Room for less alpha than this is none: sums of shares round."""
 
 
 class Board(NamedTuple):
     """A run as strategies see it; `after` and `beside` give the boards that a plan leads to.
 
     `occupied` are the seats that are not dormant, `resting` those that have been for too short.
+    `shares` are the alphas of what is on trial where the run is orchestrated, empty elsewhere.
     """
 
     state: FoldState
@@ -49,6 +54,7 @@ class Board(NamedTuple):
     situation: Situation
     occupied: frozenset[Seat]
     resting: frozenset[Seat]
+    shares: Mapping[Seat, float] = MappingProxyType({})
 
     def judged(self) -> Iterator[tuple[Trial, float | None]]:
         """Yield each trial that ended, with its mean contribution (None: not measurable)."""
@@ -62,6 +68,20 @@ class Board(NamedTuple):
         if contribution is None or loss is None:
             return False
         return contribution >= self.state.run.selection.keep_share * abs(loss)
+
+    @property
+    def orchestration(self) -> Orchestration:
+        """The rules of an orchestrated run."""
+        orchestration = self.state.run.selection.orchestration
+        assert orchestration is not None, f"run {self.state.run_id} pursues no course"
+        return orchestration
+
+    def share(self, contribution: float | None) -> float | None:
+        """Return a contribution as a share of the probe loss; None where either is not known."""
+        loss = self.report.probe_loss
+        if contribution is None or loss is None:
+            return None
+        return contribution / max(abs(loss), 1e-12)
 
     @property
     def closed(self) -> frozenset[Seat]:
@@ -96,7 +116,13 @@ class Board(NamedTuple):
         """The arm that was chosen."""
         return self.state.arms.rows[choice.arm]
 
-    def plant(self, choice: Choice) -> Plant:
+    def room(self, site: str) -> float:
+        """The alpha that what is on trial at a site leaves to others, of the whole."""
+        shares = [alpha for seat, alpha in self.shares.items() if seat.site == site]
+        left = WHOLE - math.fsum(shares)
+        return left if left > NO_LESS else 0.0
+
+    def plant(self, choice: Choice, alpha: float = WHOLE) -> Plant:
         """The operation that plants what was chosen."""
         kernel = self.arm(choice).kernel
         return Plant(
@@ -104,8 +130,32 @@ class Board(NamedTuple):
             slot=choice.seat.slot,
             kernel_id=kernel.kernel_id,
             blueprint_id=kernel.blueprint_id,
-            alpha=ALPHA,
+            alpha=alpha,
             ramp_steps=self.state.run.opening.report_interval_steps,
+        )
+
+    def reweight(self, trial: Trial, alpha: float) -> Reweight:
+        """The operation that gives what is on trial another alpha."""
+        return Reweight(
+            site=trial.site,
+            slot=trial.slot,
+            kernel_id=trial.kernel_id,
+            alpha=min(alpha, WHOLE),
+            ramp_steps=self.state.run.opening.report_interval_steps,
+        )
+
+    def of_new_categories(self) -> "Board":
+        """Return the board on which no category may be planted that is anywhere in the network."""
+        categories = {category for _, category in self.situation.present}
+        sites = self.state.run.opening.slots
+        present = frozenset((site, category) for site in sites for category in categories)
+        return self._replace(situation=self.situation._replace(present=present))
+
+    def without_kernel(self, kernel_id: str) -> "Board":
+        """Return the board on which a kernel may be planted nowhere: no plan plants one twice."""
+        there = {(site, kernel_id) for site in self.state.run.opening.slots}
+        return self._replace(
+            situation=self.situation._replace(culled=self.situation.culled | there)
         )
 
     def after(self, operations: tuple[Operation, ...]) -> "Board":
@@ -117,17 +167,18 @@ class Board(NamedTuple):
             return self
         planted = [op for op in operations if isinstance(op, Plant)]
         culled = [op for op in operations if isinstance(op, Cull)]
-        ended = len(operations) - len(planted)
+        ended = sum(isinstance(op, Cull | Fossilize) for op in operations)
+        shares = _shares_after(self.shares, operations) if self.state.agenda else self.shares
         before = self.situation
         occupied = self.occupied | {Seat(op.site, op.slot) for op in planted}
         situation = before._replace(
             on_trial=before.on_trial + len(planted) - ended,
             used=_together([before.used, *(self._costs(op.site, op.kernel_id) for op in planted)]),
-            closed_sites=_closed_sites(self.state, occupied, self.resting),
+            closed_sites=_closed_sites(self.state, occupied, self.resting, shares),
             present=before.present | {(op.site, self._category(op)) for op in planted},
             culled=before.culled | {(op.site, op.kernel_id) for op in culled},
         )
-        return self._replace(situation=situation, occupied=occupied)
+        return self._replace(situation=situation, occupied=occupied, shares=shares)
 
     def beside(self, operations: tuple[Operation, ...]) -> "Board":
         """Return the board for a plan that must be right whether or not these are applied.
@@ -245,26 +296,53 @@ def set_up(state: FoldState, report: SeedReport) -> Board:
             if report.seq - seq < limits.dormant_reports and seat not in occupied
         ]
     )
+    shares: dict[Seat, float] = {}
+    if state.agenda is not None:
+        shares = {trial.seat: trial.alpha or 0.0 for trial in state.trials}
     opened_lately = report.seq + 1 < limits.dormant_reports
     situation = Situation(
         seq=report.seq,
         on_trial=len(state.trials),
         used=_used(state, report) if limits.budgets else NO_COSTS,
         everywhere=Constraint.DORMANT_TIME if opened_lately else Constraint.NONE,
-        closed_sites=_closed_sites(state, occupied, resting),
+        closed_sites=_closed_sites(state, occupied, resting, shares),
         present=frozenset(present),
         rotating=_rotating(state) if limits.rotation else frozenset(),
     )
-    return Board(state, report, situation, occupied, resting)
+    return Board(state, report, situation, occupied, resting, shares)
+
+
+def _shares_after(
+    shares: Mapping[Seat, float], operations: Iterable[Operation]
+) -> Mapping[Seat, float]:
+    after = dict(shares)
+    for operation in operations:
+        seat = Seat(operation.site, operation.slot)
+        if isinstance(operation, Plant | Reweight):
+            after[seat] = operation.alpha
+        else:
+            after.pop(seat, None)
+    return after
 
 
 def _closed_sites(
-    state: FoldState, occupied: frozenset[Seat], resting: frozenset[Seat]
+    state: FoldState,
+    occupied: frozenset[Seat],
+    resting: frozenset[Seat],
+    shares: Mapping[Seat, float],
 ) -> dict[str, Constraint]:
-    """Return why nothing can be planted, for each site of which every seat is closed."""
+    """Return why nothing can be planted: for each site of which every seat is closed, or the whole
+    alpha given away."""
     slots = state.run.opening.slots
     left: dict[str, int] = {}
-    closed = {}
+    given: dict[str, list[float]] = {}
+    for seat, alpha in shares.items():
+        given.setdefault(seat.site, []).append(alpha)
+    closed = {
+        site: Constraint.NO_ROOM
+        for site, alphas in given.items()
+        if WHOLE - math.fsum(alphas) <= NO_LESS
+    }
     for constraint, seats in (
         (Constraint.NO_SEED_FREE, occupied),
         (Constraint.DORMANT_TIME, resting),

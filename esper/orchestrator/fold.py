@@ -1,6 +1,6 @@
 """The fold: one report in, the next state and the decisions it led to out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -8,12 +8,10 @@ from esper.bandit import Policy
 from esper.bandit.selector import PURPOSE, TIE_BREAK
 from esper.orchestrator.answer import last_word, no_action
 from esper.orchestrator.arms import TooManyArms
-from esper.orchestrator.board import Board, set_up
-from esper.orchestrator.by_hand import answers
-from esper.orchestrator.learn import incidents_in_words, learn
+from esper.orchestrator.learn import ended_early, incidents_in_words, learn
+from esper.orchestrator.orchestrator import Intent, Proposal, SeedOrchestrator
 from esper.orchestrator.plan import Plan
-from esper.orchestrator.state import FoldState, Pending
-from esper.orchestrator.strategies import STRATEGIES
+from esper.orchestrator.state import Agenda, Asked, FoldState, Pending
 from topics.codec import digest, sha256_of
 from topics.models import (
     AdaptationDecision,
@@ -23,11 +21,9 @@ from topics.models import (
     PolicySpec,
     PolicyStamp,
     RandomStamp,
+    Reweight,
     SeedReport,
-    Strategy,
 )
-
-Proposal = tuple[Strategy | None, Plan]
 
 SEAL: Proposal = (None, Plan((), "the run is closed; this seals its reports"))
 
@@ -81,8 +77,9 @@ def fold(
         after = learn(before, report, cause.sha256)
     except TooManyArms as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
-    board = set_up(after, report)
-    plans: list[Proposal] = [SEAL] if report.closing else _plans(board)
+    intent = SeedOrchestrator().decide(after, report)
+    board = intent.board
+    plans: list[Proposal] = [SEAL] if report.closing else list(intent.plans)
     reason = None
     idle = not any(plan.operations for _, plan in plans)
     if not report.closing and (idle or report.paused):
@@ -95,8 +92,9 @@ def fold(
         plans.append((None, Plan((), reason)))
     if report.incidents:
         plans[0] = _told_of_incidents(plans[0], report, after)
-    after = replace(_committed(after, report, plans), said=reason)
-    decisions = _decisions(before, after, board, cause, plans)
+    committed = _committed(replace(after, agenda=intent.agenda), report, plans)
+    after = replace(committed, said=reason)
+    decisions = _decisions(before, after, intent, cause, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256
     return Folded(replace(after, previous_sha256=previous), decisions)
 
@@ -115,22 +113,6 @@ def _opened(report: SeedReport) -> FoldState:
         return FoldState.opened_by(report)
     except ValueError as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
-
-
-def _plans(board: Board) -> list[Proposal]:
-    plans: list[Proposal] = [(None, plan) for plan in answers(board.report)]
-    if board.report.paused or any(plan.operations for _, plan in plans):
-        return plans
-    if board.state.pending:
-        # What is under way decides which slots are free; wait for the trainer's answer.
-        return plans
-    for strategy, propose in STRATEGIES:
-        plan = propose(board)
-        if plan is None:
-            continue
-        plans.append((strategy, plan))
-        board = board.beside(plan.operations)
-    return plans
 
 
 def _told_of_incidents(proposal: Proposal, report: SeedReport, state: FoldState) -> Proposal:
@@ -160,12 +142,40 @@ def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> F
         for index, (_, plan) in enumerate(plans)
         if plan.operations
     )
+    if state.agenda is not None:
+        cut = [trial for trial in state.trials if (trial.site, trial.kernel_id) in culled]
+        state = ended_early(state, cut, report)
     return replace(
         state,
+        agenda=_asked(state.agenda, awaited, plans, report.seq),
         arms=state.arms.embargoed(culled, until),
         pending=state.pending + awaited,
         rotation=_rotated(state, planted),
     )
+
+
+def _asked(
+    agenda: Agenda | None, awaited: Sequence[Pending], plans: Sequence[Proposal], seq: int
+) -> Agenda | None:
+    """Return the agenda that remembers which alphas were asked for, until they are answered."""
+    if agenda is None:
+        return None
+    asking = [plan for _, plan in plans if plan.operations]
+    asked = [
+        Asked(
+            decision_id=pending.decision_id,
+            site=operation.site,
+            slot=operation.slot,
+            kernel_id=operation.kernel_id,
+            alpha=operation.alpha,
+            round_seq=seq,
+            round_size=len(pending.planted) if isinstance(operation, Plant) else None,
+        )
+        for pending, plan in zip(awaited, asking, strict=True)
+        for operation in plan.operations
+        if isinstance(operation, Plant | Reweight)
+    ]
+    return agenda.model_copy(update={"asked": (*agenda.asked, *asked)})
 
 
 def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, ...]]:
@@ -182,13 +192,13 @@ def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, 
 def _decisions(
     before: FoldState,
     after: FoldState,
-    board: Board,
+    intent: Intent,
     cause: Cause,
     plans: list[Proposal],
 ) -> tuple[AdaptationDecision, ...]:
     if not plans:
         return ()
-    run = after.run
+    run, board = after.run, intent.board
     before_sha256, after_sha256 = before.sha256(), after.sha256()
     previous = before.previous_sha256
     decisions = []
@@ -211,6 +221,7 @@ def _decisions(
                 if run.attention and run.selection.attention
                 else None
             ),
+            course=intent.course,
             random=RandomStamp(
                 seed=run.opening.seed,
                 seq=cause.seq,

@@ -1,11 +1,13 @@
 """What a report teaches: new arms, answers to decisions, contributions, and rewards from them."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from esper.bandit import LinearModel, PerformanceTracker, Seat, TrialResult, Tried, reward_of
 from esper.bandit.features import features
 from esper.bandit.standings import Standings
+from esper.orchestrator.agenda import agenda_after, applied, reports_kept, weighed
 from esper.orchestrator.arms import Arms
 from esper.orchestrator.state import FoldState, Pending, Trial
 from topics.codec import sha256_of
@@ -23,7 +25,7 @@ ON_TRIAL = frozenset({SeedState.LOADING, SeedState.BLENDING, SeedState.ACTIVE})
 def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
     """Return the state after a report, before any decision; the digest is of its record value."""
     selection = state.run.selection
-    trials = _observed(state.trials, report)
+    trials = _observed(state, report)
     arms, tracker = state.arms, state.tracker
     if report.kernels:
         arms, tracker = arms.with_kernels(report.kernels, tracker, state.run)
@@ -41,6 +43,7 @@ def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
         trials=tuple(_judged(trial, selection) for trial in trials),
         pending=_unanswered(state.pending, report),
         occupied=_occupied(state, report),
+        agenda=agenda_after(state.agenda, state.run.selection, report),
     )
     due = [trial for trial in trials if _due(trial, selection)]
     learnt = _with_rewards(learnt, due, report) if due else learnt
@@ -87,23 +90,51 @@ def _with_embargoes(
     return arms.embargoed(names, report.seq + selection.limits.embargo_reports)
 
 
-def _observed(trials: tuple[Trial, ...], report: SeedReport) -> tuple[Trial, ...]:
-    known = {(trial.site, trial.slot, trial.kernel_id): trial for trial in trials}
-    return tuple(_observed_once(known, seed) for seed in report.seeds if seed.state in ON_TRIAL)
+def _observed(state: FoldState, report: SeedReport) -> tuple[Trial, ...]:
+    known = {(trial.site, trial.slot, trial.kernel_id): trial for trial in state.trials}
+    seeds = [seed for seed in report.seeds if seed.state in ON_TRIAL]
+    if state.agenda is None:
+        return tuple(_observed_once(known, seed) for seed in seeds)
+    kept, asked = reports_kept(state.run.selection), applied(state.agenda, report)
+    return tuple(
+        weighed(_observed_once(known, seed, kept), seed, asked.get(Seat(seed.site, seed.slot)))
+        for seed in seeds
+    )
 
 
-def _observed_once(known: dict[tuple[str, int, str], Trial], seed: SeedStatus) -> Trial:
+def ended_early(state: FoldState, trials: Iterable[Trial], report: SeedReport) -> FoldState:
+    """Return the state after trials that are cut short: each counts by what was measured of it."""
+    ended = [trial for trial in trials if not trial.judged and trial.contributions]
+    if not ended:
+        return state
+    judged = tuple(
+        trial.model_copy(update={"judged": True}) if trial in ended else trial
+        for trial in state.trials
+    )
+    return _with_rewards(replace(state, trials=judged), ended, report)
+
+
+def _observed_once(
+    known: dict[tuple[str, int, str], Trial], seed: SeedStatus, kept: int | None = None
+) -> Trial:
+    """Return the trial of a seed after one more report.
+
+    Once judged it is measured no more, unless so many contributions are `kept`, the newest.
+    """
     kernel_id = seed.kernel_id or ""
     trial = known.get(
         (seed.site, seed.slot, kernel_id),
         Trial(site=seed.site, slot=seed.slot, kernel_id=kernel_id),
     )
-    if seed.state is not SeedState.ACTIVE or trial.judged:
+    if seed.state is not SeedState.ACTIVE or (trial.judged and kept is None):
         return trial
     measured = seed.contribution
     if measured is not None and abs(measured) > MAX_CONTRIBUTION:
         measured = None
-    return trial.model_copy(update={"contributions": (*trial.contributions, measured)})
+    contributions = (*trial.contributions, measured)
+    if kept is not None:
+        contributions = contributions[-kept:]
+    return trial.model_copy(update={"contributions": contributions})
 
 
 def _due(trial: Trial, selection: Selection) -> bool:

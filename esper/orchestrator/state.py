@@ -19,8 +19,11 @@ from esper.bandit import (
 from esper.orchestrator.arms import Arm, Arms
 from esper.orchestrator.run import OpenedRun
 from topics.codec import Undecodable, encode, sha256_of
-from topics.models import LoadableKernel, RunOpening, SeedReport
+from topics.models import LoadableKernel, RunOpening, SeedReport, Strategy
 from topics.models.event import SiteName
+
+WHOLE = 1.0
+"""The alpha of a kernel alone, and what all that are on trial at one site have together."""
 
 
 class _Frozen(BaseModel):
@@ -31,6 +34,8 @@ class Trial(_Frozen):
     """A planted seed whose worth is being measured; judged once, when enough is known.
 
     `contributions` has one entry per report at full alpha, None where it could not be measured.
+    The rest is of orchestrated runs: the alpha that it has or is on its way to, the report whose
+    answer opened its round and how many entered that, and whether its alpha is its last.
     """
 
     site: SiteName
@@ -38,6 +43,15 @@ class Trial(_Frozen):
     kernel_id: str
     contributions: tuple[float | None, ...] = ()
     judged: bool = False
+    alpha: Annotated[float | None, Field(exclude_if=lambda it: it is None)] = None
+    round_seq: Annotated[int | None, Field(exclude_if=lambda it: it is None)] = None
+    round_size: Annotated[int | None, Field(exclude_if=lambda it: it is None)] = None
+    settled: Annotated[bool, Field(exclude_if=lambda it: not it)] = False
+
+    @property
+    def seat(self) -> Seat:
+        """The seed that it is of."""
+        return Seat(self.site, self.slot)
 
 
 class Pending(_Frozen):
@@ -45,6 +59,35 @@ class Pending(_Frozen):
 
     decision_id: str
     planted: tuple[tuple[SiteName, str], ...] = ()
+
+
+class Asked(_Frozen):
+    """What a decision asks of a seed's alpha, remembered until the trainer has answered.
+
+    `round_size` is that of the round that the decision opens; None where it plants nothing there
+    and only changes the alpha.
+    """
+
+    decision_id: str
+    site: SiteName
+    slot: int
+    kernel_id: str
+    alpha: float
+    round_seq: int
+    round_size: int | None = None
+
+
+class Agenda(_Frozen):
+    """What an orchestrated run intends: a strategy, since which report, and why.
+
+    `losses` are its last probe losses, the newest last.
+    """
+
+    strategy: Strategy | None = None
+    since_seq: int = 0
+    why: str = ""
+    losses: tuple[float, ...] = ()
+    asked: tuple[Asked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +98,8 @@ class FoldState:
     under the state's digest. `previous_sha256` is the digest of the last decision's bytes; it is
     left out of the state's digest, which that decision contains. `occupied` holds the last report
     in which a seat was not dormant, as long as that matters, `rotation` the categories planted
-    last at a site, `said` the last reason given for doing nothing.
+    last at a site, `said` the last reason given for doing nothing, `agenda` what the run intends
+    where it is orchestrated.
     """
 
     run: OpenedRun
@@ -71,6 +115,7 @@ class FoldState:
     rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model: LinearModel | None = None
     said: str | None = None
+    agenda: Agenda | None = None
     previous_sha256: str | None = None
 
     @classmethod
@@ -93,6 +138,7 @@ class FoldState:
             seeds=_seeds(run, tracker),
             tracker=tracker,
             model=model,
+            agenda=None if run.selection.orchestration is None else Agenda(),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -135,6 +181,8 @@ class FoldState:
             stored["model"] = self.model.model_dump()
         if self.said is not None:
             stored["said"] = self.said
+        if self.agenda is not None:
+            stored["agenda"] = self.agenda.model_dump()
         return stored
 
     @classmethod
@@ -179,6 +227,7 @@ class _Stored(RunOpening):
     rotation: dict[SiteName, tuple[str, ...]] = {}
     model: LinearModel | None = None
     said: Annotated[str | None, Field(max_length=500)] = None
+    agenda: Agenda | None = None
     previous_sha256: str | None = None
 
     def restored(self) -> FoldState:
@@ -206,6 +255,7 @@ class _Stored(RunOpening):
             rotation=self.rotation,
             model=self.model,
             said=self.said,
+            agenda=self.agenda,
             previous_sha256=self.previous_sha256,
         )
 

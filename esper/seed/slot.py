@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+from esper.seed.ramps import RAMPS, linear
 from esper.seed.states import TRANSITIONS, IllegalTransition
-from topics.models import Plant, SeedState
+from topics.models import Plant, Reweight, SeedState
 
 
 @dataclass(slots=True)
@@ -14,6 +15,7 @@ class Slot:
     `decision_id` names the decision of that operation, `since_step` is the training step at which
     the present state began. `merged_sha256` is the digest of the artifact that the site's layer
     took in for good, which has left the bank; None while what was planted runs beside the layer.
+    `reweighted` is the last operation that changed its alpha, `alpha_before` where that began.
     """
 
     site: str
@@ -23,6 +25,8 @@ class Slot:
     decision_id: str | None = None
     since_step: int = 0
     merged_sha256: str | None = None
+    reweighted: Reweight | None = None
+    alpha_before: float = 0.0
 
     def __str__(self) -> str:
         return f"seed {self.site}/{self.index}"
@@ -36,6 +40,28 @@ class Slot:
                 setattr(self, name, value)
 
         return put_back
+
+    @property
+    def alpha(self) -> float:
+        """The alpha that the seed has or, while it blends, will have; 0 without one."""
+        change = self.reweighted or self.planted
+        return 0.0 if change is None else change.alpha
+
+    def passed_at(self, step: int) -> float:
+        """Return the share of its way that a blending seed has behind it from a step on, to 1."""
+        change = self.reweighted or self.planted
+        assert change is not None
+        # Step one of a ramp is the first with a gradient, so it must not be zero.
+        return min(1.0, (step - self.since_step + 1) / max(change.ramp_steps, 1))
+
+    def alpha_at(self, step: int) -> float:
+        """Return the alpha that a blending seed has from a step on; at the end exactly its own."""
+        passed = self.passed_at(step)
+        if passed == 1.0:
+            return self.alpha
+        assert self.planted is not None
+        share = RAMPS[self.planted.ramp](passed) if self.reweighted is None else linear(passed)
+        return self.alpha_before + (self.alpha - self.alpha_before) * share
 
     def check(self, to: SeedState) -> None:
         """Raise IllegalTransition unless this slot may become `to` now."""
@@ -52,4 +78,15 @@ class Slot:
         self.state = to
         self.since_step = step
         if to in (SeedState.DORMANT, SeedState.CULLED, SeedState.ROLLED_BACK):
-            self.planted = self.decision_id = None
+            self.planted = self.decision_id = self.reweighted = None
+            self.alpha_before = 0.0
+
+    def reweight(self, change: Reweight, step: int) -> None:
+        """Be on the way from the present alpha to another, from a step on.
+
+        Raises:
+            IllegalTransition: the seed is not active.
+        """
+        before = self.alpha
+        self.advance(SeedState.BLENDING, step)
+        self.reweighted, self.alpha_before = change, before

@@ -10,7 +10,8 @@ TRANSITIONS: Mapping[SeedState, frozenset[SeedState]] = {
     S.DORMANT: frozenset({S.LOADING}),
     S.LOADING: frozenset({S.BLENDING, S.DORMANT, S.CULLED, S.ROLLED_BACK}),
     S.BLENDING: frozenset({S.ACTIVE, S.CULLED, S.ROLLED_BACK}),
-    S.ACTIVE: frozenset({S.FOSSILIZED, S.CULLED, S.ROLLED_BACK}),
+    # Back to blending where its alpha is to change: what is measured on the way is of neither.
+    S.ACTIVE: frozenset({S.BLENDING, S.FOSSILIZED, S.CULLED, S.ROLLED_BACK}),
     S.FOSSILIZED: frozenset(),
     S.CULLED: frozenset({S.DORMANT}),
     S.ROLLED_BACK: frozenset({S.DORMANT}),

@@ -68,7 +68,7 @@ def _grown_at(site: Site) -> Iterator[Grown]:
             yield Grown(site.name, slot.index, *of, alpha=float(seed.alpha))
         elif slot.planted is not None and slot.merged_sha256 is not None:
             merged = slot.planted.kernel_id, slot.merged_sha256
-            yield Grown(site.name, slot.index, *merged, merged=True, alpha=slot.planted.alpha)
+            yield Grown(site.name, slot.index, *merged, merged=True, alpha=slot.alpha)
 
 
 def load_exported(folder: Path) -> nn.Module:

@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from esper.kernel import Kernel
 from esper.seed import (
-    RAMPS,
     STREAMS,
     GradientSynchronizer,
     IllegalTransition,
@@ -21,7 +20,15 @@ from esper.seed import (
 )
 from esper.training.gradients import GradientNorms
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
-from topics.models import AdaptationDecision, Cull, Fossilize, Operation, Plant, SeedState
+from topics.models import (
+    AdaptationDecision,
+    Cull,
+    Fossilize,
+    Operation,
+    Plant,
+    Reweight,
+    SeedState,
+)
 
 log = logging.getLogger("esper")
 
@@ -38,6 +45,8 @@ class Bed(BaseModel):
     decision_id: str | None
     since_step: int
     merged_sha256: str | None
+    reweighted: Reweight | None = None
+    alpha_before: float = 0.0
 
 
 class PlanRefused(ValueError):
@@ -127,6 +136,8 @@ class Garden:
                         decision_id=slot.decision_id,
                         since_step=slot.since_step,
                         merged_sha256=slot.merged_sha256,
+                        reweighted=slot.reweighted,
+                        alpha_before=slot.alpha_before,
                     )
 
     def restore(self, beds: Iterable[Bed], kernels: Mapping[tuple[str, int], Kernel]) -> None:
@@ -136,6 +147,7 @@ class Garden:
             slot.state, slot.since_step = bed.state, bed.since_step
             slot.planted, slot.decision_id = bed.planted, bed.decision_id
             slot.merged_sha256 = bed.merged_sha256
+            slot.reweighted, slot.alpha_before = bed.reweighted, bed.alpha_before
         for (name, index), kernel in kernels.items():
             site = self.sites[name]
             slot, seed = site.slots[index], self._join(site, index, kernel)
@@ -215,12 +227,8 @@ class Garden:
     def ramp(self, step: int) -> None:
         """Move the alpha of every blending seed on; costs nothing when there is none."""
         for slot, seed in self._blending:
-            plant = slot.planted
-            assert plant is not None
-            # Step one of the ramp is the first with a gradient, so it must not be zero.
-            passed = min(1.0, (step - slot.since_step + 1) / max(plant.ramp_steps, 1))
-            seed.alpha.fill_(plant.alpha * RAMPS[plant.ramp](passed))
-            if passed == 1.0:
+            seed.alpha.fill_(slot.alpha_at(step))
+            if slot.passed_at(step) == 1.0:
                 slot.advance(SeedState.ACTIVE, step)
         self._blending = [pair for pair in self._blending if pair[0].state is SeedState.BLENDING]
 
@@ -249,6 +257,8 @@ class Garden:
                 self._cull(operation, step, undo)
             case Fossilize():
                 self._fossilize(operation, step, undo)
+            case Reweight():
+                self._reweight(operation, step, undo)
 
     def _plant(
         self,
@@ -311,6 +321,12 @@ class Garden:
             slot.merged_sha256 = seed.kernel.sha256
         slot.advance(SeedState.FOSSILIZED, step)
 
+    def _reweight(self, change: Reweight, step: int, undo: ExitStack) -> None:
+        slot = self._slot(change)
+        slot.reweight(change, step)
+        undo.callback(self._blend_only, self._blending, len(self._blending))
+        self._blending.append((slot, self.sites[change.site].seed(slot.index)))
+
     def _forget(self, seed: Seed, undo: ExitStack) -> None:
         """Let no one train a seed any more that has left the model."""
         self._membership.remove(seed.parameters(), undo)
@@ -355,6 +371,7 @@ _LEADS_TO: Mapping[type[Operation], SeedState] = {
     Plant: SeedState.LOADING,
     Cull: SeedState.CULLED,
     Fossilize: SeedState.FOSSILIZED,
+    Reweight: SeedState.BLENDING,
 }
 
 

@@ -161,7 +161,7 @@ def _status(site: Site, slot: Slot, measured: Measured, step: int) -> SeedStatus
         state=slot.state,
         kernel_id=plant.kernel_id,
         blueprint_id=plant.blueprint_id,
-        alpha=float(seed.alpha) if seed else plant.alpha,
+        alpha=float(seed.alpha) if seed else slot.alpha,
         params=seed.kernel.params if seed else 0,
         age_steps=step - slot.since_step,
         contribution=measured.contributions.get((site.name, slot.index)),

@@ -6,8 +6,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.bandit import POLICIES, policy_for
+from esper.orchestrator import FoldState
 from tests.orchestrator.trainer import Trainer, kernel, selection
-from topics.models import AdaptationDecision, Cull, Limits, Plant, PolicySpec, SeedState
+from topics.models import (
+    AdaptationDecision,
+    Cull,
+    Limits,
+    Orchestration,
+    Plant,
+    PolicySpec,
+    SeedState,
+)
 
 ON_TRIAL = {SeedState.BLENDING, SeedState.ACTIVE}
 """Seeds that change the network; one that loads may wait for the cull in the same plan."""
@@ -20,8 +29,20 @@ contributions = st.none() | st.floats(-1, 1)
 policies = st.sampled_from(sorted(POLICIES)).map(lambda name: PolicySpec(name=name))
 attentions = st.none() | policies.filter(lambda spec: not policy_for(spec).contextual)
 
+orchestrations = st.none() | st.builds(
+    Orchestration,
+    plateau_reports=st.integers(1, 8),
+    harm_reports=st.integers(1, 4),
+    rung_reports=st.integers(1, 3),
+    cooldown_reports=st.integers(0, 5),
+    ensemble=st.sampled_from(["equal", "softmax"]),
+)
+
 selections = st.builds(
     selection,
+    orchestration=orchestrations,
+    max_on_trial=st.integers(1, 4),
+    trial_reports=st.integers(1, 6),
     attention=attentions,
     dormant_reports=st.integers(0, 6),
     max_params=st.none() | st.integers(100, 700),
@@ -38,6 +59,7 @@ class Watch:
     trainer: Trainer
     embargo: dict[str, int] = field(default_factory=dict)
     occupied: dict[tuple[str, int], int] = field(default_factory=dict)
+    since: int | None = None
 
     @property
     def limits(self) -> Limits:
@@ -52,6 +74,10 @@ class Watch:
     def decided(self, decisions: tuple[AdaptationDecision, ...]) -> None:
         seq = self.trainer.seq - 1
         for decision in decisions:
+            seeds = [(operation.site, operation.slot) for operation in decision.operations]
+            assert len(set(seeds)) == len(seeds), "two operations on one seed"
+            self.pursued(decision)
+        for decision in decisions:
             for operation in decision.operations:
                 if isinstance(operation, Plant):
                     self.planted(operation, seq)
@@ -59,6 +85,19 @@ class Watch:
             for operation in decision.operations:
                 if isinstance(operation, Cull):
                     self.embargo[operation.kernel_id] = seq + self.limits.embargo_reports
+
+    def pursued(self, decision: AdaptationDecision) -> None:
+        """Hold a change of strategy against the cooldown."""
+        assert self.trainer.selection is not None
+        rules, course = self.trainer.selection.orchestration, decision.course
+        assert (course is None) is (rules is None)
+        if course is None or rules is None:
+            return
+        assert course.strategy is decision.strategy
+        harm = any(signal.name == "harmful" and signal.on for signal in course.signals)
+        if course.changed and not harm and self.since is not None:
+            assert course.since_seq - self.since >= rules.cooldown_reports, "changed too soon"
+        self.since = course.since_seq
 
     def planted(self, plant: Plant, seq: int) -> None:
         limits = self.limits
@@ -85,6 +124,9 @@ class Watch:
             assert len(here) <= slots
             categories = [CATEGORY[seed.kernel_id] for seed in here if seed.kernel_id]
             assert len(set(categories)) == len(categories)
+            if self.trainer.selection and self.trainer.selection.orchestration:
+                alphas = [seed.alpha for seed in here if seed.state in ON_TRIAL]
+                assert sum(alphas) <= 1 + 1e-9, "more than the whole alpha"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -109,6 +151,7 @@ def test_no_limit_is_broken_in_any_run_under_any_policy(data: st.DataObject) -> 
         probe_loss = data.draw(st.none() | st.floats(0, 2))
         watch.reported()
         answers = trainer.report(*arrived, contributions=measured, probe_loss=probe_loss)
+        assert FoldState.from_bytes(trainer.folded.to_bytes()) == trainer.folded
         decisions = tuple(decision for decision in answers if decision.operations)
         watch.decided(decisions)
         assert not (decisions and waiting), "decided while an answer was outstanding"

@@ -19,12 +19,14 @@ from topics.models import (
     Limits,
     LoadableKernel,
     MemorySnapshot,
+    Orchestration,
     Outcome,
     OutcomeStatus,
     Plant,
     PolicySpec,
     Priors,
     RequestKind,
+    Reweight,
     RunOpening,
     RunRequest,
     SeedReport,
@@ -44,6 +46,7 @@ def selection(
     dormant_reports: int = 0,
     attention: PolicySpec | None = None,
     memory: float = 0.0,
+    orchestration: Orchestration | None = None,
     **more: Any,
 ) -> Selection:
     """How a run of the tests selects, with short trials; other arguments are fields of `Limits`."""
@@ -58,6 +61,7 @@ def selection(
         priors=Priors(cost=0.0, memory=memory, category=0.0),
         trial_reports=trial_reports,
         keep_share=keep_share,
+        orchestration=orchestration,
     )
 
 
@@ -93,6 +97,7 @@ class Seed:
     state: SeedState
     kernel_id: str | None = None
     blueprint_id: str | None = None
+    alpha: float = 0.0
 
 
 @dataclass
@@ -162,7 +167,10 @@ class Trainer:
                 case Plant():
                     assert seed.state is SeedState.LOADING
                     self.seeds[place] = Seed(
-                        SeedState.BLENDING, operation.kernel_id, operation.blueprint_id
+                        SeedState.BLENDING,
+                        operation.kernel_id,
+                        operation.blueprint_id,
+                        operation.alpha,
                     )
                 case Cull():
                     assert seed.state in (SeedState.BLENDING, SeedState.ACTIVE)
@@ -171,6 +179,9 @@ class Trainer:
                 case Fossilize():
                     assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
                     seed.state = SeedState.FOSSILIZED
+                case Reweight():
+                    assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
+                    seed.state, seed.alpha = SeedState.BLENDING, operation.alpha
         self._answer(decision, OutcomeStatus.APPLIED)
 
     def accept(self, decisions: Sequence[AdaptationDecision]) -> None:
@@ -242,6 +253,7 @@ class Trainer:
                     state=seed.state,
                     kernel_id=seed.kernel_id,
                     blueprint_id=seed.blueprint_id,
+                    alpha=seed.alpha if seed.state is not SeedState.BLENDING else seed.alpha / 2,
                     contribution=contributions.get((site, slot)),
                 )
                 for (site, slot), seed in sorted(self.seeds.items())

@@ -301,5 +301,5 @@ def test_the_lineage_tells_what_a_layer_took_in_beside_what_it_did_not(tmp_path:
         }
         for slot, (each, alpha) in enumerate(zip(ready, (0.6, 1.0), strict=True))
     ]
-    told_of[0]["merged"] = True
+    told_of[0] |= {"merged": True, "alpha": 0.6}
     assert json.loads((folder / "lineage.json").read_bytes())["seeds"] == told_of

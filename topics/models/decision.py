@@ -54,7 +54,18 @@ class Fossilize(Event):
     kernel_id: Sha256
 
 
-Operation = Annotated[Plant | Cull | Fossilize, Field(discriminator="op")]
+class Reweight(Event):
+    """Bring the alpha of an active seed from where it is to `alpha` over `ramp_steps` steps."""
+
+    op: Literal["reweight"] = "reweight"
+    site: SiteName
+    slot: Count
+    kernel_id: Sha256
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    ramp_steps: Count
+
+
+Operation = Annotated[Plant | Cull | Fossilize | Reweight, Field(discriminator="op")]
 
 
 class Cause(Event):
@@ -117,6 +128,34 @@ class RandomStamp(Event):
     purpose: Identifier
 
 
+class Signal(Event):
+    """One sign by which a strategy is chosen: what was found, and what it is held against.
+
+    `threshold` is the one that counted: the looser one where the strategy that it calls for is
+    pursued already. `value` is None where there is nothing to measure. A site is named where the
+    sign is of a site.
+    """
+
+    name: Identifier
+    site: Annotated[SiteName | None, Field(exclude_if=lambda it: it is None)] = None
+    value: float | None
+    threshold: float
+    on: bool
+
+
+class Course(Event):
+    """The strategy that a run pursues: since which report, and what made it so, in words.
+
+    `changed` is whether this report did; `signals` are those of this report.
+    """
+
+    strategy: Strategy
+    since_seq: Count
+    why: Annotated[str, StringConstraints(max_length=200)]
+    changed: bool
+    signals: tuple[Signal, ...]
+
+
 class AdaptationDecision(Event):
     """A plan of operations that the trainer applies between two steps: all of it, or none.
 
@@ -126,8 +165,9 @@ class AdaptationDecision(Event):
     strategy and no operations: it seals the record. In a lockstep run such a decision, the last
     of its seq, ends the answer to every other report too; in any run with a selection it says, once
     until that changes, why nothing can be planted. `seeds` and `attention` are absent where no
-    policy chose among seeds. `request_id` is the id of what a person asked for, in the decision
-    that answers it: with operations that do it, or none and a reason; it never ends an answer.
+    policy chose among seeds, `course` where the run pursues none. `request_id` is the id of what a
+    person asked for, in the decision that answers it: with operations that do it, or none and a
+    reason; it never ends an answer.
     """
 
     decision_id: Sha256
@@ -143,6 +183,7 @@ class AdaptationDecision(Event):
     candidates: tuple[Candidate, ...]
     seeds: Annotated[tuple[SeedCandidate, ...], Field(exclude_if=lambda it: not it)] = ()
     attention: Annotated[PolicyStamp | None, Field(exclude_if=lambda it: it is None)] = None
+    course: Annotated[Course | None, Field(exclude_if=lambda it: it is None)] = None
     random: RandomStamp
     state_before_sha256: Sha256
     state_after_sha256: Sha256

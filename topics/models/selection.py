@@ -1,8 +1,8 @@
 """How a run chooses: its policies, what they may never exceed, and what earlier runs taught."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from topics.models.event import Count, Event, Identifier, SiteName
 from topics.models.run import PolicySpec, SiteKind
@@ -66,13 +66,66 @@ class Priors(Event):
     category: Annotated[float, Field(ge=0, le=100)] = 0.5
 
 
+Reports = Annotated[int, Field(ge=1, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=1, le=1000)]
+
+
+class Orchestration(Event):
+    """What a run takes as a sign that it should intend something else; see docs/choosing.md.
+
+    Shares are of the probe loss, ratios are of two mean contributions, and what is counted in
+    reports is counted at full alpha. Of two thresholds for one sign the stricter one calls for a
+    strategy, and the other (`.._stay`) keeps it.
+
+    The probe loss is on a plateau when the best of the last `plateau_reports` is less than
+    `plateau_share` better than the best of as many before. A seed does harm when its mean
+    contribution over the last `harm_reports` is below minus `harm_share`. One seed of a site
+    dominates when it gives `dominance` times what the second does; seeds are comparable when the
+    best gives no more than `comparable_ratio` times what the worst does. Of the candidates of one
+    round half may be left after `rung_reports`, a quarter after twice, an eighth after four times
+    as many. After the strategy has changed it stays for `cooldown_reports`, harm excepted.
+    Comparable seeds share their alpha in equal parts or, `softmax`, in proportion to the
+    exponential of their contribution, as a share, over `temperature`.
+    """
+
+    plateau_reports: Reports = 8
+    plateau_share: Share = 0.01
+    plateau_share_stay: Share = 0.02
+    harm_reports: Reports = 2
+    harm_share: Share = 0.02
+    dominance: Ratio = 3.0
+    dominance_stay: Ratio = 2.0
+    comparable_ratio: Ratio = 1.5
+    comparable_ratio_stay: Ratio = 2.0
+    rung_reports: Reports = 2
+    cooldown_reports: Count = 3
+    ensemble: Literal["equal", "softmax"] = "equal"
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.02
+
+    @model_validator(mode="after")
+    def _stays_longer_than_it_enters(self) -> Self:
+        for name, enter, stay, stricter in (
+            ("plateau_share", self.plateau_share, self.plateau_share_stay, min),
+            ("dominance", self.dominance, self.dominance_stay, max),
+            ("comparable_ratio", self.comparable_ratio, self.comparable_ratio_stay, min),
+        ):
+            if stricter(enter, stay) != enter:
+                raise ValueError(
+                    f"{name} is {enter} and {name}_stay {stay}; "
+                    "what calls for a strategy must be the stricter one"
+                )
+        return self
+
+
 class Selection(Event):
     """How seeds and kernels are chosen: first which seed gets attention, then what goes there.
 
     `attention` chooses the seed, and the opening's `policy` the blueprint for its site; without it
     that policy chooses among all (site, blueprint) at once. A seed is on trial until
     `trial_reports` contributions were measured at full alpha; it is kept when their mean is at
-    least `keep_share` of the probe loss.
+    least `keep_share` of the probe loss. With an `orchestration` the run pursues one strategy at a
+    time, by its rules; without, each trial is judged for itself.
     """
 
     attention: PolicySpec | None = None
@@ -80,6 +133,7 @@ class Selection(Event):
     priors: Priors = Priors()
     trial_reports: Annotated[int, Field(ge=1, le=1000)] = 6
     keep_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    orchestration: Annotated[Orchestration | None, Field(exclude_if=lambda it: it is None)] = None
 
 
 class SiteFacts(Event):

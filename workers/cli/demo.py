@@ -7,7 +7,7 @@ import typer
 from esper.settings import Settings
 from workers.cli.interrupts import interruptible
 from workers.cli.output import Json, console, print_json, print_table
-from workers.cli.tables import print_seeds, timing_line
+from workers.cli.tables import print_reasons, print_seeds, timing_line
 
 
 def demo(
@@ -46,6 +46,7 @@ def _print(facts: dict[str, Any]) -> None:
     twin, check, verdict = facts["never_grown"], facts["export_check"], facts["audit"]
     console.print()
     print_seeds(facts["seeds"])
+    print_reasons(facts["reasons"])
     print_table(
         ("host, same seed", "test accuracy", "parameters"),
         [

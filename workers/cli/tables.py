@@ -9,6 +9,7 @@ from workers.cli.output import console, print_table
 def print_summary(facts: dict[str, Any]) -> None:
     """Print a run's facts for a person."""
     print_seeds(facts["seeds"])
+    print_reasons(facts["reasons"])
     print_table(
         ("", "test accuracy", "test loss", "parameters", "steps"),
         [
@@ -46,6 +47,16 @@ def print_seeds(seeds: Sequence[dict[str, Any]]) -> None:
         ],
         title="What was planted (contribution: probe loss without the seed minus with it)",
     )
+
+
+def print_reasons(reasons: Sequence[dict[str, Any]]) -> None:
+    """Print what a run's strategies did, and why, in their own words."""
+    if reasons:
+        print_table(
+            ("step", "why"),
+            [(each["step"], each["reason"]) for each in reasons],
+            title="What was intended (percent of the probe loss)",
+        )
 
 
 def timing_line(name: str, measured: dict[str, float] | None) -> str:

@@ -1,20 +1,23 @@
-"""What a run may intend: each strategy looks at the board and proposes a plan, or nothing.
+"""What a run may intend, and what calls for it.
 
-A strategy is a pure function in a file of its own and a row in `STRATEGIES`, whose order is the
-order in which they move; each sees the board that the ones before it leave behind.
+A strategy is a pure function in a file of its own and a row in `RULES`: it looks at the board and
+at the signs that are on, and proposes a plan, or nothing. The first rule that is called for decides
+which of them moves.
 """
 
-from collections.abc import Callable
-
-from esper.orchestrator.board import Board
-from esper.orchestrator.plan import Plan
+from esper.orchestrator.course import Rule
 from esper.orchestrator.strategies.diversify import diversify
+from esper.orchestrator.strategies.ensemble import ensemble
 from esper.orchestrator.strategies.replace import replace
+from esper.orchestrator.strategies.specialize import specialize
 from topics.models import Strategy
 
-STRATEGIES: tuple[tuple[Strategy, Callable[[Board], Plan | None]], ...] = (
-    (Strategy.REPLACE, replace),
-    (Strategy.DIVERSIFY, diversify),
+RULES: tuple[Rule, ...] = (
+    Rule(("harmful",), Strategy.REPLACE, replace, urgent=True),
+    Rule(("weak",), Strategy.REPLACE, replace),
+    Rule(("dominant", "proven"), Strategy.SPECIALIZE, specialize),
+    Rule(("comparable",), Strategy.ENSEMBLE, ensemble),
+    Rule(("plateau", "idle"), Strategy.DIVERSIFY, diversify, unless="spent"),
 )
 
-__all__ = ["STRATEGIES"]
+__all__ = ["RULES"]

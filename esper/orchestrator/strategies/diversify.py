@@ -1,37 +1,28 @@
-"""DIVERSIFY: keep what has proven itself, and try a kind of kernel that its site does not have."""
+"""DIVERSIFY: a tournament of kernels of other kinds, whose losers go early."""
 
-from math import inf
-
-from esper.bandit import Choice
 from esper.orchestrator.board import Board
-from esper.orchestrator.plan import Plan
-from topics.models import Fossilize, Operation
+from esper.orchestrator.plan import Plan, culling
+from esper.orchestrator.rounds import Entrant, entrants, losers
+from esper.orchestrator.signals import Readings
+from esper.orchestrator.words import expected, fallen_behind
+from topics.models import Operation, Strategy
 
 
-def diversify(board: Board) -> Plan | None:
-    """Propose to fossilise every seed that passed its trial and to plant the best arm allowed."""
-    operations: tuple[Operation, ...] = ()
-    reasons = []
-    for trial, contribution in board.judged():
-        if contribution is None or not board.worth_keeping(contribution):
-            continue
-        operations += (Fossilize(site=trial.site, slot=trial.slot, kernel_id=trial.kernel_id),)
-        name = board.blueprint_of(trial)
-        reasons.append(f"{trial.site}: {name} lowers the probe loss by {contribution:.4g}, kept")
-    afterwards = board.after(operations)
-    best = afterwards.best()
-    if best is not None:
-        operations += (afterwards.plant(best),)
-        reasons.append(describe(afterwards, best))
-    return Plan(operations, "; ".join(reasons)) if operations else None
+def diversify(board: Board, readings: Readings) -> Plan | None:
+    """Propose to cull who has fallen behind in a round, and to open one where it is time.
 
-
-def describe(board: Board, choice: Choice) -> str:
-    """Say in words why an arm is next."""
-    arm = board.arm(choice)
-    name = f"{arm.kernel.site}: {arm.kernel.blueprint_id}"
-    if choice.score == inf:
-        return f"{name} was never tried"
-    if not arm.pulls:
-        return f"{name} scores {choice.score:.3f} and was never tried"
-    return f"{name} scores {choice.score:.3f} (mean reward {arm.mean:.3f} of {arm.pulls})"
+    It is time where nothing is on trial or the probe loss is on a plateau; as many enter as may be
+    on trial at once.
+    """
+    behind = losers(board)
+    culls: tuple[Operation, ...] = tuple(culling(each.trial) for each in behind)
+    clauses = [(each.trial.site, fallen_behind(board, each.trial, each.best)) for each in behind]
+    afterwards = board.after(culls)
+    entering: tuple[Entrant, ...] = ()
+    if any(each.name in ("plateau", "idle") for each in readings):
+        limit = board.state.run.selection.limits.max_on_trial
+        entering = entrants(afterwards, limit - afterwards.situation.on_trial)
+    for each in entering:
+        alpha = f"at alpha {each.plant.alpha:.2g}"
+        clauses.append((each.plant.site, f"{expected(afterwards, each.choice)}, {alpha}"))
+    return Plan.of(Strategy.DIVERSIFY, (*culls, *(each.plant for each in entering)), clauses)

@@ -1,41 +1,41 @@
-"""REPLACE: a seed that its trial found too weak gives way to a better candidate."""
+"""REPLACE: the weakest seeds give way to better candidates."""
 
 from esper.orchestrator.board import Board
-from esper.orchestrator.plan import Plan
-from esper.orchestrator.strategies.diversify import describe
-from topics.models import Cull, Operation
+from esper.orchestrator.learn import mean_contribution
+from esper.orchestrator.plan import Plan, culling
+from esper.orchestrator.rounds import Entrant, entrants, losers
+from esper.orchestrator.signals import Readings, of
+from esper.orchestrator.words import contributed, expected, expected_share, fallen_behind
+from topics.models import Operation, Strategy
 
 
-def replace(board: Board) -> Plan | None:
-    """Propose to cull every seed that failed its trial, and to plant the best arm in exchange.
+def replace(board: Board, readings: Readings) -> Plan | None:
+    """Propose to cull what does harm or has failed its trial, and to plant as many in exchange.
 
-    The new kernel takes another slot: the old one's embargo begins with the cull.
+    A new kernel takes another slot, for the old one's embargo begins with the cull; at the same
+    site it has the alpha that the old one had.
     """
-    weak = [
-        (trial, contribution)
-        for trial, contribution in board.judged()
-        if not board.worth_keeping(contribution)
-    ]
-    if not weak:
+    weak = of(readings, "harmful", "weak")
+    behind = [each for each in losers(board) if each.trial not in weak]
+    if not weak and not behind:
         return None
-    operations: tuple[Operation, ...] = tuple(
-        Cull(site=trial.site, slot=trial.slot, kernel_id=trial.kernel_id) for trial, _ in weak
+    culls: tuple[Operation, ...] = (
+        *(culling(trial) for trial in weak),
+        *(culling(each.trial) for each in behind),
     )
-    reasons = [
-        f"{trial.site}: {board.blueprint_of(trial)} {_verdict(contribution)}"
-        for trial, contribution in weak
+    clauses = [(trial.site, contributed(board, trial)) for trial in weak]
+    clauses += [(each.trial.site, fallen_behind(board, each.trial, each.best)) for each in behind]
+    afterwards = board.after(culls)
+    shares = [board.share(mean_contribution(trial)) for trial in weak]
+    least = max((share for share in shares if share is not None), default=None)
+    better = [
+        each for each in entrants(afterwards, len(weak)) if _is_better(afterwards, each, least)
     ]
-    afterwards = board.after(operations)
-    best = afterwards.best()
-    if best is not None:
-        operations += (afterwards.plant(best),)
-        reasons.append(describe(afterwards, best))
-    return Plan(operations, "; ".join(reasons))
+    clauses += [(each.plant.site, expected(afterwards, each.choice)) for each in better]
+    return Plan.of(Strategy.REPLACE, (*culls, *(each.plant for each in better)), clauses)
 
 
-def _verdict(contribution: float | None) -> str:
-    if contribution is None:
-        return "makes the probe loss impossible to measure"
-    if contribution < 0:
-        return f"raises the probe loss by {-contribution:.4g}"
-    return f"lowers the probe loss by {contribution:.4g} only"
+def _is_better(board: Board, entrant: Entrant, least: float | None) -> bool:
+    """Whether a candidate may give more than what gives way did; who was never tried may."""
+    found = expected_share(board, entrant.choice)
+    return found is None or least is None or found > least

@@ -1,0 +1,225 @@
+"""Rendering `docs/evidence.md` from the rows that were kept, so that the two cannot differ."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, median
+from typing import Final
+
+from benchmarks.figures import table
+from benchmarks.growth.claims import (
+    BANDIT,
+    FIXED,
+    NULL,
+    ORACLE,
+    RIGHT_SHARE,
+    Results,
+    Verdict,
+    points,
+    verdicts,
+)
+from benchmarks.growth.known_answer import NAME, cases
+from benchmarks.growth.plots import draw
+from benchmarks.growth.rows import Ledger, Row
+from benchmarks.growth.statistics import Difference, interval
+from benchmarks.origin import ROOT
+from esper.tasks import TEACHERS
+
+DOCUMENT: Final = ROOT / "docs" / "evidence.md"
+PICTURES: Final = ROOT / "docs" / "evidence"
+
+HEAD: Final = """# Evidence
+
+Rendered by `python -m benchmarks growth --page` from `benchmarks/results/growth/`; do not edit.
+
+Whether growth helps, where it is known what a network lacks. A teacher labels samples by a
+structure that its small host has not; of eight blueprints at three sites one kernel supplies it. On
+the null teacher nothing is missing, and whatever is planted does harm or nothing. Runs of one seed
+have the same teacher, samples, first weights and batches under every control, so that seeds are
+pairs. Nothing is chosen by the test samples: kernels are judged on probe samples.
+
+Again: `python -m benchmarks growth --suite known-answer`. It runs what has no row in
+`benchmarks/results/growth/known-answer.csv`, which has one for every run, failures too.
+"""
+
+CONTROLS: Final[Mapping[str, str]] = {
+    "host": "the host, which never grows",
+    "wide": "a host as wide as has at least the parameters of the host with the right kernel",
+    "static-right": "the right kernel from the first step on",
+    "static-final": "what the bandit's run of the seed ended with, from the first step on",
+    "random": "one kernel, drawn by chance, planted at a third of the run and kept",
+    "periodic": "every 100 steps the next blueprint of the list at the next site, kept; the seed "
+    "says where the list begins",
+    "random-policy": "all of the machinery, with chance in the place of the bandit",
+    ORACLE: "the best fixed kernel in hindsight, or none: each planted at a third of a run of its "
+    "own, chosen by probe loss",
+    BANDIT: "the bandit, which remembers no other run",
+    "bandit-memory": "the bandit, with the memory of five earlier runs on other seeds",
+}
+"""In the order in which they are told."""
+
+
+def write() -> None:
+    """Write the page and its pictures."""
+    results = _results()
+    PICTURES.mkdir(exist_ok=True)
+    DOCUMENT.write_text(_page(results, Ledger.of(NAME).rows))
+    for task in TEACHERS:
+        (PICTURES / f"{task}.svg").write_text(draw(task, results, tuple(CONTROLS)))
+
+
+def render() -> str:
+    """Return the whole page."""
+    return _page(_results(), Ledger.of(NAME).rows)
+
+
+def _results() -> Results:
+    return Results(Ledger.of(NAME).rows, {task: _arms(task) for task in TEACHERS})
+
+
+def _arms(task: str) -> list[str]:
+    return [case.control for case in cases(task, seeds=1) if case.control.startswith(FIXED)]
+
+
+def _page(results: Results, rows: Sequence[Row]) -> str:
+    sections = [HEAD, goals(results), _controls()]
+    sections += [_teacher(task, results) for task in TEACHERS]
+    return "\n".join([*sections, _failures(rows), _origin(rows)])
+
+
+def goals(results: Results) -> str:
+    """Return the goals as a table, and in words how many are reached."""
+    judged = verdicts(results, TEACHERS)
+    lines = [_goal(verdict) for verdict in judged]
+    lines += [_right(task, results) for task in TEACHERS if task != NULL]
+    head = ("teacher", "bandit against", "goal", "measured", "p", "pairs", "reached")
+    reached = [line[-1] for line in lines]
+    told = (
+        f"{reached.count('yes')} of {len(lines)} goals are reached, {reached.count('**no**')} are "
+        f"missed, {reached.count('not run')} are not measured."
+    )
+    return (
+        f"## Goals\n\n{told}\n\nPoints of test accuracy, with bootstrap 95 % intervals of the mean "
+        "of paired\ndifferences. p is of flipping signs of pairs, corrected by Holm over all gains "
+        "claimed; a gain is\nreached where the interval excludes 0 and p is at most 0.05.\n\n"
+        f"{table(head, lines)}"
+    )
+
+
+def _goal(verdict: Verdict) -> tuple[str, ...]:
+    claim, difference = verdict.claim, verdict.difference
+    if difference is None:
+        return (claim.task, claim.than, claim.goal, "", "", "0", "not run")
+    return (
+        claim.task,
+        claim.than,
+        claim.goal,
+        _points(difference),
+        "" if verdict.p is None else f"{verdict.p:.2g}",
+        str(difference.pairs),
+        "yes" if verdict.reached else "**no**",
+    )
+
+
+def _right(task: str, results: Results) -> tuple[str, ...]:
+    share, goal = results.right_share(task), f"≥ {RIGHT_SHARE:.0%}"
+    what = "right site and blueprint in the network"
+    if share is None:
+        return (task, what, goal, "", "", "0", "not run")
+    runs = str(len(results.of(task, BANDIT)))
+    reached = "yes" if share >= RIGHT_SHARE else "**no**"
+    return (task, what, goal, f"{share:.0%} of runs", "", runs, reached)
+
+
+def _controls() -> str:
+    return "## Controls\n\n" + table(("control", "what it is"), list(CONTROLS.items()))
+
+
+def _teacher(task: str, results: Results) -> str:
+    answer = TEACHERS[task](0)
+    lacks = "lacks nothing"
+    if answer.blueprint_id is not None:
+        lacks = f"lacks `{answer.blueprint_id}` at `{answer.site}`"
+    lines = [_control(task, control, results) for control in CONTROLS if results.of(task, control)]
+    head = (
+        "control",
+        "test accuracy",
+        "the bandit is better by",
+        "right",
+        "parameters",
+        "train s",
+        "probe s",
+        "wait s",
+        "compile s",
+        "CPU s",
+        "n",
+    )
+    return (
+        f"## {task.capitalize()}\n\n{answer.task.summary.capitalize()}; it {lacks}.\n\n"
+        f"![Test accuracy of each control](evidence/{task}.svg)\n\n{table(head, lines)}"
+        f"\n{_kernels(task, results)}"
+    )
+
+
+def _control(task: str, control: str, results: Results) -> tuple[str, ...]:
+    rows = list(results.of(task, control).values())
+    accuracy = [points(row) for row in rows]
+    low, high = interval(accuracy)
+    against = None if control == BANDIT else results.compare(task, BANDIT, control)
+    share = results.right_share(task, control)
+    return (
+        f"`{control}`",
+        f"**{mean(accuracy):.1f}** ({low:.1f} to {high:.1f})",
+        "" if against is None else _points(against),
+        "" if share is None else f"{share:.0%}",
+        f"{_median(row.params for row in rows):,.0f}",
+        *(
+            f"{_median(getattr(row, part) for row in rows):.2g}"
+            for part in ("train_s", "probe_s", "wait_s", "compile_s", "cpu_s")
+        ),
+        str(len(rows)),
+    )
+
+
+def _kernels(task: str, results: Results) -> str:
+    """Return what each kernel gives at each site, as mean accuracy of those seeds that were run."""
+    sites = TEACHERS[task](0).task.sites
+    arms = _arms(task)
+    names = dict.fromkeys(arm.rpartition("/")[2] for arm in arms)
+    lines = [
+        (f"`{name}`", *(_mean_accuracy(results.of(task, f"{FIXED}{s}/{name}")) for s in sites))
+        for name in names
+    ]
+    return (
+        "One fixed kernel, planted at a third of the run (mean test accuracy, and runs):\n\n"
+        + table(("blueprint", *(f"at `{site}`" for site in sites)), lines)
+    )
+
+
+def _mean_accuracy(rows: Mapping[int, Row]) -> str:
+    if not rows:
+        return ""
+    return f"{mean(points(row) for row in rows.values()):.1f} ({len(rows)})"
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    failed = [row for row in rows if row.error]
+    if not failed:
+        return f"## Failures\n\nNone of {len(rows)} runs failed.\n"
+    lines = [(row.task, row.control, str(row.seed), row.error.replace("|", "/")) for row in failed]
+    head = ("teacher", "control", "seed", "error")
+    return f"## Failures\n\n{len(failed)} of {len(rows)} runs failed:\n\n{table(head, lines)}"
+
+
+def _origin(rows: Sequence[Row]) -> str:
+    commits = ", ".join(sorted({row.commit for row in rows})) or "none"
+    return (
+        "Seconds are medians of wall time, where other work may run beside; CPU s is the training "
+        f"process's own. Measured of the code at: {commits}.\n"
+    )
+
+
+def _points(difference: Difference) -> str:
+    return f"{difference.mean:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"
+
+
+def _median(values: Iterable[float | None]) -> float:
+    return median([value for value in values if value is not None] or [0])

@@ -1,0 +1,97 @@
+"""Records one real run in which each strategy decides, or those named:
+`python -m tests.audit.histories.record_strategies [STRATEGY …]`.
+
+It starts a stack of its own, offers few blueprints, since each decision lists all arms, and exports
+the runs to `strategies/`. A run in which its strategy decides nothing is tried again on another
+seed.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from esper.audit import fetch_history, write_history
+from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.blueprint import shipped_named
+from esper.settings import Settings
+from esper.tasks import TASKS
+from esper.training.lineage import Ancestry
+from tests.audit.histories.record import BLUEPRINTS
+from topics.models import Limits, Orchestration, OutcomeStatus, Strategy
+from workers.demo import running_stack
+from workers.submit import publish_blueprints
+from workers.trainer import grow_task
+
+HERE: Final = Path(__file__).parent / "strategies"
+EPOCHS: Final = 30
+SEEDS: Final = range(10)
+
+RULES: Final[Mapping[Strategy, Orchestration]] = {
+    Strategy.REPLACE: Orchestration(),
+    Strategy.DIVERSIFY: Orchestration(),
+    Strategy.SPECIALIZE: Orchestration(dominance=2.0, dominance_stay=1.5),
+    Strategy.ENSEMBLE: Orchestration(
+        dominance=20.0,
+        dominance_stay=10.0,
+        comparable_ratio=4.0,
+        comparable_ratio_stay=8.0,
+        ensemble="softmax",
+    ),
+}
+"""Rules by which each strategy has something to do in a short run."""
+
+LIMITS: Final = Limits(dormant_reports=2, forbidden_sites=("conv1", "conv2"))
+"""One site, so that candidates meet there."""
+
+
+def main() -> None:
+    """Record the runs, one after the other."""
+    HERE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        with running_stack(home, print) as settings:
+            publish_blueprints(settings, map(shipped_named, BLUEPRINTS))
+            for name in sys.argv[1:] or sorted(Strategy):
+                record(settings, Strategy(name), Path(folder))
+
+
+def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
+    """Train until a run has a decision of the strategy that was applied, and write its history."""
+    selection = DEFAULT_SELECTION.model_copy(
+        update={"limits": LIMITS, "orchestration": RULES[strategy]}
+    )
+    for seed in SEEDS:
+        run = grow_task(
+            settings,
+            TASKS["digits"],
+            seed=seed,
+            epochs=EPOCHS,
+            export_under=folder,
+            on_start=print,
+            on_epoch=lambda epoch, loss: None,
+            memory=False,
+            selection=selection,
+        )
+        count = decided(run.ancestry, strategy)
+        print(f"{strategy}: {count} decisions in {run.run_id}, seed {seed}")
+        if count:
+            history = fetch_history(settings.kafka_bootstrap_servers, run.run_id)
+            write_history(history, HERE / f"{strategy}.jsonl")
+            return
+    raise SystemExit(f"{strategy} decided nothing on any of {len(SEEDS)} seeds; change its rules")
+
+
+def decided(ancestry: Ancestry, strategy: Strategy) -> int:
+    """Return how many decisions of a strategy were applied."""
+    applied = {
+        name for name, each in ancestry.outcomes.items() if each.status is OutcomeStatus.APPLIED
+    }
+    return sum(
+        each.strategy is strategy and each.decision_id in applied for each in ancestry.decisions
+    )
+
+
+if __name__ == "__main__":
+    main()

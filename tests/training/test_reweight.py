@@ -1,0 +1,184 @@
+"""Another alpha for an active seed: on its way step by step, and at home in all that is kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from esper.store import open_store
+from esper.training import export_model
+from esper.training.export import load_exported
+from esper.training.garden import PlanRefused
+from esper.training.lineage import Ancestry
+from tests.seed.hosts import images
+from tests.seed.kernels import announced, awaken
+from tests.training.plot import RUN, ZEROS, Plot, decision
+from topics.models import Cull, Fossilize, Plant, Reweight, SeedState
+
+S = SeedState
+
+
+def planted(*seeds: tuple[str, int, str], alpha: float = 0.5) -> Plot:
+    """A plot of active seeds that add something."""
+    plot = Plot()
+    for site, slot, blueprint_id in seeds:
+        awaken(plot.plant(site, slot, blueprint_id, alpha=alpha))
+    plot.train(2)
+    return plot
+
+
+def reweight(plot: Plot, site: str, slot: int, alpha: float, ramp_steps: int = 0) -> Reweight:
+    """The operation that gives a planted seed another alpha."""
+    held = plot.sites[site].slots[slot].planted
+    assert held is not None
+    return Reweight(
+        site=site, slot=slot, kernel_id=held.kernel_id, alpha=alpha, ramp_steps=ramp_steps
+    )
+
+
+def alpha_of(plot: Plot, site: str = "fc1", slot: int = 0) -> float:
+    return float(plot.sites[site].seed(slot).alpha)
+
+
+@pytest.mark.parametrize(("to", "ways"), [(1.0, [0.625, 0.75, 0.875, 1.0]), (0.1, None)])
+def test_alpha_goes_from_where_it_is_to_where_it_is_told_step_by_step(
+    to: float, ways: list[float] | None
+) -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    slot = plot.sites["fc1"].slots[0]
+    plot.apply(decision(reweight(plot, "fc1", 0, to, ramp_steps=4), name="raise"))
+    seen, states = [alpha_of(plot)], [slot.state]
+    for _ in range(3):
+        plot.train()
+        seen.append(alpha_of(plot))
+        states.append(slot.state)
+    assert seen == pytest.approx(ways or [0.4, 0.3, 0.2, 0.1])
+    assert states == [S.BLENDING, S.BLENDING, S.BLENDING, S.ACTIVE]
+    assert slot.alpha == to
+    plot.train()
+    assert alpha_of(plot) == pytest.approx(to)
+
+
+def test_a_second_change_begins_where_the_first_one_ended() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    plot.apply(decision(reweight(plot, "fc1", 0, 1.0), name="up"))
+    plot.apply(decision(reweight(plot, "fc1", 0, 0.2, ramp_steps=2), name="down"))
+    assert alpha_of(plot) == pytest.approx(0.6)
+    plot.train()
+    assert alpha_of(plot) == pytest.approx(0.2)
+
+
+def test_the_optimizer_trains_just_what_it_did_and_forgets_nothing() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    members = [list(group["params"]) for group in plot.optimizer.param_groups]
+    state = {parameter: dict(held) for parameter, held in plot.optimizer.state.items()}
+    plot.apply(decision(reweight(plot, "fc1", 0, 1.0), name="raise"))
+    assert [[id(each) for each in group["params"]] for group in plot.optimizer.param_groups] == [
+        [id(each) for each in group] for group in members
+    ]
+    assert plot.optimizer.state.keys() == state.keys()
+    for parameter, held in state.items():
+        assert all(plot.optimizer.state[parameter][name] is held[name] for name in held)
+
+
+def test_seeds_of_one_site_change_together_in_one_plan() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"), ("fc1", 1, "linear-bottleneck"))
+    plot.apply(
+        decision(
+            reweight(plot, "fc1", 0, 0.7), reweight(plot, "fc1", 1, 0.3), name="share otherwise"
+        )
+    )
+    assert alpha_of(plot, slot=0) == pytest.approx(0.7)
+    assert alpha_of(plot, slot=1) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_plan_of_which_one_seed_cannot_be_reweighted_changes_no_alpha(place: int) -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    plot.plant("fc1", 1, "linear-bottleneck", alpha=0.5, ramp_steps=9)
+    operations = [reweight(plot, "fc1", 0, 0.7), reweight(plot, "fc1", 1, 0.3)]
+    operations = operations if place else operations[::-1]
+    with pytest.raises(PlanRefused, match="seed fc1/1 is blending and cannot become blending"):
+        plot.apply(decision(*operations, name="too early"))
+    assert alpha_of(plot) == 0.5
+    assert plot.sites["fc1"].slots[0].state is S.ACTIVE
+
+
+def test_a_seed_and_another_kernel_are_told_apart() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    other = reweight(plot, "fc1", 0, 0.7).model_copy(update={"kernel_id": ZEROS})
+    with pytest.raises(PlanRefused, match=r"holds kernel [0-9a-f]{12}, not 000000000000"):
+        plot.apply(decision(other))
+
+
+def test_a_seed_is_kept_only_when_it_has_its_new_alpha() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    plot.apply(decision(reweight(plot, "fc1", 0, 1.0, ramp_steps=3), name="raise"))
+    held = reweight(plot, "fc1", 0, 1.0).kernel_id
+    keep = Fossilize(site="fc1", slot=0, kernel_id=held)
+    with pytest.raises(PlanRefused, match="is blending and cannot become fossilized"):
+        plot.apply(decision(keep, name="too early"))
+    plot.train(2)
+    plot.apply(decision(keep, name="in time"))
+    assert plot.sites["fc1"].slots[0].state is S.FOSSILIZED
+
+
+def test_a_seed_culled_on_the_way_leaves_nothing_behind() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    plot.apply(decision(reweight(plot, "fc1", 0, 1.0, ramp_steps=3), name="raise"))
+    held = reweight(plot, "fc1", 0, 1.0).kernel_id
+    plot.apply(decision(Cull(site="fc1", slot=0, kernel_id=held), name="cull"))
+    slot = plot.sites["fc1"].slots[0]
+    assert (slot.planted, slot.reweighted, slot.alpha) == (None, None, 0.0)
+    plot.train()
+    slot.advance(S.DORMANT, plot.step)
+    plot.plant("fc1", 0, "linear-bottleneck", alpha=0.8, ramp_steps=2)
+    assert alpha_of(plot) == pytest.approx(0.4)
+
+
+def test_a_garden_filled_from_another_one_goes_on_at_the_same_alpha() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    plot.apply(decision(reweight(plot, "fc1", 0, 1.0, ramp_steps=4), name="raise"))
+    plot.train()
+    beds = [type(bed).model_validate_json(bed.model_dump_json()) for bed in plot.garden.beds()]
+    again = Plot()
+    again.garden.restore(beds, {("fc1", 0): plot.sites["fc1"].seed(0).kernel})
+    again.step = plot.step
+    for one in (plot, again):
+        one.train()
+    assert alpha_of(again) == alpha_of(plot) == pytest.approx(0.875)
+    assert again.sites["fc1"].slots[0] == plot.sites["fc1"].slots[0]
+
+
+def test_a_bed_of_a_version_without_reweighting_is_read() -> None:
+    plot = planted(("fc1", 0, "low-rank-skip"))
+    (bed,) = plot.garden.beds()
+    told = json.loads(bed.model_dump_json())
+    del told["reweighted"], told["alpha_before"]
+    assert type(bed).model_validate(told | {"state": bed.state}) == bed
+
+
+@pytest.mark.parametrize("blueprint_id", ["low-rank-skip", "gated-linear-unit"])
+def test_what_was_reweighted_and_kept_computes_the_same_exported(
+    blueprint_id: str, tmp_path: Path
+) -> None:
+    """The first kind merges into its layer, the second stays beside it."""
+    plot = planted(("fc1", 0, blueprint_id))
+    plot.apply(decision(reweight(plot, "fc1", 0, 0.75), name="raise"))
+    plot.train(2)
+    before = plot.model(images(9))
+    held = plot.sites["fc1"].slots[0].planted
+    assert isinstance(held, Plant)
+    plot.fossilize("fc1", 0)
+    torch.testing.assert_close(plot.model(images(9)), before, rtol=0, atol=1e-5)
+    store = open_store(f"file:{tmp_path / 'store'}")
+    ready = announced(store, blueprint_id, plot.sites["fc1"].signature)
+    ancestry = Ancestry(kernels={held.kernel_id: ready})
+    export_model(plot.model, plot.sites, images(1), ancestry, RUN, tmp_path / "grown")
+    plot.model.eval()
+    torch.testing.assert_close(
+        load_exported(tmp_path / "grown")(images(9)), plot.model(images(9)), rtol=0, atol=1e-5
+    )
+    (grown,) = json.loads((tmp_path / "grown" / "lineage.json").read_text())["seeds"]
+    assert grown["alpha"] == 0.75
