@@ -38,6 +38,7 @@ from topics.models import (
     Operation,
     OutcomeStatus,
     RequestKind,
+    Reweight,
     RunRequest,
     SeedState,
     SeedStatus,
@@ -145,7 +146,7 @@ def module_outside(settings: Settings) -> Iterator[Outside]:
 def eventful(
     settings: Settings, module_outside: Outside, tmp_path_factory: pytest.TempPathFactory
 ) -> Recorded:
-    """Planted, refused, merged, culled, planted again, paused, and taken back by the governor."""
+    """Planted, refused, merged, weighed anew, culled, paused, and taken back by the governor."""
     training = Seeded(settings, seal_timeout_s=WAIT_S)
     bandit = Numbered(module_outside, training)
     bandit.offer()
@@ -157,6 +158,8 @@ def eventful(
     bandit.ask(RequestKind.PAUSE)
     training.train_until(lambda: bandit.active("conv", 1))
     bandit.ask(RequestKind.RESUME)
+    weighed = bandit.of(Cull, "conv", 1, "conv-bottleneck").model_dump(exclude={"op"})
+    bandit.decide(Reweight(**weighed, alpha=0.5, ramp_steps=7))
     bandit.decide(bandit.of(Cull, "conv", 1, "conv-bottleneck"))
     culled = training.growth.sites["conv"].slots[1]
     training.train_until(lambda: culled.state is SeedState.DORMANT)
