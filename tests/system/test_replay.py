@@ -146,6 +146,12 @@ def test_a_replay_without_any_service_ends_with_the_bytes_of_the_run(
         assert (Path(facts["exported"]) / file).read_bytes() == run.exported(file)
 
 
+def test_the_history_of_a_replay_is_one_that_audits(recorded: dict[str, Recorded]) -> None:
+    for run in recorded.values():
+        audited = command(bare(), "audit", "--history", str(run.history))
+        assert audited.returncode == 0, audited.stdout
+
+
 @pytest.mark.timeout(600)
 def test_a_decision_taken_one_step_later_is_told_at_the_first_report_that_shows_it(
     recorded: dict[str, Recorded], tmp_path: Path
