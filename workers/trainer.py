@@ -13,7 +13,7 @@ from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.settings import Settings
 from esper.tasks.checkpoint import TrainingFile
 from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
-from esper.training import CheckpointRefused, Growth, RecordUnfit
+from esper.training import CheckpointRefused, Growth, Recording, RecordUnfit
 from esper.training.lineage import Ancestry
 from topics.models import PolicySpec, Selection
 
@@ -58,15 +58,18 @@ def grow_task(
     kept: TrainingFile | None = None,
     policy: PolicySpec | None = None,
     selection: Selection | None = None,
+    replay: Recording | None = None,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
 
-    With a file it goes on from what is kept there, if anything is, and removes it at the end.
+    With a file it goes on from what is kept there, if anything is, and removes it at the end. A
+    replay ends with the step with which its record does.
 
     Raises:
         BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
         LockstepBroken: in a lockstep run, what it waits for did not come.
         CheckpointUnusable: the run of the file does not go on, or the file cannot be written.
+        ReplayRefused, ReplayDiffers: this is not the training that is on record.
     """
     # The hosts are too small to share between threads, and the workers want the other cores.
     torch.set_num_threads(1)
@@ -89,6 +92,7 @@ def grow_task(
                 lockstep=lockstep,
                 memory=memory,
                 resume=kept.state["growth"] if kept and kept.state else None,
+                replay=replay,
             )
         except (CheckpointRefused, RecordUnfit) as error:
             if kept is None:
@@ -100,9 +104,12 @@ def grow_task(
         on_start(growth.run_id)
         return growth
 
-    result = train_task(task, seed, epochs, attach, on_epoch, device, kept)
+    result = train_task(
+        task, seed, epochs, attach, on_epoch, device, kept, enough=lambda: growths[0].replayed
+    )
     growth = growths[0]
-    exported = growth.export(export_under / growth.run_id)
+    name = growth.run_id if replay is None else f"{growth.run_id}-replay"
+    exported = growth.export(export_under / name)
     if kept is not None:
         # Not before the export: until then it has the only copy of the weights.
         kept.remove()

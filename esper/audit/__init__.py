@@ -10,6 +10,7 @@ from esper.audit.history import (
     HistoryUnreadable,
     fetch_history,
     read_history,
+    with_kernels,
     write_history,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "cause_of",
     "fetch_history",
     "read_history",
+    "with_kernels",
     "write_history",
 ]

@@ -1,14 +1,16 @@
 """A run's records as one file: JSON Lines, a header first, then each record as it was read."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from topics.bus import BusError, Record, read
-from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
+from topics.codec import Undecodable, decode
+from topics.models import AdaptationDecision, Plant
 
 FORMAT: Final = "esper-history/1"
 
@@ -19,11 +21,21 @@ class HistoryUnreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The records of one run, reports and decisions each in the order in which they stood."""
+    """The records of one run, reports and decisions each in the order in which they stood.
+
+    `kernels` are the announcements of the kernels it planted, where they were asked for: an audit
+    needs none, a replay does.
+    """
 
     run_id: str
     reports: tuple[Record, ...]
     decisions: tuple[Record, ...]
+    kernels: tuple[Record, ...] = ()
+
+    @property
+    def planted(self) -> frozenset[str]:
+        """The ids of the kernels that its decisions plant; of those that can be read."""
+        return frozenset(_planted(self.decisions))
 
     @classmethod
     def of(cls, run_id: str, records: Iterable[Record]) -> "History":
@@ -32,12 +44,14 @@ class History:
         Raises:
             HistoryUnreadable: there is not one report of the run.
         """
+        records = tuple(records)
         own = [record for record in records if record.key == run_id.encode()]
         reports = tuple(record for record in own if record.topic == SEED_METRICS.name)
         decisions = tuple(record for record in own if record.topic == ADAPTATION_DECISION.name)
         if not reports:
             raise HistoryUnreadable(f"there is no report of run {run_id!r}")
-        return cls(run_id, reports, decisions)
+        kernels = tuple(record for record in records if record.topic == KERNEL_READY.name)
+        return cls(run_id, reports, decisions, kernels)
 
 
 def fetch_history(bootstrap_servers: str, run_id: str) -> History:
@@ -57,9 +71,24 @@ def fetch_history(bootstrap_servers: str, run_id: str) -> History:
     return History.of(run_id, records)
 
 
+def with_kernels(bootstrap_servers: str, history: History) -> History:
+    """Return a run's records with the last announcement of each kernel that it planted.
+
+    Raises:
+        HistoryUnreadable: the broker does not answer.
+    """
+    planted = {kernel_id.encode() for kernel_id in history.planted}
+    try:
+        standing = read(bootstrap_servers, KERNEL_READY.name) if planted else []
+    except BusError as error:
+        raise HistoryUnreadable(str(error)) from error
+    last = {record.key: record for record in standing if record.key in planted}
+    return replace(history, kernels=tuple(last.values()))
+
+
 def write_history(history: History, file: Path) -> int:
     """Write a history; return the number of records."""
-    records = (*history.reports, *history.decisions)
+    records = (*history.reports, *history.decisions, *history.kernels)
     header = _Header(format=FORMAT, run_id=history.run_id)
     lines = [header.model_dump_json(), *(_Line.of(record).model_dump_json() for record in records)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -161,3 +190,15 @@ def _text(value: bytes) -> Text:
 
 def _bytes(text: Text) -> bytes:
     return text.base64 if isinstance(text, _Base64) else text.encode()
+
+
+def _planted(decisions: Iterable[Record]) -> Iterator[str]:
+    for record in decisions:
+        try:
+            operations = decode(AdaptationDecision, record.value).operations
+        except Undecodable:
+            # Whoever needs to read it says so; the records are kept as they are.
+            continue
+        for operation in operations:
+            if isinstance(operation, Plant):
+                yield operation.kernel_id

@@ -16,12 +16,9 @@ from typing import Final, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from esper.kernel.header import plan_of
-from esper.kernel.plan import Plan
+from esper.kernel.fetch import fetch
 from esper.kernel.refusal import ArtifactRefused
-from esper.kernel.trust import verify
 from esper.store import KernelMissing, KernelStore, StoreUnavailable
-from topics.codec import sha256_of
 from topics.models import KernelReady
 
 RETRY_DELAYS_S: Final = (0.2, 1.0, 5.0, 15.0)
@@ -191,10 +188,7 @@ class KernelLoader(Generic[T]):
 
     def _fetch(self, ready: KernelReady) -> bytes:
         """Return verified bytes from the store, and keep them."""
-        data = self._store.get(ready.location)
-        _check_bytes(ready, data)
-        verify(self._trusted_key, data, ready.ed25519_signature)
-        _check_plan(ready, plan_of(data))
+        data = fetch(self._store, self._trusted_key, ready).data
         self._cache.keep(ready.sha256, data)
         return data
 
@@ -228,33 +222,6 @@ class _VerifiedBytes:
         while self._size_bytes > self._limit_bytes:
             _, dropped = self._kept.popitem(last=False)
             self._size_bytes -= len(dropped)
-
-
-def _check_bytes(ready: KernelReady, data: bytes) -> None:
-    if len(data) != ready.bytes:
-        raise ArtifactRefused(
-            f"{ready.location} has {len(data)} bytes; kernel-ready says {ready.bytes}"
-        )
-    if (found := sha256_of(data)) != ready.sha256:
-        raise ArtifactRefused(
-            f"{ready.location} has SHA-256 {found}; kernel-ready says {ready.sha256}: "
-            "it was altered after it was validated"
-        )
-
-
-def _check_plan(ready: KernelReady, plan: Plan) -> None:
-    if plan.kernel_id != ready.kernel_id:
-        raise ArtifactRefused(
-            f"{ready.location} holds kernel {plan.kernel_id}, not {ready.kernel_id}"
-        )
-    if plan.signature != ready.site_signature:
-        raise ArtifactRefused(
-            f"{ready.location} is for a site of {plan.signature}, not {ready.site_signature}"
-        )
-    if plan.params != ready.params:
-        raise ArtifactRefused(
-            f"{ready.location} has {plan.params} parameters; kernel-ready says {ready.params}"
-        )
 
 
 def _failure(request: _Verify | _Prepare, reason: str) -> KernelRefused | KernelsUnprepared:

@@ -25,6 +25,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "StoreUrlInvalid",
+    "location_in",
     "open_store",
 ]
 
@@ -76,3 +77,12 @@ def open_store(url: str) -> KernelStore:
     raise StoreUrlInvalid(
         f"{url!r} is no kernel store; ESPER_STORE_URL is file:PATH or redis://HOST:PORT/DB"
     )
+
+
+def location_in(url: str, location: str) -> str:
+    """Return where in the store at a URL an artifact lies that has this location in another.
+
+    Artifacts are named by their content, and so by the same name in every store.
+    """
+    scheme = "file" if url.startswith("file:") else "redis"
+    return f"{scheme}:{location.partition(':')[2]}"

@@ -12,6 +12,8 @@ from esper.training.growth import Growth, GrowthClosed, LossRefused
 from esper.training.lockstep import LockstepBroken, LockstepRefused, Patience
 from esper.training.losswatch import GovernorRefused, GovernorSettings
 from esper.training.opening import PolicyRefused
+from esper.training.recording import Recording, ReplayRefused, read_recording
+from esper.training.replay import ReplayDiffers
 from esper.training.source import ExportError
 
 __all__ = [
@@ -27,6 +29,10 @@ __all__ = [
     "Patience",
     "PolicyRefused",
     "RecordUnfit",
+    "Recording",
+    "ReplayDiffers",
+    "ReplayRefused",
     "export_model",
     "grow",
+    "read_recording",
 ]

@@ -22,10 +22,12 @@ from esper.training.link import RunLink
 from esper.training.lockstep import LockstepRefused, Patience
 from esper.training.losswatch import GovernorSettings
 from esper.training.mail import Mail
-from esper.training.opening import opening_of
+from esper.training.opening import opening_of, site_facts
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Probe
 from esper.training.ranks import Ranks, RelayedLink, RelaySender
+from esper.training.recording import Recording, ReplayRefused
+from esper.training.replay import Replay
 from topics.models import (
     MemorySnapshot,
     PolicySpec,
@@ -68,6 +70,7 @@ def grow(
     memory: bool | MemorySnapshot | None = None,
     governor: bool | GovernorSettings = True,
     dry_run: bool = False,
+    replay: Recording | None = None,
 ) -> Growth:
     """Attach growth to a model and its optimizer; use the result as a context manager.
 
@@ -106,6 +109,9 @@ def grow(
             over several ranks, which the log says.
         dry_run: whether decisions are only reported on, and all withheld: the model is trained bit
             for bit as without Esper, and `esper audit` shows what would have been done.
+        replay: what `read_recording` returned, to take that run's decisions at their steps, with no
+            broker: give model, optimizer, sites, probe, loss_fn and governor as they were. What the
+            run was told besides is on record, and counts instead of what is given here.
 
     Raises:
         RunNameRefused, SiteRefused, OptimizerRefused, ParameterUntrained, ProbeRefused,
@@ -114,10 +120,13 @@ def grow(
         NotConfigured, BrokerUnreachable, LinkFailed, LeaderFailed, RecordUnfit: growth is not
             possible here; the message says what to do.
         LockstepBroken: in a lockstep run, kernels or the first answer did not come.
+        ReplayRefused, ReplayDiffers: the record is of another model, or the first report differs.
     """
     host = unwrapped(model)
     measuring = Probe(probe, loss_fn)
     sample = measuring.inputs[:1]
+    if replay is not None:
+        slots = replay.slots
     found = find_sites(host, _suggested(host, sample) if sites == "auto" else sites, sample, slots)
     announced = _announced(run, _family(run, family, memory), host, found)
     patience = Patience() if lockstep is True else lockstep or None
@@ -143,6 +152,10 @@ def grow(
         governor=GovernorSettings() if governor is True else governor or None,
         dry_run=dry_run,
     )
+    if replay is not None:
+        if resume is not None:
+            raise ReplayRefused("a replay begins at the first step: give no checkpoint with it")
+        return attachment.replayed(replay)
     growth = attachment.begun(
         settings or Settings(),
         None if resume is None else Checkpoint.from_state(resume),
@@ -206,6 +219,23 @@ class _Attachment:
                 governor=governor,
                 dry_run=self.dry_run,
             ).open()
+
+    def replayed(self, recording: Recording) -> Growth:
+        """Return growth that takes all it does from a record."""
+        if Ranks.several(self.model):
+            raise ReplayRefused("a replay does not go over several ranks; run it in one process")
+        host = unwrapped(self.model)
+        recording.check(self.run.host_params, site_facts(host, self.sites))
+        return Growth(
+            host,
+            Garden(self.sites, self.membership),
+            self.probe,
+            self.run.model_copy(update={"run_id": recording.run_id}),
+            recording.opening,
+            Replay(recording, Mail(recording.run_id, self.sites)),
+            seal_timeout_s=0.0,
+            governor=self.governor,
+        ).open()
 
     def _named(self, resumed: Checkpoint | None, ranks: Ranks | None) -> TrainingRun:
         """Return the run under the name that it has already, or that rank 0 gave it."""

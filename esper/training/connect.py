@@ -1,5 +1,7 @@
 """What a run's link must reach: the broker, the kernel store, the key kernels are signed with."""
 
+from pathlib import Path
+
 from esper.kernel.trust import load_public
 from esper.link import Order, Resumption
 from esper.settings import Settings
@@ -8,6 +10,20 @@ from topics.models import TrainingRun
 
 class NotConfigured(ValueError):
     """A setting that growth cannot do without is missing; the message says which."""
+
+
+def trusted_key_of(settings: Settings) -> Path:
+    """Return the file of the key that kernels are verified with.
+
+    Raises:
+        NotConfigured: no such key is named.
+    """
+    if settings.trusted_key_file is None:
+        raise NotConfigured(
+            "no key to verify kernels with; start the local stack with `esper up`, "
+            "or set ESPER_TRUSTED_KEY_FILE to the public key of your compile workers"
+        )
+    return settings.trusted_key_file
 
 
 def order_for(
@@ -24,16 +40,12 @@ def order_for(
         NotConfigured: no trusted key is named.
         KeyUnusable: it cannot be read.
     """
-    if settings.trusted_key_file is None:
-        raise NotConfigured(
-            "no key to verify kernels with; start the local stack with `esper up`, "
-            "or set ESPER_TRUSTED_KEY_FILE to the public key of your compile workers"
-        )
-    load_public(settings.trusted_key_file)
+    key = trusted_key_of(settings)
+    load_public(key)
     return Order(
         bootstrap_servers=settings.kafka_bootstrap_servers,
         store_url=settings.kernel_store_url,
-        trusted_key_file=str(settings.trusted_key_file),
+        trusted_key_file=str(key),
         source=f"/esper/run/{run.run_id}",
         run=run,
         lockstep=lockstep,

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from esper.seed import Site
 from esper.seed.modes import evaluating
-from esper.training.lineage import Ancestry, Grown
+from esper.training.lineage import LINEAGE, Ancestry, Grown
 from esper.training.source import ExportError, model_source, one_line, seed_names
 
 SOURCE = "model.py"
 WEIGHTS = "weights.safetensors"
-LINEAGE = "lineage.json"
 TOLERANCE = 1e-6
 """Relative to the largest output: other memory formats add in another order."""
 

@@ -25,6 +25,7 @@ from esper.training.opening import is_contextual
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import Measured, Probe
 from esper.training.ranks import Council, Ranks, RelayedLink
+from esper.training.replay import Replay
 from esper.training.reporter import Reporter
 from esper.training.retrace import Retrace
 from esper.training.source import ExportError
@@ -49,7 +50,8 @@ class Growth:
 
     Nothing in here waits on the training thread: kernels and decisions are taken from a mailbox
     between two steps, and a broker that is away pauses growth, not training. In a lockstep run,
-    one with `patience`, training waits for the answer to each report.
+    one with `patience`, training waits for the answer to each report. Where the link is a `Replay`,
+    all comes from a record.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Growth:
         probe: Probe,
         run: TrainingRun,
         opening: RunOpening,
-        link: RunLink | RelayedLink,
+        link: RunLink | RelayedLink | Replay,
         *,
         ranks: Ranks | None = None,
         seal_timeout_s: float = SEAL_TIMEOUT_S,
@@ -82,6 +84,9 @@ class Growth:
         self._council = None if ranks is None else Council(ranks)
         self._inbox = Inbox(self._garden, self._reporter, self._council, dry_run=dry_run)
         self._link = link
+        self._replay = link if isinstance(link, Replay) else None
+        if self._replay is not None:
+            self._replay.begin(self._inbox)
         self._lockstep: Lockstep | None = None
         if patience is not None:
             assert isinstance(link, RunLink)
@@ -128,6 +133,7 @@ class Growth:
             LossRefused: it is no scalar tensor; nothing was done.
             LockstepBroken: in a lockstep run, what it waits for did not come.
             CheckpointRefused: what was done after a checkpoint cannot be done again.
+            ReplayDiffers: in a replay, something is not as recorded.
         """
         if self._closed:
             raise GrowthClosed(f"run {self.run_id} has ended; call step only inside its `with`")
@@ -136,6 +142,11 @@ class Growth:
         self._step += 1
         self._act(loss)
         self._await_gradients()
+
+    @property
+    def replayed(self) -> bool:
+        """Whether this is a replay, and has come to the last step on record."""
+        return self._replay is not None and self._replay.over
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of the run but weights and optimizer: save it with theirs, between two steps.
@@ -152,8 +163,10 @@ class Growth:
                 optimizer.load_state_dict(state["optimizer"])
 
         Raises:
-            CheckpointRefused: this is not rank 0, which alone knows all of the run.
+            CheckpointRefused: this is not rank 0, which alone knows all of the run, or a replay.
         """
+        if self._replay is not None:
+            raise CheckpointRefused("a replay does not go on from a checkpoint; replay it anew")
         if not self._link.reports:
             raise CheckpointRefused("only rank 0 knows all of the run; ask for its state there")
         self._goes_on = True
@@ -288,7 +301,9 @@ class Growth:
             self._governor.watch(loss, self._step)
         if reports:
             self._link.take()
-        if self._inbox.stirs:
+        if self._replay is not None:
+            self._replay.apply(self._step)
+        elif self._inbox.stirs:
             self._inbox.take(self._step)
         if self._governor is not None:
             self._governor.tend(self._step)
@@ -353,7 +368,7 @@ class Growth:
         if leave_open and self._link.reports:
             log.warning("run %s is left open, to go on from a checkpoint", self.run_id)
         try:
-            if self._link.reports and not leave_open:
+            if self._link.reports and not leave_open and not (failed and self._replay):
                 self._report_last(measure)
         finally:
             self._garden.leave()

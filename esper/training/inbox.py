@@ -131,7 +131,7 @@ class Inbox:
         while self.mailbox:
             mail = self.mailbox.popleft()
             if isinstance(mail, DecisionArrived):
-                self._note_decision(mail.decision)
+                self.note_decision(mail.decision)
 
     def expect_again(self, taken: Iterable[str], next_seq: int) -> None:
         """After a checkpoint: drop the decisions with these ids, which are done with.
@@ -142,20 +142,30 @@ class Inbox:
         self.answered_seq = next_seq - 2
 
     def repeat(
-        self, arrived: DecisionArrived, kernels: Mapping[str, Kernel], outcome: Outcome
+        self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], outcome: Outcome
     ) -> None:
         """Do again what was done with a decision, whose outcome is on record.
 
         Raises:
             PlanRefused: it cannot be applied now.
         """
-        decision = arrived.decision
         if outcome.status is OutcomeStatus.APPLIED:
             self._garden.reserve(decision, outcome.step)
             self._garden.apply(decision, kernels, outcome.step)
             self._note_merged(decision)
-        self._note_decision(decision)
+        self.note_decision(decision)
         self.ancestry.outcomes[outcome.decision_id] = outcome
+
+    def note_decision(self, decision: AdaptationDecision) -> None:
+        """Remember a decision, unless it is a word to who waits and no part of a lineage."""
+        if decision.request_id is not None and not decision.operations:
+            return
+        if decision.strategy is None and not decision.operations:
+            self.answered_seq = max(self.answered_seq, decision.seq)
+            if decision.seq != self._reporter.closing_seq:
+                return
+            self.ancestry.sealed = True
+        self.ancestry.decisions.append(decision)
 
     def note_incident(self, incident: Incident) -> None:
         """Tell of what the governor did, and remember it."""
@@ -255,19 +265,8 @@ class Inbox:
         if request.kind in (RequestKind.PAUSE, RequestKind.RESUME):
             self._reporter.paused = request.kind is RequestKind.PAUSE
 
-    def _note_decision(self, decision: AdaptationDecision) -> None:
-        if decision.request_id is not None and not decision.operations:
-            return
-        if decision.strategy is None and not decision.operations:
-            self.answered_seq = max(self.answered_seq, decision.seq)
-            if decision.seq != self._reporter.closing_seq:
-                # It asks for nothing and made nothing: a word to who waits, no part of a lineage.
-                return
-            self.ancestry.sealed = True
-        self.ancestry.decisions.append(decision)
-
     def _admit(self, mail: DecisionArrived, decision: AdaptationDecision, step: int) -> None:
-        self._note_decision(decision)
+        self.note_decision(decision)
         if not decision.operations:
             return
         if self._dry_run:

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from topics.codec import digest
 from topics.models import (
@@ -16,6 +19,8 @@ from topics.models import (
     OutcomeStatus,
     Plant,
 )
+
+LINEAGE: Final = "lineage.json"
 
 
 class SeedLife(NamedTuple):
@@ -42,6 +47,38 @@ class Grown(NamedTuple):
     sha256: str
     merged: bool = False
     alpha: float = 1.0
+
+
+class GrownKernel(KernelReady):
+    """A kernel of a grown network, as `lineage.json` has it: what was announced, and where it is.
+
+    With that it can be fetched, verified and planted again. One that is `merged` has become part
+    of its layer.
+    """
+
+    site: str
+    slot: Annotated[int, Field(ge=0)]
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    merged: bool = False
+
+    @property
+    def ready(self) -> KernelReady:
+        """What was announced of it."""
+        return KernelReady(**{name: getattr(self, name) for name in KernelReady.model_fields})
+
+
+class Lineage(BaseModel):
+    """What `lineage.json` says of a network: of which run it is, and the kernels in it."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    format: Literal["esper-lineage/1"]
+    run_id: str
+    seeds: tuple[GrownKernel, ...]
+
+
+class LineageUnreadable(ValueError):
+    """A folder without a lineage, or with one that says too little; the message says what."""
 
 
 Place = tuple[str, str, int]
@@ -130,17 +167,13 @@ class Ancestry:
         return "merged" if merged else "kept"
 
     def _seed(self, grown: Grown) -> dict[str, Any]:
-        ready = self.kernels[grown.kernel_id]
         told = {
             "site": grown.site,
             "slot": grown.slot,
-            "kernel_id": grown.kernel_id,
-            "blueprint_id": ready.blueprint_id,
+            "alpha": grown.alpha,
+            **self.kernels[grown.kernel_id].model_dump(mode="json"),
             "sha256": grown.sha256,
-            "location": ready.location,
         }
-        if grown.alpha != 1.0:
-            told["alpha"] = grown.alpha
         return told | {"merged": True} if grown.merged else told
 
     def _outcome(self, decision_id: str) -> dict[str, Any] | None:
@@ -153,3 +186,25 @@ def _ends(operation: Operation, plant: Plant) -> bool:
         (operation.site, operation.slot, operation.kernel_id)
         == (plant.site, plant.slot, plant.kernel_id)
     )
+
+
+def read_lineage(folder: Path) -> Lineage:
+    """Return the lineage in a folder that a run was exported to.
+
+    Raises:
+        LineageUnreadable: there is none, or it is of a version that said less.
+    """
+    file = folder / LINEAGE
+    try:
+        return Lineage.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise LineageUnreadable(
+            f"cannot read {file}: {error.strerror}; name a folder that a run was exported to"
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise LineageUnreadable(
+            f"{file} does not say what is in the network: {where}: {first['msg']}; if an earlier "
+            "version wrote it, export the run anew, or train it again"
+        ) from error

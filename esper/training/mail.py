@@ -40,6 +40,15 @@ class Mail:
             case Kind.NO_KERNELS:
                 deliver(KernelsUnprepared(**frame.head))
 
+    def kernel(self, data: bytes, sha256: str) -> Kernel:
+        """Return a fresh kernel from verified bytes, where its site is.
+
+        Raises:
+            ArtifactRefused: the bytes are not those of that SHA-256, or none of a kernel.
+        """
+        kernel = kernel_from(data, sha256)
+        return STREAMS.brought(kernel, self._device(kernel.plan.signature))
+
     def _hear_decision(self, frame: Frame, on_decision: HearDecision) -> None:
         try:
             decision = decode(AdaptationDecision, frame.body)
@@ -59,7 +68,7 @@ class Mail:
         start = 0
         try:
             for kernel_id, sha256, size in listed:
-                kernels[kernel_id] = self._kernel(frame.body[start : start + size], sha256)
+                kernels[kernel_id] = self.kernel(frame.body[start : start + size], sha256)
                 start += size
         except (ArtifactRefused, torch.OutOfMemoryError) as error:
             return KernelsUnprepared(token, str(error))
@@ -69,10 +78,6 @@ class Mail:
             reason: Any = f"{type(error).__name__}: {error}"
             return KernelsUnprepared(token, reason)
         return KernelsPrepared(token, kernels)
-
-    def _kernel(self, data: bytes, sha256: str) -> Kernel:
-        kernel = kernel_from(data, sha256)
-        return STREAMS.brought(kernel, self._device(kernel.plan.signature))
 
     def _device(self, signature: SiteSignature) -> torch.device:
         known = self._devices.get(signature.model_dump_json())

@@ -75,7 +75,7 @@ class Retrace:
             arrived = self._arrived.pop(outcome.decision_id)
             kernels = self._kernels.pop(outcome.decision_id, {})
             try:
-                self._inbox.repeat(arrived, kernels, outcome)
+                self._inbox.repeat(arrived.decision, kernels, outcome)
             except PlanRefused as error:
                 raise CheckpointRefused(
                     f"decision {outcome.decision_id[:12]} cannot be applied again: {error}"

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.audit import History, HistoryUnreadable, read_history, write_history
+from esper.audit import History, HistoryUnreadable, audit, read_history, write_history
 from tests.orchestrator.trainer import grown_run
 from topics.bus import Record
+from topics.codec import decode
+from topics.models import AdaptationDecision, Plant
 
 HEADER = '{"format":"esper-history/1","run_id":"run"}\n'
 LINE = (
@@ -54,6 +56,30 @@ def test_a_history_is_one_line_for_each_record_and_readable_by_people(tmp_path: 
 def test_records_of_other_runs_are_left_out() -> None:
     own, foreign = (Record("seed-metrics", 0, 0, 0, key, b"{}") for key in (b"run", b"other"))
     assert History.of("run", [foreign, own, foreign]).reports == (own,)
+
+
+def test_announcements_of_kernels_are_kept_and_an_audit_does_without(tmp_path: Path) -> None:
+    run = grown_run()
+    ready = Record("kernel-ready", 3, 7, 0, b"f" * 64, b"{}")
+    history = History.of("run", [*run.reports, *run.decisions, ready])
+    assert history.kernels == (ready,)
+    write_history(history, tmp_path / "run.history.jsonl")
+    assert read_history(tmp_path / "run.history.jsonl") == history
+    assert audit(history) == audit(History.of("run", [*run.reports, *run.decisions]))
+
+
+def test_a_history_knows_the_kernels_that_were_planted() -> None:
+    run = grown_run()
+    planted = {
+        operation.kernel_id
+        for record in run.decisions
+        for operation in decode(AdaptationDecision, record.value).operations
+        if isinstance(operation, Plant)
+    }
+    unreadable = Record("adaptation-decision", 0, 999, 0, b"run", b"{")
+    history = History.of("run", [*run.reports, *run.decisions, unreadable])
+    assert planted
+    assert history.planted == planted
 
 
 def test_a_history_without_a_report_is_none() -> None:

@@ -1,10 +1,11 @@
 """The Redis store, on a real server."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
-from esper.store import KernelMissing, StoreUnavailable, StoreUrlInvalid, open_store
+from esper.store import KernelMissing, StoreUnavailable, StoreUrlInvalid, location_in, open_store
 from topics.codec import sha256_of
 
 KERNEL_ID = sha256_of(b"the plan")
@@ -44,3 +45,14 @@ def test_a_server_that_is_not_there_is_unavailable_and_keeps_its_password_to_its
 def test_a_malformed_url_is_refused() -> None:
     with pytest.raises(StoreUrlInvalid):
         open_store("redis://host:port/0")
+
+
+def test_what_was_copied_from_one_store_to_another_lies_there_by_the_same_name(
+    redis_url: str, tmp_path: Path
+) -> None:
+    file_url = f"file:{tmp_path}"
+    here, there = open_store(redis_url), open_store(file_url)
+    location = here.put(KERNEL_ID, b"bytes")
+    copied = there.put(KERNEL_ID, here.get(location))
+    assert location_in(file_url, location) == copied
+    assert location_in(redis_url, copied) == location

@@ -58,13 +58,13 @@ class Training:
         self.optimizer = Adam(self.model.parameters(), lr=0.01)
         state: State = torch.load(io.BytesIO(saved), weights_only=True) if saved else {}
         made: dict[str, Any] = {"sites": ["conv", "fc1"], "report_every": REPORT_EVERY, "slots": 3}
+        made["seal_timeout_s"] = 0.3
         self.growth: Growth = esper.grow(
             self.model,
             self.optimizer,
             probe=(images(20), labels(20)),
             loss_fn=F.cross_entropy,
             run="checkpoint",
-            seal_timeout_s=0.3,
             settings=settings,
             resume=state.get("growth"),
             **(made | arguments),

@@ -365,7 +365,7 @@ def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: P
     x = torch.randn(1, 2, 6, 6)
     sites = find_sites(model, ["fc1"], x, slots=1)
     ready = announced(store, "low-rank-skip", sites["fc1"].signature)
-    sites["fc1"].plant(0, Seed(kernel_for("low-rank-skip", sites["fc1"].signature), alpha=1.0))
+    sites["fc1"].plant(0, Seed(kernel_for("low-rank-skip", sites["fc1"].signature), alpha=0.5))
     plan = decision(planting(sites["fc1"], 0, "low-rank-skip"))
     outcome = Outcome(decision_id=plan.decision_id, status=OutcomeStatus.APPLIED, step=3)
     ancestry = Ancestry(
@@ -381,10 +381,8 @@ def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: P
             {
                 "site": "fc1",
                 "slot": 0,
-                "kernel_id": ready.kernel_id,
-                "blueprint_id": "low-rank-skip",
-                "sha256": ready.sha256,
-                "location": ready.location,
+                "alpha": 0.5,
+                **ready.model_dump(mode="json"),
             }
         ],
         "decisions": [

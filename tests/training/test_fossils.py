@@ -296,12 +296,10 @@ def test_the_lineage_tells_what_a_layer_took_in_beside_what_it_did_not(tmp_path:
         {
             "site": "fc1",
             "slot": slot,
-            "kernel_id": each.kernel_id,
-            "blueprint_id": each.blueprint_id,
-            "sha256": each.sha256,
-            "location": each.location,
+            "alpha": alpha,
+            **each.model_dump(mode="json"),
         }
-        for slot, each in enumerate(ready)
+        for slot, (each, alpha) in enumerate(zip(ready, (0.6, 1.0), strict=True))
     ]
     told_of[0] |= {"merged": True, "alpha": 0.6}
     assert json.loads((folder / "lineage.json").read_bytes())["seeds"] == told_of

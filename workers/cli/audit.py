@@ -11,6 +11,7 @@ from esper.audit import (
     audit,
     fetch_history,
     read_history,
+    with_kernels,
     write_history,
 )
 from esper.settings import Settings
@@ -57,11 +58,30 @@ def audit_run(
 def export(
     run: Annotated[str, typer.Argument(help="The run's id.")],
     file: Annotated[Path | None, typer.Argument(help="Default: RUN.history.jsonl")] = None,
+    kernels: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Copy the kernels that the run planted to this folder, so that "
+            "`esper train TASK --replay FILE --kernels FOLDER` needs no store.",
+        ),
+    ] = None,
 ) -> None:
-    """Write the reports and decisions of a run to a file that `esper audit --history` reads."""
+    """Write the reports and decisions of a run to a file that `esper audit --history` reads.
+
+    Where its kernels lie, and by whom they are signed, stands there too: with them the run can be
+    replayed.
+    """
     target = file or Path(f"{run}.history.jsonl")
+    settings = Settings()
     try:
-        count = write_history(_fetch(run), target)
+        found = with_kernels(settings.kafka_bootstrap_servers, _fetch(run))
+        if kernels is not None:
+            from workers.kernel_copies import copy_kernels
+
+            copied = copy_kernels(settings, found, kernels)
+            console.print(f"{copied} kernels in {kernels}", soft_wrap=True)
+        count = write_history(found, target)
     except HistoryUnreadable as error:
         console.print(str(error), style="red", soft_wrap=True)
         raise typer.Exit(UNREADABLE) from error

@@ -1,7 +1,7 @@
 """The options that say how a run chooses: its policies, and what they may never exceed."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,6 +73,13 @@ class Choosing:
     max_on_trial: Annotated[
         int | None, _option(min=1, max=64, help="Kernels that may be on trial at once.")
     ] = None
+
+    @property
+    def given(self) -> list[str]:
+        """What was asked for, as options."""
+        return [
+            f"--{each.name.replace('_', '-')}" for each in fields(self) if getattr(self, each.name)
+        ]
 
     def chosen(self, sites: Collection[str]) -> "tuple[PolicySpec, Selection]":
         """Return the policy and the selection that the options ask for, at these sites.

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from workers.cli.interrupts import Check
+from workers.cli.interrupts import Check, interruptible
 from workers.cli.output import console
 
 LINES = 6
@@ -68,3 +69,23 @@ def training_progress(
             bar.update(task, advance=1, loss=loss, visible=True)
 
         yield TrainingProgress(epochs, check, advance, quiet)
+
+
+@contextmanager
+def stoppable_training(
+    epochs: int, last_words: Callable[[], str], *, quiet: bool = False
+) -> Iterator[TrainingProgress]:
+    """Show progress while the block runs; Ctrl-C and SIGTERM end it with words and exit code 130.
+
+    Raises:
+        Exit: it was asked to end.
+    """
+    try:
+        with (
+            interruptible() as check,
+            training_progress(epochs, check, quiet=quiet) as progress,
+        ):
+            yield progress
+    except KeyboardInterrupt:
+        console.print(last_words())
+        raise typer.Exit(130) from None

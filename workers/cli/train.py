@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from esper.settings import Settings
+from workers.cli.again import Again, Terms, replay_run, train_static
 from workers.cli.choosing import Choosing
 from workers.cli.groups import grouped
-from workers.cli.interrupts import interruptible
-from workers.cli.output import Json, console, print_json
+from workers.cli.output import Json, print_json
 
 TASKS = ("digits", "resnet", "conv-teacher", "charlm")
 """Named here too, so that help and wrong use load no torch."""
@@ -26,7 +26,10 @@ class Training:
         int | None,
         typer.Option(min=1, help="Passes over the data. Default: the task's own."),
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Seeds weights, batches and decisions.")] = 0
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seeds weights, batches and decisions. Default: 0."),
+    ] = None
     export: Annotated[
         Path | None, typer.Option(help="Folder for the grown network. Default: ESPER_HOME/grown")
     ] = None
@@ -56,11 +59,21 @@ class Training:
         ),
     ] = None
 
+    @property
+    def needs_deciding(self) -> list[str]:
+        """What was asked for that has a meaning only where a worker decides, as options."""
+        asked = {
+            "--lockstep": self.lockstep,
+            "--memory": self.memory is not None,
+            "--checkpoint": self.checkpoint is not None,
+        }
+        return [name for name, given in asked.items() if given]
+
     def told(self, task: str) -> dict[str, str | int | bool]:
         """What a training's file must be told alike each time, to go on with one training."""
         return {
             "task": task,
-            "seed": self.seed,
+            "seed": self.seed or 0,
             "device": self.device,
             "lockstep": self.lockstep,
         }
@@ -71,6 +84,7 @@ def train(
     task: Annotated[str, typer.Argument(help=f"One of: {', '.join(TASKS)}.")],
     training: Training,
     choosing: Choosing,
+    again: Again,
     json: Json = False,
 ) -> None:
     """Train a shipped task while it grows, and export the grown network.
@@ -82,10 +96,11 @@ def train(
         raise typer.BadParameter(f"no task {task!r}; there are: {', '.join(TASKS)}")
     if training.device not in DEVICES:
         raise typer.BadParameter(f"no device {training.device!r}; there are: {', '.join(DEVICES)}")
+    again.check([*training.needs_deciding, *choosing.given], training.seed)
     import torch
 
     import esper.tasks
-    from workers.cli.progress import training_progress
+    from workers.cli.progress import stoppable_training
     from workers.cli.tables import print_summary
     from workers.summary import summary
     from workers.trainer import grow_task
@@ -93,36 +108,37 @@ def train(
     if training.device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")
     chosen = esper.tasks.TASKS[task]
-    policy, selection = choosing.chosen(chosen.sites)
     settings = Settings()
     epochs, checkpoint = training.epochs or chosen.epochs, training.checkpoint
+    seed, export_under = training.seed or 0, training.export or settings.home / "grown"
+    if again.given:
+        terms = Terms(settings, chosen, epochs, training.device, export_under)
+        if again.replay is not None:
+            replay_run(terms, again.replay, again.kernels, json)
+        elif again.static_final is not None:
+            train_static(terms, again.static_final, again.kernels, seed, json)
+        return
+    policy, selection = choosing.chosen(chosen.sites)
     told = training.told(task)
     kept = None if checkpoint is None else esper.tasks.TrainingFile(checkpoint, told, epochs)
-    try:
-        with (
-            interruptible() as check,
-            training_progress(epochs, check, quiet=json) as progress,
-        ):
-            if kept is not None and kept.epoch:
-                progress.note(f"{checkpoint}: going on after epoch {kept.epoch} of {epochs}")
-            run = grow_task(
-                settings,
-                chosen,
-                seed=training.seed,
-                epochs=epochs,
-                export_under=training.export or settings.home / "grown",
-                on_start=progress.started,
-                on_epoch=progress.epoch,
-                device=training.device,
-                lockstep=training.lockstep,
-                memory=training.memory,
-                kept=kept,
-                policy=policy,
-                selection=selection,
-            )
-    except KeyboardInterrupt:
-        console.print(_last_words(checkpoint))
-        raise typer.Exit(130) from None
+    with stoppable_training(epochs, lambda: _last_words(checkpoint), quiet=json) as progress:
+        if kept is not None and kept.epoch:
+            progress.note(f"{checkpoint}: going on after epoch {kept.epoch} of {epochs}")
+        run = grow_task(
+            settings,
+            chosen,
+            seed=seed,
+            epochs=epochs,
+            export_under=export_under,
+            on_start=progress.started,
+            on_epoch=progress.epoch,
+            device=training.device,
+            lockstep=training.lockstep,
+            memory=training.memory,
+            kept=kept,
+            policy=policy,
+            selection=selection,
+        )
     facts = summary(run)
     if json:
         print_json(facts)

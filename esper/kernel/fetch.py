@@ -1,0 +1,81 @@
+"""Fetching kernels: what comes out of a store is what was validated and signed, or is refused."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from esper.kernel.header import plan_of
+from esper.kernel.plan import Plan
+from esper.kernel.refusal import ArtifactRefused
+from esper.kernel.trust import load_public, verify
+from esper.store import KernelStore, location_in, open_store
+from topics.codec import sha256_of
+from topics.models import KernelReady
+
+
+class VerifiedKernel(NamedTuple):
+    """What was announced of a kernel, and the very bytes that it was announced of."""
+
+    ready: KernelReady
+    data: bytes
+
+
+def fetch(store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady) -> VerifiedKernel:
+    """Return a kernel from a store.
+
+    Raises:
+        KernelMissing, StoreUnavailable: it cannot be had.
+        ArtifactRefused: what lies there is not what was announced, or not signed by the key.
+    """
+    data = store.get(ready.location)
+    _check_bytes(ready, data)
+    verify(trusted_key, data, ready.ed25519_signature)
+    _check_plan(ready, plan_of(data))
+    return VerifiedKernel(ready, data)
+
+
+def fetch_all(
+    store_url: str, trusted_key_file: Path, announced: Iterable[KernelReady]
+) -> dict[str, VerifiedKernel]:
+    """Return kernels by id from the store at a URL, in whatever store they were announced.
+
+    Raises:
+        StoreUrlInvalid, KeyUnusable: the store or the key is none.
+        KernelMissing, StoreUnavailable, ArtifactRefused: as of `fetch`.
+    """
+    store, key = open_store(store_url), load_public(trusted_key_file)
+    fetched = {}
+    for ready in announced:
+        location = location_in(store_url, ready.location)
+        moved = ready.model_copy(update={"location": location})
+        fetched[ready.kernel_id] = VerifiedKernel(ready, fetch(store, key, moved).data)
+    return fetched
+
+
+def _check_bytes(ready: KernelReady, data: bytes) -> None:
+    if len(data) != ready.bytes:
+        raise ArtifactRefused(
+            f"{ready.location} has {len(data)} bytes; kernel-ready says {ready.bytes}"
+        )
+    if (found := sha256_of(data)) != ready.sha256:
+        raise ArtifactRefused(
+            f"{ready.location} has SHA-256 {found}; kernel-ready says {ready.sha256}: "
+            "it was altered after it was validated"
+        )
+
+
+def _check_plan(ready: KernelReady, plan: Plan) -> None:
+    if plan.kernel_id != ready.kernel_id:
+        raise ArtifactRefused(
+            f"{ready.location} holds kernel {plan.kernel_id}, not {ready.kernel_id}"
+        )
+    if plan.signature != ready.site_signature:
+        raise ArtifactRefused(
+            f"{ready.location} is for a site of {plan.signature}, not {ready.site_signature}"
+        )
+    if plan.params != ready.params:
+        raise ArtifactRefused(
+            f"{ready.location} has {plan.params} parameters; kernel-ready says {ready.params}"
+        )

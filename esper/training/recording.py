@@ -1,0 +1,235 @@
+"""A recorded run, read from a history file and a store of kernels: all that a replay needs."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from esper.audit import History, read_history
+from esper.kernel.fetch import VerifiedKernel, fetch_all
+from esper.settings import Settings
+from esper.training.connect import trusted_key_of
+from topics.bus import Record
+from topics.codec import Undecodable, decode
+from topics.models import (
+    AdaptationDecision,
+    KernelReady,
+    Outcome,
+    OutcomeStatus,
+    Plant,
+    RunOpening,
+    SeedReport,
+    SiteFacts,
+)
+
+E = TypeVar("E", AdaptationDecision, SeedReport, KernelReady)
+
+
+class ReplayRefused(ValueError):
+    """A record that cannot be replayed, or not with this model; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One run as its records tell it, whole and in order, and the kernels that it planted, by id.
+
+    `outcomes` are by decision id, in the order in which they came about.
+    """
+
+    run_id: str
+    reports: tuple[SeedReport, ...]
+    decisions: tuple[AdaptationDecision, ...]
+    outcomes: Mapping[str, Outcome]
+    kernels: Mapping[str, VerifiedKernel]
+
+    @property
+    def opening(self) -> RunOpening:
+        """The run's constants."""
+        opening = self.reports[0].opening
+        assert opening is not None
+        return opening
+
+    @property
+    def slots(self) -> int:
+        """The seeds at each site."""
+        return max(self.opening.slots.values())
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last report: what came after is not known."""
+        return self.reports[-1].step
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run's end is on record."""
+        return self.reports[-1].closing
+
+    def check(self, host_params: int, sites: Mapping[str, SiteFacts]) -> None:
+        """Raise ReplayRefused unless a model and its sites are those of the run."""
+        opening = self.opening
+        alike = opening.sites == sites if opening.sites else opening.slots.keys() == sites.keys()
+        if opening.host_params != host_params or not alike:
+            raise ReplayRefused(
+                f"the record of run {self.run_id} is of another model or of other sites "
+                f"({', '.join(sorted(opening.slots))}; {opening.host_params} parameters); make the "
+                "model as it was before it grew"
+            )
+
+
+def read_recording(
+    file: str | Path, kernels: str | Path | None = None, settings: Settings | None = None
+) -> Recording:
+    """Return the run of a history file, with its kernels verified; no broker is asked.
+
+    `kernels` is a folder that `esper history export --kernels` wrote, or the URL of a kernel store;
+    the store and the trusted key of the settings, from the environment unless given, count else.
+
+    Raises:
+        HistoryUnreadable: the file is missing or is no history.
+        ReplayRefused: it is not whole, or holds what this version does not know.
+        NotConfigured: no trusted key is named.
+        KernelMissing, StoreUnavailable, StoreUrlInvalid, ArtifactRefused: a kernel cannot be had,
+            or is not what was validated and signed.
+    """
+    settings = settings or Settings()
+    history = read_history(Path(file))
+    reports = tuple(_in_order(history))
+    decisions = tuple(_first(AdaptationDecision, history.run_id, history.decisions))
+    outcomes = _outcomes(reports, decisions)
+    planted = dict.fromkeys(
+        operation.kernel_id
+        for decision in decisions
+        if _applied(outcomes.get(decision.decision_id))
+        for operation in decision.operations
+        if isinstance(operation, Plant)
+    )
+    announced = {ready.kernel_id: ready for ready in _all(KernelReady, history.kernels)}
+    if missing := [kernel_id for kernel_id in planted if kernel_id not in announced]:
+        raise ReplayRefused(
+            f"{file} does not say where kernel {missing[0][:12]} lies, which run {history.run_id} "
+            f"planted; export it again: esper history export {history.run_id}"
+        )
+    return Recording(
+        run_id=history.run_id,
+        reports=reports,
+        decisions=decisions,
+        outcomes=outcomes,
+        kernels=fetch_all(
+            store_url(kernels, settings),
+            trusted_key_of(settings),
+            [announced[kernel_id] for kernel_id in planted],
+        ),
+    )
+
+
+def store_url(kernels: str | Path | None, settings: Settings) -> str:
+    """Return the URL of a store that is named by it, or is a folder; that of the settings else."""
+    if kernels is None:
+        return settings.kernel_store_url
+    text = str(kernels)
+    return text if text.startswith(("file:", "redis:", "rediss:")) else f"file:{text}"
+
+
+def _applied(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.status is OutcomeStatus.APPLIED
+
+
+def _in_order(history: History) -> Iterator[SeedReport]:
+    """Yield the reports, each once.
+
+    Raises:
+        ReplayRefused: one is missing.
+    """
+    for seq, report in enumerate(_first(SeedReport, history.run_id, history.reports)):
+        if report.seq != seq:
+            raise ReplayRefused(
+                f"report {seq} of run {history.run_id} is missing: report {report.seq} stands there"
+            )
+        if (report.opening is None) != (seq > 0):
+            raise ReplayRefused(f"report {seq} of run {history.run_id} has the opening amiss")
+        yield report
+
+
+def _outcomes(
+    reports: Iterable[SeedReport], decisions: Iterable[AdaptationDecision]
+) -> dict[str, Outcome]:
+    """Return what became of decisions.
+
+    Raises:
+        ReplayRefused: a decision is missing, or they did not take effect in their order.
+    """
+    found = {each.decision_id: each for report in reports for each in report.outcomes}
+    known = [each.decision_id for each in decisions if each.decision_id in found]
+    if missing := found.keys() - set(known):
+        first = next(each for each in found if each in missing)
+        raise ReplayRefused(
+            f"decision {first[:12]}, on record as {found[first].status} at step "
+            f"{found[first].step}, is not in the history"
+        )
+    steps = [found[each].step for each in known]
+    for decision_id, step, before in zip(known[1:], steps[1:], steps, strict=False):
+        if step < before:
+            raise ReplayRefused(
+                f"decision {decision_id[:12]} is on record as {found[decision_id].status} at step "
+                f"{step}, and the one before it at step {before}: they are not in their order"
+            )
+    return {decision_id: found[decision_id] for decision_id in known}
+
+
+def _first(model: type[E], run_id: str, records: Iterable[Record]) -> Iterator[E]:
+    """Yield events in order; one that was sent twice, as a restart may, once.
+
+    Raises:
+        ReplayRefused: it says two things, or is of another run.
+    """
+    seen: dict[tuple[int, int], E] = {}
+    for event in _all(model, records):
+        assert isinstance(event, SeedReport | AdaptationDecision)
+        if event.run_id != run_id:
+            raise ReplayRefused(f"a record of run {run_id} belongs to run {event.run_id}")
+        name = event.seq, getattr(event, "index", 0)
+        if name not in seen:
+            seen[name] = event
+            yield event
+        elif seen[name] != event:
+            raise ReplayRefused(
+                f"two records of run {run_id} with seq {event.seq} contradict each other; "
+                "see: esper audit --history"
+            )
+
+
+def _all(model: type[E], records: Iterable[Record]) -> Iterator[E]:
+    """Yield the events of records.
+
+    Raises:
+        ReplayRefused: one holds what this version does not know, and could not do again.
+    """
+    for record in records:
+        where = f"{record.topic}[{record.partition}]@{record.offset}"
+        try:
+            event = decode(model, record.value)
+        except Undecodable as error:
+            raise ReplayRefused(f"{where} is not known to this version: {error}") from error
+        told = orjson.loads(record.value or b"")
+        if unknown := next(_unknown(told, event.model_dump(mode="json"), ""), None):
+            raise ReplayRefused(
+                f"{where} has {unknown}, which this version does not know; replay the run with "
+                "the version that recorded it"
+            )
+        yield event
+
+
+def _unknown(told: Any, known: Any, where: str) -> Iterator[str]:
+    """Yield the path of every field that was read over."""
+    if isinstance(told, dict) and isinstance(known, dict):
+        for name, value in told.items():
+            path = f"{where}.{name}" if where else name
+            if name in known:
+                yield from _unknown(value, known[name], path)
+            else:
+                yield path
+    if isinstance(told, list) and isinstance(known, list):
+        for index, (value, other) in enumerate(zip(told, known, strict=False)):
+            yield from _unknown(value, other, f"{where}[{index}]")

@@ -1,0 +1,363 @@
+"""Replaying a run whose record has one of everything: the test is bandit and compile worker."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Adam
+
+import esper
+from esper.audit import fetch_history, with_kernels, write_history
+from esper.settings import Settings
+from esper.training import CheckpointRefused, Recording, ReplayDiffers, ReplayRefused
+from esper.training.recording import read_recording
+from esper.training.replay import differences
+from tests.seed.hosts import Host, images, labels
+from tests.training.outside import Outside
+from tests.training.plot import decision
+from tests.training.test_checkpoint import (
+    REPORT_EVERY,
+    WAIT_S,
+    Bandit,
+    Noisy,
+    Preempted,
+    Training,
+    assert_same_state,
+    interrupted,
+)
+from topics.catalog import ADAPTATION_DECISION, RUN_CONTROL
+from topics.codec import sha256_of
+from topics.models import (
+    Cull,
+    Fossilize,
+    Operation,
+    OutcomeStatus,
+    RequestKind,
+    Reweight,
+    RunRequest,
+    SeedState,
+    SeedStatus,
+)
+
+
+class Numbered(Bandit):
+    """Decides by hand; no two of its decisions answer one report."""
+
+    def publish(self, *operations: Operation) -> str:
+        """Publish a decision and return its id."""
+        self._count += 1
+        name = f"{self.run_id} {self._count}"
+        plan = decision(*operations, name=name, run_id=self.run_id, seq=self._count)
+        self._outside.publish(ADAPTATION_DECISION, plan)
+        return plan.decision_id
+
+    def decide_in_vain(self, *operations: Operation) -> str:
+        """Publish a decision, train until it is answered otherwise than applied; return how."""
+        name = self.publish(*operations)
+        outcomes = self._training.growth.ancestry.outcomes
+        self._training.train_until(lambda: name in outcomes)
+        assert outcomes[name].status is not OutcomeStatus.APPLIED
+        return outcomes[name].status
+
+    def ask(self, kind: RequestKind) -> None:
+        """Ask something of the run, and train until it has heard."""
+        request_id = sha256_of(f"{self.run_id} {kind}".encode())
+        request = RunRequest(request_id=request_id, run_id=self.run_id, kind=kind)
+        self._outside.publish(RUN_CONTROL, request)
+        pauses = kind is RequestKind.PAUSE
+        self._training.train_until(lambda: self._training.growth.paused is pauses)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run that has ended, its record, and what it was given."""
+
+    training: Training
+    recording: Recording
+    steps: int
+    no_number: frozenset[int]
+
+
+class Again:
+    """The same training from a record: the same seed, the same batches, no address of anything."""
+
+    def __init__(self, recorded: Recorded, recording: Recording | None = None, **other: Any):
+        torch.manual_seed(0)
+        self.model = other.pop("model", None) or Noisy()
+        self.optimizer = Adam(self.model.parameters(), lr=other.pop("lr", 0.01))
+        self.no_number = recorded.no_number
+        self.probe = images(20), labels(20)
+        made: dict[str, Any] = {
+            "sites": ["conv", "fc1"],
+            "probe": self.probe,
+            "loss_fn": F.cross_entropy,
+            "replay": recording or recorded.recording,
+        }
+        self.growth = esper.grow(self.model, self.optimizer, **(made | other))
+        self.steps = 0
+
+    def train(self, until: int) -> None:
+        while self.steps < until:
+            self.steps += 1
+            torch.manual_seed(self.steps)
+            self.growth.step(self._stepped())
+
+    def _stepped(self) -> Tensor:
+        x, y = images(16, seed=self.steps), labels(16, seed=self.steps)
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return torch.tensor(torch.nan) if self.steps in self.no_number else loss
+
+
+class Seeded(Training):
+    """A training whose random numbers follow from the step: the test uses some in between."""
+
+    def train(self, until: int) -> None:
+        """Train up to a step."""
+        while self.steps < until:
+            torch.manual_seed(self.steps + 1)
+            super().train(self.steps + 1)
+
+
+def recording_of(training: Training, settings: Settings, folder: Path) -> Recording:
+    """Return the record of a run that has ended, by way of a file."""
+    servers = settings.kafka_bootstrap_servers
+    history = with_kernels(servers, fetch_history(servers, training.growth.run_id))
+    write_history(history, folder / "history.jsonl")
+    return read_recording(folder / "history.jsonl", settings=settings)
+
+
+@pytest.fixture(scope="module")
+def module_outside(settings: Settings) -> Iterator[Outside]:
+    opened = Outside(settings)
+    opened.seal_closing_runs()
+    yield opened
+    opened.bus.close()
+
+
+@pytest.fixture(scope="module")
+def eventful(
+    settings: Settings, module_outside: Outside, tmp_path_factory: pytest.TempPathFactory
+) -> Recorded:
+    """Planted, refused, merged, weighed anew, culled, paused, and taken back by the governor."""
+    training = Seeded(settings, seal_timeout_s=WAIT_S)
+    bandit = Numbered(module_outside, training)
+    bandit.offer()
+    bandit.decide(bandit.plant("fc1", 0, "low-rank-skip"))
+    assert bandit.decide_in_vain(bandit.plant("fc1", 0, "gated-linear-unit")) == "refused"
+    training.train_until(lambda: bandit.active("fc1", 0))
+    bandit.decide(bandit.plant("conv", 1, "conv-bottleneck"))
+    bandit.decide(bandit.of(Fossilize, "fc1", 0, "low-rank-skip"))
+    bandit.ask(RequestKind.PAUSE)
+    training.train_until(lambda: bandit.active("conv", 1))
+    bandit.ask(RequestKind.RESUME)
+    weighed = bandit.of(Cull, "conv", 1, "conv-bottleneck").model_dump(exclude={"op"})
+    bandit.decide(Reweight(**weighed, alpha=0.5, ramp_steps=7))
+    bandit.decide(bandit.of(Cull, "conv", 1, "conv-bottleneck"))
+    culled = training.growth.sites["conv"].slots[1]
+    training.train_until(lambda: culled.state is SeedState.DORMANT)
+    bandit.decide(bandit.plant("conv", 1, "conv-bottleneck"))
+    bandit.decide(bandit.plant("fc1", 2, "gated-linear-unit"))
+    training.train(training.steps + 1)
+    training.no_number.add(training.steps + 1)
+    training.train(training.steps + 1)
+    assert training.growth.ancestry.incidents
+    bandit.decide(bandit.plant("fc1", 1, "gated-linear-unit"))
+    training.train(training.steps + 12)
+    training.growth.close()
+    assert training.growth.ancestry.sealed
+    assert training.growth.ancestry.merged
+    recording = recording_of(training, settings, tmp_path_factory.mktemp("eventful"))
+    return Recorded(training, recording, training.steps, frozenset(training.no_number))
+
+
+def test_every_kind_of_event_is_on_record(eventful: Recorded) -> None:
+    reports = eventful.recording.reports
+    assert any(report.incidents for report in reports)
+    assert any(report.paused for report in reports)
+    assert any(report.requests for report in reports)
+    assert {outcome.status for outcome in eventful.recording.outcomes.values()} == {
+        OutcomeStatus.APPLIED,
+        OutcomeStatus.REFUSED,
+    }
+
+
+def test_a_replay_is_the_run_to_the_bit(eventful: Recorded) -> None:
+    again = Again(eventful)
+    with again.growth:
+        again.train(eventful.steps)
+        assert again.growth.replayed
+    assert_same_state(again.model, eventful.training.model)
+    ours = again.optimizer.state_dict()["state"]
+    theirs = eventful.training.optimizer.state_dict()["state"]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert again.growth.ancestry == eventful.training.growth.ancestry
+
+
+def test_it_counts_for_nothing_what_the_run_was_told_another_way(eventful: Recorded) -> None:
+    again = Again(eventful, report_every=7, slots=1, seed=9, lockstep=True, dry_run=True)
+    with again.growth:
+        again.train(eventful.steps)
+    assert_same_state(again.model, eventful.training.model)
+
+
+def at_step(recording: Recording, shift: int) -> tuple[Recording, int]:
+    """The record in which the last decision applied was applied so many steps later."""
+    name, outcome = [
+        each for each in recording.outcomes.items() if each[1].status is OutcomeStatus.APPLIED
+    ][-1]
+    moved = outcome.model_copy(update={"step": outcome.step + shift})
+    return replace(recording, outcomes={**recording.outcomes, name: moved}), outcome.step
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_one_decision_at_another_step_leads_to_other_weights_and_is_told(
+    eventful: Recorded, shift: int
+) -> None:
+    recording, step = at_step(eventful.recording, shift)
+    with pytest.raises(ReplayDiffers, match=r"differs: report \d+, step \d+: the ") as told:
+        other = Again(eventful, recording)
+        other.train(eventful.steps)
+    first = told.value.difference
+    assert first is not None
+    assert min(step, step + shift) <= first.step <= step + REPORT_EVERY
+    faithful = Again(eventful)
+    faithful.train(other.steps)
+    ours, theirs = other.model.state_dict(), faithful.model.state_dict()
+    # At a report the seed itself is there, or not yet.
+    assert ours.keys() != theirs.keys() or any(
+        not torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "report", "what"),
+    [
+        ({"lr": 0.02}, 1, "the training loss"),
+        ({"probe": (images(20, seed=1), labels(20))}, 0, "the probe loss"),
+    ],
+)
+def test_another_training_is_told_at_the_first_report_that_shows_it(
+    eventful: Recorded, other: dict[str, Any], report: int, what: str
+) -> None:
+    with pytest.raises(ReplayDiffers) as told:
+        Again(eventful, **other).train(eventful.steps)
+    first = told.value.difference
+    assert first is not None
+    assert (first.report, first.what) == (report, what)
+    assert first.recorded != first.replayed
+
+
+def test_without_the_governor_that_stepped_in_a_replay_differs_where_it_did(
+    eventful: Recorded,
+) -> None:
+    step = next(each.step for report in eventful.recording.reports for each in report.incidents)
+    with pytest.raises(ReplayDiffers) as told:
+        Again(eventful, governor=False).train(eventful.steps)
+    first = told.value.difference
+    assert first is not None
+    assert step <= first.step <= step + REPORT_EVERY
+
+
+def test_a_seed_that_was_loading_is_not_missed_and_one_that_blended_is(
+    eventful: Recorded,
+) -> None:
+    recorded, made = (eventful.recording.reports[1].model_copy(update={"seeds": ()}),) * 2
+    for state, seen in ((SeedState.LOADING, []), (SeedState.BLENDING, ["blending"])):
+        seed = SeedStatus(site="fc1", slot=0, state=state)
+        recorded = recorded.model_copy(update={"seeds": (seed,)})
+        told = {each.what: each.recorded for each in differences(recorded, made)}
+        assert [told[what] for what in told if what == "the state of seed fc1/0"] == seen
+
+
+def test_a_replay_that_ends_too_soon_or_goes_on_too_long_differs(eventful: Recorded) -> None:
+    short = Again(eventful)
+    short.train(eventful.steps - 1)
+    with pytest.raises(ReplayDiffers, match="the training ends after step"):
+        short.growth.close()
+    long = Again(eventful)
+    with pytest.raises(ReplayDiffers, match=f"at step {eventful.steps} the record ended there"):
+        long.train(eventful.steps + 1)
+
+
+def test_an_error_in_the_loop_is_what_comes_out_of_it(eventful: Recorded) -> None:
+    again = Again(eventful)
+    with pytest.raises(Preempted), again.growth:
+        again.train(3)
+        raise Preempted
+
+
+def test_another_model_or_other_sites_are_refused(eventful: Recorded) -> None:
+    for other in ({"model": Host(width=9)}, {"sites": ["conv"]}):
+        with pytest.raises(ReplayRefused, match="is of another model or of other sites"):
+            Again(eventful, **other)
+
+
+def test_a_replay_has_no_checkpoint(eventful: Recorded) -> None:
+    with pytest.raises(CheckpointRefused, match="a replay does not go on from a checkpoint"):
+        Again(eventful).growth.state_dict()
+
+
+def test_a_run_that_was_broken_off_is_replayed_to_where_it_was(
+    settings: Settings, module_outside: Outside, tmp_path: Path
+) -> None:
+    training = Seeded(settings, seal_timeout_s=WAIT_S)
+    bandit = Numbered(module_outside, training)
+    bandit.offer()
+    bandit.decide(bandit.plant("fc1", 0, "gated-linear-unit"))
+    training.train(training.steps + 7)
+    interrupted(training)
+    recording = recording_of(training, settings, tmp_path)
+    assert recording.reports[-1].probe_loss is None
+    recorded = Recorded(training, recording, training.steps, frozenset())
+    again = Again(recorded)
+    with again.growth:
+        again.train(recorded.steps)
+    assert_same_state(again.model, training.model)
+
+
+def test_a_run_that_was_never_closed_is_replayed_as_far_as_its_record_goes(
+    settings: Settings, module_outside: Outside, tmp_path: Path
+) -> None:
+    training = Seeded(settings)
+    bandit = Numbered(module_outside, training)
+    bandit.offer()
+    bandit.decide(bandit.plant("fc1", 0, "gated-linear-unit"))
+    training.train_to_a_report()
+    training.saved()
+    steps = training.steps
+    interrupted(training)
+    recorded = Recorded(training, recording_of(training, settings, tmp_path), steps, frozenset())
+    assert not recorded.recording.closed
+    again = Again(recorded)
+    again.train(recorded.recording.last_step)
+    assert again.growth.replayed
+    with pytest.raises(ReplayDiffers, match="the record says no more"):
+        again.train(steps + REPORT_EVERY)
+
+
+def test_a_dry_run_is_replayed_as_the_host_that_it_is(
+    settings: Settings, module_outside: Outside, tmp_path: Path
+) -> None:
+    training = Seeded(settings, seal_timeout_s=WAIT_S, dry_run=True)
+    bandit = Numbered(module_outside, training)
+    bandit.offer()
+    plan = bandit.plant("fc1", 0, "gated-linear-unit")
+    assert bandit.decide_in_vain(plan) == "withheld"
+    training.train_to_a_report()
+    training.growth.close()
+    recording = recording_of(training, settings, tmp_path)
+    assert recording.kernels == {}
+    recorded = Recorded(training, recording, training.steps, frozenset())
+    again = Again(recorded)
+    with again.growth:
+        again.train(recorded.steps)
+    assert_same_state(again.model, training.model)
+    assert again.growth.ancestry.outcomes == training.growth.ancestry.outcomes

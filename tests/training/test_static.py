@@ -1,0 +1,177 @@
+"""The static final network: what a run ended with, from the first step on."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from esper.kernel.fetch import VerifiedKernel, fetch_all
+from esper.kernel.refusal import ArtifactRefused
+from esper.store import KernelMissing, open_store
+from esper.training.export import export_model, load_exported
+from esper.training.lineage import Ancestry, Lineage, LineageUnreadable, read_lineage
+from esper.training.static import StaticFinal, StaticFinalRefused, static_final
+from tests.seed.hosts import Host, host, images, labels
+from tests.seed.kernels import KEY, announced
+from tests.training.plot import RUN, Plot
+
+ALPHA = 0.6
+BESIDE, MERGED, MAP = "gated-linear-unit", "low-rank-skip", "conv-bottleneck"
+
+
+class Grown(NamedTuple):
+    """A grown network's folder, and where its kernels and their key lie."""
+
+    plot: Plot
+    folder: Path
+    store: str
+    key: Path
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Grown:
+    """Grown at two sites: a kernel beside each layer, and one merged into fc1."""
+    plot = Plot()
+    plot.plant("fc1", 0, MERGED)
+    plot.plant("conv", 1, MAP)
+    plot.train(20)
+    plot.fossilize("fc1", 0)
+    plot.plant("fc1", 2, BESIDE, alpha=ALPHA)
+    plot.train(5)
+    url = f"file:{tmp_path / 'kernels'}"
+    ready = [
+        announced(open_store(url), name, plot.sites[site].signature)
+        for site, name in (("fc1", MERGED), ("fc1", BESIDE), ("conv", MAP))
+    ]
+    key = tmp_path / "trusted.pem"
+    key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    ancestry = Ancestry(kernels={each.kernel_id: each for each in ready})
+    folder = export_model(plot.model, plot.sites, images(1), ancestry, RUN, tmp_path / "grown")
+    return Grown(plot, folder, url, key)
+
+
+def kernels_of(grown: Grown, lineage: Lineage) -> dict[str, VerifiedKernel]:
+    return fetch_all(grown.store, grown.key, lineage.seeds)
+
+
+def planted(grown: Grown, model: Host) -> StaticFinal:
+    """The static final of a grown network, in a host."""
+    lineage = read_lineage(grown.folder)
+    return static_final(model, lineage, kernels_of(grown, lineage), images(1))
+
+
+def train(model: torch.nn.Module, steps: int) -> None:
+    optimizer = Adam(model.parameters(), lr=0.01)
+    for step in range(steps):
+        loss = F.cross_entropy(model(images(16, seed=step)), labels(16, seed=step))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_it_is_planted_where_it_grew_at_its_final_alpha_and_unmerged(grown: Grown) -> None:
+    static = planted(grown, host())
+    assert {
+        (site.name, slot.index, seed.kernel.kernel_id, round(float(seed.alpha), 6))
+        for site in static.sites.values()
+        for slot, seed in site.seeds()
+    } == {
+        (seed.site, seed.slot, seed.kernel_id, ALPHA if seed.blueprint_id == BESIDE else 1.0)
+        for seed in read_lineage(grown.folder).seeds
+    }
+    assert [seed.merged for seed in read_lineage(grown.folder).seeds if seed.slot == 0] == [True]
+
+
+def test_before_the_first_step_it_computes_what_its_host_does_to_the_bit(grown: Grown) -> None:
+    static = planted(grown, host())
+    with torch.no_grad():
+        assert torch.equal(static.model(images(9)), host()(images(9)))
+
+
+def test_it_has_the_parameters_of_the_grown_network_and_of_what_that_merged(grown: Grown) -> None:
+    static = planted(grown, host())
+    merged = sum(seed.params for seed in static.lineage.seeds if seed.merged)
+    assert merged > 0
+    assert sum(each.numel() for each in static.model.parameters()) == merged + sum(
+        each.numel() for each in grown.plot.model.parameters()
+    )
+
+
+def test_training_changes_every_kernel_and_every_layer_of_the_host(grown: Grown) -> None:
+    static = planted(grown, host())
+    before = {name: value.clone() for name, value in static.model.named_parameters()}
+    train(static.model, 3)
+    unchanged = [
+        name for name, value in static.model.named_parameters() if torch.equal(value, before[name])
+    ]
+    assert unchanged == []
+
+
+def test_two_from_one_seed_are_trained_to_the_same_bits(grown: Grown) -> None:
+    first, second = planted(grown, host()), planted(grown, host())
+    train(first.model, 5)
+    train(second.model, 5)
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_trained_it_can_be_exported_and_its_export_planted_again(
+    grown: Grown, tmp_path: Path
+) -> None:
+    static = planted(grown, host())
+    train(static.model, 5)
+    folder = static.export(tmp_path / "static")
+    static.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(load_exported(folder)(images(9)), static.model(images(9)))
+    again = read_lineage(folder)
+    assert again.run_id == f"{RUN}-static-final"
+    assert [(seed.site, seed.slot, seed.sha256) for seed in again.seeds] == [
+        (seed.site, seed.slot, seed.sha256) for seed in static.lineage.seeds
+    ]
+
+
+@pytest.mark.parametrize("missing", ["alpha", "ed25519_signature"])
+def test_a_lineage_that_says_too_little_is_refused_in_words(grown: Grown, missing: str) -> None:
+    file = grown.folder / "lineage.json"
+    told = json.loads(file.read_bytes())
+    del told["seeds"][1][missing]
+    file.write_text(json.dumps(told))
+    with pytest.raises(LineageUnreadable, match=rf"seeds\.1\.{missing}: Field required") as refused:
+        read_lineage(grown.folder)
+    assert "export the run anew" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_lineage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LineageUnreadable, match=r"cannot read .*lineage\.json"):
+        read_lineage(tmp_path)
+
+
+def test_another_host_is_refused(grown: Grown) -> None:
+    with pytest.raises(StaticFinalRefused, match="give the host that the run began with"):
+        planted(grown, Host(width=9))
+
+
+def test_a_network_in_which_nothing_grew_has_none() -> None:
+    lineage = Lineage(format="esper-lineage/1", run_id=RUN, seeds=())
+    with pytest.raises(StaticFinalRefused, match="its static final is the host"):
+        static_final(host(), lineage, {}, images(1))
+
+
+def test_a_kernel_that_was_altered_or_is_gone_is_refused(grown: Grown) -> None:
+    lineage = read_lineage(grown.folder)
+    name = lineage.seeds[0].location.partition(":")[2]
+    file = Path(grown.store.removeprefix("file:")) / f"{name}.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ArtifactRefused, match="it was altered after it was validated"):
+        kernels_of(grown, lineage)
+    file.unlink()
+    with pytest.raises(KernelMissing, match="no kernel at file:"):
+        kernels_of(grown, lineage)
