@@ -1,14 +1,16 @@
 """Kernels that explode in real runs: taken out, and the run ends as if it had never grown."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.exploding import Ended, Explosion, Injector, grown, never_grown
-from esper.audit import audit, fetch_history
+from benchmarks.exploding import REPORT_EVERY, Ended, Explosion, Injector, grown, never_grown
+from esper.audit import audit, fetch_history, with_kernels, write_history
 from esper.blueprint import shipped_named
+from esper.training import ReplayDiffers, read_recording
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
 from workers.local.kafka import KafkaService
@@ -85,3 +87,29 @@ def test_a_run_with_rollbacks_can_be_repeated_bit_for_bit(published: Running) ->
     assert len(incidents_of(first)) > 1
     assert incidents_of(first) == incidents_of(second)
     assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
+
+
+@pytest.mark.timeout(300)
+def test_in_a_replay_the_governor_steps_in_by_itself_as_recorded(
+    published: Running, tmp_path: Path
+) -> None:
+    def explode() -> Injector:
+        return Injector(Explosion.HUGE, AFTER)
+
+    settings, file = published.settings, tmp_path / "history.jsonl"
+    run = grown(settings, SEED, explode())
+    assert run.growth is not None
+    broker = settings.kafka_bootstrap_servers
+    write_history(with_kernels(broker, fetch_history(broker, run.growth.run_id)), file)
+    recording = read_recording(file, settings=settings)
+
+    again = grown(settings, SEED, explode(), replay=recording)
+
+    assert len(incidents_of(run)) > 1
+    assert incidents_of(again) == incidents_of(run)
+    assert all(torch.equal(value, run.weights[name]) for name, value in again.weights.items())
+    with pytest.raises(ReplayDiffers) as differs:
+        grown(settings, SEED, explode(), governor=False, replay=recording)
+    assert differs.value.difference is not None
+    first = run.growth.ancestry.incidents[0]
+    assert first.step <= differs.value.difference.step < first.step + 2 * REPORT_EVERY
