@@ -15,7 +15,7 @@ from esper.kernel import Kernel
 from esper.seed import Site
 from esper.settings import Settings
 from esper.training import GovernorSettings, Growth
-from esper.training.governor import ON_TRIAL
+from esper.training.probe import ON_TRIAL
 from topics.models import Limits, Selection
 
 HUGE: Final = 1e6

@@ -15,11 +15,10 @@ from torch.optim import Optimizer
 
 import esper
 from benchmarks.growth.adapters import adapter_costs, ranks_for, with_adapters
-from benchmarks.growth.origin import code
 from benchmarks.growth.planting import SLOTS, Workshop, grown_in
 from benchmarks.growth.rows import Case, Ledger, Row
 from benchmarks.growth.suite import Live, Suite
-from benchmarks.growth.training import Trained, trained
+from benchmarks.growth.training import Trained, row_of, trained
 from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from esper.bandit.defaults import DEFAULT_SELECTION
@@ -104,18 +103,9 @@ class Contest:
         run_id: str = "",
     ) -> Row:
         """Return what a run came to."""
-        return Row(
-            **case._asdict(),
-            commit=code(),
-            test_accuracy=result.test_accuracy,
-            test_loss=result.test_loss,
-            probe_loss=result.probe_loss,
-            params=result.params,
-            steps=result.steps,
-            train_s=result.train_s,
-            probe_s=result.probe_s,
-            wait_s=result.wait_s,
-            cpu_s=result.cpu_s,
+        return row_of(
+            case,
+            result,
             compile_s=compile_s,
             kept=tuple(kept),
             run_id=run_id,

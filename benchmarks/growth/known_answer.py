@@ -23,11 +23,10 @@ from benchmarks.growth.controls import (
     fixed,
     timetable,
 )
-from benchmarks.growth.origin import code
 from benchmarks.growth.planting import SLOTS, Gardener, Workshop, grown_in
 from benchmarks.growth.rows import Case, Row
 from benchmarks.growth.suite import Live, Suite
-from benchmarks.growth.training import Trained, epochs_for, trained
+from benchmarks.growth.training import Trained, epochs_for, row_of, trained
 from benchmarks.stack import Stack, local_stack
 from esper.bandit.memory import snapshot
 from esper.seed import Site, find_sites
@@ -207,19 +206,10 @@ def _row(
     compile_s: float,
     run_id: str = "",
 ) -> Row:
-    return Row(
-        **case._asdict(),
-        commit=code(),
-        test_accuracy=result.test_accuracy,
-        test_loss=result.test_loss,
-        probe_loss=result.probe_loss,
-        params=result.params,
-        steps=result.steps,
-        train_s=result.train_s,
-        probe_s=result.probe_s,
-        wait_s=result.wait_s,
+    return row_of(
+        case,
+        result,
         compile_s=compile_s,
-        cpu_s=result.cpu_s,
         kept=tuple(f"{site}/{name}" for site, name in grown),
         right=_right(answer, grown),
         run_id=run_id,

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import perf_counter, process_time
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from benchmarks.growth.origin import code
+from benchmarks.growth.rows import Case, Row
 from benchmarks.threads import one_thread
 from esper.tasks.train import Splits, Steppable, Task, judged, train_task
 
@@ -126,6 +128,12 @@ def trained(
             wait_s=clock.growth_s - clock.probe_s,
             cpu_s=cpu_s,
         )
+
+
+def row_of(case: Case, result: Trained, **more: Any) -> Row:
+    """Return the row of a run, with what else is to be told of it."""
+    measured = {each.name: getattr(result, each.name) for each in fields(result)}
+    return Row(**case._asdict(), commit=code(), **measured, **more)
 
 
 def epochs_for(task: Task, steps: int) -> int:

@@ -8,6 +8,8 @@ from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan
 from esper.orchestrator.state import Trial
 
+PAUSED = "no action: paused by the trainer"
+
 
 def last_word(board: Board, decisions: int) -> Plan:
     """Return the plan without operations that ends the answer to the board's report.
@@ -15,9 +17,6 @@ def last_word(board: Board, decisions: int) -> Plan:
     `decisions` came before it; where there are none, the reason says why.
     """
     return Plan((), _why_no_more(board, decisions))
-
-
-PAUSED = "no action: paused by the trainer"
 
 
 def no_action(board: Board) -> str | None:

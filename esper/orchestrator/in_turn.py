@@ -8,8 +8,8 @@ from math import inf
 
 from esper.bandit import Choice
 from esper.orchestrator.board import Board
-from esper.orchestrator.plan import Plan
-from topics.models import Cull, Fossilize, Operation, Strategy
+from esper.orchestrator.plan import Plan, culling, keeping
+from topics.models import Operation, Strategy
 
 
 def replace(board: Board) -> Plan | None:
@@ -24,9 +24,7 @@ def replace(board: Board) -> Plan | None:
     ]
     if not weak:
         return None
-    operations: tuple[Operation, ...] = tuple(
-        Cull(site=trial.site, slot=trial.slot, kernel_id=trial.kernel_id) for trial, _ in weak
-    )
+    operations: tuple[Operation, ...] = tuple(culling(trial) for trial, _ in weak)
     reasons = [
         f"{trial.site}: {board.blueprint_of(trial)} {_verdict(contribution)}"
         for trial, contribution in weak
@@ -54,7 +52,7 @@ def diversify(board: Board) -> Plan | None:
     for trial, contribution in board.judged():
         if contribution is None or not board.worth_keeping(contribution):
             continue
-        operations += (Fossilize(site=trial.site, slot=trial.slot, kernel_id=trial.kernel_id),)
+        operations += (keeping(trial),)
         name = board.blueprint_of(trial)
         reasons.append(f"{trial.site}: {name} lowers the probe loss by {contribution:.4g}, kept")
     afterwards = board.after(operations)

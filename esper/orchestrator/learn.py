@@ -43,7 +43,7 @@ def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
         trials=tuple(_judged(trial, selection) for trial in trials),
         pending=_unanswered(state.pending, report),
         occupied=_occupied(state, report),
-        agenda=agenda_after(state.agenda, state.run.selection, report),
+        agenda=agenda_after(state.agenda, selection, report),
     )
     due = [trial for trial in trials if _due(trial, selection)]
     learnt = _with_rewards(learnt, due, report) if due else learnt

@@ -43,9 +43,8 @@ class SeedOrchestrator:
         """Return what a run intends after a report that its state has learnt from."""
         board, agenda = set_up(state, report), state.agenda
         asked = tuple[Proposal, ...]((None, plan) for plan in answers(report))
-        if any(plan.operations for _, plan in asked) or report.paused or report.closing:
-            return Intent(board, asked, agenda)
-        if state.pending:
+        acts_by_hand = any(plan.operations for _, plan in asked)
+        if acts_by_hand or report.paused or report.closing or state.pending:
             # What is under way decides which slots are free; wait for the trainer's answer.
             return Intent(board, asked, agenda)
         if agenda is None:

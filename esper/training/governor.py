@@ -6,7 +6,6 @@ and under mixed precision scaled gradients overflow as a matter of course.
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,11 @@ from esper.seed import Seed, Slot
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.garden import Garden
 from esper.training.losswatch import GovernorSettings, LossWatch, Watched
+from esper.training.probe import ON_TRIAL
 from esper.training.snapshots import Reach, Snapshot, SnapshotRing
 from topics.models import Incident, IncidentKind, RolledBack, SeedState
 
 log = logging.getLogger("esper")
-
-ON_TRIAL: Final = (SeedState.BLENDING, SeedState.ACTIVE)
 
 
 class Governor:
@@ -262,9 +260,6 @@ class LossGauge:
     def read(self, loss: Tensor, *, now: bool) -> list[float]:
         """Take in the loss of a step; return those that can be read."""
         loss = loss.detach()
-        if loss.numel() != 1:
-            # Who reports it says so in words.
-            return []
         if loss.device.type == "cpu":
             return [float(loss)]
         if self._ring is None or self._ring.device != loss.device:

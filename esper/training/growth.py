@@ -305,14 +305,18 @@ class Growth:
             self._replay.apply(self._step)
         elif self._inbox.stirs:
             self._inbox.take(self._step)
-        if self._governor is not None:
-            self._governor.tend(self._step)
-        self._garden.ramp(self._step)
-        capture_due()
+        self._settle()
         if reports:
             self._check_optimizer()
         if reports and self._may_report():
             self._report(self._measure(), loss)
+
+    def _settle(self) -> None:
+        """After the plans of a step: take note of them, and move on what blends."""
+        if self._governor is not None:
+            self._governor.tend(self._step)
+        self._garden.ramp(self._step)
+        capture_due()
 
     def _await_gradients(self) -> None:
         """Have gradients measured in the next step, if that is to be reported with them."""
@@ -346,10 +350,7 @@ class Growth:
         if self._governor is not None:
             self._governor.watch_again(loss, self._step, retrace.incidents(self._step))
         retrace.take(self._step)
-        if self._governor is not None:
-            self._governor.tend(self._step)
-        self._garden.ramp(self._step)
-        capture_due()
+        self._settle()
         retrace.pass_by(self._step)
         if not retrace.over:
             return

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from esper.settings import Settings
-from workers.cli.interrupts import interruptible
 from workers.cli.output import Json, console, print_json, print_table
 from workers.cli.tables import print_reasons, print_seeds, timing_line
+
+LAST_WORDS = "interrupted; everything that was started has been stopped"
 
 
 def demo(
@@ -20,21 +21,12 @@ def demo(
     Everything runs on this machine, in ESPER_HOME/demo, and has ended when the command ends, also
     after Ctrl-C. Takes about a minute. Exits 1 unless growth, export and audit all worked.
     """
-    from workers.cli.progress import training_progress
+    from workers.cli.progress import stoppable_training
     from workers.demo import run_demo, succeeded
 
     home = (Settings().home / "demo").resolve()
-    try:
-        with (
-            interruptible() as check,
-            training_progress(epochs, check, quiet=json) as progress,
-        ):
-            facts = run_demo(
-                home, seed=seed, epochs=epochs, say=progress.note, on_epoch=progress.epoch
-            )
-    except KeyboardInterrupt:
-        console.print("interrupted; everything that was started has been stopped")
-        raise typer.Exit(130) from None
+    with stoppable_training(epochs, lambda: LAST_WORDS, quiet=json) as progress:
+        facts = run_demo(home, seed=seed, epochs=epochs, say=progress.note, on_epoch=progress.epoch)
     if json:
         print_json(facts)
     else:
