@@ -43,6 +43,23 @@ class GrownRun:
         return [each.latency_ms for each in outcomes if each.latency_ms is not None]
 
 
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """How a run is decided: by which bandits, with what memory, and whether training waits.
+
+    Or by a record, which then says all of this.
+    """
+
+    policy: PolicySpec | None = None
+    selection: Selection | None = None
+    lockstep: bool = False
+    memory: bool | None = None
+    replay: Recording | None = None
+
+
+BY_DEFAULT = Deciding()
+
+
 def grow_task(
     settings: Settings,
     task: Task,
@@ -53,12 +70,8 @@ def grow_task(
     on_start: Announce,
     on_epoch: OnEpoch,
     device: str = "cpu",
-    lockstep: bool = False,
-    memory: bool | None = None,
     kept: TrainingFile | None = None,
-    policy: PolicySpec | None = None,
-    selection: Selection | None = None,
-    replay: Recording | None = None,
+    deciding: Deciding = BY_DEFAULT,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
 
@@ -76,28 +89,7 @@ def grow_task(
     growths: list[Growth] = []
 
     def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Growth:
-        try:
-            growth = esper.grow(
-                model,
-                optimizer,
-                sites=task.sites,
-                probe=splits.probe,
-                loss_fn=task.loss,
-                run=task.name,
-                report_every=REPORT_EVERY,
-                seed=seed,
-                policy=policy,
-                selection=task.allowed(selection or DEFAULT_SELECTION),
-                settings=settings,
-                lockstep=lockstep,
-                memory=memory,
-                resume=kept.state["growth"] if kept and kept.state else None,
-                replay=replay,
-            )
-        except (CheckpointRefused, RecordUnfit) as error:
-            if kept is None:
-                raise
-            raise kept.refusal(error) from error
+        growth = _growing(settings, task, seed, deciding, kept, model, optimizer, splits)
         growths.append(growth)
         if kept is not None:
             kept.growth_state = growth.state_dict
@@ -108,7 +100,7 @@ def grow_task(
         task, seed, epochs, attach, on_epoch, device, kept, enough=lambda: growths[0].replayed
     )
     growth = growths[0]
-    name = growth.run_id if replay is None else f"{growth.run_id}-replay"
+    name = growth.run_id if deciding.replay is None else f"{growth.run_id}-replay"
     exported = growth.export(export_under / name)
     if kept is not None:
         # Not before the export: until then it has the only copy of the weights.
@@ -120,3 +112,38 @@ def grow_task(
         exported=exported,
         went_on_after=kept.epoch if kept and kept.state else None,
     )
+
+
+def _growing(
+    settings: Settings,
+    task: Task,
+    seed: int,
+    deciding: Deciding,
+    kept: TrainingFile | None,
+    model: nn.Module,
+    optimizer: Optimizer,
+    splits: Splits,
+) -> Growth:
+    """Attach growth to the host of a task, with what is kept of it, if anything is."""
+    try:
+        return esper.grow(
+            model,
+            optimizer,
+            sites=task.sites,
+            probe=splits.probe,
+            loss_fn=task.loss,
+            run=task.name,
+            report_every=REPORT_EVERY,
+            seed=seed,
+            policy=deciding.policy,
+            selection=task.allowed(deciding.selection or DEFAULT_SELECTION),
+            settings=settings,
+            lockstep=deciding.lockstep,
+            memory=deciding.memory,
+            resume=kept.state["growth"] if kept and kept.state else None,
+            replay=deciding.replay,
+        )
+    except (CheckpointRefused, RecordUnfit) as error:
+        if kept is None:
+            raise
+        raise kept.refusal(error) from error

@@ -1,115 +1,30 @@
 """What an orchestrated run intends: which sign calls for which strategy, and what each one does."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pytest
 
 from esper.orchestrator.rounds import clearly_worse
 from esper.orchestrator.state import Trial
-from tests.orchestrator.trainer import INTERVAL, Trainer, kernel, selection
+from tests.orchestrator.orchestrated import (
+    FOREVER,
+    SITES,
+    TWO,
+    Run,
+    course,
+    flat,
+    one_at_a_time,
+    operations,
+    signal,
+)
+from tests.orchestrator.trainer import INTERVAL, Trainer, kernel
 from topics.models import (
     AdaptationDecision,
-    Course,
     Cull,
     Fossilize,
-    LoadableKernel,
-    Orchestration,
     Plant,
     Reweight,
     Signal,
     Strategy,
 )
-
-SITES = {"conv": 3, "fc": 3}
-OFFERS = [kernel(site, name) for site in SITES for name in ("a", "b", "c", "d")]
-Worth = Mapping[tuple[str, str], float | None]
-"""What a blueprint gives at a site, of a probe loss of 1."""
-
-
-class Run:
-    """An orchestrated run of which it is known what each kernel is worth."""
-
-    def __init__(
-        self,
-        worth: Worth | None = None,
-        slots: Mapping[str, int] = SITES,
-        offers: Sequence[LoadableKernel] = (),
-        *,
-        max_on_trial: int = 2,
-        trial_reports: int = 6,
-        keep_share: float = 0.01,
-        limits: Mapping[str, Any] | None = None,
-        **rules: Any,
-    ) -> None:
-        self.trainer = Trainer(
-            slots,
-            selection=selection(
-                max_on_trial=max_on_trial,
-                trial_reports=trial_reports,
-                keep_share=keep_share,
-                orchestration=Orchestration(**rules),
-                **(limits or {}),
-            ),
-        )
-        self.worth = dict(worth or {})
-        self.loss: float | None = 1.0
-        self.said: list[AdaptationDecision] = []
-        self.trainer.report()
-        self.go(*(offers or [each for each in OFFERS if each.site in slots]))
-
-    def go(self, *offers: LoadableKernel) -> AdaptationDecision | None:
-        """Make one report, have what is decided applied, and return it."""
-        measured = {}
-        for place, seed in self.trainer.seeds.items():
-            if seed.blueprint_id is not None:
-                measured[place] = self.worth.get((place[0], seed.blueprint_id), 0.05)
-        decisions = self.trainer.report(*offers, contributions=measured, probe_loss=self.loss)
-        asked = [decision for decision in decisions if decision.operations]
-        assert len(asked) <= 1, "one plan at a time"
-        self.trainer.accept(asked)
-        self.said += asked
-        return asked[0] if asked else None
-
-    def until(self, strategy: Strategy, reports: int = 40) -> AdaptationDecision:
-        """Report until a strategy acts."""
-        for _ in range(reports):
-            decision = self.go()
-            if decision is not None and decision.strategy is strategy:
-                return decision
-        raise AssertionError(f"{strategy} did nothing in {reports} reports: {self.said}")
-
-    @property
-    def planted(self) -> int:
-        """How many kernels are in the network."""
-        return sum(seed.kernel_id is not None for seed in self.trainer.seeds.values())
-
-    @property
-    def first(self) -> AdaptationDecision:
-        return self.said[0]
-
-
-def operations(decision: AdaptationDecision, kind: type[Any]) -> list[Any]:
-    return [each for each in decision.operations if isinstance(each, kind)]
-
-
-def course(decision: AdaptationDecision) -> Course:
-    assert decision.course is not None
-    return decision.course
-
-
-def signal(decision: AdaptationDecision, name: str) -> Signal:
-    (found,) = [each for each in course(decision).signals if each.name == name]
-    return found
-
-
-FOREVER = {"embargo_reports": 1000}
-"""What is culled does not come back."""
-
-
-def flat(site: str, **worth: float | None) -> Worth:
-    return {(site, name): value for name, value in worth.items()}
-
 
 # -- DIVERSIFY ----------------------------------------------------------------------------------
 
@@ -295,13 +210,7 @@ def test_a_seed_that_failed_its_trial_gives_way_to_one_expected_to_be_better() -
 
 def test_the_expectation_is_told_with_its_spread_from_trials_at_the_site() -> None:
     worth = {("conv", "a"): 0.001, ("conv", "b"): 0.005}
-    run = Run(
-        worth,
-        {"conv": 4},
-        [kernel("conv", "a"), kernel("conv", "b")],
-        max_on_trial=1,
-        limits={"embargo_reports": 2},
-    )
+    run = one_at_a_time(worth)
     reasons = []
     for step in range(120):
         run.worth["conv", "b"] = 0.005 if step % 40 < 20 else 0.008
@@ -315,13 +224,7 @@ def test_the_expectation_is_told_with_its_spread_from_trials_at_the_site() -> No
 
 def test_nothing_worse_is_planted_in_exchange() -> None:
     worth = {("conv", "a"): 0.001, ("conv", "b"): 0.009}
-    run = Run(
-        worth,
-        {"conv": 4},
-        [kernel("conv", "a"), kernel("conv", "b")],
-        max_on_trial=1,
-        limits={"embargo_reports": 2},
-    )
+    run = one_at_a_time(worth)
     for _ in range(80):
         decision = run.go()
         if decision is not None and decision.strategy is Strategy.REPLACE:
@@ -335,8 +238,6 @@ def test_nothing_worse_is_planted_in_exchange() -> None:
 
 
 # -- SPECIALIZE ---------------------------------------------------------------------------------
-
-TWO = [kernel("conv", "a"), kernel("conv", "b")]
 
 
 def test_the_dominant_seed_of_a_site_gets_the_whole_alpha_and_the_rest_go() -> None:

@@ -11,7 +11,7 @@ from tests.system.conftest import Running
 from topics.models import Fossilize, Plant
 from workers.local.kafka import KafkaService
 from workers.submit import publish_blueprints
-from workers.trainer import GrownRun, grow_task
+from workers.trainer import Deciding, GrownRun, grow_task
 
 EPOCHS = 24
 BLUEPRINTS = ("image-conv", "gated-linear-unit", "channel-mixing-mlp", "low-rank-skip-wide")
@@ -37,7 +37,7 @@ def grown(running: Running, tmp_path_factory: pytest.TempPathFactory) -> GrownRu
         export_under=tmp_path_factory.mktemp("grown"),
         on_start=lambda run_id: None,
         on_epoch=lambda epoch, loss: None,
-        lockstep=True,
+        deciding=Deciding(lockstep=True),
     )
 
 

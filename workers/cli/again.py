@@ -87,13 +87,21 @@ class Terms:
     export_under: Path
 
 
-def replay_run(terms: Terms, history: Path, kernels: str | None, json: bool) -> None:
+def take_up(again: Again, terms: Terms, seed: int, json: bool) -> None:
+    """Train what was trained before; the seed is of a static final."""
+    if again.replay is not None:
+        _replay(terms, again.replay, again.kernels, json)
+    elif again.static_final is not None:
+        _train_static(terms, again.static_final, again.kernels, seed, json)
+
+
+def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> None:
     """Replay the run of a history, and print its facts, or where it differed."""
     from esper.training import ReplayDiffers, read_recording
     from workers.cli.progress import stoppable_training
     from workers.cli.tables import print_summary
     from workers.summary import summary
-    from workers.trainer import grow_task
+    from workers.trainer import Deciding, grow_task
 
     recording = read_recording(history, kernels, terms.settings)
     try:
@@ -109,7 +117,7 @@ def replay_run(terms: Terms, history: Path, kernels: str | None, json: bool) -> 
                 ),
                 on_epoch=progress.epoch,
                 device=terms.device,
-                replay=recording,
+                deciding=Deciding(replay=recording),
             )
     except ReplayDiffers as differs:
         if not json:
@@ -128,7 +136,7 @@ def replay_run(terms: Terms, history: Path, kernels: str | None, json: bool) -> 
     )
 
 
-def train_static(terms: Terms, folder: Path, kernels: str | None, seed: int, json: bool) -> None:
+def _train_static(terms: Terms, folder: Path, kernels: str | None, seed: int, json: bool) -> None:
     """Train the static final of the run in a folder, and print it beside the grown network."""
     from esper.training.recording import store_url
     from workers.cli.progress import stoppable_training

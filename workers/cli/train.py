@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from esper.settings import Settings
-from workers.cli.again import Again, Terms, replay_run, train_static
+from workers.cli.again import Again, Terms, take_up
 from workers.cli.choosing import Choosing
 from workers.cli.groups import grouped
 from workers.cli.output import Json, print_json
@@ -103,7 +103,7 @@ def train(
     from workers.cli.progress import stoppable_training
     from workers.cli.tables import print_summary
     from workers.summary import summary
-    from workers.trainer import grow_task
+    from workers.trainer import Deciding, grow_task
 
     if training.device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")
@@ -113,10 +113,7 @@ def train(
     seed, export_under = training.seed or 0, training.export or settings.home / "grown"
     if again.given:
         terms = Terms(settings, chosen, epochs, training.device, export_under)
-        if again.replay is not None:
-            replay_run(terms, again.replay, again.kernels, json)
-        elif again.static_final is not None:
-            train_static(terms, again.static_final, again.kernels, seed, json)
+        take_up(again, terms, seed, json)
         return
     policy, selection = choosing.chosen(chosen.sites)
     told = training.told(task)
@@ -133,11 +130,8 @@ def train(
             on_start=progress.started,
             on_epoch=progress.epoch,
             device=training.device,
-            lockstep=training.lockstep,
-            memory=training.memory,
             kept=kept,
-            policy=policy,
-            selection=selection,
+            deciding=Deciding(policy, selection, training.lockstep, training.memory),
         )
     facts = summary(run)
     if json:

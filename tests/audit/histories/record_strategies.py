@@ -22,7 +22,7 @@ from tests.audit.histories.record import BLUEPRINTS
 from topics.models import Limits, Orchestration, OutcomeStatus, Strategy
 from workers.demo import running_stack
 from workers.submit import publish_blueprints
-from workers.trainer import grow_task
+from workers.trainer import Deciding, grow_task
 
 HERE: Final = Path(__file__).parent / "strategies"
 EPOCHS: Final = 30
@@ -71,8 +71,7 @@ def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
             export_under=folder,
             on_start=print,
             on_epoch=lambda epoch, loss: None,
-            memory=False,
-            selection=selection,
+            deciding=Deciding(selection=selection, memory=False),
         )
         count = decided(run.ancestry, strategy)
         print(f"{strategy}: {count} decisions in {run.run_id}, seed {seed}")
