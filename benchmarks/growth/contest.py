@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 import esper
 from benchmarks.growth.adapters import adapter_costs, ranks_for, with_adapters
-from benchmarks.growth.planting import SLOTS, Workshop, grown_in
+from benchmarks.growth.planting import Workshop, grown_in
 from benchmarks.growth.rows import Case, Ledger, Row
 from benchmarks.growth.suite import Live, Suite
 from benchmarks.growth.training import Trained, row_of, trained
@@ -36,6 +36,9 @@ WIDE: Final = "wide"
 ADAPTERS: Final = "adapters"
 LASTING: Final = {"host-as-long": HOST, "wide-as-long": WIDE}
 """Those that are trained for as long as the grown run took, all that it waited for counted."""
+
+SLOTS: Final = 2
+"""Seeds of each site."""
 
 UNENDING: Final = 1000
 """Epochs of what ends by the clock."""

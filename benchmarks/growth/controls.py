@@ -4,11 +4,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from benchmarks.growth.planting import SLOTS, Planting
+from benchmarks.growth.planting import Planting
 from esper.bandit.constraints import BUDGET_SHARE
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.tasks import OFFERED, KnownAnswer
-from topics.models import Limits, PolicySpec, Selection
+from topics.models import Limits, Orchestration, PolicySpec, Selection
 
 REPORT_EVERY: Final = 10
 """Steps between two reports, over which kernels are blended in too."""
@@ -17,11 +17,14 @@ STEPS: Final = 1500
 PLANTED_AT: Final = STEPS // 3
 """The step at which those plant that plant once."""
 
+SLOTS: Final = 4
+"""Seeds of each site."""
+
 PERIOD: Final = 10
 """Reports from one planting of the periodic control to its next."""
 
 MAX_PARAMS: Final = 2000
-"""Of which 1,600 are used: one kernel that is of use, and hardly more."""
+"""Of which what is planted by a timetable uses 1,600: one kernel that is of use, hardly more."""
 
 EARLIER: Final = tuple(range(2000, 2005))
 """Seeds of the runs that those with memory remember; never among those that are reported."""
@@ -38,11 +41,13 @@ BANDIT: Final = Choosing(
     DEFAULT_POLICY,
     DEFAULT_SELECTION.model_copy(
         update={
-            "limits": Limits(
-                max_on_trial=1, dormant_reports=0, embargo_reports=40, max_params=MAX_PARAMS
+            "limits": Limits(max_on_trial=12, dormant_reports=0, embargo_reports=150),
+            "warmup_reports": 28,
+            "trial_reports": 4,
+            "keep_share": 0.2,
+            "orchestration": Orchestration(
+                plateau_share=0.02, waits_for_plateau=True, reweight_reports=5
             ),
-            "trial_reports": 6,
-            "keep_share": 0.05,
         }
     ),
 )

@@ -16,6 +16,7 @@ from benchmarks.growth.controls import (
     EARLIER,
     LIVE,
     REPORT_EVERY,
+    SLOTS,
     STATIC_FINAL,
     STEPS,
     WIDE,
@@ -23,7 +24,7 @@ from benchmarks.growth.controls import (
     fixed,
     timetable,
 )
-from benchmarks.growth.planting import SLOTS, Gardener, Workshop, grown_in
+from benchmarks.growth.planting import Gardener, Workshop, grown_in
 from benchmarks.growth.rows import Case, Row
 from benchmarks.growth.suite import Live, Suite
 from benchmarks.growth.training import Trained, epochs_for, row_of, trained
@@ -67,7 +68,14 @@ def run(case: Case, leant_on: Row | None) -> Row:
     @contextmanager
     def grows(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Gardener]:
         gardener = Gardener(
-            model, optimizer, answer.task.sites, splits.probe[0][:1], workshop, plan, REPORT_EVERY
+            model,
+            optimizer,
+            answer.task.sites,
+            splits.probe[0][:1],
+            workshop,
+            plan,
+            REPORT_EVERY,
+            SLOTS,
         )
         gardeners.append(gardener)
         yield gardener

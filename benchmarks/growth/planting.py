@@ -35,7 +35,6 @@ from topics.models import (
     Strategy,
 )
 
-SLOTS: Final = 2
 TIMETABLE: Final = PolicySpec(name="timetable")
 GROWN: Final = (SeedState.BLENDING, SeedState.ACTIVE, SeedState.FOSSILIZED)
 
@@ -101,8 +100,9 @@ class Gardener:
         workshop: Workshop,
         timetable: Iterable[Planting],
         ramp_steps: int,
+        slots: int,
     ) -> None:
-        self.sites = find_sites(model, sites, sample, SLOTS)
+        self.sites = find_sites(model, sites, sample, slots)
         self._garden = Garden(self.sites, OptimizerMembership(optimizer))
         self._workshop = workshop
         self._timetable = sorted(timetable)

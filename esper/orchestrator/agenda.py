@@ -11,7 +11,7 @@ SAME_ALPHA = 1e-6
 
 
 def reports_kept(selection: Selection) -> int:
-    """Return how many contributions of a seed an orchestrated run remembers, the newest."""
+    """Return how many contributions of a seed are remembered, the newest."""
     orchestration = selection.orchestration
     return max(selection.trial_reports, orchestration.harm_reports if orchestration else 0)
 

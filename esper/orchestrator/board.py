@@ -24,7 +24,7 @@ from esper.bandit.features import features
 from esper.bandit.offers import Codes
 from esper.bandit.selector import TIE_BREAK
 from esper.orchestrator.arms import Arm
-from esper.orchestrator.learn import mean_contribution
+from esper.orchestrator.learn import mean_contribution, warming_up
 from esper.orchestrator.state import WHOLE, FoldState, Trial
 from topics.models import (
     Candidate,
@@ -68,6 +68,10 @@ class Board(NamedTuple):
         if contribution is None or loss is None:
             return False
         return contribution >= self.state.run.selection.keep_share * abs(loss)
+
+    def warming_up(self, trial: Trial) -> bool:
+        """Whether a seed still learns, so that it cannot be compared with others."""
+        return warming_up(trial, self.state.run.selection)
 
     @property
     def orchestration(self) -> Orchestration:
@@ -141,7 +145,8 @@ class Board(NamedTuple):
             slot=trial.slot,
             kernel_id=trial.kernel_id,
             alpha=min(alpha, WHOLE),
-            ramp_steps=self.state.run.opening.report_interval_steps,
+            ramp_steps=self.orchestration.reweight_reports
+            * self.state.run.opening.report_interval_steps,
         )
 
     def of_new_categories(self) -> "Board":

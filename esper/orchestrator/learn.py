@@ -93,12 +93,13 @@ def _with_embargoes(
 def _observed(state: FoldState, report: SeedReport) -> tuple[Trial, ...]:
     known = {(trial.site, trial.slot, trial.kernel_id): trial for trial in state.trials}
     seeds = [seed for seed in report.seeds if seed.state in ON_TRIAL]
+    observed = [_observed_once(known, seed, state) for seed in seeds]
     if state.agenda is None:
-        return tuple(_observed_once(known, seed) for seed in seeds)
-    kept, asked = reports_kept(state.run.selection), applied(state.agenda, report)
+        return tuple(observed)
+    asked = applied(state.agenda, report)
     return tuple(
-        weighed(_observed_once(known, seed, kept), seed, asked.get(Seat(seed.site, seed.slot)))
-        for seed in seeds
+        weighed(trial, seed, asked.get(trial.seat))
+        for trial, seed in zip(observed, seeds, strict=True)
     )
 
 
@@ -115,30 +116,41 @@ def ended_early(state: FoldState, trials: Iterable[Trial], report: SeedReport) -
 
 
 def _observed_once(
-    known: dict[tuple[str, int, str], Trial], seed: SeedStatus, kept: int | None = None
+    known: dict[tuple[str, int, str], Trial], seed: SeedStatus, state: FoldState
 ) -> Trial:
     """Return the trial of a seed after one more report.
 
-    Once judged it is measured no more, unless so many contributions are `kept`, the newest.
+    Once judged it is measured no more, unless the run pursues a course.
     """
     kernel_id = seed.kernel_id or ""
     trial = known.get(
         (seed.site, seed.slot, kernel_id),
         Trial(site=seed.site, slot=seed.slot, kernel_id=kernel_id),
     )
-    if seed.state is not SeedState.ACTIVE or (trial.judged and kept is None):
+    if seed.state is not SeedState.ACTIVE or (trial.judged and state.agenda is None):
         return trial
     measured = seed.contribution
     if measured is not None and abs(measured) > MAX_CONTRIBUTION:
         measured = None
-    contributions = (*trial.contributions, measured)
-    if kept is not None:
-        contributions = contributions[-kept:]
-    return trial.model_copy(update={"contributions": contributions})
+    selection = state.run.selection
+    newest = (*trial.contributions, measured)[-reports_kept(selection) :]
+    if not warming_up(trial, selection):
+        return trial.model_copy(update={"contributions": newest})
+    warmed = trial.model_copy(update={"warmed_up": trial.warmed_up + 1, "contributions": newest})
+    if warming_up(warmed, selection):
+        return warmed
+    return warmed.model_copy(update={"contributions": ()})
+
+
+def warming_up(trial: Trial, selection: Selection) -> bool:
+    """Whether a seed still learns: what it gives counts only where it does harm."""
+    return trial.warmed_up < selection.warmup_reports
 
 
 def _due(trial: Trial, selection: Selection) -> bool:
-    return not trial.judged and len(trial.contributions) >= selection.trial_reports
+    if trial.judged or warming_up(trial, selection):
+        return False
+    return len(trial.contributions) >= selection.trial_reports
 
 
 def _judged(trial: Trial, selection: Selection) -> Trial:

@@ -72,7 +72,10 @@ def losers(board: Board) -> tuple[Loser, ...]:
         if trial.round_seq is not None:
             rounds.setdefault(trial.round_seq, []).append(trial)
     return tuple(
-        loser for trials in rounds.values() for loser in _behind(trials, board.orchestration)
+        loser
+        for trials in rounds.values()
+        if not any(board.warming_up(trial) for trial in trials)
+        for loser in _behind(trials, board.orchestration)
     )
 
 

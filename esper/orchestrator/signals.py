@@ -64,7 +64,7 @@ def read(board: Board) -> tuple[Reading, ...]:
         *_weak(board, active),
         *_of_sites(board, orchestration, active),
         *_plateau(board, orchestration),
-        _idle(board),
+        *_idle(board, orchestration),
         _spent(board),
     )
 
@@ -131,7 +131,7 @@ def _of_sites(
         by_site.setdefault(trial.site, []).append(trial)
     for site in sorted(by_site):
         trials = by_site[site]
-        if not all(trial in active for trial in trials):
+        if not all(trial in active and not board.warming_up(trial) for trial in trials):
             continue
         if len(trials) == 1:
             yield from _proven(board, trials[0])
@@ -216,9 +216,10 @@ def _plateau(board: Board, orchestration: Orchestration) -> Iterator[Reading]:
     )
 
 
-def _idle(board: Board) -> Reading:
-    trials = len(board.state.trials)
-    return _sign("idle", trials, 0.0, not trials, "nothing is on trial")
+def _idle(board: Board, orchestration: Orchestration) -> Iterator[Reading]:
+    if not orchestration.waits_for_plateau:
+        trials = len(board.state.trials)
+        yield _sign("idle", trials, 0.0, not trials, "nothing is on trial")
 
 
 def _spent(board: Board) -> Reading:

@@ -33,7 +33,8 @@ class _Frozen(BaseModel):
 class Trial(_Frozen):
     """A planted seed whose worth is being measured; judged once, when enough is known.
 
-    `contributions` has one entry per report at full alpha, None where it could not be measured.
+    `contributions` has one entry per report at full alpha, None where it could not be measured. It
+    begins anew after the warm-up, of which `warmed_up` counts the reports.
     The rest is of orchestrated runs: the alpha that it has or is on its way to, the report whose
     answer opened its round and how many entered that, and whether its alpha is its last.
     """
@@ -43,6 +44,7 @@ class Trial(_Frozen):
     kernel_id: str
     contributions: tuple[float | None, ...] = ()
     judged: bool = False
+    warmed_up: Annotated[int, Field(exclude_if=lambda it: not it)] = 0
     alpha: Annotated[float | None, Field(exclude_if=lambda it: it is None)] = None
     round_seq: Annotated[int | None, Field(exclude_if=lambda it: it is None)] = None
     round_size: Annotated[int | None, Field(exclude_if=lambda it: it is None)] = None

@@ -105,6 +105,8 @@ class Governor:
         if self._garden.plans == self._plans:
             return
         self._plans = self._garden.plans
+        if self._garden.altered_until is not None:
+            self._watch.settle(self._garden.altered_until - step)
         kept = [slot for slot in self._slots() if slot.state is SeedState.FOSSILIZED]
         if any(slot.merged_sha256 and slot.since_step == step for slot in kept):
             self.start_over(step)
@@ -200,6 +202,8 @@ class Governor:
         else:
             self.ring.put_back(snapshot, self._garden.optimizer)
             self._watch.go_back(snapshot.watched)
+        # What stays has done without what went, no step yet.
+        self._watch.settle(0)
         if not self._trials():
             self._watch.bare()
         log.warning(

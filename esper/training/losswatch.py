@@ -37,7 +37,9 @@ class GovernorSettings:
     a flat loss has none, and a rise that small is no emergency. `in_a_row` wild losses are a
     divergence, one that is not finite is an incident at once. A collapse is a median over the last
     two beats (16 losses) which stays for `collapse_steps` steps over the level before the newest
-    planting, by more than `collapse_z` times the spread of then.
+    planting, by more than `collapse_z` times the spread of then. For `settle_steps` after something
+    has gone, or weighs what it should by a plan, no finite loss is wild: what is left must learn to
+    do without, and to blame it for that would take it out too.
 
     The ring holds up to `snapshots` copies of weights, buffers and optimizer state in host memory,
     `snapshot_bytes` altogether. With nothing on trial one is taken at each report, and is good at
@@ -50,6 +52,7 @@ class GovernorSettings:
     z: float = 8.0
     in_a_row: int = 5
     floor_share: float = 0.02
+    settle_steps: int = 32
     collapse_z: float = 3.0
     collapse_steps: int = 96
     confirm_steps: int = 32
@@ -61,6 +64,7 @@ class GovernorSettings:
         least = {
             "window": 2 * BEAT,
             "in_a_row": 1,
+            "settle_steps": 0,
             "collapse_steps": BEAT,
             "confirm_steps": 1,
             "snapshots": 2,
@@ -95,6 +99,7 @@ class Watched(BaseModel):
     before: Level | None = None
     beat: Annotated[int, Field(ge=0)] = 0
     wild: Annotated[int, Field(ge=0)] = 0
+    settling: Annotated[int, Field(ge=0)] = 0
     above: Annotated[int, Field(ge=0)] = 0
     calm: Annotated[int, Field(ge=0)] = 0
 
@@ -114,6 +119,7 @@ class LossWatch:
         self._before: Level | None
         self._beat: int
         self._wild: int
+        self._settling: int
         self._above: int
         self._limit: float
         self.calm: int
@@ -130,6 +136,7 @@ class LossWatch:
             before=self._before,
             beat=self._beat,
             wild=self._wild,
+            settling=self._settling,
             above=self._above,
             calm=self.calm,
         )
@@ -140,9 +147,10 @@ class LossWatch:
             self.calm = 0
             return IncidentKind.NAN
         self._latest.append(loss)
+        settling, self._settling = self._settling > 0, max(self._settling - 1, 0)
         if loss > self._limit:
             self.calm = 0
-            self._wild += 1
+            self._wild += not settling
             return IncidentKind.DIVERGENCE if self._wild >= self._settings.in_a_row else None
         self._wild = 0
         self._sound.append(loss)
@@ -157,13 +165,17 @@ class LossWatch:
             self._before = level
         self._above = 0
 
+    def settle(self, steps: int) -> None:
+        """In so many steps something will have gone, or weigh what it should; negative: it has."""
+        self._settling = max(self._settling, self._settings.settle_steps + steps)
+
     def bare(self) -> None:
         """Nothing is on trial any more."""
         self._before, self._above = None, 0
 
     def go_back(self, watched: Watched) -> None:
         """Remember what was known at a snapshot to which the run has returned."""
-        self._put_back(watched.model_copy(update={"wild": 0, "above": 0, "calm": 0}))
+        self._put_back(watched.model_copy(update={"wild": 0, "settling": 0, "above": 0, "calm": 0}))
 
     def forget(self) -> None:
         """Learn the level anew: what seemed an alarm is how things are."""
@@ -204,5 +216,5 @@ class LossWatch:
         self._latest = deque(watched.latest, 2 * BEAT)
         self._first, self._before = watched.first, watched.before
         self._beat, self._wild, self._above = watched.beat, watched.wild, watched.above
-        self.calm = watched.calm
+        self._settling, self.calm = watched.settling, watched.calm
         self._set_level(watched.level)

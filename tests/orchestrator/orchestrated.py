@@ -30,6 +30,7 @@ class Run:
         *,
         max_on_trial: int = 2,
         trial_reports: int = 6,
+        warmup_reports: int = 0,
         keep_share: float = 0.01,
         limits: Mapping[str, Any] | None = None,
         **rules: Any,
@@ -39,6 +40,7 @@ class Run:
             selection=selection(
                 max_on_trial=max_on_trial,
                 trial_reports=trial_reports,
+                warmup_reports=warmup_reports,
                 keep_share=keep_share,
                 orchestration=Orchestration(**rules),
                 **(limits or {}),

@@ -304,6 +304,16 @@ def test_a_seed_is_judged_by_the_mean_of_its_trial() -> None:
     assert isinstance(decision.operations[0], Fossilize)
 
 
+def test_a_trial_begins_after_its_warm_up() -> None:
+    trainer = Trainer({"fc": 1}, selection=selection(trial_reports=2, warmup_reports=3))
+    trainer.accept(trainer.report(kernel("fc", "a")))
+    trainer.report()
+    for contribution in (-0.9, -0.9, -0.9, 0.06):
+        assert not trainer.report(contributions={("fc", 0): contribution})
+    (decision,) = trainer.report(contributions={("fc", 0): 0.06})
+    assert isinstance(decision.operations[0], Fossilize)
+
+
 def test_nothing_is_measured_while_a_seed_blends_in(trainer: Trainer) -> None:
     trainer.accept(trainer.report(kernel("fc", "a")))
     trainer.report(contributions={("fc", 0): -9.0})

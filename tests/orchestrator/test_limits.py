@@ -35,6 +35,8 @@ orchestrations = st.none() | st.builds(
     harm_reports=st.integers(1, 4),
     rung_reports=st.integers(1, 3),
     cooldown_reports=st.integers(0, 5),
+    waits_for_plateau=st.booleans(),
+    reweight_reports=st.integers(1, 3),
     ensemble=st.sampled_from(["equal", "softmax"]),
 )
 
@@ -43,6 +45,7 @@ selections = st.builds(
     orchestration=orchestrations,
     max_on_trial=st.integers(1, 4),
     trial_reports=st.integers(1, 6),
+    warmup_reports=st.integers(0, 3),
     attention=attentions,
     dormant_reports=st.integers(0, 6),
     max_params=st.none() | st.integers(100, 700),

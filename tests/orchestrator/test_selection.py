@@ -17,6 +17,7 @@ from topics.models import (
     AdaptationDecision,
     KernelCost,
     MemorySnapshot,
+    Orchestration,
     Plant,
     PolicySpec,
     Remembered,
@@ -345,3 +346,9 @@ def test_a_contextual_policy_learns_from_every_trial() -> None:
     assert run.folded.model is not None
     assert len(run.folded.model.response) > 1
     assert any(run.folded.model.response)
+
+
+def test_what_earlier_runs_did_not_know_is_not_in_their_bytes() -> None:
+    said = Selection(orchestration=Orchestration()).model_dump()
+    assert "warmup_reports" not in said
+    assert not {"waits_for_plateau", "reweight_reports"} & set(said["orchestration"])

@@ -89,6 +89,17 @@ def test_on_a_plateau_a_round_is_opened_beside_what_is_on_trial() -> None:
     )
 
 
+def test_a_run_that_waits_for_a_plateau_plants_nothing_while_its_host_learns() -> None:
+    run = Run(slots={"conv": 2}, plateau_reports=4, waits_for_plateau=True)
+    assert run.said == []
+    for step in range(20):
+        run.loss = 1.0 / (2 + step)
+        assert run.go() is None
+    decision = run.until(Strategy.DIVERSIFY)
+    assert operations(decision, Plant)
+    assert signal(decision, "plateau").on
+
+
 def test_where_all_is_spent_nothing_is_diversified_and_it_is_said_why() -> None:
     run = Run({}, {"conv": 1}, [kernel("conv", "a")])
     kept = run.until(Strategy.SPECIALIZE)
@@ -197,6 +208,36 @@ def test_harm_is_told_from_the_last_reports_only_when_there_are_enough() -> None
     assert "for 4 reports" in decision.reason
 
 
+def test_while_a_seed_warms_up_what_it_gives_does_not_count() -> None:
+    run = Run(flat("conv", a=-0.01), {"conv": 3}, [kernel("conv", "a")], warmup_reports=8)
+    for _ in range(9):
+        assert run.go() is None
+    run.worth["conv", "a"] = 0.2
+    kept = run.until(Strategy.SPECIALIZE)
+    assert operations(kept, Fossilize)
+    assert "a contributed 20.0% for 6 reports" in kept.reason
+    # One report until it is at full alpha, then its warm-up, then its trial.
+    assert kept.seq == run.first.seq + 1 + 8 + 6
+
+
+def test_what_does_harm_while_it_warms_up_goes() -> None:
+    run = Run(flat("conv", a=-0.1), {"conv": 3}, [kernel("conv", "a")], warmup_reports=8)
+    culled = run.until(Strategy.REPLACE)
+    assert operations(culled, Cull)
+    assert culled.seq == run.first.seq + 1 + 2
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")])
+def test_seeds_that_warm_up_are_not_compared(names: tuple[str, ...]) -> None:
+    """Not one dominates its site, and none is behind in its round."""
+    offers = [kernel("conv", name) for name in names[:2]] + [kernel("fc", n) for n in names[2:]]
+    worth = {("conv", "a"): 0.2, ("conv", "b"): 0.02, ("fc", "c"): 0.02}
+    run = Run(worth, offers=offers, max_on_trial=3, warmup_reports=8)
+    for _ in range(9 + 1):
+        assert run.go() is None
+    assert run.go() is not None
+
+
 def test_a_seed_that_failed_its_trial_gives_way_to_one_expected_to_be_better() -> None:
     run = Run(flat("conv", a=0.001), {"conv": 3}, [kernel("conv", "a")])
     run.trainer.report(kernel("conv", "b"))
@@ -250,6 +291,12 @@ def test_the_dominant_seed_of_a_site_gets_the_whole_alpha_and_the_rest_go() -> N
     assert (reweight.kernel_id, reweight.alpha) == (kernel("conv", "a").kernel_id, 1.0)
     assert reweight.ramp_steps == INTERVAL
     assert signal(decision, "dominant").value == pytest.approx(0.2 / 0.03)
+
+
+def test_what_is_weighed_anew_may_take_several_reports_to_get_there() -> None:
+    run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO, reweight_reports=5)
+    (reweight,) = operations(run.until(Strategy.SPECIALIZE), Reweight)
+    assert reweight.ramp_steps == 5 * INTERVAL
 
 
 def test_what_is_measured_on_the_way_to_another_alpha_does_not_count() -> None:

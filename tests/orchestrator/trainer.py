@@ -47,6 +47,7 @@ def selection(
     attention: PolicySpec | None = None,
     memory: float = 0.0,
     orchestration: Orchestration | None = None,
+    warmup_reports: int = 0,
     **more: Any,
 ) -> Selection:
     """How a run of the tests selects, with short trials; other arguments are fields of `Limits`."""
@@ -60,6 +61,7 @@ def selection(
         ),
         priors=Priors(cost=0.0, memory=memory, category=0.0),
         trial_reports=trial_reports,
+        warmup_reports=warmup_reports,
         keep_share=keep_share,
         orchestration=orchestration,
     )

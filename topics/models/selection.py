@@ -79,12 +79,14 @@ class Orchestration(Event):
     strategy, and the other (`.._stay`) keeps it.
 
     The probe loss is on a plateau when the best of the last `plateau_reports` is less than
-    `plateau_share` better than the best of as many before. A seed does harm when its mean
-    contribution over the last `harm_reports` is below minus `harm_share`. One seed of a site
-    dominates when it gives `dominance` times what the second does; seeds are comparable when the
-    best gives no more than `comparable_ratio` times what the worst does. Of the candidates of one
-    round half may be left after `rung_reports`, a quarter after twice, an eighth after four times
-    as many. After the strategy has changed it stays for `cooldown_reports`, harm excepted.
+    `plateau_share` better than the best of as many before; a run that `waits_for_plateau` opens no
+    round before, even where nothing is on trial. A seed does harm when its mean contribution over
+    the last `harm_reports` is below minus `harm_share`. One seed of a site dominates when it gives
+    `dominance` times what the second does; seeds are comparable when the best gives no more than
+    `comparable_ratio` times what the worst does. Of the candidates of one round half may be left
+    after `rung_reports`, a quarter after twice, an eighth after four times as many. After the
+    strategy has changed it stays for `cooldown_reports`, harm excepted. What is weighed anew takes
+    `reweight_reports` to get there, while the host follows.
     Comparable seeds share their alpha in equal parts or, `softmax`, in proportion to the
     exponential of their contribution, as a share, over `temperature`.
     """
@@ -92,6 +94,7 @@ class Orchestration(Event):
     plateau_reports: Reports = 8
     plateau_share: Share = 0.01
     plateau_share_stay: Share = 0.02
+    waits_for_plateau: Annotated[bool, Field(exclude_if=lambda it: not it)] = False
     harm_reports: Reports = 2
     harm_share: Share = 0.02
     dominance: Ratio = 3.0
@@ -100,6 +103,7 @@ class Orchestration(Event):
     comparable_ratio_stay: Ratio = 2.0
     rung_reports: Reports = 2
     cooldown_reports: Count = 3
+    reweight_reports: Annotated[Reports, Field(exclude_if=lambda it: it == 1)] = 1
     ensemble: Literal["equal", "softmax"] = "equal"
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.02
 
@@ -122,16 +126,18 @@ class Selection(Event):
     """How seeds and kernels are chosen: first which seed gets attention, then what goes there.
 
     `attention` chooses the seed, and the opening's `policy` the blueprint for its site; without it
-    that policy chooses among all (site, blueprint) at once. A seed is on trial until
-    `trial_reports` contributions were measured at full alpha; it is kept when their mean is at
-    least `keep_share` of the probe loss. With an `orchestration` the run pursues one strategy at a
-    time, by its rules; without, each trial is judged for itself.
+    that policy chooses among all (site, blueprint) at once. Once at full alpha a seed first learns
+    for `warmup_reports`, in which only harm counts; then it is on trial until `trial_reports`
+    contributions were measured, and kept when their mean is at least `keep_share` of the probe
+    loss. With an `orchestration` the run pursues one strategy at a time, by its rules; without,
+    each trial is judged for itself.
     """
 
     attention: PolicySpec | None = None
     limits: Limits = Limits()
     priors: Priors = Priors()
     trial_reports: Annotated[int, Field(ge=1, le=1000)] = 6
+    warmup_reports: Annotated[int, Field(ge=0, le=1000, exclude_if=lambda it: not it)] = 0
     keep_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     orchestration: Annotated[Orchestration | None, Field(exclude_if=lambda it: it is None)] = None
 
