@@ -36,6 +36,14 @@ the null teacher nothing is missing, and whatever is planted does harm or nothin
 have the same teacher, samples, first weights and batches under every control, so that seeds are
 pairs. Nothing is chosen by the test samples: kernels are judged on probe samples.
 
+The bandit's runs plant nothing before the probe loss of the host comes to a stand. Then up to
+twelve kernels are on trial at once, up to four at a site, which share its alpha; each learns for 28
+reports of 10 steps, in which only harm counts, and is judged by the next 4: what lowers the probe
+loss by 20 % is kept. These figures (`benchmarks/growth/controls.py`) were found on seeds from 1000
+on, of which none is reported. `random-policy` has all of that except the policy: what the bandit is
+better by there is what choosing gives, the rest is the tournament's. Kernels on trial are no part
+of what a run ends with, and are not counted among its parameters.
+
 Again: `python -m benchmarks growth --suite known-answer`. It runs what has no row in
 `benchmarks/results/growth/known-answer.csv`, which has one for every run, failures too.
 """

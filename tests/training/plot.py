@@ -25,6 +25,7 @@ from topics.models import (
     Plant,
     PolicyStamp,
     RandomStamp,
+    Reweight,
     SiteSignature,
     Strategy,
 )
@@ -125,6 +126,14 @@ class Plot:
     def cull(self, site: str, slot: int) -> None:
         """Remove a seed through a decision."""
         self.apply(decision(Cull(site=site, slot=slot, kernel_id=self._planted(site, slot))))
+
+    def reweight(self, site: str, slot: int, *, alpha: float, ramp_steps: int) -> None:
+        """Give a seed another alpha through a decision."""
+        planted = self._planted(site, slot)
+        change = Reweight(
+            site=site, slot=slot, kernel_id=planted, alpha=alpha, ramp_steps=ramp_steps
+        )
+        self.apply(decision(change))
 
     def fossilize(self, site: str, slot: int) -> None:
         """Keep a seed for good through a decision."""

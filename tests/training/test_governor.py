@@ -134,6 +134,48 @@ def test_a_kernel_that_explodes_leaves_after_a_few_steps(plot: Watched) -> None:
     assert incident.loss > 100
 
 
+def test_what_a_cull_does_to_the_loss_is_not_blamed_on_what_stays(plot: Watched) -> None:
+    plot.plant("conv", 0, "squeeze-excite")
+    plot.plant("fc1", 0, "low-rank-skip")
+    plot.train(60)
+    plot.cull("fc1", 0)
+    plot.train(SETTINGS.settle_steps, loss=50.0)
+    assert not plot.incidents
+    plot.train(SETTINGS.in_a_row, loss=50.0)
+    assert [seed.site for seed in plot.incidents[0].seeds] == ["conv"]
+
+
+def test_the_way_to_another_alpha_is_not_blamed_on_what_is_on_it(plot: Watched) -> None:
+    plot.plant("conv", 0, "squeeze-excite")
+    plot.train(60)
+    plot.reweight("conv", 0, alpha=0.5, ramp_steps=20)
+    plot.train(20 + SETTINGS.settle_steps, loss=50.0)
+    assert not plot.incidents
+    assert float(plot.sites["conv"].seed(0).alpha) == 0.5
+    plot.train(SETTINGS.in_a_row, loss=50.0)
+    assert plot.incidents
+
+
+def test_a_rollback_does_not_take_the_next_out_for_what_it_does_to_the_loss(
+    plot: Watched,
+) -> None:
+    plot.plant("conv", 0, "squeeze-excite")
+    plot.train(60)
+    plot.plant("fc1", 0, "low-rank-skip")
+    plot.train(SETTINGS.in_a_row, loss=50.0)
+    assert [seed.site for seed in plot.incidents[0].seeds] == ["fc1"]
+    plot.train(SETTINGS.settle_steps, loss=50.0)
+    assert len(plot.incidents) == 1
+    plot.train(SETTINGS.in_a_row, loss=50.0)
+    assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
+
+
+def test_a_planting_gives_nothing_any_grace(plot: Watched) -> None:
+    plot.plant("conv", 0, "squeeze-excite")
+    plot.train(SETTINGS.in_a_row, loss=50.0)
+    assert plot.incidents
+
+
 def test_of_two_on_trial_the_newest_leaves_and_the_other_is_what_it_was_at_the_snapshot(
     plot: Watched,
 ) -> None:

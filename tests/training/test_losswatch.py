@@ -48,6 +48,26 @@ def test_a_loss_that_leaps_up_and_stays_is_a_divergence_in_the_fifth_step() -> N
     assert alarms(repeat(3.0, 5), settled()) == [(SETTINGS.in_a_row - 1, "divergence")]
 
 
+def test_while_a_run_settles_no_finite_loss_is_wild() -> None:
+    watch = settled()
+    watch.settle(20)
+    grace = SETTINGS.settle_steps + 20
+    assert alarms(repeat(3.0, grace), watch) == []
+    assert alarms(repeat(3.0, 5), watch) == [(SETTINGS.in_a_row - 1, "divergence")]
+
+
+def test_what_has_long_settled_is_not_waited_for() -> None:
+    watch = settled()
+    watch.settle(-SETTINGS.settle_steps)
+    assert alarms(repeat(3.0, 5), watch) == [(SETTINGS.in_a_row - 1, "divergence")]
+
+
+def test_a_loss_that_is_not_finite_is_an_alarm_while_a_run_settles() -> None:
+    watch = settled()
+    watch.settle(20)
+    assert alarms([math.nan], watch) == [(0, "nan")]
+
+
 def test_one_hard_batch_now_and_then_is_no_alarm() -> None:
     losses = chain.from_iterable((*noisy(7, seed=seed), 50.0, 50.0) for seed in range(100))
     assert alarms(losses, settled()) == []
