@@ -3,6 +3,7 @@
 These tests need a GPU; elsewhere they are skipped.
 """
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -60,9 +61,15 @@ def captured(step: Callable[[], Tensors]) -> tuple[torch.cuda.CUDAGraph, Tensors
     with torch.cuda.stream(stream):
         step()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = step()
+    # Another test's graph, collected in the middle of this capture, would spoil it.
+    gc.collect()
+    gc.disable()
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = step()
+    finally:
+        gc.enable()
     return graph, results
 
 
