@@ -101,8 +101,8 @@ def goals(results: Results) -> str:
     head = ("teacher", "bandit against", "goal", "measured", "p", "pairs", "reached")
     reached = [line[-1] for line in lines]
     told = (
-        f"{reached.count('yes')} of {len(lines)} goals are reached, {reached.count('**no**')} are "
-        f"missed, {reached.count('not run')} are not measured."
+        f"Of {len(lines)} goals, reached: {reached.count('yes')}, missed: "
+        f"{reached.count('**no**')}, not measured: {reached.count('not run')}."
     )
     return (
         f"## Goals\n\n{told}\n\nPoints of test accuracy, with bootstrap 95 % intervals of the mean "
