@@ -5,6 +5,7 @@ from statistics import mean, median
 from typing import Final
 
 from benchmarks.figures import table
+from benchmarks.growth import contest_page
 from benchmarks.growth.claims import (
     BANDIT,
     FIXED,
@@ -90,7 +91,8 @@ def _arms(task: str) -> list[str]:
 def _page(results: Results, rows: Sequence[Row]) -> str:
     sections = [HEAD, goals(results), _controls()]
     sections += [_teacher(task, results) for task in TEACHERS]
-    return "\n".join([*sections, _failures(rows), _origin(rows)])
+    sections += [_failures(rows), _origin(rows)]
+    return "\n".join([*sections, *contest_page.sections()])
 
 
 def goals(results: Results) -> str:

@@ -1,0 +1,131 @@
+"""What the contests came to, as sections of `docs/evidence.md`."""
+
+from collections.abc import Callable, Sequence
+from statistics import mean, median
+from typing import Final, NamedTuple
+
+from benchmarks.figures import table
+from benchmarks.growth.claims import points
+from benchmarks.growth.contest import ESPER
+from benchmarks.growth.rows import Ledger, Row
+from benchmarks.growth.statistics import Difference, interval, paired
+
+
+class Told(NamedTuple):
+    """A contest as the page tells it.
+
+    `of` reads what is compared from a row, which is called `what` and printed with so many
+    `places`; more of it is better where `more`. A rival that is named in `goals` is not to be
+    better than the grown network by more than is said there, at the safe end of the interval.
+    """
+
+    suite: str
+    words: str
+    what: str
+    of: Callable[[Row], float]
+    places: int
+    more: bool
+    goals: dict[str, float]
+
+
+def loss_of(row: Row) -> float:
+    """Return the test loss of a run.
+
+    Raises:
+        ValueError: it failed, or has none.
+    """
+    if row.test_loss is None:
+        raise ValueError(f"{row.task} {row.control} {row.seed} has no loss")
+    return row.test_loss
+
+
+CONTESTS: Final = (
+    Told(
+        suite="digits",
+        words="Images of digits, on a host of 862 parameters. Each rival has about as many "
+        "parameters as the grown\nnetwork of its seed: the host made wider, the host with "
+        "low-rank adapters from the start, and the host\ngrown by gromo (PyPI), with its batch "
+        "normalisation and without.",
+        what="test accuracy",
+        of=points,
+        places=1,
+        more=True,
+        goals={"gromo": 0.5, "adapters": 0.5, "wide": 0.5},
+    ),
+    Told(
+        suite="charlm",
+        words="The next character of the standard library's sources, on a small transformer. "
+        "`..-as-long` train for as\nlong as the grown run took, compiling, probing and waiting "
+        "counted; `wide` has as many parameters.",
+        what="test loss",
+        of=loss_of,
+        places=3,
+        more=False,
+        goals={"wide": 0.0, "host-as-long": 0.0, "wide-as-long": 0.0},
+    ),
+)
+
+
+def sections() -> list[str]:
+    """Return a section for each contest that has rows."""
+    told = [(contest, Ledger.of(contest.suite).rows) for contest in CONTESTS]
+    return [section(contest, rows) for contest, rows in told if rows]
+
+
+def section(contest: Told, rows: Sequence[Row]) -> str:
+    """Return the table of one contest, and which rows it is of."""
+    by: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        if not row.error:
+            by.setdefault(row.control, {})[row.seed] = row
+    better = "more" if contest.more else "less"
+    head = (
+        "control",
+        contest.what,
+        "the grown one is better by",
+        "goal",
+        "reached",
+        "parameters",
+        "CPU s",
+        "n",
+    )
+    lines = [_line(contest, control, by) for control in (ESPER, *sorted(by.keys() - {ESPER}))]
+    failed = sum(bool(row.error) for row in rows)
+    commits = ", ".join(sorted({row.commit for row in rows}))
+    return (
+        f"## {contest.suite.capitalize()}\n\n{contest.words}\n\n"
+        f"Of {contest.what}, {better} is better. A goal is reached where the whole interval is "
+        f"above it.\n\n{table(head, lines)}\n"
+        f"{len(rows)} runs, of which {failed} failed, of the code at: {commits}.\n"
+    )
+
+
+def _line(contest: Told, control: str, by: dict[str, dict[int, Row]]) -> tuple[str, ...]:
+    ours, rows = by.get(ESPER, {}), by.get(control, {})
+    if not rows:
+        return (f"`{control}`", "not run", *[""] * 5, "0")
+    values = [contest.of(row) for row in rows.values()]
+    seeds = sorted(ours.keys() & rows.keys()) if control != ESPER else []
+    against = _against(contest, [ours[seed] for seed in seeds], [rows[seed] for seed in seeds])
+    margin, places = contest.goals.get(control), contest.places
+    return (
+        f"`{control}`",
+        "**{:.{p}f}** ({:.{p}f} to {:.{p}f})".format(mean(values), *interval(values), p=places),
+        "" if against is None else "{:+.{p}f} ({:+.{p}f} to {:+.{p}f})".format(*against, p=places),
+        "" if margin is None else (f"≥ -{margin:g}" if margin else "> 0"),
+        "" if margin is None or against is None else _reached(against, margin),
+        f"{median(row.params or 0 for row in rows.values()):,.0f}",
+        f"{median(row.cpu_s or 0.0 for row in rows.values()):.2g}",
+        str(len(rows)),
+    )
+
+
+def _against(contest: Told, ours: Sequence[Row], theirs: Sequence[Row]) -> Difference | None:
+    if not ours:
+        return None
+    pair = [[contest.of(row) for row in rows] for rows in (ours, theirs)]
+    return paired(*(pair if contest.more else reversed(pair)))
+
+
+def _reached(difference: Difference, margin: float) -> str:
+    return "yes" if difference.low > -margin else "**no**"
