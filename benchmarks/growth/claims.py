@@ -1,6 +1,7 @@
 """What the known-answer suite claims, and whether its rows bear it out. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from benchmarks.growth.rows import Row
@@ -70,6 +71,17 @@ def claims(tasks: Iterable[str]) -> Iterator[Claim]:
         yield Claim(task, ORACLE, "less by at most", 3)
 
 
+def points(row: Row) -> float:
+    """Return the test accuracy of a run in points.
+
+    Raises:
+        ValueError: it failed, or has none.
+    """
+    if row.test_accuracy is None:
+        raise ValueError(f"{row.task} {row.control} {row.seed} has no accuracy")
+    return POINTS * row.test_accuracy
+
+
 class Results:
     """The rows of a suite by teacher and control, without those of runs that failed.
 
@@ -77,7 +89,9 @@ class Results:
     it is there for the seeds at which every one of them was run.
     """
 
-    def __init__(self, rows: Iterable[Row], arms: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, rows: Iterable[Row], arms: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
         self._by: dict[tuple[str, str], dict[int, Row]] = {}
         for row in rows:
             if not row.error:
@@ -90,13 +104,18 @@ class Results:
         """Return the rows of a control by seed."""
         return self._by.get((task, control), {})
 
-    def compare(self, task: str, ours: str, theirs: str) -> Difference | None:
-        """Return how many points one control is better than another, over the seeds of both."""
+    def compare(
+        self, task: str, ours: str, theirs: str, of: Callable[[Row], float] = points
+    ) -> Difference | None:
+        """Return how much more one control has than another, over the seeds of both.
+
+        By points of test accuracy, unless `of` reads something else from a row.
+        """
         one, other = self.of(task, ours), self.of(task, theirs)
         seeds = sorted(one.keys() & other.keys())
         if not seeds:
             return None
-        return paired(*([points(rows[seed]) for seed in seeds] for rows in (one, other)))
+        return paired(*([of(rows[seed]) for seed in seeds] for rows in (one, other)))
 
     def right_share(self, task: str, control: str = BANDIT) -> float | None:
         """Return the share of runs in which the right kernel is at its site at the end."""
@@ -130,14 +149,3 @@ def verdicts(results: Results, tasks: Iterable[str]) -> list[Verdict]:
         reached = None if difference is None else claim.holds(difference, p)
         judged.append(Verdict(claim, difference, p, reached))
     return judged
-
-
-def points(row: Row) -> float:
-    """Return the test accuracy of a run in points.
-
-    Raises:
-        ValueError: it failed, or has none.
-    """
-    if row.test_accuracy is None:
-        raise ValueError(f"{row.task} {row.control} {row.seed} has no accuracy")
-    return POINTS * row.test_accuracy

@@ -1,14 +1,14 @@
 """What the contests came to, as sections of `docs/evidence.md`."""
 
 from collections.abc import Callable, Sequence
-from statistics import mean, median
 from typing import Final, NamedTuple
 
 from benchmarks.figures import table
-from benchmarks.growth.claims import points
+from benchmarks.growth.cells import average, gain, middle_of
+from benchmarks.growth.claims import Results, points
 from benchmarks.growth.contest import ESPER
 from benchmarks.growth.rows import Ledger, Row
-from benchmarks.growth.statistics import Difference, interval, paired
+from benchmarks.growth.statistics import Difference
 
 
 class Told(NamedTuple):
@@ -74,10 +74,7 @@ def sections() -> list[str]:
 
 def section(contest: Told, rows: Sequence[Row]) -> str:
     """Return the table of one contest, and which rows it is of."""
-    by: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        if not row.error:
-            by.setdefault(row.control, {})[row.seed] = row
+    results, controls = Results(rows), {row.control for row in rows if not row.error}
     better = "more" if contest.more else "less"
     head = (
         "control",
@@ -89,7 +86,7 @@ def section(contest: Told, rows: Sequence[Row]) -> str:
         "CPU s",
         "n",
     )
-    lines = [_line(contest, control, by) for control in (ESPER, *sorted(by.keys() - {ESPER}))]
+    lines = [_line(contest, control, results) for control in (ESPER, *sorted(controls - {ESPER}))]
     failed = sum(bool(row.error) for row in rows)
     commits = ", ".join(sorted({row.commit for row in rows}))
     return (
@@ -100,31 +97,29 @@ def section(contest: Told, rows: Sequence[Row]) -> str:
     )
 
 
-def _line(contest: Told, control: str, by: dict[str, dict[int, Row]]) -> tuple[str, ...]:
-    ours, rows = by.get(ESPER, {}), by.get(control, {})
+def _line(contest: Told, control: str, results: Results) -> tuple[str, ...]:
+    rows = list(results.of(contest.suite, control).values())
     if not rows:
         return (f"`{control}`", "not run", *[""] * 5, "0")
-    values = [contest.of(row) for row in rows.values()]
-    seeds = sorted(ours.keys() & rows.keys()) if control != ESPER else []
-    against = _against(contest, [ours[seed] for seed in seeds], [rows[seed] for seed in seeds])
-    margin, places = contest.goals.get(control), contest.places
+    against, margin = _against(contest, control, results), contest.goals.get(control)
     return (
         f"`{control}`",
-        "**{:.{p}f}** ({:.{p}f} to {:.{p}f})".format(mean(values), *interval(values), p=places),
-        "" if against is None else "{:+.{p}f} ({:+.{p}f} to {:+.{p}f})".format(*against, p=places),
+        average([contest.of(row) for row in rows], contest.places),
+        gain(against, contest.places),
         "" if margin is None else (f"≥ -{margin:g}" if margin else "> 0"),
         "" if margin is None or against is None else _reached(against, margin),
-        f"{median(row.params or 0 for row in rows.values()):,.0f}",
-        f"{median(row.cpu_s or 0.0 for row in rows.values()):.2g}",
+        f"{middle_of(row.params for row in rows):,.0f}",
+        f"{middle_of(row.cpu_s for row in rows):.2g}",
         str(len(rows)),
     )
 
 
-def _against(contest: Told, ours: Sequence[Row], theirs: Sequence[Row]) -> Difference | None:
-    if not ours:
+def _against(contest: Told, control: str, results: Results) -> Difference | None:
+    """Return by how much the grown network is better than a rival."""
+    if control == ESPER:
         return None
-    pair = [[contest.of(row) for row in rows] for rows in (ours, theirs)]
-    return paired(*(pair if contest.more else reversed(pair)))
+    pair = (ESPER, control) if contest.more else (control, ESPER)
+    return results.compare(contest.suite, *pair, contest.of)
 
 
 def _reached(difference: Difference, margin: float) -> str:

@@ -1,11 +1,12 @@
 """Rendering `docs/evidence.md` from the rows that were kept, so that the two cannot differ."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, median
+from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Final
 
 from benchmarks.figures import table
-from benchmarks.growth import contest_page
+from benchmarks.growth import contest_page, controls
+from benchmarks.growth.cells import average, gain, middle_of
 from benchmarks.growth.claims import (
     BANDIT,
     FIXED,
@@ -20,7 +21,6 @@ from benchmarks.growth.claims import (
 from benchmarks.growth.known_answer import NAME, cases
 from benchmarks.growth.plots import draw
 from benchmarks.growth.rows import Ledger, Row
-from benchmarks.growth.statistics import Difference, interval
 from benchmarks.origin import ROOT
 from esper.tasks import TEACHERS
 
@@ -36,14 +36,6 @@ structure that its small host has not; of eight blueprints at three sites one ke
 the null teacher nothing is missing, and whatever is planted does harm or nothing. Runs of one seed
 have the same teacher, samples, first weights and batches under every control, so that seeds are
 pairs. Nothing is chosen by the test samples: kernels are judged on probe samples.
-
-The bandit's runs plant nothing before the probe loss of the host comes to a stand. Then up to
-twelve kernels are on trial at once, up to four at a site, which share its alpha; each learns for 28
-reports of 10 steps, in which only harm counts, and is judged by the next 4: what lowers the probe
-loss by 20 % is kept. These figures (`benchmarks/growth/controls.py`) were found on seeds from 1000
-on, of which none is reported. `random-policy` has all of that except the policy: what the bandit is
-better by there is what choosing gives, the rest is the tournament's. Kernels on trial are no part
-of what a run ends with, and are not counted among its parameters.
 
 Again: `python -m benchmarks growth --suite known-answer`. It runs what has no row in
 `benchmarks/results/growth/known-answer.csv`, which has one for every run, failures too.
@@ -89,10 +81,27 @@ def _arms(task: str) -> list[str]:
 
 
 def _page(results: Results, rows: Sequence[Row]) -> str:
-    sections = [HEAD, goals(results), _controls()]
+    sections = [HEAD, goals(results), _deciding(), _controls()]
     sections += [_teacher(task, results) for task in TEACHERS]
     sections += [_failures(rows), _origin(rows)]
     return "\n".join([*sections, *contest_page.sections()])
+
+
+def _deciding() -> str:
+    """Return how the runs of the bandit are decided."""
+    how = controls.BANDIT.selection
+    return (
+        "## How it is decided\n\n"
+        "The bandit's runs plant nothing before the probe loss of the host comes to a stand. Then "
+        f"up to\n{how.limits.max_on_trial} kernels are on trial at once, up to {controls.SLOTS} at "
+        f"a site, which share its alpha; each learns for {how.warmup_reports}\nreports of "
+        f"{controls.REPORT_EVERY} steps, in which only harm counts, and is judged by the next "
+        f"{how.trial_reports}: what lowers the probe\nloss by {how.keep_share:.0%} is kept. These "
+        "figures (`benchmarks/growth/controls.py`) were found on seeds from 1000\non, of which "
+        "none is reported. `random-policy` has all of that except the policy: what the bandit is\n"
+        "better by there is what choosing gives, the rest is the tournament's. Kernels on trial "
+        "are no part\nof what a run ends with, and are not counted among its parameters.\n"
+    )
 
 
 def goals(results: Results) -> str:
@@ -122,7 +131,7 @@ def _goal(verdict: Verdict) -> tuple[str, ...]:
         claim.task,
         claim.than,
         claim.goal,
-        _points(difference),
+        gain(difference),
         "" if verdict.p is None else f"{verdict.p:.2g}",
         str(difference.pairs),
         "yes" if verdict.reached else "**no**",
@@ -172,17 +181,16 @@ def _teacher(task: str, results: Results) -> str:
 def _control(task: str, control: str, results: Results) -> tuple[str, ...]:
     rows = list(results.of(task, control).values())
     accuracy = [points(row) for row in rows]
-    low, high = interval(accuracy)
     against = None if control == BANDIT else results.compare(task, BANDIT, control)
     share = results.right_share(task, control)
     return (
         f"`{control}`",
-        f"**{mean(accuracy):.1f}** ({low:.1f} to {high:.1f})",
-        "" if against is None else _points(against),
+        average(accuracy),
+        gain(against),
         "" if share is None else f"{share:.0%}",
-        f"{_median(row.params for row in rows):,.0f}",
+        f"{middle_of(row.params for row in rows):,.0f}",
         *(
-            f"{_median(getattr(row, part) for row in rows):.2g}"
+            f"{middle_of(getattr(row, part) for row in rows):.2g}"
             for part in ("train_s", "probe_s", "wait_s", "compile_s", "cpu_s")
         ),
         str(len(rows)),
@@ -225,11 +233,3 @@ def _origin(rows: Sequence[Row]) -> str:
         "Seconds are medians of wall time, where other work may run beside; CPU s is the training "
         f"process's own. Measured of the code at: {commits}.\n"
     )
-
-
-def _points(difference: Difference) -> str:
-    return f"{difference.mean:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"
-
-
-def _median(values: Iterable[float | None]) -> float:
-    return median([value for value in values if value is not None] or [0])

@@ -203,7 +203,7 @@ class Recording:
         pool = torch.cuda.graph_pool_handle()
         here, stream = torch.cuda.current_stream(), streams.capturing(device)
         stream.wait_stream(here)
-        with torch.cuda.stream(stream), _no_collection():
+        with torch.cuda.stream(stream), no_collection():
             self._forward, self._terms = _graph(
                 pool, lambda: self._call(region, stand_ins, streams)
             )
@@ -407,7 +407,7 @@ def _same_random_numbers() -> Iterator[None]:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Keep the garbage collector away: it could free a graph, which no recording survives."""
     enabled = gc.isenabled()
     gc.disable()

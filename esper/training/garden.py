@@ -66,8 +66,7 @@ class Garden:
     """The sites of a model with the optimizer that trains them: where plans are applied.
 
     Over several ranks a synchronizer reduces the gradients of what is planted. `plans` counts those
-    that were applied; at step `altered_until` what such a plan takes away, or weighs anew, has gone
-    or weighs what it should. None where there was none.
+    that were applied.
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class Garden:
         self._synchronizer = synchronizer
         self._blending: list[tuple[Slot, Seed]] = []
         self.plans = 0
-        self.altered_until: int | None = None
 
     def trained_by(self, membership: OptimizerMembership) -> None:
         """Have another optimizer train what is planted, and what will be.
@@ -217,10 +215,6 @@ class Garden:
                 raise PlanRefused(reasons)
             undo.pop_all()
         self.plans += 1
-        for operation in decision.operations:
-            if isinstance(operation, Cull | Reweight):
-                ramp_steps = operation.ramp_steps if isinstance(operation, Reweight) else 0
-                self.altered_until = max(self.altered_until or 0, step + ramp_steps)
 
     def roll_back(self, slots: Iterable[Slot], step: int) -> None:
         """Take out the seeds of these slots, which an incident has spoiled: all, or none."""

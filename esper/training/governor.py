@@ -105,8 +105,7 @@ class Governor:
         if self._garden.plans == self._plans:
             return
         self._plans = self._garden.plans
-        if self._garden.altered_until is not None:
-            self._watch.settle(self._garden.altered_until - step)
+        self._settle(step)
         kept = [slot for slot in self._slots() if slot.state is SeedState.FOSSILIZED]
         if any(slot.merged_sha256 and slot.since_step == step for slot in kept):
             self.start_over(step)
@@ -128,6 +127,14 @@ class Governor:
         taken = self._take(step)
         if taken is not None:
             taken.good = self._watch.calm >= self._settings.confirm_steps
+
+    def _settle(self, step: int) -> None:
+        """Let what stays learn to do without what was culled, or with what is weighed anew."""
+        for slot in self._slots():
+            if slot.state is SeedState.CULLED:
+                self._watch.settle(slot.since_step - step)
+            elif slot.state is SeedState.BLENDING and slot.reweighted is not None:
+                self._watch.settle(slot.since_step + slot.reweighted.ramp_steps - step)
 
     def _look(self, loss: Tensor, step: int) -> tuple[IncidentKind, float] | None:
         """Take in the losses that can be read now; what came after an alarm is not looked at."""

@@ -3,7 +3,6 @@
 These tests need a GPU; elsewhere they are skipped.
 """
 
-import gc
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +13,7 @@ from esper.blueprint import shipped, shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel
+from esper.seed.capture import no_collection
 from topics.models import SiteKind, SiteSignature
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -61,15 +61,10 @@ def captured(step: Callable[[], Tensors]) -> tuple[torch.cuda.CUDAGraph, Tensors
     with torch.cuda.stream(stream):
         step()
     torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
     # Another test's graph, collected in the middle of this capture, would spoil it.
-    gc.collect()
-    gc.disable()
-    try:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = step()
-    finally:
-        gc.enable()
+    with no_collection(), torch.cuda.graph(graph):
+        results = step()
     return graph, results
 
 
