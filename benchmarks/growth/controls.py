@@ -45,6 +45,7 @@ BANDIT: Final = Choosing(
             "warmup_reports": 28,
             "trial_reports": 4,
             "keep_share": 0.2,
+            "keep_first_share": 0.1,
             "orchestration": Orchestration(
                 plateau_share=0.02, waits_for_plateau=True, reweight_reports=5
             ),

@@ -96,11 +96,12 @@ def _deciding() -> str:
         f"up to\n{how.limits.max_on_trial} kernels are on trial at once, up to {controls.SLOTS} at "
         f"a site, which share its alpha; each learns for {how.warmup_reports}\nreports of "
         f"{controls.REPORT_EVERY} steps, in which only harm counts, and is judged by the next "
-        f"{how.trial_reports}: what lowers the probe\nloss by {how.keep_share:.0%} is kept. These "
-        "figures (`benchmarks/growth/controls.py`) were found on seeds from 1000\non, of which "
-        "none is reported. `random-policy` has all of that except the policy: what the bandit is\n"
-        "better by there is what choosing gives, the rest is the tournament's. Kernels on trial "
-        "are no part\nof what a run ends with, and are not counted among its parameters.\n"
+        f"{how.trial_reports}: kept is what lowers the probe\nloss by {how.keep_share:.0%}, and by "
+        f"{how.keep_first_share:.0%} of the first that the run measured. These figures\n"
+        "(`benchmarks/growth/controls.py`) were found on seeds from 1000 on, of which none is "
+        "reported.\n`random-policy` has all of that except the policy: what the bandit is better "
+        "by there is what\nchoosing gives, the rest is the tournament's. Kernels on trial are no "
+        "part of what a run ends with, and\nare not counted among its parameters.\n"
     )
 
 

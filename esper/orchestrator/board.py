@@ -63,11 +63,27 @@ class Board(NamedTuple):
                 yield trial, mean_contribution(trial)
 
     def worth_keeping(self, contribution: float | None) -> bool:
-        """Whether a mean contribution reaches the share of the probe loss that is asked for."""
-        loss = self.report.probe_loss
-        if contribution is None or loss is None:
-            return False
-        return contribution >= self.state.run.selection.keep_share * abs(loss)
+        """Whether a mean contribution is as large as is asked of what is to stay."""
+        least = self._least_contribution()
+        return contribution is not None and least is not None and contribution >= least
+
+    @property
+    def least_share(self) -> float:
+        """The share of the probe loss that is asked of what is to stay."""
+        selection = self.state.run.selection
+        if not selection.keep_first_share:
+            return selection.keep_share
+        return self.share(self._least_contribution()) or selection.keep_share
+
+    def _least_contribution(self) -> float | None:
+        """Return what is asked for; None where the probe loss is not known."""
+        loss, selection = self.report.probe_loss, self.state.run.selection
+        if loss is None:
+            return None
+        # A network also leans on what it could do without. What is worth its place gives much of
+        # all that there was to learn, not only of the little that is left.
+        first = abs(self.state.first_loss or 0.0)
+        return max(selection.keep_share * abs(loss), selection.keep_first_share * first)
 
     def warming_up(self, trial: Trial) -> bool:
         """Whether a seed still learns, so that it cannot be compared with others."""

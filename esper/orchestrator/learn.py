@@ -44,10 +44,19 @@ def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
         pending=_unanswered(state.pending, report),
         occupied=_occupied(state, report),
         agenda=agenda_after(state.agenda, selection, report),
+        first_loss=_first_loss(state, report),
     )
     due = [trial for trial in trials if _due(trial, selection)]
     learnt = _with_rewards(learnt, due, report) if due else learnt
     return _with_penalties(learnt, report) if report.incidents else learnt
+
+
+def _first_loss(state: FoldState, report: SeedReport) -> float | None:
+    """Return the first probe loss of the run, where its selection holds kernels against it."""
+    if state.first_loss is not None or not state.run.selection.keep_first_share:
+        return state.first_loss
+    loss = report.probe_loss
+    return loss if loss is not None and abs(loss) <= MAX_CONTRIBUTION else None
 
 
 def mean_contribution(trial: Trial) -> float | None:

@@ -115,8 +115,8 @@ def _proven(board: Board, trial: Trial) -> Iterator[Reading]:
 
 
 def _verdict(name: str, board: Board, trial: Trial, on: bool) -> Reading:
-    share, least = board.share(mean_contribution(trial)), board.state.run.selection.keep_share
-    return _sign(name, share, least, on, contributed(board, trial), trial)
+    share = board.share(mean_contribution(trial))
+    return _sign(name, share, board.least_share, on, contributed(board, trial), trial)
 
 
 def _passed(board: Board, trial: Trial) -> bool:

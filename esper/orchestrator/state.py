@@ -101,7 +101,7 @@ class FoldState:
     left out of the state's digest, which that decision contains. `occupied` holds the last report
     in which a seat was not dormant, as long as that matters, `rotation` the categories planted
     last at a site, `said` the last reason given for doing nothing, `agenda` what the run intends
-    where it is orchestrated.
+    where it is orchestrated, `first_loss` the first probe loss, where kernels are held against it.
     """
 
     run: OpenedRun
@@ -118,6 +118,7 @@ class FoldState:
     model: LinearModel | None = None
     said: str | None = None
     agenda: Agenda | None = None
+    first_loss: float | None = None
     previous_sha256: str | None = None
 
     @classmethod
@@ -185,6 +186,8 @@ class FoldState:
             stored["said"] = self.said
         if self.agenda is not None:
             stored["agenda"] = self.agenda.model_dump()
+        if self.first_loss is not None:
+            stored["first_loss"] = self.first_loss
         return stored
 
     @classmethod
@@ -230,6 +233,7 @@ class _Stored(RunOpening):
     model: LinearModel | None = None
     said: Annotated[str | None, Field(max_length=500)] = None
     agenda: Agenda | None = None
+    first_loss: float | None = None
     previous_sha256: str | None = None
 
     def restored(self) -> FoldState:
@@ -258,6 +262,7 @@ class _Stored(RunOpening):
             model=self.model,
             said=self.said,
             agenda=self.agenda,
+            first_loss=self.first_loss,
             previous_sha256=self.previous_sha256,
         )
 

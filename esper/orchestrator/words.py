@@ -15,12 +15,14 @@ def percent(share: float) -> str:
 
 def contributed(board: Board, trial: Trial) -> str:
     """Return what a seed has given since it is measured."""
-    name, share = board.blueprint_of(trial), board.share(mean_contribution(trial))
-    if share is None:
+    name, contribution = board.blueprint_of(trial), mean_contribution(trial)
+    share, first = board.share(contribution), board.state.first_loss
+    if contribution is None or share is None:
         return f"{name} makes the probe loss impossible to measure"
+    of_first = f" ({percent(contribution / first)} of the first)" if first else ""
     reports = len(trial.contributions)
     noun = "report" if reports == 1 else "reports"
-    return f"{name} contributed {percent(share)} for {reports} {noun}"
+    return f"{name} contributed {percent(share)}{of_first} for {reports} {noun}"
 
 
 def expected_share(board: Board, choice: Choice) -> float | None:

@@ -32,6 +32,7 @@ class Run:
         trial_reports: int = 6,
         warmup_reports: int = 0,
         keep_share: float = 0.01,
+        keep_first_share: float = 0.0,
         limits: Mapping[str, Any] | None = None,
         **rules: Any,
     ) -> None:
@@ -42,6 +43,7 @@ class Run:
                 trial_reports=trial_reports,
                 warmup_reports=warmup_reports,
                 keep_share=keep_share,
+                keep_first_share=keep_first_share,
                 orchestration=Orchestration(**rules),
                 **(limits or {}),
             ),

@@ -46,6 +46,7 @@ selections = st.builds(
     max_on_trial=st.integers(1, 4),
     trial_reports=st.integers(1, 6),
     warmup_reports=st.integers(0, 3),
+    keep_first_share=st.sampled_from([0.0, 0.1]),
     attention=attentions,
     dormant_reports=st.integers(0, 6),
     max_params=st.none() | st.integers(100, 700),

@@ -350,5 +350,5 @@ def test_a_contextual_policy_learns_from_every_trial() -> None:
 
 def test_what_earlier_runs_did_not_know_is_not_in_their_bytes() -> None:
     said = Selection(orchestration=Orchestration()).model_dump()
-    assert "warmup_reports" not in said
+    assert not {"warmup_reports", "keep_first_share"} & set(said)
     assert not {"waits_for_plateau", "reweight_reports"} & set(said["orchestration"])

@@ -227,6 +227,19 @@ def test_what_does_harm_while_it_warms_up_goes() -> None:
     assert culled.seq == run.first.seq + 1 + 2
 
 
+@pytest.mark.parametrize(("gives", "stays"), [(0.09, False), (0.11, True)])
+def test_what_is_kept_gives_its_share_of_the_first_loss_too(gives: float, stays: bool) -> None:
+    """At a loss of a fifth of the first, both give near half of what is left."""
+    run = Run(flat("conv", a=gives), {"conv": 3}, [kernel("conv", "a")], keep_first_share=0.1)
+    run.loss = 0.2
+    decision = run.until(Strategy.SPECIALIZE if stays else Strategy.REPLACE)
+    assert operations(decision, Fossilize if stays else Cull)
+    told = signal(decision, "proven" if stays else "weak")
+    assert told.threshold == pytest.approx(0.1 / 0.2)
+    assert told.value == pytest.approx(gives / 0.2)
+    assert f"a contributed {gives / 0.2:.1%} ({gives:.1%} of the first) for 6" in decision.reason
+
+
 @pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")])
 def test_seeds_that_warm_up_are_not_compared(names: tuple[str, ...]) -> None:
     """Not one dominates its site, and none is behind in its round."""

@@ -48,6 +48,7 @@ def selection(
     memory: float = 0.0,
     orchestration: Orchestration | None = None,
     warmup_reports: int = 0,
+    keep_first_share: float = 0.0,
     **more: Any,
 ) -> Selection:
     """How a run of the tests selects, with short trials; other arguments are fields of `Limits`."""
@@ -63,6 +64,7 @@ def selection(
         trial_reports=trial_reports,
         warmup_reports=warmup_reports,
         keep_share=keep_share,
+        keep_first_share=keep_first_share,
         orchestration=orchestration,
     )
 

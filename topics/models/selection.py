@@ -129,8 +129,8 @@ class Selection(Event):
     that policy chooses among all (site, blueprint) at once. Once at full alpha a seed first learns
     for `warmup_reports`, in which only harm counts; then it is on trial until `trial_reports`
     contributions were measured, and kept when their mean is at least `keep_share` of the probe
-    loss. With an `orchestration` the run pursues one strategy at a time, by its rules; without,
-    each trial is judged for itself.
+    loss, and `keep_first_share` of the first that the run measured. With an `orchestration` the
+    run pursues one strategy at a time, by its rules; without, each trial is judged for itself.
     """
 
     attention: PolicySpec | None = None
@@ -139,6 +139,7 @@ class Selection(Event):
     trial_reports: Annotated[int, Field(ge=1, le=1000)] = 6
     warmup_reports: Annotated[int, Field(ge=0, le=1000, exclude_if=lambda it: not it)] = 0
     keep_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    keep_first_share: Annotated[Share, Field(exclude_if=lambda it: not it)] = 0.0
     orchestration: Annotated[Orchestration | None, Field(exclude_if=lambda it: it is None)] = None
 
 
