@@ -22,6 +22,7 @@ CODE: Final = (
             "digits",
             "known_answer",
             "planting",
+            "race",
             "training",
             "widening",
         )

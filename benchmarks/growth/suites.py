@@ -6,7 +6,12 @@ from typing import Final
 from benchmarks.growth.suite import Suite
 from benchmarks.result import BenchmarkError
 
-MODULES: Final = {"known-answer": "known_answer", "digits": "digits", "charlm": "charlm"}
+MODULES: Final = {
+    "known-answer": "known_answer",
+    "digits": "digits",
+    "charlm": "charlm",
+    "race": "race",
+}
 
 
 def suite_named(name: str) -> Suite:

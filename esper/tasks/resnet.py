@@ -9,7 +9,7 @@ from esper.tasks.digits import load_digits
 from esper.tasks.train import Samples, Splits, Task
 
 SIDE: Final = 32
-WIDTHS: Final = (16, 32, 64)
+WIDTH: Final = 16
 BLOCKS: Final = 2
 
 
@@ -35,18 +35,18 @@ class ResidualBlock(nn.Module):
 class ResNetHost(nn.Module):
     """A stem, three stages of two blocks, and a hidden layer before the logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        first, second, third = WIDTHS
+        first, second, third = width, 2 * width, 4 * width
         self.stem = nn.Conv2d(1, first, 3, padding=1)
         self.stage1 = _stage(first, first, stride=1)
         self.stage2 = _stage(first, second, stride=2)
         self.stage3 = _stage(second, third, stride=2)
-        self.hidden = nn.Linear(WIDTHS[-1], WIDTHS[-1])
-        self.logits = nn.Linear(WIDTHS[-1], 10)
+        self.hidden = nn.Linear(third, third)
+        self.logits = nn.Linear(third, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, 10) for images (B, 1, 32, 32)."""
+        """Return logits (B, 10) for images (B, 1, H, W)."""
         x = self.stage3(self.stage2(self.stage1(F.relu(self.stem(x)))))
         x = F.relu(self.hidden(x.mean((2, 3))))
         logits: Tensor = self.logits(x)

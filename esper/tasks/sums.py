@@ -1,0 +1,59 @@
+"""Pairs of digits side by side, labelled by the last digit of their sum; a residual network."""
+
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from esper.tasks.resnet import ResNetHost, load_enlarged
+from esper.tasks.train import Samples, Splits, Task
+
+WIDTH: Final = 64
+"""Channels of the first stage: as many as ResNet-18 has (He et al., Deep Residual Learning, 2016)."""
+
+PAIRS: Final = {"train": 16_384, "probe": 256, "test": 2_048}
+
+BLUEPRINTS: Final = (
+    "squeeze-excite",
+    "pointwise-mix",
+    "depthwise-separable",
+    "conv-bottleneck",
+    "gated-linear-unit",
+    "low-rank-skip",
+    "dropout-mlp",
+    "gated-residual",
+)
+
+
+def load_sums() -> Splits:
+    """Return pairs of enlarged digits as images (N, 1, 32, 64), and the last digits of their sums.
+
+    Digits that train make up no pair that probes or tests. Pairs are drawn by a fixed permutation.
+    """
+    splits = load_enlarged()
+    chance = torch.Generator().manual_seed(0)
+    return Splits(
+        train=_pairs(splits.train, PAIRS["train"], chance),
+        probe=_pairs(splits.probe, PAIRS["probe"], chance),
+        test=_pairs(splits.test, PAIRS["test"], chance),
+    )
+
+
+def _pairs(samples: Samples, count: int, chance: torch.Generator) -> Samples:
+    images, labels = samples
+    first, second = torch.randint(len(labels), (2, count), generator=chance)
+    together: Tensor = torch.cat((images[first], images[second]), dim=-1)
+    return together, (labels[first] + labels[second]) % 10
+
+
+SUMS: Final = Task(
+    name="sums",
+    summary="two digits in 32x64 images and the last digit of their sum, a residual network",
+    host=partial(ResNetHost, WIDTH),
+    sites=("stage1.1.conv2", "stage2.1.conv2", "stage3.1.conv2", "hidden"),
+    load=load_sums,
+    epochs=12,
+    batch=128,
+    blueprints=BLUEPRINTS,
+)
