@@ -82,8 +82,8 @@ def _goals(results: dict[str, Result]) -> str:
 
 
 def _measured(row: Row, results: dict[str, Result]) -> str:
-    if row.benchmark is None:
-        return "not run"
+    if row.page:
+        return f"see [{row.page}]({row.page})"
     result = results.get(row.benchmark)
     if result is None:
         return "not measured yet"
@@ -92,9 +92,9 @@ def _measured(row: Row, results: dict[str, Result]) -> str:
 
 def _verdict(row: Row, results: dict[str, Result]) -> str:
     """Return yes; or no, or nothing, with the reason."""
-    result = results.get(row.benchmark) if row.benchmark else None
+    result = results.get(row.benchmark)
     if result is None:
-        return row.reason if row.benchmark is None else ""
+        return ""
     missed = [key for key in row.figures if result.figure(key).reached is False]
     return f"no: {row.reason}" if missed else "yes"
 

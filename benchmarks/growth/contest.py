@@ -59,6 +59,7 @@ class Contest:
     data_sha256: Callable[[], str] = str
     selection: Selection = DEFAULT_SELECTION
     report_every: int = REPORT_EVERY
+    slots: int = SLOTS
 
     @property
     def name(self) -> str:
@@ -174,7 +175,7 @@ def _grown(contest: Contest, stack: Stack, case: Case, compile_s: float) -> Row:
             probe=splits.probe,
             loss_fn=task.loss,
             run=task.name,
-            slots=SLOTS,
+            slots=contest.slots,
             report_every=contest.report_every,
             seed=case.seed,
             selection=task.allowed(contest.selection),
@@ -200,7 +201,7 @@ def _compile_s(contest: Contest) -> float:
     workshop = Workshop(contest.offered())
     sample = contest.task.load().probe[0][:1]
     with torch.random.fork_rng():
-        workshop.arms(find_sites(contest.task.host(), contest.task.sites, sample, SLOTS))
+        workshop.arms(find_sites(contest.task.host(), contest.task.sites, sample, contest.slots))
     return workshop.spent_s
 
 

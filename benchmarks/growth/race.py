@@ -174,8 +174,9 @@ class Race:
     def _static_final(self, case: Case) -> Row:
         if case.seed not in self._lineages:
             raise BenchmarkError(
-                f"its shape is the lineage of the grown run of seed {case.seed}, which this command "
-                f"did not make; run both: --again --control {GROWN} --control {STATIC_FINAL}"
+                f"its shape is the lineage of the grown run of seed {case.seed}, which this "
+                f"command did not make; run both: --again --control {GROWN} "
+                f"--control {STATIC_FINAL}"
             )
         lineage, settings = self._lineages[case.seed], self._stack.settings
         kernels = fetch_all(settings.store_url or "", trusted_key_of(settings), lineage.seeds)

@@ -32,9 +32,9 @@ class Row(BaseModel):
     growth did on the training thread; `compile_s` is what building the kernels that it could plant
     takes one process, and `cpu_s` the processor's time of the training process, which a busy
     machine does not stretch. `kept` are (site/blueprint) in the network at the end. `data_sha256`
-    is of data that are not the same on every machine. `reached_s` is when a target was reached, of a
-    run that has one, and `device` what it was on. A run that failed has an error, and nothing that
-    it did not come to.
+    is of data that are not the same on every machine. `reached_s` is when a target was reached, of
+    a run that has one, and `device` what it was on. A run that failed has an error, and nothing
+    that it did not come to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

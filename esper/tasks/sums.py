@@ -10,7 +10,7 @@ from esper.tasks.resnet import ResNetHost, load_enlarged
 from esper.tasks.train import Samples, Splits, Task
 
 WIDTH: Final = 64
-"""Channels of the first stage: as many as ResNet-18 has (He et al., Deep Residual Learning, 2016)."""
+"""Channels of the first stage, as in ResNet-18 (He et al., Deep Residual Learning, 2016)."""
 
 PAIRS: Final = {"train": 16_384, "probe": 256, "test": 2_048}
 
@@ -29,7 +29,7 @@ BLUEPRINTS: Final = (
 def load_sums() -> Splits:
     """Return pairs of enlarged digits as images (N, 1, 32, 64), and the last digits of their sums.
 
-    Digits that train make up no pair that probes or tests. Pairs are drawn by a fixed permutation.
+    Digits that train make up no pair that probes or tests. They are drawn with one seed.
     """
     splits = load_enlarged()
     chance = torch.Generator().manual_seed(0)

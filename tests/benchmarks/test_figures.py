@@ -50,9 +50,14 @@ def test_a_missed_goal_is_shown_with_the_reason(results: Path) -> None:
     assert "| no: each operation on columns" in line_of("one decision, 8 arms")
 
 
-def test_what_was_not_measured_or_cannot_be_is_said(results: Path) -> None:
+def test_what_was_not_measured_is_said(results: Path) -> None:
     assert "| not measured yet |" in line_of("one decision, 8 arms")
-    assert "| not run | the teachers are not written yet" in line_of("bandit less random")
+
+
+def test_what_has_a_page_of_its_own_is_found_there(results: Path) -> None:
+    row = line_of("bandit less random")
+    assert "| see [evidence.md](evidence.md) |  | `python -m benchmarks growth --suite" in row
+    assert (figures.DOCUMENT.parent / "evidence.md").exists()
 
 
 def test_a_quick_result_is_not_rendered(results: Path) -> None:
