@@ -62,7 +62,9 @@ def train_static_final(
     planted: list[StaticFinal] = []
 
     def host() -> nn.Module:
-        planted.append(static_final(task.host(), lineage, kernels, splits.probe[0][:1]))
+        # Kernels are for a site on a device: the host is there before they are.
+        sample = splits.probe[0][:1].to(device)
+        planted.append(static_final(task.host().to(device), lineage, kernels, sample))
         return planted[0].model
 
     result = train_task(replace(task, host=host), seed, epochs, on_epoch=on_epoch, device=device)

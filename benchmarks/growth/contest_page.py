@@ -46,9 +46,9 @@ CONTESTS: Final = (
         "parameters as the grown\nnetwork of its seed: the host made wider, the host with "
         "low-rank adapters from the start, and the host\ngrown by gromo (PyPI), with its batch "
         "normalisation and without. It grows\nin a tournament from the first step on: 12 kernels "
-        "are on trial at once, each enters once, learns for\n28 reports of 10 steps, and is kept "
-        "if it lowers the probe loss by half (`benchmarks/growth/digits.py`,\nfound on seeds from "
-        "1000 on). What remains of a run is left in peace.",
+        "are on trial at once, each enters once, learns for\n28 reports of 10 steps, and stays if "
+        "the probe loss would be half as much again without it\n(`benchmarks/growth/digits.py`, "
+        "found by probe loss on seeds from 1000 on). What remains of a run is\nleft in peace.",
         what="test accuracy",
         of=points,
         places=1,

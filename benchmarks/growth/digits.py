@@ -82,9 +82,9 @@ SELECTION: Final = DEFAULT_SELECTION.model_copy(
         "orchestration": Orchestration(reweight_reports=5),
     }
 )
-"""A tournament from the first step on, in which a kernel enters once, and half the loss keeps it.
+"""A tournament from the first step on, in which a kernel enters once, and few stay.
 
-The best of some twenty, by the test accuracy on seeds 1000 to 1043, of which none is reported.
+The best of some twenty, by probe loss on seeds 1000 to 1043, of which none is reported.
 """
 
 _OTHERS: Final[dict[str, Callable[[int, int], Trained]]] = {

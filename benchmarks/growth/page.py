@@ -140,9 +140,9 @@ def _goals(results: Results) -> list[tuple[str, ...]]:
 def _fresh(told: str) -> str:
     """Return what the seeds say of which none was looked at before the method was as it is."""
     return (
-        f"On the seeds from {FRESH_FROM} on alone: {told} They were used for nothing before. On "
-        "those below,\nearlier forms of the method were measured, and `keep_first_share` is there "
-        "because two of them had\nkept a kernel on the null teacher.\n"
+        f"The seeds from {FRESH_FROM} on were used for nothing before. On them alone:\n{told}\nOn "
+        "those below, earlier forms of the method were measured, and `keep_first_share` is there "
+        "because\ntwo of them had kept a kernel on the null teacher.\n"
     )
 
 

@@ -77,8 +77,9 @@ def section(rows: Sequence[Row]) -> str:
     devices = ", ".join(sorted({row.device for row in done}))
     return (
         f"## Race\n\n{WORDS}\nRatios are geometric means over paired seeds with bootstrap 95 % "
-        "intervals. A run that does not reach the\ntarget counts with all of its time, which is "
-        f"less than it would need.\n\n{table(head, lines)}\n{len(rows)} runs, of which "
+        "intervals; below 1 is\nfaster than growing. A run that does not reach the target counts "
+        "with all of its time, which is less\nthan it would need.\n\n"
+        f"{table(head, lines)}\n{len(rows)} runs, of which "
         f"{len(rows) - len(done)} failed, on {devices}, of the code at: {commits}. The command: "
         f"`{COMMAND}`.\n"
     )
