@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,6 +22,16 @@ Announce = Callable[[str], None]
 
 REPORT_EVERY = 20
 """More often than the default, which is for longer trainings: a demonstration lasts a minute."""
+
+
+class Pace(NamedTuple):
+    """How many steps are between two reports, and how many seeds a site has."""
+
+    report_every: int = REPORT_EVERY
+    slots: int = 2
+
+
+USUAL_PACE = Pace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,7 @@ class Deciding:
     lockstep: bool = False
     memory: bool | None = None
     replay: Recording | None = None
+    pace: Pace = USUAL_PACE
 
 
 BY_DEFAULT = Deciding()
@@ -133,7 +145,8 @@ def _growing(
             probe=splits.probe,
             loss_fn=task.loss,
             run=task.name,
-            report_every=REPORT_EVERY,
+            slots=deciding.pace.slots,
+            report_every=deciding.pace.report_every,
             seed=seed,
             policy=deciding.policy,
             selection=task.allowed(deciding.selection or DEFAULT_SELECTION),

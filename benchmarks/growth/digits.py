@@ -14,10 +14,9 @@ from benchmarks.growth.contest import Contest
 from benchmarks.growth.training import Trained
 from benchmarks.growth.widening import Size, widened
 from benchmarks.threads import one_thread
-from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.bandit.defaults import TOURNAMENT, TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.train import judged
-from topics.models import Limits, Orchestration
 
 LEARNING_RATE: Final = 1e-2
 """Of the host and all that is made from it: the best of 0.001, 0.003 and 0.01 for the host alone.
@@ -73,25 +72,16 @@ def by_gromo(schedule: Schedule, seed: int, params: int) -> Trained:
     )
 
 
-SELECTION: Final = DEFAULT_SELECTION.model_copy(
-    update={
-        "limits": Limits(max_on_trial=12, dormant_reports=0, embargo_reports=1000),
-        "warmup_reports": 28,
-        "trial_reports": 4,
-        "keep_share": 0.5,
-        "orchestration": Orchestration(reweight_reports=5),
-    }
-)
-"""A tournament from the first step on, in which a kernel enters once, and few stay.
-
-The best of some twenty, by probe loss on seeds 1000 to 1043, of which none is reported.
-"""
-
 _OTHERS: Final[dict[str, Callable[[int, int], Trained]]] = {
     name: partial(by_gromo, schedule) for name, schedule in SCHEDULES.items()
 }
 
 CONTEST: Final = Contest(
-    task=TASK, wide=wide, others=_OTHERS, selection=SELECTION, report_every=10, slots=4
+    task=TASK,
+    wide=wide,
+    others=_OTHERS,
+    selection=TOURNAMENT,
+    report_every=TOURNAMENT_REPORT_EVERY,
+    slots=TOURNAMENT_SLOTS,
 )
 SUITE: Final = CONTEST.suite()

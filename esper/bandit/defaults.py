@@ -11,7 +11,7 @@ the median of 14 seeds, and at 691 where 0.05 less was expected.
 
 from typing import Final
 
-from topics.models import Orchestration, PolicySpec, Priors, Selection
+from topics.models import Limits, Orchestration, PolicySpec, Priors, Selection
 
 DEFAULT_POLICY: Final = PolicySpec(name="ucb1", params={"exploration": 0.01})
 """What chooses the blueprint."""
@@ -22,3 +22,21 @@ DEFAULT_SELECTION: Final = Selection(
     orchestration=Orchestration(),
 )
 """What chooses the seed, what no decision may break, and what the run intends."""
+
+TOURNAMENT: Final = DEFAULT_SELECTION.model_copy(
+    update={
+        "limits": Limits(max_on_trial=12, dormant_reports=0, embargo_reports=1000),
+        "warmup_reports": 28,
+        "trial_reports": 4,
+        "keep_share": 0.5,
+        "orchestration": Orchestration(reweight_reports=5),
+    }
+)
+"""Many kernels on trial at once from the first report on; each enters once, and few stay.
+
+The best of some twenty selections, by probe loss on digits (docs/evidence.md).
+"""
+
+TOURNAMENT_REPORT_EVERY: Final = 10
+TOURNAMENT_SLOTS: Final = 4
+"""With which it was: steps between two reports, and seeds of each site."""

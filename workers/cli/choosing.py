@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from topics.models import PolicySpec, Selection
+    from workers.trainer import Pace
 
 PANEL = "How it chooses"
 NO_ATTENTION = "none"
@@ -73,6 +74,14 @@ class Choosing:
     max_on_trial: Annotated[
         int | None, _option(min=1, max=64, help="Kernels that may be on trial at once.")
     ] = None
+    tournament: Annotated[
+        bool,
+        _option(
+            "--tournament",
+            help="Try many kernels at once, each one time, and keep few: four seeds a site, a "
+            "report every ten steps.",
+        ),
+    ] = False
 
     @property
     def given(self) -> list[str]:
@@ -88,22 +97,31 @@ class Choosing:
             BadParameter: they ask for what there is not; the message says what there is.
         """
         from esper.bandit import attention_for, policy_for
-        from esper.bandit.defaults import DEFAULT_SELECTION
+        from esper.bandit.defaults import DEFAULT_SELECTION, TOURNAMENT
         from topics.models import Limits
 
+        selection = TOURNAMENT if self.tournament else DEFAULT_SELECTION
         try:
             policy, attention = self._policy(), self._attention()
             policy_for(policy)
             if attention is not None:
                 attention_for(attention)
-            limits = Limits(**dict(DEFAULT_SELECTION.limits) | self._limits(sites))
+            limits = Limits(**dict(selection.limits) | self._limits(sites))
         except ValidationError as error:
             raise typer.BadParameter(_first_of(error)) from error
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        return policy, DEFAULT_SELECTION.model_copy(
-            update={"attention": attention, "limits": limits}
-        )
+        return policy, selection.model_copy(update={"attention": attention, "limits": limits})
+
+    @property
+    def pace(self) -> "Pace":
+        """How often a run that chooses so reports, and how many seeds its sites have."""
+        from esper.bandit.defaults import TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
+        from workers.trainer import USUAL_PACE, Pace
+
+        if not self.tournament:
+            return USUAL_PACE
+        return Pace(TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS)
 
     def _policy(self) -> "PolicySpec":
         from esper.bandit.defaults import DEFAULT_POLICY

@@ -131,7 +131,9 @@ def train(
             on_epoch=progress.epoch,
             device=training.device,
             kept=kept,
-            deciding=Deciding(policy, selection, training.lockstep, training.memory),
+            deciding=Deciding(
+                policy, selection, training.lockstep, training.memory, pace=choosing.pace
+            ),
         )
     facts = summary(run)
     if json:

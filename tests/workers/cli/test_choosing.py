@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import typer
 
-from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
 from tests.workers.cli.test_errors import esper
 from topics.models import Limits, PolicySpec
 from workers.cli.choosing import Choosing
+from workers.trainer import REPORT_EVERY, Pace
 
 SITES = ("conv1", "conv2", "fc1")
 
@@ -42,6 +43,19 @@ def test_each_option_is_one_thing_that_the_run_is_told() -> None:
         dormant_reports=0,
         max_on_trial=1,
     )
+
+
+def test_a_tournament_has_its_own_selection_seeds_and_reports() -> None:
+    assert Choosing().pace == Pace(REPORT_EVERY, 2)
+    choosing = Choosing(tournament=True)
+    assert choosing.chosen(SITES) == (DEFAULT_POLICY, TOURNAMENT)
+    assert choosing.pace == Pace(report_every=10, slots=4)
+
+
+def test_a_tournament_may_be_told_more() -> None:
+    _, selection = Choosing(tournament=True, max_on_trial=6).chosen(SITES)
+    assert selection.limits == TOURNAMENT.limits.model_copy(update={"max_on_trial": 6})
+    assert selection.keep_share == TOURNAMENT.keep_share
 
 
 def test_no_attention_leaves_all_to_the_policy() -> None:
