@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
+from benchmarks.growth.rows import Row
 from benchmarks.growth.statistics import Difference, interval
 
 
@@ -23,3 +24,10 @@ def gain(difference: Difference | None, places: int = 1) -> str:
 def middle_of(values: Iterable[float | None]) -> float:
     """Return the median of what there is; 0 of nothing."""
     return median([value for value in values if value is not None] or [0])
+
+
+def runs_of(rows: Sequence[Row]) -> str:
+    """Return how many runs there were, and of which code."""
+    failed = sum(bool(row.error) for row in rows)
+    commits = ", ".join(sorted({row.commit for row in rows}))
+    return f"{len(rows)} runs, of which {failed} failed, of the code at: {commits}."

@@ -15,18 +15,17 @@ from torch.optim import Optimizer
 
 import esper
 from benchmarks.growth.adapters import adapter_costs, ranks_for, with_adapters
-from benchmarks.growth.planting import Workshop, grown_in
+from benchmarks.growth.planting import Workshop, kept_in, offered_in
 from benchmarks.growth.rows import Case, Ledger, Row
 from benchmarks.growth.suite import Live, Suite
 from benchmarks.growth.training import Trained, row_of, trained
 from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from esper.bandit.defaults import DEFAULT_SELECTION
-from esper.blueprint import shipped
 from esper.seed import find_sites
 from esper.tasks.train import Splits, Task, never_grow
 from esper.training import Growth
-from topics.models import Blueprint, Selection
+from topics.models import Selection
 from workers.submit import publish_blueprints
 from workers.trainer import REPORT_EVERY
 
@@ -116,11 +115,6 @@ class Contest:
             data_sha256=self.data_sha256(),
         )
 
-    def offered(self) -> list[Blueprint]:
-        """Return the blueprints that may be planted: all shipped, unless the task tells."""
-        allowed = self.task.blueprints
-        return [each for each in shipped() if not allowed or each.blueprint_id in allowed]
-
     def _cases(self, task: str, seeds: int) -> Iterator[Case]:
         lasting = LASTING if self.lasting else ()
         for seed in range(seeds):
@@ -149,7 +143,7 @@ class Contest:
 @contextmanager
 def _running(contest: Contest) -> Iterator[Live]:
     with local_stack() as stack:
-        publish_blueprints(stack.settings, contest.offered())
+        publish_blueprints(stack.settings, offered_in(contest.task))
         compile_s = _compile_s(contest)
 
         def live(case: Case) -> Sequence[Row]:
@@ -191,14 +185,14 @@ def _grown(contest: Contest, stack: Stack, case: Case, compile_s: float) -> Row:
         case,
         result,
         compile_s=compile_s,
-        kept=["/".join(arm) for arm in grown_in(growth.sites)],
+        kept=kept_in(growth.sites),
         run_id=growth.run_id,
     )
 
 
 def _compile_s(contest: Contest) -> float:
     """Return the seconds in which one process builds all kernels that may be planted."""
-    workshop = Workshop(contest.offered())
+    workshop = Workshop(offered_in(contest.task))
     sample = contest.task.load().probe[0][:1]
     with torch.random.fork_rng():
         workshop.arms(find_sites(contest.task.host(), contest.task.sites, sample, contest.slots))

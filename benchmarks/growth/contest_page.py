@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from benchmarks.figures import table
-from benchmarks.growth.cells import average, gain, middle_of
+from benchmarks.growth.cells import average, gain, middle_of, runs_of
 from benchmarks.growth.claims import Results, points
 from benchmarks.growth.contest import ESPER
 from benchmarks.growth.rows import Ledger, Row
@@ -91,13 +91,10 @@ def section(contest: Told, rows: Sequence[Row]) -> str:
         "n",
     )
     lines = [_line(contest, control, results) for control in (ESPER, *sorted(controls - {ESPER}))]
-    failed = sum(bool(row.error) for row in rows)
-    commits = ", ".join(sorted({row.commit for row in rows}))
     return (
         f"## {contest.suite.capitalize()}\n\n{contest.words}\n\n"
         f"Of {contest.what}, {better} is better. A goal is reached where the whole interval is "
-        f"above it.\n\n{table(head, lines)}\n"
-        f"{len(rows)} runs, of which {failed} failed, of the code at: {commits}.\n"
+        f"above it.\n\n{table(head, lines)}\n{runs_of(rows)}\n"
     )
 
 

@@ -61,23 +61,21 @@ CONTROLS: Final[Mapping[str, str]] = {
 
 def write() -> None:
     """Write the page and its pictures."""
-    results = _results()
+    rows = Ledger.of(NAME).rows
+    results = _results(rows)
     PICTURES.mkdir(exist_ok=True)
-    DOCUMENT.write_text(_page(results, Ledger.of(NAME).rows))
+    DOCUMENT.write_text(_page(results, rows))
     for task in TEACHERS:
         (PICTURES / f"{task}.svg").write_text(draw(task, results, tuple(CONTROLS)))
 
 
 def render() -> str:
     """Return the whole page."""
-    return _page(_results(), Ledger.of(NAME).rows)
+    rows = Ledger.of(NAME).rows
+    return _page(_results(rows), rows)
 
 
-def _results() -> Results:
-    return _results_of(Ledger.of(NAME).rows)
-
-
-def _results_of(rows: Iterable[Row]) -> Results:
+def _results(rows: Iterable[Row]) -> Results:
     return Results(rows, {task: _arms(task) for task in TEACHERS})
 
 
@@ -86,7 +84,7 @@ def _arms(task: str) -> list[str]:
 
 
 def _page(results: Results, rows: Sequence[Row]) -> str:
-    fresh = goals_in_words(_results_of(row for row in rows if row.seed >= FRESH_FROM))
+    fresh = _results(row for row in rows if row.seed >= FRESH_FROM)
     sections = [HEAD, goals(results), _fresh(fresh), _deciding(), _controls()]
     sections += [_teacher(task, results) for task in TEACHERS]
     sections += [_failures(rows), _origin(rows)]
@@ -116,16 +114,16 @@ def goals(results: Results) -> str:
     lines = _goals(results)
     head = ("teacher", "bandit against", "goal", "measured", "p", "pairs", "reached")
     return (
-        f"## Goals\n\n{goals_in_words(results)}\n\nPoints of test accuracy, with bootstrap 95 % "
+        f"## Goals\n\n{_in_words(lines)}\n\nPoints of test accuracy, with bootstrap 95 % "
         "intervals of the mean of paired\ndifferences. p is of flipping signs of pairs, corrected "
         "by Holm over all gains claimed; a gain is\nreached where the interval excludes 0 and p is "
         f"at most 0.05, any other goal where the mean is.\n\n{table(head, lines)}"
     )
 
 
-def goals_in_words(results: Results) -> str:
-    """Return how many goals are reached."""
-    reached = [line[-1] for line in _goals(results)]
+def _in_words(goals: Sequence[Sequence[str]]) -> str:
+    """Return how many goals are reached, of those in the lines of a table."""
+    reached = [line[-1] for line in goals]
     return (
         f"Of {len(reached)} goals, reached: {reached.count('yes')}, missed: "
         f"{reached.count('**no**')}, not measured: {reached.count('not run')}."
@@ -137,8 +135,9 @@ def _goals(results: Results) -> list[tuple[str, ...]]:
     return lines + [_right(task, results) for task in TEACHERS if task != NULL]
 
 
-def _fresh(told: str) -> str:
+def _fresh(results: Results) -> str:
     """Return what the seeds say of which none was looked at before the method was as it is."""
+    told = _in_words(_goals(results))
     return (
         f"The seeds from {FRESH_FROM} on were used for nothing before. On them alone:\n{told}\nOn "
         "those below, earlier forms of the method were measured, and `keep_first_share` is there "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.result import BenchmarkError
-from esper.blueprint import request_for
+from esper.blueprint import request_for, shipped
 from esper.compiler import Built
 from esper.compiler.build import build
 from esper.compiler.outcome import Outcome
@@ -19,6 +19,7 @@ from esper.kernel import Kernel
 from esper.kernel.making import kernel_from
 from esper.orchestrator.state import WHOLE
 from esper.seed import Site, find_sites
+from esper.tasks.train import Task
 from esper.training.garden import Garden
 from esper.training.optimizer import OptimizerMembership
 from topics.codec import digest, sha256_of
@@ -88,6 +89,12 @@ class Workshop:
         }
 
 
+def offered_in(task: Task) -> list[Blueprint]:
+    """Return the shipped blueprints that may be planted in a task."""
+    allowed = task.blueprints
+    return [each for each in shipped() if not allowed or each.blueprint_id in allowed]
+
+
 class Gardener:
     """Growth by a timetable, in the place of that which decides: call `step` after each step."""
 
@@ -148,6 +155,11 @@ def grown_in(sites: Mapping[str, Site]) -> Iterator[tuple[str, str]]:
         for slot in site.slots:
             if slot.state in GROWN and slot.planted is not None:
                 yield site.name, slot.planted.blueprint_id
+
+
+def kept_in(sites: Mapping[str, Site]) -> tuple[str, ...]:
+    """Return the same as a row has it."""
+    return tuple("/".join(arm) for arm in grown_in(sites))
 
 
 def _by_timetable(plant: Plant, step: int) -> AdaptationDecision:

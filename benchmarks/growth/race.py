@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 import esper
 from benchmarks.growth.origin import code
-from benchmarks.growth.planting import Gardener, Planting, Workshop, grown_in
+from benchmarks.growth.planting import Gardener, Planting, Workshop, kept_in, offered_in
 from benchmarks.growth.rows import Case, Row
 from benchmarks.growth.suite import Live, Suite
 from benchmarks.kernels import check_device
@@ -28,7 +28,6 @@ from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
 from esper.bandit.defaults import DEFAULT_SELECTION
-from esper.blueprint import shipped
 from esper.kernel.fetch import fetch_all
 from esper.seed import capture_due, find_sites
 from esper.tasks.sums import SUMS
@@ -45,7 +44,7 @@ from esper.training import Growth
 from esper.training.connect import trusted_key_of
 from esper.training.lineage import Lineage, read_lineage
 from esper.training.static import static_final
-from topics.models import Blueprint, Limits, Orchestration
+from topics.models import Limits, Orchestration
 from workers.submit import publish_blueprints
 
 NAME: Final = "race"
@@ -127,7 +126,7 @@ class Race:
     def __init__(self, stack: Stack, folder: Path) -> None:
         self._stack, self._folder = stack, folder
         self._lineages: dict[int, Lineage] = {}
-        publish_blueprints(stack.settings, _offered())
+        publish_blueprints(stack.settings, offered_in(TASK))
         _row(Case(NAME, TASK.name, HOST, 0), TASK.host, never_grow, epochs=1)
 
     def __call__(self, case: Case) -> Sequence[Row]:
@@ -168,7 +167,7 @@ class Race:
 
         row, growth = _row(case, TASK.host, grows), growths[0]
         self._lineages[case.seed] = read_lineage(growth.export(self._folder / growth.run_id))
-        kept = tuple("/".join(arm) for arm in grown_in(growth.sites))
+        kept = kept_in(growth.sites)
         return row.model_copy(update={"kept": kept, "run_id": growth.run_id})
 
     def _static_final(self, case: Case) -> Row:
@@ -237,7 +236,7 @@ def _from_the_start(
 ) -> Iterator[Steppable]:
     """Plant one kernel before the first step."""
     site, _, blueprint_id = arm.rpartition("/")
-    workshop = Workshop(_offered())
+    workshop = Workshop(offered_in(TASK))
     planting = Planting(0, site, blueprint_id)
     sample = splits.probe[0][:1]
     gardener = Gardener(model, optimizer, TASK.sites, sample, workshop, [planting], 0, SLOTS)
@@ -245,15 +244,13 @@ def _from_the_start(
     gardener.close()
 
 
-def _offered() -> list[Blueprint]:
-    return [each for each in shipped() if each.blueprint_id in TASK.blueprints]
-
-
 @cache
 def _candidates() -> tuple[str, ...]:
     """Return all kernels that may be planted, as controls."""
     sites = find_sites(TASK.host(), TASK.sites, TASK.load().probe[0][:1], SLOTS)
-    return tuple(f"{CANDIDATE}{site}/{name}" for site, name in Workshop(_offered()).arms(sites))
+    return tuple(
+        f"{CANDIDATE}{site}/{name}" for site, name in Workshop(offered_in(TASK)).arms(sites)
+    )
 
 
 def cases(task: str, seeds: int) -> Iterator[Case]:

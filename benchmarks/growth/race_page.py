@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from math import exp, log
-from statistics import median
-from typing import Final, NamedTuple
+from typing import Final
 
 from benchmarks.figures import table
-from benchmarks.growth.race import CANDIDATE, GROWN, HOST, NAME, STATIC_FINAL, TARGET
+from benchmarks.growth.cells import middle_of, runs_of
+from benchmarks.growth.claims import Results
+from benchmarks.growth.race import CANDIDATE, GROWN, HOST, NAME, STATIC_FINAL, TARGET, TASK
 from benchmarks.growth.rows import Ledger, Row
-from benchmarks.growth.statistics import interval
+from benchmarks.growth.statistics import Difference, paired
 
 WORDS: Final = f"""\
 Two digits in one image and the last digit of their sum, on a residual network of 2.8 million
@@ -23,24 +24,17 @@ FASTER: Final = 1.1
 NEAR: Final = 0.8
 """Of K candidates one after another: so many times K is about K."""
 
-
-class Ratio(NamedTuple):
-    """A geometric mean of paired ratios of times with its 95 % interval, and the pairs."""
-
-    mean: float
-    low: float
-    high: float
-    pairs: int
+FEWEST: Final = 3
+"""Pairs from which on an interval says something."""
 
 
-def ratio(theirs: Mapping[int, float], ours: Mapping[int, float]) -> Ratio | None:
-    """Return how many times as long theirs take, over the seeds of both."""
+def ratio(theirs: Mapping[int, float], ours: Mapping[int, float]) -> Difference | None:
+    """Return how many times as long theirs take: the geometric mean over the seeds of both."""
     seeds = sorted(theirs.keys() & ours.keys())
     if not seeds:
         return None
-    logs = [log(theirs[seed] / ours[seed]) for seed in seeds]
-    low, high = interval(logs)
-    return Ratio(exp(sum(logs) / len(logs)), exp(low), exp(high), len(seeds))
+    logs = paired(*([log(times[seed]) for seed in seeds] for times in (theirs, ours)))
+    return logs._replace(mean=exp(logs.mean), low=exp(logs.low), high=exp(logs.high))
 
 
 def section(rows: Sequence[Row]) -> str:
@@ -48,21 +42,16 @@ def section(rows: Sequence[Row]) -> str:
     done = [row for row in rows if not row.error]
     if not done:
         return f"## Race\n\n{WORDS}\nNot run: it needs a GPU. The command: `{COMMAND}`.\n"
-    ours = _times(done, GROWN)
+    results = Results(done)
+    ours = _times(results, GROWN)
     candidates = sorted({row.control for row in done if row.control.startswith(CANDIDATE)})
     lines = [
-        _line(f"`{GROWN}`", done, GROWN),
-        _line(
-            f"`{STATIC_FINAL}`",
-            done,
-            STATIC_FINAL,
-            ratio(_times(done, STATIC_FINAL), ours),
-            FASTER,
-        ),
-        _line(f"`{HOST}`", done, HOST, ratio(_times(done, HOST), ours)),
+        _line(results, GROWN),
+        _line(results, STATIC_FINAL, ours, FASTER),
+        _line(results, HOST, ours),
     ]
     if candidates:
-        lines.append(_candidates(done, candidates, ours))
+        lines.append(_together(results, candidates, ours))
     head = (
         "control",
         "reached",
@@ -73,15 +62,12 @@ def section(rows: Sequence[Row]) -> str:
         "steps, median",
         "n",
     )
-    commits = ", ".join(sorted({row.commit for row in rows}))
     devices = ", ".join(sorted({row.device for row in done}))
     return (
         f"## Race\n\n{WORDS}\nRatios are geometric means over paired seeds with bootstrap 95 % "
         "intervals; below 1 is\nfaster than growing. A run that does not reach the target counts "
         "with all of its time, which is less\nthan it would need.\n\n"
-        f"{table(head, lines)}\n{len(rows)} runs, of which "
-        f"{len(rows) - len(done)} failed, on {devices}, of the code at: {commits}. The command: "
-        f"`{COMMAND}`.\n"
+        f"{table(head, lines)}\n{runs_of(rows)} On {devices}. The command: `{COMMAND}`.\n"
     )
 
 
@@ -90,8 +76,8 @@ def render() -> str:
     return section(Ledger.of(NAME).rows)
 
 
-def _times(rows: Sequence[Row], control: str) -> dict[int, float]:
-    return {row.seed: _seconds(row) for row in rows if row.control == control}
+def _times(results: Results, control: str) -> dict[int, float]:
+    return {seed: _seconds(row) for seed, row in results.of(TASK.name, control).items()}
 
 
 def _seconds(row: Row) -> float:
@@ -99,58 +85,64 @@ def _seconds(row: Row) -> float:
 
 
 def _line(
-    name: str,
-    rows: Sequence[Row],
+    results: Results,
     control: str,
-    against: Ratio | None = None,
+    ours: Mapping[int, float] | None = None,
     goal: float | None = None,
 ) -> tuple[str, ...]:
-    own = [row for row in rows if row.control == control]
-    if not own:
-        return (name, *[""] * 6, "0")
+    """Return the line of a control, beside ours unless it is ours."""
+    rows, times = list(results.of(TASK.name, control).values()), _times(results, control)
+    against = None if ours is None else ratio(times, ours)
     return (
-        name,
-        f"{sum(row.reached_s is not None for row in own)} of {len(own)}",
-        f"{median(_seconds(row) for row in own):.1f}",
+        f"`{control}`",
+        _reached(rows),
+        f"{middle_of(times.values()):.1f}",
         _told(against),
         "" if goal is None else f"≥ {goal:.3g}",
-        "" if goal is None or against is None else _judged(against, goal),
-        f"{median(row.steps or 0 for row in own):.0f}",
-        str(len(own)),
+        _judged(against, goal),
+        f"{middle_of(row.steps for row in rows):.0f}",
+        str(len(rows)),
     )
 
 
-def _candidates(
-    rows: Sequence[Row], candidates: Sequence[str], ours: Mapping[int, float]
+def _together(
+    results: Results, candidates: Sequence[str], ours: Mapping[int, float]
 ) -> tuple[str, ...]:
     """Return the line of all candidates together, for the seeds at which every one was run."""
-    times = [_times(rows, control) for control in candidates]
+    times = [_times(results, control) for control in candidates]
     seeds = set.intersection(*(set(each) for each in times))
     sums = {seed: sum(each[seed] for each in times) for seed in seeds}
-    own = [row for row in rows if row.control in candidates]
+    rows = [row for control in candidates for row in results.of(TASK.name, control).values()]
     against, goal = ratio(sums, ours), NEAR * len(candidates)
     return (
         f"`candidates`, all {len(candidates)}",
-        f"{sum(row.reached_s is not None for row in own)} of {len(own)}",
-        f"{median(sums.values()):.1f}" if sums else "",
+        _reached(rows),
+        f"{middle_of(sums.values()):.1f}",
         _told(against),
         f"about {len(candidates)}: ≥ {goal:.3g}",
-        "" if against is None else _judged(against, goal),
+        _judged(against, goal),
         "",
         str(len(seeds)),
     )
 
 
-def _told(against: Ratio | None) -> str:
+def _reached(rows: Sequence[Row]) -> str:
+    return f"{sum(row.reached_s is not None for row in rows)} of {len(rows)}"
+
+
+def _told(against: Difference | None) -> str:
     if against is None:
         return ""
-    if against.pairs < 3:
+    if against.pairs < FEWEST:
         return f"{against.mean:.2f}"
     return f"{against.mean:.2f} ({against.low:.2f} to {against.high:.2f})"
 
 
-def _judged(against: Ratio, goal: float) -> str:
+def _judged(against: Difference | None, goal: float | None) -> str:
     """Say on which side of a goal the mean is, and where the interval is not on that side."""
+    if against is None or goal is None:
+        return ""
     if against.mean < goal:
         return "**below**"
-    return "above" if against.low >= goal or against.pairs < 3 else "above, its interval not"
+    sure = against.low >= goal or against.pairs < FEWEST
+    return "above" if sure else "above, its interval not"
