@@ -24,7 +24,7 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 contracts: .venv/.dev
-	$(BIN)/python -m topics.asyncapi docs/contracts
+	$(BIN)/python -m esper.topics.asyncapi docs/contracts
 	$(BIN)/esper blueprint schema > docs/contracts/schemas/AuthoredBlueprint.json
 	$(BIN)/esper blueprint ops --markdown > docs/ops.md
 
@@ -41,7 +41,7 @@ clean:
 .venv/.local: pyproject.toml constraints.txt .venv/bin/uv
 	@echo "installing Esper and what it runs on (torch is large; the first time takes a while)"
 	$(UV) --editable '.[local]'
-	$(BIN)/python -m workers.local.kafka_jars
+	$(BIN)/python -m esper.workers.local.kafka_jars
 	@touch $@
 
 .venv/.dev: .venv/.local

@@ -17,9 +17,9 @@ from benchmarks.bare_loop import fold_in_bare_loop
 from benchmarks.report_load import REPORTS_A_DECISION, Load, put_on_topic
 from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
 from benchmarks.stack import Stack, local_stack
-from topics.bus import Bus, Record, Start
-from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
-from workers.bandit import BATCH_RECORDS
+from esper.topics.bus import Bus, Record, Start
+from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from esper.workers.bandit import BATCH_RECORDS
 
 GOAL: Final = Goal(sense="at least", limit=0.5)
 FOLD_TIMEOUT_S: Final = 120.0

@@ -9,8 +9,8 @@ from benchmarks.bandit_play import FloatArray, Ours, World, play
 from esper.bandit import Prior, policy_for, priors_for
 from esper.bandit.features import features
 from esper.bandit.memory import FamilyMemory, Lesson, folded, snapshot
-from topics.codec import sha256_of
-from topics.models import (
+from esper.topics.codec import sha256_of
+from esper.topics.models import (
     KernelCost,
     LoadableKernel,
     PolicySpec,

@@ -16,10 +16,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from benchmarks.result import BenchmarkError
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, fold
-from topics.bus import Record
-from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
-from topics.codec import cloud_event_headers, decode, encode
-from topics.models import AdaptationDecision, SeedReport
+from esper.topics.bus import Record
+from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from esper.topics.codec import cloud_event_headers, decode, encode
+from esper.topics.models import AdaptationDecision, SeedReport
 
 TIMEOUT_S: Final = 120.0
 POLL_MS: Final = 200

@@ -16,8 +16,8 @@ from benchmarks.submissions import (
     renamed,
 )
 from esper.settings import STACK_FILE
-from topics.models import Blueprint, SiteKind, SiteSignature
-from workers.local.state import read_state
+from esper.topics.models import Blueprint, SiteKind, SiteSignature
+from esper.workers.local.state import read_state
 
 MEGABYTE: Final = 1e6
 GROWTH_LIMIT: Final = 1.05

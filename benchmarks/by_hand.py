@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from topics.models import Blueprint, Node, SiteKind
+from esper.topics.models import Blueprint, Node, SiteKind
 
 Row = tuple[str, str, tuple[str, ...], dict[str, Any]]
 

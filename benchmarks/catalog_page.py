@@ -10,7 +10,7 @@ from benchmarks.result import Result
 from esper.blueprint import shipped
 from esper.blueprint.resolve import resolve
 from esper.compiler.measure import host_flops
-from topics.models import Blueprint, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 DOCUMENT = ROOT / "docs" / "catalog.md"
 NAME = "catalog"

@@ -11,7 +11,7 @@ from benchmarks.threads import one_thread
 from esper.blueprint import request_for, shipped
 from esper.compiler import Built
 from esper.compiler.build import build
-from topics.models import Blueprint, Characterisation, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Characterisation, SiteKind, SiteSignature
 
 ROUNDS: Final = 15
 SITES: Final = {

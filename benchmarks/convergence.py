@@ -25,8 +25,8 @@ from esper.blueprint import shipped_named
 from esper.tasks import KnownAnswer, conv_teacher
 from esper.tasks.train import Splits, train_task
 from esper.training import Growth
-from topics.models import Fossilize, Limits, Plant, PolicySpec, Selection
-from workers.submit import publish_blueprints
+from esper.topics.models import Fossilize, Limits, Plant, PolicySpec, Selection
+from esper.workers.submit import publish_blueprints
 
 REPORT_EVERY: Final = 10
 BLUEPRINTS: Final = ("channel-mixing-mlp", "gated-linear-unit", "image-conv", "low-rank-skip-wide")

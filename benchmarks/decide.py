@@ -22,8 +22,8 @@ from esper.orchestrator.board import set_up
 from esper.orchestrator.in_turn import IN_TURN
 from esper.orchestrator.learn import learn
 from esper.orchestrator.state import Pending
-from topics.codec import encode, sha256_of
-from topics.models import (
+from esper.topics.codec import encode, sha256_of
+from esper.topics.models import (
     Cause,
     LoadableKernel,
     PolicySpec,

@@ -16,7 +16,7 @@ from esper.seed import Site
 from esper.settings import Settings
 from esper.training import GovernorSettings, Growth
 from esper.training.probe import ON_TRIAL
-from topics.models import Limits, Selection
+from esper.topics.models import Limits, Selection
 
 HUGE: Final = 1e6
 SCALE: Final = 1e3

@@ -29,8 +29,8 @@ from esper.training.garden import Garden
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import Measured as Probed
 from esper.training.reporter import Reporter
-from topics.codec import sha256_of
-from topics.models import (
+from esper.topics.codec import sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Cause,
     Cull,

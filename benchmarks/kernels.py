@@ -16,7 +16,7 @@ from esper.compiler import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel, Plan, to_source
 from esper.kernel.source import IMPORTS
-from topics.models import Blueprint, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 Device = Literal["cpu", "cuda"]
 Step = Callable[[], object]

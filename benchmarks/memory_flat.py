@@ -19,12 +19,12 @@ from benchmarks.report_load import REPORTS_A_DECISION, Load
 from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from esper.settings import STACK_FILE
-from topics.catalog import SEED_METRICS
-from topics.codec import encode
-from topics.models import PolicySpec, RunOpening, SeedReport
-from workers.local.process import ProcessRecord
-from workers.local.state import read_state
-from workers.local.worker import metrics_address
+from esper.topics.catalog import SEED_METRICS
+from esper.topics.codec import encode
+from esper.topics.models import PolicySpec, RunOpening, SeedReport
+from esper.workers.local.process import ProcessRecord
+from esper.workers.local.state import read_state
+from esper.workers.local.worker import metrics_address
 
 GOAL: Final = Goal(sense="at most", limit=1.05)
 WORKER: Final = "bandit"

@@ -27,7 +27,7 @@ from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.train import BATCH, LEARNING_RATE, Attach, Splits, Steppable, never_grow
 from esper.training import Growth
 from esper.training.attach import REPORT_EVERY
-from topics.models import SeedState
+from esper.topics.models import SeedState
 
 ANSWER_TIMEOUT_S: Final = 60.0
 RUN: Final = "without-room"

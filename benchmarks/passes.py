@@ -37,7 +37,7 @@ from esper.compiler.measure import LiveBytes
 from esper.compiler.passes import PASSES, Pass
 from esper.compiler.passes.liveness import free_early
 from esper.kernel import Kernel, Plan
-from topics.models import SiteSignature
+from esper.topics.models import SiteSignature
 
 GOAL: Final = Goal(sense="at most", limit=0.99)
 PAIRS: Final = 200

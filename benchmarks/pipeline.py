@@ -21,11 +21,11 @@ from esper.store import KernelStore, open_store
 from esper.tasks.digits import DIGITS
 from esper.tasks.train import Splits, train_task
 from esper.training import Growth
-from topics.bus import Record, read
-from topics.catalog import KERNEL_COMPILED
-from topics.codec import decode
-from topics.models import Blueprint, Event, KernelCompiled, KernelRequested
-from workers.submit import publish_blueprints
+from esper.topics.bus import Record, read
+from esper.topics.catalog import KERNEL_COMPILED
+from esper.topics.codec import decode
+from esper.topics.models import Blueprint, Event, KernelCompiled, KernelRequested
+from esper.workers.submit import publish_blueprints
 
 COMPILE_TIMEOUT_S: Final = 10.0
 WARMING_SUBMISSIONS: Final = 4

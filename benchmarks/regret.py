@@ -27,7 +27,7 @@ from benchmarks.bandit_worlds import GAUSSIAN, SIGMA, WORLDS
 from benchmarks.result import Figure, Goal, Measured, figure, ratio, rounded
 from benchmarks.timing import scaled
 from esper.bandit import policy_for
-from topics.models import PolicySpec
+from esper.topics.models import PolicySpec
 
 SEEDS: Final = 200
 CHUNK: Final = 25

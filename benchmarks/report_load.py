@@ -10,9 +10,9 @@ from aiokafka import AIOKafkaProducer
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped
 from esper.orchestrator.fold import decision_id
-from topics.catalog import SEED_METRICS
-from topics.codec import cloud_event_headers, encode, sha256_of
-from topics.models import (
+from esper.topics.catalog import SEED_METRICS
+from esper.topics.codec import cloud_event_headers, encode, sha256_of
+from esper.topics.models import (
     Limits,
     LoadableKernel,
     Outcome,

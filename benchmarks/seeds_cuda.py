@@ -26,7 +26,7 @@ from esper.seed.capture import Recording
 from esper.seed.graphs import SETTLED, SiteGraphs, capture_due
 from esper.seed.streams import ONE_AFTER_ANOTHER, STREAMS, StreamManager
 from esper.tasks.resnet import RESNET
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 SEEDS: Final = 4
 ALPHA: Final = 0.5

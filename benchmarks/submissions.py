@@ -9,9 +9,9 @@ from typing import Self
 from benchmarks.result import BenchmarkError
 from esper.blueprint import kernel_id, shipped
 from esper.settings import Settings
-from topics.bus import Bus, Record, Start
-from topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
-from topics.models import Blueprint, RunStatus, SiteKind, SiteSignature, TrainingRun
+from esper.topics.bus import Bus, Record, Start
+from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
+from esper.topics.models import Blueprint, RunStatus, SiteKind, SiteSignature, TrainingRun
 
 READY_TIMEOUT_S = 30.0
 

@@ -25,7 +25,7 @@ from benchmarks.threads import one_thread
 from esper.settings import Settings
 from esper.tasks.digits import load_digits
 from esper.training import Growth
-from topics.models import OutcomeStatus
+from esper.topics.models import OutcomeStatus
 
 ALIKE: Final = Goal(sense="at most", limit=0, of="worst")
 SITES: Final = ("conv2", "fc1")

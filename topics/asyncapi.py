@@ -1,7 +1,7 @@
 """The contract as documents: AsyncAPI 3, and one JSON Schema (draft 7) for each event.
 
 Both are generated from the catalog and the models, so they say what the code does:
-`python -m topics.asyncapi DIR` writes `asyncapi.json` and `schemas/*.json`.
+`python -m esper.topics.asyncapi DIR` writes `asyncapi.json` and `schemas/*.json`.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from pydantic.json_schema import models_json_schema
 
-from topics.catalog import (
+from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
@@ -26,7 +26,7 @@ from topics.catalog import (
     TopicSpec,
     topic_specs,
 )
-from topics.codec import TYPE_PREFIX
+from esper.topics.codec import TYPE_PREFIX
 
 CONTRACT_VERSION = "2.0.0"
 """Raised by hand: the minor part for a new optional field, the major part for anything else."""
@@ -241,7 +241,7 @@ def _operation(flow: Flow) -> dict[str, Any]:
 def main() -> None:
     """Write the contract under the directory named on the command line."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m topics.asyncapi DIR")
+        sys.exit("usage: python -m esper.topics.asyncapi DIR")
     for file in write(Path(sys.argv[1])):
         print(file)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Blueprint,
     Event,

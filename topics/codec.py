@@ -12,7 +12,7 @@ from typing import TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from topics.models import Event
+from esper.topics.models import Event
 
 E = TypeVar("E", bound=Event)
 

@@ -1,5 +1,5 @@
-"""`python -m workers` is the `esper` command."""
+"""`python -m esper.workers` is the `esper` command."""
 
-from workers.cli import main
+from esper.workers.cli import main
 
 main()

@@ -15,10 +15,10 @@ from uuid import uuid4
 from faust.tables.manager import TableManager
 from faust.types import TopicT
 
-from topics.bus import BrokerUnreachable
-from topics.bus.admin import describe
-from topics.catalog import MAX_MESSAGE_BYTES
-from workers.guards import ALL, ConfirmedTable, Guard, GuardedApp, ParcelSchema
+from esper.topics.bus import BrokerUnreachable
+from esper.topics.bus.admin import describe
+from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.workers.guards import ALL, ConfirmedTable, Guard, GuardedApp, ParcelSchema
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from topics.bus import Bus, Record, read
-from topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS, TRAINING_RUN
-from topics.codec import Undecodable, decode, sha256_of
-from topics.models import (
+from esper.topics.bus import Bus, Record, read
+from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS, TRAINING_RUN
+from esper.topics.codec import Undecodable, decode, sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Outcome,
     OutcomeStatus,

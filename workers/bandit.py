@@ -12,15 +12,15 @@ from faust import StreamT
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.settings import Settings
-from topics.bus import Publisher, Record, Traced
-from topics.catalog import ADAPTATION_DECISION, BANDIT_APP, FOLDED_RUNS, SEED_METRICS
-from topics.codec import child_traceparent, digest, traceparent_of
-from topics.models import AdaptationDecision, Cause, SeedReport
-from workers.app import bytes_table, is_ready, make_app, parcel_topic, run
-from workers.guards import GuardedApp, Parcel, process_batches, records_of
-from workers.holes import require_hole
-from workers.intake import Unfit, bury, read
-from workers.metrics import (
+from esper.topics.bus import Publisher, Record, Traced
+from esper.topics.catalog import ADAPTATION_DECISION, BANDIT_APP, FOLDED_RUNS, SEED_METRICS
+from esper.topics.codec import child_traceparent, digest, traceparent_of
+from esper.topics.models import AdaptationDecision, Cause, SeedReport
+from esper.workers.app import bytes_table, is_ready, make_app, parcel_topic, run
+from esper.workers.guards import GuardedApp, Parcel, process_batches, records_of
+from esper.workers.holes import require_hole
+from esper.workers.intake import Unfit, bury, read
+from esper.workers.metrics import (
     DECISIONS,
     REPORTS_FOLDED,
     REPORTS_REPEATED,
@@ -29,8 +29,8 @@ from workers.metrics import (
     note_latency,
     served,
 )
-from workers.remembering import Remembering
-from workers.runs import Ended, How, Run, Runs
+from esper.workers.remembering import Remembering
+from esper.workers.runs import Ended, How, Run, Runs
 
 log = structlog.get_logger()
 

@@ -15,8 +15,8 @@ from esper.compiler.signing import load_private, sign
 from esper.compiler.timing import MILLISECONDS, timed
 from esper.settings import Settings
 from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
-from topics.bus import Publisher, Record
-from topics.catalog import (
+from esper.topics.bus import Publisher, Record
+from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
     COMPILE_APP,
     KERNEL_COMPILED,
@@ -25,8 +25,8 @@ from topics.catalog import (
     TRAINING_RUN,
     Topic,
 )
-from topics.codec import child_traceparent, sha256_of, traceparent_of
-from topics.models import (
+from esper.topics.codec import child_traceparent, sha256_of, traceparent_of
+from esper.topics.models import (
     Characterisation,
     CompileStatus,
     KernelCompiled,
@@ -34,10 +34,10 @@ from topics.models import (
     KernelReady,
     KernelRequested,
 )
-from workers.app import is_ready, make_app, raw_topic, run
-from workers.guards import GuardedApp, process_in_order
-from workers.intake import read, record_of
-from workers.metrics import (
+from esper.workers.app import is_ready, make_app, raw_topic, run
+from esper.workers.guards import GuardedApp, process_in_order
+from esper.workers.intake import read, record_of
+from esper.workers.metrics import (
     BUILD_SECONDS,
     COMPILING,
     KERNELS_COMPILED,
@@ -46,7 +46,7 @@ from workers.metrics import (
     note_steps,
     served,
 )
-from workers.planner import Planner
+from esper.workers.planner import Planner
 
 log = structlog.get_logger()
 

@@ -10,15 +10,15 @@ from esper.blueprint import shipped
 from esper.settings import Settings
 from esper.tasks.digits import DIGITS
 from esper.tasks.train import OnEpoch, train_task
-from topics.bus import read
-from topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
-from topics.codec import decode
-from topics.models import Blueprint, KernelReady, TrainingRun
-from workers.fresh import compare_in_fresh_interpreter
-from workers.local.stack import LocalStack
-from workers.submit import publish_blueprints
-from workers.summary import Facts, spread, summary
-from workers.trainer import grow_task
+from esper.topics.bus import read
+from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
+from esper.topics.codec import decode
+from esper.topics.models import Blueprint, KernelReady, TrainingRun
+from esper.workers.fresh import compare_in_fresh_interpreter
+from esper.workers.local.stack import LocalStack
+from esper.workers.submit import publish_blueprints
+from esper.workers.summary import Facts, spread, summary
+from esper.workers.trainer import grow_task
 
 Say = Callable[[str], None]
 

@@ -1,9 +1,9 @@
 """A report is missing: was it lost on its way to this worker, or is it not on the topic at all?"""
 
-from topics.bus import Record, Span, find
-from topics.codec import Undecodable, decode
-from topics.models import SeedReport
-from workers.runs import Run
+from esper.topics.bus import Record, Span, find
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import SeedReport
+from esper.workers.runs import Run
 
 
 class ReportSkipped(Exception):

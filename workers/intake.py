@@ -7,10 +7,10 @@ from typing import TypeVar, cast
 import structlog
 from faust import EventT
 
-from topics.bus import Publisher, Record
-from topics.codec import Undecodable, decode
-from topics.models import Event
-from workers.metrics import DEAD_LETTERS, RECORDS
+from esper.topics.bus import Publisher, Record
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import Event
+from esper.workers.metrics import DEAD_LETTERS, RECORDS
 
 log = structlog.get_logger()
 

@@ -7,8 +7,8 @@ from esper.kernel.fetch import fetch_all
 from esper.settings import Settings
 from esper.store import open_store
 from esper.training.connect import trusted_key_of
-from topics.codec import decode
-from topics.models import KernelReady
+from esper.topics.codec import decode
+from esper.topics.models import KernelReady
 
 
 def copy_kernels(settings: Settings, history: History, folder: Path) -> int:

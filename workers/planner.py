@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from faust import EventT, StreamT
 
 from esper.blueprint import BlueprintRejected, check, kernel_id, requests_for
-from topics.bus import Publisher
-from topics.catalog import (
+from esper.topics.bus import Publisher
+from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
     KERNEL_REQUESTED,
@@ -19,8 +19,8 @@ from topics.catalog import (
     PLANNED_RUNS,
     TRAINING_RUN,
 )
-from topics.codec import child_traceparent, decode, encode, traceparent_of
-from topics.models import (
+from esper.topics.codec import child_traceparent, decode, encode, traceparent_of
+from esper.topics.models import (
     Blueprint,
     CompileStatus,
     KernelCompiled,
@@ -28,10 +28,10 @@ from topics.models import (
     RunStatus,
     TrainingRun,
 )
-from workers.app import bytes_table, raw_topic
-from workers.guards import GuardedApp, process_in_order
-from workers.intake import read, record_of
-from workers.metrics import KERNELS_COMPILED, KERNELS_REQUESTED, KNOWN_BLUEPRINTS, OPEN_RUNS
+from esper.workers.app import bytes_table, raw_topic
+from esper.workers.guards import GuardedApp, process_in_order
+from esper.workers.intake import read, record_of
+from esper.workers.metrics import KERNELS_COMPILED, KERNELS_REQUESTED, KNOWN_BLUEPRINTS, OPEN_RUNS
 
 
 class Planner:

@@ -12,7 +12,7 @@ from esper.orchestrator.lessons import lessons_of
 from esper.settings import Settings
 from esper.store import StoreError, StoreUnavailable
 from esper.store.memory import RedisMemory
-from workers.metrics import RUNS_REMEMBERED
+from esper.workers.metrics import RUNS_REMEMBERED
 
 log = structlog.get_logger()
 

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from esper.orchestrator import FoldState
-from topics.bus import Record
-from topics.codec import digest
-from workers.guards import ConfirmedTable, Parcel, table_writes_for
+from esper.topics.bus import Record
+from esper.topics.codec import digest
+from esper.workers.guards import ConfirmedTable, Parcel, table_writes_for
 
 ENDED_PER_PARTITION = 1_000
 """How many runs that are over are remembered, the last ones of each partition."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from esper.settings import Settings
-from topics.bus import Bus, Position
-from topics.catalog import BLUEPRINT_SUBMITTED
-from topics.models import Blueprint
+from esper.topics.bus import Bus, Position
+from esper.topics.catalog import BLUEPRINT_SUBMITTED
+from esper.topics.models import Blueprint
 
 CONFIRM_TIMEOUT_S = 30
 

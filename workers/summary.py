@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from esper.training.lineage import Ancestry
-from topics.models import OutcomeStatus
-from workers.trainer import GrownRun
+from esper.topics.models import OutcomeStatus
+from esper.workers.trainer import GrownRun
 
 Facts = dict[str, Any]
 

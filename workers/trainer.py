@@ -16,7 +16,7 @@ from esper.tasks.checkpoint import TrainingFile
 from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
 from esper.training import CheckpointRefused, Growth, Recording, RecordUnfit
 from esper.training.lineage import Ancestry
-from topics.models import PolicySpec, Selection
+from esper.topics.models import PolicySpec, Selection
 
 Announce = Callable[[str], None]
 

@@ -25,9 +25,9 @@ from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.seed import find_sites
 from esper.tasks.train import Splits, Task, never_grow
 from esper.training import Growth
-from topics.models import Selection
-from workers.submit import publish_blueprints
-from workers.trainer import REPORT_EVERY
+from esper.topics.models import Selection
+from esper.workers.submit import publish_blueprints
+from esper.workers.trainer import REPORT_EVERY
 
 ESPER: Final = "esper"
 HOST: Final = "host"

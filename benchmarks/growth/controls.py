@@ -8,7 +8,7 @@ from benchmarks.growth.planting import Planting
 from esper.bandit.constraints import BUDGET_SHARE
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.tasks import OFFERED, KnownAnswer
-from topics.models import Limits, Orchestration, PolicySpec, Selection
+from esper.topics.models import Limits, Orchestration, PolicySpec, Selection
 
 REPORT_EVERY: Final = 10
 """Steps between two reports, over which kernels are blended in too."""

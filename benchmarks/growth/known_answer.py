@@ -35,8 +35,8 @@ from esper.store.memory import RedisMemory
 from esper.tasks import OFFERED, TEACHERS, KnownAnswer
 from esper.tasks.train import Splits
 from esper.training import Growth
-from topics.models import MemorySnapshot
-from workers.submit import publish_blueprints
+from esper.topics.models import MemorySnapshot
+from esper.workers.submit import publish_blueprints
 
 NAME: Final = "known-answer"
 EARLIER_CONTROL: Final = "bandit-earlier"

@@ -22,8 +22,8 @@ from esper.seed import Site, find_sites
 from esper.tasks.train import Task
 from esper.training.garden import Garden
 from esper.training.optimizer import OptimizerMembership
-from topics.codec import digest, sha256_of
-from topics.models import (
+from esper.topics.codec import digest, sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Blueprint,
     Cause,

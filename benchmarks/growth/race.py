@@ -44,8 +44,8 @@ from esper.training import Growth
 from esper.training.connect import trusted_key_of
 from esper.training.lineage import Lineage, read_lineage
 from esper.training.static import static_final
-from topics.models import Limits, Orchestration
-from workers.submit import publish_blueprints
+from esper.topics.models import Limits, Orchestration
+from esper.workers.submit import publish_blueprints
 
 NAME: Final = "race"
 DEVICE: Final = "cuda"

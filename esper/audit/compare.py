@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from esper.audit.history import History
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.fold import FoldError
-from topics.bus.record import Record
-from topics.codec import Undecodable, decode, encode, sha256_of
-from topics.models import AdaptationDecision, Cause, SeedReport
+from esper.topics.bus.record import Record
+from esper.topics.codec import Undecodable, decode, encode, sha256_of
+from esper.topics.models import AdaptationDecision, Cause, SeedReport
 
 MAX_SHOWN = 100
 """Characters shown of each of two values that differ."""

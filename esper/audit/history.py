@@ -7,10 +7,10 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from topics.bus import BusError, Record, read
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
-from topics.codec import Undecodable, decode
-from topics.models import AdaptationDecision, Plant
+from esper.topics.bus import BusError, Record, read
+from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import AdaptationDecision, Plant
 
 FORMAT: Final = "esper-history/1"
 

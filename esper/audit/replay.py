@@ -3,8 +3,8 @@
 from esper.audit.compare import cause_of
 from esper.audit.history import History
 from esper.orchestrator import FoldState, fold
-from topics.codec import decode
-from topics.models import SeedReport
+from esper.topics.codec import decode
+from esper.topics.models import SeedReport
 
 
 def last_state(history: History) -> FoldState:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from esper.bandit.offers import Codes, Offers
-from topics.models import Limits, LoadableKernel
+from esper.topics.models import Limits, LoadableKernel
 
 BUDGET_SHARE: Final = 0.8
 """How much of a stated budget is used; the rest is for what was not measured."""

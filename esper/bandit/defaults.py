@@ -11,7 +11,7 @@ the median of 14 seeds, and at 691 where 0.05 less was expected.
 
 from typing import Final
 
-from topics.models import Limits, Orchestration, PolicySpec, Priors, Selection
+from esper.topics.models import Limits, Orchestration, PolicySpec, Priors, Selection
 
 DEFAULT_POLICY: Final = PolicySpec(name="ucb1", params={"exploration": 0.01})
 """What chooses the blueprint."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from esper.bandit.columns import FloatArray
 from esper.bandit.ranks import cost_ranks_by_site, ranks
-from topics.models import LoadableKernel, SiteFacts, SiteKind
+from esper.topics.models import LoadableKernel, SiteFacts, SiteKind
 
 BUCKETS: Final = 16
 """Categories are open to whoever writes a blueprint; a digest puts each in one of so many."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from topics.models import Remembered
+from esper.topics.models import Remembered
 
 MAX_REMEMBERED: Final = 2_000
 """Arms in a snapshot: as many as a run's opening takes."""

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from topics.models import LoadableKernel
+from esper.topics.models import LoadableKernel
 
 Codes: TypeAlias = NDArray[np.int8]
 Integers: TypeAlias = NDArray[np.int64]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from esper.bandit.ranks import CostRanks, cost_ranks_by_site
-from topics.models import LoadableKernel, Priors, Remembered
+from esper.topics.models import LoadableKernel, Priors, Remembered
 
 NEUTRAL = 0.5
 """The reward of a kernel that does nothing."""

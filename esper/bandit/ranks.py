@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from topics.models import LoadableKernel
+from esper.topics.models import LoadableKernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from esper.bandit.linear import LinearModel
 from esper.bandit.offers import Codes, Offers
 from esper.bandit.policies import Policy
 from esper.bandit.standings import Standings
-from topics.models import Limits
+from esper.topics.models import Limits
 
 PURPOSE: Final = "selection"
 TIE_BREAK: Final = "tie-break"

@@ -1,6 +1,6 @@
 """The language kernels are written in: a graph of whitelisted ops over symbolic sizes.
 
-In: a `topics.models.Blueprint`, as anyone may publish it. Out: the assurance that it is well
+In: a `esper.topics.models.Blueprint`, as anyone may publish it. Out: the assurance that it is well
 formed (`check`), what it becomes at a site (`resolve`), members of its family (`member`), its
 identity at a site (`kernel_id`), the table of ops that gives each node its meaning (`ops`), and
 the blueprints that ship with Esper. Importing this package, and using all

@@ -3,8 +3,8 @@
 from functools import cache
 from importlib.resources import files
 
-from topics.codec import decode
-from topics.models import Blueprint
+from esper.topics.codec import decode
+from esper.topics.models import Blueprint
 
 
 @cache

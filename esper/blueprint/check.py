@@ -6,7 +6,7 @@ from esper.blueprint.expressions import symbols_of
 from esper.blueprint.family import check_parameters, check_parameters_used
 from esper.blueprint.ops import OpSpec, op_named
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from topics.models import Blueprint, Node
+from esper.topics.models import Blueprint, Node
 
 INPUTS: Final = ("x", "h")
 """What a graph reads: the input of the site, and what the host's own layer makes of it."""

@@ -16,7 +16,7 @@ from functools import reduce
 from typing import Final
 
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 MAX_LENGTH: Final = 64
 MAX_DEPTH: Final = 16

@@ -16,7 +16,7 @@ from esper.blueprint.expressions import (
     symbols_of,
 )
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from topics.models import Blueprint, Parameter
+from esper.topics.models import Blueprint, Parameter
 
 LEAST: Final = 1
 

@@ -5,8 +5,8 @@ from typing import Final
 
 import orjson
 
-from topics.codec import digest, sha256_of
-from topics.models import Blueprint, KernelRequested, SiteSignature, TrainingRun
+from esper.topics.codec import digest, sha256_of
+from esper.topics.models import Blueprint, KernelRequested, SiteSignature, TrainingRun
 
 COMPILER_VERSION: Final = 2
 """Raised whenever the same blueprint and signature would give other bytes than before."""

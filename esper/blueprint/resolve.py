@@ -10,7 +10,7 @@ from esper.blueprint.expressions import sizes_of
 from esper.blueprint.family import values_at
 from esper.blueprint.ops import OPS, Literals, OpSpec, ParameterSpec, Shape, op_named
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from topics.models import Blueprint, Node, SiteSignature
+from esper.topics.models import Blueprint, Node, SiteSignature
 
 MAX_PARAMETERS: Final = 5_000_000
 MAX_ACTIVATIONS: Final = 1 << 25

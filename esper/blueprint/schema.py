@@ -10,7 +10,7 @@ from typing import Any, Final
 from esper.blueprint.arguments import Argument, Choice, Flag, Number, Size, Sizes
 from esper.blueprint.expressions import MAX_LENGTH, MAX_SIZE
 from esper.blueprint.ops import OPS, OpSpec
-from topics.models import Blueprint
+from esper.topics.models import Blueprint
 
 DRAFT_7: Final = "http://json-schema.org/draft-07/schema#"
 NAMED: Final = ("parameters", "values")

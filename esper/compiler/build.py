@@ -9,8 +9,8 @@ from esper.compiler.outcome import Compiled, Outcome, Rejected, Validated, built
 from esper.compiler.timing import timed
 from esper.compiler.validate import KernelRejected, KernelValidator
 from esper.kernel.artifact import pack
-from topics.codec import sha256_of
-from topics.models import KernelRequested
+from esper.topics.codec import sha256_of
+from esper.topics.models import KernelRequested
 
 
 def build(request: KernelRequested) -> Outcome:

@@ -3,7 +3,7 @@
 from esper.blueprint.identity import kernel_id
 from esper.blueprint.resolve import resolve
 from esper.kernel.plan import Plan, Step
-from topics.models import Blueprint, SiteSignature
+from esper.topics.models import Blueprint, SiteSignature
 
 
 class BlueprintCompiler:

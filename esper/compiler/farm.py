@@ -12,8 +12,8 @@ from esper.blueprint.rejection import RejectionCode
 from esper.compiler.crew import COMPILE, VALIDATE, Answer, Crew, FarmBroken
 from esper.compiler.limits import Limits
 from esper.compiler.outcome import Compiled, Outcome, Rejected, TimingsMs, Validated, built
-from topics.codec import encode, sha256_of
-from topics.models import KernelRequested
+from esper.topics.codec import encode, sha256_of
+from esper.topics.models import KernelRequested
 
 __all__ = ["CompileFarm", "FarmBroken"]
 

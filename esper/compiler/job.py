@@ -11,7 +11,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 
 from esper.compiler.limits import Limits, bound_cpu, bound_memory, seal
-from topics.models import KernelRequested, SiteKind, SiteSignature
+from esper.topics.models import KernelRequested, SiteKind, SiteSignature
 
 SMALL_SITES = tuple(
     SiteSignature(kind=kind, x=shape, h=shape)
@@ -53,7 +53,7 @@ def compile_request(request: bytes, cpu_s: float) -> bytes:
     bound_cpu(cpu_s)
     from esper.compiler.build import compile_kernel
     from esper.compiler.outcome import to_bytes
-    from topics.codec import decode
+    from esper.topics.codec import decode
 
     return to_bytes(compile_kernel(decode(KernelRequested, request)))
 

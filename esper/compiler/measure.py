@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper.compiler.timing import MILLISECONDS
 from esper.kernel.artifact import DTYPES
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 MAX_ROUNDS: Final = 5
 ENOUGH_MS: Final = 4.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from esper.blueprint.rejection import RejectionCode
-from topics.models import Characterisation
+from esper.topics.models import Characterisation
 
 TimingsMs = Mapping[str, float]
 """Milliseconds by step; `a.b` is a part of `a`."""

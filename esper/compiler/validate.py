@@ -17,8 +17,8 @@ from esper.kernel.artifact import DTYPES, unpack
 from esper.kernel.executor import Kernel, attribute_of
 from esper.kernel.plan import Plan
 from esper.kernel.refusal import ArtifactRefused
-from topics.codec import sha256_of
-from topics.models import Characterisation, SiteKind, SiteSignature
+from esper.topics.codec import sha256_of
+from esper.topics.models import Characterisation, SiteKind, SiteSignature
 
 BATCH: Final = 4
 LARGE_BATCH: Final = 2

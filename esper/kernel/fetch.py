@@ -11,8 +11,8 @@ from esper.kernel.plan import Plan
 from esper.kernel.refusal import ArtifactRefused
 from esper.kernel.trust import load_public, verify
 from esper.store import KernelStore, location_in, open_store
-from topics.codec import sha256_of
-from topics.models import KernelReady
+from esper.topics.codec import sha256_of
+from esper.topics.models import KernelReady
 
 
 class VerifiedKernel(NamedTuple):

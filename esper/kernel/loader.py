@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from esper.kernel.fetch import fetch
 from esper.kernel.refusal import ArtifactRefused
 from esper.store import KernelMissing, KernelStore, StoreUnavailable
-from topics.models import KernelReady
+from esper.topics.models import KernelReady
 
 RETRY_DELAYS_S: Final = (0.2, 1.0, 5.0, 15.0)
 """A store that does not answer is asked again after each of these; then the kernel is refused."""

@@ -3,7 +3,7 @@
 from esper.kernel.artifact import unpack
 from esper.kernel.executor import Kernel
 from esper.kernel.refusal import ArtifactRefused
-from topics.codec import sha256_of
+from esper.topics.codec import sha256_of
 
 
 def kernel_from(data: bytes, sha256: str) -> Kernel:

@@ -19,8 +19,8 @@ from esper.blueprint.ops import OpSpec, ParameterSpec, Shape, op_named
 from esper.blueprint.rejection import BlueprintRejected
 from esper.blueprint.resolve import MAX_ACTIVATIONS, MAX_FLOPS, MAX_PARAMETERS
 from esper.kernel.refusal import ArtifactRefused
-from topics.codec import encode
-from topics.models import Sha256, SiteSignature
+from esper.topics.codec import encode
+from esper.topics.models import Sha256, SiteSignature
 
 MAX_STEPS: Final = 130
 """The nodes a blueprint may have, and what a compiler may append to them."""

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from esper.blueprint import BlueprintRejected, check, requests_for
 from esper.link.frames import Frame, Kind
-from topics.bus.record import Record
-from topics.codec import Undecodable, decode, encode
-from topics.models import Blueprint, KernelReady, KernelRequested, TrainingRun
+from esper.topics.bus.record import Record
+from esper.topics.codec import Undecodable, decode, encode
+from esper.topics.models import Blueprint, KernelReady, KernelRequested, TrainingRun
 
 NAMED: Final = 3
 """Missing kernels that are named; more would not help who reads them."""

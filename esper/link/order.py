@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from esper.link.resumption import Resumption
-from topics.models import TrainingRun
+from esper.topics.models import TrainingRun
 
 
 class Order(BaseModel):

@@ -29,8 +29,8 @@ from esper.link.order import Order
 from esper.link.recall import Recall
 from esper.link.resumption import RecordUnfit, Resumption, since
 from esper.store import StoreError, open_store
-from topics.bus import Bus, BusError, Position, Record, Start, read
-from topics.catalog import (
+from esper.topics.bus import Bus, BusError, Position, Record, Start, read
+from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
@@ -39,8 +39,8 @@ from topics.catalog import (
     SEED_METRICS,
     TRAINING_RUN,
 )
-from topics.codec import Undecodable, decode, encode
-from topics.models import (
+from esper.topics.codec import Undecodable, decode, encode
+from esper.topics.models import (
     AdaptationDecision,
     CompileStatus,
     KernelCompiled,

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from esper.store import StoreError
-from topics.models import MemorySnapshot, TrainingRun
+from esper.topics.models import MemorySnapshot, TrainingRun
 
 RECALL_TIMEOUT_S: Final = 1.0
 

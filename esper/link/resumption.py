@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from topics.bus.record import Record
-from topics.codec import Undecodable, decode
-from topics.models import SeedReport
+from esper.topics.bus.record import Record
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import SeedReport
 
 
 class RecordUnfit(ValueError):

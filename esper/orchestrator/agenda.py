@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from esper.bandit import Seat
 from esper.orchestrator.state import WHOLE, Agenda, Asked, Trial
-from topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
+from esper.topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
 
 SAME_ALPHA = 1e-6
 """Alphas are reported as they are in the network, in single precision."""

@@ -18,8 +18,8 @@ from esper.bandit import (
     priors_for,
 )
 from esper.orchestrator.run import OpenedRun
-from topics.codec import encode
-from topics.models import LoadableKernel
+from esper.topics.codec import encode
+from esper.topics.models import LoadableKernel
 
 MAX_ARMS = 10_000
 """With more, a decision that lists them all could exceed what a record may hold."""

@@ -26,7 +26,7 @@ from esper.bandit.selector import TIE_BREAK
 from esper.orchestrator.arms import Arm
 from esper.orchestrator.learn import mean_contribution, warming_up
 from esper.orchestrator.state import WHOLE, FoldState, Trial
-from topics.models import (
+from esper.topics.models import (
     Candidate,
     Cull,
     Fossilize,

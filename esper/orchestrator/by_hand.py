@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from esper.orchestrator.plan import Plan
-from topics.models import (
+from esper.topics.models import (
     Cull,
     Fossilize,
     Operation,

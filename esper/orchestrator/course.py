@@ -7,7 +7,7 @@ from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan
 from esper.orchestrator.signals import Reading, Readings
 from esper.orchestrator.state import Agenda
-from topics.models import Course, Orchestration, Strategy
+from esper.topics.models import Course, Orchestration, Strategy
 
 Propose = Callable[[Board, Readings], Plan | None]
 """What a strategy does: a plan for the board as it is, given the signs that are on; or nothing."""

@@ -12,8 +12,8 @@ from esper.orchestrator.learn import ended_early, incidents_in_words, learn
 from esper.orchestrator.orchestrator import Intent, Proposal, SeedOrchestrator
 from esper.orchestrator.plan import Plan
 from esper.orchestrator.state import Agenda, Asked, FoldState, Pending
-from topics.codec import digest, sha256_of
-from topics.models import (
+from esper.topics.codec import digest, sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Cause,
     Cull,

@@ -9,7 +9,7 @@ from math import inf
 from esper.bandit import Choice
 from esper.orchestrator.board import Board
 from esper.orchestrator.plan import Plan, culling, keeping
-from topics.models import Operation, Strategy
+from esper.topics.models import Operation, Strategy
 
 
 def replace(board: Board) -> Plan | None:

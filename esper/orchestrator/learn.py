@@ -10,8 +10,8 @@ from esper.bandit.standings import Standings
 from esper.orchestrator.agenda import agenda_after, applied, reports_kept, weighed
 from esper.orchestrator.arms import Arms
 from esper.orchestrator.state import FoldState, Pending, Trial
-from topics.codec import sha256_of
-from topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
+from esper.topics.codec import sha256_of
+from esper.topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
 
 UNMEASURABLE_REWARD = 0.0
 """A kernel under which the probe loss is not even finite is the worst there can be."""

@@ -12,7 +12,7 @@ from esper.orchestrator.plan import Plan
 from esper.orchestrator.signals import Readings, read
 from esper.orchestrator.state import Agenda, FoldState
 from esper.orchestrator.strategies import RULES
-from topics.models import Course, SeedReport, Strategy
+from esper.topics.models import Course, SeedReport, Strategy
 
 Proposal = tuple[Strategy | None, Plan]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from esper.orchestrator.state import Trial
-from topics.models import Cull, Fossilize, Operation, Strategy
+from esper.topics.models import Cull, Fossilize, Operation, Strategy
 
 Clause = tuple[str, str]
 """A site, and what is said of it."""

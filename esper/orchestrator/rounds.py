@@ -17,7 +17,7 @@ from esper.bandit import Choice
 from esper.orchestrator.board import Board
 from esper.orchestrator.learn import mean_contribution
 from esper.orchestrator.state import Trial
-from topics.models import Orchestration, Plant
+from esper.topics.models import Orchestration, Plant
 
 T_95: Final = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """The 95 % quantile of Student's t with 1, 2, .. degrees of freedom; beyond, the last is used."""

@@ -7,8 +7,8 @@ from typing import Final
 import orjson
 
 from esper.bandit import Policy, Seat, SeedSelector, attention_for, policy_for
-from topics.codec import encode
-from topics.models import Limits, Priors, RunOpening, Selection
+from esper.topics.codec import encode
+from esper.topics.models import Limits, Priors, RunOpening, Selection
 
 BEFORE_SELECTION: Final = Selection(
     limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0, category=0.0)

@@ -10,7 +10,7 @@ from esper.orchestrator.board import Board
 from esper.orchestrator.learn import mean_contribution
 from esper.orchestrator.state import Trial
 from esper.orchestrator.words import contributed, percent
-from topics.models import Orchestration, SeedState, Signal
+from esper.topics.models import Orchestration, SeedState, Signal
 
 MOST_RATIO = 1000.0
 """What is at least so many times another, or more than nothing, is not told apart."""

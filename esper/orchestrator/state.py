@@ -18,9 +18,9 @@ from esper.bandit import (
 )
 from esper.orchestrator.arms import Arm, Arms
 from esper.orchestrator.run import OpenedRun
-from topics.codec import Undecodable, encode, sha256_of
-from topics.models import LoadableKernel, RunOpening, SeedReport, Strategy
-from topics.models.event import SiteName
+from esper.topics.codec import Undecodable, encode, sha256_of
+from esper.topics.models import LoadableKernel, RunOpening, SeedReport, Strategy
+from esper.topics.models.event import SiteName
 
 WHOLE = 1.0
 """The alpha of a kernel alone, and what all that are on trial at one site have together."""

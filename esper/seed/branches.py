@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from esper.kernel import Kernel
 from esper.kernel.executor import attribute_of
 from esper.seed.streams import STREAMS, Fork, StreamManager
-from topics.models import SiteKind
+from esper.topics.models import SiteKind
 
 if TYPE_CHECKING:
     from esper.seed.bank import Seed

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from esper.seed.joining import Join, first_tensor, join_channels_first, join_of
 from esper.seed.modes import evaluating
 from esper.seed.site import Site
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 DTYPES: Final[dict[torch.dtype, Literal["float32", "float16", "bfloat16"]]] = {
     torch.float32: "float32",

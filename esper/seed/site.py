@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from esper.seed.bank import Seed, SeedBank
 from esper.seed.joining import BANK, Join
 from esper.seed.slot import Slot
-from topics.models import SiteSignature
+from esper.topics.models import SiteSignature
 
 
 class Site:

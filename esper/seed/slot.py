@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from esper.seed.ramps import RAMPS, linear
 from esper.seed.states import TRANSITIONS, IllegalTransition
-from topics.models import Plant, Reweight, SeedState
+from esper.topics.models import Plant, Reweight, SeedState
 
 
 @dataclass(slots=True)

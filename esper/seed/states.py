@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from topics.models import SeedState
+from esper.topics.models import SeedState
 
 S = SeedState
 

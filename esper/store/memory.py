@@ -20,7 +20,7 @@ from redis.retry import Retry
 from esper.bandit.memory import ArmName, FamilyMemory, Lesson, Recollection, folded
 from esper.store.redis import without_password
 from esper.store.refusal import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
-from topics.models import Identifier
+from esper.topics.models import Identifier
 
 KEY_PREFIX: Final = "esper:memory:"
 SCHEMA: Final = b"1"

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from esper.store.refusal import KernelMissing
-from topics.codec import sha256_of
+from esper.topics.codec import sha256_of
 
 _KERNEL_ID: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[0-9a-f]{64}/[0-9a-f]{64}")

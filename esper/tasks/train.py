@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from esper.tasks.checkpoint import TrainingFile
-from topics.models import Selection
+from esper.topics.models import Selection
 
 BATCH: Final = 32
 LEARNING_RATE: Final = 1e-3

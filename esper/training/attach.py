@@ -28,7 +28,7 @@ from esper.training.probe import LossFn, Probe
 from esper.training.ranks import Ranks, RelayedLink, RelaySender
 from esper.training.recording import Recording, ReplayRefused
 from esper.training.replay import Replay
-from topics.models import (
+from esper.topics.models import (
     MemorySnapshot,
     PolicySpec,
     RunOpening,

@@ -19,7 +19,7 @@ from esper.training.inbox import Inbox
 from esper.training.losswatch import Watched
 from esper.training.opening import with_policies_written_out
 from esper.training.reporter import News, Reporter
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Incident,
     KernelReady,

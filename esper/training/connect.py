@@ -5,7 +5,7 @@ from pathlib import Path
 from esper.kernel.trust import load_public
 from esper.link import Order, Resumption
 from esper.settings import Settings
-from topics.models import TrainingRun
+from esper.topics.models import TrainingRun
 
 
 class NotConfigured(ValueError):

@@ -20,7 +20,7 @@ from esper.seed import (
 )
 from esper.training.gradients import GradientNorms
 from esper.training.optimizer import OptimizerMembership, ParameterUntrained
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Cull,
     Fossilize,

@@ -16,7 +16,7 @@ from esper.training.garden import Garden
 from esper.training.losswatch import GovernorSettings, LossWatch, Watched
 from esper.training.probe import ON_TRIAL
 from esper.training.snapshots import Reach, Snapshot, SnapshotRing
-from topics.models import Incident, IncidentKind, RolledBack, SeedState
+from esper.topics.models import Incident, IncidentKind, RolledBack, SeedState
 
 log = logging.getLogger("esper")
 

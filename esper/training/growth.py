@@ -29,7 +29,7 @@ from esper.training.replay import Replay
 from esper.training.reporter import Reporter
 from esper.training.retrace import Retrace
 from esper.training.source import ExportError
-from topics.models import MemorySnapshot, RunOpening, TrainingRun
+from esper.topics.models import MemorySnapshot, RunOpening, TrainingRun
 
 log = logging.getLogger("esper")
 

@@ -23,7 +23,7 @@ from esper.training.lineage import Ancestry
 from esper.training.probe import Measured
 from esper.training.ranks.council import Ballot, Council, Verdict
 from esper.training.reporter import Reporter
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Incident,
     KernelReady,

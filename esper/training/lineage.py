@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from topics.codec import digest
-from topics.models import (
+from esper.topics.codec import digest
+from esper.topics.models import (
     AdaptationDecision,
     Cull,
     Fossilize,

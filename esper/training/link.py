@@ -12,9 +12,9 @@ from esper.kernel.loader import KernelVerified as Verified
 from esper.link import Courier, Frame, Kind, LinkRefused, Missing, Order, RecordUnfit
 from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.ranks.relay import RelaySender
-from topics.bus import BrokerUnreachable, TopicMismatch
-from topics.codec import decode, encode
-from topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
+from esper.topics.bus import BrokerUnreachable, TopicMismatch
+from esper.topics.codec import decode, encode
+from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
 
 log = logging.getLogger("esper")
 

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from topics.models import IncidentKind
+from esper.topics.models import IncidentKind
 
 CONSISTENT: Final = 1.4826
 """The standard deviation of normal numbers over their median absolute deviation."""

@@ -11,8 +11,8 @@ from esper.kernel.loader import Delivery, KernelsPrepared, KernelsUnprepared
 from esper.kernel.making import kernel_from
 from esper.link import Frame, Kind
 from esper.seed import STREAMS, Site
-from topics.codec import Undecodable, decode
-from topics.models import AdaptationDecision, RunRequest, SiteSignature
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import AdaptationDecision, RunRequest, SiteSignature
 
 log = logging.getLogger("esper")
 

@@ -7,7 +7,7 @@ from torch import nn
 from esper.bandit import attention_for, policy_for, written_out
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.seed import Site
-from topics.models import MemorySnapshot, PolicySpec, RunOpening, Selection, SiteFacts
+from esper.topics.models import MemorySnapshot, PolicySpec, RunOpening, Selection, SiteFacts
 
 LONE_DEPTH = 0.5
 """A run's only site is neither its first nor its last."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.seed import Seed, Site
 from esper.seed.modes import evaluating
-from topics.models import SeedState
+from esper.topics.models import SeedState
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 ON_TRIAL = (SeedState.BLENDING, SeedState.ACTIVE)

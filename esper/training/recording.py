@@ -11,9 +11,9 @@ from esper.audit import History, read_history
 from esper.kernel.fetch import VerifiedKernel, fetch_all
 from esper.settings import Settings
 from esper.training.connect import trusted_key_of
-from topics.bus import Record
-from topics.codec import Undecodable, decode
-from topics.models import (
+from esper.topics.bus import Record
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import (
     AdaptationDecision,
     KernelReady,
     Outcome,

@@ -15,7 +15,7 @@ from esper.training.garden import PlanRefused, kernels_needed
 from esper.training.inbox import Inbox
 from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.recording import Recording
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     MemorySnapshot,
     Outcome,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from esper.seed import Site, Slot
 from esper.training.probe import Measured
-from topics.models import (
+from esper.topics.models import (
     Incident,
     KernelRefusal,
     LoadableKernel,

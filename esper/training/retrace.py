@@ -16,7 +16,7 @@ from esper.training.garden import PlanRefused, kernels_needed
 from esper.training.inbox import DecisionArrived, Inbox, Mail
 from esper.training.probe import ON_TRIAL, Measured
 from esper.training.reporter import Reporter
-from topics.models import Incident, Outcome, OutcomeStatus, SeedReport
+from esper.topics.models import Incident, Outcome, OutcomeStatus, SeedReport
 
 PATIENCE_S: Final = 60.0
 POLL_S: Final = 0.002

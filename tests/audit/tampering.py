@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from esper.audit import History
-from topics.bus import Record
-from topics.codec import sha256_of
+from esper.topics.bus import Record
+from esper.topics.codec import sha256_of
 
 Records = tuple[Record, ...]
 

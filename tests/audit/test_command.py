@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from esper.audit import read_history, write_history
-from workers.cli import app
+from esper.workers.cli import app
 
 HISTORIES = Path(__file__).parent / "histories"
 

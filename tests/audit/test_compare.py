@@ -16,9 +16,9 @@ from tests.audit.tampering import (
     without,
 )
 from tests.orchestrator.trainer import grown_run
-from topics.bus import Record
-from topics.codec import decode
-from topics.models import AdaptationDecision
+from esper.topics.bus import Record
+from esper.topics.codec import decode
+from esper.topics.models import AdaptationDecision
 
 
 @pytest.fixture(scope="module")

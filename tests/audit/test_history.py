@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from esper.audit import History, HistoryUnreadable, audit, read_history, write_history
 from tests.orchestrator.trainer import grown_run
-from topics.bus import Record
-from topics.codec import decode
-from topics.models import AdaptationDecision, Plant
+from esper.topics.bus import Record
+from esper.topics.codec import decode
+from esper.topics.models import AdaptationDecision, Plant
 
 HEADER = '{"format":"esper-history/1","run_id":"run"}\n'
 LINE = (

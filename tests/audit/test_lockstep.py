@@ -7,8 +7,8 @@ import pytest
 
 from esper.audit import audit, read_history
 from tests.audit.tampering import without
-from topics.codec import decode
-from topics.models import AdaptationDecision, SeedReport
+from esper.topics.codec import decode
+from esper.topics.models import AdaptationDecision, SeedReport
 
 LOCKSTEP = read_history(Path(__file__).parent / "histories" / "lockstep.jsonl")
 DECISIONS = [decode(AdaptationDecision, record.value) for record in LOCKSTEP.decisions]

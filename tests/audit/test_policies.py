@@ -8,8 +8,8 @@ import pytest
 from esper.audit import audit, read_history
 from esper.bandit import POLICIES
 from tests.audit.tampering import changed, forged
-from topics.codec import decode, encode
-from topics.models import AdaptationDecision, SeedReport
+from esper.topics.codec import decode, encode
+from esper.topics.models import AdaptationDecision, SeedReport
 
 FOLDER = Path(__file__).parent / "histories" / "policies"
 

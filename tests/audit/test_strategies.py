@@ -7,8 +7,8 @@ import pytest
 
 from esper.audit import audit, read_history
 from tests.audit.tampering import changed, forged
-from topics.codec import decode, encode
-from topics.models import AdaptationDecision, Cull, Fossilize, Plant, Reweight, SeedReport, Strategy
+from esper.topics.codec import decode, encode
+from esper.topics.models import AdaptationDecision, Cull, Fossilize, Plant, Reweight, SeedReport, Strategy
 
 FOLDER = Path(__file__).parent / "histories" / "strategies"
 

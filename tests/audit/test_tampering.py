@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from esper.audit import History, audit, read_history
 from tests.audit.histories.make import tampered
 from tests.audit.tampering import bare, changed, forged, with_value
-from topics.bus import Record
+from esper.topics.bus import Record
 
 HISTORIES = Path(__file__).parent / "histories"
 HONEST = read_history(HISTORIES / "honest.jsonl")

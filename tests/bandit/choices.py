@@ -17,8 +17,8 @@ from esper.bandit import (
     Standings,
     bans,
 )
-from topics.codec import sha256_of
-from topics.models import KernelCost, Limits, LoadableKernel
+from esper.topics.codec import sha256_of
+from esper.topics.models import KernelCost, Limits, LoadableKernel
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from esper.bandit import Constraint, Costs, Offers, Situation, bans, constrained, explain
 from tests.bandit.choices import Case, cases, kernel
-from topics.models import KernelCost, Limits, LoadableKernel
+from esper.topics.models import KernelCost, Limits, LoadableKernel
 
 NONE = Situation(seq=10)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from esper.bandit.features import FEATURES, features
 from esper.blueprint import shipped
-from topics.models import KernelCost, LoadableKernel, SiteFacts, SiteKind
+from esper.topics.models import KernelCost, LoadableKernel, SiteFacts, SiteKind
 
 FACTS = {
     "conv1": SiteFacts(kind=SiteKind.FEATURE_MAP, signature="map", depth=0.0, params=100),

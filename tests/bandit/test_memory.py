@@ -17,7 +17,7 @@ from esper.bandit.memory import (
     folded,
     snapshot,
 )
-from topics.models import MemorySnapshot, SiteKind, SiteSignature
+from esper.topics.models import MemorySnapshot, SiteKind, SiteSignature
 
 CONV = "feature_map:4x8x8>8x8x8"
 FC = "vector:32>12"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from esper.bandit import POLICIES, ArmColumns, Draws, Experience, LinearModel, Policy, policy_for
 from tests.bandit.arms import RNG, columns
-from topics.models import PolicySpec
+from esper.topics.models import PolicySpec
 
 MUST_TRY_FIRST = {
     *("ucb1", "kl-ucb", "sliding-ucb", "discounted-ucb", "performance"),

@@ -4,7 +4,7 @@ import pytest
 
 from esper.bandit import NO_PRIOR, Prior, priors_for
 from tests.bandit.choices import kernel
-from topics.models import KernelCost, Priors, Remembered
+from esper.topics.models import KernelCost, Priors, Remembered
 
 SITES = {"conv": "feature_map:4x8x8>4x8x8", "fc": "vector:8>8"}
 NOTHING = Priors(cost=0.0, memory=0.0, category=0.0)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.bandit import cost_ranks
-from topics.models import KernelCost, LoadableKernel
+from esper.topics.models import KernelCost, LoadableKernel
 
 
 def kernel(params: int, cost: KernelCost | None = None) -> LoadableKernel:

@@ -22,7 +22,7 @@ from esper.bandit import (
     policy_for,
 )
 from tests.bandit.choices import Case, cases, kernel
-from topics.models import Limits, PolicySpec
+from esper.topics.models import Limits, PolicySpec
 
 UCB1 = policy_for(PolicySpec())
 

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.bandit_play import ELEMENTWISE, LIBRARIES, Ours, World, play, play_together
 from benchmarks.bandit_worlds import DRIFTING, PHASE_TRIALS, WORLDS
 from esper.bandit import POLICIES, policy_for
-from topics.models import PolicySpec
+from esper.topics.models import PolicySpec
 
 TRIALS = 60
 

@@ -31,10 +31,10 @@ from benchmarks.report_load import Load
 from benchmarks.result import BenchmarkError, Measured, Result
 from benchmarks.stack import Stack
 from esper.orchestrator import FoldState, fold
-from topics.bus import read
-from topics.catalog import ADAPTATION_DECISION
-from topics.codec import decode, encode
-from topics.models import AdaptationDecision, Cause, SeedReport
+from esper.topics.bus import read
+from esper.topics.catalog import ADAPTATION_DECISION
+from esper.topics.codec import decode, encode
+from esper.topics.models import AdaptationDecision, Cause, SeedReport
 
 
 def check(name: str, measured: Measured) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from esper.blueprint.arguments import Argument, Choice, Flag, Number, Size, Sizes
 from esper.blueprint.ops import OPS, OpSpec, Shape
 from esper.blueprint.rejection import BlueprintRejected
-from topics.models import Blueprint, Node, Parameter, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Node, Parameter, SiteKind, SiteSignature
 
 LONGEST_CHAIN = 6
 MOST_ELEMENTS = 2000

@@ -8,8 +8,8 @@ import orjson
 
 from esper.blueprint import check, shipped
 from esper.blueprint.ops import OPS
-from topics.codec import encode
-from topics.models import SiteKind
+from esper.topics.codec import encode
+from esper.topics.models import SiteKind
 
 SOURCE = re.compile(r"^[A-Z0-9][^()]{30,} \([A-Za-z][\w' .-]+, [A-Z0-9].{8,}, (19|20)\d\d\)\.$")
 """A sentence on what it is for; then authors, title and year."""

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from esper.blueprint import BlueprintRejected, RejectionCode, check, shipped
 from esper.blueprint.ops import OPS, OpSpec
-from topics.codec import Undecodable, decode, encode
-from topics.models import Blueprint, Node, SiteKind
+from esper.topics.codec import Undecodable, decode, encode
+from esper.topics.models import Blueprint, Node, SiteKind
 
 
 def node(id: str, op: str, *inputs: str, **args: Any) -> Node:

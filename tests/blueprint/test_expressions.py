@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from esper.blueprint.expressions import MAX_LENGTH, MAX_SIZE, parse, size, sizes_of, symbols_of
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 SIZES = {"C": 64, "H": 8, "W": 6, "Cx": 32}
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from esper.blueprint import BlueprintRejected, RejectionCode, check, kernel_id, member, resolve
 from esper.blueprint.family import values_at
-from topics.codec import decode, encode
-from topics.models import Blueprint, Node, Parameter, SiteKind, SiteSignature
+from esper.topics.codec import decode, encode
+from esper.topics.models import Blueprint, Node, Parameter, SiteKind, SiteSignature
 
 
 def family(

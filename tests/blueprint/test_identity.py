@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from esper.blueprint import COMPILER_VERSION, identity, kernel_id, shipped_named
-from topics.codec import decode, encode
-from topics.models import Blueprint, SiteKind, SiteSignature
+from esper.topics.codec import decode, encode
+from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 BLUEPRINT = shipped_named("low-rank-skip")
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(16,), h=(32,))

@@ -6,7 +6,7 @@ import pytest
 
 from esper.blueprint import BlueprintRejected, RejectionCode, resolve, shipped
 from esper.compiler import BlueprintCompiler
-from topics.models import Blueprint, Node, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 SITES = {
     SiteKind.VECTOR: SiteSignature(kind=SiteKind.VECTOR, x=(24,), h=(32,)),

@@ -13,8 +13,8 @@ from esper.blueprint import BlueprintRejected, check, shipped
 from esper.blueprint.ops import OPS
 from esper.blueprint.schema import author_schema
 from tests.blueprint.graphs import graphs
-from topics.codec import Undecodable, decode, encode
-from topics.models import Blueprint, SiteSignature
+from esper.topics.codec import Undecodable, decode, encode
+from esper.topics.models import Blueprint, SiteSignature
 
 COMMITTED = Path(__file__).parents[2] / "docs/contracts/schemas/AuthoredBlueprint.json"
 SCHEMA = author_schema()

@@ -16,8 +16,8 @@ import orjson
 from esper.blueprint import COMPILER_VERSION, request_for, shipped
 from esper.compiler.build import compile_kernel
 from esper.compiler.outcome import Compiled
-from topics.codec import decode, encode, sha256_of
-from topics.models import Blueprint, SiteKind, SiteSignature
+from esper.topics.codec import decode, encode, sha256_of
+from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 FILE: Final = Path(__file__).parent / "golden_bytes.json"
 

@@ -10,8 +10,8 @@ from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel, Plan, to_source
 from esper.kernel.source import IMPORTS
 from tests.blueprint.graphs import graphs
-from topics.codec import decode, encode
-from topics.models import Blueprint, SiteSignature
+from esper.topics.codec import decode, encode
+from esper.topics.models import Blueprint, SiteSignature
 
 BATCH = 2
 Graph = tuple[Blueprint, SiteSignature]

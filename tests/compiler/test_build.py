@@ -7,8 +7,8 @@ from esper.compiler import Built, Rejected
 from esper.compiler.build import build, compile_kernel, validate_kernel
 from esper.compiler.outcome import Compiled, Validated, from_bytes, to_bytes
 from esper.kernel import Kernel, pack, unpack
-from topics.codec import sha256_of
-from topics.models import SiteKind, SiteSignature
+from esper.topics.codec import sha256_of
+from esper.topics.models import SiteKind, SiteSignature
 
 MAP = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(1, 8, 8), h=(8, 8, 8))
 VECTOR = SiteSignature(kind=SiteKind.VECTOR, x=(64,), h=(32,))

@@ -15,7 +15,7 @@ from esper.compiler import BlueprintCompiler, Built, KernelOptimizer
 from esper.compiler.build import build
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel, Plan, pack, unpack
-from topics.models import Blueprint, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 VECTOR, SEQUENCE, MAP = SiteKind
 

@@ -7,7 +7,7 @@ import pytest
 from esper.blueprint import BlueprintRejected, RejectionCode, kernel_id, shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.kernel import Plan
-from topics.models import Blueprint, Node, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(1, 8, 8), h=(8, 8, 8))
 

@@ -14,8 +14,8 @@ import pytest
 from esper.blueprint import RejectionCode, request_for, shipped_named
 from esper.compiler import Built, CompileFarm, Rejected
 from esper.compiler.limits import Limits
-from topics.codec import sha256_of
-from topics.models import Blueprint, KernelRequested, Node, SiteKind, SiteSignature
+from esper.topics.codec import sha256_of
+from esper.topics.models import Blueprint, KernelRequested, Node, SiteKind, SiteSignature
 
 QUICK = request_for(
     shipped_named("linear-bottleneck"), SiteSignature(kind=SiteKind.VECTOR, x=(16,), h=(16,))

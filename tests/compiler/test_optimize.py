@@ -17,7 +17,7 @@ from esper.compiler.initialise import initial_tensors
 from esper.compiler.passes import PASSES, Pass
 from esper.compiler.passes.liveness import free_early
 from esper.kernel import Kernel, Plan
-from topics.models import Blueprint, Node, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 SHAPES = {

@@ -15,7 +15,7 @@ from esper.compiler.initialise import initial_tensors
 from esper.compiler.measure import LiveBytes, reference_host
 from esper.compiler.validate import BATCH, LARGE_BATCH
 from esper.kernel import Plan, Step, pack
-from topics.models import Blueprint, Characterisation, Node, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Characterisation, Node, SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
 BOTTLENECK = Blueprint(

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from workers.cli import app
+from esper.workers.cli import app
 
 
 @pytest.mark.parametrize("folder", ["base", "overlays/dev"])

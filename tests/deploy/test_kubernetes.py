@@ -11,8 +11,8 @@ import pytest
 
 from esper.settings import Settings
 from esper.version import VERSION
-from topics.catalog import MAX_MESSAGE_BYTES
-from workers.app import STOP_SLACK_S
+from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.workers.app import STOP_SLACK_S
 
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]

@@ -14,7 +14,7 @@ from esper.compiler import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import ArtifactRefused, pack, unpack
 from esper.kernel.header import MAX_ARTIFACT_BYTES, PLAN_KEY
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
 PLAN = BlueprintCompiler().compile(shipped_named("linear-bottleneck"), SITE)

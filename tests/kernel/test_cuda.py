@@ -14,7 +14,7 @@ from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel
 from esper.seed.capture import no_collection
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

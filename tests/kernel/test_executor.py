@@ -13,7 +13,7 @@ from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel
 from esper.kernel.executor import attribute_of
-from topics.models import Blueprint, Node, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 SITES = {
     SiteKind.FEATURE_MAP: SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 6, 6), h=(8, 6, 6)),

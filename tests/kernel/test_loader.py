@@ -24,8 +24,8 @@ from esper.kernel.loader import (
 )
 from esper.kernel.making import kernel_from
 from esper.store import KernelStore, open_store
-from topics.codec import sha256_of
-from topics.models import KernelReady, SiteKind, SiteSignature
+from esper.topics.codec import sha256_of
+from esper.topics.models import KernelReady, SiteKind, SiteSignature
 
 KEY = Ed25519PrivateKey.generate()
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))

@@ -19,7 +19,7 @@ from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel, to_source
 from esper.kernel.source import IMPORTS
 from esper.seed.bank import Seed, SeedBank
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 SHAPES = {
     SiteKind.VECTOR: (16,),

@@ -11,7 +11,7 @@ from esper.blueprint.resolve import MAX_FLOPS
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.kernel import ArtifactRefused, Plan, Step
 from esper.kernel.plan import FIRST_STEP_SLOT
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
 PLAN = KernelOptimizer().optimize(

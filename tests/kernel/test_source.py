@@ -9,7 +9,7 @@ from esper.compiler import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel, Plan, to_source
 from esper.kernel.source import IMPORTS
-from topics.models import Blueprint, Node, SiteKind, SiteSignature
+from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 SITES = {
     SiteKind.FEATURE_MAP: SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 6, 5), h=(8, 6, 5)),

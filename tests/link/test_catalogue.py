@@ -5,9 +5,9 @@ import pytest
 from esper.blueprint import kernel_id, shipped_named
 from esper.link.catalogue import Catalogue, Missing, expected_kernels
 from esper.link.frames import Frame, Kind
-from topics.bus import Record
-from topics.codec import decode, encode
-from topics.models import (
+from esper.topics.bus import Record
+from esper.topics.codec import decode, encode
+from esper.topics.models import (
     Blueprint,
     KernelReady,
     Node,

@@ -10,7 +10,7 @@ from redis import Redis
 from esper.bandit.memory import Lesson
 from esper.link.recall import RECALL_TIMEOUT_S, Recall
 from esper.store.memory import KEY_PREFIX, RedisMemory
-from topics.models import Remembered, RunStatus, SiteKind, SiteSignature, TrainingRun
+from esper.topics.models import Remembered, RunStatus, SiteKind, SiteSignature, TrainingRun
 
 FC = SiteSignature(kind=SiteKind.VECTOR, x=(32,), h=(12,))
 

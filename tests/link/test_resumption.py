@@ -4,10 +4,10 @@ import pytest
 
 from esper.link import RecordUnfit, Resumption
 from esper.link.resumption import since
-from topics.bus import Record
-from topics.catalog import SEED_METRICS
-from topics.codec import encode
-from topics.models import SeedReport
+from esper.topics.bus import Record
+from esper.topics.catalog import SEED_METRICS
+from esper.topics.codec import encode
+from esper.topics.models import SeedReport
 
 RUN = "run"
 

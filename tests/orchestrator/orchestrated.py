@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.orchestrator.trainer import Trainer, kernel, selection
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Course,
     LoadableKernel,

@@ -1,7 +1,7 @@
 """A run that leaves something to later ones."""
 
 from tests.orchestrator.trainer import Trainer, kernel
-from topics.models import MemorySnapshot, SiteFacts, SiteKind
+from esper.topics.models import MemorySnapshot, SiteFacts, SiteKind
 
 SIGNATURES = {"conv1": "feature_map:8x8x8>8x8x8", "conv2": "feature_map:8x8x8>8x8x8"}
 SIGNATURES["fc"] = "vector:32>12"

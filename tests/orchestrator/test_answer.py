@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.orchestrator.trainer import Trainer, grown_run, kernel
-from topics.codec import decode, digest, encode
-from topics.models import AdaptationDecision, Cull, Fossilize, Plant, RunOpening
+from esper.topics.codec import decode, digest, encode
+from esper.topics.models import AdaptationDecision, Cull, Fossilize, Plant, RunOpening
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from esper.audit import History, audit
 from tests.orchestrator.trainer import Trainer, kernel, selection
-from topics.models import Cull, Fossilize, Plant, RequestKind
+from esper.topics.models import Cull, Fossilize, Plant, RequestKind
 
 CULL, KEEP = RequestKind.CULL, RequestKind.KEEP
 PAUSE, RESUME = RequestKind.PAUSE, RequestKind.RESUME

@@ -12,7 +12,7 @@ from esper.orchestrator.signals import Reading
 from esper.orchestrator.state import Agenda
 from esper.orchestrator.strategies import RULES
 from tests.orchestrator.orchestrated import TWO, Run, flat
-from topics.models import Orchestration, Strategy
+from esper.topics.models import Orchestration, Strategy
 
 RATIO = Orchestration(dominance=3.0, dominance_stay=2.0, cooldown_reports=3)
 

@@ -11,9 +11,9 @@ from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.orchestrator.fold import FoldError, decision_id
 from tests.orchestrator.trainer import INTERVAL, RULES, Trainer, grown_run, kernel, selection
 from tests.topics.events import reports
-from topics.bus import Record
-from topics.codec import Undecodable, decode, digest, encode, sha256_of
-from topics.models import (
+from esper.topics.bus import Record
+from esper.topics.codec import Undecodable, decode, digest, encode, sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Candidate,
     Cause,

@@ -4,8 +4,8 @@ import pytest
 
 from esper.orchestrator import FoldState
 from tests.orchestrator.trainer import INTERVAL, Seed, Trainer, kernel, selection
-from topics.codec import decode, encode
-from topics.models import (
+from esper.topics.codec import decode, encode
+from esper.topics.models import (
     AdaptationDecision,
     Incident,
     IncidentKind,
@@ -15,7 +15,7 @@ from topics.models import (
     SeedReport,
     SeedState,
 )
-from topics.models.selection import ROLLBACK_EMBARGO_REPORTS
+from esper.topics.models.selection import ROLLBACK_EMBARGO_REPORTS
 
 REST = 7
 

@@ -7,7 +7,7 @@ from esper.orchestrator import FoldState
 from esper.orchestrator.lessons import lessons_of
 from esper.orchestrator.run import OpenedRun
 from tests.orchestrator.taught import SIGNATURES, taught_run
-from topics.models import MemorySnapshot, Remembered
+from esper.topics.models import MemorySnapshot, Remembered
 
 
 def test_each_blueprint_that_was_tried_is_a_lesson_with_its_own_trials() -> None:

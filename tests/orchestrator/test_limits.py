@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from esper.bandit import POLICIES, policy_for
 from esper.orchestrator import FoldState
 from tests.orchestrator.trainer import Trainer, kernel, selection
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Cull,
     Limits,

@@ -14,8 +14,8 @@ import pytest
 from esper.audit import cause_of
 from esper.orchestrator import fold
 from tests.orchestrator.trainer import Trainer, grown_run
-from topics.codec import decode, encode, sha256_of
-from topics.models import SeedReport
+from esper.topics.codec import decode, encode, sha256_of
+from esper.topics.models import SeedReport
 
 IN_ANOTHER_PROCESS = """
 import sys
@@ -23,7 +23,7 @@ from esper.audit import cause_of
 from esper.orchestrator import fold
 from tests.orchestrator.trainer import Trainer
 from tests.orchestrator.test_purity import refold
-from topics.bus import Record
+from esper.topics.bus import Record
 records = []
 for line in sys.stdin.buffer:
     offset, value = line.rstrip(b"\\n").split(b" ", 1)

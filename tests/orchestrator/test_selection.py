@@ -10,10 +10,10 @@ from esper.orchestrator import FoldState, fold
 from esper.orchestrator.board import set_up
 from esper.orchestrator.fold import RunUnfoldable
 from tests.orchestrator.trainer import Seed, Trainer, grown_run, kernel, selection
-from topics.bus import Record
-from topics.catalog import MAX_MESSAGE_BYTES
-from topics.codec import decode, encode
-from topics.models import (
+from esper.topics.bus import Record
+from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.topics.codec import decode, encode
+from esper.topics.models import (
     AdaptationDecision,
     KernelCost,
     MemorySnapshot,

@@ -16,7 +16,7 @@ from tests.orchestrator.orchestrated import (
     signal,
 )
 from tests.orchestrator.trainer import INTERVAL, Trainer, kernel
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Cull,
     Fossilize,

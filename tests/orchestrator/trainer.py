@@ -6,10 +6,10 @@ from typing import Any
 
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, fold
-from topics.bus import Record
-from topics.catalog import ADAPTATION_DECISION, SEED_METRICS, Topic
-from topics.codec import cloud_event_headers, encode, sha256_of
-from topics.models import (
+from esper.topics.bus import Record
+from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS, Topic
+from esper.topics.codec import cloud_event_headers, encode, sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Cull,
     Event,

@@ -13,7 +13,7 @@ from esper.compiler.signing import sign
 from esper.kernel import Kernel, unpack
 from esper.seed import Seed, Site
 from esper.store import KernelStore
-from topics.models import KernelCost, KernelReady, SiteSignature
+from esper.topics.models import KernelCost, KernelReady, SiteSignature
 
 KEY = Ed25519PrivateKey.generate()
 

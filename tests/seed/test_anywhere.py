@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from esper.seed import Site, SiteRefused, find_sites, suggest, unwrapped
 from esper.tasks.resnet import ResNetHost
 from tests.seed.kernels import awaken, plant
-from topics.models import SiteKind
+from esper.topics.models import SiteKind
 
 
 class Block(nn.Module):

@@ -10,7 +10,7 @@ from esper.blueprint import shipped
 from esper.seed import Seed, SeedBank, Site, find_sites
 from tests.seed.hosts import host, images, labels, sites_of
 from tests.seed.kernels import awaken, kernel_for, plant
-from topics.models import SiteKind
+from esper.topics.models import SiteKind
 
 EACH_BLUEPRINT = pytest.mark.parametrize(
     ("blueprint_id", "kind"),

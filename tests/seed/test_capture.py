@@ -13,7 +13,7 @@ from esper.seed.capture import Packed, held, swapped
 from esper.seed.streams import ONE_AFTER_ANOTHER
 from esper.seed.sums import spread, terms, total
 from tests.seed.kernels import awaken, kernel_for
-from topics.models import SiteKind
+from esper.topics.models import SiteKind
 
 SIZES = {
     SiteKind.FEATURE_MAP: (6, 5, 5),

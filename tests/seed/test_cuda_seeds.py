@@ -18,7 +18,7 @@ from esper.seed.branches import AsyncConv2dKernel
 from esper.seed.graphs import SETTLED, CaptureStats, Eager, capture_due
 from esper.seed.streams import Edges, StreamManager
 from tests.seed.kernels import awaken, kernel_for
-from topics.models import SiteKind
+from esper.topics.models import SiteKind
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

@@ -15,7 +15,7 @@ from esper.seed import MergeRefused, Site, find_sites, merge
 from esper.seed.branches import H, X
 from tests.seed.chains import OFFSET, SCALE, Op, chain, conv, linear, lone_site, sow
 from tests.seed.kernels import awaken, plant
-from topics.models import SiteKind
+from esper.topics.models import SiteKind
 
 WITHIN = {torch.float32: 1e-6, torch.float64: 1e-12}
 """How far outputs and gradients may be off, relative to the largest."""

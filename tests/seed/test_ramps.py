@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.seed.ramps import RAMPS, Ramp
-from topics.models import Plant
+from esper.topics.models import Plant
 
 STEPS = st.integers(1, 100_000)
 every_shape = pytest.mark.parametrize("ramp", RAMPS.values(), ids=RAMPS)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from esper.seed import TRANSITIONS, IllegalTransition, Slot
-from topics.models import Plant, SeedState
+from esper.topics.models import Plant, SeedState
 
 S = SeedState
 

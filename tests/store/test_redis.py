@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esper.store import KernelMissing, StoreUnavailable, StoreUrlInvalid, location_in, open_store
-from topics.codec import sha256_of
+from esper.topics.codec import sha256_of
 
 KERNEL_ID = sha256_of(b"the plan")
 ARTIFACT = bytes(range(256)) * 4096

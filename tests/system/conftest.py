@@ -10,10 +10,10 @@ import pytest
 from confluent_kafka import Producer
 
 from esper.settings import Settings
-from topics.bus import Bus
-from topics.catalog import BLUEPRINT_SUBMITTED
-from workers.local.process import CAN_DIE_WITH_PARENT
-from workers.local.stack import LocalStack
+from esper.topics.bus import Bus
+from esper.topics.catalog import BLUEPRINT_SUBMITTED
+from esper.workers.local.process import CAN_DIE_WITH_PARENT
+from esper.workers.local.stack import LocalStack
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from esper.audit import audit, fetch_history
 from esper.orchestrator import FoldState
 from tests.system.conftest import Running, eventually
 from tests.system.test_metrics import labelled
-from topics.bus import Bus, Record, read
-from topics.bus.reader import partition_of
-from topics.catalog import ADAPTATION_DECISION, DAY_MS, FOLDED_RUNS, SEED_METRICS
-from topics.codec import decode, encode, sha256_of
-from topics.models import (
+from esper.topics.bus import Bus, Record, read
+from esper.topics.bus.reader import partition_of
+from esper.topics.catalog import ADAPTATION_DECISION, DAY_MS, FOLDED_RUNS, SEED_METRICS
+from esper.topics.codec import decode, encode, sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     LoadableKernel,
     PolicySpec,
@@ -27,9 +27,9 @@ from topics.models import (
     SeedState,
     SeedStatus,
 )
-from workers.local import process
-from workers.local.state import read_state
-from workers.runs import Ended, How
+from esper.workers.local import process
+from esper.workers.local.state import read_state
+from esper.workers.runs import Ended, How
 
 
 @dataclass(frozen=True)

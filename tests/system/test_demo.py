@@ -15,7 +15,7 @@ import pytest
 
 from tests.system.conftest import eventually
 
-DEMO = (sys.executable, "-m", "workers", "demo")
+DEMO = (sys.executable, "-m", "esper.workers", "demo")
 
 
 def environment(home: Path) -> dict[str, str]:

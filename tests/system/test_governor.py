@@ -13,8 +13,8 @@ from esper.blueprint import shipped_named
 from esper.training import ReplayDiffers, read_recording
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
-from workers.local.kafka import KafkaService
-from workers.submit import publish_blueprints
+from esper.workers.local.kafka import KafkaService
+from esper.workers.submit import publish_blueprints
 
 __all__ = ["one_thread"]
 

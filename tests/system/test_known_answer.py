@@ -8,10 +8,10 @@ import pytest
 from esper.blueprint import shipped_named
 from esper.tasks import CONV_TEACHER
 from tests.system.conftest import Running
-from topics.models import Fossilize, Plant
-from workers.local.kafka import KafkaService
-from workers.submit import publish_blueprints
-from workers.trainer import Deciding, GrownRun, grow_task
+from esper.topics.models import Fossilize, Plant
+from esper.workers.local.kafka import KafkaService
+from esper.workers.submit import publish_blueprints
+from esper.workers.trainer import Deciding, GrownRun, grow_task
 
 EPOCHS = 24
 BLUEPRINTS = ("image-conv", "gated-linear-unit", "channel-mixing-mlp", "low-rank-skip-wide")

@@ -17,9 +17,9 @@ from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.training import Growth
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
-from topics.models import Operation
-from workers.local.kafka import KafkaService
-from workers.submit import publish_blueprints
+from esper.topics.models import Operation
+from esper.workers.local.kafka import KafkaService
+from esper.workers.submit import publish_blueprints
 
 __all__ = ["one_thread"]
 

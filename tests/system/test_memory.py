@@ -21,16 +21,16 @@ from tests.orchestrator.taught import SIGNATURES, taught_run
 from tests.orchestrator.trainer import Trainer
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
-from topics.bus import Bus, Record, read
-from topics.bus.reader import partition_of
-from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
-from topics.codec import decode
-from topics.models import AdaptationDecision, MemorySnapshot, Plant, SeedReport
-from workers.cli import app
-from workers.local.process import CAN_DIE_WITH_PARENT
-from workers.local.stack import LocalStack
-from workers.local.state import read_state
-from workers.submit import publish_blueprints
+from esper.topics.bus import Bus, Record, read
+from esper.topics.bus.reader import partition_of
+from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from esper.topics.codec import decode
+from esper.topics.models import AdaptationDecision, MemorySnapshot, Plant, SeedReport
+from esper.workers.cli import app
+from esper.workers.local.process import CAN_DIE_WITH_PARENT
+from esper.workers.local.stack import LocalStack
+from esper.workers.local.state import read_state
+from esper.workers.submit import publish_blueprints
 
 WAIT_S = 60.0
 

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from esper.blueprint import shipped
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
-from workers.local.state import read_state
-from workers.submit import publish_blueprints
+from esper.workers.local.state import read_state
+from esper.workers.submit import publish_blueprints
 
 
 def samples(running: Running, worker: str) -> Iterator[Sample]:

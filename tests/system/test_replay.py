@@ -14,8 +14,8 @@ import pytest
 
 from esper.blueprint import shipped_named
 from tests.system.conftest import Running
-from workers.local.kafka import KafkaService
-from workers.submit import publish_blueprints
+from esper.workers.local.kafka import KafkaService
+from esper.workers.submit import publish_blueprints
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "dropout-mlp", "conv-bottleneck", "image-conv")
 EPOCHS = {"digits": 24, "conv-teacher": 16}
@@ -49,7 +49,7 @@ class Recorded(NamedTuple):
 def command(environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
     """Run `esper` in a process of its own, which knows of nothing but this environment."""
     return subprocess.run(
-        [sys.executable, "-m", "workers", *words],
+        [sys.executable, "-m", "esper.workers", *words],
         env=environment,
         capture_output=True,
         text=True,

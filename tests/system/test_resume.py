@@ -17,12 +17,12 @@ import torch
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped_named
 from tests.system.conftest import Running
-from topics.bus import read
-from topics.catalog import SEED_METRICS, TRAINING_RUN
-from topics.codec import decode
-from topics.models import RunStatus, SeedReport, TrainingRun
-from workers.local.kafka import KafkaService
-from workers.submit import publish_blueprints
+from esper.topics.bus import read
+from esper.topics.catalog import SEED_METRICS, TRAINING_RUN
+from esper.topics.codec import decode
+from esper.topics.models import RunStatus, SeedReport, TrainingRun
+from esper.workers.local.kafka import KafkaService
+from esper.workers.submit import publish_blueprints
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "conv-bottleneck", "squeeze-excite")
 EPOCHS = 16
@@ -60,7 +60,7 @@ class Command:
         words += ["--checkpoint", str(self.file), "--export", str(self._folder / "grown"), *more]
         settings = self._running.settings
         return subprocess.Popen(
-            [sys.executable, "-m", "workers", *words],
+            [sys.executable, "-m", "esper.workers", *words],
             env={
                 **os.environ,
                 "ESPER_HOME": str(settings.home),

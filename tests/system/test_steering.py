@@ -18,19 +18,19 @@ from esper.seed import Slot
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
-from topics.bus import Bus, read
-from topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS
-from topics.codec import decode
-from topics.models import (
+from esper.topics.bus import Bus, read
+from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS
+from esper.topics.codec import decode
+from esper.topics.models import (
     AdaptationDecision,
     OutcomeStatus,
     RequestKind,
     SeedReport,
     SeedState,
 )
-from workers.asking import request_for, run_of
-from workers.cli import app, main
-from workers.submit import publish_blueprints
+from esper.workers.asking import request_for, run_of
+from esper.workers.cli import app, main
+from esper.workers.submit import publish_blueprints
 
 __all__ = ["one_thread"]
 

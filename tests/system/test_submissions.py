@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.system.conftest import Running, eventually, publish_as_a_stranger
-from topics.bus import Bus, Record, Start, read
-from topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, KERNEL_READY, TRAINING_RUN
-from topics.codec import decode
-from topics.models import (
+from esper.topics.bus import Bus, Record, Start, read
+from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, KERNEL_READY, TRAINING_RUN
+from esper.topics.codec import decode
+from esper.topics.models import (
     CompileStatus,
     KernelCompiled,
     KernelReady,

@@ -12,10 +12,10 @@ from esper.kernel import Kernel
 from esper.store import open_store
 from tests.system.conftest import Running
 from tests.system.training import Training
-from topics.bus import read
-from topics.catalog import KERNEL_COMPILED, KERNEL_READY
-from topics.codec import decode, sha256_of
-from topics.models import (
+from esper.topics.bus import read
+from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY
+from esper.topics.codec import decode, sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     CompileStatus,
     KernelCompiled,
@@ -23,8 +23,8 @@ from topics.models import (
     OutcomeStatus,
     Plant,
 )
-from workers.fresh import compare_in_fresh_interpreter
-from workers.submit import publish_blueprints
+from esper.workers.fresh import compare_in_fresh_interpreter
+from esper.workers.submit import publish_blueprints
 
 
 @pytest.fixture(scope="module")

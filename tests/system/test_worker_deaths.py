@@ -13,10 +13,10 @@ from esper.blueprint import shipped
 from esper.orchestrator import FoldState, fold
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
-from topics.bus import Bus, Position, Record, read
-from topics.catalog import ADAPTATION_DECISION, BLUEPRINT_SUBMITTED, FOLDED_RUNS, SEED_METRICS
-from topics.codec import decode, encode, sha256_of
-from topics.models import (
+from esper.topics.bus import Bus, Position, Record, read
+from esper.topics.catalog import ADAPTATION_DECISION, BLUEPRINT_SUBMITTED, FOLDED_RUNS, SEED_METRICS
+from esper.topics.codec import decode, encode, sha256_of
+from esper.topics.models import (
     LoadableKernel,
     Outcome,
     OutcomeStatus,
@@ -26,10 +26,10 @@ from topics.models import (
     SeedState,
     SeedStatus,
 )
-from workers.local import process
-from workers.local.process import ProcessRecord
-from workers.local.state import read_state
-from workers.local.worker import is_healthy, spawn_worker
+from esper.workers.local import process
+from esper.workers.local.process import ProcessRecord
+from esper.workers.local.state import read_state
+from esper.workers.local.worker import is_healthy, spawn_worker
 
 REPORTS = 2_000
 RUNS = 8

@@ -23,7 +23,7 @@ from esper.tasks.charlm import (
     next_character_loss,
 )
 from tests.seed.conftest import one_thread
-from topics.models import Limits, SiteKind
+from esper.topics.models import Limits, SiteKind
 
 __all__ = ["one_thread"]
 

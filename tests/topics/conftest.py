@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from topics.bus import Bus, Record, describe
-from topics.bus.reader import partition_of
-from topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
-from topics.codec import decode
-from topics.models import SeedReport
+from esper.topics.bus import Bus, Record, describe
+from esper.topics.bus.reader import partition_of
+from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
+from esper.topics.codec import decode
+from esper.topics.models import SeedReport
 
 PARTITIONS = 12
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Blueprint,
     Candidate,

@@ -23,7 +23,7 @@ from tests.topics.conftest import (
     neighbour_of,
     report,
 )
-from topics.bus import (
+from esper.topics.bus import (
     BrokerUnreachable,
     Bus,
     Position,
@@ -36,10 +36,10 @@ from topics.bus import (
     describe,
     read,
 )
-from topics.bus.admin import create_specs
-from topics.bus.reader import partition_of
-from topics.catalog import MAX_MESSAGE_BYTES, Topic, TopicSpec, topic_specs
-from topics.codec import encode, sha256_of, traceparent_of
+from esper.topics.bus.admin import create_specs
+from esper.topics.bus.reader import partition_of
+from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic, TopicSpec, topic_specs
+from esper.topics.codec import encode, sha256_of, traceparent_of
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_without_a_broker_there_is_one_line_that_says_what_to_do(door: str, addr
 
 def test_a_program_without_logging_prints_nothing_beside_that_line() -> None:
     program = """
-from topics.bus import BrokerUnreachable, Bus, read
+from esper.topics.bus import BrokerUnreachable, Bus, read
 for attempt in (lambda: Bus.connect("127.0.0.1:1", source="/a"), lambda: read("127.0.0.1:1", "a")):
     try:
         attempt()
@@ -286,7 +286,7 @@ def test_a_server_that_never_answers_is_no_broker_after_five_seconds(silent_serv
 def test_no_door_waits_longer_than_that(
     door: str, silent_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("topics.bus.connection.CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("esper.topics.bus.connection.CONNECT_TIMEOUT_S", 0.3)
     begun = time.monotonic()
     with pytest.raises(BrokerUnreachable):
         DOORS[door](silent_server)
@@ -324,7 +324,7 @@ def test_an_outage_delays_records_and_loses_none(
 
     It gives up a record for a topic that its producer has not written to yet.
     """
-    monkeypatch.setattr("topics.bus.publisher.REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("esper.topics.bus.publisher.REQUEST_TIMEOUT_S", 0.3)
     fresh = Bus.connect(servers, source="/esper/fresh")
     heard = {"known": Heard(), "fresh": Heard()}
     for run, records in heard.items():

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.topics.conftest import PARTITIONS, Heard, away, eventually, neighbour_of, report
-from topics.bus import Bus, Position, Publisher, Span, Traced, Unpublishable, find, read
-from topics.bus.reader import partition_of
-from topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
-from topics.codec import Headers, decode
-from topics.models import SeedReport
+from esper.topics.bus import Bus, Position, Publisher, Span, Traced, Unpublishable, find, read
+from esper.topics.bus.reader import partition_of
+from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
+from esper.topics.codec import Headers, decode
+from esper.topics.models import SeedReport
 
 
 def publish_all(servers: str, topic: Topic, reports: list[SeedReport]) -> None:
@@ -76,7 +76,7 @@ def test_an_outage_leaves_no_hole_and_no_disorder_within_a_key(
     kafka: Any, servers: str, topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client library gives records up here, so that the publisher sends them again."""
-    monkeypatch.setattr("topics.bus.publisher.REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("esper.topics.bus.publisher.REQUEST_TIMEOUT_S", 0.3)
     runs = [f"run-{number}" for number in range(6)]
     reports = [report(run, seq) for seq in range(40) for run in runs]
     publishing = threading.Thread(target=publish_all, args=(servers, topic, reports))

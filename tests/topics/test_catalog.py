@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.topics.events import EVENTS, reports
-from topics.catalog import (
+from esper.topics.catalog import (
     ADAPTATION_DECISION,
     SEED_METRICS,
     TABLES,
@@ -17,8 +17,8 @@ from topics.catalog import (
     Topic,
     topic_specs,
 )
-from topics.models import SeedReport
-from workers.app import bytes_table, make_app
+from esper.topics.models import SeedReport
+from esper.workers.app import bytes_table, make_app
 
 SPECS = {spec.name: spec for spec in topic_specs()}
 

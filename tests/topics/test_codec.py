@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.topics.events import EVENTS, any_event
-from topics.catalog import TOPICS
-from topics.codec import (
+from esper.topics.catalog import TOPICS
+from esper.topics.codec import (
     Undecodable,
     child_traceparent,
     cloud_event_headers,
@@ -25,7 +25,7 @@ from topics.codec import (
     sha256_of,
     traceparent_of,
 )
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Blueprint,
     Event,
@@ -76,8 +76,8 @@ def test_the_order_in_which_fields_arrive_does_not_matter(event: Event) -> None:
 
 IN_ANOTHER_PROCESS = """
 import sys
-from topics.codec import decode, digest
-from topics.models import *
+from esper.topics.codec import decode, digest
+from esper.topics.models import *
 for line in sys.stdin.buffer:
     name, value = line.rstrip(b"\\n").split(b" ", 1)
     print(digest(decode(globals()[name.decode()], value)))

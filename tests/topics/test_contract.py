@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from tests.topics.events import EVENTS
-from topics.asyncapi import FLOWS, document, main, rendered, schemas, write
-from topics.catalog import TOPICS, topic_specs
-from topics.codec import cloud_event_headers, encode
-from topics.models import Event
+from esper.topics.asyncapi import FLOWS, document, main, rendered, schemas, write
+from esper.topics.catalog import TOPICS, topic_specs
+from esper.topics.codec import cloud_event_headers, encode
+from esper.topics.models import Event
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "contracts"
 REMEDY = "the contract changed: run `make contracts` and commit it"
@@ -65,7 +65,7 @@ def test_the_committed_contract_is_what_the_code_generates(tmp_path: Path) -> No
 def test_the_command_writes_the_contract_and_says_what_it_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["topics.asyncapi", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["esper.topics.asyncapi", str(tmp_path)])
     main()
     assert str(tmp_path / "schemas" / "Blueprint.json") in capsys.readouterr().out
     assert (tmp_path / "asyncapi.json").read_bytes() == rendered(DOCUMENT)

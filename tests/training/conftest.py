@@ -10,7 +10,7 @@ from esper.settings import Settings
 from tests.seed.conftest import one_thread
 from tests.seed.kernels import KEY
 from tests.training.outside import Outside
-from topics.bus import create_topics
+from esper.topics.bus import create_topics
 
 __all__ = ["one_thread"]
 

@@ -5,10 +5,10 @@ from typing import Any
 from esper.settings import Settings
 from esper.store import open_store
 from tests.training.plot import decision
-from topics.bus import Bus, Record, read
-from topics.catalog import ADAPTATION_DECISION, SEED_METRICS, TRAINING_RUN, Topic
-from topics.codec import decode
-from topics.models import RunStatus, SeedReport, TrainingRun
+from esper.topics.bus import Bus, Record, read
+from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS, TRAINING_RUN, Topic
+from esper.topics.codec import decode
+from esper.topics.models import RunStatus, SeedReport, TrainingRun
 
 WAIT_S = 20.0
 

@@ -15,8 +15,8 @@ from esper.training.garden import Garden, kernels_needed
 from esper.training.optimizer import OptimizerMembership
 from tests.seed.hosts import host, images, labels, sites_of
 from tests.seed.kernels import kernel_for
-from topics.codec import sha256_of
-from topics.models import (
+from esper.topics.codec import sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Cause,
     Cull,

@@ -26,7 +26,7 @@ from tests.seed.hosts import images, labels
 from tests.seed.kernels import awaken
 from tests.training.faults import failing_at
 from tests.training.plot import RUN, MakeOptimizer, Plot, decision, planting
-from topics.models import (
+from esper.topics.models import (
     AdaptationDecision,
     Cull,
     Fossilize,

@@ -22,9 +22,9 @@ from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import announced
 from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import ZEROS, decision, planting
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from topics.models import Cull, KernelReady, Outcome, OutcomeStatus, RunStatus, SeedState
-from workers.local.kafka import KafkaService
+from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.models import Cull, KernelReady, Outcome, OutcomeStatus, RunStatus, SeedState
+from esper.workers.local.kafka import KafkaService
 
 S = SeedState
 APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED

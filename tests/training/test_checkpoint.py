@@ -20,8 +20,8 @@ from tests.seed.hosts import Host, host, images, labels
 from tests.seed.kernels import announced
 from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import decision, kernel_id, planting
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from topics.models import (
+from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.models import (
     Cull,
     Fossilize,
     Incident,

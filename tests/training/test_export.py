@@ -19,8 +19,8 @@ from esper.training.export import load_exported
 from esper.training.lineage import Ancestry
 from tests.seed.kernels import announced, awaken, kernel_for
 from tests.training.plot import RUN, decision, planting
-from topics.codec import digest
-from topics.models import Outcome, OutcomeStatus
+from esper.topics.codec import digest
+from esper.topics.models import Outcome, OutcomeStatus
 
 IN_A_STRANGERS_PYTHON = """
 import sys

@@ -23,7 +23,7 @@ from esper.training.reporter import Reporter
 from tests.seed.hosts import Host, images, labels
 from tests.seed.kernels import announced, awaken
 from tests.training.plot import RUN, Plot, decision, planting
-from topics.models import (
+from esper.topics.models import (
     Cull,
     Fossilize,
     KernelReady,

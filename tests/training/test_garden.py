@@ -14,7 +14,7 @@ from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for
 from tests.training.plot import ZEROS, Plot, Shape, adam, decision, planting
-from topics.models import AdaptationDecision, Cull, Fossilize, Plant, SeedState
+from esper.topics.models import AdaptationDecision, Cull, Fossilize, Plant, SeedState
 
 S = SeedState
 

@@ -13,7 +13,7 @@ from esper.training.governor import Governor, LossGauge
 from esper.training.losswatch import GovernorSettings
 from tests.seed.hosts import images, labels
 from tests.training.plot import MakeOptimizer, Plot, adam
-from topics.models import Incident, IncidentKind, RolledBack, SeedState
+from esper.topics.models import Incident, IncidentKind, RolledBack, SeedState
 
 S = SeedState
 REPORT_EVERY = 10

@@ -15,8 +15,8 @@ from esper.training.optimizer import OptimizerMembership
 from tests.seed.hosts import host, images, labels
 from tests.training.outside import Outside
 from tests.training.plot import Plot
-from topics.codec import encode
-from topics.models import PolicySpec
+from esper.topics.codec import encode
+from esper.topics.models import PolicySpec
 
 REPORT_EVERY = 3
 

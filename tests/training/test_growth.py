@@ -28,16 +28,16 @@ from tests.seed.kernels import announced, plant
 from tests.seed.recorded import Recorded
 from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import RUN, ZEROS, decision, planting
-from topics.bus import BrokerUnreachable
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from topics.models import (
+from esper.topics.bus import BrokerUnreachable
+from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.models import (
     KernelRefusal,
     OutcomeStatus,
     RunStatus,
     SeedReport,
     TrainingRun,
 )
-from workers.local.kafka import KafkaService
+from esper.workers.local.kafka import KafkaService
 
 STEP_LIMIT_S = 0.5
 """A step that waited for the broker would take seconds; this one may only be scheduled late."""

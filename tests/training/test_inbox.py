@@ -20,8 +20,8 @@ from esper.training.reporter import Reporter
 from tests.seed.hosts import images
 from tests.seed.kernels import KEY, announced
 from tests.training.plot import RUN, ZEROS, Plot, decision, kernel_id, planting
-from topics.codec import sha256_of
-from topics.models import (
+from esper.topics.codec import sha256_of
+from esper.topics.models import (
     AdaptationDecision,
     Cull,
     Fossilize,

@@ -4,7 +4,7 @@ import pytest
 
 from esper.training.lineage import Ancestry
 from tests.training.plot import ZEROS, decision
-from topics.models import AdaptationDecision, Cull, Fossilize, Outcome, OutcomeStatus, Plant
+from esper.topics.models import AdaptationDecision, Cull, Fossilize, Outcome, OutcomeStatus, Plant
 
 PLANT = Plant(
     site="fc1", slot=0, kernel_id=ZEROS, blueprint_id="low-rank-skip", alpha=1.0, ramp_steps=4

@@ -27,8 +27,8 @@ from tests.training.test_growth import (
     no_threads_left,
     warnings_in,
 )
-from topics.bus import Record, read
-from topics.catalog import (
+from esper.topics.bus import Record, read
+from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
@@ -36,8 +36,8 @@ from topics.catalog import (
     SEED_METRICS,
     TRAINING_RUN,
 )
-from topics.codec import decode
-from topics.models import (
+from esper.topics.codec import decode
+from esper.topics.models import (
     AdaptationDecision,
     Blueprint,
     CompileStatus,
@@ -48,7 +48,7 @@ from topics.models import (
     SeedState,
     TrainingRun,
 )
-from workers.local.kafka import KafkaService
+from esper.workers.local.kafka import KafkaService
 
 __all__ = ["no_threads_left"]
 

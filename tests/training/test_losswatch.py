@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.training.losswatch import GovernorRefused, GovernorSettings, LossWatch, Watched
-from topics.models import IncidentKind
+from esper.topics.models import IncidentKind
 
 SETTINGS = GovernorSettings()
 

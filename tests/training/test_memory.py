@@ -17,11 +17,11 @@ from esper.training import Growth, LockstepBroken, Patience
 from esper.training.attach import RunNameRefused
 from tests.seed.hosts import host, images, labels
 from tests.training.outside import Outside
-from topics.bus import read
-from topics.catalog import SEED_METRICS, TRAINING_RUN
-from topics.codec import decode
-from topics.models import MemorySnapshot, Remembered, SeedReport, TrainingRun
-from workers.local.kafka import KafkaService
+from esper.topics.bus import read
+from esper.topics.catalog import SEED_METRICS, TRAINING_RUN
+from esper.topics.codec import decode
+from esper.topics.models import MemorySnapshot, Remembered, SeedReport, TrainingRun
+from esper.workers.local.kafka import KafkaService
 
 
 @pytest.fixture(scope="module")

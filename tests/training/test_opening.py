@@ -9,7 +9,7 @@ from esper.seed import find_sites
 from esper.training import PolicyRefused
 from esper.training.opening import is_contextual, opening_of, site_facts
 from tests.seed.hosts import host, sites_of
-from topics.models import Limits, PolicySpec, RunOpening, Selection, SiteFacts, SiteKind
+from esper.topics.models import Limits, PolicySpec, RunOpening, Selection, SiteFacts, SiteKind
 
 
 def an_opening(policy: PolicySpec | None = None, selection: Selection | None = None) -> RunOpening:

@@ -20,8 +20,8 @@ from tests.seed.ranks import ROOT
 from tests.training.outside import WAIT_S, Outside
 from tests.training.plot import decision, planting
 from tests.training.two_ranks import CHECKPOINT
-from topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from topics.models import AdaptationDecision, Cull, KernelReady, Outcome, OutcomeStatus
+from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.models import AdaptationDecision, Cull, KernelReady, Outcome, OutcomeStatus
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 START_S = 60.0

@@ -30,9 +30,9 @@ from tests.training.test_checkpoint import (
     assert_same_state,
     interrupted,
 )
-from topics.catalog import ADAPTATION_DECISION, RUN_CONTROL
-from topics.codec import sha256_of
-from topics.models import (
+from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL
+from esper.topics.codec import sha256_of
+from esper.topics.models import (
     Cull,
     Fossilize,
     Operation,

@@ -6,8 +6,8 @@ import torch
 from esper.training.probe import Measured
 from esper.training.reporter import Reporter
 from tests.training.plot import RUN, ZEROS, Plot, decision, planting
-from topics.codec import decode, encode
-from topics.models import (
+from esper.topics.codec import decode, encode
+from esper.topics.models import (
     KernelRefusal,
     LoadableKernel,
     Outcome,

@@ -14,7 +14,7 @@ from esper.training.lineage import Ancestry
 from tests.seed.hosts import images
 from tests.seed.kernels import announced, awaken
 from tests.training.plot import RUN, ZEROS, Plot, decision
-from topics.models import Cull, Fossilize, Plant, Reweight, SeedState
+from esper.topics.models import Cull, Fossilize, Plant, Reweight, SeedState
 
 S = SeedState
 

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from topics.bus import BrokerUnreachable
-from workers.app import (
+from esper.topics.bus import BrokerUnreachable
+from esper.workers.app import (
     EXIT_FAILED,
     EXIT_TOPICS_NOT_READY,
     TopicsNotReady,
@@ -21,7 +21,7 @@ from workers.app import (
     run,
     verify_topics,
 )
-from workers.guards import GuardedApp
+from esper.workers.guards import GuardedApp
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """What a kernel costs, told in multiples of the host layer it was measured beside."""
 
-from topics.models import Characterisation
-from workers.compile import cost_of
+from esper.topics.models import Characterisation
+from esper.workers.compile import cost_of
 
 MEASURED = Characterisation(
     params=10,

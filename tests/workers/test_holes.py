@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from topics.bus import Bus, Record
-from topics.bus.admin import create_specs
-from topics.catalog import TopicSpec
-from topics.codec import encode
-from topics.models import SeedReport
-from workers.holes import ReportSkipped, require_hole
-from workers.runs import Run
+from esper.topics.bus import Bus, Record
+from esper.topics.bus.admin import create_specs
+from esper.topics.catalog import TopicSpec
+from esper.topics.codec import encode
+from esper.topics.models import SeedReport
+from esper.workers.holes import ReportSkipped, require_hole
+from esper.workers.runs import Run
 
 
 def report(run_id: str, seq: int) -> SeedReport:

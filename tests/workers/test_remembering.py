@@ -17,9 +17,9 @@ from esper.orchestrator import FoldState
 from esper.settings import Settings
 from esper.store.memory import KEY_PREFIX, RedisMemory
 from tests.orchestrator.taught import taught_run
-from workers.local.process import CAN_DIE_WITH_PARENT
-from workers.local.redis import RedisService
-from workers.remembering import LIMIT_S, Remembering
+from esper.workers.local.process import CAN_DIE_WITH_PARENT
+from esper.workers.local.redis import RedisService
+from esper.workers.remembering import LIMIT_S, Remembering
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_run_told_to_do_without_memory_leaves_none(redis_url: str) -> None:
 def test_without_redis_a_worker_says_so_once_and_counts_every_run(
     url: str | None, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.remembering.PAUSE_S", 0.0)
+    monkeypatch.setattr("esper.workers.remembering.PAUSE_S", 0.0)
     missed = counted("missed")
     with capture_logs() as lines:
         remembering = at(url)
@@ -134,7 +134,7 @@ def test_memory_of_another_schema_costs_that_family_alone(redis_url: str, family
 def test_runs_are_remembered_again_when_redis_is_back(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.remembering.PAUSE_S", 0.0)
+    monkeypatch.setattr("esper.workers.remembering.PAUSE_S", 0.0)
     service = RedisService(tmp_path, die_with_parent=CAN_DIE_WITH_PARENT)
     remembering = at(service.url)
     with capture_logs() as lines:

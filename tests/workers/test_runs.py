@@ -8,11 +8,11 @@ import pytest
 
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, fold
-from topics.bus import Record
-from topics.codec import encode, sha256_of
-from topics.models import PolicySpec, RunOpening, SeedReport
-from workers import runs as runs_module
-from workers.runs import RECENT_REPORTS, Ended, How, Runs
+from esper.topics.bus import Record
+from esper.topics.codec import encode, sha256_of
+from esper.topics.models import PolicySpec, RunOpening, SeedReport
+from esper.workers import runs as runs_module
+from esper.workers.runs import RECENT_REPORTS, Ended, How, Runs
 
 
 class Table(dict[bytes, bytes]):

@@ -4,12 +4,12 @@
 workers). Nothing else in the project imports a Kafka client.
 """
 
-from topics.bus.admin import create_topics, describe
-from topics.bus.client import Bus, Start
-from topics.bus.errors import BrokerUnreachable, BusError, TopicMismatch, Unpublishable
-from topics.bus.publisher import Position, Publisher, Traced
-from topics.bus.reader import Span, find, read
-from topics.bus.record import Record
+from esper.topics.bus.admin import create_topics, describe
+from esper.topics.bus.client import Bus, Start
+from esper.topics.bus.errors import BrokerUnreachable, BusError, TopicMismatch, Unpublishable
+from esper.topics.bus.publisher import Position, Publisher, Traced
+from esper.topics.bus.reader import Span, find, read
+from esper.topics.bus.record import Record
 
 __all__ = [
     "BrokerUnreachable",

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from topics.bus.connection import connect
-from topics.bus.errors import BusError, TopicMismatch
-from topics.catalog import TopicSpec, topic_specs
+from esper.topics.bus.connection import connect
+from esper.topics.bus.errors import BusError, TopicMismatch
+from esper.topics.catalog import TopicSpec, topic_specs
 
 VISIBLE_TIMEOUT_S = 10.0
 """How long a new topic may take to appear in the broker's metadata."""

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from topics.bus.connection import CONNECT_TIMEOUT_S
-from topics.bus.errors import BrokerUnreachable
-from topics.bus.publisher import RETRY_PAUSE_S, Position, Publisher
-from topics.bus.reader import assign, new_consumer
-from topics.bus.record import Record
-from topics.catalog import Topic
-from topics.models import Event
+from esper.topics.bus.connection import CONNECT_TIMEOUT_S
+from esper.topics.bus.errors import BrokerUnreachable
+from esper.topics.bus.publisher import RETRY_PAUSE_S, Position, Publisher
+from esper.topics.bus.reader import assign, new_consumer
+from esper.topics.bus.record import Record
+from esper.topics.catalog import Topic
+from esper.topics.models import Event
 
 log = logging.getLogger(__name__)
 

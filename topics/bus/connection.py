@@ -6,7 +6,7 @@ from typing import Protocol
 
 from aiokafka.errors import KafkaConnectionError
 
-from topics.bus.errors import BrokerUnreachable
+from esper.topics.bus.errors import BrokerUnreachable
 
 CONNECT_TIMEOUT_S = 5.0
 

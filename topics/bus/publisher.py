@@ -8,12 +8,12 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from topics.bus.connection import connect
-from topics.bus.errors import BrokerUnreachable, Unpublishable
-from topics.bus.record import Record
-from topics.catalog import MAX_MESSAGE_BYTES, Topic
-from topics.codec import Headers, cloud_event_headers, encode
-from topics.models import Event
+from esper.topics.bus.connection import connect
+from esper.topics.bus.errors import BrokerUnreachable, Unpublishable
+from esper.topics.bus.record import Record
+from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic
+from esper.topics.codec import Headers, cloud_event_headers, encode
+from esper.topics.models import Event
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.partitioner import murmur2
 
-from topics.bus.admin import describe
-from topics.bus.connection import connect
-from topics.bus.errors import BrokerUnreachable, TopicMismatch
-from topics.bus.record import Record
-from topics.catalog import MAX_MESSAGE_BYTES
+from esper.topics.bus.admin import describe
+from esper.topics.bus.connection import connect
+from esper.topics.bus.errors import BrokerUnreachable, TopicMismatch
+from esper.topics.bus.record import Record
+from esper.topics.catalog import MAX_MESSAGE_BYTES
 
 POLL_MS = 1_000
 

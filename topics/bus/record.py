@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from topics.codec import Headers
+from esper.topics.codec import Headers
 
 
 @dataclass(frozen=True, slots=True)

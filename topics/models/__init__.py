@@ -1,7 +1,7 @@
 """The events, one frozen model each; a record on a topic is the canonical JSON of one of them."""
 
-from topics.models.blueprint import Blueprint, Node, Parameter
-from topics.models.decision import (
+from esper.topics.models.blueprint import Blueprint, Node, Parameter
+from esper.topics.models.decision import (
     AdaptationDecision,
     Candidate,
     Cause,
@@ -17,8 +17,8 @@ from topics.models.decision import (
     Signal,
     Strategy,
 )
-from topics.models.event import Event, Identifier, Sha256
-from topics.models.kernel import (
+from esper.topics.models.event import Event, Identifier, Sha256
+from esper.topics.models.kernel import (
     Characterisation,
     CompileStatus,
     KernelCompiled,
@@ -26,7 +26,7 @@ from topics.models.kernel import (
     KernelReady,
     KernelRequested,
 )
-from topics.models.report import (
+from esper.topics.models.report import (
     Incident,
     IncidentKind,
     KernelRefusal,
@@ -39,9 +39,9 @@ from topics.models.report import (
     SeedState,
     SeedStatus,
 )
-from topics.models.request import RequestKind, RunRequest
-from topics.models.run import PolicySpec, RunStatus, SiteKind, SiteSignature, TrainingRun
-from topics.models.selection import (
+from esper.topics.models.request import RequestKind, RunRequest
+from esper.topics.models.run import PolicySpec, RunStatus, SiteKind, SiteSignature, TrainingRun
+from esper.topics.models.selection import (
     Limits,
     MemorySnapshot,
     Orchestration,

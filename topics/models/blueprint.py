@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
-from topics.models.event import INT64, Event, Identifier
-from topics.models.run import SiteKind
+from esper.topics.models.event import INT64, Event, Identifier
+from esper.topics.models.run import SiteKind
 
 MAX_NODES = 128
 """More nodes than any sensible kernel has; bounds the work a stranger's message can cause.

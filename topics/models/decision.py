@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
+from esper.topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
 
 
 class Strategy(StrEnum):

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from topics.models.blueprint import Blueprint
-from topics.models.event import Count, Event, Identifier, Sha256
-from topics.models.run import SiteSignature
+from esper.topics.models.blueprint import Blueprint
+from esper.topics.models.event import Count, Event, Identifier, Sha256
+from esper.topics.models.run import SiteSignature
 
 Milliseconds = Annotated[float, Field(ge=0)]
 

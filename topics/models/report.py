@@ -5,11 +5,11 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from topics.models.event import Count, Event, Identifier, Sha256, SiteName
-from topics.models.kernel import KernelCost
-from topics.models.request import RunRequest
-from topics.models.run import PolicySpec
-from topics.models.selection import MemorySnapshot, Selection, SiteFacts
+from esper.topics.models.event import Count, Event, Identifier, Sha256, SiteName
+from esper.topics.models.kernel import KernelCost
+from esper.topics.models.request import RunRequest
+from esper.topics.models.run import PolicySpec
+from esper.topics.models.selection import MemorySnapshot, Selection, SiteFacts
 
 
 class SeedState(StrEnum):

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from topics.models.event import Count, Event, Identifier, Sha256, SiteName
+from esper.topics.models.event import Count, Event, Identifier, Sha256, SiteName
 
 
 class RequestKind(StrEnum):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from topics.models.event import Count, Event, Identifier, SiteName
+from esper.topics.models.event import Count, Event, Identifier, SiteName
 
 
 class SiteKind(StrEnum):

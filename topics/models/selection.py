@@ -4,8 +4,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from topics.models.event import Count, Event, Identifier, SiteName
-from topics.models.run import PolicySpec, SiteKind
+from esper.topics.models.event import Count, Event, Identifier, SiteName
+from esper.topics.models.run import PolicySpec, SiteKind
 
 Budget = Annotated[float, Field(gt=0)]
 Reward = Annotated[float, Field(ge=0, le=1)]

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from workers.cli import (
+from esper.workers.cli import (
     audit,
     blueprint,
     demo,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from esper.settings import Settings
-from workers.cli.output import console, print_json, print_table
+from esper.workers.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
     from esper.tasks import Task
     from esper.training import ReplayDiffers
-    from workers.static_final import StaticRun
+    from esper.workers.static_final import StaticRun
 
 PANEL = "An earlier run, without a broker"
 DIFFERENT = 1
@@ -98,10 +98,10 @@ def take_up(again: Again, terms: Terms, seed: int, json: bool) -> None:
 def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> None:
     """Replay the run of a history, and print its facts, or where it differed."""
     from esper.training import ReplayDiffers, read_recording
-    from workers.cli.progress import stoppable_training
-    from workers.cli.tables import print_summary
-    from workers.summary import summary
-    from workers.trainer import Deciding, grow_task
+    from esper.workers.cli.progress import stoppable_training
+    from esper.workers.cli.tables import print_summary
+    from esper.workers.summary import summary
+    from esper.workers.trainer import Deciding, grow_task
 
     recording = read_recording(history, kernels, terms.settings)
     try:
@@ -139,8 +139,8 @@ def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> Non
 def _train_static(terms: Terms, folder: Path, kernels: str | None, seed: int, json: bool) -> None:
     """Train the static final of the run in a folder, and print it beside the grown network."""
     from esper.training.recording import store_url
-    from workers.cli.progress import stoppable_training
-    from workers.static_final import train_static_final
+    from esper.workers.cli.progress import stoppable_training
+    from esper.workers.static_final import train_static_final
 
     with stoppable_training(terms.epochs, lambda: "stopped", quiet=json) as progress:
         run = train_static_final(

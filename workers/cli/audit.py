@@ -15,7 +15,7 @@ from esper.audit import (
     write_history,
 )
 from esper.settings import Settings
-from workers.cli.output import Json, console, print_json
+from esper.workers.cli.output import Json, console, print_json
 
 IDENTICAL, DIFFERENT, UNREADABLE = 0, 1, 2
 
@@ -77,7 +77,7 @@ def export(
     try:
         found = with_kernels(settings.kafka_bootstrap_servers, _fetch(run))
         if kernels is not None:
-            from workers.kernel_copies import copy_kernels
+            from esper.workers.kernel_copies import copy_kernels
 
             copied = copy_kernels(settings, found, kernels)
             console.print(f"{copied} kernels in {kernels}", soft_wrap=True)

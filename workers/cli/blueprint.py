@@ -11,9 +11,9 @@ from esper.blueprint import BlueprintRejected, check, member, resolve, shipped, 
 from esper.blueprint.ops import OPS
 from esper.blueprint.schema import author_schema
 from esper.settings import Settings
-from topics.codec import Undecodable, decode
-from topics.models import Blueprint, SiteSignature
-from workers.cli.blueprint_tables import (
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import Blueprint, SiteSignature
+from esper.workers.cli.blueprint_tables import (
     as_json,
     ops_as_json,
     ops_page,
@@ -21,8 +21,8 @@ from workers.cli.blueprint_tables import (
     parameter_lines,
     site_rows,
 )
-from workers.cli.output import Json, console, print_json, print_table
-from workers.cli.site import FORM, setting_of, site_of, site_text
+from esper.workers.cli.output import Json, console, print_json, print_table
+from esper.workers.cli.site import FORM, setting_of, site_of, site_text
 
 app = typer.Typer(help="Networks to grow with.", no_args_is_help=True)
 
@@ -115,7 +115,7 @@ def publish(
 
     With --set, the member of the family with that value, under an id of its own.
     """
-    from workers.submit import publish_blueprints
+    from esper.workers.submit import publish_blueprints
 
     settings = _settings(values)
     if all_shipped and settings:

@@ -7,8 +7,8 @@ from esper.blueprint import Resolved
 from esper.blueprint.arguments import Argument, Choice
 from esper.blueprint.ops import OpSpec
 from esper.blueprint.resolve import ResolvedNode
-from topics.models import Blueprint
-from workers.cli.site import site_text
+from esper.topics.models import Blueprint
+from esper.workers.cli.site import site_text
 
 ELEMENT_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 OPS_HEAD: Final = """# The ops

@@ -8,8 +8,8 @@ import typer
 from pydantic import ValidationError
 
 if TYPE_CHECKING:
-    from topics.models import PolicySpec, Selection
-    from workers.trainer import Pace
+    from esper.topics.models import PolicySpec, Selection
+    from esper.workers.trainer import Pace
 
 PANEL = "How it chooses"
 NO_ATTENTION = "none"
@@ -98,7 +98,7 @@ class Choosing:
         """
         from esper.bandit import attention_for, policy_for
         from esper.bandit.defaults import DEFAULT_SELECTION, TOURNAMENT
-        from topics.models import Limits
+        from esper.topics.models import Limits
 
         selection = TOURNAMENT if self.tournament else DEFAULT_SELECTION
         try:
@@ -117,7 +117,7 @@ class Choosing:
     def pace(self) -> "Pace":
         """How often a run that chooses so reports, and how many seeds its sites have."""
         from esper.bandit.defaults import TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
-        from workers.trainer import USUAL_PACE, Pace
+        from esper.workers.trainer import USUAL_PACE, Pace
 
         if not self.tournament:
             return USUAL_PACE
@@ -125,7 +125,7 @@ class Choosing:
 
     def _policy(self) -> "PolicySpec":
         from esper.bandit.defaults import DEFAULT_POLICY
-        from topics.models import PolicySpec
+        from esper.topics.models import PolicySpec
 
         params = dict(_number(text) for text in self.policy_param or ())
         if self.policy in (None, DEFAULT_POLICY.name):
@@ -134,7 +134,7 @@ class Choosing:
 
     def _attention(self) -> "PolicySpec | None":
         from esper.bandit.defaults import DEFAULT_SELECTION
-        from topics.models import PolicySpec
+        from esper.topics.models import PolicySpec
 
         if self.attention is None:
             return DEFAULT_SELECTION.attention

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from esper.settings import Settings
-from workers.cli.output import console
+from esper.workers.cli.output import console
 
 app = typer.Typer(help="Keys with which compile workers sign and trainers verify kernels.")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from esper.settings import Settings
-from workers.cli.output import Json, console, print_json, print_table
+from esper.workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
     from esper.bandit.memory import FamilyMemory

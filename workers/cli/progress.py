@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from workers.cli.interrupts import Check, interruptible
-from workers.cli.output import console
+from esper.workers.cli.interrupts import Check, interruptible
+from esper.workers.cli.output import console
 
 LINES = 6
 """How many lines of progress are printed where nobody watches a bar."""

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper.settings import Settings
-from workers.cli.interrupts import interruptible
-from workers.cli.output import Json, console, print_json, print_table
+from esper.workers.cli.interrupts import interruptible
+from esper.workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
-    from workers.local.stack import LocalStack
+    from esper.workers.local.stack import LocalStack
 
 Workers = Annotated[bool, typer.Option(help="Start the compile and the bandit worker too.")]
 
@@ -50,6 +50,6 @@ def status(json: Json = False) -> None:
 
 def _stack() -> "LocalStack":
     # Here, not at the top: the image of the workers has no local services to manage.
-    from workers.local.stack import LocalStack
+    from esper.workers.local.stack import LocalStack
 
     return LocalStack(Settings().home)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from esper.settings import Settings
-from workers.cli.output import Json, console, print_json
+from esper.workers.cli.output import Json, console, print_json
 
 EXIT_CODES = {"done": 0, "refused": 1, "unanswered": 2}
 
@@ -74,8 +74,8 @@ def resume(run: RunId, timeout: Timeout = TIMEOUT_S, json: Json = False) -> None
 
 
 def _ask(run_id: str, kind: str, place: str | None, timeout_s: float, json: bool) -> None:
-    from topics.models import RequestKind
-    from workers.asking import ask, request_for, run_of
+    from esper.topics.models import RequestKind
+    from esper.workers.asking import ask, request_for, run_of
 
     site, slot = (None, None) if place is None else _place_of(place)
     servers = Settings().kafka_bootstrap_servers

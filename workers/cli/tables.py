@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from workers.cli.output import console, print_table
+from esper.workers.cli.output import console, print_table
 
 
 def print_summary(facts: dict[str, Any]) -> None:

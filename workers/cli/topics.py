@@ -8,11 +8,11 @@ import orjson
 import typer
 
 from esper.settings import Settings
-from workers.cli.interrupts import interruptible
-from workers.cli.output import Json, console, print_json, print_table
+from esper.workers.cli.interrupts import interruptible
+from esper.workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
-    from topics.bus import Record
+    from esper.topics.bus import Record
 
 app = typer.Typer(help="The topics everything goes through.", no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def create(
     ] = 1,
 ) -> None:
     """Create what is missing: the catalog's topics, their dead letters, the tables' changelogs."""
-    from topics.bus import create_topics
+    from esper.topics.bus import create_topics
 
     created = create_topics(
         Settings().kafka_bootstrap_servers, replication_factor=replication_factor
@@ -35,7 +35,7 @@ def create(
 @app.command("list")
 def list_topics(json: Json = False) -> None:
     """Show the catalog: what each topic carries, how it is keyed, partitioned and kept."""
-    from topics.catalog import TOPICS
+    from esper.topics.catalog import TOPICS
 
     rows = [
         (topic.name, topic.key, topic.partitions, topic.cleanup.value, topic.summary)
@@ -56,7 +56,7 @@ def tail(
     count: Annotated[int, typer.Option(min=0, help="End after so many records; 0: never.")] = 0,
 ) -> None:
     """Print records as they arrive, one line of JSON each, until Ctrl-C."""
-    from topics.bus import Bus, Start
+    from esper.topics.bus import Bus, Start
 
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
     bus = Bus.connect(Settings().kafka_bootstrap_servers, source="/esper/cli")

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from esper.settings import Settings
-from workers.cli.again import Again, Terms, take_up
-from workers.cli.choosing import Choosing
-from workers.cli.groups import grouped
-from workers.cli.output import Json, print_json
+from esper.workers.cli.again import Again, Terms, take_up
+from esper.workers.cli.choosing import Choosing
+from esper.workers.cli.groups import grouped
+from esper.workers.cli.output import Json, print_json
 
 TASKS = ("digits", "resnet", "conv-teacher", "charlm")
 """Named here too, so that help and wrong use load no torch."""
@@ -100,10 +100,10 @@ def train(
     import torch
 
     import esper.tasks
-    from workers.cli.progress import stoppable_training
-    from workers.cli.tables import print_summary
-    from workers.summary import summary
-    from workers.trainer import Deciding, grow_task
+    from esper.workers.cli.progress import stoppable_training
+    from esper.workers.cli.tables import print_summary
+    from esper.workers.summary import summary
+    from esper.workers.trainer import Deciding, grow_task
 
     if training.device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")

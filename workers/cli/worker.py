@@ -13,8 +13,8 @@ app = typer.Typer(
 @app.command("compile")
 def compile_worker() -> None:
     """Plan and compile: blueprints and runs in, signed kernels out."""
-    from workers.compile import run_compile_worker
-    from workers.logs import configure
+    from esper.workers.compile import run_compile_worker
+    from esper.workers.logs import configure
 
     settings = Settings()
     configure(settings.log_format)
@@ -24,8 +24,8 @@ def compile_worker() -> None:
 @app.command("bandit")
 def bandit_worker() -> None:
     """Decide: reports in, adaptation decisions out."""
-    from workers.bandit import run_bandit_worker
-    from workers.logs import configure
+    from esper.workers.bandit import run_bandit_worker
+    from esper.workers.logs import configure
 
     settings = Settings()
     configure(settings.log_format)

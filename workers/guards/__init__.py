@@ -6,11 +6,11 @@ Records go in from the broker; what comes out is at least one call per record, a
 offset that never overtakes the work.
 """
 
-from workers.guards.guard import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested
-from workers.guards.guarded import GuardedApp
-from workers.guards.parcels import Parcel, ParcelSchema, records_of
-from workers.guards.processing import process_batches, process_in_order, table_writes_for
-from workers.guards.table import ConfirmedTable
+from esper.workers.guards.guard import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested
+from esper.workers.guards.guarded import GuardedApp
+from esper.workers.guards.parcels import Parcel, ParcelSchema, records_of
+from esper.workers.guards.processing import process_batches, process_in_order, table_writes_for
+from esper.workers.guards.table import ConfirmedTable
 
 __all__ = [
     "ALL",

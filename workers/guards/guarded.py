@@ -17,10 +17,10 @@ from faust.types.agents import ActorRefT
 from faust.types.transports import ConsumerCallback, ConsumerT, TransportT
 from faust.types.tuples import ConsumerMessage
 
-from topics.bus import Record
-from workers.guards.guard import ALL, Guard
-from workers.guards.parcels import records_of, split, weight_of
-from workers.guards.table import ConfirmedTable
+from esper.topics.bus import Record
+from esper.workers.guards.guard import ALL, Guard
+from esper.workers.guards.parcels import records_of, split, weight_of
+from esper.workers.guards.table import ConfirmedTable
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import faust
 from faust import EventT
 from faust.types import AppT, Message
 
-from topics.bus import Record
+from esper.topics.bus import Record
 
 Parcel = EventT[tuple[Record, ...]]
 

@@ -11,8 +11,8 @@ from faust import EventT, Stream, StreamT
 from faust.streams import _current_event
 from faust.types import TP
 
-from topics.bus import Record
-from workers.guards.parcels import Parcel, records_of
+from esper.topics.bus import Record
+from esper.workers.guards.parcels import Parcel, records_of
 
 MAX_WAITING_PARCELS = 16
 """Parcels taken from the stream beside the batch in work; stopping waits for all of them."""

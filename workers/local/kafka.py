@@ -8,12 +8,12 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from topics.catalog import MAX_MESSAGE_BYTES
-from workers.local import process
-from workers.local.errors import MissingPackageError, StartError
-from workers.local.kafka_jars import KAFKA_VERSION, is_cached, kafka_class_path
-from workers.local.kafka_probe import answers
-from workers.local.ports import LOOPBACK, remembered_port, require_free
+from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.workers.local import process
+from esper.workers.local.errors import MissingPackageError, StartError
+from esper.workers.local.kafka_jars import KAFKA_VERSION, is_cached, kafka_class_path
+from esper.workers.local.kafka_probe import answers
+from esper.workers.local.ports import LOOPBACK, remembered_port, require_free
 
 START_TIMEOUT_S = 60.0
 FORMAT_TIMEOUT_S = 60.0

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from workers.local.errors import DownloadError, MissingPackageError
-from workers.local.lock import exclusive
+from esper.workers.local.errors import DownloadError, MissingPackageError
+from esper.workers.local.lock import exclusive
 
 KAFKA_VERSION = "4.3.0"
 DOWNLOAD_THREADS = 8

@@ -6,7 +6,7 @@ import random
 import socket
 from pathlib import Path
 
-from workers.local.errors import PortError
+from esper.workers.local.errors import PortError
 
 LOOPBACK = "127.0.0.1"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from workers.local import leash
-from workers.local.errors import StartError, StopError
+from esper.workers.local import leash
+from esper.workers.local.errors import StartError, StopError
 
 CAN_DIE_WITH_PARENT = sys.platform == "linux"
 

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workers.local import process
-from workers.local.errors import MissingPackageError
-from workers.local.ports import LOOPBACK, remembered_port, require_free
+from esper.workers.local import process
+from esper.workers.local.errors import MissingPackageError
+from esper.workers.local.ports import LOOPBACK, remembered_port, require_free
 
 START_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 1.0

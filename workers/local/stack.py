@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from esper.compiler.signing import PRIVATE_NAME, PUBLIC_NAME, create_keys
-from workers.local import process
-from workers.local.errors import NotRunningError
-from workers.local.kafka import KafkaService
-from workers.local.lock import exclusive
-from workers.local.process import ProcessRecord
-from workers.local.redis import RedisService
-from workers.local.state import KAFKA, REDIS, WORKERS, StackState, read_state, write_state
-from workers.local.status import ServiceStatus, service_statuses
-from workers.local.worker import spawn_worker, wait_until_healthy
+from esper.workers.local import process
+from esper.workers.local.errors import NotRunningError
+from esper.workers.local.kafka import KafkaService
+from esper.workers.local.lock import exclusive
+from esper.workers.local.process import ProcessRecord
+from esper.workers.local.redis import RedisService
+from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState, read_state, write_state
+from esper.workers.local.status import ServiceStatus, service_statuses
+from esper.workers.local.worker import spawn_worker, wait_until_healthy
 
 Progress = Callable[[str], None]
 
@@ -44,7 +44,7 @@ class LocalStack:
         """Start what does not run yet; when a part fails, stop what this call had started.
 
         With `die_with_parent` the kernel ends what is started when this process ends, however it
-        ends. Raises LocalServiceError, KeyUnusable, topics.bus.BusError.
+        ends. Raises LocalServiceError, KeyUnusable, esper.topics.bus.BusError.
         """
         if die_with_parent and not process.CAN_DIE_WITH_PARENT:
             progress("here services outlive a kill -9 of this process: `esper down` ends them")
@@ -184,7 +184,7 @@ def _ready(name: str, state: StackState) -> ProcessRecord:
 
 def _create_topics(bootstrap_servers: str, progress: Progress) -> None:
     # Here, not at the top: the Kafka client takes a third of a second that `status` need not spend.
-    from topics.bus import create_topics
+    from esper.topics.bus import create_topics
 
     created = create_topics(bootstrap_servers)
     progress(f"topics: {len(created)} created" if created else "topics: all there")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from workers.local.errors import NotRunningError, StateError
-from workers.local.process import ProcessRecord
+from esper.workers.local.errors import NotRunningError, StateError
+from esper.workers.local.process import ProcessRecord
 
 KAFKA = "kafka"
 REDIS = "redis"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from workers.local import kafka_probe, process, redis
-from workers.local.process import ProcessRecord
-from workers.local.state import KAFKA, REDIS, WORKERS, StackState
-from workers.local.worker import is_healthy, metrics_address
+from esper.workers.local import kafka_probe, process, redis
+from esper.workers.local.process import ProcessRecord
+from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState
+from esper.workers.local.worker import is_healthy, metrics_address
 
 
 class Health(StrEnum):

@@ -10,10 +10,10 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from workers.local import process
-from workers.local.ports import LOOPBACK, free_port
-from workers.local.process import ProcessRecord
-from workers.local.state import StackState
+from esper.workers.local import process
+from esper.workers.local.ports import LOOPBACK, free_port
+from esper.workers.local.process import ProcessRecord
+from esper.workers.local.state import StackState
 
 START_TIMEOUT_S = 60.0
 HEALTH_TIMEOUT_S = 1.0
@@ -26,7 +26,7 @@ def spawn_worker(
     port = free_port()
     record = process.spawn(
         name,
-        [sys.executable, "-m", "workers", "worker", name],
+        [sys.executable, "-m", "esper.workers", "worker", name],
         log=home / "workers" / f"{name}.log",
         environment=os.environ | _environment(name, home, state, port),
         die_with_parent=die_with_parent,

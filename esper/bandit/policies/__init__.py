@@ -19,7 +19,7 @@ from esper.bandit.policies.thompson import (
     ThompsonGaussian,
 )
 from esper.bandit.policies.ucb import UCB1, DiscountedUCB, SlidingUCB
-from topics.models import PolicySpec
+from esper.topics.models import PolicySpec
 
 _CLASSES = (
     UCB1,

@@ -10,7 +10,7 @@ from esper.orchestrator.strategies.diversify import diversify
 from esper.orchestrator.strategies.ensemble import ensemble
 from esper.orchestrator.strategies.replace import replace
 from esper.orchestrator.strategies.specialize import specialize
-from topics.models import Strategy
+from esper.topics.models import Strategy
 
 RULES: tuple[Rule, ...] = (
     Rule(("harmful",), Strategy.REPLACE, replace, urgent=True),

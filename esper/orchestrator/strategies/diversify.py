@@ -5,7 +5,7 @@ from esper.orchestrator.plan import Plan, culling
 from esper.orchestrator.rounds import Entrant, entrants, losers
 from esper.orchestrator.signals import Readings
 from esper.orchestrator.words import expected, fallen_behind
-from topics.models import Operation, Strategy
+from esper.topics.models import Operation, Strategy
 
 
 def diversify(board: Board, readings: Readings) -> Plan | None:

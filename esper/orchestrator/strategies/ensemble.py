@@ -12,7 +12,7 @@ from esper.orchestrator.plan import Plan, culling, keeping
 from esper.orchestrator.signals import Reading, Readings
 from esper.orchestrator.state import Trial
 from esper.orchestrator.words import contributed
-from topics.models import Operation, Strategy
+from esper.topics.models import Operation, Strategy
 
 LEAST = 1e-6
 """Of the weight of the best, the least that another one has."""

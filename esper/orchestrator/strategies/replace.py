@@ -6,7 +6,7 @@ from esper.orchestrator.plan import Plan, culling
 from esper.orchestrator.rounds import Entrant, entrants, losers
 from esper.orchestrator.signals import Readings, of
 from esper.orchestrator.words import contributed, expected, expected_share, fallen_behind
-from topics.models import Operation, Strategy
+from esper.topics.models import Operation, Strategy
 
 
 def replace(board: Board, readings: Readings) -> Plan | None:

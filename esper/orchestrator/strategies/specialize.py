@@ -5,7 +5,7 @@ from esper.orchestrator.plan import Plan, culling, keeping
 from esper.orchestrator.signals import Readings
 from esper.orchestrator.state import WHOLE, Trial
 from esper.orchestrator.words import contributed
-from topics.models import Operation, Strategy
+from esper.topics.models import Operation, Strategy
 
 
 def specialize(board: Board, readings: Readings) -> Plan | None:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from esper.blueprint import shipped_named
-from topics.models import Blueprint, Node, SiteKind
+from esper.topics.models import Blueprint, Node, SiteKind
 
 BILINEAR_SKIP: Final = Blueprint(
     blueprint_id="bilinear-skip",

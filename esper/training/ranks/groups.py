@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from esper.seed import GradientSynchronizer
-from topics.codec import decode, encode, sha256_of
-from topics.models import RunOpening, SeedReport, TrainingRun
+from esper.topics.codec import decode, encode, sha256_of
+from esper.topics.models import RunOpening, SeedReport, TrainingRun
 
 LEADER: Final = 0
 """The rank, within the group of the wrapped model, that speaks to Kafka."""

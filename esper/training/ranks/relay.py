@@ -9,7 +9,7 @@ from esper.link import Frame, FrameReader
 from esper.training.mail import Deliver, HearDecision, Mail
 from esper.training.ranks.groups import LeaderFailed, Ranks, broadcast
 from esper.training.source import one_line
-from topics.models import SeedReport
+from esper.topics.models import SeedReport
 
 log = logging.getLogger("esper")
 

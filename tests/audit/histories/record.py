@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from esper.bandit import POLICIES, policy_for
-from topics.models import PolicySpec
+from esper.topics.models import PolicySpec
 
 HERE = Path(__file__).parent
 CATALOG = HERE.parents[2] / "esper" / "blueprint" / "catalog"
@@ -47,7 +47,7 @@ def _arguments(policy: str) -> list[str]:
 
 
 def _esper(*arguments: str) -> str:
-    command = [sys.executable, "-m", "workers", *arguments]
+    command = [sys.executable, "-m", "esper.workers", *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

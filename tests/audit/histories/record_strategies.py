@@ -19,10 +19,10 @@ from esper.settings import Settings
 from esper.tasks import TASKS
 from esper.training.lineage import Ancestry
 from tests.audit.histories.record import BLUEPRINTS
-from topics.models import Limits, Orchestration, OutcomeStatus, Strategy
-from workers.demo import running_stack
-from workers.submit import publish_blueprints
-from workers.trainer import Deciding, grow_task
+from esper.topics.models import Limits, Orchestration, OutcomeStatus, Strategy
+from esper.workers.demo import running_stack
+from esper.workers.submit import publish_blueprints
+from esper.workers.trainer import Deciding, grow_task
 
 HERE: Final = Path(__file__).parent / "strategies"
 EPOCHS: Final = 30

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from topics.models import SiteKind, SiteSignature
+from esper.topics.models import SiteKind, SiteSignature
 
 UNDECODABLE: Final = "undecodable"
 

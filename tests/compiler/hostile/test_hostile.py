@@ -20,8 +20,8 @@ from esper.compiler.outcome import Outcome
 from esper.kernel import Kernel, unpack
 from tests.compiler.hostile.corpus import MAP, UNDECODABLE, Hostile, corpus, letter
 from tests.compiler.hostile.mutants import mutants
-from topics.codec import Undecodable, decode
-from topics.models import Blueprint, SiteSignature
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import Blueprint, SiteSignature
 
 BUILT: Final = "built"
 LITTLE_TIME: Final = Limits(wall_s=60.0, cpu_s=1.0, memory_mb=2048)

@@ -11,11 +11,11 @@ from typer.testing import CliRunner, Result
 
 from esper.blueprint import shipped
 from esper.blueprint.ops import OPS
-from topics.bus import create_topics, read
-from topics.catalog import BLUEPRINT_SUBMITTED
-from topics.codec import decode
-from topics.models import Blueprint
-from workers.cli import app
+from esper.topics.bus import create_topics, read
+from esper.topics.catalog import BLUEPRINT_SUBMITTED
+from esper.topics.codec import decode
+from esper.topics.models import Blueprint
+from esper.workers.cli import app
 
 BOTTLENECK: dict[str, Any] = {
     "blueprint_id": "bottleneck",
@@ -166,7 +166,7 @@ def test_shipped_blueprints_are_published_as_they_are() -> None:
 
 def test_a_check_at_a_site_does_not_load_torch() -> None:
     program = (
-        "import sys; from workers.cli import app\n"
+        "import sys; from esper.workers.cli import app\n"
         "try: app(['blueprint', 'check', '-', '--site', 'vector:8'])\n"
         "except SystemExit as end: sys.exit(end.code or ('torch' in sys.modules))"
     )

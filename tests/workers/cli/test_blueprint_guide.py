@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from esper.blueprint.resolve import MAX_ACTIVATIONS, MAX_FLOPS, MAX_PARAMETERS
-from topics.models.blueprint import MAX_NODES
-from workers.cli import app
+from esper.topics.models.blueprint import MAX_NODES
+from esper.workers.cli import app
 
 DOCS = Path(__file__).parents[3] / "docs"
 GUIDE = (DOCS / "blueprints.md").read_text()

@@ -8,9 +8,9 @@ import typer
 
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
 from tests.workers.cli.test_errors import esper
-from topics.models import Limits, PolicySpec
-from workers.cli.choosing import Choosing
-from workers.trainer import REPORT_EVERY, Pace
+from esper.topics.models import Limits, PolicySpec
+from esper.workers.cli.choosing import Choosing
+from esper.workers.trainer import REPORT_EVERY, Pace
 
 SITES = ("conv1", "conv2", "fc1")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.local.ports import free_port
+from esper.workers.local.ports import free_port
 
 
 def esper(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -15,7 +15,7 @@ def esper(*words: str, home: Path, **variables: str) -> subprocess.CompletedProc
     unset = ("KAFKA_BOOTSTRAP_SERVERS", "ESPER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     return subprocess.run(
-        [sys.executable, "-m", "workers", *words],
+        [sys.executable, "-m", "esper.workers", *words],
         env=kept | {"ESPER_HOME": str(home)} | variables,
         capture_output=True,
         text=True,
@@ -115,7 +115,7 @@ def test_help_does_not_load_torch(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, workers.cli; sys.exit('torch' in sys.modules)",
+            "import sys, esper.workers.cli; sys.exit('torch' in sys.modules)",
         ],
         cwd=tmp_path,
         check=False,

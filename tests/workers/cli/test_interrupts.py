@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from workers.cli.interrupts import interruptible
+from esper.workers.cli.interrupts import interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,12 +16,12 @@ from esper.orchestrator import fold
 from esper.orchestrator.lessons import lessons_of
 from esper.store.memory import KEY_PREFIX, RedisMemory
 from tests.orchestrator.taught import SIGNATURES, taught_run
-from topics.bus import Bus, create_topics, read
-from topics.catalog import ADAPTATION_DECISION, SEED_METRICS
-from topics.codec import decode
-from topics.models import MemorySnapshot, SeedReport
-from workers.cli import app
-from workers.cli.memory import RedisUnnamed
+from esper.topics.bus import Bus, create_topics, read
+from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from esper.topics.codec import decode
+from esper.topics.models import MemorySnapshot, SeedReport
+from esper.workers.cli import app
+from esper.workers.cli.memory import RedisUnnamed
 
 FC = SIGNATURES["fc"]
 WAIT_S = 20.0

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from workers.guards import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested
+from esper.workers.guards import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested
 
 from .scenario import Scenario, wait_until
 

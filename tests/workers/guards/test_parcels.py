@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.guards.parcels import PARCEL_BYTES, PARCEL_RECORDS, split
+from esper.workers.guards.parcels import PARCEL_BYTES, PARCEL_RECORDS, split
 
 from .scenario import Scenario, wait_until
 

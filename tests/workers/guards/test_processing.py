@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.guards import ALL, Guard
+from esper.workers.guards import ALL, Guard
 
 from .scenario import Scenario, wait_until
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from faust import StreamT
 
-from topics.bus import Bus, read
-from topics.bus.admin import create_specs
-from topics.catalog import TopicSpec
-from workers.app import bytes_table, make_app, raw_topic, run
-from workers.guards import process_in_order
+from esper.topics.bus import Bus, read
+from esper.topics.bus.admin import create_specs
+from esper.topics.catalog import TopicSpec
+from esper.workers.app import bytes_table, make_app, raw_topic, run
+from esper.workers.guards import process_in_order
 
 
 def test_a_confirmed_write_is_on_the_changelog(kafka: Any, tmp_path: Path) -> None:

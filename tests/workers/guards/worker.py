@@ -19,9 +19,9 @@ from typing import Any
 
 from faust import EventT, StreamT
 
-from topics.bus import Record
-from workers.app import bytes_table, make_app, parcel_topic, raw_topic, run
-from workers.guards import (
+from esper.topics.bus import Record
+from esper.workers.app import bytes_table, make_app, parcel_topic, raw_topic, run
+from esper.workers.guards import (
     Guard,
     GuardedApp,
     Parcel,
@@ -31,7 +31,7 @@ from workers.guards import (
     records_of,
     table_writes_for,
 )
-from workers.guards.guarded import GuardedConsumer
+from esper.workers.guards.guarded import GuardedConsumer
 
 CONCURRENCY = 4
 SLEEP_S = 0.5

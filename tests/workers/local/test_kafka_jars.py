@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.local import kafka_jars
-from workers.local.errors import DownloadError
-from workers.local.ports import LOOPBACK, free_port
+from esper.workers.local import kafka_jars
+from esper.workers.local.errors import DownloadError
+from esper.workers.local.ports import LOOPBACK, free_port
 
 
 class ForgingRepository(BaseHTTPRequestHandler):

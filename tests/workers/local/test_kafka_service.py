@@ -13,10 +13,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from workers.local import kafka_probe
-from workers.local.errors import PortError, StartError
-from workers.local.kafka import KafkaService
-from workers.local.ports import LOOPBACK, free_port
+from esper.workers.local import kafka_probe
+from esper.workers.local.errors import PortError, StartError
+from esper.workers.local.kafka import KafkaService
+from esper.workers.local.ports import LOOPBACK, free_port
 
 TIMEOUT_S = 20.0
 
@@ -83,7 +83,7 @@ def test_stop_leaves_no_process(service: KafkaService, tmp_path: Path) -> None:
 def test_a_start_that_takes_too_long_leaves_no_process(
     service: KafkaService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.local.kafka.START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("esper.workers.local.kafka.START_TIMEOUT_S", 0.1)
 
     with pytest.raises(StartError, match=r"kafka is not ready after 0\.1 s"):
         service.start()

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.local import process
-from workers.local.errors import StartError
-from workers.local.process import ProcessRecord
+from esper.workers.local import process
+from esper.workers.local.errors import StartError
+from esper.workers.local.process import ProcessRecord
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 PARENT_AND_CHILD = [
@@ -116,7 +116,7 @@ def test_a_leashed_process_dies_when_its_parent_is_killed(
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from workers.local import process\n"
+        "from esper.workers.local import process\n"
         f"record = process.spawn('child', {TALKER!r}, log=Path({str(log)!r}),"
         f" die_with_parent={leashed})\n"
         "print(record.model_dump_json(), flush=True)\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from workers.local import process, redis
-from workers.local.errors import PortError
-from workers.local.ports import LOOPBACK
-from workers.local.redis import RedisService
+from esper.workers.local import process, redis
+from esper.workers.local.errors import PortError
+from esper.workers.local.ports import LOOPBACK
+from esper.workers.local.redis import RedisService
 
 
 def test_the_server_of_this_session_answers(redis_url: str) -> None:

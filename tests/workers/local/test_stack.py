@@ -13,13 +13,13 @@ import orjson
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from topics.catalog import topic_specs
-from workers.local import process
-from workers.local.errors import NotRunningError, PortError, StateError
-from workers.local.ports import LOOPBACK, free_port
-from workers.local.stack import LocalStack
-from workers.local.state import StackState
-from workers.local.status import Health
+from esper.topics.catalog import topic_specs
+from esper.workers.local import process
+from esper.workers.local.errors import NotRunningError, PortError, StateError
+from esper.workers.local.ports import LOOPBACK, free_port
+from esper.workers.local.stack import LocalStack
+from esper.workers.local.state import StackState
+from esper.workers.local.status import Health
 
 NO_ADDRESSES: dict[str, str] = {}
 
@@ -178,7 +178,7 @@ def test_a_killed_starter_takes_the_services_with_it_when_asked_to(
 ) -> None:
     script = (
         "from pathlib import Path\n"
-        "from workers.local.stack import LocalStack\n"
+        "from esper.workers.local.stack import LocalStack\n"
         f"stack = LocalStack(Path({str(tmp_path)!r}), {{}})\n"
         "stack.start(lambda _: None, workers=False, die_with_parent=True)\n"
         "print('up', flush=True)\n"
