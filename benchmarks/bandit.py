@@ -19,7 +19,7 @@ from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from esper.topics.bus import Bus, Record, Start
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
-from esper.workers.bandit import BATCH_RECORDS
+from esper.workers.bandit.worker import BATCH_RECORDS
 
 GOAL: Final = Goal(sense="at least", limit=0.5)
 FOLD_TIMEOUT_S: Final = 120.0
@@ -47,7 +47,7 @@ def run(quick: bool = False) -> Measured:
 def measure(stack: Stack, amount: Amount) -> Measured:
     """Measure on a running stack, whose bandit worker is stopped and started in each round."""
     rates = [_round(stack, amount, worker_first=number % 2 == 0) for number in range(amount.rounds)]
-    worker, bare = ([each[side] for each in rates] for side in ("worker", "bare"))
+    worker, clear_baseline = ([each[side] for each in rates] for side in ("worker", "bare"))
     return Measured(
         parameters={**amount._asdict(), "reports_a_decision": REPORTS_A_DECISION},
         figures=(
@@ -55,11 +55,11 @@ def measure(stack: Stack, amount: Amount) -> Measured:
                 "worker-over-bare",
                 "reports a second through the bandit worker ÷ through a bare aiokafka loop",
                 ("worker_reports_a_s", worker),
-                ("bare_reports_a_s", bare),
+                ("bare_reports_a_s", clear_baseline),
                 goal=GOAL,
             ),
             figure("worker", "reports through the bandit worker", "1/s", worker),
-            figure("bare", "reports through a bare aiokafka loop", "1/s", bare),
+            figure("bare", "reports through a bare aiokafka loop", "1/s", clear_baseline),
         ),
     )
 

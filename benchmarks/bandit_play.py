@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from river import bandit, proba
 
 from esper.bandit import (
-    ArmColumns,
-    Draws,
+    ArmArrays,
+    ArmStats,
+    CounterRNG,
     Experience,
     LinearModel,
     PerformanceTracker,
     Policy,
     Prior,
-    Standings,
     TrialResult,
     Tried,
     uniform,
@@ -77,15 +77,15 @@ class Ours:
     def __init__(self, world: World, seed: int, policy: Policy) -> None:
         self.policy = policy
         self.seed = seed
-        self.tracker = PerformanceTracker(forgetting=policy.forgetting)
-        self.standings = Standings.of(world.means.shape[1], {}, world.priors)
+        self.tracker = PerformanceTracker(discounting=policy.discounting)
+        self.arm_stats = ArmStats.of(world.means.shape[1], {}, world.priors)
         self.features = world.features if policy.contextual else None
         self.model = LinearModel() if policy.contextual else None
 
-    def seen(self) -> tuple[Experience, ArmColumns]:
+    def seen(self) -> tuple[Experience, ArmArrays]:
         """What the policy is given."""
-        return self.standings.seen_by(
-            self.policy.forgetting, self.tracker.trials, features=self.features, model=self.model
+        return self.arm_stats.seen_by(
+            self.policy.discounting, self.tracker.trials, features=self.features, model=self.model
         )
 
     def choose(self, trial: int) -> int:
@@ -110,12 +110,12 @@ class Ours:
                 self.features[arm].tolist(), reward, before.pulls if before else 0
             )
         self.tracker = self.tracker.after(SITE, 0, str(arm), TrialResult(reward=reward))
-        self.standings = self.standings.with_history(arm, self.tracker.marginal[tried])
+        self.arm_stats = self.arm_stats.with_history(arm, self.tracker.marginal[tried])
 
 
-def draws(seed: int, trial: int) -> Draws:
+def draws(seed: int, trial: int) -> CounterRNG:
     """The random numbers of one decision."""
-    return Draws(seed, trial, "blueprint")
+    return CounterRNG(seed, trial, "blueprint")
 
 
 class River:
@@ -207,7 +207,7 @@ def play_together(worlds: Sequence[World], players: Sequence[Ours]) -> list[Floa
     chosen: list[list[int]] = [[] for _ in players]
     for trial in range(worlds[0].trials):
         seen = [player.seen() for player in players]
-        columns = ArmColumns(
+        columns = ArmArrays(
             np.concatenate([arms.weight for _, arms in seen]),
             np.concatenate([arms.mean for _, arms in seen]),
             np.concatenate([arms.variance for _, arms in seen]),

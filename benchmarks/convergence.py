@@ -24,9 +24,9 @@ from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.tasks import KnownAnswer, conv_teacher
 from esper.tasks.train import Splits, train_task
-from esper.training import Growth
 from esper.topics.models import Fossilize, Limits, Plant, PolicySpec, Selection
-from esper.workers.submit import publish_blueprints
+from esper.training import Growth
+from esper.workers.local.submit import publish_blueprints
 
 REPORT_EVERY: Final = 10
 BLUEPRINTS: Final = ("channel-mixing-mlp", "gated-linear-unit", "image-conv", "low-rank-skip-wide")
@@ -253,19 +253,19 @@ def _operations(
     growth: Growth, kind: type[Plant] | type[Fossilize]
 ) -> Iterator[tuple[int, str, str]]:
     """Yield what was done of a kind, as (step, site, blueprint)."""
-    ancestry = growth.ancestry
-    for decision in ancestry.decisions:
-        outcome = ancestry.outcomes.get(decision.decision_id)
+    run_history = growth.run_history
+    for decision in run_history.decisions:
+        outcome = run_history.outcomes.get(decision.decision_id)
         for operation in decision.operations if outcome else ():
             if isinstance(operation, kind) and outcome is not None:
-                name = ancestry.kernels[operation.kernel_id].blueprint_id
+                name = run_history.kernels[operation.kernel_id].blueprint_id
                 yield outcome.step, operation.site, name
 
 
 def _rewards(growth: Growth) -> dict[str, list[float]]:
     """Return the rewards of each arm, as the candidates of successive decisions tell them."""
     rewards: dict[str, list[float]] = {}
-    for decision in growth.ancestry.decisions:
+    for decision in growth.run_history.decisions:
         for each in decision.candidates:
             told = rewards.setdefault(f"{each.site}/{each.blueprint_id}", [])
             if each.mean is not None and each.pulls == len(told) + 1:

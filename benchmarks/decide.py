@@ -18,16 +18,16 @@ from benchmarks.result import Figure, Goal, Measured, figure
 from benchmarks.timing import in_turn, scaled
 from esper.bandit import History, policy_for
 from esper.orchestrator import FoldState, fold
-from esper.orchestrator.board import set_up
-from esper.orchestrator.in_turn import IN_TURN
+from esper.orchestrator.independent_trials import IN_TURN
 from esper.orchestrator.learn import learn
 from esper.orchestrator.state import Pending
+from esper.orchestrator.view import set_up
 from esper.topics.codec import encode, sha256_of
 from esper.topics.models import (
     Cause,
     LoadableKernel,
     PolicySpec,
-    RunOpening,
+    RunConfig,
     SeedReport,
     SeedState,
     SeedStatus,
@@ -101,8 +101,8 @@ WHAT: Final = {
 
 
 def _choices(state: FoldState, report: SeedReport) -> dict[str, Callable[[], object]]:
-    board = set_up(state, report)
-    options, situation = board.options(), board.situation
+    view = set_up(state, report)
+    options, situation = view.options(), view.situation
 
     def by(policy: str) -> Callable[[], object]:
         selector = replace(state.run.selector, policy=policy_for(PolicySpec(name=policy)))
@@ -123,9 +123,9 @@ def _folds(state: FoldState, report: SeedReport) -> dict[str, Callable[[], objec
     decided = fold(state, report, cause).decisions[0]
 
     def plan() -> None:
-        board = set_up(state, report)
+        view = set_up(state, report)
         for _, propose in IN_TURN:
-            propose(board)
+            propose(view)
 
     return {
         "plan": plan,
@@ -161,7 +161,7 @@ def _mabwiser(state: FoldState) -> Callable[[], object]:
 def _state(arms: int) -> FoldState:
     """Return a state in which every arm was tried and every site has a free slot."""
     sites = max(1, arms // BLUEPRINTS_A_SITE)
-    opening = RunOpening(
+    opening = RunConfig(
         seed=0,
         slots={f"layer{site:04d}": 2 for site in range(sites)},
         policy=PolicySpec(),

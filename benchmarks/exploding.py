@@ -14,9 +14,9 @@ import esper
 from esper.kernel import Kernel
 from esper.seed import Site
 from esper.settings import Settings
+from esper.topics.models import Limits, Selection
 from esper.training import GovernorSettings, Growth
 from esper.training.probe import ON_TRIAL
-from esper.topics.models import Limits, Selection
 
 HUGE: Final = 1e6
 SCALE: Final = 1e3

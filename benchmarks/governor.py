@@ -20,10 +20,10 @@ from benchmarks.threads import one_thread
 from benchmarks.timing import in_turn, scaled
 from esper.blueprint import shipped_named
 from esper.training import GovernorSettings
-from esper.training.garden import Garden
 from esper.training.governor import Governor
 from esper.training.optimizer import OptimizerMembership
-from esper.workers.submit import publish_blueprints
+from esper.training.seed_manager import SeedManager
+from esper.workers.local.submit import publish_blueprints
 
 BLUEPRINTS: Final = ("low-rank-skip", "gated-linear-unit", "linear-bottleneck")
 SAVED: Final = Goal(sense="at most", limit=1.01, of="worst")
@@ -90,7 +90,7 @@ def _exploded(amount: Amount) -> Iterator[dict[str, Any]]:
             injector = Injector(explosion, after)
             ended = grown(stack.settings, seed, injector, steps=amount.steps)
             assert ended.growth is not None
-            incidents = ended.growth.ancestry.incidents
+            incidents = ended.growth.run_history.incidents
             yield {
                 "seed": seed,
                 "after": after,
@@ -137,9 +137,9 @@ def _training(widths: tuple[int, int, int], *, governed: bool) -> Callable[[], N
     x, y = torch.randn(BATCH, inputs), torch.randn(BATCH, 1)
     governor: Governor | None = None
     if governed:
-        garden = Garden({}, OptimizerMembership(optimizer))
+        seed_manager = SeedManager({}, OptimizerMembership(optimizer))
         governor = Governor(
-            GovernorSettings(), model, garden, REPORT_EVERY, lambda _: 0, lambda _: None
+            GovernorSettings(), model, seed_manager, REPORT_EVERY, lambda _: 0, lambda _: None
         )
         governor.begin()
 

@@ -25,10 +25,6 @@ from esper.compiler import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel
 from esper.seed import find_sites
-from esper.training.garden import Garden
-from esper.training.optimizer import OptimizerMembership
-from esper.training.probe import Measured as Probed
-from esper.training.reporter import Reporter
 from esper.topics.codec import sha256_of
 from esper.topics.models import (
     AdaptationDecision,
@@ -39,10 +35,14 @@ from esper.topics.models import (
     PolicySpec,
     PolicyStamp,
     RandomStamp,
-    RunOpening,
+    RunConfig,
     SeedState,
     Strategy,
 )
+from esper.training.optimizer import OptimizerMembership
+from esper.training.probe import Measured as Probed
+from esper.training.reporter import Reporter
+from esper.training.seed_manager import SeedManager
 
 SLOTS_A_SITE: Final = 2
 WIDTH: Final = 4
@@ -126,13 +126,15 @@ def _step_of_a_run(stack: Stack, seeds: int) -> Iterator[Callable[[], None]]:
 
 def _one_changing(amount: Amount) -> Iterator[Figure]:
     """Yield what it takes to plant one kernel and cull it again, and to report, by seeds."""
-    gardens = {str(seeds): _Garden(seeds) for seeds in amount.seeds}
+    seed_managers = {str(seeds): _Garden(seeds) for seeds in amount.seeds}
     changes = in_turn(
-        {seeds: garden.plant_and_cull for seeds, garden in gardens.items()}, rounds=amount.rounds
+        {seeds: seed_manager.plant_and_cull for seeds, seed_manager in seed_managers.items()},
+        rounds=amount.rounds,
     )
     yield from _by_seeds("change", "one seed planted and culled", changes, FLAT)
     reports = in_turn(
-        {seeds: garden.report for seeds, garden in gardens.items()}, rounds=amount.rounds
+        {seeds: seed_manager.report for seeds, seed_manager in seed_managers.items()},
+        rounds=amount.rounds,
     )
     yield from _by_seeds("report", "one report made, without the probe", reports, None)
 
@@ -160,7 +162,7 @@ class _Garden:
     def __init__(self, seeds: int) -> None:
         host = Layers(seeds // SLOTS_A_SITE)
         sites = find_sites(host, host.names, torch.zeros(1, WIDTH), SLOTS_A_SITE)
-        self._garden = Garden(sites, OptimizerMembership(SGD(host.parameters(), lr=0.1)))
+        self._seed_manager = SeedManager(sites, OptimizerMembership(SGD(host.parameters(), lr=0.1)))
         self._site = sites[host.names[-1]]
         blueprint = shipped_named(BLUEPRINT)
         plan = BlueprintCompiler().compile(blueprint, self._site.signature)
@@ -182,14 +184,14 @@ class _Garden:
     def plant_and_cull(self) -> None:
         """Apply two plans of one operation each; the slot is dormant again."""
         for plan in (self._plant, self._cull):
-            self._garden.reserve(plan, step=1)
-            self._garden.apply(plan, self._kernels, step=1)
+            self._seed_manager.reserve(plan, step=1)
+            self._seed_manager.apply(plan, self._kernels, step=1)
         self._site.slots[0].advance(SeedState.DORMANT, step=1)
 
     def report(self) -> None:
         """Do what a report does besides the probe."""
-        self._garden.end_embargoes(1, 20)
-        self._reporter.next(self._garden.sites, Probed(0.5, {}), step=1, train_loss=None)
+        self._seed_manager.end_embargoes(1, 20)
+        self._reporter.next(self._seed_manager.sites, Probed(0.5, {}), step=1, train_loss=None)
 
 
 def _poll(amount: Amount) -> Figure:
@@ -200,8 +202,8 @@ def _poll(amount: Amount) -> Figure:
     return figure("poll", "looking into an empty mailbox", "µs", scaled(seconds["poll"], 1e6))
 
 
-def _opening(names: list[str]) -> RunOpening:
-    return RunOpening(
+def _opening(names: list[str]) -> RunConfig:
+    return RunConfig(
         seed=0,
         slots=dict.fromkeys(names, SLOTS_A_SITE),
         policy=PolicySpec(),

@@ -21,7 +21,7 @@ from benchmarks.stack import Stack, local_stack
 from esper.settings import STACK_FILE
 from esper.topics.catalog import SEED_METRICS
 from esper.topics.codec import encode
-from esper.topics.models import PolicySpec, RunOpening, SeedReport
+from esper.topics.models import PolicySpec, RunConfig, SeedReport
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.state import read_state
 from esper.workers.local.worker import metrics_address
@@ -202,7 +202,7 @@ def _short_runs(name: str, runs: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _short_report(run_id: str, seq: int) -> SeedReport:
-    opening = RunOpening(
+    opening = RunConfig(
         seed=0,
         slots={"fc1": 1},
         policy=PolicySpec(),

@@ -25,9 +25,9 @@ from benchmarks.result import BenchmarkError
 from esper.settings import Settings
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.train import BATCH, LEARNING_RATE, Attach, Splits, Steppable, never_grow
-from esper.training import Growth
-from esper.training.attach import REPORT_EVERY
 from esper.topics.models import SeedState
+from esper.training import Growth
+from esper.training.grow import REPORT_EVERY
 
 ANSWER_TIMEOUT_S: Final = 60.0
 RUN: Final = "without-room"

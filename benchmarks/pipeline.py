@@ -16,16 +16,16 @@ from benchmarks.stack import Stack, local_stack
 from benchmarks.submissions import DIGITS_SITES, Submitter, of_one_kind, renamed
 from benchmarks.threads import one_thread
 from esper.blueprint import request_for, shipped
-from esper.compiler import Built, CompileFarm
+from esper.compiler import Built, CompilePool
 from esper.store import KernelStore, open_store
 from esper.tasks.digits import DIGITS
 from esper.tasks.train import Splits, train_task
-from esper.training import Growth
 from esper.topics.bus import Record, read
 from esper.topics.catalog import KERNEL_COMPILED
 from esper.topics.codec import decode
 from esper.topics.models import Blueprint, Event, KernelCompiled, KernelRequested
-from esper.workers.submit import publish_blueprints
+from esper.training import Growth
+from esper.workers.local.submit import publish_blueprints
 
 COMPILE_TIMEOUT_S: Final = 10.0
 WARMING_SUBMISSIONS: Final = 4
@@ -146,7 +146,7 @@ async def _in_pairs(stack: Stack, entries: Sequence[Blueprint], rounds: int) -> 
     pairs: list[_Pair] = []
     store = open_store(stack.settings.kernel_store_url)
     with (
-        CompileFarm(1, COMPILE_TIMEOUT_S) as farm,
+        CompilePool(1, COMPILE_TIMEOUT_S) as compile_pool,
         Submitter(stack.settings, DIGITS_SITES) as submitter,
     ):
         warming = [(f"w{i}", entry) for i, entry in enumerate(entries[:WARMING_SUBMISSIONS])]
@@ -155,7 +155,7 @@ async def _in_pairs(stack: Stack, entries: Sequence[Blueprint], rounds: int) -> 
             # Of two names, so of two kernel ids: neither side finds the other's work done.
             submitted, built = renamed(entry, name), renamed(entry, f"{name}-alone")
             ready_s = await asyncio.to_thread(submitter.ready_after_s, submitted)
-            alone_s = await _built_alone_s(farm, store, built)
+            alone_s = await _built_alone_s(compile_pool, store, built)
             pairs.append(_Pair(_request(submitted).kernel_id, ready_s, alone_s))
     return pairs[len(warming) :]
 
@@ -165,10 +165,12 @@ def _request(blueprint: Blueprint) -> KernelRequested:
     return next(request_for(blueprint, site) for site in sites if site.kind in blueprint.kinds)
 
 
-async def _built_alone_s(farm: CompileFarm, store: KernelStore, blueprint: Blueprint) -> float:
+async def _built_alone_s(
+    compile_pool: CompilePool, store: KernelStore, blueprint: Blueprint
+) -> float:
     request = _request(blueprint)
     start = perf_counter()
-    outcome = await farm.build(request)
+    outcome = await compile_pool.build(request)
     if not isinstance(outcome, Built):
         raise BenchmarkError(f"{blueprint.blueprint_id} was rejected: {outcome.reason}")
     await asyncio.to_thread(store.put, request.kernel_id, outcome.artifact)
@@ -242,6 +244,6 @@ def _grow(stack: Stack, seed: int, epochs: int) -> list[tuple[float, float]]:
     clock = clocks[0]
     return [
         (outcome.latency_ms, clock.step_s[outcome.step - 1] * 1e3)
-        for outcome in clock.growth.ancestry.outcomes.values()
+        for outcome in clock.growth.run_history.outcomes.values()
         if outcome.latency_ms is not None
     ]

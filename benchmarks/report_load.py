@@ -17,7 +17,7 @@ from esper.topics.models import (
     LoadableKernel,
     Outcome,
     OutcomeStatus,
-    RunOpening,
+    RunConfig,
     SeedReport,
     SeedState,
     SeedStatus,
@@ -114,8 +114,8 @@ def _refusal(run_id: str, seq: int) -> Outcome:
     )
 
 
-def _opening() -> RunOpening:
-    return RunOpening(
+def _opening() -> RunConfig:
+    return RunConfig(
         seed=0,
         slots=dict.fromkeys(SITES, 2),
         policy=DEFAULT_POLICY,

@@ -24,8 +24,8 @@ from benchmarks.submissions import Submitter, new_blueprints
 from benchmarks.threads import one_thread
 from esper.settings import Settings
 from esper.tasks.digits import load_digits
-from esper.training import Growth
 from esper.topics.models import OutcomeStatus
+from esper.training import Growth
 
 ALIKE: Final = Goal(sense="at most", limit=0, of="worst")
 SITES: Final = ("conv2", "fc1")
@@ -158,7 +158,7 @@ def _pair(settings: Settings, seed: int, amount: Amount, arguments: dict[str, An
         plain.step()
     return Pair(
         steps=len(busy.losses),
-        kernels=len(growth.ancestry.kernels),
+        kernels=len(growth.run_history.kernels),
         withheld=_withheld(growth),
         differing=differing(state, plain.state()),
     )
@@ -195,7 +195,7 @@ def _train(twin: Twin, growth: Growth, amount: Amount) -> None:
 
 
 def _withheld(growth: Growth) -> int:
-    outcomes = growth.ancestry.outcomes.values()
+    outcomes = growth.run_history.outcomes.values()
     return sum(outcome.status is OutcomeStatus.WITHHELD for outcome in outcomes)
 
 

@@ -24,10 +24,10 @@ from benchmarks.stack import Stack, local_stack
 from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.seed import find_sites
 from esper.tasks.train import Splits, Task, never_grow
-from esper.training import Growth
 from esper.topics.models import Selection
-from esper.workers.submit import publish_blueprints
-from esper.workers.trainer import REPORT_EVERY
+from esper.training import Growth
+from esper.workers.local.submit import publish_blueprints
+from esper.workers.local.trainer import REPORT_EVERY
 
 ESPER: Final = "esper"
 HOST: Final = "host"

@@ -31,12 +31,12 @@ from benchmarks.growth.training import Trained, epochs_for, row_of, trained
 from benchmarks.stack import Stack, local_stack
 from esper.bandit.memory import snapshot
 from esper.seed import Site, find_sites
-from esper.store.memory import RedisMemory
+from esper.store.run_memory import RedisMemory
 from esper.tasks import OFFERED, TEACHERS, KnownAnswer
 from esper.tasks.train import Splits
-from esper.training import Growth
 from esper.topics.models import MemorySnapshot
-from esper.workers.submit import publish_blueprints
+from esper.training import Growth
+from esper.workers.local.submit import publish_blueprints
 
 NAME: Final = "known-answer"
 EARLIER_CONTROL: Final = "bandit-earlier"

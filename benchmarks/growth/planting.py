@@ -16,12 +16,10 @@ from esper.compiler import Built
 from esper.compiler.build import build
 from esper.compiler.outcome import Outcome
 from esper.kernel import Kernel
-from esper.kernel.making import kernel_from
+from esper.kernel.build import kernel_from
 from esper.orchestrator.state import WHOLE
 from esper.seed import Site, find_sites
 from esper.tasks.train import Task
-from esper.training.garden import Garden
-from esper.training.optimizer import OptimizerMembership
 from esper.topics.codec import digest, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
@@ -35,6 +33,8 @@ from esper.topics.models import (
     SiteSignature,
     Strategy,
 )
+from esper.training.optimizer import OptimizerMembership
+from esper.training.seed_manager import SeedManager
 
 TIMETABLE: Final = PolicySpec(name="timetable")
 GROWN: Final = (SeedState.BLENDING, SeedState.ACTIVE, SeedState.FOSSILIZED)
@@ -110,7 +110,7 @@ class Gardener:
         slots: int,
     ) -> None:
         self.sites = find_sites(model, sites, sample, slots)
-        self._garden = Garden(self.sites, OptimizerMembership(optimizer))
+        self._seed_manager = SeedManager(self.sites, OptimizerMembership(optimizer))
         self._workshop = workshop
         self._timetable = sorted(timetable)
         self._ramp_steps = ramp_steps
@@ -121,11 +121,11 @@ class Gardener:
         """Plant what is due, and move blending seeds on."""
         self._step += 1
         self._plant_due()
-        self._garden.ramp(self._step)
+        self._seed_manager.ramp(self._step)
 
     def close(self) -> None:
         """Let go of the optimizer."""
-        self._garden.leave()
+        self._seed_manager.leave()
 
     def _plant_due(self) -> None:
         while self._timetable and self._timetable[0].step <= self._step:
@@ -144,9 +144,9 @@ class Gardener:
             ramp_steps=self._ramp_steps if self._step else 0,
         )
         decision = _by_timetable(plant, self._step)
-        self._garden.reserve(decision, self._step)
-        self._garden.apply(decision, {plant.kernel_id: kernel}, self._step)
-        self._garden.ramp(self._step)
+        self._seed_manager.reserve(decision, self._step)
+        self._seed_manager.apply(decision, {plant.kernel_id: kernel}, self._step)
+        self._seed_manager.ramp(self._step)
 
 
 def grown_in(sites: Mapping[str, Site]) -> Iterator[tuple[str, str]]:

@@ -40,12 +40,12 @@ from esper.tasks.train import (
     never_grow,
     train_task,
 )
-from esper.training import Growth
-from esper.training.connect import trusted_key_of
-from esper.training.lineage import Lineage, read_lineage
-from esper.training.static import static_final
 from esper.topics.models import Limits, Orchestration
-from esper.workers.submit import publish_blueprints
+from esper.training import Growth
+from esper.training.lineage import Lineage, read_lineage
+from esper.training.link_config import trusted_key_of
+from esper.training.static import static_final
+from esper.workers.local.submit import publish_blueprints
 
 NAME: Final = "race"
 DEVICE: Final = "cuda"

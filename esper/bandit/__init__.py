@@ -4,37 +4,38 @@ An arm is a (site, blueprint). Statistics flow in, scores flow out; nothing here
 torch or time.
 """
 
-from esper.bandit.columns import ArmColumns, Experience
+from esper.bandit.arm_arrays import ArmArrays, Experience
+from esper.bandit.arm_features import ArmFeatures
+from esper.bandit.arm_stats import ArmStats
 from esper.bandit.constraints import Constraint, Costs, Situation, bans, constrained, explain
-from esper.bandit.draws import Draws, uniform
-from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.counter_rng import CounterRNG, uniform
+from esper.bandit.discounting import NOTHING, Discounting
 from esper.bandit.history import History, TrialResult
 from esper.bandit.linear import LinearModel
-from esper.bandit.offers import Offers
 from esper.bandit.policies import POLICIES, Policy, attention_for, policy_for, written_out
 from esper.bandit.priors import NO_PRIOR, Prior, priors_for
 from esper.bandit.ranks import CostRanks, cost_ranks
 from esper.bandit.reward import reward_of, share_of
 from esper.bandit.selector import Choice, Options, Seat, SeedSelector
-from esper.bandit.standings import Standings
 from esper.bandit.tracker import HistoryRow, PerformanceTracker, Tried
 
 __all__ = [
     "NOTHING",
     "NO_PRIOR",
     "POLICIES",
-    "ArmColumns",
+    "ArmArrays",
+    "ArmFeatures",
+    "ArmStats",
     "Choice",
     "Constraint",
     "CostRanks",
     "Costs",
-    "Draws",
+    "CounterRNG",
+    "Discounting",
     "Experience",
-    "Forgetting",
     "History",
     "HistoryRow",
     "LinearModel",
-    "Offers",
     "Options",
     "PerformanceTracker",
     "Policy",
@@ -42,7 +43,6 @@ __all__ = [
     "Seat",
     "SeedSelector",
     "Situation",
-    "Standings",
     "TrialResult",
     "Tried",
     "attention_for",

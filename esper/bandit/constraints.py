@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from esper.bandit.offers import Codes, Offers
+from esper.bandit.arm_features import ArmFeatures, Codes
 from esper.topics.models import Limits, LoadableKernel
 
 BUDGET_SHARE: Final = 0.8
@@ -73,7 +73,9 @@ class Situation(NamedTuple):
     culled: Pairs = frozenset()
 
 
-def constrained(limits: Limits, situation: Situation, offers: Offers, where: slice) -> Codes:
+def constrained(
+    limits: Limits, situation: Situation, arm_features: ArmFeatures, where: slice
+) -> Codes:
     """Return, for each arm in a range, the number of the constraint that rules it out, or 0."""
     count = where.stop - where.start
     codes: Codes = np.zeros(count, np.int8)
@@ -82,21 +84,21 @@ def constrained(limits: Limits, situation: Situation, offers: Offers, where: sli
         return codes
     # From the least to the most general: what is written last is what is named.
     if limits.budgets:
-        _over_budget(codes, limits, situation.used, offers, where)
+        _over_budget(codes, limits, situation.used, arm_features, where)
     for pair in situation.rotating:
-        _mark(codes, Constraint.CATEGORY_RESTS, offers.by_category.get(pair, ()), where)
+        _mark(codes, Constraint.CATEGORY_RESTS, arm_features.by_category.get(pair, ()), where)
     for pair in situation.present:
-        _mark(codes, Constraint.CATEGORY_PRESENT, offers.by_category.get(pair, ()), where)
+        _mark(codes, Constraint.CATEGORY_PRESENT, arm_features.by_category.get(pair, ()), where)
     if situation.everywhere:
         codes[:] = situation.everywhere
     for site, constraint in situation.closed_sites.items():
-        codes[_inside(offers.of_site(site), where)] = constraint
-    if offers.latest_embargo > situation.seq:
-        codes[offers.embargo_until[where] > situation.seq] = Constraint.EMBARGO
+        codes[_inside(arm_features.of_site(site), where)] = constraint
+    if arm_features.latest_embargo > situation.seq:
+        codes[arm_features.embargo_until[where] > situation.seq] = Constraint.EMBARGO
     for name in situation.culled:
-        _mark(codes, Constraint.CULLING, (offers.by_kernel.get(name, -1),), where)
-    if offers.any_banned:
-        banned = offers.banned[where]
+        _mark(codes, Constraint.CULLING, (arm_features.by_kernel.get(name, -1),), where)
+    if arm_features.any_banned:
+        banned = arm_features.banned[where]
         np.copyto(codes, banned, where=banned > 0)
     return codes
 
@@ -145,29 +147,35 @@ WORDS: Final[Mapping[Constraint, str]] = {
 
 
 def explain(
-    constraint: Constraint, limits: Limits, situation: Situation, offers: Offers, arm: int
+    constraint: Constraint,
+    limits: Limits,
+    situation: Situation,
+    arm_features: ArmFeatures,
+    arm: int,
 ) -> str:
     """Return in words why a constraint rules out an arm."""
     return WORDS[constraint].format(
         limits=limits,
         situation=situation,
-        kernel=offers.kernels[arm],
-        until=int(offers.embargo_until[arm]),
+        kernel=arm_features.kernels[arm],
+        until=int(arm_features.embargo_until[arm]),
         share=BUDGET_SHARE,
     )
 
 
-def _over_budget(codes: Codes, limits: Limits, used: Costs, offers: Offers, where: slice) -> None:
+def _over_budget(
+    codes: Codes, limits: Limits, used: Costs, arm_features: ArmFeatures, where: slice
+) -> None:
     if limits.max_latency_ratio is not None:
         left = BUDGET_SHARE * limits.max_latency_ratio - used.latency_ratio
         # What was never measured compares as not a number: it is out.
-        codes[~(offers.latency_ratio[where] <= left)] = Constraint.LATENCY
+        codes[~(arm_features.latency_ratio[where] <= left)] = Constraint.LATENCY
     if limits.max_memory_ratio is not None:
         left = BUDGET_SHARE * limits.max_memory_ratio - used.memory_ratio
-        codes[~(offers.memory_ratio[where] <= left)] = Constraint.MEMORY
+        codes[~(arm_features.memory_ratio[where] <= left)] = Constraint.MEMORY
     if limits.max_params is not None:
         left = BUDGET_SHARE * limits.max_params - used.params
-        codes[offers.params[where] > left] = Constraint.PARAMS
+        codes[arm_features.params[where] > left] = Constraint.PARAMS
 
 
 def _mark(codes: Codes, constraint: Constraint, arms: Sequence[int], where: slice) -> None:

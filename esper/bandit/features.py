@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from esper.bandit.columns import FloatArray
+from esper.bandit.arm_arrays import FloatArray
 from esper.bandit.ranks import cost_ranks_by_site, ranks
 from esper.topics.models import LoadableKernel, SiteFacts, SiteKind
 

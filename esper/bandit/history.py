@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from esper.bandit.columns import FloatArray
-from esper.bandit.forgetting import Forgetting
+from esper.bandit.arm_arrays import FloatArray
+from esper.bandit.discounting import Discounting
 
 RECENT = 8
 """Rewards that a trend is taken over; a policy with a window keeps as many as that."""
@@ -71,11 +71,11 @@ class History(BaseModel):
         """Reports from its last trial to report `seq`; None where it was never tried."""
         return seq - self.last_seq if self.pulls else None
 
-    def after(self, trial: TrialResult, number: int, forgetting: Forgetting) -> "History":
+    def after(self, trial: TrialResult, number: int, discounting: Discounting) -> "History":
         """Return the history with one more trial, the `number`-th of its bandit."""
         pulls, reward = self.pulls + 1, trial.reward
         mean = self.mean + (reward - self.mean) / pulls
-        kept = self.weight * faded(forgetting.discount, number - self.last_trial)
+        kept = self.weight * faded(discounting.discount, number - self.last_trial)
         weight = kept + 1.0
         recent = (*self.recent, (number, reward))
         return History(
@@ -84,20 +84,20 @@ class History(BaseModel):
             squares=self.squares + (reward - self.mean) * (reward - mean),
             weight=weight,
             weighted_mean=self.weighted_mean + (reward - self.weighted_mean) / weight,
-            recent=recent[-max(RECENT, forgetting.window or 0) :],
+            recent=recent[-max(RECENT, discounting.window or 0) :],
             contribution=trial.contribution,
             params=trial.params,
             last_seq=trial.seq,
             last_trial=number,
         )
 
-    def remembered(self, forgetting: Forgetting, trials: int) -> tuple[float, float, float]:
+    def remembered(self, discounting: Discounting, trials: int) -> tuple[float, float, float]:
         """Return weight, mean and variance of what a policy remembers after `trials` trials."""
-        if forgetting.window is not None:
-            since = trials - forgetting.window
+        if discounting.window is not None:
+            since = trials - discounting.window
             return _moments([reward for number, reward in self.recent if number > since])
-        if forgetting.discount < 1.0:
-            weight = self.weight * faded(forgetting.discount, trials - self.last_trial)
+        if discounting.discount < 1.0:
+            weight = self.weight * faded(discounting.discount, trials - self.last_trial)
             return weight, self.weighted_mean, self.variance
         return float(self.pulls), self.mean, self.variance
 

@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from esper.bandit.columns import FloatArray
+from esper.bandit.arm_arrays import FloatArray
+from esper.bandit.arm_features import ArmFeatures, Codes
+from esper.bandit.arm_stats import ArmStats
 from esper.bandit.constraints import Constraint, Situation, constrained
-from esper.bandit.draws import Draws, uniform
+from esper.bandit.counter_rng import CounterRNG, uniform
 from esper.bandit.linear import LinearModel
-from esper.bandit.offers import Codes, Offers
 from esper.bandit.policies import Policy
-from esper.bandit.standings import Standings
 from esper.topics.models import Limits
 
 PURPOSE: Final = "selection"
@@ -36,12 +36,12 @@ class Options(NamedTuple):
     contextual policies.
     """
 
-    offers: Offers
-    arms: Standings
+    arm_features: ArmFeatures
+    arms: ArmStats
     seats: tuple[Seat, ...]
     places: Mapping[Seat, int]
     slots: Mapping[str, int]
-    seeds: Standings
+    seeds: ArmStats
     trials: int
     closed: frozenset[Seat]
     features: FloatArray | None = None
@@ -73,14 +73,14 @@ class SeedSelector:
 
     def choose(self, options: Options, situation: Situation) -> Choice | None:
         """Return what to plant next; None where constraints leave nothing."""
-        if situation.on_trial >= self.limits.max_on_trial or not options.offers.kernels:
+        if situation.on_trial >= self.limits.max_on_trial or not options.arm_features.kernels:
             return None
         if self.attention is not None:
             return self._attend(options, situation)
-        best = self._best_arm(options, situation, slice(0, len(options.offers.kernels)))
+        best = self._best_arm(options, situation, slice(0, len(options.arm_features.kernels)))
         if best is None:
             return None
-        return Choice(_first_open(options, options.offers.kernels[best[0]].site), *best)
+        return Choice(_first_open(options, options.arm_features.kernels[best[0]].site), *best)
 
     def seat_scores(self, options: Options, seq: int) -> FloatArray:
         """Return the score of each seat; the higher, the sooner it gets attention.
@@ -90,16 +90,16 @@ class SeedSelector:
         """
         if self.attention is None:
             raise ValueError("this selector has no policy for attention")
-        state, columns = options.seeds.seen_by(self.attention.forgetting, options.trials)
-        return self.attention.score(state, columns, Draws(self.seed, seq, _ATTENTION))
+        state, columns = options.seeds.seen_by(self.attention.discounting, options.trials)
+        return self.attention.score(state, columns, CounterRNG(self.seed, seq, _ATTENTION))
 
     def arm_scores(self, options: Options, seq: int) -> FloatArray:
         """Return the score of each arm, among those of its site where attention chose it."""
-        count = len(options.offers.kernels)
+        count = len(options.arm_features.kernels)
         if self.attention is None:
             return self._scores(options, seq, slice(0, count))
         scores = np.empty(count)
-        for where in options.offers.sites.values():
+        for where in options.arm_features.sites.values():
             scores[where] = self._scores(options, seq, where)
         return scores
 
@@ -114,7 +114,7 @@ class SeedSelector:
                 codes[known] = Constraint.NO_SEED_FREE
         while (place := self._first(scores, codes, situation.seq, "seat")) is not None:
             seat = options.seats[place]
-            best = self._best_arm(options, situation, options.offers.of_site(seat.site))
+            best = self._best_arm(options, situation, options.arm_features.of_site(seat.site))
             if best is not None:
                 return Choice(seat, *best)
             first = options.places[Seat(seat.site, 0)]
@@ -124,7 +124,7 @@ class SeedSelector:
     def _best_arm(
         self, options: Options, situation: Situation, where: slice
     ) -> tuple[int, float] | None:
-        codes = constrained(self.limits, situation, options.offers, where)
+        codes = constrained(self.limits, situation, options.arm_features, where)
         if np.count_nonzero(codes) == len(codes):
             return None
         scores = self._scores(options, situation.seq, where)
@@ -132,15 +132,15 @@ class SeedSelector:
         return None if best is None else (where.start + best, float(scores[best]))
 
     def _scores(self, options: Options, seq: int, where: slice) -> FloatArray:
-        policy, offers = self.policy, options.offers
-        if where.stop - where.start == len(offers.kernels):
+        policy, arm_features = self.policy, options.arm_features
+        if where.stop - where.start == len(arm_features.kernels):
             rows, purpose = None, _BLUEPRINT
         else:
-            rows, purpose = where, f"{_BLUEPRINT}/{offers.kernels[where.start].site}"
+            rows, purpose = where, f"{_BLUEPRINT}/{arm_features.kernels[where.start].site}"
         state, columns = options.arms.seen_by(
-            policy.forgetting, options.trials, rows, options.features, options.model
+            policy.discounting, options.trials, rows, options.features, options.model
         )
-        return policy.score(state, columns, Draws(self.seed, seq, purpose))
+        return policy.score(state, columns, CounterRNG(self.seed, seq, purpose))
 
     def _first(self, scores: FloatArray, codes: Codes, seq: int, purpose: str) -> int | None:
         """Return the place of the greatest score that no constraint rules out, if there is one.

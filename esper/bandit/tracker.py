@@ -8,7 +8,7 @@ from typing import NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.discounting import NOTHING, Discounting
 from esper.bandit.history import History, TrialResult
 
 MAX_DETAILED = 4096
@@ -48,8 +48,8 @@ class PerformanceTracker:
     trials: int = 0
     marginal: Mapping[Tried, History] = field(default_factory=dict)
     detailed: Mapping[Tried, History] = field(default_factory=dict)
-    forgetting: Forgetting = NOTHING
-    attention_forgetting: Forgetting = NOTHING
+    discounting: Discounting = NOTHING
+    attention_forgetting: Discounting = NOTHING
 
     def of(self, tried: Tried) -> History | None:
         """Return the history of what was tried; None where it never was, or was let go."""
@@ -70,10 +70,10 @@ class PerformanceTracker:
         if len(detailed) >= MAX_DETAILED:
             del detailed[next(iter(detailed))]
         # Last is what was tried last, so that the first is what may go.
-        detailed[both] = before.after(trial, number, self.forgetting)
+        detailed[both] = before.after(trial, number, self.discounting)
         marginal = {
             **self.marginal,
-            arm: self.marginal.get(arm, History()).after(trial, number, self.forgetting),
+            arm: self.marginal.get(arm, History()).after(trial, number, self.discounting),
             seed: self.marginal.get(seed, History()).after(
                 trial, number, self.attention_forgetting
             ),

@@ -176,7 +176,7 @@ class _Spent:
 
 def _silenced(blueprint: Blueprint) -> tuple[Node, ...]:
     """Append a `scale` unless the last node already falls silent at zero."""
-    if OPS[blueprint.nodes[-1].op].silent_at_zero:
+    if OPS[blueprint.nodes[-1].op].zero_output_at_zero_weights:
         return blueprint.nodes
     taken = {node.id for node in blueprint.nodes}
     free = (f"{BIRTH_SCALE}{suffix}" for suffix in ("", *map(str, range(len(taken)))))

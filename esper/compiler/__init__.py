@@ -1,7 +1,7 @@
 """From a blueprint and a site signature to signed bytes that a trainer will run.
 
 `BlueprintCompiler` makes a plan, `KernelOptimizer` improves it, `KernelValidator` runs the very
-bytes that will be published, and `CompileFarm` does all three in processes that may hang or die
+bytes that will be published, and `CompilePool` does all three in processes that may hang or die
 without harm. Signing happens outside those processes. Names load on first use: neither the
 farm nor the keys need torch.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from esper.compiler.compile import BlueprintCompiler
-    from esper.compiler.farm import CompileFarm
+    from esper.compiler.compile_pool import CompilePool
     from esper.compiler.optimize import KernelOptimizer
     from esper.compiler.outcome import Built, Rejected
     from esper.compiler.validate import KernelRejected, KernelValidator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "BlueprintCompiler": "compile",
     "Built": "outcome",
-    "CompileFarm": "farm",
+    "CompilePool": "farm",
     "KernelOptimizer": "optimize",
     "KernelRejected": "validate",
     "KernelValidator": "validate",
@@ -29,7 +29,7 @@ _HOMES: Final = {
 __all__ = [
     "BlueprintCompiler",
     "Built",
-    "CompileFarm",
+    "CompilePool",
     "KernelOptimizer",
     "KernelRejected",
     "KernelValidator",

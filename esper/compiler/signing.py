@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from esper.kernel.refusal import BadSignature
-from esper.kernel.trust import KeyUnusable, load_public, verify
+from esper.kernel.signatures import KeyUnusable, load_public, verify
 
 __all__ = [
     "BadSignature",

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from esper.kernel.header import LENGTH_BYTES, PLAN_KEY, check_length, plan_of
+from esper.kernel.metadata import LENGTH_BYTES, PLAN_KEY, check_length, plan_of
 from esper.kernel.plan import Plan
 from esper.kernel.refusal import ArtifactRefused
 

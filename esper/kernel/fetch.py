@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from esper.kernel.header import plan_of
+from esper.kernel.metadata import plan_of
 from esper.kernel.plan import Plan
 from esper.kernel.refusal import ArtifactRefused
-from esper.kernel.trust import load_public, verify
+from esper.kernel.signatures import load_public, verify
 from esper.store import KernelStore, location_in, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady

@@ -103,7 +103,7 @@ class Plan(BaseModel):
         result = self.layout[-1]
         if result.output != self.signature.h:
             raise ArtifactRefused(f"the result is {result.output}; h is {self.signature.h}")
-        if not result.spec.silent_at_zero:
+        if not result.spec.zero_output_at_zero_weights:
             raise ArtifactRefused(f"a kernel cannot end in {result.spec.name}: no no-op at birth")
         if self.params > MAX_PARAMETERS:
             raise ArtifactRefused(f"{self.params} parameters; at most {MAX_PARAMETERS}")

@@ -6,19 +6,19 @@ trainer: a run and its reports. Out: what can be planted, decisions, and their k
 """
 
 from esper.link.catalogue import Missing
-from esper.link.courier import Courier, LinkRefused
+from esper.link.client import LinkClient, LinkRefused
+from esper.link.config import LinkConfig
 from esper.link.frames import Frame, FrameReader, Kind
-from esper.link.order import Order
 from esper.link.resumption import RecordUnfit, Resumption
 
 __all__ = [
-    "Courier",
     "Frame",
     "FrameReader",
     "Kind",
+    "LinkClient",
+    "LinkConfig",
     "LinkRefused",
     "Missing",
-    "Order",
     "RecordUnfit",
     "Resumption",
 ]

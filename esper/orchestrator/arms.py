@@ -9,10 +9,10 @@ import orjson
 
 from esper.bandit import (
     NO_PRIOR,
+    ArmFeatures,
+    ArmStats,
     History,
-    Offers,
     PerformanceTracker,
-    Standings,
     Tried,
     bans,
     priors_for,
@@ -59,15 +59,15 @@ class Arms:
     change with the one it came from."""
 
     rows: tuple[Arm, ...]
-    offers: Offers
-    standings: Standings
+    arm_features: ArmFeatures
+    arm_stats: ArmStats
 
     @classmethod
     def of(cls, rows: Sequence[Arm], tracker: PerformanceTracker, run: OpenedRun) -> "Arms":
         """Return the arms with their columns; what the tracker knows of them counts."""
         kernels = [row.kernel for row in rows]
         embargoes = [row.embargo_until_seq for row in rows]
-        offers = Offers.of(
+        arm_features = ArmFeatures.of(
             kernels, embargoes, bans(run.selection.limits, run.opening.slots, kernels)
         )
         histories = {
@@ -78,7 +78,7 @@ class Arms:
         memory = run.opening.memory.arms if run.opening.memory else ()
         priors = priors_for(kernels, run.signatures, memory, run.selection.priors)
         believed = {place: prior for place, prior in enumerate(priors) if prior != NO_PRIOR}
-        return cls(tuple(rows), offers, Standings.of(len(rows), histories, believed))
+        return cls(tuple(rows), arm_features, ArmStats.of(len(rows), histories, believed))
 
     def __iter__(self) -> Iterator[Arm]:
         return iter(self.rows)
@@ -100,7 +100,7 @@ class Arms:
 
     def on(self, site: str, kernel_id: str) -> Arm | None:
         """The arm that a planted kernel belongs to, if it is still offered."""
-        place = self.offers.by_kernel.get((site, kernel_id))
+        place = self.arm_features.by_kernel.get((site, kernel_id))
         return None if place is None else self.rows[place]
 
     def at(self, site: str, blueprint_id: str) -> Arm | None:
@@ -115,20 +115,24 @@ class Arms:
 
     def embargoed(self, names: Iterable[tuple[str, str]], until_seq: int) -> "Arms":
         """Return the arms of which some, by site and kernel, are left alone until a report."""
-        places = [place for name in names if (place := self.offers.by_kernel.get(name)) is not None]
+        places = [
+            place for name in names if (place := self.arm_features.by_kernel.get(name)) is not None
+        ]
         if not places:
             return self
         rows = list(self.rows)
         for place in places:
             rows[place] = rows[place]._replace(embargo_until_seq=until_seq)
-        return replace(self, rows=tuple(rows), offers=self.offers.with_embargo(places, until_seq))
+        return replace(
+            self, rows=tuple(rows), arm_features=self.arm_features.with_embargo(places, until_seq)
+        )
 
     def with_history(self, place: int, history: History) -> "Arms":
         """Return the arms after one more trial of one of them."""
         rows = list(self.rows)
         rows[place] = rows[place]._replace(pulls=history.pulls, mean=history.mean)
-        standings = self.standings.with_history(place, history)
-        return replace(self, rows=tuple(rows), standings=standings)
+        arm_stats = self.arm_stats.with_history(place, history)
+        return replace(self, rows=tuple(rows), arm_stats=arm_stats)
 
     def with_kernels(
         self, kernels: Sequence[LoadableKernel], tracker: PerformanceTracker, run: OpenedRun

@@ -11,7 +11,7 @@ from esper.orchestrator.arms import TooManyArms
 from esper.orchestrator.learn import ended_early, incidents_in_words, learn
 from esper.orchestrator.orchestrator import Intent, Proposal, SeedOrchestrator
 from esper.orchestrator.plan import Plan
-from esper.orchestrator.state import Agenda, Asked, FoldState, Pending
+from esper.orchestrator.state import Asked, FoldState, Pending, StrategyState
 from esper.topics.codec import digest, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
@@ -78,21 +78,21 @@ def fold(
     except TooManyArms as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
     intent = SeedOrchestrator().decide(after, report)
-    board = intent.board
+    view = intent.view
     plans: list[Proposal] = [SEAL] if report.closing else list(intent.plans)
     reason = None
     idle = not any(plan.operations for _, plan in plans)
     if not report.closing and (idle or report.paused):
-        reason = no_action(board)
+        reason = no_action(view)
     if after.run.opening.lockstep and not report.closing:
-        plans.append((None, last_word(board, len(plans))))
+        plans.append((None, last_word(view, len(plans))))
     elif report.incidents and not plans:
         plans.append((None, Plan((), reason or "nothing is decided")))
     elif reason is not None and reason != before.said:
         plans.append((None, Plan((), reason)))
     if report.incidents:
         plans[0] = _told_of_incidents(plans[0], report, after)
-    committed = _committed(replace(after, agenda=intent.agenda), report, plans)
+    committed = _committed(replace(after, strategy_state=intent.strategy_state), report, plans)
     after = replace(committed, said=reason)
     decisions = _decisions(before, after, intent, cause, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256
@@ -142,12 +142,12 @@ def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> F
         for index, (_, plan) in enumerate(plans)
         if plan.operations
     )
-    if state.agenda is not None:
+    if state.strategy_state is not None:
         cut = [trial for trial in state.trials if (trial.site, trial.kernel_id) in culled]
         state = ended_early(state, cut, report)
     return replace(
         state,
-        agenda=_asked(state.agenda, awaited, plans, report.seq),
+        strategy_state=_asked(state.strategy_state, awaited, plans, report.seq),
         arms=state.arms.embargoed(culled, until),
         pending=state.pending + awaited,
         rotation=_rotated(state, planted),
@@ -155,10 +155,13 @@ def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> F
 
 
 def _asked(
-    agenda: Agenda | None, awaited: Sequence[Pending], plans: Sequence[Proposal], seq: int
-) -> Agenda | None:
+    strategy_state: StrategyState | None,
+    awaited: Sequence[Pending],
+    plans: Sequence[Proposal],
+    seq: int,
+) -> StrategyState | None:
     """Return the agenda that remembers which alphas were asked for, until they are answered."""
-    if agenda is None:
+    if strategy_state is None:
         return None
     asking = [plan for _, plan in plans if plan.operations]
     asked = [
@@ -175,7 +178,7 @@ def _asked(
         for operation in plan.operations
         if isinstance(operation, Plant | Reweight)
     ]
-    return agenda.model_copy(update={"asked": (*agenda.asked, *asked)})
+    return strategy_state.model_copy(update={"asked": (*strategy_state.asked, *asked)})
 
 
 def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, ...]]:
@@ -198,7 +201,7 @@ def _decisions(
 ) -> tuple[AdaptationDecision, ...]:
     if not plans:
         return ()
-    run, board = after.run, intent.board
+    run, view = after.run, intent.view
     before_sha256, after_sha256 = before.sha256(), after.sha256()
     previous = before.previous_sha256
     decisions = []
@@ -211,11 +214,11 @@ def _decisions(
             strategy=strategy,
             operations=plan.operations,
             reason=plan.reason[:500],
-            apply_at_step=board.report.step + 1,
+            apply_at_step=view.report.step + 1,
             cause=cause,
             policy=_stamp(run.policy, run.opening.policy),
-            candidates=board.candidates(plan.operations),
-            seeds=board.seed_candidates(),
+            candidates=view.candidates(plan.operations),
+            seeds=view.seed_candidates(),
             attention=(
                 _stamp(run.attention, run.selection.attention)
                 if run.attention and run.selection.attention
@@ -234,7 +237,7 @@ def _decisions(
         )
         previous = digest(decision)
         decisions.append(decision)
-        board = board.beside(plan.operations)
+        view = view.beside(plan.operations)
     return tuple(decisions)
 
 

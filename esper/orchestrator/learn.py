@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from esper.bandit import LinearModel, PerformanceTracker, Seat, TrialResult, Tried, reward_of
+from esper.bandit.arm_stats import ArmStats
 from esper.bandit.features import features
-from esper.bandit.standings import Standings
-from esper.orchestrator.agenda import agenda_after, applied, reports_kept, weighed
 from esper.orchestrator.arms import Arms
 from esper.orchestrator.state import FoldState, Pending, Trial
+from esper.orchestrator.strategy_state import agenda_after, applied, reports_kept, weighed
 from esper.topics.codec import sha256_of
 from esper.topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
 
@@ -43,7 +43,7 @@ def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
         trials=tuple(_judged(trial, selection) for trial in trials),
         pending=_unanswered(state.pending, report),
         occupied=_occupied(state, report),
-        agenda=agenda_after(state.agenda, selection, report),
+        strategy_state=agenda_after(state.strategy_state, selection, report),
         first_loss=_first_loss(state, report),
     )
     due = [trial for trial in trials if _due(trial, selection)]
@@ -103,9 +103,9 @@ def _observed(state: FoldState, report: SeedReport) -> tuple[Trial, ...]:
     known = {(trial.site, trial.slot, trial.kernel_id): trial for trial in state.trials}
     seeds = [seed for seed in report.seeds if seed.state in ON_TRIAL]
     observed = [_observed_once(known, seed, state) for seed in seeds]
-    if state.agenda is None:
+    if state.strategy_state is None:
         return tuple(observed)
-    asked = applied(state.agenda, report)
+    asked = applied(state.strategy_state, report)
     return tuple(
         weighed(trial, seed, asked.get(trial.seat))
         for trial, seed in zip(observed, seeds, strict=True)
@@ -136,7 +136,7 @@ def _observed_once(
         (seed.site, seed.slot, kernel_id),
         Trial(site=seed.site, slot=seed.slot, kernel_id=kernel_id),
     )
-    if seed.state is not SeedState.ACTIVE or (trial.judged and state.agenda is None):
+    if seed.state is not SeedState.ACTIVE or (trial.judged and state.strategy_state is None):
         return trial
     measured = seed.contribution
     if measured is not None and abs(measured) > MAX_CONTRIBUTION:
@@ -171,7 +171,8 @@ def _with_rewards(state: FoldState, due: list[Trial], report: SeedReport) -> Fol
     ended = [
         (place, trial)
         for trial in due
-        if (place := state.arms.offers.by_kernel.get((trial.site, trial.kernel_id))) is not None
+        if (place := state.arms.arm_features.by_kernel.get((trial.site, trial.kernel_id)))
+        is not None
     ]
     for place, trial in sorted(ended, key=lambda each: (each[0], each[1].slot)):
         state = _rewarded(state, place, trial, report)
@@ -205,7 +206,7 @@ def _with_penalties(state: FoldState, report: SeedReport) -> FoldState:
     """Return the state in which what was rolled back counts as a trial of the lowest reward."""
     for incident in report.incidents:
         for seed in incident.seeds:
-            place = state.arms.offers.by_kernel.get((seed.site, seed.kernel_id))
+            place = state.arms.arm_features.by_kernel.get((seed.site, seed.kernel_id))
             if place is not None:
                 params = state.arms.rows[place].kernel.params
                 result = TrialResult(
@@ -246,7 +247,7 @@ def _result(trial: Trial, params: int, state: FoldState, report: SeedReport) -> 
     return TrialResult(reward=reward, contribution=contribution, params=params, seq=report.seq)
 
 
-def _seeds_after(state: FoldState, seat: Seat, tracker: PerformanceTracker) -> Standings:
+def _seeds_after(state: FoldState, seat: Seat, tracker: PerformanceTracker) -> ArmStats:
     place = state.run.seat_places.get(seat)
     if place is None:
         return state.seeds
@@ -258,7 +259,7 @@ def _model_after(
 ) -> LinearModel | None:
     if state.model is None:
         return None
-    kernels = state.arms.offers.kernels
+    kernels = state.arms.arm_features.kernels
     rows = features(state.run.opening.sites, report.gradients, kernels)
     before = state.tracker.of(Tried(kernels[place].site, None, kernels[place].blueprint_id))
     return state.model.after(rows[place].tolist(), reward, before.pulls if before else 0)

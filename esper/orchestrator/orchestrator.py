@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from esper.orchestrator.board import Board, set_up
-from esper.orchestrator.by_hand import answers
-from esper.orchestrator.course import Rule, chosen, told
-from esper.orchestrator.in_turn import IN_TURN
+from esper.orchestrator.independent_trials import IN_TURN
+from esper.orchestrator.manual_requests import answers
 from esper.orchestrator.plan import Plan
 from esper.orchestrator.signals import Readings, read
-from esper.orchestrator.state import Agenda, FoldState
+from esper.orchestrator.state import FoldState, StrategyState
 from esper.orchestrator.strategies import RULES
+from esper.orchestrator.strategy_selection import Rule, chosen, told
+from esper.orchestrator.view import View, set_up
 from esper.topics.models import Course, SeedReport, Strategy
 
 Proposal = tuple[Strategy | None, Plan]
@@ -20,12 +20,12 @@ Proposal = tuple[Strategy | None, Plan]
 class Intent(NamedTuple):
     """What a run intends after a report: the board that it was seen on, the course, the plans.
 
-    `course` and `agenda` are None where the run pursues none.
+    `course` and `strategy_state` are None where the run pursues none.
     """
 
-    board: Board
+    view: View
     plans: tuple[Proposal, ...]
-    agenda: Agenda | None = None
+    strategy_state: StrategyState | None = None
     course: Course | None = None
 
 
@@ -41,41 +41,52 @@ class SeedOrchestrator:
 
     def decide(self, state: FoldState, report: SeedReport) -> Intent:
         """Return what a run intends after a report that its state has learnt from."""
-        board, agenda = set_up(state, report), state.agenda
+        view, strategy_state = set_up(state, report), state.strategy_state
         asked = tuple[Proposal, ...]((None, plan) for plan in answers(report))
         acts_by_hand = any(plan.operations for _, plan in asked)
         if acts_by_hand or report.paused or report.closing or state.pending:
             # What is under way decides which slots are free; wait for the trainer's answer.
-            return Intent(board, asked, agenda)
-        if agenda is None:
-            return Intent(board, asked + _in_turn(board))
-        readings = read(board)
-        after = chosen(self.rules, agenda, board.orchestration, readings, report.seq)
-        course = told(self.rules, agenda, after, readings)
-        return Intent(board, asked + self._pursued(board, after, readings), after, course)
+            return Intent(view, asked, strategy_state)
+        if strategy_state is None:
+            return Intent(view, asked + _in_turn(view))
+        readings = read(view)
+        after = chosen(self.rules, strategy_state, view.orchestration, readings, report.seq)
+        course = told(self.rules, strategy_state, after, readings)
+        return Intent(view, asked + self._pursued(view, after, readings), after, course)
 
-    def _pursued(self, board: Board, agenda: Agenda, readings: Readings) -> tuple[Proposal, ...]:
+    def _pursued(
+        self, view: View, strategy_state: StrategyState, readings: Readings
+    ) -> tuple[Proposal, ...]:
         """Return the plan of the strategy that is pursued, if it has one now."""
         on = tuple(each for each in readings if each.on(staying=True))
-        rule = next((rule for rule in self.rules if rule.strategy is agenda.strategy), None)
-        plan = None if rule is None else rule.propose(board, on)
+        rule = next((rule for rule in self.rules if rule.strategy is strategy_state.strategy), None)
+        plan = None if rule is None else rule.propose(view, on)
         if plan is None:
             return ()
-        return ((agenda.strategy, Plan(plan.operations, _with_why(plan.reason, agenda))),)
+        return (
+            (
+                strategy_state.strategy,
+                Plan(plan.operations, _with_why(plan.reason, strategy_state)),
+            ),
+        )
 
 
-def _with_why(reason: str, agenda: Agenda) -> str:
+def _with_why(reason: str, strategy_state: StrategyState) -> str:
     """Return a plan's reason with that of its strategy, where it does not say so itself."""
-    _, _, words = agenda.why.rpartition(": ")
-    return reason if words in reason else f"{reason}; since report {agenda.since_seq}: {agenda.why}"
+    _, _, words = strategy_state.why.rpartition(": ")
+    return (
+        reason
+        if words in reason
+        else f"{reason}; since report {strategy_state.since_seq}: {strategy_state.why}"
+    )
 
 
-def _in_turn(board: Board) -> tuple[Proposal, ...]:
+def _in_turn(view: View) -> tuple[Proposal, ...]:
     plans: tuple[Proposal, ...] = ()
     for strategy, propose in IN_TURN:
-        plan = propose(board)
+        plan = propose(view)
         if plan is None:
             continue
         plans += ((strategy, plan),)
-        board = board.beside(plan.operations)
+        view = view.beside(plan.operations)
     return plans

@@ -8,7 +8,7 @@ import orjson
 
 from esper.bandit import Policy, Seat, SeedSelector, attention_for, policy_for
 from esper.topics.codec import encode
-from esper.topics.models import Limits, Priors, RunOpening, Selection
+from esper.topics.models import Limits, Priors, RunConfig, Selection
 
 BEFORE_SELECTION: Final = Selection(
     limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0, category=0.0)
@@ -21,7 +21,7 @@ class OpenedRun:
     """A run's id and opening, and what follows from them."""
 
     run_id: str
-    opening: RunOpening
+    opening: RunConfig
 
     @property
     def selects(self) -> bool:

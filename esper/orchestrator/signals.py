@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esper.orchestrator.board import Board
+from esper.orchestrator.explain import contributed, percent
 from esper.orchestrator.learn import mean_contribution
 from esper.orchestrator.state import Trial
-from esper.orchestrator.words import contributed, percent
+from esper.orchestrator.view import View
 from esper.topics.models import Orchestration, SeedState, Signal
 
 MOST_RATIO = 1000.0
 """What is at least so many times another, or more than nothing, is not told apart."""
 
 
-class Reading(NamedTuple):
+class SignalReading(NamedTuple):
     """One sign: what was found, and whether it calls for a strategy or, once pursued, keeps it.
 
     `trials` are what it is about, the best first; `words` say what was found.
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
         )
 
 
-Readings = Sequence[Reading]
+Readings = Sequence[SignalReading]
 
 
 def of(readings: Readings, *names: str) -> tuple[Trial, ...]:
@@ -56,25 +56,25 @@ def of(readings: Readings, *names: str) -> tuple[Trial, ...]:
     return tuple({trial.seat: trial for trial in trials}.values())
 
 
-def read(board: Board) -> tuple[Reading, ...]:
+def read(view: View) -> tuple[SignalReading, ...]:
     """Return every sign that there is something to read of."""
-    active, orchestration = _active(board), board.orchestration
+    active, orchestration = _active(view), view.orchestration
     return (
-        *_harmful(board, orchestration, active),
-        *_weak(board, active),
-        *_of_sites(board, orchestration, active),
-        *_plateau(board, orchestration),
-        *_idle(board, orchestration),
-        _spent(board),
+        *_harmful(view, orchestration, active),
+        *_weak(view, active),
+        *_of_sites(view, orchestration, active),
+        *_plateau(view, orchestration),
+        *_idle(view, orchestration),
+        _spent(view),
     )
 
 
-def _active(board: Board) -> tuple[Trial, ...]:
+def _active(view: View) -> tuple[Trial, ...]:
     """Return the trials of seeds at full alpha; of the others nothing is said yet."""
     at_full = {
-        (seed.site, seed.slot) for seed in board.report.seeds if seed.state is SeedState.ACTIVE
+        (seed.site, seed.slot) for seed in view.report.seeds if seed.state is SeedState.ACTIVE
     }
-    return tuple(trial for trial in board.state.trials if trial.seat in at_full)
+    return tuple(trial for trial in view.state.trials if trial.seat in at_full)
 
 
 def _sign(
@@ -84,57 +84,57 @@ def _sign(
     on: bool,
     words: str,
     trial: Trial | None = None,
-) -> Reading:
+) -> SignalReading:
     """Return a sign with one threshold, of a seed or of the run."""
     site, trials = (trial.site, (trial,)) if trial else (None, ())
-    return Reading(name, value, threshold, threshold, on, on, words, site, trials)
+    return SignalReading(name, value, threshold, threshold, on, on, words, site, trials)
 
 
 def _harmful(
-    board: Board, orchestration: Orchestration, active: Sequence[Trial]
-) -> Iterator[Reading]:
+    view: View, orchestration: Orchestration, active: Sequence[Trial]
+) -> Iterator[SignalReading]:
     reports, least = orchestration.harm_reports, -orchestration.harm_share
     for trial in active:
         lately = [each for each in trial.contributions[-reports:] if each is not None]
-        share = board.share(fsum(lately) / reports) if len(lately) == reports else None
+        share = view.share(fsum(lately) / reports) if len(lately) == reports else None
         if share is not None:
-            words = f"{board.blueprint_of(trial)} raises the probe loss by {percent(-share)}"
+            words = f"{view.blueprint_of(trial)} raises the probe loss by {percent(-share)}"
             yield _sign("harmful", share, least, share < least, words, trial)
 
 
-def _weak(board: Board, active: Sequence[Trial]) -> Iterator[Reading]:
+def _weak(view: View, active: Sequence[Trial]) -> Iterator[SignalReading]:
     for trial in active:
         if trial.judged:
-            yield _verdict("weak", board, trial, on=not _passed(board, trial))
+            yield _verdict("weak", view, trial, on=not _passed(view, trial))
 
 
-def _proven(board: Board, trial: Trial) -> Iterator[Reading]:
+def _proven(view: View, trial: Trial) -> Iterator[SignalReading]:
     """Yield whether a seed alone at its site has passed its trial."""
     if trial.judged:
-        yield _verdict("proven", board, trial, on=_passed(board, trial))
+        yield _verdict("proven", view, trial, on=_passed(view, trial))
 
 
-def _verdict(name: str, board: Board, trial: Trial, on: bool) -> Reading:
-    share = board.share(mean_contribution(trial))
-    return _sign(name, share, board.least_share, on, contributed(board, trial), trial)
+def _verdict(name: str, view: View, trial: Trial, on: bool) -> SignalReading:
+    share = view.share(mean_contribution(trial))
+    return _sign(name, share, view.least_share, on, contributed(view, trial), trial)
 
 
-def _passed(board: Board, trial: Trial) -> bool:
-    return board.worth_keeping(mean_contribution(trial))
+def _passed(view: View, trial: Trial) -> bool:
+    return view.worth_keeping(mean_contribution(trial))
 
 
 def _of_sites(
-    board: Board, orchestration: Orchestration, active: Sequence[Trial]
-) -> Iterator[Reading]:
+    view: View, orchestration: Orchestration, active: Sequence[Trial]
+) -> Iterator[SignalReading]:
     by_site: dict[str, list[Trial]] = {}
-    for trial in board.state.trials:
+    for trial in view.state.trials:
         by_site.setdefault(trial.site, []).append(trial)
     for site in sorted(by_site):
         trials = by_site[site]
-        if not all(trial in active and not board.warming_up(trial) for trial in trials):
+        if not all(trial in active and not view.warming_up(trial) for trial in trials):
             continue
         if len(trials) == 1:
-            yield from _proven(board, trials[0])
+            yield from _proven(view, trials[0])
             continue
         means = [(mean_contribution(trial), trial) for trial in trials]
         measured = [(mean, trial) for mean, trial in means if mean is not None]
@@ -142,7 +142,7 @@ def _of_sites(
         enough = all(trial.judged or _measured(trial) >= least for trial in trials)
         if enough and len(measured) == len(trials):
             measured.sort(key=lambda each: (-each[0], each[1].slot))
-            yield from _among(board, orchestration, measured)
+            yield from _among(view, orchestration, measured)
 
 
 def _measured(trial: Trial) -> int:
@@ -150,8 +150,8 @@ def _measured(trial: Trial) -> int:
 
 
 def _among(
-    board: Board, orchestration: Orchestration, measured: Sequence[tuple[float, Trial]]
-) -> Iterator[Reading]:
+    view: View, orchestration: Orchestration, measured: Sequence[tuple[float, Trial]]
+) -> Iterator[SignalReading]:
     """Yield how the seeds of a site compare, of which the best is first.
 
     Once all their trials are over nothing more is to come: they are told apart for good.
@@ -161,22 +161,22 @@ def _among(
     site, trials = first.site, tuple(trial for _, trial in measured)
     lead, spread = _ratio(best, second), _ratio(best, worst)
     within = lead <= orchestration.comparable_ratio_stay
-    worth = board.worth_keeping(best)
+    worth = view.worth_keeping(best)
     stays = worth and (lead >= orchestration.dominance_stay or (over and not within))
-    yield Reading(
+    yield SignalReading(
         "dominant",
         lead,
         orchestration.dominance_stay if over else orchestration.dominance,
         orchestration.dominance_stay,
         stays if over else worth and lead >= orchestration.dominance,
         stays,
-        f"{board.blueprint_of(first)} gives {_times(lead)} what the next does",
+        f"{view.blueprint_of(first)} gives {_times(lead)} what the next does",
         site,
         trials,
     )
     limit = orchestration.comparable_ratio_stay if over else orchestration.comparable_ratio
-    alike = board.worth_keeping(worst)
-    yield Reading(
+    alike = view.worth_keeping(worst)
+    yield SignalReading(
         "comparable",
         lead if over else spread,
         limit,
@@ -199,13 +199,13 @@ def _times(ratio: float) -> str:
     return "beyond compare with" if ratio >= MOST_RATIO else f"{ratio:.1f} times"
 
 
-def _plateau(board: Board, orchestration: Orchestration) -> Iterator[Reading]:
-    agenda, reports = board.state.agenda, orchestration.plateau_reports
-    if agenda is None or len(agenda.losses) < 2 * reports:
+def _plateau(view: View, orchestration: Orchestration) -> Iterator[SignalReading]:
+    strategy_state, reports = view.state.strategy_state, orchestration.plateau_reports
+    if strategy_state is None or len(strategy_state.losses) < 2 * reports:
         return
-    before, lately = min(agenda.losses[:reports]), min(agenda.losses[reports:])
+    before, lately = min(strategy_state.losses[:reports]), min(strategy_state.losses[reports:])
     better = (before - lately) / max(abs(before), 1e-12)
-    yield Reading(
+    yield SignalReading(
         "plateau",
         better,
         orchestration.plateau_share,
@@ -216,14 +216,14 @@ def _plateau(board: Board, orchestration: Orchestration) -> Iterator[Reading]:
     )
 
 
-def _idle(board: Board, orchestration: Orchestration) -> Iterator[Reading]:
+def _idle(view: View, orchestration: Orchestration) -> Iterator[SignalReading]:
     if not orchestration.waits_for_plateau:
-        trials = len(board.state.trials)
+        trials = len(view.state.trials)
         yield _sign("idle", trials, 0.0, not trials, "nothing is on trial")
 
 
-def _spent(board: Board) -> Reading:
+def _spent(view: View) -> SignalReading:
     """Return whether nothing may be planted: a budget, seats or other limits are used up."""
-    codes = board.codes()
+    codes = view.codes()
     free = len(codes) - int(np.count_nonzero(codes))
     return _sign("spent", free, 0.0, not free, "no arm may be planted")

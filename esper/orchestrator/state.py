@@ -8,18 +8,18 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.bandit import (
+    ArmStats,
     History,
     HistoryRow,
     LinearModel,
     PerformanceTracker,
     Seat,
-    Standings,
     Tried,
 )
 from esper.orchestrator.arms import Arm, Arms
 from esper.orchestrator.run import OpenedRun
 from esper.topics.codec import Undecodable, encode, sha256_of
-from esper.topics.models import LoadableKernel, RunOpening, SeedReport, Strategy
+from esper.topics.models import LoadableKernel, RunConfig, SeedReport, Strategy
 from esper.topics.models.event import SiteName
 
 WHOLE = 1.0
@@ -79,7 +79,7 @@ class Asked(_Frozen):
     round_size: int | None = None
 
 
-class Agenda(_Frozen):
+class StrategyState(_Frozen):
     """What an orchestrated run intends: a strategy, since which report, and why.
 
     `losses` are its last probe losses, the newest last.
@@ -100,13 +100,13 @@ class FoldState:
     under the state's digest. `previous_sha256` is the digest of the last decision's bytes; it is
     left out of the state's digest, which that decision contains. `occupied` holds the last report
     in which a seat was not dormant, as long as that matters, `rotation` the categories planted
-    last at a site, `said` the last reason given for doing nothing, `agenda` what the run intends
+    last at a site, `said` the last reason given for doing nothing, `strategy_state` what the run intends
     where it is orchestrated, `first_loss` the first probe loss, where kernels are held against it.
     """
 
     run: OpenedRun
     arms: Arms
-    seeds: Standings
+    seeds: ArmStats
     tracker: PerformanceTracker
     last_seq: int = -1
     closed: bool = False
@@ -117,7 +117,7 @@ class FoldState:
     rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model: LinearModel | None = None
     said: str | None = None
-    agenda: Agenda | None = None
+    strategy_state: StrategyState | None = None
     first_loss: float | None = None
     previous_sha256: str | None = None
 
@@ -141,7 +141,7 @@ class FoldState:
             seeds=_seeds(run, tracker),
             tracker=tracker,
             model=model,
-            agenda=None if run.selection.orchestration is None else Agenda(),
+            strategy_state=None if run.selection.orchestration is None else StrategyState(),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -184,8 +184,8 @@ class FoldState:
             stored["model"] = self.model.model_dump()
         if self.said is not None:
             stored["said"] = self.said
-        if self.agenda is not None:
-            stored["agenda"] = self.agenda.model_dump()
+        if self.strategy_state is not None:
+            stored["agenda"] = self.strategy_state.model_dump()
         if self.first_loss is not None:
             stored["first_loss"] = self.first_loss
         return stored
@@ -215,7 +215,7 @@ class _Tracked(_Frozen):
     rows: tuple[HistoryRow, ...] = ()
 
 
-class _Stored(RunOpening):
+class _Stored(RunConfig):
     """A state as it is stored: the fields of the opening, and what changed since."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -232,13 +232,13 @@ class _Stored(RunOpening):
     rotation: dict[SiteName, tuple[str, ...]] = {}
     model: LinearModel | None = None
     said: Annotated[str | None, Field(max_length=500)] = None
-    agenda: Agenda | None = None
+    strategy_state: StrategyState | None = None
     first_loss: float | None = None
     previous_sha256: str | None = None
 
     def restored(self) -> FoldState:
-        opening = RunOpening.model_validate(
-            {name: getattr(self, name) for name in RunOpening.model_fields}
+        opening = RunConfig.model_validate(
+            {name: getattr(self, name) for name in RunConfig.model_fields}
         )
         run = OpenedRun(self.run_id, opening)
         run.check()
@@ -261,7 +261,7 @@ class _Stored(RunOpening):
             rotation=self.rotation,
             model=self.model,
             said=self.said,
-            agenda=self.agenda,
+            strategy_state=self.strategy_state,
             first_loss=self.first_loss,
             previous_sha256=self.previous_sha256,
         )
@@ -286,14 +286,14 @@ class _Stored(RunOpening):
 def _empty_tracker(run: OpenedRun) -> PerformanceTracker:
     attention = run.attention or run.policy
     return PerformanceTracker(
-        forgetting=run.policy.forgetting, attention_forgetting=attention.forgetting
+        discounting=run.policy.discounting, attention_forgetting=attention.discounting
     )
 
 
-def _seeds(run: OpenedRun, tracker: PerformanceTracker) -> Standings:
+def _seeds(run: OpenedRun, tracker: PerformanceTracker) -> ArmStats:
     histories = {
         place: history
         for place, seat in enumerate(run.seats)
         if (history := tracker.of(Tried(seat.site, seat.slot))) is not None
     }
-    return Standings.of(len(run.seats), histories, {})
+    return ArmStats.of(len(run.seats), histories, {})

@@ -5,10 +5,10 @@ A site with nothing planted runs exactly the host's own module.
 """
 
 from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
-from esper.seed.branches import AsyncConv2dKernel
 from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest, unwrapped
 from esper.seed.graphs import CaptureStats, capture_due
 from esper.seed.merging import MergeRefused, merge
+from esper.seed.parallel_branches import AsyncConv2dKernel
 from esper.seed.ramps import RAMPS
 from esper.seed.site import Site
 from esper.seed.slot import Slot

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from esper.kernel import Kernel
-from esper.seed.branches import H, Region, X, one_after_another, reads
 from esper.seed.graphs import CaptureStats, Eager, SiteGraphs
+from esper.seed.parallel_branches import CapturedRegion, H, X, one_after_another, reads
 from esper.seed.streams import ONE_AFTER_ANOTHER, STREAMS, StreamManager
 
 IMAGE_RANK: Final = 4
@@ -108,7 +108,7 @@ class SeedBank(nn.Module):
             return _apart(self, x, h)
         if not self.graphs.serves(h):
             return self.grown(x, h)
-        region = Region(None, _no_layer, self._in_order())
+        region = CapturedRegion(None, _no_layer, self._in_order())
         inputs = (x, h) if any(seed.reads_x for seed in region.seeds) else (h,)
         return self.graphs.run(region, inputs, self._streams)
 
@@ -119,7 +119,7 @@ class SeedBank(nn.Module):
         if not self.graphs.serves(x):
             return one_after_another(forward, x, self._in_order())
         if _is_plain(layer):
-            region = Region(layer, forward, self._in_order())
+            region = CapturedRegion(layer, forward, self._in_order())
             return self.graphs.run(region, (x,), self._streams)
         return self(x, forward(x))  # type: ignore[no-any-return]
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _unflatten_dense_tensors
 
-from esper.seed.branches import Region, last_op
+from esper.seed.fused_sum import spread, terms, total
+from esper.seed.parallel_branches import CapturedRegion, last_op
 from esper.seed.streams import ONE_AFTER_ANOTHER, StreamManager
-from esper.seed.sums import spread, terms, total
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Held:
         )
 
 
-def held(region: Region) -> Iterator[Held]:
+def held(region: CapturedRegion) -> Iterator[Held]:
     """Yield every parameter and buffer that a region reads; a seed's alpha before its weights."""
     # The layer's own only: the seeds hang below it too.
     if region.layer is not None:
@@ -105,7 +105,7 @@ class Recording:
 
     def __init__(
         self,
-        region: Region,
+        region: CapturedRegion,
         setting: Setting,
         streams: StreamManager,
         *,
@@ -128,7 +128,7 @@ class Recording:
         """Whether a backward pass may still read what the last replay left."""
         return self._token is not None and self._token() is not None
 
-    def __call__(self, region: Region, inputs: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, region: CapturedRegion, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return what the region computes of these inputs."""
         apply: Any = _Replay.apply
         result: Tensor = apply(self, region, *inputs, *(each.tensor for each in self._held))
@@ -158,7 +158,7 @@ class Recording:
         ]
 
     def again(
-        self, region: Region, inputs: Sequence[Tensor], grad: Tensor
+        self, region: CapturedRegion, inputs: Sequence[Tensor], grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients that `backward` does, such that they can be differentiated.
 
@@ -185,7 +185,7 @@ class Recording:
         """Mark the end of a backward pass that will not be asked for again."""
         self._token = None
 
-    def _record(self, region: Region, streams: StreamManager) -> None:
+    def _record(self, region: CapturedRegion, streams: StreamManager) -> None:
         device = self._setting.device
         self._inputs = tuple(self._buffer(spec) for spec in self._setting.inputs)
         stand_ins = tuple(each.tensor.detach() for each in self._held)
@@ -217,7 +217,7 @@ class Recording:
         here.wait_stream(stream)
 
     def _call(
-        self, region: Region, stand_ins: Sequence[Tensor], streams: StreamManager
+        self, region: CapturedRegion, stand_ins: Sequence[Tensor], streams: StreamManager
     ) -> tuple[Tensor, ...]:
         """Return the terms of the result, or the result where sums are not fused."""
         with _autocast(self._setting), swapped(self._held, stand_ins, fused=self._fused):
@@ -332,7 +332,7 @@ class _Token:
 
 class _Replay(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, recording: Recording, region: Region, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, recording: Recording, region: CapturedRegion, *tensors: Tensor) -> Tensor:
         count = recording.count
         ctx.recording, ctx.region = recording, region
         ctx.token = recording.begin()

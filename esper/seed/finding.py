@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from esper.seed.joining import Join, first_tensor, join_channels_first, join_of
-from esper.seed.modes import evaluating
+from esper.seed.eval_mode import evaluating
+from esper.seed.forward_adapters import Join, first_tensor, join_channels_first, join_of
 from esper.seed.site import Site
 from esper.topics.models import SiteKind, SiteSignature
 

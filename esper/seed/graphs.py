@@ -20,8 +20,8 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 
-from esper.seed.branches import Region
 from esper.seed.capture import InputSpec, Recording, Setting
+from esper.seed.parallel_branches import CapturedRegion
 from esper.seed.streams import STREAMS, StreamManager
 
 log = logging.getLogger("esper")
@@ -78,11 +78,11 @@ class Graph(Protocol):
     def in_use(self) -> bool:
         """Whether a backward pass may still need what the last call left."""
 
-    def __call__(self, region: Region, inputs: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, region: CapturedRegion, inputs: tuple[Tensor, ...]) -> Tensor:
         """Replay."""
 
 
-Record = Callable[[Region, Setting, StreamManager], Graph]
+Record = Callable[[CapturedRegion, Setting, StreamManager], Graph]
 
 
 class _Key(NamedTuple):
@@ -118,14 +118,16 @@ class SiteGraphs:
         self._refused: dict[_Key, Eager] = {}
         self._last: _Key | None = None
         self._in_a_row = 0
-        self._due: tuple[_Key, Region, Setting] | None = None
+        self._due: tuple[_Key, CapturedRegion, Setting] | None = None
 
     def serves(self, tensor: Tensor) -> bool:
         """Whether graphs are made on the device of a tensor."""
         # Not a tensor: a stand-in that a tracer passes through the host.
         return isinstance(tensor, Tensor) and tensor.device.type in self._devices
 
-    def run(self, region: Region, inputs: tuple[Tensor, ...], streams: StreamManager) -> Tensor:
+    def run(
+        self, region: CapturedRegion, inputs: tuple[Tensor, ...], streams: StreamManager
+    ) -> Tensor:
         """Return what the region computes: replayed, or eagerly over `streams`."""
         reason = hindrance(region, inputs) if self.enabled else Eager.OFF
         if reason is None:
@@ -168,7 +170,7 @@ class SiteGraphs:
         if len(self._graphs) > MOST_GRAPHS:
             self._graphs.popitem(last=False)
 
-    def _recorded(self, region: Region, setting: Setting) -> Graph:
+    def _recorded(self, region: CapturedRegion, setting: Setting) -> Graph:
         try:
             return self._record(region, setting, self._streams)
         except torch.OutOfMemoryError:
@@ -193,7 +195,7 @@ class SiteGraphs:
         return Eager.IN_USE if graph.in_use() else None
 
     def _consider(
-        self, key: _Key, region: Region, inputs: tuple[Tensor, ...], streams: StreamManager
+        self, key: _Key, region: CapturedRegion, inputs: tuple[Tensor, ...], streams: StreamManager
     ) -> Tensor:
         """Run eagerly, and count how often in a row this configuration came."""
         result = region.call(inputs, streams)
@@ -232,7 +234,7 @@ def capture_due() -> None:
             graphs.capture()
 
 
-def hindrance(region: Region, inputs: tuple[Tensor, ...]) -> Eager | None:
+def hindrance(region: CapturedRegion, inputs: tuple[Tensor, ...]) -> Eager | None:
     """Return why a graph would not do what the eager code does on these inputs; None if it would.
 
     Hooks of the site's own layer run either way, around its forward; those within would not.
@@ -274,7 +276,7 @@ def _is_checkpointed() -> bool:
     )
 
 
-def _hindrance_within(region: Region) -> Eager | None:
+def _hindrance_within(region: CapturedRegion) -> Eager | None:
     if region.layer is not None and not region.layer.training:
         return Eager.EVALUATION
     for seed in region.seeds:
@@ -297,7 +299,7 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _key(region: Region, inputs: tuple[Tensor, ...]) -> _Key:
+def _key(region: CapturedRegion, inputs: tuple[Tensor, ...]) -> _Key:
     autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
     specs = tuple(
         [InputSpec(each.shape, each.stride(), each.dtype, each.requires_grad) for each in inputs]

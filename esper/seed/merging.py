@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from esper.kernel import Kernel
 from esper.kernel.executor import attribute_of
 from esper.seed.bank import Seed
-from esper.seed.branches import X
+from esper.seed.parallel_branches import X
 from esper.seed.site import Site
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from esper.seed.bank import Seed, SeedBank
-from esper.seed.joining import BANK, Join
+from esper.seed.forward_adapters import BANK, Join
 from esper.seed.slot import Slot
 from esper.topics.models import SiteSignature
 

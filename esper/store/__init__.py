@@ -1,6 +1,6 @@
 """Where kernels lie between the worker that made them and the trainers that run them.
 
-Beside them, what earlier runs found (`esper.store.memory`). The only door to Redis.
+Beside them, what earlier runs found (`esper.store.run_memory`). The only door to Redis.
 
 In: the bytes of an artifact. Out: a location, which is relative to the configured store, so that
 worker and trainer may reach the same store by different paths or addresses. A store promises

@@ -5,15 +5,15 @@ Kernels and decisions come in through one mailbox; reports go out; the model cha
 """
 
 from esper.link import RecordUnfit
-from esper.training.attach import grow
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.export import export_model
+from esper.training.grow import grow
 from esper.training.growth import Growth, GrowthClosed, LossRefused
-from esper.training.lockstep import LockstepBroken, LockstepRefused, Patience
-from esper.training.losswatch import GovernorRefused, GovernorSettings
-from esper.training.opening import PolicyRefused
+from esper.training.lockstep import LockstepBroken, LockstepRefused, LockstepTimeouts
+from esper.training.loss_monitor import GovernorRefused, GovernorSettings
 from esper.training.recording import Recording, ReplayRefused, read_recording
 from esper.training.replay import ReplayDiffers
+from esper.training.run_config import PolicyRefused
 from esper.training.source import ExportError
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "GrowthClosed",
     "LockstepBroken",
     "LockstepRefused",
+    "LockstepTimeouts",
     "LossRefused",
-    "Patience",
     "PolicyRefused",
     "RecordUnfit",
     "Recording",

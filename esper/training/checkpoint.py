@@ -14,20 +14,20 @@ from torch import Tensor
 from esper.kernel import ArtifactRefused, Kernel, Plan
 from esper.kernel.artifact import DTYPES
 from esper.link import Resumption
-from esper.training.garden import Bed, Garden
-from esper.training.inbox import Inbox
-from esper.training.losswatch import Watched
-from esper.training.opening import with_policies_written_out
-from esper.training.reporter import News, Reporter
 from esper.topics.models import (
     AdaptationDecision,
     Incident,
     KernelReady,
     Outcome,
-    RunOpening,
+    RunConfig,
     SeedReport,
     TrainingRun,
 )
+from esper.training.decision_queue import DecisionQueue
+from esper.training.loss_monitor import LossMonitorState
+from esper.training.reporter import News, Reporter
+from esper.training.run_config import with_explicit_policies
+from esper.training.seed_manager import SeedManager, SlotSnapshot
 
 TEXT: Final = "growth"
 RNG: Final = "rng"
@@ -77,7 +77,7 @@ class Checkpoint(BaseModel):
 
     format: Literal["esper-growth/1"] = "esper-growth/1"
     run: TrainingRun
-    opening: RunOpening
+    opening: RunConfig
     step: int
     next_seq: int
     last_report: SeedReport
@@ -87,24 +87,26 @@ class Checkpoint(BaseModel):
     kernels: tuple[KernelReady, ...]
     contributions: tuple[tuple[str, str, int, float | None], ...]
     merged: tuple[tuple[str, str, int], ...]
-    beds: tuple[Bed, ...]
+    snapshots: tuple[SlotSnapshot, ...]
     planted: tuple[PlantedKernel, ...]
     incidents: tuple[Incident, ...] = ()
-    watched: Watched | None = None
+    watched: LossMonitorState | None = None
 
     @classmethod
     def of(
         cls,
         run: TrainingRun,
         step: int,
-        garden: Garden,
-        inbox: Inbox,
+        seed_manager: SeedManager,
+        decision_queue: DecisionQueue,
         reporter: Reporter,
-        watched: Watched | None = None,
+        watched: LossMonitorState | None = None,
     ) -> Self:
         """Return the checkpoint of a run as it stands."""
-        ancestry = inbox.ancestry
-        concluded = [each for each in ancestry.decisions if each.decision_id in ancestry.outcomes]
+        run_history = decision_queue.run_history
+        concluded = [
+            each for each in run_history.decisions if each.decision_id in run_history.outcomes
+        ]
         assert reporter.last is not None
         return cls(
             run=run,
@@ -114,14 +116,14 @@ class Checkpoint(BaseModel):
             last_report=reporter.last,
             news=reporter.news,
             decisions=tuple(concluded),
-            outcomes=tuple(ancestry.outcomes.values()),
-            kernels=tuple(ancestry.kernels.values()),
+            outcomes=tuple(run_history.outcomes.values()),
+            kernels=tuple(run_history.kernels.values()),
             contributions=tuple(
-                (*place, contribution) for place, contribution in ancestry.contributions.items()
+                (*place, contribution) for place, contribution in run_history.contributions.items()
             ),
-            merged=tuple(sorted(ancestry.merged)),
-            beds=tuple(garden.beds()),
-            incidents=tuple(ancestry.incidents),
+            merged=tuple(sorted(run_history.merged)),
+            snapshots=tuple(seed_manager.snapshots()),
+            incidents=tuple(run_history.incidents),
             watched=watched,
             planted=tuple(
                 PlantedKernel(
@@ -130,7 +132,7 @@ class Checkpoint(BaseModel):
                     plan=seed.kernel.plan.to_json().decode(),
                     sha256=seed.kernel.sha256,
                 )
-                for slot, seed in garden.planted()
+                for slot, seed in seed_manager.planted()
             ),
         )
 
@@ -176,7 +178,7 @@ class Checkpoint(BaseModel):
             state[CUDA_RNG] = torch.cuda.get_rng_state()
         return state
 
-    def check(self, run: TrainingRun, opening: RunOpening) -> None:
+    def check(self, run: TrainingRun, opening: RunConfig) -> None:
         """Raise CheckpointRefused unless a model and its settings are those of the checkpoint."""
         if (run.sites, run.host_params) != (self.run.sites, self.run.host_params):
             raise CheckpointRefused(
@@ -184,10 +186,10 @@ class Checkpoint(BaseModel):
                 "make the model as it was before it grew"
             )
         # What was found out besides, or what an older version did not say, is no setting.
-        settings = RunOpening.model_fields.keys() - FOUND_OUT
+        settings = RunConfig.model_fields.keys() - FOUND_OUT
         if self.opening.selection is None:
             settings -= {"selection"}
-        kept = with_policies_written_out(self.opening)
+        kept = with_explicit_policies(self.opening)
         odd = sorted(name for name in settings if getattr(opening, name) != getattr(kept, name))
         if odd:
             raise CheckpointRefused(
@@ -195,7 +197,9 @@ class Checkpoint(BaseModel):
                 f"{', '.join(odd)}; call grow with the same"
             )
 
-    def restore(self, garden: Garden, inbox: Inbox, reporter: Reporter) -> None:
+    def restore(
+        self, seed_manager: SeedManager, decision_queue: DecisionQueue, reporter: Reporter
+    ) -> None:
         """Put garden, inbox and reporter, all of them fresh, to where they were.
 
         Raises:
@@ -205,16 +209,18 @@ class Checkpoint(BaseModel):
             kernels = {(each.site, each.slot): each.blank() for each in self.planted}
         except ArtifactRefused as error:
             raise CheckpointRefused(f"a kernel of the checkpoint does not run: {error}") from error
-        garden.restore(self.beds, kernels)
-        inbox.ancestry.decisions.extend(self.decisions)
-        inbox.ancestry.outcomes.update({each.decision_id: each for each in self.outcomes})
-        inbox.ancestry.kernels.update({each.kernel_id: each for each in self.kernels})
-        inbox.ancestry.contributions.update(
+        seed_manager.restore(self.snapshots, kernels)
+        decision_queue.run_history.decisions.extend(self.decisions)
+        decision_queue.run_history.outcomes.update(
+            {each.decision_id: each for each in self.outcomes}
+        )
+        decision_queue.run_history.kernels.update({each.kernel_id: each for each in self.kernels})
+        decision_queue.run_history.contributions.update(
             {(decision, site, slot): value for decision, site, slot, value in self.contributions}
         )
-        inbox.ancestry.merged.update(self.merged)
-        inbox.ancestry.incidents.extend(self.incidents)
-        inbox.expect_again(self.taken | self.asked, self.next_seq)
+        decision_queue.run_history.merged.update(self.merged)
+        decision_queue.run_history.incidents.extend(self.incidents)
+        decision_queue.expect_again(self.taken | self.asked, self.next_seq)
         reporter.restore(self.next_seq, self.last_report, self.news)
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from esper.seed import Site
-from esper.seed.modes import evaluating
-from esper.training.lineage import LINEAGE, Ancestry, Grown
+from esper.seed.eval_mode import evaluating
+from esper.training.lineage import LINEAGE, Grown, RunHistory
 from esper.training.source import ExportError, model_source, one_line, seed_names
 
 SOURCE = "model.py"
@@ -29,7 +29,7 @@ def export_model(
     model: nn.Module,
     sites: Mapping[str, Site],
     sample: Tensor,
-    ancestry: Ancestry,
+    run_history: RunHistory,
     run_id: str,
     folder: Path,
 ) -> Path:
@@ -46,7 +46,7 @@ def export_model(
         source = model_source(model, grown, run_id)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(source)
-    lineage = ancestry.lineage(
+    lineage = run_history.lineage(
         run_id, (each for site in sites.values() for each in _grown_at(site))
     )
     (folder / LINEAGE).write_bytes(orjson.dumps(lineage, option=orjson.OPT_INDENT_2))

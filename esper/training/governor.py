@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from esper.seed import Seed, Slot
-from esper.training.checkpoint import CheckpointRefused
-from esper.training.garden import Garden
-from esper.training.losswatch import GovernorSettings, LossWatch, Watched
-from esper.training.probe import ON_TRIAL
-from esper.training.snapshots import Reach, Snapshot, SnapshotRing
 from esper.topics.models import Incident, IncidentKind, RolledBack, SeedState
+from esper.training.checkpoint import CheckpointRefused
+from esper.training.loss_monitor import GovernorSettings, LossMonitor, LossMonitorState
+from esper.training.probe import ON_TRIAL
+from esper.training.seed_manager import SeedManager
+from esper.training.snapshots import Reach, Snapshot, SnapshotRing
 
 log = logging.getLogger("esper")
 
@@ -42,26 +42,26 @@ class Governor:
         self,
         settings: GovernorSettings,
         model: nn.Module,
-        garden: Garden,
+        seed_manager: SeedManager,
         report_every: int,
         planted_at: Callable[[str], int],
         note: Callable[[Incident], None],
     ) -> None:
         self._settings = settings
-        self._garden = garden
+        self._seed_manager = seed_manager
         self._planted_at = planted_at
         self._note = note
-        self._watch = LossWatch(settings)
+        self._watch = LossMonitor(settings)
         self.ring = SnapshotRing(model, settings.snapshots, settings.snapshot_bytes)
         self._gauge = LossGauge(report_every)
         self._report_every = report_every
         # By the step alone, so that a run which goes on from a checkpoint takes the same ones.
         self._every = -(-settings.confirm_steps // report_every) * report_every
-        self._plans = garden.plans
+        self._plans = seed_manager.plans
         self._told = False
 
     @property
-    def watched(self) -> Watched:
+    def watched(self) -> LossMonitorState:
         """What it knows of the loss."""
         return self._watch.watched
 
@@ -70,7 +70,7 @@ class Governor:
         if (first := self._take(0)) is not None:
             first.good = True
 
-    def resume(self, watched: Watched, *, told: bool) -> None:
+    def resume(self, watched: LossMonitorState, *, told: bool) -> None:
         """Go on from a checkpoint, which holds no snapshots; `told` is of a host by itself.
 
         The first is taken after the first step, when the weights are sure to be loaded.
@@ -102,9 +102,9 @@ class Governor:
 
     def tend(self, step: int) -> None:
         """Take note of plans that were applied; costs nothing where none was."""
-        if self._garden.plans == self._plans:
+        if self._seed_manager.plans == self._plans:
             return
-        self._plans = self._garden.plans
+        self._plans = self._seed_manager.plans
         self._settle(step)
         kept = [slot for slot in self._slots() if slot.state is SeedState.FOSSILIZED]
         if any(slot.merged_sha256 and slot.since_step == step for slot in kept):
@@ -113,11 +113,11 @@ class Governor:
         self.ring.keep_only_with(
             each
             for slot in beside
-            for each in self._garden.sites[slot.site].seed(slot.index).parameters()
+            for each in self._seed_manager.sites[slot.site].seed(slot.index).parameters()
         )
         trials = self._trials()
         if not trials:
-            self._watch.bare()
+            self._watch.clear_baseline()
         elif any(self._planted_at(name) == step for name in map(_decision_of, trials)):
             self._watch.planted()
 
@@ -126,7 +126,7 @@ class Governor:
         self.ring.clear()
         taken = self._take(step)
         if taken is not None:
-            taken.good = self._watch.calm >= self._settings.confirm_steps
+            taken.good = self._watch.healthy_steps >= self._settings.confirm_steps
 
     def _settle(self, step: int) -> None:
         """Let what stays learn to do without what was culled, or with what is weighed anew."""
@@ -147,17 +147,17 @@ class Governor:
     def _keep(self, step: int) -> None:
         if step % self._report_every:
             return
-        self.ring.confirm(step, self._watch.calm, self._settings.confirm_steps)
+        self.ring.confirm(step, self._watch.healthy_steps, self._settings.confirm_steps)
         own = not self._trials()
         if own or step % self._every == 0:
             taken = self._take(step)
             if taken is not None and own:
                 # No kernel can have spoilt it: this is where the run would be without any.
-                taken.good = self._watch.calm > 0
+                taken.good = self._watch.healthy_steps > 0
 
     def _take(self, step: int) -> Snapshot | None:
-        alphas = [seed.alpha for _, seed in self._garden.planted()]
-        return self.ring.take(step, self._watch.watched, self._garden.optimizer, alphas)
+        alphas = [seed.alpha for _, seed in self._seed_manager.planted()]
+        return self.ring.take(step, self._watch.watched, self._seed_manager.optimizer, alphas)
 
     def _act(self, kind: IncidentKind, loss: float, step: int) -> None:
         trials = self._trials()
@@ -168,7 +168,7 @@ class Governor:
         snapshot = self.ring.last_good()
         spoilt = [
             (slot, seed)
-            for slot, seed in self._garden.planted()
+            for slot, seed in self._seed_manager.planted()
             if slot.state in ON_TRIAL
             and (
                 self._rank((slot, seed)) == newest
@@ -191,7 +191,7 @@ class Governor:
                     "there is no snapshot here; go on from a checkpoint of before that step, or "
                     f"of after step {step}"
                 )
-        slots = [self._garden.sites[seed.site].slots[seed.slot] for seed in incident.seeds]
+        slots = [self._seed_manager.sites[seed.site].slots[seed.slot] for seed in incident.seeds]
         self._roll_back(incident.kind, incident.loss, step, snapshot, slots)
 
     def _roll_back(
@@ -203,16 +203,16 @@ class Governor:
         slots: list[Slot],
     ) -> None:
         seeds = tuple(_rolled_back(slot) for slot in slots)
-        self._garden.roll_back(slots, step)
+        self._seed_manager.roll_back(slots, step)
         if snapshot is None:
             self._watch.forget()
         else:
-            self.ring.put_back(snapshot, self._garden.optimizer)
+            self.ring.put_back(snapshot, self._seed_manager.optimizer)
             self._watch.go_back(snapshot.watched)
         # What stays has done without what went, no step yet.
         self._watch.settle(0)
         if not self._trials():
-            self._watch.bare()
+            self._watch.clear_baseline()
         log.warning(
             "%s at step %d: %s rolled back, the run is %s",
             kind,
@@ -245,10 +245,10 @@ class Governor:
         self._note(Incident(kind=kind, step=step, loss=None if kind is IncidentKind.NAN else loss))
 
     def _slots(self) -> Iterable[Slot]:
-        return (slot for site in self._garden.sites.values() for slot in site.slots)
+        return (slot for site in self._seed_manager.sites.values() for slot in site.slots)
 
     def _trials(self) -> list[tuple[Slot, Seed]]:
-        return [pair for pair in self._garden.planted() if pair[0].state in ON_TRIAL]
+        return [pair for pair in self._seed_manager.planted() if pair[0].state in ON_TRIAL]
 
     def _rank(self, pair: tuple[Slot, Seed]) -> tuple[int, str]:
         """The later planted, the larger; alike for what one decision planted."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.seed import Site
-from esper.seed.joining import BANK
+from esper.seed.forward_adapters import BANK
 from esper.training.optimizer import OptimizerMembership
 
 

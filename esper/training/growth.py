@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.seed import Site, capture_due
+from esper.topics.models import MemorySnapshot, RunConfig, TrainingRun
 from esper.training.checkpoint import Checkpoint, CheckpointRefused, restore_random_numbers
+from esper.training.checkpoint_replay import CheckpointReplay
+from esper.training.decision_queue import DecisionQueue
 from esper.training.export import export_model
-from esper.training.garden import Garden
 from esper.training.governor import Governor
 from esper.training.gradients import GradientNorms
-from esper.training.inbox import Inbox
-from esper.training.lineage import Ancestry
+from esper.training.lineage import RunHistory
 from esper.training.link import RunLink
-from esper.training.lockstep import Lockstep, Patience
-from esper.training.losswatch import GovernorSettings, Watched
-from esper.training.opening import is_contextual
+from esper.training.lockstep import Lockstep, LockstepTimeouts
+from esper.training.loss_monitor import GovernorSettings, LossMonitorState
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import Measured, Probe
-from esper.training.ranks import Council, Ranks, RelayedLink
+from esper.training.ranks import DecisionVote, Ranks, RelayedLink
 from esper.training.replay import Replay
 from esper.training.reporter import Reporter
-from esper.training.retrace import Retrace
+from esper.training.run_config import is_contextual
+from esper.training.seed_manager import SeedManager
 from esper.training.source import ExportError
-from esper.topics.models import MemorySnapshot, RunOpening, TrainingRun
 
 log = logging.getLogger("esper")
 
@@ -50,22 +50,22 @@ class Growth:
 
     Nothing in here waits on the training thread: kernels and decisions are taken from a mailbox
     between two steps, and a broker that is away pauses growth, not training. In a lockstep run,
-    one with `patience`, training waits for the answer to each report. Where the link is a `Replay`,
+    one with `timeouts`, training waits for the answer to each report. Where the link is a `Replay`,
     all comes from a record.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        garden: Garden,
+        seed_manager: SeedManager,
         probe: Probe,
         run: TrainingRun,
-        opening: RunOpening,
+        opening: RunConfig,
         link: RunLink | RelayedLink | Replay,
         *,
         ranks: Ranks | None = None,
         seal_timeout_s: float = SEAL_TIMEOUT_S,
-        patience: Patience | None = None,
+        timeouts: LockstepTimeouts | None = None,
         resumed: Checkpoint | None = None,
         governor: GovernorSettings | None = None,
         dry_run: bool = False,
@@ -76,52 +76,54 @@ class Growth:
         self._probe = probe
         self._interval = opening.report_interval_steps
         self._reporter = Reporter(run.run_id, opening)
-        self._garden = garden
+        self._seed_manager = seed_manager
         self._gradients: GradientNorms | None = None
         if is_contextual(opening) and link.reports:
-            self._gradients = GradientNorms(garden.sites)
+            self._gradients = GradientNorms(seed_manager.sites)
         self._ranks = ranks
-        self._council = None if ranks is None else Council(ranks)
-        self._inbox = Inbox(self._garden, self._reporter, self._council, dry_run=dry_run)
+        self._decision_vote = None if ranks is None else DecisionVote(ranks)
+        self._decision_queue = DecisionQueue(
+            self._seed_manager, self._reporter, self._decision_vote, dry_run=dry_run
+        )
         self._link = link
         self._replay = link if isinstance(link, Replay) else None
         if self._replay is not None:
-            self._replay.begin(self._inbox)
+            self._replay.begin(self._decision_queue)
         self._lockstep: Lockstep | None = None
-        if patience is not None:
+        if timeouts is not None:
             assert isinstance(link, RunLink)
-            self._lockstep = Lockstep(run.run_id, link, self._inbox, patience)
+            self._lockstep = Lockstep(run.run_id, link, self._decision_queue, timeouts)
         self._seal_timeout_s = seal_timeout_s
         self._step = 0
         self._closed = False
-        self._retrace: Retrace | None = None
+        self._checkpoint_replay: CheckpointReplay | None = None
         self._goes_on = resumed is not None
         if resumed is not None:
-            resumed.restore(garden, self._inbox, self._reporter)
+            resumed.restore(seed_manager, self._decision_queue, self._reporter)
             self._step = resumed.step
         self._governor: Governor | None = None
         if governor is not None:
             self._governor = Governor(
                 governor,
                 model,
-                garden,
+                seed_manager,
                 self._interval,
-                self._inbox.planted_at,
-                self._inbox.note_incident,
+                self._decision_queue.planted_at,
+                self._decision_queue.note_incident,
             )
             if resumed is not None:
                 told = any(not incident.seeds for incident in resumed.incidents)
-                self._governor.resume(resumed.watched or Watched(), told=told)
+                self._governor.resume(resumed.watched or LossMonitorState(), told=told)
 
     @property
     def sites(self) -> Mapping[str, Site]:
         """The sites by name, with what is planted there."""
-        return self._garden.sites
+        return self._seed_manager.sites
 
     @property
-    def ancestry(self) -> Ancestry:
+    def run_history(self) -> RunHistory:
         """Every decision of the run so far, and what became of it."""
-        return self._inbox.ancestry
+        return self._decision_queue.run_history
 
     def step(self, loss: Tensor) -> None:
         """Apply what arrived, move blending seeds on, and report when it is time.
@@ -173,8 +175,8 @@ class Growth:
         return Checkpoint.of(
             self._run,
             self._step,
-            self._garden,
-            self._inbox,
+            self._seed_manager,
+            self._decision_queue,
             self._reporter,
             None if self._governor is None else self._governor.watched,
         ).to_state()
@@ -187,7 +189,7 @@ class Growth:
         Raises:
             OptimizerRefused, ParameterUntrained: it cannot, or does not train a site's layer.
         """
-        self._garden.trained_by(OptimizerMembership(optimizer))
+        self._seed_manager.trained_by(OptimizerMembership(optimizer))
         if self._governor is not None:
             self._governor.start_over(self._step)
 
@@ -222,9 +224,9 @@ class Growth:
             raise ExportError("only rank 0 knows what kernels are called; export there")
         return export_model(
             self._model,
-            self._garden.sites,
+            self._seed_manager.sites,
             self._probe.inputs[:1],
-            self.ancestry,
+            self.run_history,
             self.run_id,
             Path(folder),
         )
@@ -244,7 +246,7 @@ class Growth:
     def open(self) -> Self:
         """Announce the run, send its first report and begin to listen; `grow` has called this."""
         try:
-            self._link.open(self._inbox.mailbox.append, self._inbox.hear_decision)
+            self._link.open(self._decision_queue.mailbox.append, self._decision_queue.on_decision)
             self._link.take()
             if not self._goes_on:
                 self._begin()
@@ -265,8 +267,10 @@ class Growth:
             if self._ranks is not None:
                 logged = self._ranks.share_reports(logged)
             if logged:
-                self._retrace = Retrace(self._inbox, self._reporter, logged)
-                self._await_retrace(self._retrace)
+                self._checkpoint_replay = CheckpointReplay(
+                    self._decision_queue, self._reporter, logged
+                )
+                self._await_retrace(self._checkpoint_replay)
             elif self._lockstep is not None:
                 self._lockstep.await_answer(self._reporter.next_seq - 1, self._step)
             if self._ranks is None:
@@ -275,13 +279,13 @@ class Growth:
             self._abandon()
             raise
 
-    def _await_retrace(self, retrace: Retrace) -> None:
+    def _await_retrace(self, checkpoint_replay: CheckpointReplay) -> None:
         if self._ranks is None:
-            retrace.await_mail()
+            checkpoint_replay.await_mail()
             return
         refusal = ""
         try:
-            retrace.await_mail()
+            checkpoint_replay.await_mail()
         except CheckpointRefused as error:
             refusal = str(error)
         # Where one rank cannot go on none does, or it would wait for the others for ever.
@@ -293,9 +297,9 @@ class Growth:
         reports = self._step % self._interval == 0
         if reports:
             # Before decisions are read that follow from it, on every rank.
-            self._garden.end_embargoes(self._step, self._interval)
-        if self._retrace is not None:
-            self._step_again(self._retrace, loss)
+            self._seed_manager.end_embargoes(self._step, self._interval)
+        if self._checkpoint_replay is not None:
+            self._step_again(self._checkpoint_replay, loss)
             return
         if self._governor is not None:
             self._governor.watch(loss, self._step)
@@ -303,8 +307,8 @@ class Growth:
             self._link.take()
         if self._replay is not None:
             self._replay.apply(self._step)
-        elif self._inbox.stirs:
-            self._inbox.take(self._step)
+        elif self._decision_queue.stirs:
+            self._decision_queue.take(self._step)
         self._settle()
         if reports:
             self._check_optimizer()
@@ -315,13 +319,13 @@ class Growth:
         """After the plans of a step: take note of them, and move on what blends."""
         if self._governor is not None:
             self._governor.tend(self._step)
-        self._garden.ramp(self._step)
+        self._seed_manager.ramp(self._step)
         capture_due()
 
     def _await_gradients(self) -> None:
         """Have gradients measured in the next step, if that is to be reported with them."""
         if self._gradients is not None and (self._step + 1) % self._interval == 0:
-            self._garden.await_gradients(self._gradients)
+            self._seed_manager.await_gradients(self._gradients)
 
     def _begin(self) -> None:
         if self._lockstep is not None:
@@ -342,19 +346,19 @@ class Growth:
 
     def _abandon(self) -> None:
         self._closed = True
-        self._garden.leave()
+        self._seed_manager.leave()
         self._link.close(leave_open=self._goes_on)
 
-    def _step_again(self, retrace: Retrace, loss: Tensor) -> None:
+    def _step_again(self, checkpoint_replay: CheckpointReplay, loss: Tensor) -> None:
         """Do at this step what was done at it before, as the record has it."""
         if self._governor is not None:
-            self._governor.watch_again(loss, self._step, retrace.incidents(self._step))
-        retrace.take(self._step)
+            self._governor.watch_again(loss, self._step, checkpoint_replay.incidents(self._step))
+        checkpoint_replay.take(self._step)
         self._settle()
-        retrace.pass_by(self._step)
-        if not retrace.over:
+        checkpoint_replay.pass_by(self._step)
+        if not checkpoint_replay.over:
             return
-        self._retrace = None
+        self._checkpoint_replay = None
         if self._lockstep is not None:
             self._lockstep.await_answer(self._reporter.next_seq - 1, self._step)
 
@@ -362,17 +366,17 @@ class Growth:
         if self._closed:
             return
         self._closed = True
-        if self._council is not None:
-            self._council.close(failed=failed)
+        if self._decision_vote is not None:
+            self._decision_vote.close(failed=failed)
         self._link.part_from_ranks()
-        leave_open = self._retrace is not None or (failed and self._goes_on)
+        leave_open = self._checkpoint_replay is not None or (failed and self._goes_on)
         if leave_open and self._link.reports:
             log.warning("run %s is left open, to go on from a checkpoint", self.run_id)
         try:
             if self._link.reports and not leave_open and not (failed and self._replay):
                 self._report_last(measure)
         finally:
-            self._garden.leave()
+            self._seed_manager.leave()
             self._link.close(leave_open=leave_open)
         if self._ranks is not None and not failed:
             self._ranks.part()
@@ -387,12 +391,12 @@ class Growth:
             log.warning("run %s ends without its last report", self.run_id)
 
     def _measure(self) -> Measured:
-        return self._probe.measure(self._model, self._garden.sites)
+        return self._probe.measure(self._model, self._seed_manager.sites)
 
     def _report(self, measured: Measured, loss: Tensor | None, *, closing: bool = False) -> None:
-        self._inbox.note_contributions(measured)
+        self._decision_queue.note_contributions(measured)
         report = self._reporter.next(
-            self._garden.sites,
+            self._seed_manager.sites,
             measured,
             step=self._step,
             train_loss=loss,
@@ -411,17 +415,17 @@ class Growth:
         return True
 
     def _check_optimizer(self) -> None:
-        if not self._garden.optimizer_stepped():
+        if not self._seed_manager.optimizer_stepped():
             log.warning(
                 "the optimizer given to grow took no step since the last report; if another one "
                 "trains the model now, tell growth.use(optimizer)"
             )
 
     def _await_seal(self, deadline: float) -> None:
-        while not self.ancestry.sealed and time.monotonic() < deadline:
+        while not self.run_history.sealed and time.monotonic() < deadline:
             time.sleep(0.005)
-            self._inbox.take_seal()
-        if not self.ancestry.sealed:
+            self._decision_queue.take_seal()
+        if not self.run_history.sealed:
             log.warning("run %s is not sealed: no bandit worker answered", self.run_id)
 
 

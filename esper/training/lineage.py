@@ -86,7 +86,7 @@ Place = tuple[str, str, int]
 
 
 @dataclass(slots=True)
-class Ancestry:
+class RunHistory:
     """Decisions in the order in which they came, answers by decision id, kernels by kernel id.
 
     Of decisions that ask for nothing only the seal is kept: a lockstep run has one for each report.

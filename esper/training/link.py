@@ -9,12 +9,12 @@ from typing import Final
 
 from esper.kernel.loader import KernelRefused
 from esper.kernel.loader import KernelVerified as Verified
-from esper.link import Courier, Frame, Kind, LinkRefused, Missing, Order, RecordUnfit
-from esper.training.mail import Deliver, HearDecision, Mail
-from esper.training.ranks.relay import RelaySender
+from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
 from esper.topics.bus import BrokerUnreachable, TopicMismatch
 from esper.topics.codec import decode, encode
 from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
+from esper.training.frame_decoder import Deliver, FrameDecoder, HearDecision
+from esper.training.ranks.relay import RelaySender
 
 log = logging.getLogger("esper")
 
@@ -40,12 +40,14 @@ class RunLink:
 
     reports: Final = True
 
-    def __init__(self, order: Order, mail: Mail, relay: RelaySender | None = None) -> None:
+    def __init__(
+        self, config: LinkConfig, decoder: FrameDecoder, relay: RelaySender | None = None
+    ) -> None:
         """`relay` passes all mail on to other ranks."""
-        self._order = order
-        self._mail = mail
+        self._order = config
+        self._decoder = decoder
         self._relay = relay
-        self._courier: Courier | None = None
+        self._client: LinkClient | None = None
         self._deliver: Deliver | None = None
         self._under_way = False
         self._sent_at = 0.0
@@ -72,7 +74,7 @@ class RunLink:
         """
         self._deliver = deliver
         try:
-            self._courier = Courier(
+            self._client = LinkClient(
                 self._order, lambda frame: self._hear(frame, deliver, on_decision)
             )
         except LinkRefused as error:
@@ -82,11 +84,11 @@ class RunLink:
 
     def take(self) -> None:
         """Take in what has come: kernels on offer, and whether the last report has arrived."""
-        if self._courier is None or self.failure is not None:
+        if self._client is None or self.failure is not None:
             return
-        for note in self._courier.notes():
+        for note in self._client.notes():
             self._note(note)
-        if self._courier.lost:
+        if self._client.lost:
             self._fail("the link process has ended")
 
     def free(self) -> bool:
@@ -103,8 +105,8 @@ class RunLink:
 
     def report(self, report: SeedReport) -> None:
         """Send a report; only while `free`."""
-        assert self._courier is not None
-        self._courier.send(Frame(Kind.REPORT, {}, encode(report)))
+        assert self._client is not None
+        self._client.send(Frame(Kind.REPORT, {}, encode(report)))
         self._under_way = True
         self._sent_at = time.monotonic()
 
@@ -123,12 +125,12 @@ class RunLink:
 
     def close(self, *, leave_open: bool = False) -> None:
         """Announce that the run wants no more kernels, unless left open, and disconnect."""
-        if self._courier is None:
+        if self._client is None:
             return
-        notes = self._courier.close(CLOSE_TIMEOUT_S, leave_open=leave_open)
+        notes = self._client.close(CLOSE_TIMEOUT_S, leave_open=leave_open)
         if any(note.kind is Kind.LEFT_OPEN for note in notes):
             log.warning("the broker is away: run %s stays marked open", self._order.run.run_id)
-        self._courier = None
+        self._client = None
 
     def _note(self, note: Frame) -> None:
         assert self._deliver is not None
@@ -163,7 +165,7 @@ class RunLink:
     def _hear(self, frame: Frame, deliver: Deliver, on_decision: HearDecision) -> None:
         if self._relay is not None:
             self._relay.put(frame)
-        self._mail.hear(frame, deliver, on_decision)
+        self._decoder.on_frame(frame, deliver, on_decision)
 
     def _named(self, error: LinkRefused) -> Exception:
         """Return the error that the process met, as the exception that callers know."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from esper.training.inbox import Inbox
+from esper.training.decision_queue import DecisionQueue
 from esper.training.link import LATE_AFTER_S, RunLink
 
 log = logging.getLogger("esper")
@@ -19,7 +19,7 @@ POLL_S: Final = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class LockstepTimeouts:
     """How long a lockstep run waits before it breaks, in seconds.
 
     `kernels_s` is for the kernels that it begins with, `answer_s` for the answer to one report
@@ -48,11 +48,13 @@ class Awaited(NamedTuple):
 class Lockstep:
     """The waits of one run, on the training thread; once one was in vain, all raise its error."""
 
-    def __init__(self, run_id: str, link: RunLink, inbox: Inbox, patience: Patience) -> None:
+    def __init__(
+        self, run_id: str, link: RunLink, decision_queue: DecisionQueue, timeouts: LockstepTimeouts
+    ) -> None:
         self._run_id = run_id
         self._link = link
-        self._inbox = inbox
-        self._patience = patience
+        self._decision_queue = decision_queue
+        self._patience = timeouts
         self._broken: LockstepBroken | None = None
 
     @property
@@ -72,8 +74,8 @@ class Lockstep:
             LockstepBroken: some are neither within the limit; the message names the first.
         """
         self._wait(self._kernels_missing, self._patience.kernels_s)
-        self._inbox.sort(0)
-        if self._inbox.ancestry.kernels:
+        self._decision_queue.sort(0)
+        if self._decision_queue.run_history.kernels:
             return
         of = self._link.missing.of if self._link.missing else 0
         why = f"none of {of} can be had" if of else "no blueprint on its topic fits a site"
@@ -101,15 +103,15 @@ class Lockstep:
 
     def _answer_missing(self, seq: int, step: int) -> Awaited | None:
         self._link.take()
-        self._inbox.sort(step)
+        self._decision_queue.sort(step)
         # Two sockets: the answer may overtake the word that its report has arrived.
         if not self._link.confirmed:
             return Awaited(f"the broker to confirm report {seq}", "is the broker running?")
-        if self._inbox.answered_seq < seq:
+        if self._decision_queue.answered_seq < seq:
             return Awaited(
                 f"the answer to report {seq}", "are bandit workers running, and of this version?"
             )
-        for waiting in self._inbox.queue:
+        for waiting in self._decision_queue.queue:
             if waiting.awaits_kernels:
                 name = waiting.arrived.decision.decision_id[:12]
                 return Awaited(f"the kernels of decision {name}", "does the kernel store answer?")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.seed import Seed, Site
-from esper.seed.modes import evaluating
+from esper.seed.eval_mode import evaluating
 from esper.topics.models import SeedState
 
 LossFn = Callable[[Tensor, Tensor], Tensor]

@@ -10,7 +10,6 @@ import orjson
 from esper.audit import History, read_history
 from esper.kernel.fetch import VerifiedKernel, fetch_all
 from esper.settings import Settings
-from esper.training.connect import trusted_key_of
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import (
@@ -19,10 +18,11 @@ from esper.topics.models import (
     Outcome,
     OutcomeStatus,
     Plant,
-    RunOpening,
+    RunConfig,
     SeedReport,
     SiteFacts,
 )
+from esper.training.link_config import trusted_key_of
 
 E = TypeVar("E", AdaptationDecision, SeedReport, KernelReady)
 
@@ -45,7 +45,7 @@ class Recording:
     kernels: Mapping[str, VerifiedKernel]
 
     @property
-    def opening(self) -> RunOpening:
+    def opening(self) -> RunConfig:
         """The run's constants."""
         opening = self.reports[0].opening
         assert opening is not None

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from esper.kernel import Kernel
-from esper.training.garden import PlanRefused, kernels_needed
-from esper.training.inbox import Inbox
-from esper.training.mail import Deliver, HearDecision, Mail
-from esper.training.recording import Recording
 from esper.topics.models import (
     AdaptationDecision,
     MemorySnapshot,
@@ -23,6 +19,10 @@ from esper.topics.models import (
     SeedReport,
     SeedState,
 )
+from esper.training.decision_queue import DecisionQueue
+from esper.training.frame_decoder import Deliver, FrameDecoder, HearDecision
+from esper.training.recording import Recording
+from esper.training.seed_manager import PlanRefused, kernels_needed
 
 NOWHERE: Final = "nothing"
 
@@ -61,10 +61,10 @@ class Replay:
 
     reports: Final = True
 
-    def __init__(self, recording: Recording, mail: Mail) -> None:
+    def __init__(self, recording: Recording, decoder: FrameDecoder) -> None:
         self._recording = recording
-        self._mail = mail
-        self._inbox: Inbox | None = None
+        self._decoder = decoder
+        self._decision_queue: DecisionQueue | None = None
         self._ahead = deque(recording.reports)
         self._decisions = deque(recording.decisions)
         self._step = 0
@@ -76,11 +76,13 @@ class Replay:
         """Whether the step of the last report has been reached."""
         return self._step >= self._recording.last_step
 
-    def begin(self, inbox: Inbox) -> None:
+    def begin(self, decision_queue: DecisionQueue) -> None:
         """Have decisions take effect through this inbox."""
-        self._inbox = inbox
+        self._decision_queue = decision_queue
         kernels = self._recording.kernels
-        inbox.ancestry.kernels.update({name: each.ready for name, each in kernels.items()})
+        decision_queue.run_history.kernels.update(
+            {name: each.ready for name, each in kernels.items()}
+        )
 
     def apply(self, step: int) -> None:
         """Do what was done at this step.
@@ -147,9 +149,9 @@ class Replay:
         return bool(self._ahead) and self._ahead[0].closing
 
     @property
-    def _own_inbox(self) -> Inbox:
-        assert self._inbox is not None
-        return self._inbox
+    def _own_inbox(self) -> DecisionQueue:
+        assert self._decision_queue is not None
+        return self._decision_queue
 
     def _outcome(self, decision: AdaptationDecision) -> Outcome | None:
         return self._recording.outcomes.get(decision.decision_id)
@@ -174,7 +176,7 @@ class Replay:
     def _kernels(self, decision: AdaptationDecision) -> dict[str, Kernel]:
         verified = self._recording.kernels
         return {
-            name: self._mail.kernel(verified[name].data, verified[name].ready.sha256)
+            name: self._decoder.kernel(verified[name].data, verified[name].ready.sha256)
             for name in kernels_needed(decision)
         }
 

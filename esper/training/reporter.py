@@ -7,18 +7,18 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from esper.seed import Site, Slot
-from esper.training.probe import Measured
 from esper.topics.models import (
     Incident,
     KernelRefusal,
     LoadableKernel,
     Outcome,
-    RunOpening,
+    RunConfig,
     RunRequest,
     SeedReport,
     SeedState,
     SeedStatus,
 )
+from esper.training.probe import Measured
 
 
 class News(BaseModel):
@@ -41,7 +41,7 @@ class Reporter:
     what reports say of whether anything is to be decided.
     """
 
-    def __init__(self, run_id: str, opening: RunOpening) -> None:
+    def __init__(self, run_id: str, opening: RunConfig) -> None:
         self._run_id = run_id
         self.opening = opening
         self.next_seq = 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.training.losswatch import Watched
+from esper.training.loss_monitor import LossMonitorState
 
 log = logging.getLogger("esper")
 
@@ -35,7 +35,7 @@ class Snapshot:
     """
 
     step: int
-    watched: Watched
+    watched: LossMonitorState
     tensors: dict[Tensor, Tensor]
     states: dict[Tensor, State]
     good: bool = False
@@ -76,7 +76,7 @@ class SnapshotRing:
         return self._reach
 
     def take(
-        self, step: int, watched: Watched, optimizer: Optimizer, kept_out: Iterable[Tensor]
+        self, step: int, watched: LossMonitorState, optimizer: Optimizer, kept_out: Iterable[Tensor]
     ) -> Snapshot | None:
         """Copy everything; None where there is no room.
 
@@ -96,10 +96,10 @@ class SnapshotRing:
         self._ring.append(taken)
         return taken
 
-    def confirm(self, step: int, calm: int, confirm_steps: int) -> None:
+    def confirm(self, step: int, healthy_steps: int, confirm_steps: int) -> None:
         """Call those good after which the loss was sound for long enough."""
         for each in self._ring:
-            if min(calm, step - each.step) >= confirm_steps:
+            if min(healthy_steps, step - each.step) >= confirm_steps:
                 each.good = True
 
     def last_good(self) -> Snapshot | None:

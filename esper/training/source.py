@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from esper.kernel.source import to_source
 from esper.seed import Site
-from esper.seed.joining import BANK, join_channels_first
+from esper.seed.forward_adapters import BANK, join_channels_first
 from esper.version import VERSION
 
 INDENT = " " * 4

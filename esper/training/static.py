@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from esper.kernel.build import kernel_from
 from esper.kernel.fetch import VerifiedKernel
-from esper.kernel.making import kernel_from
 from esper.seed import STREAMS, Seed, Site, find_sites
 from esper.training.export import export_model
-from esper.training.lineage import Ancestry, GrownKernel, Lineage
+from esper.training.lineage import GrownKernel, Lineage, RunHistory
 
 
 class StaticFinalRefused(ValueError):
@@ -45,7 +45,7 @@ class StaticFinal:
             self.model,
             self.sites,
             sample,
-            Ancestry(kernels=kernels),
+            RunHistory(kernels=kernels),
             f"{self.lineage.run_id}-static-final",
             Path(folder),
         )

@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 
 from esper.audit import Finding, History, Verdict, audit
+from esper.topics.bus import Record
+from esper.topics.codec import decode
+from esper.topics.models import AdaptationDecision
 from tests.audit.tampering import (
     bare,
     changed,
@@ -16,9 +19,6 @@ from tests.audit.tampering import (
     without,
 )
 from tests.orchestrator.trainer import grown_run
-from esper.topics.bus import Record
-from esper.topics.codec import decode
-from esper.topics.models import AdaptationDecision
 
 
 @pytest.fixture(scope="module")

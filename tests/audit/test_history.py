@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.audit import History, HistoryUnreadable, audit, read_history, write_history
-from tests.orchestrator.trainer import grown_run
 from esper.topics.bus import Record
 from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision, Plant
+from tests.orchestrator.trainer import grown_run
 
 HEADER = '{"format":"esper-history/1","run_id":"run"}\n'
 LINE = (

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from esper.audit import audit, read_history
-from tests.audit.tampering import without
 from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision, SeedReport
+from tests.audit.tampering import without
 
 LOCKSTEP = read_history(Path(__file__).parent / "histories" / "lockstep.jsonl")
 DECISIONS = [decode(AdaptationDecision, record.value) for record in LOCKSTEP.decisions]

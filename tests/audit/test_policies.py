@@ -7,9 +7,9 @@ import pytest
 
 from esper.audit import audit, read_history
 from esper.bandit import POLICIES
-from tests.audit.tampering import changed, forged
 from esper.topics.codec import decode, encode
 from esper.topics.models import AdaptationDecision, SeedReport
+from tests.audit.tampering import changed, forged
 
 FOLDER = Path(__file__).parent / "histories" / "policies"
 

@@ -6,9 +6,17 @@ from pathlib import Path
 import pytest
 
 from esper.audit import audit, read_history
-from tests.audit.tampering import changed, forged
 from esper.topics.codec import decode, encode
-from esper.topics.models import AdaptationDecision, Cull, Fossilize, Plant, Reweight, SeedReport, Strategy
+from esper.topics.models import (
+    AdaptationDecision,
+    Cull,
+    Fossilize,
+    Plant,
+    Reweight,
+    SeedReport,
+    Strategy,
+)
+from tests.audit.tampering import changed, forged
 
 FOLDER = Path(__file__).parent / "histories" / "strategies"
 

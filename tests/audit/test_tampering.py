@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from esper.audit import History, audit, read_history
+from esper.topics.bus import Record
 from tests.audit.histories.make import tampered
 from tests.audit.tampering import bare, changed, forged, with_value
-from esper.topics.bus import Record
 
 HISTORIES = Path(__file__).parent / "histories"
 HONEST = read_history(HISTORIES / "honest.jsonl")

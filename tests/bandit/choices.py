@@ -7,14 +7,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from esper.bandit import (
+    ArmFeatures,
+    ArmStats,
     Constraint,
     Costs,
     History,
-    Offers,
     Options,
     Seat,
     Situation,
-    Standings,
     bans,
 )
 from esper.topics.codec import sha256_of
@@ -124,12 +124,12 @@ def cases(draw: st.DrawFn) -> Case:
         if draw(st.booleans())
     }
     options = Options(
-        offers=Offers.of(offered, embargoes, bans(bounds, slots, offered)),
-        arms=Standings.of(len(offered), histories, {}),
+        arm_features=ArmFeatures.of(offered, embargoes, bans(bounds, slots, offered)),
+        arms=ArmStats.of(len(offered), histories, {}),
         seats=seats,
         places={seat: place for place, seat in enumerate(seats)},
         slots=slots,
-        seeds=Standings.of(len(seats), {}, {}),
+        seeds=ArmStats.of(len(seats), {}, {}),
         trials=9,
         closed=closed,
         features=np.ones((len(offered), 3)),

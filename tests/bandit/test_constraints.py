@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit import Constraint, Costs, Offers, Situation, bans, constrained, explain
-from tests.bandit.choices import Case, cases, kernel
+from esper.bandit import ArmFeatures, Constraint, Costs, Situation, bans, constrained, explain
 from esper.topics.models import KernelCost, Limits, LoadableKernel
+from tests.bandit.choices import Case, cases, kernel
 
 NONE = Situation(seq=10)
 
@@ -20,8 +20,8 @@ def codes(
     """The constraints on kernels at two sites of one seat each."""
     bounds = limits or Limits()
     slots = {"conv": 1, "fc": 1}
-    offers = Offers.of(offered, [embargo] * len(offered), bans(bounds, slots, offered))
-    found = constrained(bounds, situation, offers, slice(0, len(offered)))
+    arm_features = ArmFeatures.of(offered, [embargo] * len(offered), bans(bounds, slots, offered))
+    found = constrained(bounds, situation, arm_features, slice(0, len(offered)))
     return [Constraint(code) for code in found.tolist()]
 
 
@@ -106,18 +106,20 @@ def test_a_category_of_one_site_says_nothing_of_another() -> None:
 def test_a_range_of_arms_is_constrained_as_it_is_among_all(
     case: Case, start: int, stop: int
 ) -> None:
-    offers = case.options.offers
-    count = len(offers.kernels)
+    arm_features = case.options.arm_features
+    count = len(arm_features.kernels)
     where = slice(min(start, stop, count), min(max(start, stop), count))
-    whole = constrained(case.limits, case.situation, offers, slice(0, count))
-    part = constrained(case.limits, case.situation, offers, where)
+    whole = constrained(case.limits, case.situation, arm_features, slice(0, count))
+    part = constrained(case.limits, case.situation, arm_features, where)
     assert part.tolist() == whole[where].tolist()
 
 
 @given(cases())
 def test_every_constraint_found_can_be_put_in_words(case: Case) -> None:
-    offers = case.options.offers
-    found = constrained(case.limits, case.situation, offers, slice(0, len(offers.kernels)))
+    arm_features = case.options.arm_features
+    found = constrained(
+        case.limits, case.situation, arm_features, slice(0, len(arm_features.kernels))
+    )
     for place, code in enumerate(found.tolist()):
         if code:
-            assert explain(Constraint(code), case.limits, case.situation, offers, place)
+            assert explain(Constraint(code), case.limits, case.situation, arm_features, place)

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from esper.bandit import POLICIES, Draws, Experience, Policy
+from esper.bandit import POLICIES, CounterRNG, Experience, Policy
 from tests.bandit.arms import RNG, after, columns
 
 Tried = list[tuple[float, float]]
@@ -19,7 +19,8 @@ def firsts(policy: Policy, state: Experience, tried: Tried = TRIED) -> list[floa
     """How often each arm has the best score, over many decisions."""
     arms = columns(tried)
     counts = Counter(
-        int(np.argmax(policy.score(state, arms, Draws(3, seq, "test")))) for seq in range(DECISIONS)
+        int(np.argmax(policy.score(state, arms, CounterRNG(3, seq, "test"))))
+        for seq in range(DECISIONS)
     )
     return [counts[arm] / DECISIONS for arm in range(len(arms))]
 

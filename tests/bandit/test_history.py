@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from esper.bandit import NOTHING, Forgetting, History, TrialResult
+from esper.bandit import NOTHING, Discounting, History, TrialResult
 from esper.bandit.history import RECENT, faded
 
 rewards = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 
 
-def told(values: list[float], forgetting: Forgetting = NOTHING) -> History:
+def told(values: list[float], discounting: Discounting = NOTHING) -> History:
     """The history of trials 1, 2, 3 .. of a bandit with one arm."""
     history = History()
     for number, reward in enumerate(values, start=1):
-        history = history.after(TrialResult(reward=reward, seq=number), number, forgetting)
+        history = history.after(TrialResult(reward=reward, seq=number), number, discounting)
     return history
 
 
@@ -35,10 +35,10 @@ def test_mean_and_variance_are_those_of_all_rewards(values: list[float]) -> None
 def test_a_window_leaves_the_rewards_of_the_last_trials_of_the_bandit(
     values: list[float], window: int, idle: int
 ) -> None:
-    forgetting = Forgetting(window=window)
+    discounting = Discounting(window=window)
     now = len(values) + idle
     inside = [value for number, value in enumerate(values, start=1) if number > now - window]
-    weight, mean, variance = told(values, forgetting).remembered(forgetting, now)
+    weight, mean, variance = told(values, discounting).remembered(discounting, now)
     assert weight == len(inside)
     assert mean == pytest.approx(fmean(inside) if inside else 0.0)
     assert variance == pytest.approx(pvariance(inside) if inside else 0.0, abs=1e-12)
@@ -48,10 +48,10 @@ def test_a_window_leaves_the_rewards_of_the_last_trials_of_the_bandit(
 def test_a_discount_weighs_each_reward_by_the_trials_since(
     values: list[float], discount: float, idle: int
 ) -> None:
-    forgetting = Forgetting(discount=discount)
+    discounting = Discounting(discount=discount)
     now = len(values) + idle
     weights = [discount ** (now - number) for number in range(1, len(values) + 1)]
-    weight, mean, _ = told(values, forgetting).remembered(forgetting, now)
+    weight, mean, _ = told(values, discounting).remembered(discounting, now)
     assert weight == pytest.approx(sum(weights))
     expected = sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
     assert mean == pytest.approx(expected)
@@ -79,7 +79,7 @@ def test_the_trend_is_the_slope_of_the_last_rewards() -> None:
 def test_memory_is_constant_however_many_trials_there_were(
     values: list[float], window: int | None
 ) -> None:
-    history = told(values, Forgetting(window=window))
+    history = told(values, Discounting(window=window))
     assert len(history.recent) == max(RECENT, window or 0)
 
 
@@ -102,4 +102,4 @@ def test_what_could_not_be_remembered_in_bounds_is_refused(
     window: int | None, discount: float, complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Forgetting(window=window, discount=discount)
+        Discounting(window=window, discount=discount)

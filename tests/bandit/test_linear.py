@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from esper.bandit import POLICIES, Draws, Experience, LinearModel
+from esper.bandit import POLICIES, CounterRNG, Experience, LinearModel
 from tests.bandit.arms import RNG, columns
 
 WIDTH = 4
@@ -90,7 +90,7 @@ def score_many(tried: tuple[float, float], model: LinearModel | None = None) -> 
     arms = columns([tried], [[1.0]])
     policy = POLICIES["linear-thompson"](sigma=0.3, arm_sigma=0.1, weight_sigma=0.2)
     state = Experience(tried[0], model)
-    scores = [policy.score(state, arms, Draws(4, seq, "test"))[0] for seq in range(4000)]
+    scores = [policy.score(state, arms, CounterRNG(4, seq, "test"))[0] for seq in range(4000)]
     return np.array(scores)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mabwiser.mab import MAB, LearningPolicy
 
-from esper.bandit import POLICIES, Draws, LinearModel
+from esper.bandit import POLICIES, CounterRNG, LinearModel
 from tests.bandit.arms import RNG, after, columns
 
 ARMS = 5
@@ -71,7 +71,8 @@ def test_softmax_chooses_with_the_probabilities_that_mabwiser_computes() -> None
     arms = tried(*history())
     state, of_arms, policy = after(arms), columns(arms), POLICIES["performance"](0.2)
     chosen = [
-        int(np.argmax(policy.score(state, of_arms, Draws(6, turn, "p")))) for turn in range(4000)
+        int(np.argmax(policy.score(state, of_arms, CounterRNG(6, turn, "p"))))
+        for turn in range(4000)
     ]
     shares = np.bincount(chosen, minlength=ARMS) / len(chosen)
     assert shares == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 4000))
@@ -86,7 +87,9 @@ def test_thompson_draws_from_the_posterior_that_mabwiser_keeps() -> None:
     expected = [won[arm] / (won[arm] + lost[arm]) for arm in range(ARMS)]
     arms = tried(pulled, won_or_lost)
     state, of_arms, policy = after(arms), columns(arms), POLICIES["thompson-beta"]()
-    draws = np.array([policy.score(state, of_arms, Draws(7, turn, "p")) for turn in range(4000)])
+    draws = np.array(
+        [policy.score(state, of_arms, CounterRNG(7, turn, "p")) for turn in range(4000)]
+    )
     assert draws.mean(axis=0) == pytest.approx(
         expected, abs=4 * draws.std(axis=0).max() / math.sqrt(4000)
     )

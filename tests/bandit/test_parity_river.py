@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from river import bandit, proba
 
-from esper.bandit import POLICIES, Draws, Experience, Policy
+from esper.bandit import POLICIES, CounterRNG, Experience, Policy
 from tests.bandit.arms import after, columns
 
 ARMS = 6
@@ -37,7 +37,9 @@ def chosen_by_ours(policy: Policy) -> list[int]:
     sequence = []
     for turn, rewards in enumerate(table()):
         tried = [(len(each), math.fsum(each) / len(each) if each else 0.0) for each in seen]
-        arm = int(np.argmax(policy.score(after(tried), columns(tried), Draws(0, turn, "parity"))))
+        arm = int(
+            np.argmax(policy.score(after(tried), columns(tried), CounterRNG(0, turn, "parity")))
+        )
         seen[arm].append(rewards[arm])
         sequence.append(arm)
     return sequence
@@ -74,7 +76,9 @@ def test_thompson_chooses_each_arm_as_often_as_river_does() -> None:
     arms, state = columns(tried), after(tried)
     policy = POLICIES["thompson-beta"]()
 
-    ours = shares(lambda turn: int(np.argmax(policy.score(state, arms, Draws(5, turn, "p")))), 3)
+    ours = shares(
+        lambda turn: int(np.argmax(policy.score(state, arms, CounterRNG(5, turn, "p")))), 3
+    )
     theirs = shares(lambda turn: river.pull([0, 1, 2]), 3)
     assert ours == pytest.approx(theirs, abs=4 * math.sqrt(0.5 / 4000))
 
@@ -83,7 +87,7 @@ def test_with_a_beta_reward_river_leaves_out_the_bonus_that_the_formula_has() ->
     """100 trials of 0.55 and 2 of 0.5 at t = 102: UCB1 says 0.5 + sqrt(2 ln 102 / 2) is more than
     0.55 + sqrt(2 ln 102 / 100); river compares the modes alone and goes on with the first."""
     arms = columns([(100, 0.55), (2, 0.5)])
-    scores = POLICIES["ucb1"]().score(Experience(102.0), arms, Draws(0, 0, "parity"))
+    scores = POLICIES["ucb1"]().score(Experience(102.0), arms, CounterRNG(0, 0, "parity"))
     bonus = 2 * math.log(102)
     formula = [0.55 + math.sqrt(bonus / 100), 0.5 + math.sqrt(bonus / 2)]
     assert scores.tolist() == pytest.approx(formula, abs=1e-9)

@@ -13,9 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit import POLICIES, ArmColumns, Draws, Experience, LinearModel, Policy, policy_for
-from tests.bandit.arms import RNG, columns
+from esper.bandit import (
+    POLICIES,
+    ArmArrays,
+    CounterRNG,
+    Experience,
+    LinearModel,
+    Policy,
+    policy_for,
+)
 from esper.topics.models import PolicySpec
+from tests.bandit.arms import RNG, columns
 
 MUST_TRY_FIRST = {
     *("ucb1", "kl-ucb", "sliding-ucb", "discounted-ucb", "performance"),
@@ -27,9 +35,9 @@ def named(name: str, **params: float) -> Policy:
     return policy_for(PolicySpec(name=name, params=params))
 
 
-def with_features(arms: ArmColumns) -> ArmColumns:
+def with_features(arms: ArmArrays) -> ArmArrays:
     x = np.linspace(0.0, 1.0, FEATURES * len(arms)).reshape(len(arms), FEATURES)
-    return ArmColumns(arms.weight, arms.mean, arms.variance, x)
+    return ArmArrays(arms.weight, arms.mean, arms.variance, x)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -42,7 +50,7 @@ def test_a_policy_is_found_by_its_name_and_scores_every_arm(name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_scores_no_arms_as_nothing(name: str) -> None:
-    arms = ArmColumns(*(np.zeros(0) for _ in range(3)), np.zeros((0, FEATURES)))
+    arms = ArmArrays(*(np.zeros(0) for _ in range(3)), np.zeros((0, FEATURES)))
     assert named(name).score(Experience(0.0), arms, RNG).tolist() == []
 
 
@@ -129,7 +137,7 @@ def test_no_score_is_ever_nan_or_minus_infinity(
     for reward in (0.0, 1.0, 0.3):
         model = model.after(arms.features[0].tolist(), reward)  # type: ignore[index]
     policy = data.draw(policies(name))
-    scores = policy.score(Experience(total, model), arms, Draws(1, seq, "any"))
+    scores = policy.score(Experience(total, model), arms, CounterRNG(1, seq, "any"))
     assert np.all(scores > -np.inf), (policy, scores)
     if name not in MUST_TRY_FIRST | {"epsilon-greedy"}:
         assert np.all(np.isfinite(scores)), (policy, scores)
@@ -146,13 +154,13 @@ import numpy as np
 from esper.bandit import POLICIES, ArmColumns, Draws, Experience, LinearModel
 r = np.random.default_rng(3)
 x = r.random((30, 6))
-arms = ArmColumns(r.integers(0, 40, 30).astype(float), r.random(30), np.zeros(30), x)
+arms = ArmArrays(r.integers(0, 40, 30).astype(float), r.random(30), np.zeros(30), x)
 model = LinearModel()
 for place in range(20):
     model = model.after(x[place % 7].tolist(), float(r.random()), place // 7)
 for name, policy in POLICIES.items():
     for seq in range(5):
-        scores = policy().score(Experience(500.0, model), arms, Draws(1, seq, "test"))
+        scores = policy().score(Experience(500.0, model), arms, CounterRNG(1, seq, "test"))
         print(name, scores.tobytes().hex())
 """
 
@@ -178,7 +186,8 @@ def test_another_report_draws_other_numbers_and_the_same_one_the_same(name: str)
     arms = with_features(columns([(50, 0.5)] * 8))
     policy = named(name)
     first, again, other = (
-        policy.score(Experience(400.0), arms, Draws(1, seq, "test")).tolist() for seq in (1, 1, 2)
+        policy.score(Experience(400.0), arms, CounterRNG(1, seq, "test")).tolist()
+        for seq in (1, 1, 2)
     )
     assert first == again
     if "ucb" not in name and name != "epsilon-greedy":

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit.columns import FloatArray
+from esper.bandit.arm_arrays import FloatArray
 from esper.bandit.portable import exp, log, normal_quantile
 
 Function = Callable[[FloatArray], FloatArray]

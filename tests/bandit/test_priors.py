@@ -3,8 +3,8 @@
 import pytest
 
 from esper.bandit import NO_PRIOR, Prior, priors_for
-from tests.bandit.choices import kernel
 from esper.topics.models import KernelCost, Priors, Remembered
+from tests.bandit.choices import kernel
 
 SITES = {"conv": "feature_map:4x8x8>4x8x8", "fc": "vector:8>8"}
 NOTHING = Priors(cost=0.0, memory=0.0, category=0.0)

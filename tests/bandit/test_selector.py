@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 
 from esper.bandit import (
     POLICIES,
+    ArmFeatures,
+    ArmStats,
     Choice,
     History,
     LinearModel,
-    Offers,
     Options,
     Policy,
     Seat,
     SeedSelector,
     Situation,
-    Standings,
     policy_for,
 )
-from tests.bandit.choices import Case, cases, kernel
 from esper.topics.models import Limits, PolicySpec
+from tests.bandit.choices import Case, cases, kernel
 
 UCB1 = policy_for(PolicySpec())
 
@@ -33,7 +33,7 @@ attentions = st.none() | policies.filter(lambda policy: not policy.contextual)
 def breaks(case: Case, choice: Choice) -> list[str]:
     """Every rule that a choice breaks, each looked at in plain words, arm by arm."""
     limits, situation, options = case.limits, case.situation, case.options
-    arm = options.offers.kernels[choice.arm]
+    arm = options.arm_features.kernels[choice.arm]
     cost = arm.cost
     broken = {
         "seat of another site": choice.seat.site != arm.site,
@@ -68,7 +68,7 @@ def every_choice(case: Case) -> list[Choice]:
     """All that could be chosen, rules or not."""
     return [
         Choice(seat, place, 0.0)
-        for place, arm in enumerate(case.options.offers.kernels)
+        for place, arm in enumerate(case.options.arm_features.kernels)
         for seat in case.options.seats
         if seat.site == arm.site
     ]
@@ -92,7 +92,7 @@ def options(means: dict[tuple[str, str], float], seats: dict[Seat, float]) -> Op
     offered = [kernel(site, name, name) for site, name in sorted(means)]
     places = sorted(seats)
     return Options(
-        offers=Offers.of(offered, [0] * len(offered), np.zeros(len(offered), np.int8)),
+        arm_features=ArmFeatures.of(offered, [0] * len(offered), np.zeros(len(offered), np.int8)),
         arms=_standings([means[name] for name in sorted(means)]),
         seats=tuple(places),
         places={seat: place for place, seat in enumerate(places)},
@@ -103,9 +103,9 @@ def options(means: dict[tuple[str, str], float], seats: dict[Seat, float]) -> Op
     )
 
 
-def _standings(means: list[float]) -> Standings:
+def _standings(means: list[float]) -> ArmStats:
     histories = {place: History(pulls=5, mean=mean) for place, mean in enumerate(means)}
-    return Standings.of(len(means), histories, {})
+    return ArmStats.of(len(means), histories, {})
 
 
 MEANS = {("conv", "a"): 0.9, ("conv", "b"): 0.2, ("fc", "a"): 0.5, ("fc", "b"): 0.6}
@@ -138,9 +138,9 @@ def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() ->
     limits = Limits(forbidden_sites=("fc",))
     case = options(MEANS, SEATS)
     banned = np.array([0, 0, 2, 2], np.int8)
-    offers = Offers.of(case.offers.kernels, [0] * 4, banned)
+    arm_features = ArmFeatures.of(case.arm_features.kernels, [0] * 4, banned)
     choice = SeedSelector(UCB1, UCB1, limits, 0).choose(
-        case._replace(offers=offers), Situation(seq=9)
+        case._replace(arm_features=arm_features), Situation(seq=9)
     )
     assert choice is not None
     assert choice.seat == Seat("conv", 0)

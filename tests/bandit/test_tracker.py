@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.bandit import (
-    Forgetting,
+    Discounting,
     History,
     HistoryRow,
     PerformanceTracker,
@@ -28,9 +28,9 @@ trials = st.lists(
 Trials = list[tuple[str, int, str, float]]
 
 
-def told(done: Trials, forgetting: Forgetting | None = None) -> PerformanceTracker:
+def told(done: Trials, discounting: Discounting | None = None) -> PerformanceTracker:
     """The tracker after these trials, each ended by the report of its number."""
-    tracked = PerformanceTracker(forgetting=forgetting or Forgetting())
+    tracked = PerformanceTracker(discounting=discounting or Discounting())
     for seq, (site, slot, blueprint, reward) in enumerate(done):
         result = TrialResult(reward=reward, contribution=reward - 0.5, params=7, seq=seq)
         tracked = tracked.after(site, slot, blueprint, result)
@@ -67,12 +67,12 @@ def test_it_keeps_contribution_cost_and_when_of_the_last_trial() -> None:
     assert (history.contribution, history.params, history.last_seq) == (-0.4, 7, 1)
 
 
-@given(trials, st.sampled_from([Forgetting(), Forgetting(window=3), Forgetting(discount=0.9)]))
-def test_it_returns_whole_from_what_is_stored(done: Trials, forgetting: Forgetting) -> None:
-    tracked = told(done, forgetting)
+@given(trials, st.sampled_from([Discounting(), Discounting(window=3), Discounting(discount=0.9)]))
+def test_it_returns_whole_from_what_is_stored(done: Trials, discounting: Discounting) -> None:
+    tracked = told(done, discounting)
     stored = orjson.loads(tracked.json)
     rows = [HistoryRow.model_validate_json(orjson.dumps(row)) for row in stored["rows"]]
-    back = PerformanceTracker(forgetting=forgetting).with_rows(stored["trials"], rows)
+    back = PerformanceTracker(discounting=discounting).with_rows(stored["trials"], rows)
     assert back == tracked
     assert back.json == tracked.json
 

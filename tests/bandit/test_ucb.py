@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit import POLICIES, Experience, Forgetting
+from esper.bandit import POLICIES, Discounting, Experience
 from tests.bandit.arms import RNG, after, columns, trials
 
 Tried = list[tuple[float, float]]
@@ -81,9 +81,9 @@ def test_every_accepted_exploration_gives_finite_scores(tried: Tried, exploratio
 
 
 def test_what_each_forgets() -> None:
-    assert POLICIES["ucb1"]().forgetting == Forgetting()
-    assert POLICIES["sliding-ucb"](window=50.0).forgetting == Forgetting(window=50)
-    assert POLICIES["discounted-ucb"](discount=0.9).forgetting == Forgetting(discount=0.9)
+    assert POLICIES["ucb1"]().discounting == Discounting()
+    assert POLICIES["sliding-ucb"](window=50.0).discounting == Discounting(window=50)
+    assert POLICIES["discounted-ucb"](discount=0.9).discounting == Discounting(discount=0.9)
 
 
 def test_a_prior_counts_as_trials_of_its_arm_and_not_of_the_bandit() -> None:

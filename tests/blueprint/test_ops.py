@@ -84,7 +84,7 @@ def test_an_op_is_silent_at_zero_exactly_if_it_says_so(
     result = spec.run(args)(*inputs_of(shapes), *zeros)
     # A norm with zero factors is silent too, but it must not end a kernel: see TRAPS.
     can_be_silent = bool(parameters) and not result.any() and "norm" not in name
-    assert spec.silent_at_zero == can_be_silent
+    assert spec.zero_output_at_zero_weights == can_be_silent
 
 
 @EACH_CASE

@@ -54,7 +54,7 @@ def test_a_plan_is_what_was_resolved(blueprint: Blueprint, kind: SiteKind) -> No
     resolved, plan = resolve(blueprint, site), BlueprintCompiler().compile(blueprint, site)
     assert (plan.params, plan.flops) == (resolved.params, resolved.flops)
     assert [step.output for step in plan.layout] == [each.output for each in resolved.nodes]
-    assert resolved.nodes[-1].spec.silent_at_zero
+    assert resolved.nodes[-1].spec.zero_output_at_zero_weights
 
 
 @pytest.mark.parametrize(

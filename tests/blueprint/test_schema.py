@@ -12,9 +12,9 @@ from jsonschema import Draft7Validator
 from esper.blueprint import BlueprintRejected, check, shipped
 from esper.blueprint.ops import OPS
 from esper.blueprint.schema import author_schema
-from tests.blueprint.graphs import graphs
 from esper.topics.codec import Undecodable, decode, encode
 from esper.topics.models import Blueprint, SiteSignature
+from tests.blueprint.graphs import graphs
 
 COMMITTED = Path(__file__).parents[2] / "docs/contracts/schemas/AuthoredBlueprint.json"
 SCHEMA = author_schema()

@@ -9,9 +9,9 @@ from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel, Plan, to_source
 from esper.kernel.source import IMPORTS
-from tests.blueprint.graphs import graphs
 from esper.topics.codec import decode, encode
 from esper.topics.models import Blueprint, SiteSignature
+from tests.blueprint.graphs import graphs
 
 BATCH = 2
 Graph = tuple[Blueprint, SiteSignature]

@@ -10,9 +10,9 @@ import kubernetes_validate
 import pytest
 
 from esper.settings import Settings
-from esper.version import VERSION
 from esper.topics.catalog import MAX_MESSAGE_BYTES
-from esper.workers.app import STOP_SLACK_S
+from esper.version import VERSION
+from esper.workers.faust.app import STOP_SLACK_S
 
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from esper.workers import metrics
+from esper.workers.faust import metrics
 
 
 def test_the_operations_page_lists_every_metric_and_no_other(root: Path) -> None:

@@ -13,7 +13,7 @@ from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import ArtifactRefused, pack, unpack
-from esper.kernel.header import MAX_ARTIFACT_BYTES, PLAN_KEY
+from esper.kernel.metadata import MAX_ARTIFACT_BYTES, PLAN_KEY
 from esper.topics.models import SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))

@@ -15,6 +15,7 @@ from esper.compiler import Built
 from esper.compiler.build import build
 from esper.compiler.signing import sign
 from esper.kernel import KernelLoader, pack, unpack
+from esper.kernel.build import kernel_from
 from esper.kernel.loader import (
     Delivery,
     KernelRefused,
@@ -22,7 +23,6 @@ from esper.kernel.loader import (
     KernelsUnprepared,
     KernelVerified,
 )
-from esper.kernel.making import kernel_from
 from esper.store import KernelStore, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady, SiteKind, SiteSignature

@@ -116,63 +116,67 @@ def ready(kernel: str) -> KernelReady:
 
 
 def test_without_blueprints_nothing_is_missing() -> None:
-    desk = Desk()
-    desk.catalogue.begin()
-    assert desk.missing == Missing(0, 0, ())
+    control_channel = Desk()
+    control_channel.catalogue.begin()
+    assert control_channel.missing == Missing(0, 0, ())
 
 
 def test_the_first_three_of_those_missing_are_named() -> None:
-    desk = Desk(*(digit * 64 for digit in "abcde"))
-    desk.catalogue.begin()
-    assert desk.missing.kernels == desk.missing.of == 5
-    assert list(desk.missing.first) == ["name of a", "name of b", "name of c"]
+    control_channel = Desk(*(digit * 64 for digit in "abcde"))
+    control_channel.catalogue.begin()
+    assert control_channel.missing.kernels == control_channel.missing.of == 5
+    assert list(control_channel.missing.first) == ["name of a", "name of b", "name of c"]
 
 
 def test_the_word_that_nothing_is_missing_comes_after_the_last_offer() -> None:
-    desk = Desk(ANY, OTHER)
-    assert desk.catalogue.announced(ANY, earlier=True)
-    desk.catalogue.begin()
-    desk.catalogue.announced(OTHER)
-    desk.catalogue.verified(ready(ANY))
-    assert desk.missing.kernels == 1
-    desk.catalogue.verified(ready(OTHER))
-    assert desk.offered == [ANY, OTHER]
-    assert desk.frames[-1].kind is Kind.MISSING
-    assert desk.missing.kernels == 0
+    control_channel = Desk(ANY, OTHER)
+    assert control_channel.catalogue.announced(ANY, earlier=True)
+    control_channel.catalogue.begin()
+    control_channel.catalogue.announced(OTHER)
+    control_channel.catalogue.verified(ready(ANY))
+    assert control_channel.missing.kernels == 1
+    control_channel.catalogue.verified(ready(OTHER))
+    assert control_channel.offered == [ANY, OTHER]
+    assert control_channel.frames[-1].kind is Kind.MISSING
+    assert control_channel.missing.kernels == 0
 
 
 def test_a_kernel_that_no_standing_blueprint_gives_is_neither_verified_nor_offered() -> None:
-    desk = Desk(ANY)
-    assert not desk.catalogue.announced(OTHER)
-    desk.catalogue.verified(ready(OTHER))
-    assert desk.offered == []
+    control_channel = Desk(ANY)
+    assert not control_channel.catalogue.announced(OTHER)
+    control_channel.catalogue.verified(ready(OTHER))
+    assert control_channel.offered == []
 
 
 def test_a_kernel_is_offered_once() -> None:
-    desk = Desk(ANY)
-    desk.catalogue.announced(ANY, earlier=True)
-    desk.catalogue.begin()
-    desk.catalogue.announced(ANY)
-    desk.catalogue.verified(ready(ANY))
-    assert not desk.catalogue.announced(ANY)
-    desk.catalogue.verified(ready(ANY))
-    assert desk.offered == [ANY]
+    control_channel = Desk(ANY)
+    control_channel.catalogue.announced(ANY, earlier=True)
+    control_channel.catalogue.begin()
+    control_channel.catalogue.announced(ANY)
+    control_channel.catalogue.verified(ready(ANY))
+    assert not control_channel.catalogue.announced(ANY)
+    control_channel.catalogue.verified(ready(ANY))
+    assert control_channel.offered == [ANY]
 
 
 def test_a_rejected_kernel_is_no_longer_missing() -> None:
-    desk = Desk(ANY)
-    desk.catalogue.begin()
-    desk.catalogue.rejected(ANY)
-    assert (desk.missing.kernels, desk.offered, desk.unfit) == (0, [], [])
+    control_channel = Desk(ANY)
+    control_channel.catalogue.begin()
+    control_channel.catalogue.rejected(ANY)
+    assert (control_channel.missing.kernels, control_channel.offered, control_channel.unfit) == (
+        0,
+        [],
+        [],
+    )
 
 
 def test_a_kernel_that_cannot_be_loaded_is_no_longer_missing_and_told() -> None:
-    desk = Desk(ANY)
-    desk.catalogue.begin()
-    desk.catalogue.announced(ANY)
-    desk.catalogue.refused(ANY, "altered")
-    assert desk.unfit == [{"kernel_id": ANY, "reason": "altered"}]
-    assert desk.missing.kernels == 0
+    control_channel = Desk(ANY)
+    control_channel.catalogue.begin()
+    control_channel.catalogue.announced(ANY)
+    control_channel.catalogue.refused(ANY, "altered")
+    assert control_channel.unfit == [{"kernel_id": ANY, "reason": "altered"}]
+    assert control_channel.missing.kernels == 0
 
 
 def test_an_earlier_announcement_that_cannot_be_loaded_is_mended_by_the_answer_to_this_run() -> (
@@ -180,30 +184,34 @@ def test_an_earlier_announcement_that_cannot_be_loaded_is_mended_by_the_answer_t
 ):
     """Its bytes may be gone from the store; whether the answer is heard first is chance."""
     for answered_first in (False, True):
-        desk = Desk(ANY)
-        desk.catalogue.announced(ANY, earlier=True)
-        desk.catalogue.begin()
+        control_channel = Desk(ANY)
+        control_channel.catalogue.announced(ANY, earlier=True)
+        control_channel.catalogue.begin()
         if answered_first:
-            desk.catalogue.announced(ANY)
-            desk.catalogue.refused(ANY, "no kernel at file:any")
+            control_channel.catalogue.announced(ANY)
+            control_channel.catalogue.refused(ANY, "no kernel at file:any")
         else:
-            desk.catalogue.refused(ANY, "no kernel at file:any")
-            desk.catalogue.announced(ANY)
-        assert desk.missing.kernels == 1
-        desk.catalogue.verified(ready(ANY))
-        assert (desk.offered, desk.unfit, desk.missing.kernels) == ([ANY], [], 0)
+            control_channel.catalogue.refused(ANY, "no kernel at file:any")
+            control_channel.catalogue.announced(ANY)
+        assert control_channel.missing.kernels == 1
+        control_channel.catalogue.verified(ready(ANY))
+        assert (
+            control_channel.offered,
+            control_channel.unfit,
+            control_channel.missing.kernels,
+        ) == ([ANY], [], 0)
 
 
 def test_a_rejection_does_not_overtake_an_announcement_that_was_there_before() -> None:
     for before_it_began in (False, True):
-        desk = Desk(ANY)
+        control_channel = Desk(ANY)
         if before_it_began:
-            desk.catalogue.rejected(ANY)
-            desk.catalogue.announced(ANY, earlier=True)
-            desk.catalogue.begin()
+            control_channel.catalogue.rejected(ANY)
+            control_channel.catalogue.announced(ANY, earlier=True)
+            control_channel.catalogue.begin()
         else:
-            desk.catalogue.announced(ANY, earlier=True)
-            desk.catalogue.begin()
-            desk.catalogue.rejected(ANY)
-        desk.catalogue.verified(ready(ANY))
-        assert desk.offered == [ANY]
+            control_channel.catalogue.announced(ANY, earlier=True)
+            control_channel.catalogue.begin()
+            control_channel.catalogue.rejected(ANY)
+        control_channel.catalogue.verified(ready(ANY))
+        assert control_channel.offered == [ANY]

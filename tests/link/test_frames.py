@@ -34,5 +34,5 @@ def test_frames_come_out_as_they_went_in_however_the_bytes_were_cut(
 
 
 def test_the_link_process_does_not_load_torch() -> None:
-    lookup = "import sys, esper.link.process; sys.exit('torch' in sys.modules)"
+    lookup = "import sys, esper.link.sidecar; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", lookup], check=False).returncode == 0

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.orchestrator.trainer import Trainer, kernel, selection
 from esper.topics.models import (
     AdaptationDecision,
     Course,
@@ -12,6 +11,7 @@ from esper.topics.models import (
     Signal,
     Strategy,
 )
+from tests.orchestrator.trainer import Trainer, kernel, selection
 
 SITES = {"conv": 3, "fc": 3}
 OFFERS = [kernel(site, name) for site in SITES for name in ("a", "b", "c", "d")]
@@ -26,7 +26,7 @@ class Run:
         self,
         worth: Worth | None = None,
         slots: Mapping[str, int] = SITES,
-        offers: Sequence[LoadableKernel] = (),
+        arm_features: Sequence[LoadableKernel] = (),
         *,
         max_on_trial: int = 2,
         trial_reports: int = 6,
@@ -52,15 +52,15 @@ class Run:
         self.loss: float | None = 1.0
         self.said: list[AdaptationDecision] = []
         self.trainer.report()
-        self.go(*(offers or [each for each in OFFERS if each.site in slots]))
+        self.go(*(arm_features or [each for each in OFFERS if each.site in slots]))
 
-    def go(self, *offers: LoadableKernel) -> AdaptationDecision | None:
+    def go(self, *arm_features: LoadableKernel) -> AdaptationDecision | None:
         """Make one report, have what is decided applied, and return it."""
         measured = {}
         for place, seed in self.trainer.seeds.items():
             if seed.blueprint_id is not None:
                 measured[place] = self.worth.get((place[0], seed.blueprint_id), 0.05)
-        decisions = self.trainer.report(*offers, contributions=measured, probe_loss=self.loss)
+        decisions = self.trainer.report(*arm_features, contributions=measured, probe_loss=self.loss)
         asked = [decision for decision in decisions if decision.operations]
         assert len(asked) <= 1, "one plan at a time"
         self.trainer.accept(asked)

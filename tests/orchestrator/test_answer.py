@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.orchestrator.trainer import Trainer, grown_run, kernel
 from esper.topics.codec import decode, digest, encode
-from esper.topics.models import AdaptationDecision, Cull, Fossilize, Plant, RunOpening
+from esper.topics.models import AdaptationDecision, Cull, Fossilize, Plant, RunConfig
+from tests.orchestrator.trainer import Trainer, grown_run, kernel
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_lockstep_run_says_so_in_its_opening_and_in_the_state(trainer: Trainer
 
 
 def test_an_opening_that_does_not_know_of_lockstep_is_none() -> None:
-    opening = RunOpening(
+    opening = RunConfig(
         seed=0, slots={}, policy={"name": "ucb1"}, host_params=1, report_interval_steps=1
     )
-    assert not decode(RunOpening, encode(opening)).lockstep
+    assert not decode(RunConfig, encode(opening)).lockstep

@@ -9,8 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.orchestrator.fold import FoldError, decision_id
-from tests.orchestrator.trainer import INTERVAL, RULES, Trainer, grown_run, kernel, selection
-from tests.topics.events import reports
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, digest, encode, sha256_of
 from esper.topics.models import (
@@ -26,6 +24,8 @@ from esper.topics.models import (
     SeedReport,
     Strategy,
 )
+from tests.orchestrator.trainer import INTERVAL, RULES, Trainer, grown_run, kernel, selection
+from tests.topics.events import reports
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_a_decision_carries_everything_needed_to_derive_and_to_believe_it(
     trainer: Trainer,
 ) -> None:
     before = trainer.folded
-    offers = [kernel("fc", "a"), kernel("fc", "b")]
-    (decision,) = trainer.report(*offers)
+    arm_features = [kernel("fc", "a"), kernel("fc", "b")]
+    (decision,) = trainer.report(*arm_features)
     record = trainer.reports[-1]
     plant = decision.operations[0]
     assert decision.decision_id == decision_id("run", 1, 0)
@@ -84,7 +84,7 @@ def test_a_decision_carries_everything_needed_to_derive_and_to_believe_it(
         name="ucb1", version=1, params_sha256=digest(PolicySpec())
     )
     assert {candidate.kernel_id for candidate in decision.candidates} == {
-        offer.kernel_id for offer in offers
+        offer.kernel_id for offer in arm_features
     }
     assert decision.candidates[0].kernel_id == plant.kernel_id
     assert decision.random == RandomStamp(seed=7, seq=1, purpose="selection")
@@ -116,8 +116,8 @@ def test_two_decisions_on_one_report_are_numbered_and_chained() -> None:
     trainer = Trainer({"fc": 3}, selection=three)
     trainer.report()
     on_trial(trainer, "a")
-    offers = kernel("fc", "b"), kernel("fc", "c")
-    decisions = trainer.report(*offers, contributions={("fc", 0): 0.0})
+    arm_features = kernel("fc", "b"), kernel("fc", "c")
+    decisions = trainer.report(*arm_features, contributions={("fc", 0): 0.0})
     replace, diversify = decisions
     assert (replace.strategy, diversify.strategy) == (Strategy.REPLACE, Strategy.DIVERSIFY)
     assert (replace.index, diversify.index) == (0, 1)
@@ -285,8 +285,8 @@ def test_a_plan_does_not_count_on_what_another_plan_of_the_report_would_free() -
     trainer.accept(trainer.report(kernel("fc", "b")))
     (cull,) = trainer.report(contributions={("fc", 0): 0.0})
     trainer.refuse(cull)
-    offers = kernel("fc", "c"), kernel("fc", "d")
-    (replace,) = trainer.report(*offers, contributions={("fc", 0): 0.0, ("fc", 1): 0.0})
+    arm_features = kernel("fc", "c"), kernel("fc", "d")
+    (replace,) = trainer.report(*arm_features, contributions={("fc", 0): 0.0, ("fc", 1): 0.0})
     assert [operation.op for operation in replace.operations] == ["cull", "cull", "plant"]
     trainer.accept([replace])
     (diversify,) = trainer.report()

@@ -3,7 +3,6 @@
 import pytest
 
 from esper.orchestrator import FoldState
-from tests.orchestrator.trainer import INTERVAL, Seed, Trainer, kernel, selection
 from esper.topics.codec import decode, encode
 from esper.topics.models import (
     AdaptationDecision,
@@ -16,6 +15,7 @@ from esper.topics.models import (
     SeedState,
 )
 from esper.topics.models.selection import ROLLBACK_EMBARGO_REPORTS
+from tests.orchestrator.trainer import INTERVAL, Seed, Trainer, kernel, selection
 
 REST = 7
 

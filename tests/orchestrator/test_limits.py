@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from esper.bandit import POLICIES, policy_for
 from esper.orchestrator import FoldState
-from tests.orchestrator.trainer import Trainer, kernel, selection
 from esper.topics.models import (
     AdaptationDecision,
     Cull,
@@ -17,6 +16,7 @@ from esper.topics.models import (
     PolicySpec,
     SeedState,
 )
+from tests.orchestrator.trainer import Trainer, kernel, selection
 
 ON_TRIAL = {SeedState.BLENDING, SeedState.ACTIVE}
 """Seeds that change the network; one that loads may wait for the cull in the same plan."""
@@ -144,9 +144,9 @@ def test_no_limit_is_broken_in_any_run_under_any_policy(data: st.DataObject) -> 
     )
     watch = Watch(trainer)
     waiting: list[AdaptationDecision] = []
-    offers = data.draw(st.permutations(OFFERS))
+    arm_features = data.draw(st.permutations(OFFERS))
     for _ in range(data.draw(st.integers(5, 40))):
-        arrived, offers = offers[:2], offers[2:]
+        arrived, arm_features = arm_features[:2], arm_features[2:]
         measured = {
             place: data.draw(contributions)
             for place, seed in trainer.seeds.items()

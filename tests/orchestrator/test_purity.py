@@ -13,9 +13,9 @@ import pytest
 
 from esper.audit import cause_of
 from esper.orchestrator import fold
-from tests.orchestrator.trainer import Trainer, grown_run
 from esper.topics.codec import decode, encode, sha256_of
 from esper.topics.models import SeedReport
+from tests.orchestrator.trainer import Trainer, grown_run
 
 IN_ANOTHER_PROCESS = """
 import sys

@@ -7,9 +7,8 @@ import pytest
 from esper.audit import History, audit, cause_of
 from esper.bandit import POLICIES
 from esper.orchestrator import FoldState, fold
-from esper.orchestrator.board import set_up
 from esper.orchestrator.fold import RunUnfoldable
-from tests.orchestrator.trainer import Seed, Trainer, grown_run, kernel, selection
+from esper.orchestrator.view import set_up
 from esper.topics.bus import Record
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.topics.codec import decode, encode
@@ -27,6 +26,7 @@ from esper.topics.models import (
     SiteFacts,
     SiteKind,
 )
+from tests.orchestrator.trainer import Seed, Trainer, grown_run, kernel, selection
 
 NAMES = sorted(POLICIES)
 UCB1 = PolicySpec()
@@ -97,10 +97,10 @@ def test_the_plans_of_one_report_share_what_is_left_of_the_budget(
 ) -> None:
     trainer = Trainer({"fc": 4}, selection=selection(max_params=budget))
     trainer.report(*(kernel("fc", name) for name in "abcd"))
-    board = set_up(trainer.folded, decode(SeedReport, trainer.reports[-1].value))
-    first = board.best()
+    view = set_up(trainer.folded, decode(SeedReport, trainer.reports[-1].value))
+    first = view.best()
     assert first is not None
-    second = board.beside((board.plant(first),)).best()
+    second = view.beside((view.plant(first),)).best()
     assert (second is not None) is is_left
 
 
@@ -227,8 +227,8 @@ def test_the_seed_that_did_better_gets_attention_first() -> None:
         {"conv": 2, "fc": 2},
         selection=selection(attention=greedy, embargo_reports=1, keep_share=1.0, max_on_trial=1),
     )
-    offers = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c")]
-    decisions: Sequence[AdaptationDecision] = trainer.report(*offers)
+    arm_features = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c")]
+    decisions: Sequence[AdaptationDecision] = trainer.report(*arm_features)
     planted: list[tuple[str, int]] = []
     while len(planted) < 7:
         trainer.accept(decisions)
@@ -244,8 +244,8 @@ def test_a_run_with_more_arms_than_a_decision_can_list_is_refused_in_words() -> 
     sites = [f"layer{number}" for number in range(1250)]
     trainer = Trainer(dict.fromkeys(sites, 1), selection=selection(attention=UCB1, memory=1.0))
     trainer.report()
-    offers = [kernel(site, f"blueprint-{name}") for site in sites for name in range(8)]
-    (decision,) = trainer.report(*offers)
+    arm_features = [kernel(site, f"blueprint-{name}") for site in sites for name in range(8)]
+    (decision,) = trainer.report(*arm_features)
     assert len(decision.candidates) == 10_000
     assert len(encode(decision)) < MAX_MESSAGE_BYTES
     trainer.accept([decision])

@@ -2,8 +2,17 @@
 
 import pytest
 
-from esper.orchestrator.rounds import clearly_worse
 from esper.orchestrator.state import Trial
+from esper.orchestrator.successive_halving import clearly_worse
+from esper.topics.models import (
+    AdaptationDecision,
+    Cull,
+    Fossilize,
+    Plant,
+    Reweight,
+    Signal,
+    Strategy,
+)
 from tests.orchestrator.orchestrated import (
     FOREVER,
     SITES,
@@ -16,15 +25,6 @@ from tests.orchestrator.orchestrated import (
     signal,
 )
 from tests.orchestrator.trainer import INTERVAL, Trainer, kernel
-from esper.topics.models import (
-    AdaptationDecision,
-    Cull,
-    Fossilize,
-    Plant,
-    Reweight,
-    Signal,
-    Strategy,
-)
 
 # -- DIVERSIFY ----------------------------------------------------------------------------------
 
@@ -50,9 +50,11 @@ def test_candidates_at_one_site_share_its_alpha_and_others_have_it_whole() -> No
 
 
 def test_candidates_of_a_round_are_of_different_categories_as_long_as_there_are_some() -> None:
-    offers = [kernel(site, f"{name}-{site}", name) for site in SITES for name in ("a", "b", "c")]
+    arm_features = [
+        kernel(site, f"{name}-{site}", name) for site in SITES for name in ("a", "b", "c")
+    ]
     for seed in range(5):
-        run = Run(offers=offers, max_on_trial=3)
+        run = Run(arm_features=arm_features, max_on_trial=3)
         run.trainer.seed = seed
         categories = {each.blueprint_id.partition("-")[0] for each in operations(run.first, Plant)}
         assert categories == {"a", "b", "c"}
@@ -61,8 +63,8 @@ def test_candidates_of_a_round_are_of_different_categories_as_long_as_there_are_
 def test_no_plan_plants_one_kernel_twice() -> None:
     """At sites of one signature the trainer would refuse it."""
     shared = kernel("conv", "a")
-    offers = [shared, shared.model_copy(update={"site": "fc"})]
-    run = Run(offers=offers)
+    arm_features = [shared, shared.model_copy(update={"site": "fc"})]
+    run = Run(arm_features=arm_features)
     assert len(operations(run.first, Plant)) == 1
 
 
@@ -115,8 +117,8 @@ def test_where_all_is_spent_nothing_is_diversified_and_it_is_said_why() -> None:
 def test_a_clear_loser_is_culled_at_the_first_rung_and_pays_for_it() -> None:
     """At two sites, where none dominates another."""
     worth = {("conv", "a"): 0.2, ("fc", "b"): 0.02}
-    offers = [kernel("conv", "a"), kernel("fc", "b")]
-    run = Run(worth, offers=offers, rung_reports=2)
+    arm_features = [kernel("conv", "a"), kernel("fc", "b")]
+    run = Run(worth, arm_features=arm_features, rung_reports=2)
     decision = run.until(Strategy.DIVERSIFY)
     assert [type(each) for each in decision.operations] == [Cull]
     assert decision.operations[0].site == "fc"
@@ -130,9 +132,9 @@ def test_a_clear_loser_is_culled_at_the_first_rung_and_pays_for_it() -> None:
 
 def test_half_of_a_round_is_left_after_one_rung_and_a_quarter_after_two() -> None:
     slots = {f"s{index}": 1 for index in range(8)}
-    offers = [kernel(site, "a") for site in slots]
+    arm_features = [kernel(site, "a") for site in slots]
     worth = {(f"s{index}", "a"): 0.0005 * 3**index for index in range(8)}
-    run = Run(worth, slots, offers, max_on_trial=8, rung_reports=2, trial_reports=20)
+    run = Run(worth, slots, arm_features, max_on_trial=8, rung_reports=2, trial_reports=20)
     left = {}
     for _ in range(12):
         run.go()
@@ -144,14 +146,14 @@ def test_half_of_a_round_is_left_after_one_rung_and_a_quarter_after_two() -> Non
 
 def test_what_is_as_good_as_the_best_is_not_culled_however_clear_the_difference() -> None:
     worth = {("conv", "a"): 0.2, ("fc", "b"): 0.11}
-    run = Run(worth, offers=[kernel("conv", "a"), kernel("fc", "b")])
+    run = Run(worth, arm_features=[kernel("conv", "a"), kernel("fc", "b")])
     for _ in range(5):
         assert run.go() is None
 
 
 def test_within_the_noise_none_is_culled() -> None:
     """On the mean one gives more than three times what the other does."""
-    run = Run(offers=[kernel("conv", "a"), kernel("fc", "b")])
+    run = Run(arm_features=[kernel("conv", "a"), kernel("fc", "b")])
     run.go()
     for contribution in (0.3, 0.06, 0.31, 0.04):
         run.worth = {("conv", "a"): contribution, ("fc", "b"): 0.05}
@@ -243,9 +245,11 @@ def test_what_is_kept_gives_its_share_of_the_first_loss_too(gives: float, stays:
 @pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")])
 def test_seeds_that_warm_up_are_not_compared(names: tuple[str, ...]) -> None:
     """Not one dominates its site, and none is behind in its round."""
-    offers = [kernel("conv", name) for name in names[:2]] + [kernel("fc", n) for n in names[2:]]
+    arm_features = [kernel("conv", name) for name in names[:2]] + [
+        kernel("fc", n) for n in names[2:]
+    ]
     worth = {("conv", "a"): 0.2, ("conv", "b"): 0.02, ("fc", "c"): 0.02}
-    run = Run(worth, offers=offers, max_on_trial=3, warmup_reports=8)
+    run = Run(worth, arm_features=arm_features, max_on_trial=3, warmup_reports=8)
     for _ in range(9 + 1):
         assert run.go() is None
     assert run.go() is not None
@@ -459,5 +463,5 @@ def test_a_run_without_orchestration_tells_of_no_course() -> None:
     trainer.report()
     (decision,) = trainer.report(kernel("conv", "a"))
     assert decision.course is None
-    assert trainer.folded.agenda is None
+    assert trainer.folded.strategy_state is None
     assert b"agenda" not in trainer.folded.to_bytes()

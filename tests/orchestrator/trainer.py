@@ -27,7 +27,7 @@ from esper.topics.models import (
     Priors,
     RequestKind,
     Reweight,
-    RunOpening,
+    RunConfig,
     RunRequest,
     SeedReport,
     SeedState,
@@ -231,7 +231,7 @@ class Trainer:
         probe_loss: float | None,
         closing: bool,
     ) -> SeedReport:
-        opening = RunOpening(
+        opening = RunConfig(
             seed=self.seed,
             slots=dict(self.slots),
             policy=self.policy,

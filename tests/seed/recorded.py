@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from esper.seed.branches import Region
 from esper.seed.capture import Setting
+from esper.seed.parallel_branches import CapturedRegion
 from esper.seed.streams import StreamManager
 
 
 class Recorded:
     """Stands in for a recording: it counts its calls, and computes with the eager code."""
 
-    def __init__(self, region: Region, setting: Setting, streams: StreamManager) -> None:
+    def __init__(self, region: CapturedRegion, setting: Setting, streams: StreamManager) -> None:
         self.setting = setting
         self.is_current, self.is_in_use = True, False
         self.streams = streams
@@ -23,6 +23,6 @@ class Recorded:
         """As told."""
         return self.is_in_use
 
-    def __call__(self, region: Region, inputs: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, region: CapturedRegion, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return what the region computes."""
         return region.call(inputs, self.streams)

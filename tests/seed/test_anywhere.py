@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from esper.seed import Site, SiteRefused, find_sites, suggest, unwrapped
 from esper.tasks.resnet import ResNetHost
-from tests.seed.kernels import awaken, plant
 from esper.topics.models import SiteKind
+from tests.seed.kernels import awaken, plant
 
 
 class Block(nn.Module):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from esper.blueprint import shipped
 from esper.seed import Seed, SeedBank, Site, find_sites
+from esper.topics.models import SiteKind
 from tests.seed.hosts import host, images, labels, sites_of
 from tests.seed.kernels import awaken, kernel_for, plant
-from esper.topics.models import SiteKind
 
 EACH_BLUEPRINT = pytest.mark.parametrize(
     ("blueprint_id", "kind"),

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from esper.blueprint import shipped
 from esper.seed import Seed, find_sites
-from esper.seed.branches import Region
 from esper.seed.capture import Packed, held, swapped
+from esper.seed.fused_sum import spread, terms, total
+from esper.seed.parallel_branches import CapturedRegion
 from esper.seed.streams import ONE_AFTER_ANOTHER
-from esper.seed.sums import spread, terms, total
-from tests.seed.kernels import awaken, kernel_for
 from esper.topics.models import SiteKind
+from tests.seed.kernels import awaken, kernel_for
 
 SIZES = {
     SiteKind.FEATURE_MAP: (6, 5, 5),
@@ -23,7 +23,7 @@ SIZES = {
 CASES = [(each.blueprint_id, kind) for each in shipped() for kind in each.kinds]
 
 
-def a_region(kind: SiteKind, *blueprints: str) -> tuple[Region, Tensor]:
+def a_region(kind: SiteKind, *blueprints: str) -> tuple[CapturedRegion, Tensor]:
     """A layer with kernels that add something, and a batch for it."""
     torch.manual_seed(0)
     size = SIZES[kind]
@@ -36,10 +36,10 @@ def a_region(kind: SiteKind, *blueprints: str) -> tuple[Region, Tensor]:
         kernel = kernel_for(blueprint, site.signature)
         awaken(kernel, number)
         seeds.append(Seed(kernel, 0.3 * number).eval())
-    return Region(layer, layer.forward, tuple(seeds)), x
+    return CapturedRegion(layer, layer.forward, tuple(seeds)), x
 
 
-def fused(region: Region, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def fused(region: CapturedRegion, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The output and all gradients as a graph computes them."""
     tensors = tuple(held(region))
     stand_ins = [each.tensor.detach().requires_grad_(each.requires_grad) for each in tensors]
@@ -49,7 +49,7 @@ def fused(region: Region, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]
     return y, torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)
 
 
-def sequential(region: Region, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def sequential(region: CapturedRegion, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The same, one kernel after the other."""
     y = region.call([x], ONE_AFTER_ANOTHER)
     wanted = [x, *(each.tensor for each in held(region) if each.requires_grad)]

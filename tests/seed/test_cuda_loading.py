@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from esper.kernel import Kernel
+from esper.kernel.build import kernel_from
 from esper.kernel.loader import Delivery, KernelsPrepared, KernelsUnprepared
-from esper.kernel.making import kernel_from
 from esper.link import Frame, Kind
 from esper.seed import Seed, Site, StreamManager, find_sites
-from esper.training.mail import Mail
+from esper.training.frame_decoder import FrameDecoder
 from tests.seed.kernels import built
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -42,9 +42,9 @@ def letter(site: Site, token: str = "t") -> Frame:
 def delivered(site: Site, frame: Frame) -> Delivery[Kernel]:
     """What becomes of a frame on a thread like that of the mail."""
     found: list[Delivery[Kernel]] = []
-    mail = Mail("run", {"0": site})
+    decoder = FrameDecoder("run", {"0": site})
     thread = threading.Thread(
-        target=mail.hear, args=(frame, found.append, lambda decision, time_ms: None)
+        target=decoder.on_frame, args=(frame, found.append, lambda decision, time_ms: None)
     )
     thread.start()
     thread.join()

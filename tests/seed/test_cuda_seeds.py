@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from esper.blueprint import shipped
 from esper.seed import Seed, Site, find_sites, merge
 from esper.seed.bank import SeedBank
-from esper.seed.branches import AsyncConv2dKernel
 from esper.seed.graphs import SETTLED, CaptureStats, Eager, capture_due
+from esper.seed.parallel_branches import AsyncConv2dKernel
 from esper.seed.streams import Edges, StreamManager
-from tests.seed.kernels import awaken, kernel_for
 from esper.topics.models import SiteKind
+from tests.seed.kernels import awaken, kernel_for
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from esper.seed import AsyncSeededConv2d, CaptureStats, Seed, Site, capture_due
-from esper.seed.branches import Region
 from esper.seed.capture import Setting
 from esper.seed.graphs import MOST_GRAPHS, SETTLED, Eager, SiteGraphs
+from esper.seed.parallel_branches import CapturedRegion
 from esper.seed.streams import StreamManager
 from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for, plant
@@ -43,7 +43,7 @@ class Growing:
         awaken(self.bank)
         self.bank.graphs = SiteGraphs(self.record, devices=("cpu",))
 
-    def record(self, region: Region, setting: Setting, streams: StreamManager) -> Recorded:
+    def record(self, region: CapturedRegion, setting: Setting, streams: StreamManager) -> Recorded:
         """Record, unless that is to fail."""
         if self.fails:
             raise self.fails

@@ -12,10 +12,10 @@ from torch.nn.utils import parametrizations, prune
 
 from esper.blueprint import shipped
 from esper.seed import MergeRefused, Site, find_sites, merge
-from esper.seed.branches import H, X
+from esper.seed.parallel_branches import H, X
+from esper.topics.models import SiteKind
 from tests.seed.chains import OFFSET, SCALE, Op, chain, conv, linear, lone_site, sow
 from tests.seed.kernels import awaken, plant
-from esper.topics.models import SiteKind
 
 WITHIN = {torch.float32: 1e-6, torch.float64: 1e-12}
 """How far outputs and gradients may be off, relative to the largest."""

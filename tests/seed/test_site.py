@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from esper.seed import SiteRefused, find_sites
 from esper.seed.bank import SeedBank
+from esper.topics.models import SiteKind
 from tests.seed.hosts import Host, host, images, sites_of
 from tests.seed.kernels import awaken, plant
-from esper.topics.models import SiteKind
 
 
 def test_a_signature_says_what_the_layer_was_seen_to_compute() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from esper.seed import AsyncConv2dKernel, Seed
-from esper.seed.branches import side_by_side
+from esper.seed.parallel_branches import side_by_side
 from esper.seed.streams import Fork, StreamManager
 from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for, plant

@@ -12,8 +12,6 @@ from confluent_kafka import Producer
 
 from esper.audit import audit, fetch_history
 from esper.orchestrator import FoldState
-from tests.system.conftest import Running, eventually
-from tests.system.test_metrics import labelled
 from esper.topics.bus import Bus, Record, read
 from esper.topics.bus.reader import partition_of
 from esper.topics.catalog import ADAPTATION_DECISION, DAY_MS, FOLDED_RUNS, SEED_METRICS
@@ -22,14 +20,16 @@ from esper.topics.models import (
     AdaptationDecision,
     LoadableKernel,
     PolicySpec,
-    RunOpening,
+    RunConfig,
     SeedReport,
     SeedState,
     SeedStatus,
 )
+from esper.workers.bandit.run_table import Ended, How
 from esper.workers.local import process
 from esper.workers.local.state import read_state
-from esper.workers.runs import Ended, How
+from tests.system.conftest import Running, eventually
+from tests.system.test_metrics import labelled
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def _worker(running: Running) -> process.ProcessRecord:
     return state.started("bandit")
 
 
-def opening(seed: int = 1) -> RunOpening:
-    return RunOpening(
+def opening(seed: int = 1) -> RunConfig:
+    return RunConfig(
         seed=seed,
         slots={"conv": 2},
         policy=PolicySpec(),

@@ -11,10 +11,10 @@ from benchmarks.exploding import REPORT_EVERY, Ended, Explosion, Injector, grown
 from esper.audit import audit, fetch_history, with_kernels, write_history
 from esper.blueprint import shipped_named
 from esper.training import ReplayDiffers, read_recording
+from esper.workers.local.kafka import KafkaService
+from esper.workers.local.submit import publish_blueprints
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
-from esper.workers.local.kafka import KafkaService
-from esper.workers.submit import publish_blueprints
 
 __all__ = ["one_thread"]
 
@@ -50,7 +50,7 @@ def incidents_of(run: Ended) -> list[Any]:
             incident.model_dump(exclude={"seeds"}),
             [(seed.site, seed.slot, seed.kernel_id) for seed in incident.seeds],
         )
-        for incident in run.growth.ancestry.incidents
+        for incident in run.growth.run_history.incidents
     ]
 
 
@@ -61,7 +61,7 @@ def test_a_run_whose_kernels_explode_ends_as_low_as_one_that_never_grew(
     run = grown(published.settings, SEED, Injector(explosion, AFTER))
     assert run.exploded > 0
     assert run.growth is not None
-    incidents = run.growth.ancestry.incidents
+    incidents = run.growth.run_history.incidents
     assert incidents
     assert all(incident.seeds and incident.restored_step is not None for incident in incidents)
     assert run.loss <= WITHIN * twin.loss
@@ -111,5 +111,5 @@ def test_in_a_replay_the_governor_steps_in_by_itself_as_recorded(
     with pytest.raises(ReplayDiffers) as differs:
         grown(settings, SEED, explode(), governor=False, replay=recording)
     assert differs.value.difference is not None
-    first = run.growth.ancestry.incidents[0]
+    first = run.growth.run_history.incidents[0]
     assert first.step <= differs.value.difference.step < first.step + 2 * REPORT_EVERY

@@ -9,13 +9,13 @@ import psutil
 import pytest
 
 from esper.blueprint import BlueprintRejected, check, kernel_id, request_for, shipped_named
-from tests.compiler.hostile.corpus import SITES, UNDECODABLE, Hostile, corpus
-from tests.system.conftest import Running, eventually, publish_as_a_stranger
 from esper.topics.bus import Bus, Start
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, TRAINING_RUN
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Blueprint, KernelCompiled, RunStatus, TrainingRun
-from esper.workers.submit import publish_blueprints
+from esper.workers.local.submit import publish_blueprints
+from tests.compiler.hostile.corpus import SITES, UNDECODABLE, Hostile, corpus
+from tests.system.conftest import Running, eventually, publish_as_a_stranger
 
 NAMES = ("map", "vector", "sequence")
 """One open site of each kind, so that each blueprint is compiled once; no large ones."""

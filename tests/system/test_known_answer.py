@@ -7,11 +7,11 @@ import pytest
 
 from esper.blueprint import shipped_named
 from esper.tasks import CONV_TEACHER
-from tests.system.conftest import Running
 from esper.topics.models import Fossilize, Plant
 from esper.workers.local.kafka import KafkaService
-from esper.workers.submit import publish_blueprints
-from esper.workers.trainer import Deciding, GrownRun, grow_task
+from esper.workers.local.submit import publish_blueprints
+from esper.workers.local.trainer import Deciding, GrownRun, grow_task
+from tests.system.conftest import Running
 
 EPOCHS = 24
 BLUEPRINTS = ("image-conv", "gated-linear-unit", "channel-mixing-mlp", "low-rank-skip-wide")
@@ -44,8 +44,8 @@ def grown(running: Running, tmp_path_factory: pytest.TempPathFactory) -> GrownRu
 def chosen(run: GrownRun, kind: type[Plant] | type[Fossilize]) -> list[tuple[str, str]]:
     """(site, blueprint) of every operation of a kind, in order."""
     return [
-        (operation.site, run.ancestry.kernels[operation.kernel_id].blueprint_id)
-        for decision in run.ancestry.decisions
+        (operation.site, run.run_history.kernels[operation.kernel_id].blueprint_id)
+        for decision in run.run_history.decisions
         for operation in decision.operations
         if isinstance(operation, kind)
     ]

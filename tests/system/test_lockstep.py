@@ -14,12 +14,12 @@ import esper
 from esper.audit import Verdict, audit, fetch_history
 from esper.blueprint import shipped_named
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
+from esper.topics.models import Operation
 from esper.training import Growth
+from esper.workers.local.kafka import KafkaService
+from esper.workers.local.submit import publish_blueprints
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
-from esper.topics.models import Operation
-from esper.workers.local.kafka import KafkaService
-from esper.workers.submit import publish_blueprints
 
 __all__ = ["one_thread"]
 
@@ -40,10 +40,10 @@ class Ended:
     @property
     def operations(self) -> list[tuple[int, Operation]]:
         """All that was applied, each with its step."""
-        ancestry = self.growth.ancestry
+        run_history = self.growth.run_history
         return [
-            (ancestry.outcomes[decision.decision_id].step, operation)
-            for decision in ancestry.decisions
+            (run_history.outcomes[decision.decision_id].step, operation)
+            for decision in run_history.decisions
             for operation in decision.operations
         ]
 
@@ -125,7 +125,7 @@ def test_both_are_audited_identical_with_an_answer_to_every_report(
     for run in twins:
         assert run.audited.finding is None
         assert run.audited.closed
-        assert run.growth.ancestry.sealed
+        assert run.growth.run_history.sealed
         assert run.audited.reports == 1 + STEPS // REPORT_EVERY + 1
         assert run.audited.decisions >= run.audited.reports
     print(

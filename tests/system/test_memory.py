@@ -14,13 +14,9 @@ from typer.testing import CliRunner
 from esper.audit import audit, fetch_history
 from esper.bandit.memory import FamilyMemory, folded
 from esper.blueprint import shipped_named
-from esper.orchestrator.lessons import lessons_of
+from esper.orchestrator.memory_update import lessons_of
 from esper.settings import Settings
-from esper.store.memory import RedisMemory
-from tests.orchestrator.taught import SIGNATURES, taught_run
-from tests.orchestrator.trainer import Trainer
-from tests.system.conftest import Running, eventually
-from tests.system.training import Training
+from esper.store.run_memory import RedisMemory
 from esper.topics.bus import Bus, Record, read
 from esper.topics.bus.reader import partition_of
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
@@ -30,7 +26,11 @@ from esper.workers.cli import app
 from esper.workers.local.process import CAN_DIE_WITH_PARENT
 from esper.workers.local.stack import LocalStack
 from esper.workers.local.state import read_state
-from esper.workers.submit import publish_blueprints
+from esper.workers.local.submit import publish_blueprints
+from tests.orchestrator.trained_memory import SIGNATURES, taught_run
+from tests.orchestrator.trainer import Trainer
+from tests.system.conftest import Running, eventually
+from tests.system.training import Training
 
 WAIT_S = 60.0
 
@@ -167,7 +167,7 @@ def test_a_run_begins_with_what_an_earlier_one_found_and_is_audited_without_redi
     with training.growth as growth:
         for _ in range(120):
             training.step()
-    assert growth.ancestry.sealed
+    assert growth.run_history.sealed
     told = first_report_memory(running, growth.run_id)
     fc = SIGNATURES["fc"]
     assert {(arm.signature, arm.blueprint_id) for arm in told.arms} == {(fc, "a"), (fc, "b")}
@@ -193,7 +193,7 @@ def test_what_a_training_measured_is_told_to_the_next_one_of_its_family(
         pass
     planted = {
         (first.sites[operation.site].signature.text, operation.blueprint_id)
-        for decision in first.ancestry.decisions
+        for decision in first.run_history.decisions
         for operation in decision.operations
         if isinstance(operation, Plant)
     }
@@ -216,7 +216,7 @@ def test_a_run_without_redis_is_decided_all_the_same_and_can_be_learnt_from_late
         with training.growth as growth:
             for _ in range(120):
                 training.step()
-        assert growth.ancestry.sealed
+        assert growth.run_history.sealed
     told = first_report_memory(running, growth.run_id)
     assert told.arms == ()
     assert told.note is not None

@@ -8,10 +8,10 @@ from prometheus_client.metrics_core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
 from esper.blueprint import shipped
+from esper.workers.local.state import read_state
+from esper.workers.local.submit import publish_blueprints
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
-from esper.workers.local.state import read_state
-from esper.workers.submit import publish_blueprints
 
 
 def samples(running: Running, worker: str) -> Iterator[Sample]:
@@ -54,8 +54,8 @@ def test_workers_count_what_they_did(running: Running) -> None:
     training = Training(running, seed=7)
     with training.growth:
         training.until_planted()
-    kernels = len(training.growth.ancestry.kernels)
-    decisions = len(training.growth.ancestry.decisions)
+    kernels = len(training.growth.run_history.kernels)
+    decisions = len(training.growth.run_history.decisions)
     assert kernels > 0
     # The workers also work off what other tests left on the topics, hence "at least".
     at_least = {

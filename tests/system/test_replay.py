@@ -13,9 +13,9 @@ import orjson
 import pytest
 
 from esper.blueprint import shipped_named
-from tests.system.conftest import Running
 from esper.workers.local.kafka import KafkaService
-from esper.workers.submit import publish_blueprints
+from esper.workers.local.submit import publish_blueprints
+from tests.system.conftest import Running
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "dropout-mlp", "conv-bottleneck", "image-conv")
 EPOCHS = {"digits": 24, "conv-teacher": 16}

@@ -16,13 +16,13 @@ import torch
 
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped_named
-from tests.system.conftest import Running
 from esper.topics.bus import read
 from esper.topics.catalog import SEED_METRICS, TRAINING_RUN
 from esper.topics.codec import decode
 from esper.topics.models import RunStatus, SeedReport, TrainingRun
 from esper.workers.local.kafka import KafkaService
-from esper.workers.submit import publish_blueprints
+from esper.workers.local.submit import publish_blueprints
+from tests.system.conftest import Running
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "conv-bottleneck", "squeeze-excite")
 EPOCHS = 16

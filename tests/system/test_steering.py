@@ -15,9 +15,6 @@ from esper.audit import audit, fetch_history
 from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.seed import Slot
-from tests.seed.conftest import one_thread
-from tests.system.conftest import Running, eventually
-from tests.system.training import Training
 from esper.topics.bus import Bus, read
 from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS
 from esper.topics.codec import decode
@@ -28,9 +25,12 @@ from esper.topics.models import (
     SeedReport,
     SeedState,
 )
-from esper.workers.asking import request_for, run_of
 from esper.workers.cli import app, main
-from esper.workers.submit import publish_blueprints
+from esper.workers.cli.run_requests import request_for, run_of
+from esper.workers.local.submit import publish_blueprints
+from tests.seed.conftest import one_thread
+from tests.system.conftest import Running, eventually
+from tests.system.training import Training
 
 __all__ = ["one_thread"]
 
@@ -79,7 +79,7 @@ def trained(running: Running, **arguments: Any) -> Iterator[Training]:
         over.set()
         thread.join(60)
     assert not failed
-    assert training.growth.ancestry.sealed
+    assert training.growth.run_history.sealed
 
 
 def planted(training: Training, state: SeedState = S.ACTIVE) -> Slot:
@@ -242,7 +242,7 @@ def _asked(running: Running, run_id: str, step: Callable[[], None] = lambda: Non
 def test_a_dry_run_is_decided_and_changes_nothing(running: Running) -> None:
     with trained(running, dry_run=True) as training:
         run_id = training.growth.run_id
-        outcomes = training.growth.ancestry.outcomes
+        outcomes = training.growth.run_history.outcomes
         eventually("three decisions", lambda: len(outcomes) > 2, 60.0)
         said("seed", "cull", run_id, "conv2", code=1)
     assert {outcome.status for outcome in outcomes.values()} == {OutcomeStatus.WITHHELD}

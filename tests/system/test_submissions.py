@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.system.conftest import Running, eventually, publish_as_a_stranger
 from esper.topics.bus import Bus, Record, Start, read
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, KERNEL_READY, TRAINING_RUN
 from esper.topics.codec import decode
@@ -20,6 +19,7 @@ from esper.topics.models import (
     SiteSignature,
     TrainingRun,
 )
+from tests.system.conftest import Running, eventually, publish_as_a_stranger
 
 SITE = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(4, 6, 6), h=(4, 6, 6))
 

@@ -10,8 +10,6 @@ from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
 from esper.kernel import Kernel
 from esper.store import open_store
-from tests.system.conftest import Running
-from tests.system.training import Training
 from esper.topics.bus import read
 from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY
 from esper.topics.codec import decode, sha256_of
@@ -23,8 +21,10 @@ from esper.topics.models import (
     OutcomeStatus,
     Plant,
 )
-from esper.workers.fresh import compare_in_fresh_interpreter
-from esper.workers.submit import publish_blueprints
+from esper.workers.local.export_check import compare_in_fresh_interpreter
+from esper.workers.local.submit import publish_blueprints
+from tests.system.conftest import Running
+from tests.system.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
             assert torch.equal(site.layer(x), y)
             assert not torch.equal(y, h)
 
-        outcomes = training.growth.ancestry.outcomes.values()
+        outcomes = training.growth.run_history.outcomes.values()
         assert any(outcome.status is OutcomeStatus.APPLIED for outcome in outcomes)
     _assert_the_very_bytes(running, kernel)
-    assert training.growth.ancestry.sealed
+    assert training.growth.run_history.sealed
     history = fetch_history(running.settings.kafka_bootstrap_servers, training.growth.run_id)
     verdict = audit(history)
     assert verdict.finding is None
@@ -69,7 +69,7 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
     assert verdict.decisions == len(recorded)
     # That nothing could be planted asks nothing of the trainer and is no part of a lineage.
     asking = [each for each in recorded[:-1] if each.operations]
-    assert training.growth.ancestry.decisions == [*asking, recorded[-1]]
+    assert training.growth.run_history.decisions == [*asking, recorded[-1]]
 
 
 STEPS = {"delivery", "compile-queue", "compile", "validate-queue", "validate", "sign", "store"}
@@ -110,8 +110,8 @@ def test_decisions_name_kernels_of_the_sites_own_signature(running: Running) -> 
     training = Training(running, seed=2)
     with training.growth as growth:
         training.until_planted()
-        kernels = growth.ancestry.kernels
-        for decision in growth.ancestry.decisions:
+        kernels = growth.run_history.kernels
+        for decision in growth.run_history.decisions:
             for operation in decision.operations:
                 if isinstance(operation, Plant):
                     site = growth.sites[operation.site]

@@ -11,8 +11,6 @@ import pytest
 from esper.audit import audit, cause_of, fetch_history
 from esper.blueprint import shipped
 from esper.orchestrator import FoldState, fold
-from tests.system.conftest import Running, eventually
-from tests.system.training import Training
 from esper.topics.bus import Bus, Position, Record, read
 from esper.topics.catalog import ADAPTATION_DECISION, BLUEPRINT_SUBMITTED, FOLDED_RUNS, SEED_METRICS
 from esper.topics.codec import decode, encode, sha256_of
@@ -21,7 +19,7 @@ from esper.topics.models import (
     Outcome,
     OutcomeStatus,
     PolicySpec,
-    RunOpening,
+    RunConfig,
     SeedReport,
     SeedState,
     SeedStatus,
@@ -30,6 +28,8 @@ from esper.workers.local import process
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.state import read_state
 from esper.workers.local.worker import is_healthy, spawn_worker
+from tests.system.conftest import Running, eventually
+from tests.system.training import Training
 
 REPORTS = 2_000
 RUNS = 8
@@ -54,17 +54,17 @@ def test_a_run_completes_when_both_workers_are_killed_in_the_middle(running: Run
         for _ in range(200):
             training.step()
         running.stack.restart("bandit")
-        before = len(growth.ancestry.decisions)
+        before = len(growth.run_history.decisions)
         deadline = time.monotonic() + JOIN_TIMEOUT_S
-        while len(growth.ancestry.decisions) <= before and time.monotonic() < deadline:
+        while len(growth.run_history.decisions) <= before and time.monotonic() < deadline:
             training.step()
-        assert len(growth.ancestry.decisions) > before, "no decision after the restart"
+        assert len(growth.run_history.decisions) > before, "no decision after the restart"
     bus.close()
 
-    assert growth.ancestry.sealed
+    assert growth.run_history.sealed
     verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, growth.run_id))
     assert verdict.finding is None
-    ids = [decision.decision_id for decision in growth.ancestry.decisions]
+    ids = [decision.decision_id for decision in growth.run_history.decisions]
     assert len(ids) == len(set(ids)), "a decision was taken up twice"
 
 
@@ -135,7 +135,7 @@ def _reports(run_id: str) -> list[SeedReport]:
         for site in ("conv", "fc")
         for name in ("a", "b", "c")
     ]
-    opening = RunOpening(
+    opening = RunConfig(
         seed=7,
         slots={"conv": 4, "fc": 4},
         policy=PolicySpec(),

@@ -22,8 +22,8 @@ from esper.tasks.charlm import (
     load_library,
     next_character_loss,
 )
-from tests.seed.conftest import one_thread
 from esper.topics.models import Limits, SiteKind
+from tests.seed.conftest import one_thread
 
 __all__ = ["one_thread"]
 

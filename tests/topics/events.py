@@ -33,7 +33,7 @@ from esper.topics.models import (
     RandomStamp,
     RequestKind,
     RolledBack,
-    RunOpening,
+    RunConfig,
     RunRequest,
     RunStatus,
     SeedReport,
@@ -192,7 +192,7 @@ outcomes = st.builds(
     latency_ms=maybe(finite),
 )
 openings = st.builds(
-    RunOpening,
+    RunConfig,
     seed=counts,
     slots=named(site_names, st.integers(1, 64)),
     policy=st.builds(PolicySpec, name=identifiers, params=named(words, finite)),

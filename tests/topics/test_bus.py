@@ -14,15 +14,6 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.topics.conftest import (
-    PARTITIONS,
-    Heard,
-    away,
-    eventually,
-    make_topic,
-    neighbour_of,
-    report,
-)
 from esper.topics.bus import (
     BrokerUnreachable,
     Bus,
@@ -40,6 +31,15 @@ from esper.topics.bus.admin import create_specs
 from esper.topics.bus.reader import partition_of
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic, TopicSpec, topic_specs
 from esper.topics.codec import encode, sha256_of, traceparent_of
+from tests.topics.conftest import (
+    PARTITIONS,
+    Heard,
+    away,
+    eventually,
+    make_topic,
+    neighbour_of,
+    report,
+)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_topic_that_does_not_exist_is_an_error_with_the_remedy(
 # -- dead letters and records the broker will not take ------------------------------------------
 
 
-def bury(servers: str, record: Record) -> Record:
+def send_to_dlq(servers: str, record: Record) -> Record:
     """The dead letter of a record."""
 
     async def send() -> None:
@@ -198,7 +198,7 @@ def test_a_dead_letter_keeps_key_value_and_headers_and_tells_its_origin(
     servers: str, topic: Topic, key: bytes | None, value: bytes | None
 ) -> None:
     record = Record(topic.name, 3, 17, 0, key, value, (("mine", b"\xff"), ("mine", b"again")))
-    letter = bury(servers, record)
+    letter = send_to_dlq(servers, record)
     assert letter.key == key
     assert letter.value == (b"" if key is None and value is None else value)
     assert letter.headers == (
@@ -216,7 +216,7 @@ def test_a_value_too_large_for_the_dead_letters_is_left_where_it_is(
     servers: str, topic: Topic, key: bytes | None
 ) -> None:
     value = secrets.token_bytes(MAX_MESSAGE_BYTES + 1000)
-    letter = bury(servers, Record(topic.name, 0, 5, 0, key, value))
+    letter = send_to_dlq(servers, Record(topic.name, 0, 5, 0, key, value))
     assert dict(letter.headers)["dlq-value-bytes"] == str(len(value)).encode()
     assert dict(letter.headers)["dlq-offset"] == b"5"
     assert not letter.value

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.topics.conftest import PARTITIONS, Heard, away, eventually, neighbour_of, report
 from esper.topics.bus import Bus, Position, Publisher, Span, Traced, Unpublishable, find, read
 from esper.topics.bus.reader import partition_of
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
 from esper.topics.codec import Headers, decode
 from esper.topics.models import SeedReport
+from tests.topics.conftest import PARTITIONS, Heard, away, eventually, neighbour_of, report
 
 
 def publish_all(servers: str, topic: Topic, reports: list[SeedReport]) -> None:
@@ -36,7 +36,7 @@ def test_many_events_are_published_in_order_within_each_key(servers: str, topic:
         assert [decode(SeedReport, record.value).seq for record in found] == list(range(20))
 
 
-class Watched(Publisher):
+class LossMonitorState(Publisher):
     """A publisher that counts how many records it has under way, of each key and of all."""
 
     def __init__(self, servers: str) -> None:
@@ -60,8 +60,8 @@ class Watched(Publisher):
 def test_keys_go_side_by_side_and_of_a_key_one_record_waits_for_the_one_before(
     servers: str, topic: Topic
 ) -> None:
-    async def publish() -> Watched:
-        publisher = Watched(servers)
+    async def publish() -> LossMonitorState:
+        publisher = LossMonitorState(servers)
         reports = [report(run, seq) for seq in range(5) for run in ("a", "b", "c")]
         await publisher.publish_all(topic, [Traced(each) for each in reports])
         await publisher.stop()

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.topics.events import EVENTS, reports
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     SEED_METRICS,
@@ -18,7 +17,8 @@ from esper.topics.catalog import (
     topic_specs,
 )
 from esper.topics.models import SeedReport
-from esper.workers.app import bytes_table, make_app
+from esper.workers.faust.app import bytes_table, make_app
+from tests.topics.events import EVENTS, reports
 
 SPECS = {spec.name: spec for spec in topic_specs()}
 

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.topics.events import EVENTS, any_event
 from esper.topics.catalog import TOPICS
 from esper.topics.codec import (
     Undecodable,
@@ -35,6 +34,7 @@ from esper.topics.models import (
     SeedReport,
     SiteKind,
 )
+from tests.topics.events import EVENTS, any_event
 
 REPORT = SeedReport(run_id="digits", seq=3, step=60, train_loss=0.25)
 

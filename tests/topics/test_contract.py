@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
-from tests.topics.events import EVENTS
 from esper.topics.asyncapi import FLOWS, document, main, rendered, schemas, write
 from esper.topics.catalog import TOPICS, topic_specs
 from esper.topics.codec import cloud_event_headers, encode
 from esper.topics.models import Event
+from tests.topics.events import EVENTS
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "contracts"
 REMEDY = "the contract changed: run `make contracts` and commit it"

@@ -7,10 +7,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from esper.settings import Settings
+from esper.topics.bus import create_topics
 from tests.seed.conftest import one_thread
 from tests.seed.kernels import KEY
-from tests.training.outside import Outside
-from esper.topics.bus import create_topics
+from tests.training.fake_workers import Outside
 
 __all__ = ["one_thread"]
 

@@ -18,14 +18,6 @@ from torch.optim import SGD, Adam, AdamW
 
 from esper.kernel.loader import KernelsPrepared
 from esper.seed import GradientSynchronizer, Site, Slot, merging
-from esper.training.garden import Garden, PlanRefused
-from esper.training.inbox import Inbox
-from esper.training.optimizer import OptimizerMembership
-from esper.training.reporter import Reporter
-from tests.seed.hosts import images, labels
-from tests.seed.kernels import awaken
-from tests.training.faults import failing_at
-from tests.training.plot import RUN, MakeOptimizer, Plot, decision, planting
 from esper.topics.models import (
     AdaptationDecision,
     Cull,
@@ -34,9 +26,17 @@ from esper.topics.models import (
     OutcomeStatus,
     PolicySpec,
     Reweight,
-    RunOpening,
+    RunConfig,
     SeedState,
 )
+from esper.training.decision_queue import DecisionQueue
+from esper.training.optimizer import OptimizerMembership
+from esper.training.reporter import Reporter
+from esper.training.seed_manager import PlanRefused, SeedManager
+from tests.seed.hosts import images, labels
+from tests.seed.kernels import awaken
+from tests.training.fault_injection import failing_at
+from tests.training.grow_fixture import RUN, MakeOptimizer, Plot, decision, planting
 
 S = SeedState
 
@@ -110,8 +110,8 @@ def plot_of(case: Case) -> Plot:
     """A trained plot, with gradients of a step that is not taken yet."""
     plot = Plot(OPTIMIZERS[case.optimizer])
     if case.synchronized:
-        plot.garden.leave()
-        plot.garden = Garden(
+        plot.seed_manager.leave()
+        plot.seed_manager = SeedManager(
             plot.sites,
             OptimizerMembership(plot.optimizer),
             GradientSynchronizer(plot.model, dist.group.WORLD),
@@ -162,7 +162,7 @@ def bits(value: Any) -> Any:
 
 def everything(plot: Plot) -> dict[str, Any]:
     """All that a plan touches, and the random numbers."""
-    synchronizer: Any = plot.garden._synchronizer
+    synchronizer: Any = plot.seed_manager._synchronizer
     modules = dict(plot.model.named_modules())
     groups = plot.optimizer.param_groups
     return {
@@ -174,7 +174,9 @@ def everything(plot: Plot) -> dict[str, Any]:
         "settings": [{**group, "params": None} for group in groups],
         "state": {id(one): bits(state) for one, state in plot.optimizer.state.items()},
         "slots": copy.deepcopy([site.slots for site in plot.sites.values()]),
-        "blending": [(slot.site, slot.index, id(seed)) for slot, seed in plot.garden._blending],
+        "blending": [
+            (slot.site, slot.index, id(seed)) for slot, seed in plot.seed_manager._blending
+        ],
         "random": bits(torch.get_rng_state()),
         "synchronized": [] if synchronizer is None else [id(one) for one in synchronizer._hooks],
         "hooked": [
@@ -200,7 +202,7 @@ def fails_at_every_line(plot: Plot, plan: AdaptationDecision) -> int:
     for line in itertools.count():
         with failing_at(line) as faults:
             try:
-                plot.garden.apply(plan, kernels, plot.step)
+                plot.seed_manager.apply(plan, kernels, plot.step)
             except PlanRefused as refusal:
                 assert faults.raised, refusal
         if not faults.raised:
@@ -212,7 +214,7 @@ def fails_at_every_line(plot: Plot, plan: AdaptationDecision) -> int:
 def test_a_plan_that_fails_at_any_line_leaves_no_trace() -> None:
     plot = plot_of(EVERYTHING)
     plan = plan_of(EVERYTHING, plot)
-    plot.garden.reserve(plan, plot.step)
+    plot.seed_manager.reserve(plan, plot.step)
     assert fails_at_every_line(plot, plan) > 200
     states = [slot.state for site in plot.sites.values() for slot in site.slots]
     conv, fc1 = states[:3], states[3:]
@@ -233,7 +235,7 @@ UNDOS: Mapping[str, tuple[Any, str]] = {
     "synchronizer": (GradientSynchronizer, "keep"),
     "joining the optimizer": (OptimizerMembership, "_shorten"),
     "leaving the optimizer": (OptimizerMembership, "_kept"),
-    "blending": (Garden, "_blend_only"),
+    "blending": (SeedManager, "_blend_only"),
     "merged weights": (merging, "_written_back"),
 }
 
@@ -242,7 +244,7 @@ UNDOS: Mapping[str, tuple[Any, str]] = {
 def test_each_undo_is_needed(undo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plot = plot_of(EVERYTHING)
     plan = plan_of(EVERYTHING, plot)
-    plot.garden.reserve(plan, plot.step)
+    plot.seed_manager.reserve(plan, plot.step)
     owner, name = UNDOS[undo]
     monkeypatch.setattr(owner, name, nothing)
     with pytest.raises(AssertionError):
@@ -258,19 +260,19 @@ def test_after_a_plan_that_failed_training_goes_on_as_if_it_had_never_come(
     plan = plan_of(case, plot)
     assume(plan.operations)
     for each in (plot, whole):
-        each.garden.reserve(plan, each.step)
+        each.seed_manager.reserve(plan, each.step)
     before = everything(plot)
     of_whole, kernels = whole.kernels_of(plan), plot.kernels_of(plan)
     with failing_at(None) as counted:
-        whole.garden.apply(plan, of_whole, whole.step)
+        whole.seed_manager.apply(plan, of_whole, whole.step)
     with (
         failing_at(int(where * counted.lines)) as faults,
         pytest.raises(PlanRefused, match="Injected"),
     ):
-        plot.garden.apply(plan, kernels, plot.step)
+        plot.seed_manager.apply(plan, kernels, plot.step)
     assert faults.raised
     assert_the_same(plot, before)
-    plot.garden.release(plan, plot.step)
+    plot.seed_manager.release(plan, plot.step)
     for each in (plot, never):
         each.train(10)
     assert bits(plot.model.state_dict()) == bits(never.model.state_dict())
@@ -279,8 +281,8 @@ def test_after_a_plan_that_failed_training_goes_on_as_if_it_had_never_come(
     assert dict(bits(mine["state"])) == dict(bits(theirs["state"]))
 
 
-def inbox_of(plot: Plot) -> tuple[Inbox, Reporter]:
-    opening = RunOpening(
+def inbox_of(plot: Plot) -> tuple[DecisionQueue, Reporter]:
+    opening = RunConfig(
         seed=0,
         slots={"conv": 3, "fc1": 3},
         policy=PolicySpec(),
@@ -288,24 +290,24 @@ def inbox_of(plot: Plot) -> tuple[Inbox, Reporter]:
         report_interval_steps=20,
     )
     reporter = Reporter(RUN, opening)
-    return Inbox(plot.garden, reporter), reporter
+    return DecisionQueue(plot.seed_manager, reporter), reporter
 
 
 def test_a_plan_that_runs_out_of_memory_is_answered_as_refused_and_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plot = plot_of(EVERYTHING)
-    inbox, reporter = inbox_of(plot)
+    decision_queue, reporter = inbox_of(plot)
     plan = plan_of(EVERYTHING, plot)
-    inbox.hear_decision(plan, int(time.time() * 1000))
-    inbox.mailbox.append(KernelsPrepared(plan.decision_id, plot.kernels_of(plan)))
+    decision_queue.on_decision(plan, int(time.time() * 1000))
+    decision_queue.mailbox.append(KernelsPrepared(plan.decision_id, plot.kernels_of(plan)))
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("no memory is left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Garden, "_fossilize", full)
-        inbox.take(plot.step)
+        patch.setattr(SeedManager, "_fossilize", full)
+        decision_queue.take(plot.step)
     outcome = reporter.news.outcomes[-1]
     assert outcome.status is OutcomeStatus.REFUSED
     assert outcome.reason is not None
@@ -319,22 +321,22 @@ def test_a_plan_interrupted_from_the_keyboard_is_taken_back_before_the_interrupt
 ) -> None:
     plot = plot_of(EVERYTHING)
     plan = plan_of(EVERYTHING, plot)
-    plot.garden.reserve(plan, plot.step)
+    plot.seed_manager.reserve(plan, plot.step)
     kernels, before = plot.kernels_of(plan), everything(plot)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Garden, "_fossilize", interrupted)
+    monkeypatch.setattr(SeedManager, "_fossilize", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        plot.garden.apply(plan, kernels, plot.step)
+        plot.seed_manager.apply(plan, kernels, plot.step)
     assert_the_same(plot, before)
 
 
 def test_a_plan_that_fails_on_another_rank_is_taken_back_on_this_one() -> None:
     plot = plot_of(EVERYTHING)
     plan = plan_of(EVERYTHING, plot)
-    plot.garden.reserve(plan, plot.step)
+    plot.seed_manager.reserve(plan, plot.step)
     kernels, before = plot.kernels_of(plan), everything(plot)
     said = []
 
@@ -343,6 +345,6 @@ def test_a_plan_that_fails_on_another_rank_is_taken_back_on_this_one() -> None:
         return "rank 1: the plan failed"
 
     with pytest.raises(PlanRefused, match="rank 1: the plan failed"):
-        plot.garden.apply(plan, kernels, plot.step, agreed)
+        plot.seed_manager.apply(plan, kernels, plot.step, agreed)
     assert said == [""]
     assert_the_same(plot, before)

@@ -16,15 +16,15 @@ from torch.optim import Adam, Optimizer
 
 import esper
 from esper.settings import Settings
-from esper.training import Growth, LossRefused
-from esper.training.probe import ProbeRefused
-from tests.seed.hosts import host, images, labels
-from tests.seed.kernels import announced
-from tests.training.outside import WAIT_S, Outside
-from tests.training.plot import ZEROS, decision, planting
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from esper.topics.models import Cull, KernelReady, Outcome, OutcomeStatus, RunStatus, SeedState
+from esper.training import Growth, LossRefused
+from esper.training.probe import ProbeRefused
 from esper.workers.local.kafka import KafkaService
+from tests.seed.hosts import host, images, labels
+from tests.seed.kernels import announced
+from tests.training.fake_workers import WAIT_S, Outside
+from tests.training.grow_fixture import ZEROS, decision, planting
 
 S = SeedState
 APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
@@ -74,7 +74,7 @@ class Run:
         """Have a kernel for fc1 on offer."""
         ready = announced(self.outside.store, blueprint, self.sites["fc1"].signature)
         self.outside.publish(KERNEL_READY, ready)
-        self.train_until(lambda: ready.kernel_id in self.growth.ancestry.kernels)
+        self.train_until(lambda: ready.kernel_id in self.growth.run_history.kernels)
         return ready
 
     def decide(self, *operations: Any, name: str, seq: int = 0) -> str:
@@ -90,7 +90,7 @@ class Run:
 
     def outcome(self, decision_id: str) -> Outcome:
         """Train until a decision is answered."""
-        answers = self.growth.ancestry.outcomes
+        answers = self.growth.run_history.outcomes
         self.train_until(lambda: decision_id in answers)
         return answers[decision_id]
 
@@ -147,7 +147,7 @@ def test_decisions_out_of_order_are_applied_in_the_order_of_the_topic(run: Run) 
     run.offered()
     late, early = run.plant(1, "of report 5", seq=5), run.plant(0, "of report 3", seq=3)
     assert run.outcome(early).status is APPLIED
-    assert list(run.growth.ancestry.outcomes) == [late, early]
+    assert list(run.growth.run_history.outcomes) == [late, early]
     assert_whole(run.model, run.optimizer)
 
 

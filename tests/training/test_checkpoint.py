@@ -13,13 +13,8 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
-from esper.seed.joining import BANK
+from esper.seed.forward_adapters import BANK
 from esper.settings import Settings
-from esper.training import CheckpointRefused, Growth, RecordUnfit
-from tests.seed.hosts import Host, host, images, labels
-from tests.seed.kernels import announced
-from tests.training.outside import WAIT_S, Outside
-from tests.training.plot import decision, kernel_id, planting
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from esper.topics.models import (
     Cull,
@@ -31,6 +26,11 @@ from esper.topics.models import (
     SeedState,
     Selection,
 )
+from esper.training import CheckpointRefused, Growth, RecordUnfit
+from tests.seed.hosts import Host, host, images, labels
+from tests.seed.kernels import announced
+from tests.training.fake_workers import WAIT_S, Outside
+from tests.training.grow_fixture import decision, kernel_id, planting
 
 REPORT_EVERY = 5
 BLUEPRINTS = {"conv": "conv-bottleneck", "fc1": "gated-linear-unit", "merges": "low-rank-skip"}
@@ -123,7 +123,7 @@ class Training:
                 for slot in slots
             ],
             "merged": [slot.merged_sha256 for slot in slots],
-            "lives": self.growth.ancestry.lives(),
+            "lives": self.growth.run_history.lives(),
         }
 
 
@@ -137,7 +137,7 @@ class Bandit:
 
     def offer(self) -> None:
         """Have kernels on offer."""
-        sites, offered = self._training.growth.sites, self._training.growth.ancestry.kernels
+        sites, offered = self._training.growth.sites, self._training.growth.run_history.kernels
         for name, blueprint in BLUEPRINTS.items():
             signature = sites["fc1" if name == "merges" else name].signature
             ready = announced(self._outside.store, blueprint, signature)
@@ -154,7 +154,7 @@ class Bandit:
     def decide(self, *operations: Operation) -> None:
         """Publish a decision, and train until it is applied."""
         name = self.publish(*operations)
-        outcomes = self._training.growth.ancestry.outcomes
+        outcomes = self._training.growth.run_history.outcomes
         self._training.train_until(lambda: name in outcomes)
         assert outcomes[name].status is OutcomeStatus.APPLIED
 
@@ -238,9 +238,9 @@ def test_what_was_decided_and_not_done_before_the_end_is_done_afterwards(
     interrupted(first)
     second = Training(settings, saved)
     second.train(first.steps)
-    assert name not in second.growth.ancestry.outcomes
+    assert name not in second.growth.run_history.outcomes
     assert_same_state(first.model, second.model)
-    second.train_until(lambda: name in second.growth.ancestry.outcomes)
+    second.train_until(lambda: name in second.growth.run_history.outcomes)
     assert second.growth.sites["fc1"].seed(1).kernel.kernel_id
     second.growth.close()
 
@@ -390,7 +390,7 @@ def rolled_back(training: Training, bandit: Bandit) -> Incident:
     training.train(training.steps + 1)
     training.no_number.add(training.steps + 1)
     training.train(training.steps + 1)
-    (incident,) = training.growth.ancestry.incidents
+    (incident,) = training.growth.run_history.incidents
     assert "fc1" in {seed.site for seed in incident.seeds}
     training.train_to_a_report()
     return incident
@@ -410,7 +410,7 @@ def test_a_rollback_after_the_checkpoint_is_done_again_bit_for_bit(
     interrupted(first)
     second = Training(settings, saved)
     second.train(first.steps)
-    assert second.growth.ancestry.incidents == [incident]
+    assert second.growth.run_history.incidents == [incident]
     assert second.seen() == first.seen()
     assert_same_state(first.model, second.model)
     ours, theirs = first.optimizer.state_dict(), second.optimizer.state_dict()
@@ -450,7 +450,7 @@ def test_a_checkpoint_of_after_a_rollback_goes_on_and_tells_of_it_once(
     saved = first.saved()
     interrupted(first)
     second = Training(settings, saved)
-    assert second.growth.ancestry.incidents == [incident]
+    assert second.growth.run_history.incidents == [incident]
     second.train_to_a_report()
     second.growth.close()
     reports = outside.reports(first.growth.run_id)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from esper.training.governor import LossGauge
-from esper.training.losswatch import Watched
+from esper.training.loss_monitor import LossMonitorState
 from esper.training.snapshots import SnapshotRing
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -34,12 +34,12 @@ def test_on_a_gpu_a_snapshot_waits_for_nothing_and_is_exact() -> None:
         model(torch.ones(4, 64, device="cuda")).sum().backward()
         optimizer.step()
     ring = SnapshotRing(model, 2, 1 << 20)
-    ring.take(0, Watched(), optimizer, ())
-    ring.take(1, Watched(), optimizer, ())
+    ring.take(0, LossMonitorState(), optimizer, ())
+    ring.take(1, LossMonitorState(), optimizer, ())
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"]))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        snapshot = ring.take(2, Watched(), optimizer, ())
+        snapshot = ring.take(2, LossMonitorState(), optimizer, ())
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert snapshot is not None

@@ -14,20 +14,20 @@ from torch.nn import functional as F
 
 from esper.seed import Seed, Site, find_sites
 from esper.store import open_store
-from esper.training import ExportError, export_model
-from esper.training.export import load_exported
-from esper.training.lineage import Ancestry
-from tests.seed.kernels import announced, awaken, kernel_for
-from tests.training.plot import RUN, decision, planting
 from esper.topics.codec import digest
 from esper.topics.models import Outcome, OutcomeStatus
+from esper.training import ExportError, export_model
+from esper.training.export import load_exported
+from esper.training.lineage import RunHistory
+from tests.seed.kernels import announced, awaken, kernel_for
+from tests.training.grow_fixture import RUN, decision, planting
 
 IN_A_STRANGERS_PYTHON = """
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("esper", "topics", "workers"):
+        if name.split(".")[0] == "esper":
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, Absent())
@@ -42,7 +42,7 @@ for folder in map(Path, sys.argv[1:]):
     with torch.no_grad():
         y = load()(load_file(folder / "x.safetensors")["x"])
     save_file({"y": y}, folder / "y.safetensors")
-assert not {"esper", "topics", "workers"} & sys.modules.keys()
+assert "esper" not in sys.modules
 """
 
 
@@ -157,7 +157,7 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list[
 }
 
 
-def grown(host: str, folder: Path) -> tuple[nn.Module, dict[str, Site], Tensor, Ancestry]:
+def grown(host: str, folder: Path) -> tuple[nn.Module, dict[str, Site], Tensor, RunHistory]:
     """A host with trained-looking kernels, a batch for it, and the record of what it took in."""
     torch.manual_seed(0)
     make, shape, blueprints = HOSTS[host]
@@ -165,20 +165,20 @@ def grown(host: str, folder: Path) -> tuple[nn.Module, dict[str, Site], Tensor, 
     x = torch.randn(5, *shape, dtype=next(model.parameters()).dtype)
     model(x)
     sites = find_sites(model, blueprints, x[:1], slots=2)
-    store, ancestry = open_store(f"file:{folder / 'kernels'}"), Ancestry()
+    store, run_history = open_store(f"file:{folder / 'kernels'}"), RunHistory()
     for site in sites.values():
         for slot, blueprint_id in enumerate(blueprints[site.name]):
             kernel = kernel_for(blueprint_id, site.signature)
             awaken(kernel, slot)
             site.plant(slot, Seed(kernel, alpha=0.6))
             ready = announced(store, blueprint_id, site.signature)
-            ancestry.kernels[kernel.kernel_id] = ready
-    return model, sites, x, ancestry
+            run_history.kernels[kernel.kernel_id] = ready
+    return model, sites, x, run_history
 
 
 def export(host: str, folder: Path) -> tuple[nn.Module, Tensor, Path]:
-    model, sites, x, ancestry = grown(host, folder)
-    return model, x, export_model(model, sites, x[:1], ancestry, RUN, folder / "out")
+    model, sites, x, run_history = grown(host, folder)
+    return model, x, export_model(model, sites, x[:1], run_history, RUN, folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +216,10 @@ def test_what_is_exported_computes_the_same_where_esper_cannot_be_imported(
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path: Path) -> None:
-    model, sites, x, ancestry = grown("plain", tmp_path)
+    model, sites, x, run_history = grown("plain", tmp_path)
     attributes = {name: set(vars(module)) for name, module in model.named_modules()}
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    export_model(model, sites, x[:1], ancestry, RUN, tmp_path / "out")
+    export_model(model, sites, x[:1], run_history, RUN, tmp_path / "out")
     assert model.training
     assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
     torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
@@ -336,10 +336,10 @@ def test_a_host_that_cannot_be_written_is_refused_in_one_line(
     sites["fc"].plant(0, Seed(kernel, 1.0))
     store = open_store(f"file:{tmp_path / 'kernels'}")
     ready = announced(store, "low-rank-skip", sites["fc"].signature)
-    ancestry = Ancestry(kernels={ready.kernel_id: ready})
+    run_history = RunHistory(kernels={ready.kernel_id: ready})
     attributes = set(vars(model))
     with pytest.raises(ExportError, match=reason) as refusal:
-        export_model(model, sites, x, ancestry, RUN, tmp_path)
+        export_model(model, sites, x, run_history, RUN, tmp_path)
     assert "\n" not in str(refusal.value)
     assert set(vars(model)) == attributes
     assert model.training
@@ -355,7 +355,7 @@ def test_what_grew_around_a_block_cannot_be_written_yet_and_is_refused(
     for site in sites.values():
         site.plant(0, Seed(kernel_for("gated-conv", site.signature)))
     with pytest.raises(ExportError, match="0 has layers inside, and something grew around them"):
-        export_model(model, sites, x, Ancestry(), RUN, tmp_path)
+        export_model(model, sites, x, RunHistory(), RUN, tmp_path)
 
 
 def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: Path) -> None:
@@ -368,12 +368,12 @@ def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: P
     sites["fc1"].plant(0, Seed(kernel_for("low-rank-skip", sites["fc1"].signature), alpha=0.5))
     plan = decision(planting(sites["fc1"], 0, "low-rank-skip"))
     outcome = Outcome(decision_id=plan.decision_id, status=OutcomeStatus.APPLIED, step=3)
-    ancestry = Ancestry(
+    run_history = RunHistory(
         decisions=[plan],
         outcomes={plan.decision_id: outcome},
         kernels={ready.kernel_id: ready},
     )
-    folder = export_model(model, sites, x, ancestry, RUN, tmp_path / "out")
+    folder = export_model(model, sites, x, run_history, RUN, tmp_path / "out")
     assert json.loads((folder / "lineage.json").read_bytes()) == {
         "format": "esper-lineage/1",
         "run_id": RUN,

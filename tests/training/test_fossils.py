@@ -13,25 +13,25 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
 from esper.store import open_store
-from esper.training import export_model
-from esper.training.export import load_exported
-from esper.training.garden import PlanRefused
-from esper.training.lineage import Ancestry
-from esper.training.optimizer import OptimizerMembership
-from esper.training.probe import Measured, Probe
-from esper.training.reporter import Reporter
-from tests.seed.hosts import Host, images, labels
-from tests.seed.kernels import announced, awaken
-from tests.training.plot import RUN, Plot, decision, planting
 from esper.topics.models import (
     Cull,
     Fossilize,
     KernelReady,
     PolicySpec,
-    RunOpening,
+    RunConfig,
     SeedState,
     SeedStatus,
 )
+from esper.training import export_model
+from esper.training.export import load_exported
+from esper.training.lineage import RunHistory
+from esper.training.optimizer import OptimizerMembership
+from esper.training.probe import Measured, Probe
+from esper.training.reporter import Reporter
+from esper.training.seed_manager import PlanRefused
+from tests.seed.hosts import Host, images, labels
+from tests.seed.kernels import announced, awaken
+from tests.training.grow_fixture import RUN, Plot, decision, planting
 
 S = SeedState
 WITHIN = 1e-6
@@ -212,7 +212,7 @@ def test_another_optimizer_takes_over_where_a_layer_took_a_kernel_in() -> None:
     plot.fossilize("fc1", 0)
     plot.plant("fc1", 1, "linear-bottleneck")
     plot.optimizer = SGD(plot.model.parameters(), lr=0.1)
-    plot.garden.trained_by(OptimizerMembership(plot.optimizer))
+    plot.seed_manager.trained_by(OptimizerMembership(plot.optimizer))
     before = plot.model.fc1.weight.detach().clone()
     plot.train()
     assert not torch.equal(plot.model.fc1.weight, before)
@@ -222,7 +222,7 @@ def test_another_optimizer_takes_over_where_a_layer_took_a_kernel_in() -> None:
 
 
 def told(plot: Plot, measured: Measured) -> list[SeedStatus]:
-    opening = RunOpening(
+    opening = RunConfig(
         seed=0, slots={"fc1": 3}, policy=PolicySpec(), host_params=0, report_interval_steps=20
     )
     report = Reporter(RUN, opening).next(plot.sites, measured, step=plot.step, train_loss=None)
@@ -269,8 +269,8 @@ def exported(plot: Plot, folder: Path, *blueprint_ids: str) -> tuple[Path, list[
     store = open_store(f"file:{folder / 'kernels'}")
     signature = plot.sites["fc1"].signature
     ready = [announced(store, blueprint_id, signature) for blueprint_id in blueprint_ids]
-    ancestry = Ancestry(kernels={each.kernel_id: each for each in ready})
-    out = export_model(plot.model, plot.sites, images(1), ancestry, RUN, folder / "out")
+    run_history = RunHistory(kernels={each.kernel_id: each for each in ready})
+    out = export_model(plot.model, plot.sites, images(1), run_history, RUN, folder / "out")
     return out, ready
 
 

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from esper.training.governor import Governor, LossGauge
-from esper.training.losswatch import GovernorSettings
-from tests.seed.hosts import images, labels
-from tests.training.plot import MakeOptimizer, Plot, adam
 from esper.topics.models import Incident, IncidentKind, RolledBack, SeedState
+from esper.training.governor import Governor, LossGauge
+from esper.training.loss_monitor import GovernorSettings
+from tests.seed.hosts import images, labels
+from tests.training.grow_fixture import MakeOptimizer, Plot, adam
 
 S = SeedState
 REPORT_EVERY = 10
 SETTINGS = GovernorSettings(confirm_steps=15)
 
 
-class Watched(Plot):
+class LossMonitorState(Plot):
     """A plot with a governor that sees the loss of each step."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Watched(Plot):
         self.governor = Governor(
             settings,
             self.model,
-            self.garden,
+            self.seed_manager,
             REPORT_EVERY,
             lambda name: self.planted_at[name],
             self.incidents.append,
@@ -55,7 +55,7 @@ class Watched(Plot):
             real.backward()
             self.optimizer.step()
             self.governor.watch(real if loss is None else torch.tensor(loss), self.step)
-            self.garden.ramp(self.step)
+            self.seed_manager.ramp(self.step)
 
     def state(self, site: str, slot: int) -> SeedState:
         return self.sites[site].slots[slot].state
@@ -77,9 +77,9 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture
-def plot() -> Watched:
+def plot() -> LossMonitorState:
     """A run of forty steps with nothing planted: its snapshot is that of step 40."""
-    made = Watched()
+    made = LossMonitorState()
     made.train(40)
     return made
 
@@ -90,12 +90,12 @@ def spoil(plot: Plot, site: str, slot: int, value: float = torch.nan) -> None:
 
 
 def test_a_kernel_that_turns_the_loss_into_no_number_leaves_and_the_run_is_as_before(
-    plot: Watched,
+    plot: LossMonitorState,
 ) -> None:
     before = weights(plot)
     plot.plant("fc1", 0, "low-rank-skip")
     kernel = plot.sites["fc1"].seed(0).kernel
-    (slot,) = [slot for slot, _ in plot.garden.planted()]
+    (slot,) = [slot for slot, _ in plot.seed_manager.planted()]
     operation, name = slot.planted, slot.decision_id
     assert operation is not None
     assert name is not None
@@ -122,7 +122,7 @@ def test_a_kernel_that_turns_the_loss_into_no_number_leaves_and_the_run_is_as_be
     assert len(plot.incidents) == 1
 
 
-def test_a_kernel_that_explodes_leaves_after_a_few_steps(plot: Watched) -> None:
+def test_a_kernel_that_explodes_leaves_after_a_few_steps(plot: LossMonitorState) -> None:
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(3)
     spoil(plot, "fc1", 0, 1e4)
@@ -134,7 +134,7 @@ def test_a_kernel_that_explodes_leaves_after_a_few_steps(plot: Watched) -> None:
     assert incident.loss > 100
 
 
-def test_what_a_cull_does_to_the_loss_is_not_blamed_on_what_stays(plot: Watched) -> None:
+def test_what_a_cull_does_to_the_loss_is_not_blamed_on_what_stays(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(60)
@@ -145,7 +145,7 @@ def test_what_a_cull_does_to_the_loss_is_not_blamed_on_what_stays(plot: Watched)
     assert [seed.site for seed in plot.incidents[0].seeds] == ["conv"]
 
 
-def test_the_way_to_another_alpha_is_not_blamed_on_what_is_on_it(plot: Watched) -> None:
+def test_the_way_to_another_alpha_is_not_blamed_on_what_is_on_it(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(60)
     plot.reweight("conv", 0, alpha=0.5, ramp_steps=20)
@@ -157,7 +157,7 @@ def test_the_way_to_another_alpha_is_not_blamed_on_what_is_on_it(plot: Watched) 
 
 
 def test_a_rollback_does_not_take_the_next_out_for_what_it_does_to_the_loss(
-    plot: Watched,
+    plot: LossMonitorState,
 ) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(60)
@@ -170,14 +170,14 @@ def test_a_rollback_does_not_take_the_next_out_for_what_it_does_to_the_loss(
     assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
 
 
-def test_a_planting_gives_nothing_any_grace(plot: Watched) -> None:
+def test_a_planting_gives_nothing_any_grace(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(SETTINGS.in_a_row, loss=50.0)
     assert plot.incidents
 
 
 def test_of_two_on_trial_the_newest_leaves_and_the_other_is_what_it_was_at_the_snapshot(
-    plot: Watched,
+    plot: LossMonitorState,
 ) -> None:
     plot.plant("conv", 0, "squeeze-excite", ramp_steps=20)
     plot.train(60)
@@ -195,7 +195,7 @@ def test_of_two_on_trial_the_newest_leaves_and_the_other_is_what_it_was_at_the_s
     assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
 
 
-def test_what_was_planted_after_the_snapshot_leaves_too(plot: Watched) -> None:
+def test_what_was_planted_after_the_snapshot_leaves_too(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(5)
     plot.plant("fc1", 0, "low-rank-skip")
@@ -204,7 +204,7 @@ def test_what_was_planted_after_the_snapshot_leaves_too(plot: Watched) -> None:
     assert plot.incidents[0].restored_step == 40
 
 
-def test_what_was_culled_since_the_snapshot_does_not_come_back(plot: Watched) -> None:
+def test_what_was_culled_since_the_snapshot_does_not_come_back(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(50)
     plot.cull("conv", 0)
@@ -216,7 +216,7 @@ def test_what_was_culled_since_the_snapshot_does_not_come_back(plot: Watched) ->
     plot.train(5)
 
 
-def test_what_is_kept_beside_its_layer_is_restored_with_the_host(plot: Watched) -> None:
+def test_what_is_kept_beside_its_layer_is_restored_with_the_host(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(50)
     plot.fossilize("conv", 0)
@@ -231,7 +231,7 @@ def test_what_is_kept_beside_its_layer_is_restored_with_the_host(plot: Watched) 
     assert plot.state("conv", 0) is S.FOSSILIZED
 
 
-def test_after_a_merge_the_run_never_goes_back_to_before_it(plot: Watched) -> None:
+def test_after_a_merge_the_run_never_goes_back_to_before_it(plot: LossMonitorState) -> None:
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(52)
     plot.fossilize("fc1", 0)
@@ -244,7 +244,7 @@ def test_after_a_merge_the_run_never_goes_back_to_before_it(plot: Watched) -> No
 
 
 def test_a_host_that_diverges_by_itself_is_left_alone_and_told_of_once(
-    plot: Watched, caplog: pytest.LogCaptureFixture
+    plot: LossMonitorState, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = weights(plot)
     with caplog.at_level(logging.WARNING, logger="esper"):
@@ -256,7 +256,7 @@ def test_a_host_that_diverges_by_itself_is_left_alone_and_told_of_once(
     assert_same(weights(plot), before)
 
 
-def test_what_has_been_kept_for_good_is_part_of_the_host(plot: Watched) -> None:
+def test_what_has_been_kept_for_good_is_part_of_the_host(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(3)
     plot.fossilize("conv", 0)
@@ -266,7 +266,7 @@ def test_what_has_been_kept_for_good_is_part_of_the_host(plot: Watched) -> None:
 
 
 def test_without_room_for_snapshots_the_kernel_leaves_all_the_same() -> None:
-    plot = Watched(settings=GovernorSettings(snapshot_bytes=100))
+    plot = LossMonitorState(settings=GovernorSettings(snapshot_bytes=100))
     plot.train(40)
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(1, loss=float("nan"))
@@ -278,7 +278,7 @@ def test_without_room_for_snapshots_the_kernel_leaves_all_the_same() -> None:
 def test_the_same_losses_lead_to_the_same_acts_and_bits() -> None:
     runs = []
     for _ in range(2):
-        plot = Watched()
+        plot = LossMonitorState()
         plot.train(40)
         plot.plant("fc1", 0, "low-rank-skip")
         plot.train(3)
@@ -290,7 +290,7 @@ def test_the_same_losses_lead_to_the_same_acts_and_bits() -> None:
 
 
 def test_an_incident_on_record_is_done_again_at_its_step() -> None:
-    first, again = Watched(), Watched()
+    first, again = LossMonitorState(), LossMonitorState()
     for plot in (first, again):
         plot.train(40)
         plot.plant("fc1", 0, "low-rank-skip")
@@ -303,7 +303,7 @@ def test_an_incident_on_record_is_done_again_at_its_step() -> None:
 
 
 def test_an_incident_that_went_back_to_before_the_checkpoint_is_refused_in_words(
-    plot: Watched,
+    plot: LossMonitorState,
 ) -> None:
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(1)

@@ -18,16 +18,6 @@ from torch.optim import Adam
 import esper
 from esper.seed.graphs import SETTLED, SiteGraphs
 from esper.settings import Settings
-from esper.training import Growth, GrowthClosed, Patience
-from esper.training.attach import RunNameRefused
-from esper.training.connect import NotConfigured, order_for
-from esper.training.link import RunLink
-from esper.training.mail import Mail
-from tests.seed.hosts import host, images, labels
-from tests.seed.kernels import announced, plant
-from tests.seed.recorded import Recorded
-from tests.training.outside import WAIT_S, Outside
-from tests.training.plot import RUN, ZEROS, decision, planting
 from esper.topics.bus import BrokerUnreachable
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from esper.topics.models import (
@@ -37,7 +27,17 @@ from esper.topics.models import (
     SeedReport,
     TrainingRun,
 )
+from esper.training import Growth, GrowthClosed, LockstepTimeouts
+from esper.training.frame_decoder import FrameDecoder
+from esper.training.grow import RunNameRefused
+from esper.training.link import RunLink
+from esper.training.link_config import NotConfigured, order_for
 from esper.workers.local.kafka import KafkaService
+from tests.seed.hosts import host, images, labels
+from tests.seed.kernels import announced, plant
+from tests.seed.recorded import Recorded
+from tests.training.fake_workers import WAIT_S, Outside
+from tests.training.grow_fixture import RUN, ZEROS, decision, planting
 
 STEP_LIMIT_S = 0.5
 """A step that waited for the broker would take seconds; this one may only be scheduled late."""
@@ -58,7 +58,7 @@ class Run:
         settings: Settings,
         seal_timeout_s: float = 0.5,
         run: str = "test",
-        lockstep: bool | Patience = False,
+        lockstep: bool | LockstepTimeouts = False,
     ) -> None:
         self.model = host()
         self.optimizer = Adam(self.model.parameters(), lr=0.01)
@@ -119,7 +119,7 @@ def test_a_decision_on_the_topic_becomes_a_seed_and_its_outcome_a_report(
     with run.growth:
         ready = announced(outside.store, "low-rank-skip", sites["fc1"].signature)
         outside.publish(KERNEL_READY, ready)
-        run.train_until(lambda: ready.kernel_id in run.growth.ancestry.kernels)
+        run.train_until(lambda: ready.kernel_id in run.growth.run_history.kernels)
         plan = decision(planting(sites["fc1"], 1, "low-rank-skip"), run_id=run_id)
         outside.publish(ADAPTATION_DECISION, plan)
         run.train_until(lambda: list(sites["fc1"].seeds()))
@@ -135,7 +135,7 @@ def test_a_decision_on_the_topic_becomes_a_seed_and_its_outcome_a_report(
     assert [(outcome.decision_id, outcome.status) for outcome in outcomes] == [
         (plan.decision_id, OutcomeStatus.APPLIED)
     ]
-    assert run.growth.ancestry.sealed
+    assert run.growth.run_history.sealed
     assert outside.status(run_id) is RunStatus.CLOSED
 
 
@@ -249,9 +249,9 @@ def test_what_is_not_a_decision_of_this_run_is_said_and_not_applied(
     outside.bus.send(ADAPTATION_DECISION.name, key, stray.model_dump_json().encode()).result(WAIT_S)
     own = decision(name="own", run_id=run.growth.run_id)
     outside.publish(ADAPTATION_DECISION, own)
-    run.train_until(lambda: run.growth.ancestry.decisions)
+    run.train_until(lambda: run.growth.run_history.decisions)
     run.growth.close()
-    assert run.growth.ancestry.decisions == [own]
+    assert run.growth.run_history.decisions == [own]
     said = warnings_in(caplog)
     assert "is not readable" in said[0]
     assert "is of another run: another-run" in said[1]
@@ -261,8 +261,8 @@ def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = TrainingRun(run_id=RUN, status=RunStatus.OPEN, sites={})
-    link = RunLink(order_for(settings, run), Mail(RUN, {}))
-    link.open(lambda mail: None, lambda decision, timestamp_ms: None)
+    link = RunLink(order_for(settings, run), FrameDecoder(RUN, {}))
+    link.open(lambda decoder: None, lambda decision, timestamp_ms: None)
     refusals = (KernelRefusal(kernel_id=ZEROS, reason="x" * 500),) * 10_000
     link.report(SeedReport(run_id=RUN, seq=0, step=0, refusals=refusals))
     assert not link.wait_free(time.monotonic() + WAIT_S)
@@ -283,7 +283,7 @@ def test_only_kernels_for_sites_of_the_run_are_fetched_and_offered(
         outside.publish(KERNEL_READY, stray)
         fitting = announced(outside.store, "linear-bottleneck", site.signature)
         outside.publish(KERNEL_READY, fitting)
-        offered = run.growth.ancestry.kernels
+        offered = run.growth.run_history.kernels
         run.train_until(lambda: fitting.kernel_id in offered)
         assert stray.kernel_id not in offered
 
@@ -321,7 +321,7 @@ def link_processes(trainer: int | None = None) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(trainer).children()
-        if "esper.link.process" in child.cmdline()
+        if "esper.link.sidecar" in child.cmdline()
     ]
 
 

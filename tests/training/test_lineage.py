@@ -2,9 +2,9 @@
 
 import pytest
 
-from esper.training.lineage import Ancestry
-from tests.training.plot import ZEROS, decision
 from esper.topics.models import AdaptationDecision, Cull, Fossilize, Outcome, OutcomeStatus, Plant
+from esper.training.lineage import RunHistory
+from tests.training.grow_fixture import ZEROS, decision
 
 PLANT = Plant(
     site="fc1", slot=0, kernel_id=ZEROS, blueprint_id="low-rank-skip", alpha=1.0, ramp_steps=4
@@ -17,15 +17,15 @@ PLANTED = decision(PLANT, name="planted", apply_at_step=5)
 
 def answered(
     *answers: tuple[AdaptationDecision, OutcomeStatus | None, int], reason: str | None = None
-) -> Ancestry:
+) -> RunHistory:
     """The record of decisions, each with its answer and the step of it."""
-    ancestry = Ancestry(decisions=[plan for plan, _, _ in answers])
+    run_history = RunHistory(decisions=[plan for plan, _, _ in answers])
     for plan, status, step in answers:
         if status is not None:
-            ancestry.outcomes[plan.decision_id] = Outcome(
+            run_history.outcomes[plan.decision_id] = Outcome(
                 decision_id=plan.decision_id, status=status, step=step, reason=reason
             )
-    return ancestry
+    return run_history
 
 
 APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
@@ -55,9 +55,9 @@ APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
     ],
 )
 def test_the_life_of_a_seed_ends_as_its_decisions_were_answered(
-    ancestry: Ancestry, step: int, fate: str
+    run_history: RunHistory, step: int, fate: str
 ) -> None:
-    (life,) = ancestry.lives()
+    (life,) = run_history.lives()
     assert (life.step, life.fate) == (step, fate)
     assert (life.site, life.slot, life.blueprint_id) == ("fc1", 0, "low-rank-skip")
     assert life.strategy == "diversify"
@@ -65,20 +65,20 @@ def test_the_life_of_a_seed_ends_as_its_decisions_were_answered(
 
 def test_a_life_that_ends_in_its_layer_is_told_as_merged() -> None:
     keep = decision(KEEP, name="keep")
-    ancestry = answered((PLANTED, APPLIED, 6), (keep, APPLIED, 60))
-    ancestry.merged.add((PLANTED.decision_id, "fc1", 0))
-    (life,) = ancestry.lives()
+    run_history = answered((PLANTED, APPLIED, 6), (keep, APPLIED, 60))
+    run_history.merged.add((PLANTED.decision_id, "fc1", 0))
+    (life,) = run_history.lives()
     assert life.fate == "merged at 60"
 
 
 def test_a_kernel_planted_again_has_two_lives() -> None:
     again = decision(PLANT, name="again")
-    ancestry = answered(
+    run_history = answered(
         (PLANTED, APPLIED, 6), (decision(CULL, name="cull"), APPLIED, 40), (again, APPLIED, 80)
     )
-    ancestry.contributions[PLANTED.decision_id, "fc1", 0] = -0.1
-    ancestry.contributions[again.decision_id, "fc1", 0] = 0.3
-    assert [(life.step, life.contribution, life.fate) for life in ancestry.lives()] == [
+    run_history.contributions[PLANTED.decision_id, "fc1", 0] = -0.1
+    run_history.contributions[again.decision_id, "fc1", 0] = 0.3
+    assert [(life.step, life.contribution, life.fate) for life in run_history.lives()] == [
         (6, -0.1, "culled at 40"),
         (80, 0.3, "on trial at the end"),
     ]

@@ -13,20 +13,8 @@ from torch.optim import Adam
 
 import esper
 from esper.blueprint import requests_for, shipped_named
-from esper.kernel.making import kernel_from
+from esper.kernel.build import kernel_from
 from esper.settings import Settings
-from esper.training import LockstepBroken, Patience
-from tests.seed.hosts import Host, host, images, labels, sites_of
-from tests.seed.kernels import announced, built
-from tests.training.outside import WAIT_S, Outside
-from tests.training.plot import decision, planting
-from tests.training.test_growth import (
-    REPORT_EVERY,
-    Run,
-    link_processes,
-    no_threads_left,
-    warnings_in,
-)
 from esper.topics.bus import Record, read
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
@@ -48,11 +36,23 @@ from esper.topics.models import (
     SeedState,
     TrainingRun,
 )
+from esper.training import LockstepBroken, LockstepTimeouts
 from esper.workers.local.kafka import KafkaService
+from tests.seed.hosts import Host, host, images, labels, sites_of
+from tests.seed.kernels import announced, built
+from tests.training.fake_workers import WAIT_S, Outside
+from tests.training.grow_fixture import decision, planting
+from tests.training.test_growth import (
+    REPORT_EVERY,
+    Run,
+    link_processes,
+    no_threads_left,
+    warnings_in,
+)
 
 __all__ = ["no_threads_left"]
 
-SHORT = Patience(kernels_s=3.0, answer_s=1.5)
+SHORT = LockstepTimeouts(kernels_s=3.0, answer_s=1.5)
 QUICK_S = 3.0
 """To part from the broker and to end a process takes some of it; a wait would take more."""
 
@@ -78,17 +78,17 @@ def the_end(report: SeedReport) -> AdaptationDecision:
 def answer_with(outside: Outside, answer: Answer) -> None:
     """Be the bandit worker of every run."""
 
-    def hear(record: Record) -> None:
+    def on_frame(record: Record) -> None:
         for each in answer(decode(SeedReport, record.value)):
             outside.bus.publish(ADAPTATION_DECISION, each)
 
-    outside.bus.follow(SEED_METRICS.name, hear)
+    outside.bus.follow(SEED_METRICS.name, on_frame)
 
 
 def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ...] = ()) -> None:
     """Be the compile worker of every run: announce kernels of these blueprints, reject others."""
 
-    def hear(record: Record) -> None:
+    def on_frame(record: Record) -> None:
         run = decode(TrainingRun, record.value)
         if run.status is RunStatus.CLOSED:
             return
@@ -108,7 +108,7 @@ def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ..
     for name in blueprint_ids:
         outside.publish(BLUEPRINT_SUBMITTED, shipped_named(name))
     standing = blueprints_on_the_topic(outside)
-    outside.bus.follow(TRAINING_RUN.name, hear)
+    outside.bus.follow(TRAINING_RUN.name, on_frame)
 
 
 def blueprints_on_the_topic(outside: Outside) -> list[Blueprint]:
@@ -174,7 +174,7 @@ def test_a_report_is_due_at_every_multiple_however_late_the_answers_are(
             run.train()
     steps = [report.step for report in outside.reports(run.growth.run_id)]
     assert steps == [0, 5, 10, 15, 20, 25, 25]
-    assert run.growth.ancestry.sealed
+    assert run.growth.run_history.sealed
     lines = [line for line in warnings_in(caplog) if line.startswith("training")]
     assert lines == ["training waits for the answer to report 2", "training goes on"]
 

@@ -12,16 +12,16 @@ from torch.optim import Adam
 import esper
 from esper.bandit.memory import Lesson
 from esper.settings import Settings
-from esper.store.memory import RedisMemory
-from esper.training import Growth, LockstepBroken, Patience
-from esper.training.attach import RunNameRefused
-from tests.seed.hosts import host, images, labels
-from tests.training.outside import Outside
+from esper.store.run_memory import RedisMemory
 from esper.topics.bus import read
 from esper.topics.catalog import SEED_METRICS, TRAINING_RUN
 from esper.topics.codec import decode
 from esper.topics.models import MemorySnapshot, Remembered, SeedReport, TrainingRun
+from esper.training import Growth, LockstepBroken, LockstepTimeouts
+from esper.training.grow import RunNameRefused
 from esper.workers.local.kafka import KafkaService
+from tests.seed.hosts import host, images, labels
+from tests.training.fake_workers import Outside
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_lockstep_run_has_memory_only_where_it_is_asked_for(
     settings: Settings, name: str, memory: dict[str, bool], has_it: bool
 ) -> None:
     with pytest.raises(LockstepBroken, match="the answer to report 0"):
-        grown(settings, name, lockstep=Patience(answer_s=2.0), **memory)
+        grown(settings, name, lockstep=LockstepTimeouts(answer_s=2.0), **memory)
     records = read(settings.kafka_bootstrap_servers, SEED_METRICS.name)
     reports = [decode(SeedReport, each.value) for each in records if name in str(each.key)]
     assert [bool(each.opening and each.opening.memory) for each in reports] == [has_it]

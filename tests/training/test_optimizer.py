@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from esper.training.optimizer import OptimizerMembership, OptimizerRefused, ParameterUntrained
 from tests.seed.hosts import host, images
-from tests.training.plot import MakeOptimizer, Plot
+from tests.training.grow_fixture import MakeOptimizer, Plot
 
 OPTIMIZERS: dict[str, MakeOptimizer] = {
     "sgd": lambda model: SGD(model.parameters(), lr=0.05),
@@ -56,7 +56,7 @@ def test_every_parameter_is_in_exactly_one_group_whatever_is_planted_and_culled(
         site, slot = move
         if slot in {found.index for found, _ in plot.sites[site].seeds()}:
             plot.cull(site, slot)
-            plot.garden.end_embargoes(plot.step, embargo_steps=0)
+            plot.seed_manager.end_embargoes(plot.step, embargo_steps=0)
         else:
             plot.plant(site, slot, BLUEPRINTS[site])
         assert_each_parameter_is_in_one_group(plot)
@@ -222,7 +222,7 @@ def test_another_optimizer_takes_over_what_is_planted_and_what_will_be() -> None
     )
     host_only = [one for name, one in plot.model.named_parameters() if "esper" not in name]
     plot.optimizer = SGD(host_only, lr=0.1)
-    plot.garden.trained_by(OptimizerMembership(plot.optimizer))
+    plot.seed_manager.trained_by(OptimizerMembership(plot.optimizer))
     assert_each_parameter_is_in_one_group(plot)
     plot.plant("conv", 0, "squeeze-excite")
     assert_each_parameter_is_in_one_group(plot)
@@ -235,7 +235,7 @@ def test_an_optimizer_that_does_not_train_the_sites_takes_nothing_over() -> None
     plot = Plot()
     plot.plant("fc1", 0, "linear-bottleneck")
     with pytest.raises(ParameterUntrained, match="no parameter of conv"):
-        plot.garden.trained_by(OptimizerMembership(SGD(plot.model.fc1.parameters(), lr=0.1)))
+        plot.seed_manager.trained_by(OptimizerMembership(SGD(plot.model.fc1.parameters(), lr=0.1)))
     plot.plant("conv", 0, "squeeze-excite")
     assert_each_parameter_is_in_one_group(plot)
 

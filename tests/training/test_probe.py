@@ -12,7 +12,7 @@ from esper.seed import Site, find_sites
 from esper.training.probe import Measured, Probe, ProbeRefused
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import awaken
-from tests.training.plot import Plot
+from tests.training.grow_fixture import Plot
 
 BATCH = images(40, seed=3), labels(40, seed=3)
 

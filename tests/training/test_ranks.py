@@ -14,14 +14,14 @@ import torch
 
 from esper.seed import find_sites
 from esper.settings import Settings
+from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.models import AdaptationDecision, Cull, KernelReady, Outcome, OutcomeStatus
 from tests.seed.hosts import host, images
 from tests.seed.kernels import announced
 from tests.seed.ranks import ROOT
-from tests.training.outside import WAIT_S, Outside
-from tests.training.plot import decision, planting
+from tests.training.fake_workers import WAIT_S, Outside
+from tests.training.grow_fixture import decision, planting
 from tests.training.two_ranks import CHECKPOINT
-from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from esper.topics.models import AdaptationDecision, Cull, KernelReady, Outcome, OutcomeStatus
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 START_S = 60.0

@@ -14,22 +14,6 @@ from torch.optim import Adam
 import esper
 from esper.audit import fetch_history, with_kernels, write_history
 from esper.settings import Settings
-from esper.training import CheckpointRefused, Recording, ReplayDiffers, ReplayRefused
-from esper.training.recording import read_recording
-from esper.training.replay import differences
-from tests.seed.hosts import Host, images, labels
-from tests.training.outside import Outside
-from tests.training.plot import decision
-from tests.training.test_checkpoint import (
-    REPORT_EVERY,
-    WAIT_S,
-    Bandit,
-    Noisy,
-    Preempted,
-    Training,
-    assert_same_state,
-    interrupted,
-)
 from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL
 from esper.topics.codec import sha256_of
 from esper.topics.models import (
@@ -42,6 +26,22 @@ from esper.topics.models import (
     RunRequest,
     SeedState,
     SeedStatus,
+)
+from esper.training import CheckpointRefused, Recording, ReplayDiffers, ReplayRefused
+from esper.training.recording import read_recording
+from esper.training.replay import differences
+from tests.seed.hosts import Host, images, labels
+from tests.training.fake_workers import Outside
+from tests.training.grow_fixture import decision
+from tests.training.test_checkpoint import (
+    REPORT_EVERY,
+    WAIT_S,
+    Bandit,
+    Noisy,
+    Preempted,
+    Training,
+    assert_same_state,
+    interrupted,
 )
 
 
@@ -59,7 +59,7 @@ class Numbered(Bandit):
     def decide_in_vain(self, *operations: Operation) -> str:
         """Publish a decision, train until it is answered otherwise than applied; return how."""
         name = self.publish(*operations)
-        outcomes = self._training.growth.ancestry.outcomes
+        outcomes = self._training.growth.run_history.outcomes
         self._training.train_until(lambda: name in outcomes)
         assert outcomes[name].status is not OutcomeStatus.APPLIED
         return outcomes[name].status
@@ -168,12 +168,12 @@ def eventful(
     training.train(training.steps + 1)
     training.no_number.add(training.steps + 1)
     training.train(training.steps + 1)
-    assert training.growth.ancestry.incidents
+    assert training.growth.run_history.incidents
     bandit.decide(bandit.plant("fc1", 1, "gated-linear-unit"))
     training.train(training.steps + 12)
     training.growth.close()
-    assert training.growth.ancestry.sealed
-    assert training.growth.ancestry.merged
+    assert training.growth.run_history.sealed
+    assert training.growth.run_history.merged
     recording = recording_of(training, settings, tmp_path_factory.mktemp("eventful"))
     return Recorded(training, recording, training.steps, frozenset(training.no_number))
 
@@ -198,7 +198,7 @@ def test_a_replay_is_the_run_to_the_bit(eventful: Recorded) -> None:
     ours = again.optimizer.state_dict()["state"]
     theirs = eventful.training.optimizer.state_dict()["state"]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    assert again.growth.ancestry == eventful.training.growth.ancestry
+    assert again.growth.run_history == eventful.training.growth.run_history
 
 
 def test_it_counts_for_nothing_what_the_run_was_told_another_way(eventful: Recorded) -> None:
@@ -360,4 +360,4 @@ def test_a_dry_run_is_replayed_as_the_host_that_it_is(
     with again.growth:
         again.train(recorded.steps)
     assert_same_state(again.model, training.model)
-    assert again.growth.ancestry.outcomes == training.growth.ancestry.outcomes
+    assert again.growth.run_history.outcomes == training.growth.run_history.outcomes

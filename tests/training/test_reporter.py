@@ -3,9 +3,6 @@
 import pytest
 import torch
 
-from esper.training.probe import Measured
-from esper.training.reporter import Reporter
-from tests.training.plot import RUN, ZEROS, Plot, decision, planting
 from esper.topics.codec import decode, encode
 from esper.topics.models import (
     KernelRefusal,
@@ -13,12 +10,15 @@ from esper.topics.models import (
     Outcome,
     OutcomeStatus,
     PolicySpec,
-    RunOpening,
+    RunConfig,
     SeedReport,
     SeedState,
 )
+from esper.training.probe import Measured
+from esper.training.reporter import Reporter
+from tests.training.grow_fixture import RUN, ZEROS, Plot, decision, planting
 
-OPENING = RunOpening(
+OPENING = RunConfig(
     seed=1, slots={"fc1": 3}, policy=PolicySpec(), host_params=100, report_interval_steps=20
 )
 NOTHING = Measured(loss=0.5, contributions={})
@@ -134,7 +134,7 @@ def test_a_seed_in_loading_and_one_culled_are_told_without_a_kernel() -> None:
     plot = Plot()
     plot.plant("fc1", 0, "low-rank-skip")
     plot.cull("fc1", 0)
-    plot.garden.reserve(decision(planting(plot.sites["conv"], 0, "gated-conv")), 0)
+    plot.seed_manager.reserve(decision(planting(plot.sites["conv"], 0, "gated-conv")), 0)
     statuses = next_report(a_reporter(), plot).seeds
     assert [(status.site, status.state, status.kernel_id) for status in statuses] == [
         ("conv", SeedState.LOADING, None),

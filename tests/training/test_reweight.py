@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from esper.store import open_store
+from esper.topics.models import Cull, Fossilize, Plant, Reweight, SeedState
 from esper.training import export_model
 from esper.training.export import load_exported
-from esper.training.garden import PlanRefused
-from esper.training.lineage import Ancestry
+from esper.training.lineage import RunHistory
+from esper.training.seed_manager import PlanRefused
 from tests.seed.hosts import images
 from tests.seed.kernels import announced, awaken
-from tests.training.plot import RUN, ZEROS, Plot, decision
-from esper.topics.models import Cull, Fossilize, Plant, Reweight, SeedState
+from tests.training.grow_fixture import RUN, ZEROS, Plot, decision
 
 S = SeedState
 
@@ -141,9 +141,12 @@ def test_a_garden_filled_from_another_one_goes_on_at_the_same_alpha() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     plot.apply(decision(reweight(plot, "fc1", 0, 1.0, ramp_steps=4), name="raise"))
     plot.train()
-    beds = [type(bed).model_validate_json(bed.model_dump_json()) for bed in plot.garden.beds()]
+    snapshots = [
+        type(snapshot).model_validate_json(snapshot.model_dump_json())
+        for snapshot in plot.seed_manager.snapshots()
+    ]
     again = Plot()
-    again.garden.restore(beds, {("fc1", 0): plot.sites["fc1"].seed(0).kernel})
+    again.seed_manager.restore(snapshots, {("fc1", 0): plot.sites["fc1"].seed(0).kernel})
     again.step = plot.step
     for one in (plot, again):
         one.train()
@@ -153,10 +156,10 @@ def test_a_garden_filled_from_another_one_goes_on_at_the_same_alpha() -> None:
 
 def test_a_bed_of_a_version_without_reweighting_is_read() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
-    (bed,) = plot.garden.beds()
-    told = json.loads(bed.model_dump_json())
+    (snapshot,) = plot.seed_manager.snapshots()
+    told = json.loads(snapshot.model_dump_json())
     del told["reweighted"], told["alpha_before"]
-    assert type(bed).model_validate(told | {"state": bed.state}) == bed
+    assert type(snapshot).model_validate(told | {"state": snapshot.state}) == snapshot
 
 
 @pytest.mark.parametrize("blueprint_id", ["low-rank-skip", "gated-linear-unit"])
@@ -174,8 +177,8 @@ def test_what_was_reweighted_and_kept_computes_the_same_exported(
     torch.testing.assert_close(plot.model(images(9)), before, rtol=0, atol=1e-5)
     store = open_store(f"file:{tmp_path / 'store'}")
     ready = announced(store, blueprint_id, plot.sites["fc1"].signature)
-    ancestry = Ancestry(kernels={held.kernel_id: ready})
-    export_model(plot.model, plot.sites, images(1), ancestry, RUN, tmp_path / "grown")
+    run_history = RunHistory(kernels={held.kernel_id: ready})
+    export_model(plot.model, plot.sites, images(1), run_history, RUN, tmp_path / "grown")
     plot.model.eval()
     torch.testing.assert_close(
         load_exported(tmp_path / "grown")(images(9)), plot.model(images(9)), rtol=0, atol=1e-5

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
-from esper.training.losswatch import Watched
+from esper.training.loss_monitor import LossMonitorState
 from esper.training.snapshots import Reach, SnapshotRing
 
-KNOWN = Watched()
+KNOWN = LossMonitorState()
 
 
 class Small(nn.Module):
@@ -123,12 +123,12 @@ def test_the_newest_good_one_is_kept_while_others_come_and_go() -> None:
     ("calm", "step", "good"), [(32, 52, True), (31, 52, False), (400, 51, False), (400, 52, True)]
 )
 def test_a_snapshot_is_good_after_enough_sound_losses_since_it(
-    calm: int, step: int, good: bool
+    healthy_steps: int, step: int, good: bool
 ) -> None:
     model, optimizer = small()
     ring = SnapshotRing(model, 2, 1 << 20)
     ring.take(20, KNOWN, optimizer, ())
-    ring.confirm(step, calm, 32)
+    ring.confirm(step, healthy_steps, 32)
     assert (ring.last_good() is not None) is good
 
 

@@ -14,11 +14,11 @@ from esper.kernel.fetch import VerifiedKernel, fetch_all
 from esper.kernel.refusal import ArtifactRefused
 from esper.store import KernelMissing, open_store
 from esper.training.export import export_model, load_exported
-from esper.training.lineage import Ancestry, Lineage, LineageUnreadable, read_lineage
+from esper.training.lineage import Lineage, LineageUnreadable, RunHistory, read_lineage
 from esper.training.static import StaticFinal, StaticFinalRefused, static_final
 from tests.seed.hosts import Host, host, images, labels
 from tests.seed.kernels import KEY, announced
-from tests.training.plot import RUN, Plot
+from tests.training.grow_fixture import RUN, Plot
 
 ALPHA = 0.6
 BESIDE, MERGED, MAP = "gated-linear-unit", "low-rank-skip", "conv-bottleneck"
@@ -50,8 +50,8 @@ def grown(tmp_path: Path) -> Grown:
     ]
     key = tmp_path / "trusted.pem"
     key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    ancestry = Ancestry(kernels={each.kernel_id: each for each in ready})
-    folder = export_model(plot.model, plot.sites, images(1), ancestry, RUN, tmp_path / "grown")
+    run_history = RunHistory(kernels={each.kernel_id: each for each in ready})
+    folder = export_model(plot.model, plot.sites, images(1), run_history, RUN, tmp_path / "grown")
     return Grown(plot, folder, url, key)
 
 

@@ -22,7 +22,7 @@ from torch.optim import Adam
 import esper
 from esper.kernel import ArtifactRefused, Kernel
 from esper.seed import Seed, Site
-from esper.training import mail
+from esper.training import frame_decoder
 from esper.training.growth import Growth
 from esper.training.ranks import LeaderFailed, RanksDiffer
 from tests.seed.hosts import host, images, labels
@@ -37,7 +37,7 @@ REPORT_EVERY: Final = 5
 
 def spoil(rank: int, orders: dict[str, Any]) -> None:
     """Let rank 1 fail to build a kernel, take too long over one, and fail to plant a third."""
-    real = mail.kernel_from
+    real = frame_decoder.kernel_from
 
     def kernel_from(data: bytes, sha256: str) -> Kernel:
         if sha256 == orders.get("fails"):
@@ -54,7 +54,7 @@ def spoil(rank: int, orders: dict[str, Any]) -> None:
             raise torch.OutOfMemoryError("no room for its gradients")
 
     if rank == 1:
-        mail.kernel_from = kernel_from
+        frame_decoder.kernel_from = kernel_from
         Site.plant = plant  # type: ignore[method-assign]
 
 

@@ -114,7 +114,7 @@ class KernelRefusal(Event):
     reason: Annotated[str, StringConstraints(max_length=500)]
 
 
-class RunOpening(Event):
+class RunConfig(Event):
     """What the first report adds: the run's constants, all that seeds the fold's state.
 
     In a `lockstep` run the trainer waits for the answer to each report, so every report gets one.
@@ -151,7 +151,7 @@ class SeedReport(Event):
     step: Count
     train_loss: float | None = None
     probe_loss: float | None = None
-    opening: RunOpening | None = None
+    opening: RunConfig | None = None
     kernels: tuple[LoadableKernel, ...] = ()
     refusals: tuple[KernelRefusal, ...] = ()
     seeds: tuple[SeedStatus, ...] = ()

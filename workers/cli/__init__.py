@@ -21,7 +21,7 @@ from esper.workers.cli import (
     worker,
 )
 
-OUR_PACKAGES = ("topics.", "esper.", "workers.")
+OUR_PACKAGE = "esper."
 
 app = typer.Typer(
     name="esper",
@@ -52,7 +52,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if not type(error).__module__.startswith(OUR_PACKAGES):
+        if not type(error).__module__.startswith(OUR_PACKAGE):
             raise
         print(f"esper: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

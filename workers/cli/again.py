@@ -13,7 +13,7 @@ from esper.workers.cli.output import console, print_json, print_table
 if TYPE_CHECKING:
     from esper.tasks import Task
     from esper.training import ReplayDiffers
-    from esper.workers.static_final import StaticRun
+    from esper.workers.local.static_final import StaticRun
 
 PANEL = "An earlier run, without a broker"
 DIFFERENT = 1
@@ -100,8 +100,8 @@ def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> Non
     from esper.training import ReplayDiffers, read_recording
     from esper.workers.cli.progress import stoppable_training
     from esper.workers.cli.tables import print_summary
-    from esper.workers.summary import summary
-    from esper.workers.trainer import Deciding, grow_task
+    from esper.workers.local.summary import summary
+    from esper.workers.local.trainer import Deciding, grow_task
 
     recording = read_recording(history, kernels, terms.settings)
     try:
@@ -140,7 +140,7 @@ def _train_static(terms: Terms, folder: Path, kernels: str | None, seed: int, js
     """Train the static final of the run in a folder, and print it beside the grown network."""
     from esper.training.recording import store_url
     from esper.workers.cli.progress import stoppable_training
-    from esper.workers.static_final import train_static_final
+    from esper.workers.local.static_final import train_static_final
 
     with stoppable_training(terms.epochs, lambda: "stopped", quiet=json) as progress:
         run = train_static_final(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from esper.topics.models import PolicySpec, Selection
-    from esper.workers.trainer import Pace
+    from esper.workers.local.trainer import Pace
 
 PANEL = "How it chooses"
 NO_ATTENTION = "none"
@@ -117,7 +117,7 @@ class Choosing:
     def pace(self) -> "Pace":
         """How often a run that chooses so reports, and how many seeds its sites have."""
         from esper.bandit.defaults import TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
-        from esper.workers.trainer import USUAL_PACE, Pace
+        from esper.workers.local.trainer import USUAL_PACE, Pace
 
         if not self.tournament:
             return USUAL_PACE

@@ -22,7 +22,7 @@ def demo(
     after Ctrl-C. Takes about a minute. Exits 1 unless growth, export and audit all worked.
     """
     from esper.workers.cli.progress import stoppable_training
-    from esper.workers.demo import run_demo, succeeded
+    from esper.workers.local.demo import run_demo, succeeded
 
     home = (Settings().home / "demo").resolve()
     with stoppable_training(epochs, lambda: LAST_WORDS, quiet=json) as progress:

@@ -10,7 +10,7 @@ from esper.workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
     from esper.bandit.memory import FamilyMemory
-    from esper.store.memory import RedisMemory
+    from esper.store.run_memory import RedisMemory
 
 DIFFERENT, UNREADABLE = 1, 2
 
@@ -75,7 +75,7 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
     """
     from esper.audit import HistoryUnreadable, audit, fetch_history
     from esper.audit.replay import last_state
-    from esper.orchestrator.lessons import lessons_of
+    from esper.orchestrator.memory_update import lessons_of
 
     memory = _memory()
     try:
@@ -133,7 +133,7 @@ def _show_all(memory: "RedisMemory", json: bool) -> None:
 
 
 def _memory() -> "RedisMemory":
-    from esper.store.memory import RedisMemory
+    from esper.store.run_memory import RedisMemory
 
     settings = Settings()
     if settings.redis_url is None:

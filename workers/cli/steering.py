@@ -75,7 +75,7 @@ def resume(run: RunId, timeout: Timeout = TIMEOUT_S, json: Json = False) -> None
 
 def _ask(run_id: str, kind: str, place: str | None, timeout_s: float, json: bool) -> None:
     from esper.topics.models import RequestKind
-    from esper.workers.asking import ask, request_for, run_of
+    from esper.workers.cli.run_requests import ask, request_for, run_of
 
     site, slot = (None, None) if place is None else _place_of(place)
     servers = Settings().kafka_bootstrap_servers

@@ -102,8 +102,8 @@ def train(
     import esper.tasks
     from esper.workers.cli.progress import stoppable_training
     from esper.workers.cli.tables import print_summary
-    from esper.workers.summary import summary
-    from esper.workers.trainer import Deciding, grow_task
+    from esper.workers.local.summary import summary
+    from esper.workers.local.trainer import Deciding, grow_task
 
     if training.device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")

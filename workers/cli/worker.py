@@ -13,7 +13,7 @@ app = typer.Typer(
 @app.command("compile")
 def compile_worker() -> None:
     """Plan and compile: blueprints and runs in, signed kernels out."""
-    from esper.workers.compile import run_compile_worker
+    from esper.workers.compile.worker import run_compile_worker
     from esper.workers.logs import configure
 
     settings = Settings()
@@ -24,7 +24,7 @@ def compile_worker() -> None:
 @app.command("bandit")
 def bandit_worker() -> None:
     """Decide: reports in, adaptation decisions out."""
-    from esper.workers.bandit import run_bandit_worker
+    from esper.workers.bandit.worker import run_bandit_worker
     from esper.workers.logs import configure
 
     settings = Settings()

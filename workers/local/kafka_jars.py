@@ -1,7 +1,5 @@
 """Fetches the jars of Apache Kafka once, checks them against pinned digests and caches them."""
 
-# ruff: noqa: E501 - one artifact a line reads and diffs better than wrapped digests
-
 from __future__ import annotations
 
 import hashlib

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from esper.bandit.columns import ArmColumns, Experience, FloatArray
-from esper.bandit.draws import Draws
-from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.counter_rng import CounterRNG
+from esper.bandit.discounting import NOTHING, Discounting
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,8 @@ class Random:
     name: ClassVar[str] = "random"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    forgetting: ClassVar[Forgetting] = NOTHING
+    discounting: ClassVar[Discounting] = NOTHING
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return random numbers."""
         return rng.uniforms(len(arms))

@@ -5,9 +5,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from esper.bandit.columns import ArmColumns, Experience, FloatArray
-from esper.bandit.draws import Draws
-from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.counter_rng import CounterRNG
+from esper.bandit.discounting import NOTHING, Discounting
 from esper.bandit.policies.ranges import require
 
 MAX_C: Final = 1e6
@@ -33,13 +33,13 @@ class EpsilonGreedy:
     name: ClassVar[str] = "epsilon-greedy"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    forgetting: ClassVar[Forgetting] = NOTHING
+    discounting: ClassVar[Discounting] = NOTHING
 
     def __post_init__(self) -> None:
         require("c", self.c, 0.0, MAX_C)
         require("gap", self.gap, LEAST_GAP, 1.0)
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the means, infinity for arms never tried; or random numbers, to explore."""
         epsilon = self.c * len(arms) / (self.gap * self.gap * (state.total + 1.0))
         if rng.uniforms(1, COIN)[0] < epsilon:

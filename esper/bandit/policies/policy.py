@@ -2,9 +2,9 @@
 
 from typing import ClassVar, Protocol
 
-from esper.bandit.columns import ArmColumns, Experience, FloatArray
-from esper.bandit.draws import Draws
-from esper.bandit.forgetting import Forgetting
+from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.counter_rng import CounterRNG
+from esper.bandit.discounting import Discounting
 
 
 class Policy(Protocol):
@@ -19,11 +19,11 @@ class Policy(Protocol):
     contextual: ClassVar[bool]
 
     @property
-    def forgetting(self) -> Forgetting:
+    def discounting(self) -> Discounting:
         """What it lets go of; columns and totals are as of the rest."""
         ...
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the scores (n,), in the order of the arms; infinity for one to be tried first.
 
         It reads nothing but its arguments, and rounds alike on every machine.

@@ -1,6 +1,6 @@
 """What parameters may be."""
 
-from esper.bandit.forgetting import MAX_WINDOW
+from esper.bandit.discounting import MAX_WINDOW
 
 
 def require(name: str, value: float, least: float, most: float) -> None:

@@ -5,9 +5,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from esper.bandit.columns import ArmColumns, Experience, FloatArray
-from esper.bandit.draws import Draws
-from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.counter_rng import CounterRNG
+from esper.bandit.discounting import NOTHING, Discounting
 from esper.bandit.policies.ranges import require, require_window
 from esper.bandit.policies.ucb import LEAST_DISCOUNT
 from esper.bandit.priors import NEUTRAL
@@ -29,9 +29,9 @@ class ThompsonBeta:
     name: ClassVar[str] = "thompson-beta"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    forgetting: ClassVar[Forgetting] = NOTHING
+    discounting: ClassVar[Discounting] = NOTHING
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior."""
         return _beta_draws(arms, rng)
 
@@ -53,11 +53,11 @@ class SlidingThompson:
         require_window(self.window)
 
     @property
-    def forgetting(self) -> Forgetting:
+    def discounting(self) -> Discounting:
         """What is older than the window."""
-        return Forgetting(window=int(self.window))
+        return Discounting(window=int(self.window))
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior over the window."""
         return _beta_draws(arms, rng)
 
@@ -79,11 +79,11 @@ class DiscountedThompson:
         require("discount", self.discount, LEAST_DISCOUNT, 1.0)
 
     @property
-    def forgetting(self) -> Forgetting:
+    def discounting(self) -> Discounting:
         """A share of everything with each trial."""
-        return Forgetting(discount=self.discount)
+        return Discounting(discount=self.discount)
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior over discounted trials."""
         return _beta_draws(arms, rng)
 
@@ -104,26 +104,26 @@ class ThompsonGaussian:
     name: ClassVar[str] = "thompson-gaussian"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    forgetting: ClassVar[Forgetting] = NOTHING
+    discounting: ClassVar[Discounting] = NOTHING
 
     def __post_init__(self) -> None:
         require("sigma", self.sigma, LEAST_SIGMA, MAX_SIGMA)
         require("prior_sigma", self.prior_sigma, LEAST_SIGMA, MAX_SIGMA)
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior."""
         prior = np.full(len(arms), NEUTRAL)
         return gaussian_draws(arms, rng.normals(len(arms)), prior, self.sigma, self.prior_sigma)
 
 
-def _beta_draws(arms: ArmColumns, rng: Draws) -> FloatArray:
+def _beta_draws(arms: ArmArrays, rng: CounterRNG) -> FloatArray:
     successes = arms.weight * arms.mean
     failures = arms.weight * (1.0 - arms.mean)
     return rng.betas(1.0 + successes, 1.0 + failures)
 
 
 def gaussian_draws(
-    arms: ArmColumns, normals: FloatArray, prior: FloatArray, sigma: float, prior_sigma: float
+    arms: ArmArrays, normals: FloatArray, prior: FloatArray, sigma: float, prior_sigma: float
 ) -> FloatArray:
     """Return a draw (n,) from each arm's posterior, made from standard normal numbers (n,).
 

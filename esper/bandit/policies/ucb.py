@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from esper.bandit.columns import ArmColumns, Experience, FloatArray
-from esper.bandit.draws import Draws
-from esper.bandit.forgetting import NOTHING, Forgetting
+from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.counter_rng import CounterRNG
+from esper.bandit.discounting import NOTHING, Discounting
 from esper.bandit.policies.ranges import require, require_window
 
 LOG_DIGITS = 12
@@ -30,12 +30,12 @@ class UCB1:
     name: ClassVar[str] = "ucb1"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    forgetting: ClassVar[Forgetting] = NOTHING
+    discounting: ClassVar[Discounting] = NOTHING
 
     def __post_init__(self) -> None:
         require("exploration", self.exploration, 0.0, MAX_EXPLORATION)
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm."""
         return _bounds(self.exploration, state, arms)
 
@@ -62,11 +62,11 @@ class SlidingUCB:
         require_window(self.window)
 
     @property
-    def forgetting(self) -> Forgetting:
+    def discounting(self) -> Discounting:
         """What is older than the window."""
-        return Forgetting(window=int(self.window))
+        return Discounting(window=int(self.window))
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm over the window."""
         return _bounds(self.exploration, state, arms)
 
@@ -93,16 +93,16 @@ class DiscountedUCB:
         require("discount", self.discount, LEAST_DISCOUNT, 1.0)
 
     @property
-    def forgetting(self) -> Forgetting:
+    def discounting(self) -> Discounting:
         """A share of everything with each trial."""
-        return Forgetting(discount=self.discount)
+        return Discounting(discount=self.discount)
 
-    def score(self, state: Experience, arms: ArmColumns, rng: Draws) -> FloatArray:
+    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm over discounted trials."""
         return _bounds(self.exploration, state, arms)
 
 
-def _bounds(exploration: float, state: Experience, arms: ArmColumns) -> FloatArray:
+def _bounds(exploration: float, state: Experience, arms: ArmArrays) -> FloatArray:
     spread = exploration * log_of(state.total)
     if arms.all_weigh:
         # In place, as fresh memory for each step would cost as much again.

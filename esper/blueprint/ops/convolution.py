@@ -203,7 +203,7 @@ ROWS = (
         memory=elements_of(_conv2d_shape),
         run=_conv2d_run,
         source=Source(call="{layer}({0})", layer=_conv2d_layer),
-        silent_at_zero=True,
+        zero_output_at_zero_weights=True,
     ),
     OpSpec(
         name="conv1d",
@@ -223,7 +223,7 @@ ROWS = (
         memory=_conv1d_memory,
         run=_conv1d_run,
         source=Source(call=_conv1d_call, layer=_conv1d_layer),
-        silent_at_zero=True,
+        zero_output_at_zero_weights=True,
     ),
     OpSpec(
         name="upsample",

@@ -174,7 +174,7 @@ def _pointwise_row(
         memory=elements_of(shape),
         run=run,
         source=Source(call=call, layer=_pointwise_layer),
-        silent_at_zero=True,
+        zero_output_at_zero_weights=True,
         internal=True,
     )
 

@@ -78,7 +78,7 @@ ROWS = (
         memory=elements_of(same_shape),
         run=function("torch", "mul"),
         source=Source(call='{0} * {layer}["weight"]', layer=_held_per_channel("ones")),
-        silent_at_zero=True,
+        zero_output_at_zero_weights=True,
     ),
     OpSpec(
         name="bias",
@@ -99,6 +99,6 @@ ROWS = (
         memory=nothing,
         run=_learned_run,
         source=Source(call=_learned_call, layer=lambda inputs, args: _held("randn", args["shape"])),
-        silent_at_zero=True,
+        zero_output_at_zero_weights=True,
     ),
 )

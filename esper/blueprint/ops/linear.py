@@ -61,7 +61,7 @@ ROWS = (
         memory=elements_of(_linear_shape),
         run=function("torch.nn.functional", "linear"),
         source=Source(call="{layer}({0})", layer=_linear_layer),
-        silent_at_zero=True,
+        zero_output_at_zero_weights=True,
     ),
     OpSpec(
         name="matmul",

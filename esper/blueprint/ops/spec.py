@@ -82,7 +82,7 @@ class OpSpec:
     `shape` gives the shape of the result or refuses the inputs; `parameters` what it learns;
     `run` a function of the inputs and then the parameters, in the order of `parameters`, and
     `run_training` the one that replaces it in training mode, if another does.
-    `silent_at_zero` says that the result is zero where all parameters are: such an op can end a
+    `zero_output_at_zero_weights` says that the result is zero where all parameters are: such an op can end a
     kernel that is an exact no-op at birth and still receives gradient. An `internal` op is put
     into plans by the optimiser; a blueprint cannot name it.
     """
@@ -99,7 +99,7 @@ class OpSpec:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     parameters: ParameterRule = no_parameters
     run_training: Callable[[Literals], Run] | None = None
-    silent_at_zero: bool = False
+    zero_output_at_zero_weights: bool = False
     internal: bool = False
 
     @property

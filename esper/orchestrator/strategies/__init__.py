@@ -5,11 +5,11 @@ at the signs that are on, and proposes a plan, or nothing. The first rule that i
 which of them moves.
 """
 
-from esper.orchestrator.course import Rule
 from esper.orchestrator.strategies.diversify import diversify
 from esper.orchestrator.strategies.ensemble import ensemble
 from esper.orchestrator.strategies.replace import replace
 from esper.orchestrator.strategies.specialize import specialize
+from esper.orchestrator.strategy_selection import Rule
 from esper.topics.models import Strategy
 
 RULES: tuple[Rule, ...] = (

@@ -6,19 +6,19 @@ from math import fsum
 import numpy as np
 
 from esper.bandit.portable import exp
-from esper.orchestrator.board import NO_LESS, Board
+from esper.orchestrator.explain import contributed
 from esper.orchestrator.learn import mean_contribution
 from esper.orchestrator.plan import Plan, culling, keeping
-from esper.orchestrator.signals import Reading, Readings
+from esper.orchestrator.signals import Readings, SignalReading
 from esper.orchestrator.state import Trial
-from esper.orchestrator.words import contributed
+from esper.orchestrator.view import NO_LESS, View
 from esper.topics.models import Operation, Strategy
 
 LEAST = 1e-6
 """Of the weight of the best, the least that another one has."""
 
 
-def ensemble(board: Board, readings: Readings) -> Plan | None:
+def ensemble(view: View, readings: Readings) -> Plan | None:
     """Propose to weigh comparable seeds of a site once their trials are over, then to keep them.
 
     The sum of their alphas stays what it was. Of several, those that are not comparable with the
@@ -28,32 +28,32 @@ def ensemble(board: Board, readings: Readings) -> Plan | None:
     clauses = []
     for each in readings:
         if each.name == "comparable" and all(trial.judged for trial in each.trials):
-            step, what = _next_step(board, each)
+            step, what = _next_step(view, each)
             operations += step
             clauses.append((each.trials[0].site, what))
     return Plan.of(Strategy.ENSEMBLE, operations, clauses)
 
 
-def _next_step(board: Board, reading: Reading) -> tuple[tuple[Operation, ...], str]:
+def _next_step(view: View, reading: SignalReading) -> tuple[tuple[Operation, ...], str]:
     """Return what is next for the seeds of a site, also in words."""
-    alike, others = _comparable(board, reading)
+    alike, others = _comparable(view, reading)
     culls = tuple(culling(trial) for trial in others)
     total = fsum(trial.alpha or 0.0 for trial in reading.trials)
-    weights = _weights(board, alike, total)
+    weights = _weights(view, alike, total)
     moved = [
         (trial, weight)
         for trial, weight in zip(alike, weights, strict=True)
         if abs(weight - (trial.alpha or 0.0)) > NO_LESS
     ]
-    names = " and ".join(contributed(board, trial) for trial in alike)
+    names = " and ".join(contributed(view, trial) for trial in alike)
     if moved and not any(trial.settled for trial in alike):
-        changes = tuple(board.reweight(trial, weight) for trial, weight in moved)
+        changes = tuple(view.reweight(trial, weight) for trial, weight in moved)
         told = ", ".join(f"{weight:.2g}" for weight in weights)
         return (*culls, *changes), f"{names}, weighed {told}"
     return (*culls, *(keeping(trial) for trial in alike)), f"{names}, kept together"
 
 
-def _comparable(board: Board, reading: Reading) -> tuple[Sequence[Trial], Sequence[Trial]]:
+def _comparable(view: View, reading: SignalReading) -> tuple[Sequence[Trial], Sequence[Trial]]:
     """Return the seeds that are comparable with the best, and the others."""
     means = [mean_contribution(trial) or 0.0 for trial in reading.trials]
     least = means[0] / reading.stay
@@ -61,11 +61,11 @@ def _comparable(board: Board, reading: Reading) -> tuple[Sequence[Trial], Sequen
     return alike, [trial for trial in reading.trials if trial not in alike]
 
 
-def _weights(board: Board, trials: Sequence[Trial], total: float) -> list[float]:
-    orchestration = board.orchestration
+def _weights(view: View, trials: Sequence[Trial], total: float) -> list[float]:
+    orchestration = view.orchestration
     if orchestration.ensemble == "equal":
         return [total / len(trials)] * len(trials)
-    shares = np.array([board.share(mean_contribution(trial)) or 0.0 for trial in trials])
+    shares = np.array([view.share(mean_contribution(trial)) or 0.0 for trial in trials])
     # The greatest is taken off so that nothing overflows; the weights are the same.
     raised = np.maximum(exp((shares - shares.max()) / orchestration.temperature), LEAST).tolist()
     together = fsum(raised)

@@ -1,32 +1,32 @@
 """REPLACE: the weakest seeds give way to better candidates."""
 
-from esper.orchestrator.board import Board
+from esper.orchestrator.explain import contributed, expected, expected_share, fallen_behind
 from esper.orchestrator.learn import mean_contribution
 from esper.orchestrator.plan import Plan, culling
-from esper.orchestrator.rounds import Entrant, entrants, losers
 from esper.orchestrator.signals import Readings, of
-from esper.orchestrator.words import contributed, expected, expected_share, fallen_behind
+from esper.orchestrator.successive_halving import Entrant, entrants, losers
+from esper.orchestrator.view import View
 from esper.topics.models import Operation, Strategy
 
 
-def replace(board: Board, readings: Readings) -> Plan | None:
+def replace(view: View, readings: Readings) -> Plan | None:
     """Propose to cull what does harm or has failed its trial, and to plant as many in exchange.
 
     A new kernel takes another slot, for the old one's embargo begins with the cull; at the same
     site it has the alpha that the old one had.
     """
     weak = of(readings, "harmful", "weak")
-    behind = [each for each in losers(board) if each.trial not in weak]
+    behind = [each for each in losers(view) if each.trial not in weak]
     if not weak and not behind:
         return None
     culls: tuple[Operation, ...] = (
         *(culling(trial) for trial in weak),
         *(culling(each.trial) for each in behind),
     )
-    clauses = [(trial.site, contributed(board, trial)) for trial in weak]
-    clauses += [(each.trial.site, fallen_behind(board, each.trial, each.best)) for each in behind]
-    afterwards = board.after(culls)
-    shares = [board.share(mean_contribution(trial)) for trial in weak]
+    clauses = [(trial.site, contributed(view, trial)) for trial in weak]
+    clauses += [(each.trial.site, fallen_behind(view, each.trial, each.best)) for each in behind]
+    afterwards = view.after(culls)
+    shares = [view.share(mean_contribution(trial)) for trial in weak]
     least = max((share for share in shares if share is not None), default=None)
     better = [
         each for each in entrants(afterwards, len(weak)) if _is_better(afterwards, each, least)
@@ -35,7 +35,7 @@ def replace(board: Board, readings: Readings) -> Plan | None:
     return Plan.of(Strategy.REPLACE, (*culls, *(each.plant for each in better)), clauses)
 
 
-def _is_better(board: Board, entrant: Entrant, least: float | None) -> bool:
+def _is_better(view: View, entrant: Entrant, least: float | None) -> bool:
     """Whether a candidate may give more than what gives way did; who was never tried may."""
-    found = expected_share(board, entrant.choice)
+    found = expected_share(view, entrant.choice)
     return found is None or least is None or found > least

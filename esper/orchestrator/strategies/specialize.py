@@ -1,14 +1,14 @@
 """SPECIALIZE: the best seed of a site gets the whole alpha, and is kept once it is proven."""
 
-from esper.orchestrator.board import NO_LESS, Board
+from esper.orchestrator.explain import contributed
 from esper.orchestrator.plan import Plan, culling, keeping
 from esper.orchestrator.signals import Readings
 from esper.orchestrator.state import WHOLE, Trial
-from esper.orchestrator.words import contributed
+from esper.orchestrator.view import NO_LESS, View
 from esper.topics.models import Operation, Strategy
 
 
-def specialize(board: Board, readings: Readings) -> Plan | None:
+def specialize(view: View, readings: Readings) -> Plan | None:
     """Propose to cull whom the best of a site dominates and to raise its alpha to the whole.
 
     What has passed its trial with the whole alpha is kept for good.
@@ -20,16 +20,16 @@ def specialize(board: Board, readings: Readings) -> Plan | None:
             continue
         best, rest = each.trials[0], each.trials[1:]
         operations += tuple(culling(trial) for trial in rest)
-        what = f"{contributed(board, best)}, {each.words}" if rest else contributed(board, best)
-        if (step := _next_step(board, best)) is not None:
+        what = f"{contributed(view, best)}, {each.words}" if rest else contributed(view, best)
+        if (step := _next_step(view, best)) is not None:
             operations += (step[0],)
             what += f", {step[1]}"
         clauses.append((best.site, what))
     return Plan.of(Strategy.SPECIALIZE, operations, clauses)
 
 
-def _next_step(board: Board, best: Trial) -> tuple[Operation, str] | None:
+def _next_step(view: View, best: Trial) -> tuple[Operation, str] | None:
     """Return what is next for the best of a site, also in words."""
     if (best.alpha or 0.0) < WHOLE - NO_LESS:
-        return board.reweight(best, WHOLE), f"its alpha goes from {best.alpha:.2g} to {WHOLE:g}"
+        return view.reweight(best, WHOLE), f"its alpha goes from {best.alpha:.2g} to {WHOLE:g}"
     return (keeping(best), "kept") if best.judged else None

@@ -4,18 +4,18 @@ Rank 0 relays what it hears of decisions and kernels. Every rank builds the same
 same bytes, and all vote at each step: a decision is applied at one step on all of them, or not.
 """
 
-from esper.training.ranks.council import LATE_AFTER_S, Ballot, Council, Verdict
+from esper.training.ranks.decision_vote import LATE_AFTER_S, DecisionVote, Verdict, Vote
 from esper.training.ranks.groups import LeaderFailed, Ranks, RanksDiffer
 from esper.training.ranks.relay import RelayedLink, RelaySender
 
 __all__ = [
     "LATE_AFTER_S",
-    "Ballot",
-    "Council",
+    "DecisionVote",
     "LeaderFailed",
     "Ranks",
     "RanksDiffer",
     "RelaySender",
     "RelayedLink",
     "Verdict",
+    "Vote",
 ]

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from esper.seed import GradientSynchronizer
 from esper.topics.codec import decode, encode, sha256_of
-from esper.topics.models import RunOpening, SeedReport, TrainingRun
+from esper.topics.models import RunConfig, SeedReport, TrainingRun
 
 LEADER: Final = 0
 """The rank, within the group of the wrapped model, that speaks to Kafka."""
@@ -45,7 +45,7 @@ class Ranks:
     size: int
     gradients: dist.ProcessGroup
     votes: dist.ProcessGroup
-    mail: dist.ProcessGroup
+    decoder: dist.ProcessGroup
 
     @classmethod
     def of(cls, model: nn.Module) -> Self | None:
@@ -63,7 +63,7 @@ class Ranks:
             size=len(members),
             gradients=_group(members, dist.get_backend(parent)),
             votes=_group(members, "gloo"),
-            mail=_group(members, "gloo", RARE_MAIL),
+            decoder=_group(members, "gloo", RARE_MAIL),
         )
 
     @staticmethod
@@ -78,7 +78,7 @@ class Ranks:
         """Whether this rank is the one that speaks to Kafka."""
         return self.rank == LEADER
 
-    def agreed(self, run: TrainingRun, opening: RunOpening, step: int) -> TrainingRun:
+    def agreed(self, run: TrainingRun, opening: RunConfig, step: int) -> TrainingRun:
         """Return the run as rank 0 has named it, once all ranks are known to mean the same.
 
         `step` is the step of the checkpoint that they go on from.
@@ -140,7 +140,7 @@ class Ranks:
 
     def part(self) -> None:
         """Give the groups back; only after a run that all ranks ended."""
-        for group in (self.gradients, self.votes, self.mail):
+        for group in (self.gradients, self.votes, self.decoder):
             dist.destroy_process_group(group)
 
 

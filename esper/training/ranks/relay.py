@@ -6,10 +6,10 @@ from queue import SimpleQueue
 from typing import Final
 
 from esper.link import Frame, FrameReader
-from esper.training.mail import Deliver, HearDecision, Mail
+from esper.topics.models import SeedReport
+from esper.training.frame_decoder import Deliver, FrameDecoder, HearDecision
 from esper.training.ranks.groups import LeaderFailed, Ranks, broadcast
 from esper.training.source import one_line
-from esper.topics.models import SeedReport
 
 log = logging.getLogger("esper")
 
@@ -43,7 +43,7 @@ class RelaySender:
         while data != END:
             data = self._frames.get()
             try:
-                broadcast(self._ranks.mail, data)
+                broadcast(self._ranks.decoder, data)
             except RuntimeError as error:
                 log.warning("rank 0 reaches the other ranks no more: %s", one_line(error))
                 return
@@ -55,10 +55,10 @@ class RelayedLink:
     reports: Final = False
     memory: Final = None
 
-    def __init__(self, ranks: Ranks, mail: Mail) -> None:
+    def __init__(self, ranks: Ranks, decoder: FrameDecoder) -> None:
         self.logged: list[SeedReport] = []
         self._ranks = ranks
-        self._mail = mail
+        self._decoder = decoder
         self._thread: threading.Thread | None = None
 
     def open(self, deliver: Deliver, on_decision: HearDecision) -> None:
@@ -101,11 +101,11 @@ class RelayedLink:
         reader = FrameReader()
         while True:
             try:
-                data = broadcast(self._ranks.mail, None)
+                data = broadcast(self._ranks.decoder, None)
             except RuntimeError as error:
                 log.warning("rank 0 is heard no more: %s", one_line(error))
                 return
             if data == END:
                 return
             for frame in reader.feed(data):
-                self._mail.hear(frame, deliver, on_decision)
+                self._decoder.on_frame(frame, deliver, on_decision)

@@ -17,12 +17,12 @@ from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.settings import Settings
 from esper.tasks import TASKS
-from esper.training.lineage import Ancestry
-from tests.audit.histories.record import BLUEPRINTS
 from esper.topics.models import Limits, Orchestration, OutcomeStatus, Strategy
-from esper.workers.demo import running_stack
-from esper.workers.submit import publish_blueprints
-from esper.workers.trainer import Deciding, grow_task
+from esper.training.lineage import RunHistory
+from esper.workers.local.demo import running_stack
+from esper.workers.local.submit import publish_blueprints
+from esper.workers.local.trainer import Deciding, grow_task
+from tests.audit.histories.record import BLUEPRINTS
 
 HERE: Final = Path(__file__).parent / "strategies"
 EPOCHS: Final = 30
@@ -73,7 +73,7 @@ def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
             on_epoch=lambda epoch, loss: None,
             deciding=Deciding(selection=selection, memory=False),
         )
-        count = decided(run.ancestry, strategy)
+        count = decided(run.run_history, strategy)
         print(f"{strategy}: {count} decisions in {run.run_id}, seed {seed}")
         if count:
             history = fetch_history(settings.kafka_bootstrap_servers, run.run_id)
@@ -82,13 +82,13 @@ def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
     raise SystemExit(f"{strategy} decided nothing on any of {len(SEEDS)} seeds; change its rules")
 
 
-def decided(ancestry: Ancestry, strategy: Strategy) -> int:
+def decided(run_history: RunHistory, strategy: Strategy) -> int:
     """Return how many decisions of a strategy were applied."""
     applied = {
-        name for name, each in ancestry.outcomes.items() if each.status is OutcomeStatus.APPLIED
+        name for name, each in run_history.outcomes.items() if each.status is OutcomeStatus.APPLIED
     }
     return sum(
-        each.strategy is strategy and each.decision_id in applied for each in ancestry.decisions
+        each.strategy is strategy and each.decision_id in applied for each in run_history.decisions
     )
 
 

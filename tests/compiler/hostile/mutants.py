@@ -6,9 +6,9 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from esper.blueprint import shipped
-from tests.compiler.hostile.corpus import SITES
 from esper.topics.codec import encode
 from esper.topics.models import SiteSignature
+from tests.compiler.hostile.corpus import SITES
 
 VALUES: Final = (
     *(None, True, False, 0, -1, 1, 2, 3, 7, 64, 10**12, (1 << 63) - 1, 0.5, 1e308, -0.0),

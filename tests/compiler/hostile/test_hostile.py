@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, example, given, settings
 
 from esper.blueprint import BlueprintRejected, check, request_for, shipped_named
 from esper.blueprint.resolve import resolve
-from esper.compiler import Built, CompileFarm
+from esper.compiler import Built, CompilePool
 from esper.compiler.limits import Limits
 from esper.compiler.outcome import Outcome
 from esper.kernel import Kernel, unpack
-from tests.compiler.hostile.corpus import MAP, UNDECODABLE, Hostile, corpus, letter
-from tests.compiler.hostile.mutants import mutants
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Blueprint, SiteSignature
+from tests.compiler.hostile.corpus import MAP, UNDECODABLE, Hostile, corpus, letter
+from tests.compiler.hostile.mutants import mutants
 
 BUILT: Final = "built"
 LITTLE_TIME: Final = Limits(wall_s=60.0, cpu_s=1.0, memory_mb=2048)
@@ -57,16 +57,16 @@ def loop() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture(scope="module")
-def farm() -> Iterator[CompileFarm]:
-    with CompileFarm(processes=1, limits=LITTLE_TIME) as farm:
-        yield farm
+def compile_pool() -> Iterator[CompilePool]:
+    with CompilePool(processes=1, limits=LITTLE_TIME) as compile_pool:
+        yield compile_pool
 
 
 @pytest.fixture(scope="module")
-def small_farm() -> Iterator[CompileFarm]:
+def small_farm() -> Iterator[CompilePool]:
     """A farm for what is meant to exceed its memory."""
-    with CompileFarm(processes=1, limits=LITTLE_MEMORY) as farm:
-        yield farm
+    with CompilePool(processes=1, limits=LITTLE_MEMORY) as compile_pool:
+        yield compile_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +79,19 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def whole_run(farm: CompileFarm, small_farm: CompileFarm, loop: asyncio.Runner) -> Run:
+def whole_run(compile_pool: CompilePool, small_farm: CompilePool, loop: asyncio.Runner) -> Run:
     """The whole corpus at once, slow messages first, and then an honest blueprint to each farm."""
     entries = sorted(corpus(), key=lambda entry: not entry.slow)
-    farms = [small_farm if entry.expected == "out-of-memory" else farm for entry in entries]
+    farms = [small_farm if entry.expected == "out-of-memory" else compile_pool for entry in entries]
 
     async def all_at_once() -> list[Answer]:
         return await asyncio.gather(*map(answer_to, entries, farms))
 
     before = memory_in_use()
     found = loop.run(all_at_once())
-    assert all(isinstance(loop.run(each.build(HONEST)), Built) for each in (farm, small_farm))
+    assert all(
+        isinstance(loop.run(each.build(HONEST)), Built) for each in (compile_pool, small_farm)
+    )
     named = {entry.name: answer for entry, answer in zip(entries, found, strict=True)}
     return Run(named, before, memory_in_use())
 
@@ -99,13 +101,13 @@ def answers(whole_run: Run) -> dict[str, Answer]:
     return whole_run.answers
 
 
-async def answer_to(entry: Hostile, farm: CompileFarm) -> Answer:
+async def answer_to(entry: Hostile, compile_pool: CompilePool) -> Answer:
     """Do with a message what planner and compile worker do."""
     try:
         blueprint = decode(Blueprint, entry.value)
     except Undecodable as error:
         return Answer(UNDECODABLE, str(error))
-    outcome = await farm.build(request_for(blueprint, entry.site))
+    outcome = await compile_pool.build(request_for(blueprint, entry.site))
     if isinstance(outcome, Built):
         return Answer(BUILT, "", outcome)
     return Answer(outcome.code.value, outcome.reason, outcome)
@@ -199,8 +201,8 @@ def test_a_spoiled_blueprint_is_resolved_or_refused(case: tuple[bytes, SiteSigna
 @given(mutants())
 @example((letter(), MAP))
 def test_a_spoiled_blueprint_harms_no_process(
-    farm: CompileFarm, loop: asyncio.Runner, case: tuple[bytes, SiteSignature]
+    compile_pool: CompilePool, loop: asyncio.Runner, case: tuple[bytes, SiteSignature]
 ) -> None:
     value, site = case
-    answer = loop.run(answer_to(Hostile("mutant", value, "any", site), farm))
+    answer = loop.run(answer_to(Hostile("mutant", value, "any", site), compile_pool))
     assert answer.code not in ("crashed", "not-runnable", "not-loadable"), answer.reason

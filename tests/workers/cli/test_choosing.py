@@ -7,10 +7,10 @@ import pytest
 import typer
 
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
-from tests.workers.cli.test_errors import esper
 from esper.topics.models import Limits, PolicySpec
 from esper.workers.cli.choosing import Choosing
-from esper.workers.trainer import REPORT_EVERY, Pace
+from esper.workers.local.trainer import REPORT_EVERY, Pace
+from tests.workers.cli.test_errors import esper
 
 SITES = ("conv1", "conv2", "fc1")
 

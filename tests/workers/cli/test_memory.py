@@ -13,15 +13,15 @@ from typer.testing import CliRunner, Result
 from esper.audit import cause_of
 from esper.bandit.memory import FamilyMemory, Lesson, folded
 from esper.orchestrator import fold
-from esper.orchestrator.lessons import lessons_of
-from esper.store.memory import KEY_PREFIX, RedisMemory
-from tests.orchestrator.taught import SIGNATURES, taught_run
+from esper.orchestrator.memory_update import lessons_of
+from esper.store.run_memory import KEY_PREFIX, RedisMemory
 from esper.topics.bus import Bus, create_topics, read
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from esper.topics.codec import decode
 from esper.topics.models import MemorySnapshot, SeedReport
 from esper.workers.cli import app
 from esper.workers.cli.memory import RedisUnnamed
+from tests.orchestrator.trained_memory import SIGNATURES, taught_run
 
 FC = SIGNATURES["fc"]
 WAIT_S = 20.0

@@ -1,0 +1,126 @@
+"""Where n arms stand: the columns that policies score, kept up trial by trial."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from esper.bandit.arm_arrays import LEAST_WEIGHT, ArmArrays, Experience, FloatArray
+from esper.bandit.discounting import NOTHING, Discounting
+from esper.bandit.history import History
+from esper.bandit.linear import LinearModel
+from esper.bandit.priors import NO_PRIOR, Prior
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmStats:
+    """n arms with their priors, and the histories of those that were tried, by place.
+
+    `lifetime` is their columns for a policy that forgets nothing; a change of one arm copies them,
+    which is cheap, and computes that one.
+    """
+
+    priors: Mapping[int, Prior]
+    histories: Mapping[int, History]
+    lifetime: ArmArrays
+    pulls: int
+
+    @classmethod
+    def of(
+        cls, count: int, histories: Mapping[int, History], priors: Mapping[int, Prior]
+    ) -> "ArmStats":
+        """Return the standings of `count` arms."""
+        columns = _columns(range(count), priors, histories, NOTHING, 0)
+        pulls = sum(history.pulls for history in histories.values())
+        return cls(priors, histories, columns, pulls)
+
+    def with_history(self, place: int, history: History) -> "ArmStats":
+        """Return the standings with another history of one arm."""
+        before = self.lifetime
+        weight, mean, variance = before.weight.copy(), before.mean.copy(), before.variance.copy()
+        prior = self.priors.get(place, NO_PRIOR)
+        weight[place], mean[place], variance[place] = _together(history, prior, NOTHING, 0)
+        known = self.histories.get(place)
+        pulls = self.pulls + history.pulls - (known.pulls if known else 0)
+        columns = _filled(weight, mean, variance)
+        return ArmStats(self.priors, {**self.histories, place: history}, columns, pulls)
+
+    def seen_by(
+        self,
+        discounting: Discounting,
+        trials: int,
+        where: slice | None = None,
+        features: FloatArray | None = None,
+        model: LinearModel | None = None,
+    ) -> tuple[Experience, ArmArrays]:
+        """Return what a policy knows of all arms, or of a range of them, after `trials` trials.
+
+        The total is that of the arms returned, and counts trials, not what priors are worth.
+        """
+        state = Experience(self._total(discounting, trials, where), model)
+        if discounting is not NOTHING and discounting != NOTHING:
+            places = range(len(self.lifetime)) if where is None else range(where.start, where.stop)
+            columns = _columns(places, self.priors, self.histories, discounting, trials)
+        elif where is None:
+            columns = self.lifetime
+        else:
+            whole = self.lifetime
+            columns = ArmArrays(
+                whole.weight[where],
+                whole.mean[where],
+                whole.variance[where],
+                all_weigh=whole.all_weigh,
+            )
+        if features is None:
+            return state, columns
+        rows = features if where is None else features[where]
+        return state, replace(columns, features=rows)
+
+    def _total(self, discounting: Discounting, trials: int, where: slice | None) -> float:
+        if where is None and (discounting is NOTHING or discounting == NOTHING):
+            return float(self.pulls)
+        tried = (
+            self.histories.values()
+            if where is None
+            else [
+                history
+                for place in range(where.start, where.stop)
+                if (history := self.histories.get(place)) is not None
+            ]
+        )
+        return math.fsum(history.remembered(discounting, trials)[0] for history in tried)
+
+
+def _columns(
+    places: range,
+    priors: Mapping[int, Prior],
+    histories: Mapping[int, History],
+    discounting: Discounting,
+    trials: int,
+) -> ArmArrays:
+    weight, mean, variance = (np.zeros(len(places)) for _ in range(3))
+    for row, place in enumerate(places):
+        history, prior = histories.get(place), priors.get(place, NO_PRIOR)
+        if history is not None:
+            together = _together(history, prior, discounting, trials)
+            weight[row], mean[row], variance[row] = together
+        elif prior is not NO_PRIOR:
+            weight[row], mean[row] = prior.weight, prior.mean
+    return _filled(weight, mean, variance)
+
+
+def _filled(weight: FloatArray, mean: FloatArray, variance: FloatArray) -> ArmArrays:
+    all_weigh = np.count_nonzero(weight > LEAST_WEIGHT) == len(weight)
+    return ArmArrays(weight, mean, variance, all_weigh=bool(all_weigh))
+
+
+def _together(
+    history: History, prior: Prior, discounting: Discounting, trials: int
+) -> tuple[float, float, float]:
+    """Return weight, mean and variance of what was seen, joined with what was believed."""
+    weight, mean, variance = history.remembered(discounting, trials)
+    together = weight + prior.weight
+    # A share of nothing must leave the very bits of the mean.
+    share = prior.weight / together if together else 0.0
+    return together, mean + (prior.mean - mean) * share, variance

@@ -1,0 +1,142 @@
+"""Going on from a checkpoint: the steps after it are taken again, to where the record ends.
+
+What was decided in them stands on the topics. Each decision is applied at the step at which it was,
+no report is made twice, and from the last report on record the run goes on as any other.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from esper.kernel import Kernel
+from esper.kernel.loader import KernelsPrepared, KernelsUnprepared, KernelVerified
+from esper.topics.models import Incident, Outcome, OutcomeStatus, SeedReport
+from esper.training.checkpoint import CheckpointRefused
+from esper.training.decision_queue import DecisionArrived, DecisionQueue, FrameDecoder
+from esper.training.probe import ON_TRIAL, Measured
+from esper.training.reporter import Reporter
+from esper.training.seed_manager import PlanRefused, kernels_needed
+
+PATIENCE_S: Final = 60.0
+POLL_S: Final = 0.002
+
+
+class CheckpointReplay:
+    """The reports on record after a checkpoint, and the mail of decisions that they answer."""
+
+    def __init__(
+        self, decision_queue: DecisionQueue, reporter: Reporter, logged: Sequence[SeedReport]
+    ) -> None:
+        self._decision_queue = decision_queue
+        self._reporter = reporter
+        self._logged = deque(logged)
+        known = decision_queue.run_history.outcomes
+        self._outcomes: dict[str, Outcome] = {
+            outcome.decision_id: outcome
+            for report in logged
+            for outcome in report.outcomes
+            if outcome.decision_id not in known
+        }
+        self._order = deque(self._outcomes)
+        self._incidents = [incident for report in logged for incident in report.incidents]
+        self._arrived: dict[str, DecisionArrived] = {}
+        self._kernels: dict[str, dict[str, Kernel]] = {}
+        self._offers: dict[str, KernelVerified] = {}
+        self._later: list[FrameDecoder] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the last report on record has been passed."""
+        return not self._logged
+
+    def await_mail(self, patience_s: float = PATIENCE_S) -> None:
+        """Return when every decision to be applied again is here, with its kernels.
+
+        Raises:
+            CheckpointRefused: one cannot be had, or does not come.
+        """
+        deadline = time.monotonic() + patience_s
+        while missing := self._missing():
+            if time.monotonic() > deadline:
+                raise CheckpointRefused(
+                    f"decision {missing[:12]}, on record as applied, does not come with its "
+                    "kernels; do the broker and the kernel store answer?"
+                )
+            time.sleep(POLL_S)
+
+    def take(self, step: int) -> None:
+        """Apply again what was applied at this step.
+
+        Raises:
+            CheckpointRefused: it is not possible now, although it was.
+        """
+        self._sort()
+        while self._order and self._outcomes[self._order[0]].step <= step:
+            outcome = self._outcomes[self._order.popleft()]
+            arrived = self._arrived.pop(outcome.decision_id)
+            kernels = self._kernels.pop(outcome.decision_id, {})
+            try:
+                self._decision_queue.repeat(arrived.decision, kernels, outcome)
+            except PlanRefused as error:
+                raise CheckpointRefused(
+                    f"decision {outcome.decision_id[:12]} cannot be applied again: {error}"
+                ) from error
+
+    def incidents(self, step: int) -> list[Incident]:
+        """Return what the governor did at a step, on record."""
+        return [incident for incident in self._incidents if incident.step == step]
+
+    def pass_by(self, step: int) -> None:
+        """Take the report on record that was made at this step, if one was, as made now."""
+        if not self._logged or self._logged[0].step != step:
+            return
+        report = self._logged.popleft()
+        self._reporter.skip(report)
+        on_trial = [seed for seed in report.seeds if seed.state in ON_TRIAL]
+        contributions = {(seed.site, seed.slot): seed.contribution for seed in on_trial}
+        self._decision_queue.note_contributions(Measured(report.probe_loss, contributions))
+        for kernel in report.kernels:
+            if offer := self._offers.pop(kernel.kernel_id, None):
+                self._decision_queue.run_history.kernels[kernel.kernel_id] = offer.ready
+        if self.over:
+            self._release()
+
+    def _missing(self) -> str | None:
+        """Return the id of a decision that is not complete yet."""
+        self._sort()
+        for decision_id, outcome in self._outcomes.items():
+            arrived = self._arrived.get(decision_id)
+            if arrived is None:
+                return decision_id
+            applied = outcome.status is OutcomeStatus.APPLIED
+            if applied and kernels_needed(arrived.decision) and decision_id not in self._kernels:
+                return decision_id
+        return None
+
+    def _sort(self) -> None:
+        while self._decision_queue.mailbox:
+            decoder = self._decision_queue.mailbox.popleft()
+            match decoder:
+                case DecisionArrived(decision) if decision.decision_id in self._outcomes:
+                    self._arrived[decision.decision_id] = decoder
+                case KernelsPrepared(token, kernels) if token in self._outcomes:
+                    self._kernels[token] = dict(kernels)
+                case KernelsUnprepared(token, reason) if token in self._outcomes:
+                    self._note_lost(token, reason)
+                case KernelVerified(ready):
+                    self._offers[ready.kernel_id] = decoder
+                case _:
+                    self._later.append(decoder)
+
+    def _note_lost(self, decision_id: str, reason: str) -> None:
+        if self._outcomes[decision_id].status is OutcomeStatus.APPLIED:
+            raise CheckpointRefused(
+                f"a kernel of decision {decision_id[:12]}, which was applied after the "
+                f"checkpoint, cannot be had any more: {reason}"
+            )
+
+    def _release(self) -> None:
+        """Let the run have what is not on record: offers, and decisions not answered yet."""
+        self._decision_queue.mailbox.extendleft(reversed([*self._offers.values(), *self._later]))
+        self._offers, self._later = {}, []

@@ -1,0 +1,84 @@
+"""Mail of a run: frames with decisions and kernels, made into what the training thread takes."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from esper.kernel import ArtifactRefused, Kernel
+from esper.kernel.build import kernel_from
+from esper.kernel.loader import Delivery, KernelsPrepared, KernelsUnprepared
+from esper.link import Frame, Kind
+from esper.seed import STREAMS, Site
+from esper.topics.codec import Undecodable, decode
+from esper.topics.models import AdaptationDecision, RunRequest, SiteSignature
+
+log = logging.getLogger("esper")
+
+Deliver = Callable[[Delivery[Kernel] | RunRequest], None]
+HearDecision = Callable[[AdaptationDecision, int], None]
+
+
+class FrameDecoder:
+    """Reads the mail of one run; kernels are built, and moved to the GPU of their site, here."""
+
+    def __init__(self, run_id: str, sites: Mapping[str, Site]) -> None:
+        self._run_id = run_id
+        self._devices = {
+            site.signature.model_dump_json(): next(site.layer.parameters()).device
+            for site in sites.values()
+        }
+
+    def on_frame(self, frame: Frame, deliver: Deliver, on_decision: HearDecision) -> None:
+        """Pass on what a frame holds: kernels or why not, or a decision with its time (ms)."""
+        match frame.kind:
+            case Kind.DECISION:
+                self._hear_decision(frame, on_decision)
+            case Kind.KERNELS:
+                deliver(self._built(frame))
+            case Kind.NO_KERNELS:
+                deliver(KernelsUnprepared(**frame.head))
+
+    def kernel(self, data: bytes, sha256: str) -> Kernel:
+        """Return a fresh kernel from verified bytes, where its site is.
+
+        Raises:
+            ArtifactRefused: the bytes are not those of that SHA-256, or none of a kernel.
+        """
+        kernel = kernel_from(data, sha256)
+        return STREAMS.brought(kernel, self._device(kernel.plan.signature))
+
+    def _hear_decision(self, frame: Frame, on_decision: HearDecision) -> None:
+        try:
+            decision = decode(AdaptationDecision, frame.body)
+        except Undecodable as error:
+            log.error("a decision is not readable: %s", error)
+            return
+        if decision.run_id != self._run_id:
+            log.error("a decision under this run's key is of another run: %s", decision.run_id)
+            return
+        on_decision(decision, frame.head["timestamp_ms"])
+
+    def _built(self, frame: Frame) -> Delivery[Kernel]:
+        """Return the modules of the kernels in a frame, all of them or why not."""
+        token: str = frame.head["token"]
+        listed: list[tuple[str, str, int]] = frame.head["kernels"]
+        kernels: dict[str, Kernel] = {}
+        start = 0
+        try:
+            for kernel_id, sha256, size in listed:
+                kernels[kernel_id] = self.kernel(frame.body[start : start + size], sha256)
+                start += size
+        except (ArtifactRefused, torch.OutOfMemoryError) as error:
+            return KernelsUnprepared(token, str(error))
+        except Exception as error:
+            # A fault of ours must be answered too, or the decision would wait for ever.
+            log.exception("a kernel of decision %s cannot be built", token[:12])
+            reason: Any = f"{type(error).__name__}: {error}"
+            return KernelsUnprepared(token, reason)
+        return KernelsPrepared(token, kernels)
+
+    def _device(self, signature: SiteSignature) -> torch.device:
+        known = self._devices.get(signature.model_dump_json())
+        return torch.device(signature.device) if known is None else known

@@ -1,0 +1,55 @@
+"""What a run's link must reach: the broker, the kernel store, the key kernels are signed with."""
+
+from pathlib import Path
+
+from esper.kernel.signatures import load_public
+from esper.link import LinkConfig, Resumption
+from esper.settings import Settings
+from esper.topics.models import TrainingRun
+
+
+class NotConfigured(ValueError):
+    """A setting that growth cannot do without is missing; the message says which."""
+
+
+def trusted_key_of(settings: Settings) -> Path:
+    """Return the file of the key that kernels are verified with.
+
+    Raises:
+        NotConfigured: no such key is named.
+    """
+    if settings.trusted_key_file is None:
+        raise NotConfigured(
+            "no key to verify kernels with; start the local stack with `esper up`, "
+            "or set ESPER_TRUSTED_KEY_FILE to the public key of your compile workers"
+        )
+    return settings.trusted_key_file
+
+
+def order_for(
+    settings: Settings,
+    run: TrainingRun,
+    *,
+    lockstep: bool = False,
+    resumption: Resumption | None = None,
+    remember: bool = False,
+) -> LinkConfig:
+    """Return what the link process of a run is to be told; a run that goes on has its memory.
+
+    Raises:
+        NotConfigured: no trusted key is named.
+        KeyUnusable: it cannot be read.
+    """
+    key = trusted_key_of(settings)
+    load_public(key)
+    return LinkConfig(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        store_url=settings.kernel_store_url,
+        trusted_key_file=str(key),
+        source=f"/esper/run/{run.run_id}",
+        run=run,
+        lockstep=lockstep,
+        resumption=resumption,
+        remember=remember and resumption is None,
+        redis_url=settings.redis_url,
+    )

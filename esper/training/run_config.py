@@ -1,0 +1,88 @@
+"""What a run says of itself when it opens: its sites, and how it is to be decided."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from esper.bandit import attention_for, policy_for, written_out
+from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.seed import Site
+from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection, SiteFacts
+
+LONE_DEPTH = 0.5
+"""A run's only site is neither its first nor its last."""
+
+
+class PolicyRefused(ValueError):
+    """A policy that there is not, or not with these parameters; the message names what there is."""
+
+
+def run_config_of(
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    *,
+    seed: int,
+    slots: int,
+    policy: PolicySpec | None,
+    selection: Selection | None,
+    report_every: int,
+    lockstep: bool,
+    memory: MemorySnapshot | None = None,
+) -> RunConfig:
+    """Return the opening of a run in which nothing is planted yet.
+
+    Raises:
+        PolicyRefused: nothing chooses as it is told to.
+    """
+    opening = RunConfig(
+        seed=seed,
+        slots=dict.fromkeys(sites, slots),
+        policy=policy or DEFAULT_POLICY,
+        host_params=sum(parameter.numel() for parameter in model.parameters()),
+        report_interval_steps=report_every,
+        lockstep=lockstep,
+        sites=site_facts(model, sites),
+        selection=selection or DEFAULT_SELECTION,
+        memory=memory,
+    )
+    try:
+        return with_explicit_policies(opening)
+    except ValueError as error:
+        raise PolicyRefused(str(error)) from error
+
+
+def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFacts]:
+    """Return what policies may know of sites; their depths are in the order of the modules."""
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    order = sorted(sites, key=modules.index)
+    last = len(order) - 1
+    return {
+        name: SiteFacts(
+            kind=sites[name].signature.kind,
+            signature=sites[name].signature.text,
+            depth=place / last if last else LONE_DEPTH,
+            params=sum(parameter.numel() for parameter in sites[name].layer.parameters()),
+        )
+        for place, name in enumerate(order)
+    }
+
+
+def is_contextual(opening: RunConfig) -> bool:
+    """Whether the run's policy judges arms by what they are, gradients among the rest."""
+    return policy_for(opening.policy).contextual
+
+
+def with_explicit_policies(opening: RunConfig) -> RunConfig:
+    """Return the opening with every parameter of its policies.
+
+    Raises:
+        ValueError: there is no such policy, or not with these parameters.
+    """
+    selection = opening.selection
+    if selection and selection.attention:
+        attention_for(selection.attention)
+        attention = written_out(selection.attention)
+        selection = selection.model_copy(update={"attention": attention})
+    return opening.model_copy(
+        update={"policy": written_out(opening.policy), "selection": selection}
+    )

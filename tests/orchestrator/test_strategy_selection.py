@@ -1,0 +1,166 @@
+"""When a run changes its strategy, and when it does not although it might."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from esper.orchestrator.signals import SignalReading
+from esper.orchestrator.state import StrategyState
+from esper.orchestrator.strategies import RULES
+from esper.orchestrator.strategy_selection import Rule, chosen
+from esper.topics.models import Orchestration, Strategy
+from tests.orchestrator.orchestrated import TWO, Run, flat
+
+RATIO = Orchestration(dominance=3.0, dominance_stay=2.0, cooldown_reports=3)
+
+
+def reading(name: str, enters: bool = True, stays: bool = True) -> SignalReading:
+    """A sign, and whether it calls for its strategy or keeps it."""
+    return SignalReading(name, 1.0, 0.0, 0.0, enters, stays, f"{name} it is")
+
+
+def after(
+    strategy_state: StrategyState,
+    *readings: SignalReading,
+    seq: int = 10,
+    rules: Sequence[Rule] = RULES,
+) -> StrategyState:
+    return chosen(rules, strategy_state, RATIO, readings, seq)
+
+
+def pursuing(strategy: Strategy, since_seq: int = 0) -> StrategyState:
+    return StrategyState(strategy=strategy, since_seq=since_seq, why="so it was")
+
+
+@pytest.mark.parametrize(
+    ("names", "strategy"),
+    [
+        (["harmful"], Strategy.REPLACE),
+        (["weak"], Strategy.REPLACE),
+        (["dominant"], Strategy.SPECIALIZE),
+        (["proven"], Strategy.SPECIALIZE),
+        (["comparable"], Strategy.ENSEMBLE),
+        (["plateau"], Strategy.DIVERSIFY),
+        (["idle"], Strategy.DIVERSIFY),
+        (["plateau", "spent"], None),
+        (["idle", "comparable", "dominant", "weak", "harmful"], Strategy.REPLACE),
+        (["idle", "comparable", "dominant"], Strategy.SPECIALIZE),
+        (["plateau", "comparable"], Strategy.ENSEMBLE),
+        ([], None),
+    ],
+)
+def test_the_first_rule_that_is_called_for_decides(
+    names: list[str], strategy: Strategy | None
+) -> None:
+    found = after(StrategyState(), *map(reading, names))
+    assert found.strategy is strategy
+    assert found.since_seq == (10 if strategy else 0)
+
+
+def test_what_called_for_it_is_told_in_words() -> None:
+    assert after(StrategyState(), reading("idle"), reading("weak")).why == "weak it is"
+
+
+def test_without_a_call_the_strategy_stays() -> None:
+    strategy_state = pursuing(Strategy.ENSEMBLE)
+    assert after(strategy_state) is strategy_state
+
+
+def test_a_sign_off_calls_for_nothing() -> None:
+    assert after(StrategyState(), reading("weak", enters=False, stays=False)).strategy is None
+
+
+def test_a_sign_between_its_thresholds_keeps_its_strategy_and_calls_for_no_other() -> None:
+    between = reading("dominant", enters=False, stays=True)
+    kept = pursuing(Strategy.SPECIALIZE)
+    assert after(kept, between, reading("idle")) is kept
+    assert after(pursuing(Strategy.ENSEMBLE), between).strategy is Strategy.ENSEMBLE
+    assert after(pursuing(Strategy.ENSEMBLE), between, reading("idle")).strategy is (
+        Strategy.DIVERSIFY
+    )
+
+
+@pytest.mark.parametrize(("seq", "changes"), [(11, False), (12, False), (13, True)])
+def test_after_a_change_no_other_one_is_made_for_the_cooldown(seq: int, changes: bool) -> None:
+    strategy_state = pursuing(Strategy.DIVERSIFY, since_seq=10)
+    found = after(strategy_state, reading("weak"), seq=seq)
+    assert (found is not strategy_state) is changes
+
+
+def test_harm_does_not_wait_for_the_cooldown() -> None:
+    strategy_state = pursuing(Strategy.DIVERSIFY, since_seq=10)
+    assert after(strategy_state, reading("harmful"), seq=11).strategy is Strategy.REPLACE
+
+
+def test_the_first_strategy_of_a_run_has_nothing_to_wait_for() -> None:
+    assert after(StrategyState(), reading("idle"), seq=0).strategy is Strategy.DIVERSIFY
+
+
+def test_another_rule_in_the_table_is_all_that_another_strategy_needs() -> None:
+    never = Rule(("plateau",), Strategy.ENSEMBLE, lambda view, readings: None)
+    assert (
+        after(StrategyState(), reading("plateau"), rules=(never, *RULES)).strategy
+        is Strategy.ENSEMBLE
+    )
+
+
+BETWEEN = st.lists(st.floats(2.01, 2.99), min_size=3, max_size=25)
+"""How many times what one seed gives the other one does, report by report."""
+
+EVERY_REPORT = {"trial_reports": 1000, "cooldown_reports": 0, "plateau_reports": 500}
+"""Trials that never end, and nothing that would hold a run back."""
+
+
+def compared(ratio: float) -> Run:
+    """A run with two seeds at one site, both measured often enough to be compared."""
+    run = Run(flat("conv", a=0.2 * ratio, b=0.2), {"conv": 2}, TWO, **EVERY_REPORT)
+    run.go()
+    run.go()
+    return run
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(ratios=BETWEEN)
+def test_between_the_thresholds_a_run_does_not_begin_to_specialise(ratios: list[float]) -> None:
+    run = compared(2.5)
+    for ratio in ratios:
+        run.worth["conv", "a"] = 0.2 * ratio
+        run.go()
+        strategy_state = run.trainer.folded.strategy_state
+        assert strategy_state is not None
+        assert (strategy_state.strategy, strategy_state.since_seq) == (Strategy.DIVERSIFY, 1)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(ratios=BETWEEN)
+def test_between_the_thresholds_a_run_goes_on_to_specialise(ratios: list[float]) -> None:
+    """The trainer refuses what it asks for, so that both seeds stay."""
+    run = compared(2.5)
+    trainer = run.trainer
+    begun = None
+    for ratio in (9.0, *ratios):
+        (a,) = [place for place, seed in trainer.seeds.items() if seed.blueprint_id == "a"]
+        measured = dict.fromkeys(trainer.seeds, 0.2) | {a: 0.2 * ratio}
+        asked = [each for each in trainer.report(contributions=measured) if each.operations]
+        for decision in asked:
+            trainer.refuse(decision)
+        strategy_state = trainer.folded.strategy_state
+        assert strategy_state is not None
+        begun = strategy_state.since_seq if begun is None else begun
+        assert (strategy_state.strategy, strategy_state.since_seq) == (Strategy.SPECIALIZE, begun)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"dominance": 2.0, "dominance_stay": 3.0},
+        {"comparable_ratio": 3.0, "comparable_ratio_stay": 2.0},
+        {"plateau_share": 0.1, "plateau_share_stay": 0.05},
+    ],
+)
+def test_thresholds_under_which_a_run_would_flap_are_refused(rules: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="must be the stricter one"):
+        Orchestration(**rules)

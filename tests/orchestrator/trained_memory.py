@@ -1,0 +1,43 @@
+"""A run that leaves something to later ones."""
+
+from esper.topics.models import MemorySnapshot, SiteFacts, SiteKind
+from tests.orchestrator.trainer import Trainer, kernel
+
+SIGNATURES = {"conv1": "feature_map:8x8x8>8x8x8", "conv2": "feature_map:8x8x8>8x8x8"}
+SIGNATURES["fc"] = "vector:32>12"
+
+
+def taught_run(
+    family: str | None, run_id: str = "run", reports: int = 30, closing: bool = True
+) -> Trainer:
+    """A run of three sites, two of them alike, at which `b` is good and `a` is not.
+
+    Without a family it was told to do without memory.
+    """
+    sites = {
+        site: SiteFacts(
+            kind=SiteKind(signature.partition(":")[0]), signature=signature, depth=0.0, params=100
+        )
+        for site, signature in SIGNATURES.items()
+    }
+    trainer = Trainer(
+        dict.fromkeys(sites, 1),
+        run_id=run_id,
+        sites=sites,
+        memory=None if family is None else MemorySnapshot(family=family),
+    )
+    trainer.report()
+    offered = [kernel(site, name) for site in sites for name in ("a", "b")]
+    decisions = trainer.report(*offered)
+    worth = {each.kernel_id: 0.2 if each.blueprint_id == "b" else -0.2 for each in offered}
+    while trainer.seq < reports:
+        trainer.accept(decisions)
+        contributions = {
+            place: worth[seed.kernel_id]
+            for place, seed in trainer.seeds.items()
+            if seed.kernel_id is not None
+        }
+        decisions = trainer.report(contributions=contributions)
+    trainer.accept(decisions)
+    trainer.report(closing=closing)
+    return trainer

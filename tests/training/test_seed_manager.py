@@ -1,0 +1,304 @@
+"""Plans: applied whole or not at all, and blended in over the steps that they ask for."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD
+
+from esper.seed import Slot
+from esper.topics.models import AdaptationDecision, Cull, Fossilize, Plant, SeedState
+from esper.training.optimizer import OptimizerMembership, ParameterUntrained
+from esper.training.seed_manager import PlanRefused, SeedManager
+from tests.seed.hosts import host, images, sites_of
+from tests.seed.kernels import awaken, kernel_for
+from tests.training.grow_fixture import ZEROS, Plot, Shape, adam, decision, planting
+
+S = SeedState
+
+
+def grown_plot() -> Plot:
+    """An active seed at fc1/0, one that blends at fc1/1, one kept for good at conv/0."""
+    plot = Plot()
+    plot.plant("fc1", 0, "linear-bottleneck")
+    plot.plant("conv", 0, "squeeze-excite")
+    plot.fossilize("conv", 0)
+    plot.train(2)
+    plot.plant("fc1", 1, "low-rank-skip", ramp_steps=50)
+    plot.train(2)
+    return plot
+
+
+def everything(plot: Plot) -> dict[str, Any]:
+    """All bits that a refused plan must leave as they were."""
+    return copy.deepcopy(
+        {
+            "model": plot.model.state_dict(),
+            "optimizer": plot.optimizer.state_dict(),
+            "slots": [slot for site in plot.sites.values() for slot in site.slots],
+        }
+    )
+
+
+def assert_unchanged(plot: Plot, before: dict[str, Any]) -> None:
+    after = everything(plot)
+    assert after["slots"] == before["slots"]
+    torch.testing.assert_close(after["model"], before["model"], rtol=0, atol=0)
+    torch.testing.assert_close(after["optimizer"], before["optimizer"], rtol=0, atol=0)
+
+
+def possible(plot: Plot) -> list[Plant | Cull]:
+    """Operations that could be applied now."""
+    planted = plot.sites["fc1"].slots[0].planted
+    assert planted is not None
+    return [
+        planting(plot.sites["conv"], 1, "conv-bottleneck"),
+        Cull(site="fc1", slot=0, kernel_id=planted.kernel_id),
+    ]
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[[Plot], Any], str]] = {
+    "unknown site": (
+        lambda plot: Cull(site="fc9", slot=0, kernel_id=ZEROS),
+        "there is no seed fc9/0",
+    ),
+    "unknown slot": (
+        lambda plot: Cull(site="fc1", slot=3, kernel_id=ZEROS),
+        "there is no seed fc1/3",
+    ),
+    "slot taken": (
+        lambda plot: planting(plot.sites["fc1"], 1, "low-rank-skip"),
+        "seed fc1/1 is blending and cannot become loading",
+    ),
+    "nothing to cull": (
+        lambda plot: Cull(site="fc1", slot=2, kernel_id=ZEROS),
+        "seed fc1/2 is dormant and cannot become culled",
+    ),
+    "kept for good": (
+        lambda plot: Cull(site="conv", slot=0, kernel_id=ZEROS),
+        "seed conv/0 is fossilized and cannot become culled",
+    ),
+    "still blending": (
+        lambda plot: Fossilize(site="fc1", slot=1, kernel_id=ZEROS),
+        "seed fc1/1 is blending and cannot become fossilized",
+    ),
+    "another kernel": (
+        lambda plot: Cull(site="fc1", slot=1, kernel_id=ZEROS),
+        r"seed fc1/1 holds kernel [0-9a-f]{12}, not 000000000000",
+    ),
+    "same seed twice": (
+        lambda plot: planting(plot.sites["conv"], 1, "gated-conv"),
+        "two operations of the plan are on the same seed",
+    ),
+    "same kernel twice": (
+        lambda plot: planting(plot.sites["conv"], 2, "conv-bottleneck"),
+        "plants one kernel twice; plant it in two decisions",
+    ),
+}
+
+
+@pytest.mark.parametrize(("impossible", "reason"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+@pytest.mark.parametrize("place", [0, 2], ids=["first", "last"])
+def test_a_plan_with_one_impossible_operation_changes_nothing(
+    impossible: Callable[[Plot], Any], reason: str, place: int
+) -> None:
+    plot = grown_plot()
+    before = everything(plot)
+    operations = possible(plot)
+    operations.insert(place, impossible(plot))
+    with pytest.raises(PlanRefused, match=reason):
+        plot.apply(decision(*operations))
+    assert_unchanged(plot, before)
+
+
+def reserved(plot: Plot) -> AdaptationDecision:
+    """A plan whose operations were possible when it arrived."""
+    plan = decision(*possible(plot), name="late")
+    plot.seed_manager.reserve(plan, plot.step)
+    return plan
+
+
+def assert_refused_whole(plot: Plot, plan: AdaptationDecision, reason: str) -> None:
+    """A plan is refused when its kernels are there, and its release leaves no trace."""
+    kernels = plot.kernels_of(plan)
+    before = everything(plot)
+    with pytest.raises(PlanRefused, match=reason):
+        plot.seed_manager.apply(plan, kernels, plot.step)
+    assert_unchanged(plot, before)
+    plot.seed_manager.release(plan, plot.step)
+    assert plot.sites["conv"].slots[1].state is S.DORMANT
+
+
+def test_a_plan_that_became_impossible_while_its_kernels_were_built_changes_nothing() -> None:
+    plot = grown_plot()
+    plan = reserved(plot)
+    plot.cull("fc1", 0)
+    assert_refused_whole(plot, plan, "seed fc1/0 is culled and cannot become culled")
+
+
+def test_a_plan_is_refused_whose_layer_is_no_longer_trained() -> None:
+    plot = grown_plot()
+    plan = reserved(plot)
+    OptimizerMembership(plot.optimizer).remove(plot.sites["conv"].layer.parameters())
+    assert_refused_whole(plot, plan, "no parameter of conv is in the optimizer")
+
+
+def test_a_kernel_made_for_another_site_is_never_planted() -> None:
+    plot = Plot()
+    stranger = kernel_for("low-rank-skip", sites_of(host(), "fc2")["fc2"].signature)
+    operation = Plant(
+        site="fc1",
+        slot=0,
+        kernel_id=stranger.kernel_id,
+        blueprint_id="low-rank-skip",
+        alpha=1.0,
+        ramp_steps=0,
+    )
+    plan = decision(operation)
+    plot.seed_manager.reserve(plan, 0)
+    with pytest.raises(PlanRefused, match=r"is for a site of .* fc1 is one of"):
+        plot.seed_manager.apply(plan, {stranger.kernel_id: stranger}, 0)
+    assert plot.sites["fc1"].bank is None
+
+
+def test_all_operations_of_a_plan_take_effect_together() -> None:
+    plot = grown_plot()
+    plot.apply(decision(*possible(plot), name="both"))
+    assert plot.sites["fc1"].slots[0].state is S.CULLED
+    assert plot.sites["conv"].slots[1].state is S.ACTIVE
+    assert {slot.index for slot, _ in plot.sites["fc1"].seeds()} == {1}
+
+
+def test_alpha_rises_from_the_step_of_planting_to_its_target_and_the_seed_is_active() -> None:
+    plot = Plot()
+    plot.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4)
+    slot, seed = plot.sites["fc1"].slots[0], plot.sites["fc1"].seed(0)
+    seen = [(slot.state, round(float(seed.alpha), 6))]
+    for _ in range(4):
+        plot.train()
+        seen.append((slot.state, round(float(seed.alpha), 6)))
+    assert seen == [
+        (S.BLENDING, 0.2),
+        (S.BLENDING, 0.4),
+        (S.BLENDING, 0.6),
+        (S.ACTIVE, 0.8),
+        (S.ACTIVE, 0.8),
+    ]
+
+
+def test_alpha_rises_in_the_shape_that_its_plan_asks_for() -> None:
+    plot = Plot()
+    plot.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4, ramp="cosine")
+    slot, seed = plot.sites["fc1"].slots[0], plot.sites["fc1"].seed(0)
+    seen = [float(seed.alpha)]
+    for _ in range(3):
+        assert slot.state is S.BLENDING
+        plot.train()
+        seen.append(float(seed.alpha))
+    assert slot.state is S.ACTIVE
+    half = 0.5**0.5
+    expected = [0.8 * (1 - cosine) / 2 for cosine in (half, 0, -half, -1)]
+    assert seen == pytest.approx(expected, abs=1e-7)
+    assert seed.alpha == torch.tensor(0.8)
+
+
+@pytest.mark.parametrize("ramp", ["linear", "cosine"])
+def test_a_ramp_of_no_steps_is_at_its_target_at_once(ramp: Shape) -> None:
+    plot = Plot()
+    plot.plant("fc1", 0, "low-rank-skip", alpha=0.5, ramp_steps=0, ramp=ramp)
+    assert plot.sites["fc1"].slots[0].state is S.ACTIVE
+    assert float(plot.sites["fc1"].seed(0).alpha) == 0.5
+
+
+def test_a_seed_culled_while_it_blends_is_left_alone_by_the_ramp() -> None:
+    plot = grown_plot()
+    seed = plot.sites["fc1"].seed(1)
+    plot.cull("fc1", 1)
+    alpha = float(seed.alpha)
+    plot.train()
+    assert float(seed.alpha) == alpha
+    assert plot.sites["fc1"].slots[1].state is S.CULLED
+
+
+def test_alpha_changes_in_place_so_that_nothing_is_recompiled() -> None:
+    plot = Plot()
+    plot.plant("fc1", 0, "low-rank-skip", ramp_steps=3)
+    alpha = plot.sites["fc1"].seed(0).alpha
+    plot.train(3)
+    assert plot.sites["fc1"].seed(0).alpha is alpha
+
+
+def test_a_culled_slot_stays_empty_until_its_embargo_ends() -> None:
+    plot = grown_plot()
+    plot.cull("fc1", 0)
+    slot = plot.sites["fc1"].slots[0]
+    states = []
+    for step in range(plot.step, plot.step + 5):
+        plot.seed_manager.end_embargoes(step, embargo_steps=3)
+        states.append(slot.state)
+    assert states == [S.CULLED, S.CULLED, S.CULLED, S.DORMANT, S.DORMANT]
+
+
+def test_a_kernel_kept_for_good_stays_and_trains_on() -> None:
+    plot = grown_plot()
+    kernel = plot.sites["conv"].seed(0).kernel
+    before = copy.deepcopy(kernel.state_dict())
+    plot.train(2)
+    assert plot.sites["conv"].slots[0].state is S.FOSSILIZED
+    assert any(not torch.equal(value, before[name]) for name, value in kernel.state_dict().items())
+
+
+def test_a_slot_knows_the_operation_and_the_decision_that_filled_it() -> None:
+    plot = Plot()
+    operation = planting(plot.sites["fc1"], 2, "low-rank-skip")
+    plan = decision(operation, name="who")
+    plot.apply(plan)
+    assert plot.sites["fc1"].slots[2] == Slot(
+        "fc1", 2, S.ACTIVE, planted=operation, decision_id=plan.decision_id, since_step=0
+    )
+
+
+def test_culling_one_seed_leaves_the_other_of_its_site_as_it_was() -> None:
+    plot = grown_plot()
+    awaken(plot.sites["fc1"].seed(1).kernel)
+    kept = copy.deepcopy(plot.sites["fc1"].seed(1).state_dict())
+    plot.cull("fc1", 0)
+    torch.testing.assert_close(plot.sites["fc1"].seed(1).state_dict(), kept, rtol=0, atol=0)
+
+
+def test_a_garden_whose_sites_are_not_trained_is_refused() -> None:
+    model = host()
+    optimizer = SGD(model.conv.parameters(), lr=0.1)
+    with pytest.raises(ParameterUntrained, match="no parameter of fc1"):
+        SeedManager(sites_of(model), OptimizerMembership(optimizer))
+    SeedManager(sites_of(model, "conv"), OptimizerMembership(optimizer))
+    SeedManager(sites_of(model), OptimizerMembership(adam(model)))
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["never run", "run without an update"])
+def test_a_kernel_culled_before_its_first_update_leaves_the_bits_of_a_run_never_grown(
+    ran: bool,
+) -> None:
+    grown, never = Plot(), Plot()
+    for plot in (grown, never):
+        plot.train(2)
+    random = torch.get_rng_state()
+    grown.plant("fc1", 0, "gated-linear-unit")
+    grown.plant("conv", 1, "conv-bottleneck")
+    assert torch.equal(torch.get_rng_state(), random)
+    if ran:
+        with torch.no_grad():
+            grown.model(images(4))
+    grown.cull("fc1", 0)
+    grown.cull("conv", 1)
+    for plot in (grown, never):
+        plot.train(3)
+    expected = never.model.state_dict()
+    assert list(grown.model.state_dict()) == list(expected)
+    for name, value in grown.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    states = (plot.optimizer.state_dict()["state"] for plot in (grown, never))
+    for one, other in zip(*(state.values() for state in states), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in other)

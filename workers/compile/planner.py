@@ -1,0 +1,119 @@
+"""The planner: every blueprint meets every site of its kind, once for each signature.
+
+In: blueprints and runs. Out: `kernel-requested`, and a rejection for a blueprint that no site
+could ever use. Both topics have one partition, so one worker holds both tables whole.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from faust import EventT, StreamT
+
+from esper.blueprint import BlueprintRejected, check, kernel_id, requests_for
+from esper.topics.bus import Publisher
+from esper.topics.catalog import (
+    BLUEPRINT_SUBMITTED,
+    KERNEL_COMPILED,
+    KERNEL_REQUESTED,
+    PLANNED_BLUEPRINTS,
+    PLANNED_RUNS,
+    TRAINING_RUN,
+)
+from esper.topics.codec import child_traceparent, decode, encode, traceparent_of
+from esper.topics.models import (
+    Blueprint,
+    CompileStatus,
+    KernelCompiled,
+    KernelRequested,
+    RunStatus,
+    TrainingRun,
+)
+from esper.workers.faust.app import bytes_table, raw_topic
+from esper.workers.faust.dead_letters import read, record_of
+from esper.workers.faust.guards import GuardedApp, process_in_order
+from esper.workers.faust.metrics import (
+    KERNELS_COMPILED,
+    KERNELS_REQUESTED,
+    KNOWN_BLUEPRINTS,
+    OPEN_RUNS,
+)
+
+
+class Planner:
+    """The two agents that keep the tables of blueprints and runs, and ask for their kernels.
+
+    Requests are confirmed by the broker before the table is written, and the table before the
+    offset: a crash in between asks again, which the compile agents tolerate.
+    """
+
+    def __init__(self, app: GuardedApp, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._blueprints = bytes_table(app, PLANNED_BLUEPRINTS.name, BLUEPRINT_SUBMITTED.partitions)
+        self._runs = bytes_table(app, PLANNED_RUNS.name, TRAINING_RUN.partitions)
+        # A blueprint and a run in work at the same time would each miss the other's table row.
+        self._joining = asyncio.Lock()
+        app.agent(raw_topic(app, BLUEPRINT_SUBMITTED.name))(self._read_blueprints)
+        app.agent(raw_topic(app, TRAINING_RUN.name))(self._read_runs)
+
+    async def _read_blueprints(self, stream: StreamT[bytes]) -> None:
+        await process_in_order(stream, self._plan_blueprint)
+
+    async def _read_runs(self, stream: StreamT[bytes]) -> None:
+        await process_in_order(stream, self._plan_run)
+
+    async def _plan_blueprint(self, event: EventT[bytes]) -> None:
+        record = record_of(event)
+        blueprint = await read(Blueprint, record, self._publisher)
+        if blueprint is None:
+            return
+        trace = traceparent_of(record.headers)
+        try:
+            check(blueprint)
+        except BlueprintRejected as error:
+            await self._reject(blueprint, error, trace)
+            return
+        async with self._joining:
+            runs = (decode(TrainingRun, value) for value in self._runs.values())
+            await self._request(requests_for([blueprint], runs), trace)
+            self._blueprints[blueprint.blueprint_id.encode()] = encode(blueprint)
+            await self._blueprints.confirmed()
+            KNOWN_BLUEPRINTS.set(len(self._blueprints))
+
+    async def _plan_run(self, event: EventT[bytes]) -> None:
+        record = record_of(event)
+        run = await read(TrainingRun, record, self._publisher)
+        if run is None:
+            return
+        key = run.run_id.encode()
+        async with self._joining:
+            if run.status is RunStatus.OPEN:
+                blueprints = [decode(Blueprint, value) for value in self._blueprints.values()]
+                await self._request(requests_for(blueprints, [run]), traceparent_of(record.headers))
+                self._runs[key] = encode(run)
+            else:
+                self._runs.pop(key, None)
+            await self._runs.confirmed()
+            OPEN_RUNS.set(len(self._runs))
+
+    async def _request(self, work: Iterable[KernelRequested], trace: str | None) -> None:
+        sends = []
+        for request in work:
+            child = child_traceparent(trace)
+            sends.append(self._publisher.publish(KERNEL_REQUESTED, request, traceparent=child))
+        await asyncio.gather(*sends)
+        KERNELS_REQUESTED.inc(len(sends))
+
+    async def _reject(
+        self, blueprint: Blueprint, error: BlueprintRejected, trace: str | None
+    ) -> None:
+        rejected = KernelCompiled(
+            kernel_id=kernel_id(blueprint, None),
+            blueprint_id=blueprint.blueprint_id,
+            status=CompileStatus.REJECTED,
+            reason_code=error.code,
+            reason=error.message[:1000],
+        )
+        await self._publisher.publish(
+            KERNEL_COMPILED, rejected, traceparent=child_traceparent(trace)
+        )
+        KERNELS_COMPILED.labels(CompileStatus.REJECTED, error.code).inc()

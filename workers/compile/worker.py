@@ -1,0 +1,263 @@
+"""The compile worker: requests in, kernels in the store out, each attempt on record."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from functools import partial
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from faust import EventT, StreamT
+
+from esper.compiler import Built, CompilePool, Rejected
+from esper.compiler.limits import Limits
+from esper.compiler.signing import load_private, sign
+from esper.compiler.timing import MILLISECONDS, timed
+from esper.settings import Settings
+from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
+from esper.topics.bus import Publisher, Record
+from esper.topics.catalog import (
+    BLUEPRINT_SUBMITTED,
+    COMPILE_APP,
+    KERNEL_COMPILED,
+    KERNEL_READY,
+    KERNEL_REQUESTED,
+    TRAINING_RUN,
+    Topic,
+)
+from esper.topics.codec import child_traceparent, sha256_of, traceparent_of
+from esper.topics.models import (
+    Characterisation,
+    CompileStatus,
+    KernelCompiled,
+    KernelCost,
+    KernelReady,
+    KernelRequested,
+)
+from esper.workers.compile.planner import Planner
+from esper.workers.faust.app import is_ready, make_app, raw_topic, run
+from esper.workers.faust.dead_letters import read, record_of
+from esper.workers.faust.guards import GuardedApp, process_in_order
+from esper.workers.faust.metrics import (
+    BUILD_SECONDS,
+    COMPILING,
+    KERNELS_COMPILED,
+    REQUEST_TO_READY_SECONDS,
+    STORE_RETRIES,
+    note_steps,
+    served,
+)
+
+log = structlog.get_logger()
+
+REMEMBERED = 4096
+"""Kernels announced before that are announced again without compiling, if the store has them."""
+
+STORE_PATIENCE_S = 30.0
+STORE_PAUSE_S = 0.5
+
+DRAIN_SLACK_S = 5.0
+"""What a graceful stop allows, beyond the time limit of a kernel, for storing and announcing it."""
+
+
+class MissingKey(Exception):
+    """The worker has no key to sign with."""
+
+
+class Compiler:
+    """The agent that turns `kernel-requested` into stored, signed, announced kernels.
+
+    A kernel is stored before it is announced, and announced before its request is acknowledged.
+    """
+
+    def __init__(
+        self,
+        app: GuardedApp,
+        publisher: Publisher,
+        compile_pool: CompilePool,
+        store: KernelStore,
+        key: Ed25519PrivateKey,
+        concurrency: int,
+    ) -> None:
+        self._publisher = publisher
+        self._compile_pool = compile_pool
+        self._store = store
+        self._key = key
+        self._concurrency = concurrency
+        self._announced: OrderedDict[str, KernelReady] = OrderedDict()
+        app.agent(raw_topic(app, KERNEL_REQUESTED.name))(self._read_requests)
+
+    async def _read_requests(self, stream: StreamT[bytes]) -> None:
+        await process_in_order(stream, self._compile, concurrency=self._concurrency)
+
+    async def _compile(self, event: EventT[bytes]) -> None:
+        record = record_of(event)
+        delivery_ms = max(0.0, time.time() * MILLISECONDS - record.timestamp_ms)
+        request = await read(KernelRequested, record, self._publisher)
+        if request is None:
+            return
+        known = self._announced.get(request.kernel_id)
+        if known is not None and await asyncio.to_thread(self._still_stored, known):
+            await self._publish(KERNEL_READY, known, record)
+            return
+        with COMPILING.track_inprogress(), BUILD_SECONDS.time():
+            outcome = await self._compile_pool.build(request)
+        timings_ms = {"delivery": delivery_ms, **outcome.timings_ms}
+        if isinstance(outcome, Built):
+            await self._announce(request, outcome, timings_ms, record)
+        else:
+            await self._reject(request, outcome, timings_ms, record)
+
+    def _still_stored(self, ready: KernelReady) -> bool:
+        try:
+            return sha256_of(self._store.get(ready.location)) == ready.sha256
+        except (KernelMissing, StoreUnavailable):
+            return False
+
+    async def _announce(
+        self, request: KernelRequested, built: Built, timings_ms: dict[str, float], record: Record
+    ) -> None:
+        with timed(timings_ms, "sign"):
+            signature = sign(self._key, built.artifact)
+        with timed(timings_ms, "store"):
+            location = await self._put(request.kernel_id, built.artifact)
+        ready = KernelReady(
+            kernel_id=request.kernel_id,
+            blueprint_id=request.blueprint.blueprint_id,
+            category=request.blueprint.category,
+            site_signature=request.site_signature,
+            location=location,
+            sha256=built.sha256,
+            ed25519_signature=signature,
+            bytes=len(built.artifact),
+            params=built.characterisation.params,
+            cost=cost_of(built.characterisation),
+        )
+        compiled = KernelCompiled(
+            kernel_id=request.kernel_id,
+            blueprint_id=request.blueprint.blueprint_id,
+            status=CompileStatus.READY,
+            site_signature=request.site_signature,
+            sha256=built.sha256,
+            characterisation=built.characterisation,
+            timings_ms=timings_ms,
+        )
+        await asyncio.gather(
+            self._publish(KERNEL_READY, ready, record),
+            self._publish(KERNEL_COMPILED, compiled, record),
+        )
+        self._remember(ready)
+        KERNELS_COMPILED.labels(CompileStatus.READY, "").inc()
+        note_steps(timings_ms)
+        REQUEST_TO_READY_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
+
+    async def _reject(
+        self,
+        request: KernelRequested,
+        rejected: Rejected,
+        timings_ms: dict[str, float],
+        record: Record,
+    ) -> None:
+        compiled = KernelCompiled(
+            kernel_id=request.kernel_id,
+            blueprint_id=request.blueprint.blueprint_id,
+            status=CompileStatus.REJECTED,
+            site_signature=request.site_signature,
+            reason_code=rejected.code,
+            reason=rejected.reason[:1000],
+            timings_ms=timings_ms,
+        )
+        await self._publish(KERNEL_COMPILED, compiled, record)
+        KERNELS_COMPILED.labels(CompileStatus.REJECTED, rejected.code).inc()
+        log.warning(
+            "rejected", blueprint=compiled.blueprint_id, code=rejected.code, why=rejected.reason
+        )
+
+    async def _put(self, kernel_id: str, artifact: bytes) -> str:
+        """Store an artifact; give up, and with it the worker, when the store stays away."""
+        deadline = time.monotonic() + STORE_PATIENCE_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._store.put, kernel_id, artifact)
+            except StoreUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                STORE_RETRIES.inc()
+                log.warning("the kernel store does not answer; trying again", why=str(error))
+                await asyncio.sleep(STORE_PAUSE_S)
+
+    async def _publish(
+        self, topic: Topic, event: KernelCompiled | KernelReady, record: Record
+    ) -> None:
+        trace = child_traceparent(traceparent_of(record.headers))
+        await self._publisher.publish(topic, event, traceparent=trace)
+
+    def _remember(self, ready: KernelReady) -> None:
+        self._announced[ready.kernel_id] = ready
+        if len(self._announced) > REMEMBERED:
+            self._announced.popitem(last=False)
+
+
+def cost_of(measured: Characterisation) -> KernelCost:
+    """Return what a kernel costs, its time and memory as multiples of the host layer's."""
+    return KernelCost(
+        flops=measured.flops,
+        latency_ratio=_over(
+            measured.forward_ms + measured.backward_ms,
+            measured.host_forward_ms,
+            measured.host_backward_ms,
+        ),
+        memory_ratio=_over(measured.peak_bytes, measured.host_peak_bytes),
+    )
+
+
+def _over(ours: float, *theirs: float | None) -> float | None:
+    """Return ours over the sum of theirs; None where one of theirs is not known."""
+    known = [each for each in theirs if each]
+    return ours / sum(known) if len(known) == len(theirs) else None
+
+
+def run_compile_worker(settings: Settings) -> int:
+    """Run planner and compiler until SIGTERM; return the process's exit code.
+
+    Raises:
+        MissingKey, KeyUnusable: there is no key to sign kernels with.
+    """
+    if settings.signing_key_file is None:
+        raise MissingKey("set ESPER_SIGNING_KEY_FILE; create a pair with `esper keys create`")
+    key = load_private(settings.signing_key_file)
+    app = make_app(
+        COMPILE_APP,
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        data_dir=settings.home / "faust" / COMPILE_APP,
+        instance_id=settings.instance_id,
+        session_timeout_s=settings.session_timeout_s,
+        drain_timeout_s=settings.compile_timeout_s + DRAIN_SLACK_S,
+    )
+    publisher = Publisher(settings.kafka_bootstrap_servers, source="/esper/worker/compile")
+    topics = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED, KERNEL_COMPILED, KERNEL_READY)
+    limits = Limits(
+        wall_s=settings.compile_timeout_s,
+        cpu_s=settings.compile_cpu_s,
+        memory_mb=settings.compile_memory_mb,
+    )
+    with CompilePool(settings.compile_processes, limits=limits) as compile_pool:
+        Compiler(
+            app,
+            publisher,
+            compile_pool,
+            open_store(settings.kernel_store_url),
+            key,
+            # Both processes of each pair at work, and one more kernel stored or announced.
+            2 * settings.compile_processes + 1,
+        )
+        Planner(app, publisher)
+        with served(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
+            return run(app, topics=_expected(topics), close=publisher.stop)
+
+
+def _expected(topics: tuple[Topic, ...]) -> dict[str, int]:
+    """The partition counts that must be found at start, dead letters included."""
+    return {topic.name: topic.partitions for topic in topics} | {
+        topic.dead_letters: 1 for topic in topics
+    }

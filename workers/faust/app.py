@@ -1,0 +1,216 @@
+"""Making a Faust app with the settings that were measured to work, and running it to its end."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+from uuid import uuid4
+
+from faust.tables.manager import TableManager
+from faust.types import TopicT
+
+from esper.topics.bus import BrokerUnreachable
+from esper.topics.bus.admin import describe
+from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.workers.faust.guards import ALL, ConfirmedTable, Guard, GuardedApp, RecordBatchSchema
+
+log = logging.getLogger(__name__)
+
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_TOPICS_NOT_READY = 2
+
+STOP_SLACK_S = 15.0
+"""How much longer than its drain a stop may take before the process is ended."""
+
+
+class WorkerError(Exception):
+    """Base of what keeps a worker from running."""
+
+
+class TopicsNotReady(WorkerError):
+    """Topics are missing or have the wrong number of partitions; the message names each."""
+
+
+def make_app(
+    app_id: str,
+    *,
+    bootstrap_servers: str,
+    data_dir: Path,
+    instance_id: str | None = None,
+    session_timeout_s: float = 6.0,
+    heartbeat_interval_s: float = 1.0,
+    drain_timeout_s: float = 10.0,
+    guards: Collection[Guard] = ALL,
+) -> GuardedApp:
+    """Return a Faust app that creates no topics, serves no web pages and reads no environment.
+
+    `instance_id`, if given, must be unique in the group and the same after a restart: the broker
+    then hands the worker its partitions back at once. Without it each start is a new member.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    member = instance_id or uuid4().hex
+    return GuardedApp(
+        app_id,
+        guards=guards,
+        drain_timeout_s=drain_timeout_s,
+        env={},  # Faust lets variables such as TIMEZONE or BROKER_URL overrule these arguments
+        broker=[f"kafka://{server}" for server in bootstrap_servers.split(",")],
+        broker_client_id=f"{app_id}-{member}",
+        broker_session_timeout=session_timeout_s,
+        broker_heartbeat_interval=heartbeat_interval_s,
+        consumer_group_instance_id=instance_id,
+        consumer_auto_offset_reset="earliest",
+        # The assignor tells members apart by their address; nothing listens there.
+        canonical_url=f"http://{member}",
+        producer_linger=0.0,  # each batch of records waits for its table writes
+        producer_max_request_size=MAX_MESSAGE_BYTES,
+        store="memory://",
+        datadir=data_dir,
+        processing_guarantee="at_least_once",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+
+
+def raw_topic(app: GuardedApp, name: str) -> TopicT:
+    """Return a topic whose keys and values reach the agent as the broker's bytes, or None."""
+    return app.topic(
+        name,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+
+
+def batch_topic(app: GuardedApp, name: str) -> TopicT:
+    """Return a topic whose records reach the agent in parcels, for `process_batches`."""
+    app.parcelled.add(name)
+    return app.topic(name, schema=RecordBatchSchema())
+
+
+def bytes_table(app: GuardedApp, name: str, partitions: int) -> ConfirmedTable:
+    """Return a table of bytes by bytes, with as many partitions as the topic that feeds it."""
+    table = app.Table(name, key_type=bytes, value_type=bytes, partitions=partitions)
+    return cast(ConfirmedTable, table)
+
+
+async def verify_topics(bootstrap_servers: str, expected: Mapping[str, int]) -> None:
+    """Compare the broker's topics with the expected partition counts, by name.
+
+    Raises:
+        TopicsNotReady: one or more are missing or have another count.
+        BrokerUnreachable: no broker answers.
+    """
+    found = await describe(bootstrap_servers)
+    faults = [
+        f"{name} has {found[name]} partitions instead of {partitions}"
+        if name in found
+        else f"{name} is missing"
+        for name, partitions in sorted(expected.items())
+        if found.get(name) != partitions
+    ]
+    if faults:
+        raise TopicsNotReady(f"topics not ready: {'; '.join(faults)}; run `esper topics create`")
+
+
+def is_ready(app: GuardedApp) -> bool:
+    """Whether the app has its partitions and its tables, and no rebalance is under way.
+
+    Safe to call from any thread: before the first rebalance it reads plain attributes only,
+    because Faust makes its services on first use and binds them to the loop of that thread.
+    """
+    if app.rebalancing_count == 0 or app.rebalancing:
+        return False
+    return not app.failed and cast(TableManager, app.tables).recovery.completed.is_set()
+
+
+async def _nothing() -> None:
+    """What a worker without connections of its own has to close."""
+
+
+def run(
+    app: GuardedApp,
+    *,
+    topics: Mapping[str, int],
+    close: Callable[[], Awaitable[None]] = _nothing,
+) -> int:
+    """Run the app until SIGTERM, SIGINT or a failure, and return the exit code of the process.
+
+    `close` is awaited on the app's loop after its agents have ended.
+
+    `topics` are the topics the app reads and writes, with their partition counts; they and the
+    changelogs of its tables are verified first. Code 0: stopped with everything it had begun
+    done; 1: failed, or stopped with work unfinished; 2: topics are not as they must be.
+    """
+    logging.disable(logging.DEBUG)  # Faust builds its debug records even when nobody reads them
+    for library in ("faust", "mode"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    # Ten errors a second while a broker is away; the publisher says it once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    try:
+        return asyncio.run(_run(app, topics, close))
+    except TopicsNotReady as error:
+        print(error, file=sys.stderr)
+        return EXIT_TOPICS_NOT_READY
+    except BrokerUnreachable as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+
+
+async def _run(
+    app: GuardedApp, topics: Mapping[str, int], close: Callable[[], Awaitable[None]]
+) -> int:
+    servers = ",".join(f"{url.host}:{url.port}" for url in app.conf.broker)
+    await verify_topics(servers, {**topics, **_changelogs(app)})
+    signalled = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+    app.in_worker = True
+    life = asyncio.create_task(_live(app))
+    stopping = asyncio.create_task(signalled.wait())
+    await asyncio.wait({life, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping %s", app.conf.id)
+    with _ended_after(app.drain_timeout_s + STOP_SLACK_S):
+        await app.stop()
+        for task in (life, stopping):
+            task.cancel()
+        outcomes = await asyncio.gather(life, return_exceptions=True)
+        await close()
+    crashed = any(isinstance(outcome, Exception) for outcome in outcomes)
+    return EXIT_FAILED if app.failed or crashed else EXIT_STOPPED
+
+
+async def _live(app: GuardedApp) -> None:
+    """Start the app and return when it has crashed or was stopped."""
+    await app.start()
+    await app.wait_until_stopped()
+
+
+def _changelogs(app: GuardedApp) -> dict[str, int]:
+    return {table.changelog_topic_name: table.partitions for table in app.tables.values()}
+
+
+@contextmanager
+def _ended_after(timeout_s: float) -> Iterator[None]:
+    """End the process if the block takes longer: a thread of Faust can keep a stop from ending."""
+
+    def end() -> None:
+        log.critical("the worker did not stop within %.0f s; ending the process", timeout_s)
+        os._exit(EXIT_FAILED)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,102 @@
+"""The demo: the whole path, from a published blueprint to a grown, exported, audited network."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from esper.audit import audit, fetch_history
+from esper.blueprint import shipped
+from esper.settings import Settings
+from esper.tasks.digits import DIGITS
+from esper.tasks.train import OnEpoch, train_task
+from esper.topics.bus import read
+from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
+from esper.topics.codec import decode
+from esper.topics.models import Blueprint, KernelReady, TrainingRun
+from esper.workers.local.export_check import compare_in_fresh_interpreter
+from esper.workers.local.stack import LocalStack
+from esper.workers.local.submit import publish_blueprints
+from esper.workers.local.summary import Facts, spread, summary
+from esper.workers.local.trainer import grow_task
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def running_stack(home: Path, say: Say) -> Iterator[Settings]:
+    """Run Kafka, Redis and the workers under an empty folder while the block runs.
+
+    They end with the block, and, where the operating system can see to it, with this process.
+    """
+    stack = LocalStack(home)
+    if home.exists():
+        stack.stop()
+        shutil.rmtree(home)
+    stack.start(say, die_with_parent=True)
+    try:
+        yield Settings(ESPER_HOME=home)
+    finally:
+        stack.stop()
+
+
+def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch) -> Facts:
+    """Go through the whole path and return the facts; the stack is gone afterwards."""
+    with running_stack(home, say) as settings:
+        published = publish_blueprints(settings, shipped())
+        say(f"blueprints: {len(published)} published to {BLUEPRINT_SUBMITTED.name}")
+        grown = grow_task(
+            settings,
+            DIGITS,
+            seed=seed,
+            epochs=epochs,
+            export_under=home / "grown",
+            on_start=lambda run_id: say(f"run {run_id}: training, kernels compile meanwhile"),
+            on_epoch=on_epoch,
+        )
+        say("export: loading the grown network where esper cannot be imported")
+        comparison = compare_in_fresh_interpreter(grown.exported, grown.result.model)
+        say("audit: deriving every decision again from the topics")
+        verdict = audit(fetch_history(settings.kafka_bootstrap_servers, grown.run_id))
+        submit_to_ready = submit_to_ready_ms(settings, grown.run_id)
+    say("twin: the same host with the same seed, never grown")
+    twin = train_task(DIGITS, seed, epochs)
+    return {
+        **summary(grown),
+        "never_grown": {"test_accuracy": twin.test_accuracy, "params": twin.params},
+        "export_check": comparison._asdict(),
+        "audit": verdict.facts(),
+        "submit_to_ready_ms": spread(submit_to_ready),
+        "files": str(home),
+    }
+
+
+def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
+    """For each kernel of a run: from the moment blueprint and run were both known to ready, in ms.
+
+    By the clocks of the records' producers.
+    """
+    servers = settings.kafka_bootstrap_servers
+    run_record = read(servers, TRAINING_RUN.name, key=run_id.encode())[0]
+    run = decode(TrainingRun, run_record.value)
+    signatures = list(run.sites.values())
+    submitted = {
+        decode(Blueprint, record.value).blueprint_id: record.timestamp_ms
+        for record in read(servers, BLUEPRINT_SUBMITTED.name)
+    }
+    ready = [
+        (record, decode(KernelReady, record.value)) for record in read(servers, KERNEL_READY.name)
+    ]
+    return [
+        record.timestamp_ms - max(submitted[kernel.blueprint_id], run_record.timestamp_ms)
+        for record, kernel in ready
+        if kernel.site_signature in signatures and kernel.blueprint_id in submitted
+    ]
+
+
+def succeeded(facts: Facts) -> bool:
+    """Whether the demo showed what it is there to show, whatever the accuracies are."""
+    planted = any(
+        seed["fate"].startswith(("kept", "merged", "culled", "on trial")) for seed in facts["seeds"]
+    )
+    return bool(planted and facts["audit"]["identical"] and facts["export_check"]["equal"])

@@ -1,0 +1,75 @@
+"""Running an exported network in a fresh interpreter that cannot import Esper."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from esper.tasks.digits import load_digits
+
+TOLERANCE = 1e-6
+TIMEOUT_S = 120
+
+SCRIPT = """
+import importlib.util
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "esper":
+            raise ImportError(f"{name} cannot be imported here")
+
+sys.meta_path.insert(0, Refuse())
+import torch
+
+folder, inputs, outputs = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("model", folder + "/model.py")
+model = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(model)
+with torch.no_grad():
+    torch.save(model.load(folder)(torch.load(inputs)), outputs)
+"""
+
+
+class FreshInterpreterFailed(Exception):
+    """The exported network did not load or run; the message is the interpreter's last line."""
+
+
+class Comparison(NamedTuple):
+    """How far the exported network's logits are from the grown one's, over the test images."""
+
+    images: int
+    max_difference: float
+    equal: bool
+
+
+def compare_in_fresh_interpreter(folder: Path, model: nn.Module) -> Comparison:
+    """Compare logits of an exported digits network with the model's, equal to 1e-6.
+
+    Raises:
+        FreshInterpreterFailed: the exported source did not run there.
+    """
+    images, _ = load_digits().test
+    model.eval()
+    with torch.no_grad():
+        expected = model(images)
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs, outputs = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
+        torch.save(images, inputs)
+        ended = subprocess.run(
+            [sys.executable, "-I", "-c", SCRIPT, str(folder), str(inputs), str(outputs)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        if ended.returncode != 0:
+            last = ended.stderr.strip().splitlines()[-1:]
+            raise FreshInterpreterFailed(f"{folder}: {''.join(last) or 'no message'}")
+        found = torch.load(outputs)
+    difference = float((expected - found).abs().max())
+    return Comparison(len(images), difference, difference <= TOLERANCE)

@@ -1,0 +1,78 @@
+"""Training the static final of an exported run: its control, beside what it is the control of."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from esper.kernel.fetch import fetch_all
+from esper.settings import Settings
+from esper.tasks.train import OnEpoch, Task, TaskResult, judged, train_task
+from esper.training.export import load_exported
+from esper.training.lineage import read_lineage
+from esper.training.link_config import trusted_key_of
+from esper.training.static import StaticFinal, static_final
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a network is worth on the test samples of its task."""
+
+    test_accuracy: float
+    test_loss: float
+    params: int
+
+
+@dataclass(frozen=True, slots=True)
+class StaticRun:
+    """A static final that was trained, and the grown network whose shape it has."""
+
+    run_id: str
+    result: TaskResult
+    grown: Judged
+    exported: Path
+
+
+def train_static_final(
+    settings: Settings,
+    task: Task,
+    folder: Path,
+    *,
+    store_url: str,
+    seed: int,
+    epochs: int,
+    export_under: Path,
+    on_epoch: OnEpoch,
+    device: str = "cpu",
+) -> StaticRun:
+    """Train the static final of the run in a folder from a seed, and export it under another.
+
+    Its kernels come from the store; no broker is asked. This runs the folder's `model.py`.
+
+    Raises:
+        LineageUnreadable, StaticFinalRefused, SiteRefused: the folder is not of a run of the task.
+        KernelMissing, StoreUnavailable, ArtifactRefused: a kernel cannot be had, or was altered.
+        NotConfigured: no trusted key is named.
+    """
+    torch.set_num_threads(1)
+    lineage = read_lineage(folder)
+    kernels = fetch_all(store_url, trusted_key_of(settings), lineage.seeds)
+    splits = task.load()
+    planted: list[StaticFinal] = []
+
+    def host() -> nn.Module:
+        # Kernels are for a site on a device: the host is there before they are.
+        sample = splits.probe[0][:1].to(device)
+        planted.append(static_final(task.host().to(device), lineage, kernels, sample))
+        return planted[0].model
+
+    result = train_task(replace(task, host=host), seed, epochs, on_epoch=on_epoch, device=device)
+    grown = load_exported(folder).to(device)
+    loss, accuracy = judged(grown, task.loss, splits.to(device).test)
+    return StaticRun(
+        run_id=lineage.run_id,
+        result=result,
+        grown=Judged(accuracy, loss, sum(each.numel() for each in grown.parameters())),
+        exported=planted[0].export(export_under / f"{lineage.run_id}-static-final"),
+    )

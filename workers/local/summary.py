@@ -1,0 +1,52 @@
+"""What a finished run comes to, as plain facts."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from esper.topics.models import OutcomeStatus
+from esper.training.lineage import RunHistory
+from esper.workers.local.trainer import GrownRun
+
+Facts = dict[str, Any]
+
+
+def summary(run: GrownRun) -> Facts:
+    """Return the facts of a run, ready for JSON."""
+    return {
+        "run_id": run.run_id,
+        "steps": run.result.steps,
+        "test_loss": run.result.test_loss,
+        "test_accuracy": run.result.test_accuracy,
+        "params": run.result.params,
+        "seeds": [life._asdict() for life in run.run_history.lives()],
+        "reasons": reasons(run.run_history),
+        "decisions": len(run.run_history.decisions),
+        "decision_to_active_ms": spread(run.decision_to_active_ms),
+        "sealed": run.run_history.sealed,
+        "exported": str(run.exported),
+        "went_on_after_epoch": run.went_on_after,
+    }
+
+
+def reasons(run_history: RunHistory) -> list[Facts]:
+    """Return every plan of a run's course that was applied, with why, in order."""
+    plans = []
+    for decision in run_history.decisions:
+        outcome = run_history.outcomes.get(decision.decision_id)
+        applied = outcome is not None and outcome.status is OutcomeStatus.APPLIED
+        if outcome is not None and applied and decision.course is not None:
+            plans.append({"step": outcome.step, "reason": decision.reason})
+    return plans
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int] | None:
+    """Count, median and 90th percentile of measurements; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return {
+        "count": len(ordered),
+        "median": statistics.median(ordered),
+        "p90": ordered[int(0.9 * (len(ordered) - 1))],
+    }
