@@ -161,7 +161,7 @@ def _mabwiser(state: FoldState) -> Callable[[], object]:
 def _state(arms: int) -> FoldState:
     """Return a state in which every arm was tried and every site has a free slot."""
     sites = max(1, arms // BLUEPRINTS_A_SITE)
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=0,
         slots={f"layer{site:04d}": 2 for site in range(sites)},
         policy=PolicySpec(),
@@ -169,7 +169,7 @@ def _state(arms: int) -> FoldState:
         report_interval_steps=20,
         selection=Selection(),
     )
-    state = FoldState.opened_by(SeedReport(run_id=RUN, seq=0, step=0, opening=opening))
+    state = FoldState.opened_by(SeedReport(run_id=RUN, seq=0, step=0, run_config=run_config))
     kernels = [_kernel(number) for number in range(arms)]
     offered, tracker = state.arms.with_kernels(kernels, state.tracker, state.run)
     for place in range(arms):

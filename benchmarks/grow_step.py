@@ -179,7 +179,7 @@ class _Garden:
                 ramp_steps=20,
             )
         )
-        self._reporter = Reporter("benchmark", _opening(host.names))
+        self._reporter = Reporter("benchmark", _run_config(host.names))
 
     def plant_and_cull(self) -> None:
         """Apply two plans of one operation each; the slot is dormant again."""
@@ -202,7 +202,7 @@ def _poll(amount: Amount) -> Figure:
     return figure("poll", "looking into an empty mailbox", "µs", scaled(seconds["poll"], 1e6))
 
 
-def _opening(names: list[str]) -> RunConfig:
+def _run_config(names: list[str]) -> RunConfig:
     return RunConfig(
         seed=0,
         slots=dict.fromkeys(names, SLOTS_A_SITE),

@@ -202,7 +202,7 @@ def _short_runs(name: str, runs: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _short_report(run_id: str, seq: int) -> SeedReport:
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=0,
         slots={"fc1": 1},
         policy=PolicySpec(),
@@ -215,7 +215,7 @@ def _short_report(run_id: str, seq: int) -> SeedReport:
         step=20 * seq,
         train_loss=0.5,
         probe_loss=0.6,
-        opening=opening if seq == 0 else None,
+        run_config=run_config if seq == 0 else None,
         closing=seq == REPORTS_A_SHORT_RUN - 1,
     )
     # A name that no field's value has, so that it can be replaced in the bytes.

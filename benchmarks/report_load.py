@@ -97,7 +97,7 @@ def _report(run_id: str, seq: int) -> SeedReport:
         step=seq * STEPS_A_REPORT,
         train_loss=0.5,
         probe_loss=0.6,
-        opening=_opening() if seq == 0 else None,
+        run_config=_run_config() if seq == 0 else None,
         kernels=KERNELS if seq == 0 else (),
         seeds=KEPT,
         outcomes=(_refusal(run_id, seq),) if answers else (),
@@ -114,7 +114,7 @@ def _refusal(run_id: str, seq: int) -> Outcome:
     )
 
 
-def _opening() -> RunConfig:
+def _run_config() -> RunConfig:
     return RunConfig(
         seed=0,
         slots=dict.fromkeys(SITES, 2),

@@ -34,7 +34,7 @@ class CompilePool:
         `timeout_s`, where it is given, replaces the wall time of the limits.
 
         Raises:
-            FarmBroken: one of them did not come up.
+            PoolBroken: one of them did not come up.
         """
         if timeout_s is not None:
             limits = replace(limits, wall_s=timeout_s)
@@ -57,7 +57,7 @@ class CompilePool:
         """Build one kernel as soon as processes are free; what went wrong is a `Rejected`.
 
         Raises:
-            FarmBroken: no process can be started any more.
+            PoolBroken: no process can be started any more.
         """
         first = await self._compilers.call(encode(request))
         if not isinstance(compiled := first.outcome, Compiled):

@@ -76,7 +76,7 @@ class WorkerPool:
         """Wait until all processes are warm.
 
         Raises:
-            FarmBroken: one of them did not come up.
+            PoolBroken: one of them did not come up.
         """
         for worker, answer in zip(self._workers, self._started, strict=True):
             try:
@@ -92,7 +92,7 @@ class WorkerPool:
         `out-of-memory`; one whose process dies, or that fails in a way it should not, as `crashed`.
 
         Raises:
-            FarmBroken: no process can be started any more.
+            PoolBroken: no process can be started any more.
         """
         arrived = perf_counter()
         worker = await self._idle.get()
@@ -158,7 +158,7 @@ class _Worker:
         Raises:
             TimeoutError: it took longer.
             ProcessExpired: the process died while at it.
-            FarmBroken: no process could be started for it.
+            PoolBroken: no process could be started for it.
             Exception: whatever the work raised.
         """
         for _ in range(ATTEMPTS):

@@ -68,14 +68,14 @@ class Arms:
         kernels = [row.kernel for row in rows]
         embargoes = [row.embargo_until_seq for row in rows]
         arm_features = ArmFeatures.of(
-            kernels, embargoes, bans(run.selection.limits, run.opening.slots, kernels)
+            kernels, embargoes, bans(run.selection.limits, run.run_config.slots, kernels)
         )
         histories = {
             place: history
             for place, kernel in enumerate(kernels)
             if (history := tracker.of(Tried(kernel.site, None, kernel.blueprint_id))) is not None
         }
-        memory = run.opening.memory.arms if run.opening.memory else ()
+        memory = run.run_config.memory.arms if run.run_config.memory else ()
         priors = priors_for(kernels, run.signatures, memory, run.selection.priors)
         believed = {place: prior for place, prior in enumerate(priors) if prior != NO_PRIOR}
         return cls(tuple(rows), arm_features, ArmStats.of(len(rows), histories, believed))

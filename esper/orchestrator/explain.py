@@ -31,14 +31,14 @@ def expected_share(view: View, choice: Choice) -> float | None:
     history = view.state.tracker.of(Tried(kernel.site, None, kernel.blueprint_id))
     if history is None:
         return None
-    return share_of(history.mean, kernel.params, view.state.run.opening.host_params)
+    return share_of(history.mean, kernel.params, view.state.run.run_config.host_params)
 
 
 def expected(view: View, choice: Choice) -> str:
     """Return what a candidate is expected to give at its site, from its own trials or before."""
     arm = view.arm(choice)
     name, params = arm.kernel.blueprint_id, arm.kernel.params
-    host_params = view.state.run.opening.host_params
+    host_params = view.state.run.run_config.host_params
     history = view.state.tracker.of(Tried(arm.kernel.site, None, name))
     if history is not None:
         share = share_of(history.mean, params, host_params)

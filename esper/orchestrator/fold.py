@@ -84,7 +84,7 @@ def fold(
     idle = not any(plan.operations for _, plan in plans)
     if not report.closing and (idle or report.paused):
         reason = no_action(view)
-    if after.run.opening.lockstep and not report.closing:
+    if after.run.run_config.lockstep and not report.closing:
         plans.append((None, last_word(view, len(plans))))
     elif report.incidents and not plans:
         plans.append((None, Plan((), reason or "nothing is decided")))
@@ -105,7 +105,7 @@ def decision_id(run_id: str, seq: int, index: int) -> str:
 
 
 def _opened(report: SeedReport) -> FoldState:
-    if report.opening is None or report.seq != 0:
+    if report.run_config is None or report.seq != 0:
         raise RunUnfoldable(
             f"run {report.run_id} begins with report {report.seq}, which does not open it"
         )
@@ -216,7 +216,7 @@ def _decisions(
             reason=plan.reason[:500],
             apply_at_step=view.report.step + 1,
             cause=cause,
-            policy=_stamp(run.policy, run.opening.policy),
+            policy=_stamp(run.policy, run.run_config.policy),
             candidates=view.candidates(plan.operations),
             seeds=view.seed_candidates(),
             attention=(
@@ -226,7 +226,7 @@ def _decisions(
             ),
             course=intent.course,
             random=RandomStamp(
-                seed=run.opening.seed,
+                seed=run.run_config.seed,
                 seq=cause.seq,
                 purpose=PURPOSE if run.selects else TIE_BREAK,
             ),

@@ -242,7 +242,7 @@ def _result(trial: Trial, params: int, state: FoldState, report: SeedReport) -> 
     contribution = mean_contribution(trial)
     reward = UNMEASURABLE_REWARD
     if contribution is not None and report.probe_loss is not None:
-        host_params = state.run.opening.host_params
+        host_params = state.run.run_config.host_params
         reward = reward_of(contribution, report.probe_loss, params, host_params)
     return TrialResult(reward=reward, contribution=contribution, params=params, seq=report.seq)
 
@@ -260,6 +260,6 @@ def _model_after(
     if state.model is None:
         return None
     kernels = state.arms.arm_features.kernels
-    rows = features(state.run.opening.sites, report.gradients, kernels)
+    rows = features(state.run.run_config.sites, report.gradients, kernels)
     before = state.tracker.of(Tried(kernels[place].site, None, kernels[place].blueprint_id))
     return state.model.after(rows[place].tolist(), reward, before.pulls if before else 0)

@@ -21,17 +21,17 @@ class OpenedRun:
     """A run's id and opening, and what follows from them."""
 
     run_id: str
-    opening: RunConfig
+    run_config: RunConfig
 
     @property
     def selects(self) -> bool:
         """Whether the opening says how to select; of other runs the old bytes must come out."""
-        return self.opening.selection is not None
+        return self.run_config.selection is not None
 
     @cached_property
     def selection(self) -> Selection:
         """How the run chooses."""
-        return self.opening.selection or BEFORE_SELECTION
+        return self.run_config.selection or BEFORE_SELECTION
 
     @cached_property
     def policy(self) -> Policy:
@@ -40,7 +40,7 @@ class OpenedRun:
         Raises:
             ValueError: there is none of that name, or not with these parameters.
         """
-        return policy_for(self.opening.policy)
+        return policy_for(self.run_config.policy)
 
     @cached_property
     def attention(self) -> Policy | None:
@@ -59,14 +59,14 @@ class OpenedRun:
             policy=self.policy,
             attention=self.attention,
             limits=self.selection.limits,
-            seed=self.opening.seed,
+            seed=self.run_config.seed,
             draw_each=not self.selects,
         )
 
     @cached_property
     def seats(self) -> tuple[Seat, ...]:
         """All seats, in order."""
-        slots = self.opening.slots
+        slots = self.run_config.slots
         return tuple(Seat(site, slot) for site in sorted(slots) for slot in range(slots[site]))
 
     @cached_property
@@ -77,13 +77,13 @@ class OpenedRun:
     @cached_property
     def signatures(self) -> dict[str, str]:
         """The signature of each site, as text."""
-        return {site: facts.signature for site, facts in self.opening.sites.items()}
+        return {site: facts.signature for site, facts in self.run_config.sites.items()}
 
     @cached_property
     def stored(self) -> dict[str, object]:
         """The part of the stored state that never changes, ready for orjson."""
         stored = {"run_id": orjson.Fragment(orjson.dumps(self.run_id))}
-        for name, value in orjson.loads(encode(self.opening)).items():
+        for name, value in orjson.loads(encode(self.run_config)).items():
             stored[name] = orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
         return dict(stored)
 

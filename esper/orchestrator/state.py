@@ -128,10 +128,10 @@ class FoldState:
         Raises:
             ValueError: the report opens no run, or asks for a policy that there is not.
         """
-        opening = report.opening
-        if opening is None:
+        run_config = report.run_config
+        if run_config is None:
             raise ValueError(f"report {report.seq} of run {report.run_id} opens no run")
-        run = OpenedRun(report.run_id, opening)
+        run = OpenedRun(report.run_id, run_config)
         run.check()
         tracker = _empty_tracker(run)
         model = LinearModel() if run.policy.contextual else None
@@ -232,15 +232,15 @@ class _Stored(RunConfig):
     rotation: dict[SiteName, tuple[str, ...]] = {}
     model: LinearModel | None = None
     said: Annotated[str | None, Field(max_length=500)] = None
-    strategy_state: StrategyState | None = None
+    agenda: StrategyState | None = None
     first_loss: float | None = None
     previous_sha256: str | None = None
 
     def restored(self) -> FoldState:
-        opening = RunConfig.model_validate(
+        run_config = RunConfig.model_validate(
             {name: getattr(self, name) for name in RunConfig.model_fields}
         )
-        run = OpenedRun(self.run_id, opening)
+        run = OpenedRun(self.run_id, run_config)
         run.check()
         tracker = self._tracker(run)
         rows = [
@@ -261,7 +261,7 @@ class _Stored(RunConfig):
             rotation=self.rotation,
             model=self.model,
             said=self.said,
-            strategy_state=self.strategy_state,
+            strategy_state=self.agenda,
             first_loss=self.first_loss,
             previous_sha256=self.previous_sha256,
         )

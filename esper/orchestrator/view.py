@@ -114,13 +114,13 @@ class View(NamedTuple):
         rows = None
         if state.model is not None:
             kernels = state.arms.arm_features.kernels
-            rows = features(state.run.opening.sites, self.report.gradients, kernels)
+            rows = features(state.run.run_config.sites, self.report.gradients, kernels)
         return Options(
             arm_features=state.arms.arm_features,
             arms=state.arms.arm_stats,
             seats=state.run.seats,
             places=state.run.seat_places,
-            slots=state.run.opening.slots,
+            slots=state.run.run_config.slots,
             seeds=state.seeds,
             trials=state.tracker.trials,
             closed=self.closed,
@@ -151,7 +151,7 @@ class View(NamedTuple):
             kernel_id=kernel.kernel_id,
             blueprint_id=kernel.blueprint_id,
             alpha=alpha,
-            ramp_steps=self.state.run.opening.report_interval_steps,
+            ramp_steps=self.state.run.run_config.report_interval_steps,
         )
 
     def reweight(self, trial: Trial, alpha: float) -> Reweight:
@@ -162,19 +162,19 @@ class View(NamedTuple):
             kernel_id=trial.kernel_id,
             alpha=min(alpha, WHOLE),
             ramp_steps=self.orchestration.reweight_reports
-            * self.state.run.opening.report_interval_steps,
+            * self.state.run.run_config.report_interval_steps,
         )
 
     def of_new_categories(self) -> "View":
         """Return the board on which no category may be planted that is anywhere in the network."""
         categories = {category for _, category in self.situation.present}
-        sites = self.state.run.opening.slots
+        sites = self.state.run.run_config.slots
         present = frozenset((site, category) for site in sites for category in categories)
         return self._replace(situation=self.situation._replace(present=present))
 
     def without_kernel(self, kernel_id: str) -> "View":
         """Return the board on which a kernel may be planted nowhere: no plan plants one twice."""
-        there = {(site, kernel_id) for site in self.state.run.opening.slots}
+        there = {(site, kernel_id) for site in self.state.run.run_config.slots}
         return self._replace(
             situation=self.situation._replace(culled=self.situation.culled | there)
         )
@@ -251,7 +251,7 @@ class View(NamedTuple):
         def rank(place: int) -> tuple[float, float, int]:
             if run.selects:
                 return -scores[place], float(place not in first), place
-            chance = uniform(run.opening.seed, self.report.seq, TIE_BREAK, place)
+            chance = uniform(run.run_config.seed, self.report.seq, TIE_BREAK, place)
             return -scores[place], chance, place
 
         exclusions = self.exclusions()
@@ -360,7 +360,7 @@ def _closed_sites(
 ) -> dict[str, Constraint]:
     """Return why nothing can be planted: for each site of which every seat is closed, or the whole
     alpha given away."""
-    slots = state.run.opening.slots
+    slots = state.run.run_config.slots
     left: dict[str, int] = {}
     given: dict[str, list[float]] = {}
     for seat, alpha in shares.items():

@@ -77,7 +77,7 @@ class Checkpoint(BaseModel):
 
     format: Literal["esper-growth/1"] = "esper-growth/1"
     run: TrainingRun
-    opening: RunConfig
+    run_config: RunConfig
     step: int
     next_seq: int
     last_report: SeedReport
@@ -110,7 +110,7 @@ class Checkpoint(BaseModel):
         assert reporter.last is not None
         return cls(
             run=run,
-            opening=reporter.opening,
+            run_config=reporter.run_config,
             step=step,
             next_seq=reporter.next_seq,
             last_report=reporter.last,
@@ -178,7 +178,7 @@ class Checkpoint(BaseModel):
             state[CUDA_RNG] = torch.cuda.get_rng_state()
         return state
 
-    def check(self, run: TrainingRun, opening: RunConfig) -> None:
+    def check(self, run: TrainingRun, run_config: RunConfig) -> None:
         """Raise CheckpointRefused unless a model and its settings are those of the checkpoint."""
         if (run.sites, run.host_params) != (self.run.sites, self.run.host_params):
             raise CheckpointRefused(
@@ -187,10 +187,10 @@ class Checkpoint(BaseModel):
             )
         # What was found out besides, or what an older version did not say, is no setting.
         settings = RunConfig.model_fields.keys() - FOUND_OUT
-        if self.opening.selection is None:
+        if self.run_config.selection is None:
             settings -= {"selection"}
-        kept = with_explicit_policies(self.opening)
-        odd = sorted(name for name in settings if getattr(opening, name) != getattr(kept, name))
+        kept = with_explicit_policies(self.run_config)
+        odd = sorted(name for name in settings if getattr(run_config, name) != getattr(kept, name))
         if odd:
             raise CheckpointRefused(
                 f"the checkpoint of run {self.run.run_id} was made with other settings: "

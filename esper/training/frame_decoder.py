@@ -1,4 +1,4 @@
-"""Mail of a run: frames with decisions and kernels, made into what the training thread takes."""
+"""FrameDecoder of a run: frames with decisions and kernels, made into what the training thread takes."""
 
 import logging
 from collections.abc import Callable, Mapping

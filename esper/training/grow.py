@@ -130,7 +130,7 @@ def grow(
     found = find_sites(host, _suggested(host, sample) if sites == "auto" else sites, sample, slots)
     announced = _announced(run, _family(run, family, memory), host, found)
     timeouts = LockstepTimeouts() if lockstep is True else lockstep or None
-    opening = run_config_of(
+    run_config = run_config_of(
         host,
         found,
         seed=seed,
@@ -147,7 +147,7 @@ def grow(
         OptimizerMembership(optimizer),
         measuring,
         announced,
-        opening,
+        run_config,
         remembers=timeouts is None if memory is None else memory is True,
         governor=GovernorSettings() if governor is True else governor or None,
         dry_run=dry_run,
@@ -176,7 +176,7 @@ class _Attachment:
     membership: OptimizerMembership
     probe: Probe
     run: TrainingRun
-    opening: RunConfig
+    run_config: RunConfig
     remembers: bool
     governor: GovernorSettings | None
     dry_run: bool
@@ -190,7 +190,7 @@ class _Attachment:
     ) -> Growth:
         """Return growth with its run announced, on every rank, or on none."""
         if resumed is not None:
-            resumed.check(self.run, self.opening)
+            resumed.check(self.run, self.run_config)
         if timeouts is not None and Ranks.several(self.model):
             raise LockstepRefused(
                 "a run of several ranks does not go in lockstep; train it in one process"
@@ -210,7 +210,7 @@ class _Attachment:
                 seed_manager,
                 self.probe,
                 run,
-                self.opening if resumed is None else resumed.opening,
+                self.run_config if resumed is None else resumed.run_config,
                 self._link(settings, run, resumed, ranks),
                 ranks=ranks,
                 seal_timeout_s=seal_timeout_s,
@@ -231,7 +231,7 @@ class _Attachment:
             SeedManager(self.sites, self.membership),
             self.probe,
             self.run.model_copy(update={"run_id": recording.run_id}),
-            recording.opening,
+            recording.run_config,
             Replay(recording, FrameDecoder(recording.run_id, self.sites)),
             seal_timeout_s=0.0,
             governor=self.governor,
@@ -241,7 +241,7 @@ class _Attachment:
         """Return the run under the name that it has already, or that rank 0 gave it."""
         named = self.run if resumed is None else resumed.run
         step = resumed.step if resumed else 0
-        return named if ranks is None else ranks.agreed(named, self.opening, step)
+        return named if ranks is None else ranks.agreed(named, self.run_config, step)
 
     def _link(
         self,
@@ -257,7 +257,7 @@ class _Attachment:
         order = order_for(
             settings,
             run,
-            lockstep=self.opening.lockstep,
+            lockstep=self.run_config.lockstep,
             resumption=resumed.resumption if resumed else None,
             remember=self.remembers,
         )

@@ -60,7 +60,7 @@ class Growth:
         seed_manager: SeedManager,
         probe: Probe,
         run: TrainingRun,
-        opening: RunConfig,
+        run_config: RunConfig,
         link: RunLink | RelayedLink | Replay,
         *,
         ranks: Ranks | None = None,
@@ -74,11 +74,11 @@ class Growth:
         self._run = run
         self._model = model
         self._probe = probe
-        self._interval = opening.report_interval_steps
-        self._reporter = Reporter(run.run_id, opening)
+        self._interval = run_config.report_interval_steps
+        self._reporter = Reporter(run.run_id, run_config)
         self._seed_manager = seed_manager
         self._gradients: GradientNorms | None = None
-        if is_contextual(opening) and link.reports:
+        if is_contextual(run_config) and link.reports:
             self._gradients = GradientNorms(seed_manager.sites)
         self._ranks = ranks
         self._decision_vote = None if ranks is None else DecisionVote(ranks)
@@ -340,7 +340,7 @@ class Growth:
         """Put what earlier runs found into the opening, from where alone decisions have it."""
         if memory is None:
             return
-        self._reporter.opening = self._reporter.opening.model_copy(update={"memory": memory})
+        self._reporter.run_config = self._reporter.run_config.model_copy(update={"memory": memory})
         if memory.note is not None:
             log.warning("run %s begins without memory of others: %s", self.run_id, memory.note)
 

@@ -45,16 +45,16 @@ class Recording:
     kernels: Mapping[str, VerifiedKernel]
 
     @property
-    def opening(self) -> RunConfig:
+    def run_config(self) -> RunConfig:
         """The run's constants."""
-        opening = self.reports[0].opening
-        assert opening is not None
-        return opening
+        run_config = self.reports[0].run_config
+        assert run_config is not None
+        return run_config
 
     @property
     def slots(self) -> int:
         """The seeds at each site."""
-        return max(self.opening.slots.values())
+        return max(self.run_config.slots.values())
 
     @property
     def last_step(self) -> int:
@@ -68,12 +68,16 @@ class Recording:
 
     def check(self, host_params: int, sites: Mapping[str, SiteFacts]) -> None:
         """Raise ReplayRefused unless a model and its sites are those of the run."""
-        opening = self.opening
-        alike = opening.sites == sites if opening.sites else opening.slots.keys() == sites.keys()
-        if opening.host_params != host_params or not alike:
+        run_config = self.run_config
+        alike = (
+            run_config.sites == sites
+            if run_config.sites
+            else run_config.slots.keys() == sites.keys()
+        )
+        if run_config.host_params != host_params or not alike:
             raise ReplayRefused(
                 f"the record of run {self.run_id} is of another model or of other sites "
-                f"({', '.join(sorted(opening.slots))}; {opening.host_params} parameters); make the "
+                f"({', '.join(sorted(run_config.slots))}; {run_config.host_params} parameters); make the "
                 "model as it was before it grew"
             )
 
@@ -147,7 +151,7 @@ def _in_order(history: History) -> Iterator[SeedReport]:
             raise ReplayRefused(
                 f"report {seq} of run {history.run_id} is missing: report {report.seq} stands there"
             )
-        if (report.opening is None) != (seq > 0):
+        if (report.run_config is None) != (seq > 0):
             raise ReplayRefused(f"report {seq} of run {history.run_id} has the opening amiss")
         yield report
 

@@ -41,9 +41,9 @@ class Reporter:
     what reports say of whether anything is to be decided.
     """
 
-    def __init__(self, run_id: str, opening: RunConfig) -> None:
+    def __init__(self, run_id: str, run_config: RunConfig) -> None:
         self._run_id = run_id
-        self.opening = opening
+        self.run_config = run_config
         self.next_seq = 0
         self.last: SeedReport | None = None
         self.closing_seq: int | None = None
@@ -120,7 +120,7 @@ class Reporter:
             step=step,
             train_loss=_finite(train_loss),
             probe_loss=measured.loss,
-            opening=self.opening if self.next_seq == 0 else None,
+            run_config=self.run_config if self.next_seq == 0 else None,
             # In an order that does not depend on which came first; of two that are known by one
             # name the later must stay the later, for it supersedes the other.
             kernels=tuple(sorted(self._kernels, key=lambda each: (each.site, each.blueprint_id))),

@@ -34,7 +34,7 @@ def run_config_of(
     Raises:
         PolicyRefused: nothing chooses as it is told to.
     """
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=seed,
         slots=dict.fromkeys(sites, slots),
         policy=policy or DEFAULT_POLICY,
@@ -46,7 +46,7 @@ def run_config_of(
         memory=memory,
     )
     try:
-        return with_explicit_policies(opening)
+        return with_explicit_policies(run_config)
     except ValueError as error:
         raise PolicyRefused(str(error)) from error
 
@@ -67,22 +67,22 @@ def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFac
     }
 
 
-def is_contextual(opening: RunConfig) -> bool:
+def is_contextual(run_config: RunConfig) -> bool:
     """Whether the run's policy judges arms by what they are, gradients among the rest."""
-    return policy_for(opening.policy).contextual
+    return policy_for(run_config.policy).contextual
 
 
-def with_explicit_policies(opening: RunConfig) -> RunConfig:
+def with_explicit_policies(run_config: RunConfig) -> RunConfig:
     """Return the opening with every parameter of its policies.
 
     Raises:
         ValueError: there is no such policy, or not with these parameters.
     """
-    selection = opening.selection
+    selection = run_config.selection
     if selection and selection.attention:
         attention_for(selection.attention)
         attention = written_out(selection.attention)
         selection = selection.model_copy(update={"attention": attention})
-    return opening.model_copy(
-        update={"policy": written_out(opening.policy), "selection": selection}
+    return run_config.model_copy(
+        update={"policy": written_out(run_config.policy), "selection": selection}
     )

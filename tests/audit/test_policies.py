@@ -24,11 +24,11 @@ def test_the_history_of_a_policy_is_identical_and_its_trials_taught_something(na
     verdict = audit(history)
     assert verdict.identical, str(verdict)
     assert verdict.closed
-    opening = decode(SeedReport, history.reports[0].value).opening
+    run_config = decode(SeedReport, history.reports[0].value).run_config
     decisions = [decode(AdaptationDecision, record.value) for record in history.decisions]
-    assert opening is not None
-    assert opening.policy.name == name
-    assert opening.selection is not None
+    assert run_config is not None
+    assert run_config.policy.name == name
+    assert run_config.selection is not None
     assert any(candidate.pulls for decision in decisions for candidate in decision.candidates)
     assert any(seed.pulls for decision in decisions for seed in decision.seeds)
 

@@ -19,7 +19,7 @@ forgettings = st.sampled_from([NOTHING, Discounting(window=4), Discounting(disco
 def played(
     moves: list[tuple[int, float]], priors: dict[int, Prior], discounting: Discounting
 ) -> tuple[ArmStats, dict[int, History]]:
-    """Standings after these trials, one after the other, and the histories themselves."""
+    """ArmStats after these trials, one after the other, and the histories themselves."""
     histories: dict[int, History] = {}
     arm_stats = ArmStats.of(ARMS, {}, priors)
     for number, (arm, reward) in enumerate(moves, start=1):

@@ -151,7 +151,7 @@ def test_an_arm_never_tried_is_to_be_tried_first(name: str) -> None:
 
 PROGRAM = """
 import numpy as np
-from esper.bandit import POLICIES, ArmColumns, Draws, Experience, LinearModel
+from esper.bandit import POLICIES, ArmArrays, CounterRNG, Experience, LinearModel
 r = np.random.default_rng(3)
 x = r.random((30, 6))
 arms = ArmArrays(r.integers(0, 40, 30).astype(float), r.random(30), np.zeros(30), x)

@@ -134,7 +134,7 @@ def test_processes_that_died_idle_are_replaced_and_cost_no_kernel(
 
 PARENT = """
 import asyncio, os
-from esper.compiler import CompileFarm
+from esper.compiler import CompilePool
 from tests.compiler.test_compile_pool import slow
 
 async def hang(farm):

@@ -103,11 +103,11 @@ def test_an_ordinary_run_has_the_bytes_of_earlier_versions() -> None:
 def test_a_lockstep_run_says_so_in_its_opening_and_in_the_state(trainer: Trainer) -> None:
     trainer.report()
     assert b'"lockstep":true' in (trainer.reports[0].value or b"")
-    assert trainer.folded.run.opening.lockstep
+    assert trainer.folded.run.run_config.lockstep
 
 
 def test_an_opening_that_does_not_know_of_lockstep_is_none() -> None:
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=0, slots={}, policy={"name": "ucb1"}, host_params=1, report_interval_steps=1
     )
-    assert not decode(RunConfig, encode(opening)).lockstep
+    assert not decode(RunConfig, encode(run_config)).lockstep

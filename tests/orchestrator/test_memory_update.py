@@ -26,8 +26,8 @@ def test_what_was_only_on_offer_teaches_nothing() -> None:
 
 def test_a_site_without_a_signature_teaches_nothing() -> None:
     state = taught_run("digits").folded
-    opening = state.run.opening.model_copy(update={"sites": {}})
-    assert lessons_of(replace(state, run=OpenedRun("run", opening))) == []
+    run_config = state.run.run_config.model_copy(update={"sites": {}})
+    assert lessons_of(replace(state, run=OpenedRun("run", run_config))) == []
 
 
 def test_what_a_run_was_told_by_earlier_ones_is_not_told_on() -> None:
@@ -37,8 +37,8 @@ def test_what_a_run_was_told_by_earlier_ones_is_not_told_on() -> None:
         arms=(Remembered(signature=SIGNATURES["fc"], blueprint_id="a", weight=20.0, mean=1.0),),
     )
     state = taught_run("digits").folded
-    opening = state.run.opening.model_copy(update={"memory": told})
-    same = replace(state, run=OpenedRun("run", opening))
+    run_config = state.run.run_config.model_copy(update={"memory": told})
+    same = replace(state, run=OpenedRun("run", run_config))
     assert lessons_of(FoldState.from_bytes(same.to_bytes())) == lessons_of(state)
 
 

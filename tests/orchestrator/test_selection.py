@@ -319,7 +319,7 @@ def test_the_audit_derives_every_decision_again_under_every_policy(name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("opening", "complaint"),
+    ("run_config", "complaint"),
     [
         ({"policy": PolicySpec(name="oracle")}, "no policy 'oracle'"),
         (
@@ -333,10 +333,10 @@ def test_the_audit_derives_every_decision_again_under_every_policy(name: str) ->
     ],
 )
 def test_a_run_that_asks_for_what_there_is_not_is_refused(
-    opening: Mapping[str, object], complaint: str
+    run_config: Mapping[str, object], complaint: str
 ) -> None:
     with pytest.raises(RunUnfoldable, match=complaint):
-        Trainer({"fc": 1}, **opening).report()  # type: ignore[arg-type]
+        Trainer({"fc": 1}, **run_config).report()  # type: ignore[arg-type]
 
 
 def test_a_contextual_policy_learns_from_every_trial() -> None:

@@ -231,7 +231,7 @@ class Trainer:
         probe_loss: float | None,
         closing: bool,
     ) -> SeedReport:
-        opening = RunConfig(
+        run_config = RunConfig(
             seed=self.seed,
             slots=dict(self.slots),
             policy=self.policy,
@@ -248,7 +248,7 @@ class Trainer:
             seq=self.seq,
             step=self.seq * INTERVAL,
             probe_loss=probe_loss,
-            opening=opening if self.seq == 0 else None,
+            run_config=run_config if self.seq == 0 else None,
             kernels=tuple(kernels),
             seeds=tuple(
                 SeedStatus(

@@ -128,7 +128,7 @@ def _worker(running: Running) -> process.ProcessRecord:
     return state.started("bandit")
 
 
-def opening(seed: int = 1) -> RunConfig:
+def run_config(seed: int = 1) -> RunConfig:
     return RunConfig(
         seed=seed,
         slots={"conv": 2},
@@ -149,7 +149,11 @@ def kernel(name: str, build: str = "") -> LoadableKernel:
 
 
 def report(run_id: str, seq: int, *, seed: int = 1, **fields: object) -> SeedReport:
-    told = {"train_loss": 1.0, "probe_loss": 1.0, "opening": opening(seed) if seq == 0 else None}
+    told = {
+        "train_loss": 1.0,
+        "probe_loss": 1.0,
+        "run_config": run_config(seed) if seq == 0 else None,
+    }
     return SeedReport(run_id=run_id, seq=seq, step=10 * seq, **(told | fields))
 
 

@@ -115,10 +115,10 @@ def timeless(memory: FamilyMemory) -> FamilyMemory:
 def first_report_memory(running: Running, run_id: str) -> MemorySnapshot:
     servers = running.settings.kafka_bootstrap_servers
     record = read(servers, SEED_METRICS.name, key=run_id.encode())[0]
-    opening = decode(SeedReport, record.value).opening
-    assert opening is not None
-    assert opening.memory is not None
-    return opening.memory
+    run_config = decode(SeedReport, record.value).run_config
+    assert run_config is not None
+    assert run_config.memory is not None
+    return run_config.memory
 
 
 @pytest.mark.timeout(240)

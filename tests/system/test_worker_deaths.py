@@ -135,7 +135,7 @@ def _reports(run_id: str) -> list[SeedReport]:
         for site in ("conv", "fc")
         for name in ("a", "b", "c")
     ]
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=7,
         slots={"conv": 4, "fc": 4},
         policy=PolicySpec(),
@@ -149,7 +149,7 @@ def _reports(run_id: str) -> list[SeedReport]:
             step=10 * seq,
             train_loss=1.0 / (1 + seq),
             probe_loss=1.0,
-            opening=opening if seq == 0 else None,
+            run_config=run_config if seq == 0 else None,
             kernels=tuple(kernels) if seq == 1 else (),
             seeds=_seeds(kernels, seq),
             outcomes=_answers(run_id, seq),

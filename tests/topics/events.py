@@ -225,7 +225,7 @@ reports = st.builds(
     step=counts,
     train_loss=maybe(finite),
     probe_loss=maybe(finite),
-    opening=maybe(openings),
+    run_config=maybe(openings),
     kernels=several(loadable),
     refusals=several(st.builds(KernelRefusal, kernel_id=sha256s, reason=words)),
     seeds=several(seeds),

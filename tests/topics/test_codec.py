@@ -31,6 +31,7 @@ from esper.topics.models import (
     Node,
     Plant,
     PolicySpec,
+    RunConfig,
     SeedReport,
     SiteKind,
 )
@@ -113,9 +114,18 @@ def test_the_bytes_of_a_known_report_never_change() -> None:
     """Digests of old records must stay what they are: a history is audited years later."""
     report = SeedReport(run_id="digits", seq=0, step=0, probe_loss=1e-07)
     assert encode(report) == (
-        b'{"closing":false,"kernels":[],"opening":null,"outcomes":[],"probe_loss":1e-7,'
-        b'"refusals":[],"run_id":"digits","seeds":[],"seq":0,"step":0,"train_loss":null}'
+        b'{"closing":false,"kernels":[],"outcomes":[],"probe_loss":1e-7,"refusals":[],'
+        b'"run_config":null,"run_id":"digits","seeds":[],"seq":0,"step":0,"train_loss":null}'
     )
+
+
+def test_a_report_of_contract_2_is_read_with_its_run_config() -> None:
+    """Contract 2 called the field `opening`."""
+    config = RunConfig(
+        seed=1, slots={"fc1": 2}, policy=PolicySpec(), host_params=9, report_interval_steps=5
+    )
+    report = SeedReport(run_id="digits", seq=0, step=0, run_config=config)
+    assert decode(SeedReport, encode(report).replace(b'"run_config"', b'"opening"')) == report
 
 
 def test_a_linear_ramp_leaves_the_bytes_of_a_plant_as_they_were_before_there_were_others() -> None:

@@ -12,7 +12,7 @@ import esper
 CHANGES: Final = tuple(
     str(Path(esper.__file__).parent / name)
     for name in (
-        "training/garden.py",
+        "training/seed_manager.py",
         "training/optimizer.py",
         "seed/bank.py",
         "seed/merging.py",

@@ -282,14 +282,14 @@ def test_after_a_plan_that_failed_training_goes_on_as_if_it_had_never_come(
 
 
 def inbox_of(plot: Plot) -> tuple[DecisionQueue, Reporter]:
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=0,
         slots={"conv": 3, "fc1": 3},
         policy=PolicySpec(),
         host_params=0,
         report_interval_steps=20,
     )
-    reporter = Reporter(RUN, opening)
+    reporter = Reporter(RUN, run_config)
     return DecisionQueue(plot.seed_manager, reporter), reporter
 
 

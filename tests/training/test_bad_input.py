@@ -272,10 +272,10 @@ def interrupted_in(file: str, function: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("file", "function", "grown"),
     [
-        ("training/inbox.py", "take", 0),
-        ("training/garden.py", "_join", 0),
+        ("training/decision_queue.py", "take", 0),
+        ("training/seed_manager.py", "_join", 0),
         ("training/optimizer.py", "add", 0),
-        ("training/garden.py", "ramp", 1),
+        ("training/seed_manager.py", "ramp", 1),
         ("training/probe.py", "_outputs", 1),
         ("training/link.py", "report", 1),
     ],

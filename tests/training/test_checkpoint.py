@@ -348,7 +348,7 @@ def test_a_checkpoint_of_a_version_without_selection_goes_on_as_it_began(
     saved = torch.load(io.BytesIO(first.saved()), weights_only=True)
     interrupted(first)
     told = json.loads(saved["growth"]["growth"])
-    del told["opening"]["selection"], told["opening"]["sites"]
+    del told["run_config"]["selection"], told["run_config"]["sites"]
     saved["growth"]["growth"] = json.dumps(told)
     file = io.BytesIO()
     torch.save(saved, file)

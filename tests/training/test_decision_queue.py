@@ -48,14 +48,14 @@ class Trainer:
         self.plot = Plot()
         self.folder = folder
         self.store = open_store(f"file:{folder}")
-        opening = RunConfig(
+        run_config = RunConfig(
             seed=0,
             slots={"conv": 3, "fc1": 3},
             policy=PolicySpec(),
             host_params=0,
             report_interval_steps=20,
         )
-        self._reporter = Reporter(RUN, opening)
+        self._reporter = Reporter(RUN, run_config)
         self.decision_queue = DecisionQueue(self.plot.seed_manager, self._reporter)
         self.loader = KernelLoader(
             self.store,

@@ -222,10 +222,10 @@ def test_another_optimizer_takes_over_where_a_layer_took_a_kernel_in() -> None:
 
 
 def told(plot: Plot, measured: Measured) -> list[SeedStatus]:
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=0, slots={"fc1": 3}, policy=PolicySpec(), host_params=0, report_interval_steps=20
     )
-    report = Reporter(RUN, opening).next(plot.sites, measured, step=plot.step, train_loss=None)
+    report = Reporter(RUN, run_config).next(plot.sites, measured, step=plot.step, train_loss=None)
     return list(report.seeds)
 
 

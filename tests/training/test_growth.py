@@ -127,7 +127,7 @@ def test_a_decision_on_the_topic_becomes_a_seed_and_its_outcome_a_report(
         run.train_until(lambda: len(outside.reports(run_id)) > 8)
     reports = outside.reports(run_id)
     assert [report.seq for report in reports] == list(range(len(reports)))
-    assert [report.opening is not None for report in reports] == [True] + [False] * (
+    assert [report.run_config is not None for report in reports] == [True] + [False] * (
         len(reports) - 1
     )
     assert [report.closing for report in reports] == [False] * (len(reports) - 1) + [True]

@@ -64,10 +64,10 @@ def teach(settings: Settings, family: str, growth: Growth, mean: float = 0.7) ->
     return Remembered(signature=signature, blueprint_id="squeeze-excite", weight=4.0, mean=mean)
 
 
-def opening_memory(outside: Outside, growth: Growth) -> MemorySnapshot | None:
+def configured_memory(outside: Outside, growth: Growth) -> MemorySnapshot | None:
     first = outside.reports(growth.run_id)[0]
-    assert first.opening is not None
-    return first.opening.memory
+    assert first.run_config is not None
+    return first.run_config.memory
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -81,8 +81,8 @@ def test_a_run_begins_with_what_earlier_ones_of_its_name_found_at_like_sites(
         known = teach(settings, name, first)
     with grown(settings, name) as second:
         pass
-    assert opening_memory(outside, first) == MemorySnapshot(family=name)
-    assert opening_memory(outside, second) == MemorySnapshot(family=name, arms=(known,))
+    assert configured_memory(outside, first) == MemorySnapshot(family=name)
+    assert configured_memory(outside, second) == MemorySnapshot(family=name, arms=(known,))
     assert warnings_in(caplog) == []
 
 
@@ -93,7 +93,7 @@ def test_runs_of_another_name_share_a_family_where_they_are_told_to(
         known = teach(settings, name, growth)
     with grown(settings, "another", family=name) as growth:
         pass
-    assert opening_memory(outside, growth) == MemorySnapshot(family=name, arms=(known,))
+    assert configured_memory(outside, growth) == MemorySnapshot(family=name, arms=(known,))
     records = read(settings.kafka_bootstrap_servers, TRAINING_RUN.name, key=growth.run_id.encode())
     assert {decode(TrainingRun, record.value).task for record in records} == {name}
 
@@ -103,7 +103,7 @@ def test_a_run_told_to_do_without_memory_says_nothing_of_it(
 ) -> None:
     with grown(settings, name, memory=False) as growth:
         pass
-    assert opening_memory(outside, growth) is None
+    assert configured_memory(outside, growth) is None
     assert warnings_in(caplog) == []
 
 
@@ -115,7 +115,7 @@ def test_a_run_begins_with_just_the_snapshot_that_it_is_given(
     given = MemorySnapshot(family=name, arms=(teach(settings, name, growth, mean=0.2),))
     with grown(settings, "other", memory=given) as growth:
         pass
-    assert opening_memory(outside, growth) == given
+    assert configured_memory(outside, growth) == given
     with pytest.raises(RunNameRefused, match=f"cannot begin with memory of family '{name}'"):
         grown(settings, "other", family="third", memory=given)
 
@@ -128,7 +128,7 @@ def test_a_lockstep_run_has_memory_only_where_it_is_asked_for(
         grown(settings, name, lockstep=LockstepTimeouts(answer_s=2.0), **memory)
     records = read(settings.kafka_bootstrap_servers, SEED_METRICS.name)
     reports = [decode(SeedReport, each.value) for each in records if name in str(each.key)]
-    assert [bool(each.opening and each.opening.memory) for each in reports] == [has_it]
+    assert [bool(each.run_config and each.run_config.memory) for each in reports] == [has_it]
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -140,7 +140,7 @@ def test_a_run_without_redis_begins_without_memory_and_says_so_once(
         url = f"redis://127.0.0.1:{free.getsockname()[1]}/0" if named else None
     with grown(settings.model_copy(update={"redis_url": url}), name) as growth:
         pass
-    memory = opening_memory(outside, growth)
+    memory = configured_memory(outside, growth)
     assert memory is not None
     assert memory.arms == ()
     assert memory.note is not None
@@ -165,9 +165,9 @@ def test_a_run_that_goes_on_has_the_memory_that_it_began_with(
     with pytest.raises(KeyboardInterrupt), resumed:
         raise KeyboardInterrupt
     with grown(settings, name, resume=again, memory=False) as last:
-        kept = json.loads(last.state_dict()["growth"])["opening"]["memory"]
+        kept = json.loads(last.state_dict()["growth"])["run_config"]["memory"]
     assert MemorySnapshot.model_validate_json(json.dumps(kept)).arms == (known,)
-    assert opening_memory(outside, last) == MemorySnapshot(family=name, arms=(known,))
+    assert configured_memory(outside, last) == MemorySnapshot(family=name, arms=(known,))
 
 
 def test_a_family_that_could_be_part_of_no_key_is_refused(settings: Settings) -> None:

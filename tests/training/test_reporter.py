@@ -43,7 +43,7 @@ def test_numbers_count_up_from_zero_and_only_the_first_report_opens_the_run() ->
     reports = [next_report(reporter, step=20 * number) for number in range(4)]
     assert [report.seq for report in reports] == [0, 1, 2, 3]
     assert [report.step for report in reports] == [0, 20, 40, 60]
-    assert [report.opening for report in reports] == [OPENING, None, None, None]
+    assert [report.run_config for report in reports] == [OPENING, None, None, None]
     assert {report.run_id for report in reports} == {RUN}
 
 

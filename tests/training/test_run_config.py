@@ -12,7 +12,7 @@ from esper.training.run_config import is_contextual, run_config_of, site_facts
 from tests.seed.hosts import host, sites_of
 
 
-def an_opening(policy: PolicySpec | None = None, selection: Selection | None = None) -> RunConfig:
+def a_run_config(policy: PolicySpec | None = None, selection: Selection | None = None) -> RunConfig:
     model = host()
     return run_config_of(
         model,
@@ -27,7 +27,7 @@ def an_opening(policy: PolicySpec | None = None, selection: Selection | None = N
 
 
 def test_each_site_is_told_with_what_a_policy_may_know_of_it() -> None:
-    assert an_opening().sites == {
+    assert a_run_config().sites == {
         "conv": SiteFacts(
             kind=SiteKind.FEATURE_MAP, signature="feature_map:2x6x6>8x6x6", depth=0.0, params=152
         ),
@@ -50,16 +50,16 @@ def test_a_site_alone_is_in_the_middle() -> None:
 def test_what_is_given_is_told_and_what_is_not_is_the_default() -> None:
     policy = PolicySpec(params={"exploration": 0.5})
     selection = Selection(limits=Limits(max_on_trial=1))
-    given, default = an_opening(policy, selection), an_opening()
+    given, default = a_run_config(policy, selection), a_run_config()
     assert (given.policy, given.selection) == (policy, selection)
     assert (default.policy, default.selection) == (DEFAULT_POLICY, DEFAULT_SELECTION)
     assert DEFAULT_SELECTION.attention is not None
 
 
 def test_policies_are_told_with_all_their_parameters_lest_a_default_changes() -> None:
-    told = an_opening(PolicySpec(name="sliding-ucb", params={"window": 50}), Selection())
+    told = a_run_config(PolicySpec(name="sliding-ucb", params={"window": 50}), Selection())
     assert told.policy.params == {"exploration": 0.5, "window": 50}
-    attending = an_opening(None, Selection(attention=PolicySpec(name="thompson-gaussian")))
+    attending = a_run_config(None, Selection(attention=PolicySpec(name="thompson-gaussian")))
     assert attending.selection and attending.selection.attention
     assert attending.selection.attention.params == {"sigma": 0.5, "prior_sigma": 0.5}
 
@@ -78,9 +78,9 @@ def test_a_policy_that_there_is_not_is_refused_before_the_run_is_announced(
     policy: PolicySpec | None, selection: Selection | None, why: str
 ) -> None:
     with pytest.raises(PolicyRefused, match=why):
-        an_opening(policy, selection)
+        a_run_config(policy, selection)
 
 
 def test_only_a_policy_that_judges_by_features_needs_gradients() -> None:
-    assert not is_contextual(an_opening(PolicySpec(name="ucb1")))
-    assert is_contextual(an_opening(PolicySpec(name="linear-thompson")))
+    assert not is_contextual(a_run_config(PolicySpec(name="ucb1")))
+    assert is_contextual(a_run_config(PolicySpec(name="linear-thompson")))

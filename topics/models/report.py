@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AliasChoices, Field, StringConstraints
 
 from esper.topics.models.event import Count, Event, Identifier, Sha256, SiteName
 from esper.topics.models.kernel import KernelCost
@@ -136,7 +136,7 @@ class RunConfig(Event):
 class SeedReport(Event):
     """A run as of one step.
 
-    `seq` counts the reports of a run from 0 without holes; `opening` is present exactly when seq
+    `seq` counts the reports of a run from 0 without holes; `run_config` is present exactly when seq
     is 0. `kernels` and `refusals` list what became loadable, or was refused, since the last
     report, `outcomes` what decisions came to since then. Losses are means per sample; None means
     not measured or not finite. `gradients` are, by site, the norm of the loss gradient of the host
@@ -151,7 +151,9 @@ class SeedReport(Event):
     step: Count
     train_loss: float | None = None
     probe_loss: float | None = None
-    opening: RunConfig | None = None
+    run_config: Annotated[
+        RunConfig | None, Field(validation_alias=AliasChoices("run_config", "opening"))
+    ] = None
     kernels: tuple[LoadableKernel, ...] = ()
     refusals: tuple[KernelRefusal, ...] = ()
     seeds: tuple[SeedStatus, ...] = ()

@@ -48,7 +48,7 @@ class Remembering:
         """
         deadline = time.monotonic() + LIMIT_S
         for state in closed:
-            memory = state.run.opening.memory
+            memory = state.run.run_config.memory
             if memory is not None:
                 await self._keep(memory.family, state, deadline)
 

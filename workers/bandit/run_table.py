@@ -97,7 +97,7 @@ class Run:
             ended=how,
             run_id=self.kept.run_id,
             last_seq=self.kept.last_seq,
-            opening_sha256=digest(self.kept.run.opening),
+            opening_sha256=digest(self.kept.run.run_config),
             partition=record.partition,
             offset=record.offset,
             reason=reason,

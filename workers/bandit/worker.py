@@ -112,7 +112,7 @@ class Bandit:
             if run.kept is not None:
                 await self._break(run, record, DlqReason.UNFOLDABLE, str(error))
             else:
-                unfit = DlqReason.UNFOLDABLE if report.opening else DlqReason.UNOPENED
+                unfit = DlqReason.UNFOLDABLE if report.run_config else DlqReason.UNOPENED
                 await self._bury(record, unfit, str(error))
             return []
         except SequenceGap as error:
@@ -137,11 +137,11 @@ class Bandit:
         known, and no audit could repeat what was decided: the run is broken.
         """
         before = run.recent.get(report.seq, cause.sha256)
-        opening = report.opening
-        if before == cause.sha256 and (opening is None or opening == state.run.opening):
+        run_config = report.run_config
+        if before == cause.sha256 and (run_config is None or run_config == state.run.run_config):
             REPORTS_REPEATED.inc()
             return
-        what = "opens it a second time" if opening else "was another when it was folded"
+        what = "opens it a second time" if run_config else "was another when it was folded"
         reason = f"run {report.run_id}: report {report.seq} {what}; two runs have one id"
         await self._break(run, record, DlqReason.CONTRADICTION, reason)
 
@@ -154,7 +154,7 @@ class Bandit:
             )
         elif broken:
             REPORTS_REPEATED.inc()
-        elif report.opening and digest(report.opening) != ended.opening_sha256:
+        elif report.run_config and digest(report.run_config) != ended.opening_sha256:
             reason = f"{ended.reason} and cannot be opened again; give the new run another id"
             await self._bury(record, DlqReason.CONTRADICTION, reason)
         elif report.seq > ended.last_seq:

@@ -109,7 +109,7 @@ def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> Non
             run = grow_task(
                 terms.settings,
                 terms.task,
-                seed=recording.opening.seed,
+                seed=recording.run_config.seed,
                 epochs=terms.epochs,
                 export_under=terms.export_under,
                 on_start=lambda run_id: progress.note(

@@ -88,7 +88,7 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
     if not verdict.closed:
         raise _refused(f"run {run} is not closed yet, and may find more", DIFFERENT)
     state = last_state(history)
-    opened_with = state.run.opening.memory
+    opened_with = state.run.run_config.memory
     if opened_with is None:
         raise _refused(f"run {run} was told to do without memory, and leaves none", DIFFERENT)
     family, lessons = opened_with.family, lessons_of(state)

@@ -78,7 +78,7 @@ class Ranks:
         """Whether this rank is the one that speaks to Kafka."""
         return self.rank == LEADER
 
-    def agreed(self, run: TrainingRun, opening: RunConfig, step: int) -> TrainingRun:
+    def agreed(self, run: TrainingRun, run_config: RunConfig, step: int) -> TrainingRun:
         """Return the run as rank 0 has named it, once all ranks are known to mean the same.
 
         `step` is the step of the checkpoint that they go on from.
@@ -87,7 +87,7 @@ class Ranks:
             RanksDiffer: on every rank, where one means another.
         """
         unnamed = run.model_copy(update={"run_id": ""})
-        given = self.noted(sha256_of(encode(unnamed) + encode(opening) + str(step).encode()))
+        given = self.noted(sha256_of(encode(unnamed) + encode(run_config) + str(step).encode()))
         odd = [str(rank) for rank, each in enumerate(given) if each != given[LEADER]]
         if odd:
             raise RanksDiffer(

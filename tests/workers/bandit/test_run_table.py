@@ -27,10 +27,10 @@ class RecordBatch:
 
 
 def report(run_id: str, seq: int) -> SeedReport:
-    opening = RunConfig(
+    run_config = RunConfig(
         seed=0, slots={"a": 1}, policy=PolicySpec(), host_params=1, report_interval_steps=1
     )
-    return SeedReport(run_id=run_id, seq=seq, step=seq, opening=None if seq else opening)
+    return SeedReport(run_id=run_id, seq=seq, step=seq, run_config=None if seq else run_config)
 
 
 def record(run_id: str, seq: int, offset: int | None = None) -> Record:
