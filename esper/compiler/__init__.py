@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "BlueprintCompiler": "compile",
     "Built": "outcome",
-    "CompilePool": "farm",
+    "CompilePool": "compile_pool",
     "KernelOptimizer": "optimize",
     "KernelRejected": "validate",
     "KernelValidator": "validate",
