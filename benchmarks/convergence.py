@@ -22,8 +22,8 @@ from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped_named
-from esper.tasks import KnownAnswer, conv_teacher
-from esper.tasks.train import Splits, train_task
+from esper.tasks import KnownAnswerTask, conv_teacher
+from esper.tasks.train import DatasetSplits, train_task
 from esper.topics.models import Fossilize, Limits, Plant, PolicySpec, Selection
 from esper.training import Growth
 from esper.workers.local.submit import publish_blueprints
@@ -107,7 +107,7 @@ class Run(NamedTuple):
     test_accuracy: float
     params: int
 
-    def share(self, answer: KnownAnswer, third: int) -> float:
+    def share(self, answer: KnownAnswerTask, third: int) -> float:
         """Return the share of a third of the choices, 0 to 2, that are the right one.
 
         Choices at which it could not be made are left out: what was just culled is not planted
@@ -122,7 +122,7 @@ class Run(NamedTuple):
         part = _third(open_to_it, third)
         return sum(part) / len(part) if part else 0.0
 
-    def row(self, answer: KnownAnswer) -> dict[str, Any]:
+    def row(self, answer: KnownAnswerTask) -> dict[str, Any]:
         """Return the run as it is told: counts of plantings by third, and the rest as it is."""
         thirds = [
             Counter(f"{site}/{name}" for _, site, name in _third(self.planted, third))
@@ -137,7 +137,7 @@ class Run(NamedTuple):
             "first_right_step": self.first_right(answer),
         }
 
-    def first_right(self, answer: KnownAnswer) -> int | None:
+    def first_right(self, answer: KnownAnswerTask) -> int | None:
         """Return the step at which the right kernel was first planted."""
         right = (answer.site, answer.blueprint_id)
         return next((step for step, *arm in self.planted if tuple(arm) == right), None)
@@ -174,7 +174,7 @@ def measure(stack: Stack, amount: Amount) -> Measured:
     )
 
 
-def figures_of(runs: Sequence[Run], answer: KnownAnswer) -> Iterator[Figure]:
+def figures_of(runs: Sequence[Run], answer: KnownAnswerTask) -> Iterator[Figure]:
     """Yield what each setting came to, over its runs."""
     for name in dict.fromkeys(each.setting for each in runs):
         choosing, growing = (
@@ -216,7 +216,7 @@ def trained(
     task = conv_teacher(seed).task
 
     @contextmanager
-    def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Growth]:
+    def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[Growth]:
         with esper.grow(
             model,
             optimizer,
@@ -273,7 +273,7 @@ def _rewards(growth: Growth) -> dict[str, list[float]]:
     return {arm: told for arm, told in rewards.items() if told}
 
 
-def _keeps(run: Run, answer: KnownAnswer) -> bool:
+def _keeps(run: Run, answer: KnownAnswerTask) -> bool:
     return any((site, name) == (answer.site, answer.blueprint_id) for _, site, name in run.kept)
 
 

@@ -150,6 +150,6 @@ def _training(widths: tuple[int, int, int], *, governed: bool) -> Callable[[], N
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if governor is not None:
-                governor.watch(loss, step)
+                governor.observe(loss, step)
 
     return train

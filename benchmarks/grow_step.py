@@ -40,7 +40,7 @@ from esper.topics.models import (
     Strategy,
 )
 from esper.training.optimizer import OptimizerMembership
-from esper.training.probe import Measured as Probed
+from esper.training.probe import ProbeResult
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import SeedManager
 
@@ -191,7 +191,7 @@ class _Garden:
     def report(self) -> None:
         """Do what a report does besides the probe."""
         self._seed_manager.end_embargoes(1, 20)
-        self._reporter.next(self._seed_manager.sites, Probed(0.5, {}), step=1, train_loss=None)
+        self._reporter.next(self._seed_manager.sites, ProbeResult(0.5, {}), step=1, train_loss=None)
 
 
 def _poll(amount: Amount) -> Figure:

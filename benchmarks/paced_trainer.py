@@ -24,7 +24,7 @@ import esper
 from benchmarks.result import BenchmarkError
 from esper.settings import Settings
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
-from esper.tasks.train import BATCH, LEARNING_RATE, Attach, Splits, Steppable, never_grow
+from esper.tasks.train import BATCH, LEARNING_RATE, Attach, DatasetSplits, Steppable, no_growth
 from esper.topics.models import SeedState
 from esper.training import Growth
 from esper.training.grow import REPORT_EVERY
@@ -120,7 +120,7 @@ def _serve(link: Connection, settings: Settings | None, core: int) -> None:
 
 
 @contextmanager
-def _training(settings: Settings | None, digits: Splits) -> Iterator[Callable[[], Step]]:
+def _training(settings: Settings | None, digits: DatasetSplits) -> Iterator[Callable[[], Step]]:
     """Give a function that trains the digits host one step."""
     torch.manual_seed(0)
     model = DigitsHost()
@@ -141,7 +141,7 @@ def _training(settings: Settings | None, digits: Splits) -> Iterator[Callable[[]
         end = time.perf_counter()
         return Step(end - start, end - trained, next(numbers) % REPORT_EVERY == 0)
 
-    attach: Attach = never_grow if settings is None else partial(_grow_without_room, settings)
+    attach: Attach = no_growth if settings is None else partial(_grow_without_room, settings)
     with attach(model, optimizer, digits) as growth:
         yield partial(train, growth)
 
@@ -152,7 +152,7 @@ def _batches(images: int) -> list[Tensor]:
 
 
 def _grow_without_room(
-    settings: Settings, model: nn.Module, optimizer: Optimizer, digits: Splits
+    settings: Settings, model: nn.Module, optimizer: Optimizer, digits: DatasetSplits
 ) -> Growth:
     """Attach growth that takes part in everything, but whose slots are all spent.
 

@@ -19,7 +19,7 @@ from esper.blueprint import request_for, shipped
 from esper.compiler import Built, CompilePool
 from esper.store import KernelStore, open_store
 from esper.tasks.digits import DIGITS
-from esper.tasks.train import Splits, train_task
+from esper.tasks.train import DatasetSplits, train_task
 from esper.topics.bus import Record, read
 from esper.topics.catalog import KERNEL_COMPILED
 from esper.topics.codec import decode
@@ -226,7 +226,7 @@ def _grow(stack: Stack, seed: int, epochs: int) -> list[tuple[float, float]]:
     clocks: list[_Clocked] = []
 
     @contextmanager
-    def attach(model: nn.Module, optimizer: Optimizer, digits: Splits) -> Iterator[_Clocked]:
+    def attach(model: nn.Module, optimizer: Optimizer, digits: DatasetSplits) -> Iterator[_Clocked]:
         with esper.grow(
             model,
             optimizer,

@@ -23,7 +23,7 @@ from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.seed import find_sites
-from esper.tasks.train import Splits, Task, never_grow
+from esper.tasks.train import DatasetSplits, Task, no_growth
 from esper.topics.models import Selection
 from esper.training import Growth
 from esper.workers.local.submit import publish_blueprints
@@ -84,7 +84,7 @@ class Contest:
             BenchmarkError: it has as many parameters as a run, or as long, that is not on record.
         """
         if case.control == HOST:
-            return self.row(case, trained(self.task, case.seed, self.task.epochs, never_grow))
+            return self.row(case, trained(self.task, case.seed, self.task.epochs, no_growth))
         if leant_on is None or leant_on.params is None:
             raise BenchmarkError(f"seed {case.seed} of {case.task} has not grown yet; let it first")
         if other := self.others.get(case.control):
@@ -92,9 +92,9 @@ class Contest:
         if case.control in LASTING:
             rival = self._rival(LASTING[case.control], leant_on.params)
             lasting_s = _lasted_s(leant_on)
-            return self.row(case, trained(rival, case.seed, UNENDING, never_grow, lasting_s))
+            return self.row(case, trained(rival, case.seed, UNENDING, no_growth, lasting_s))
         rival = self._rival(case.control, leant_on.params)
-        return self.row(case, trained(rival, case.seed, rival.epochs, never_grow))
+        return self.row(case, trained(rival, case.seed, rival.epochs, no_growth))
 
     def row(
         self,
@@ -161,7 +161,7 @@ def _grown(contest: Contest, stack: Stack, case: Case, compile_s: float) -> Row:
     task = contest.task
 
     @contextmanager
-    def grows(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Growth]:
+    def grows(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[Growth]:
         with esper.grow(
             model,
             optimizer,

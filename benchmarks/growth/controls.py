@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from benchmarks.growth.planting import Planting
 from esper.bandit.constraints import BUDGET_SHARE
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
-from esper.tasks import OFFERED, KnownAnswer
+from esper.tasks import TEACHER_BLUEPRINTS, KnownAnswerTask
 from esper.topics.models import Limits, Orchestration, PolicySpec, Selection
 
 REPORT_EVERY: Final = 10
@@ -84,7 +84,7 @@ def fixed(site: str, blueprint_id: str) -> str:
 
 def timetable(
     control: str,
-    answer: KnownAnswer,
+    answer: KnownAnswerTask,
     seed: int,
     arms: Mapping[tuple[str, str], int],
     bandit_kept: Sequence[tuple[str, str]] | None,
@@ -114,7 +114,7 @@ def timetable(
 
 
 def _periodic(
-    answer: KnownAnswer, arms: Mapping[tuple[str, str], int], seed: int
+    answer: KnownAnswerTask, arms: Mapping[tuple[str, str], int], seed: int
 ) -> Sequence[Planting]:
     """Return the blueprints of the list at the sites in turn, while slots and parameters are left.
 
@@ -123,7 +123,7 @@ def _periodic(
     merit of the control.
     """
     plantings: list[Planting] = []
-    names, sites = [each.blueprint_id for each in OFFERED], answer.task.sites
+    names, sites = [each.blueprint_id for each in TEACHER_BLUEPRINTS], answer.task.sites
     used, place, first = 0, seed, seed // len(names)
     for turn in range(STEPS // (PERIOD * REPORT_EVERY) - 1):
         site = sites[(first + turn) % len(sites)]

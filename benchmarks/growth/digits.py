@@ -16,7 +16,7 @@ from benchmarks.growth.widening import Size, widened
 from benchmarks.threads import one_thread
 from esper.bandit.defaults import TOURNAMENT, TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
-from esper.tasks.train import judged
+from esper.tasks.train import evaluate
 
 LEARNING_RATE: Final = 1e-2
 """Of the host and all that is made from it: the best of 0.001, 0.003 and 0.01 for the host alone.
@@ -57,8 +57,8 @@ def by_gromo(schedule: Schedule, seed: int, params: int) -> Trained:
     with one_thread():
         grown = grow_by_gromo(splits.train, seed, TASK.epochs, TASK.batch, params, schedule)
         lasted_s, cpu_s = perf_counter() - start, process_time() - cpu_start
-        test_loss, test_accuracy = judged(grown.model, F.cross_entropy, splits.test)
-        probe_loss, _ = judged(grown.model, F.cross_entropy, splits.probe)
+        test_loss, test_accuracy = evaluate(grown.model, F.cross_entropy, splits.test)
+        probe_loss, _ = evaluate(grown.model, F.cross_entropy, splits.probe)
     return Trained(
         test_accuracy=test_accuracy,
         test_loss=test_loss,

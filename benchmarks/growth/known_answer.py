@@ -32,8 +32,8 @@ from benchmarks.stack import Stack, local_stack
 from esper.bandit.memory import snapshot
 from esper.seed import Site, find_sites
 from esper.store.run_memory import RedisMemory
-from esper.tasks import OFFERED, TEACHERS, KnownAnswer
-from esper.tasks.train import Splits
+from esper.tasks import TEACHER_BLUEPRINTS, TEACHERS, KnownAnswerTask
+from esper.tasks.train import DatasetSplits
 from esper.topics.models import MemorySnapshot
 from esper.training import Growth
 from esper.workers.local.submit import publish_blueprints
@@ -45,7 +45,7 @@ EARLIER_CONTROL: Final = "bandit-earlier"
 def cases(task: str, seeds: int) -> Iterator[Case]:
     """Yield the runs of one teacher; the many that plant one fixed kernel come last."""
     controls = [control for control in (*BY_TIMETABLE, *LIVE) if _has(task, control)]
-    controls += [fixed(*arm) for arm in _arms(TEACHERS[task](0), Workshop(OFFERED))]
+    controls += [fixed(*arm) for arm in _arms(TEACHERS[task](0), Workshop(TEACHER_BLUEPRINTS))]
     for control in controls:
         for seed in range(seeds):
             yield Case(NAME, task, control, seed)
@@ -57,16 +57,16 @@ def run(case: Case, leant_on: Row | None) -> Row:
     Raises:
         NotYet: it follows another run, which is not on record.
     """
-    answer, workshop = TEACHERS[case.task](case.seed), Workshop(OFFERED)
+    answer, workshop = TEACHERS[case.task](case.seed), Workshop(TEACHER_BLUEPRINTS)
     arms = _arms(answer, workshop)
     plan = timetable(
         case.control, answer, case.seed, arms, None if leant_on is None else _kept(leant_on)
     )
-    workshop = Workshop(OFFERED)
+    workshop = Workshop(TEACHER_BLUEPRINTS)
     gardeners: list[Gardener] = []
 
     @contextmanager
-    def grows(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Gardener]:
+    def grows(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[Gardener]:
         gardener = Gardener(
             model,
             optimizer,
@@ -93,7 +93,7 @@ class Decided:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._memories: dict[str, MemorySnapshot] = {}
-        publish_blueprints(stack.settings, OFFERED)
+        publish_blueprints(stack.settings, TEACHER_BLUEPRINTS)
 
     def __call__(self, case: Case) -> Sequence[Row]:
         """Train one run; with those before it that it remembers, where it remembers any."""
@@ -112,13 +112,15 @@ class Decided:
         growths: list[Growth] = []
 
         @contextmanager
-        def grows(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Growth]:
+        def grows(
+            model: nn.Module, optimizer: Optimizer, splits: DatasetSplits
+        ) -> Iterator[Growth]:
             with self._growing(case, answer, choosing, memory, model, optimizer, splits) as growth:
                 growths.append(growth)
                 yield growth
 
         result = trained(answer.task, case.seed, epochs_for(answer.task, STEPS), grows)
-        growth, workshop = growths[0], Workshop(OFFERED)
+        growth, workshop = growths[0], Workshop(TEACHER_BLUEPRINTS)
         _arms(answer, workshop)
         return _row(
             case,
@@ -132,12 +134,12 @@ class Decided:
     def _growing(
         self,
         case: Case,
-        answer: KnownAnswer,
+        answer: KnownAnswerTask,
         choosing: Choosing,
         memory: bool | MemorySnapshot,
         model: nn.Module,
         optimizer: Optimizer,
-        splits: Splits,
+        splits: DatasetSplits,
     ) -> Growth:
         return esper.grow(
             model,
@@ -190,13 +192,13 @@ def _family(task: str) -> str:
     return f"{NAME}-{task}"
 
 
-def _sites(answer: KnownAnswer) -> dict[str, Site]:
+def _sites(answer: KnownAnswerTask) -> dict[str, Site]:
     sample = answer.task.load().probe[0][:1]
     with torch.random.fork_rng():
         return find_sites(answer.task.host(), answer.task.sites, sample, SLOTS)
 
 
-def _arms(answer: KnownAnswer, workshop: Workshop) -> dict[tuple[str, str], int]:
+def _arms(answer: KnownAnswerTask, workshop: Workshop) -> dict[tuple[str, str], int]:
     return workshop.arms(_sites(answer))
 
 
@@ -207,7 +209,7 @@ def _kept(row: Row) -> tuple[tuple[str, str], ...]:
 
 def _row(
     case: Case,
-    answer: KnownAnswer,
+    answer: KnownAnswerTask,
     result: Trained,
     grown: Sequence[tuple[str, str]],
     *,
@@ -224,7 +226,7 @@ def _row(
     )
 
 
-def _right(answer: KnownAnswer, grown: Sequence[tuple[str, str]]) -> bool:
+def _right(answer: KnownAnswerTask, grown: Sequence[tuple[str, str]]) -> bool:
     """Whether what the host lacks is in the network; where it lacks nothing, whether nothing is."""
     if answer.blueprint_id is None:
         return not grown

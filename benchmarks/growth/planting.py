@@ -125,7 +125,7 @@ class Gardener:
 
     def close(self) -> None:
         """Let go of the optimizer."""
-        self._seed_manager.leave()
+        self._seed_manager.close()
 
     def _plant_due(self) -> None:
         while self._timetable and self._timetable[0].step <= self._step:

@@ -33,18 +33,18 @@ from esper.seed import capture_due, find_sites
 from esper.tasks.sums import SUMS
 from esper.tasks.train import (
     Attach,
-    NeverGrown,
-    Splits,
+    DatasetSplits,
+    NoGrowth,
     Steppable,
-    judged,
-    never_grow,
+    evaluate,
+    no_growth,
     train_task,
 )
 from esper.topics.models import Limits, Orchestration
 from esper.training import Growth
 from esper.training.lineage import Lineage, read_lineage
 from esper.training.link_config import trusted_key_of
-from esper.training.static import static_final
+from esper.training.static import static_network
 from esper.workers.local.submit import publish_blueprints
 
 NAME: Final = "race"
@@ -81,7 +81,7 @@ class Finish:
     Its clock stands still meanwhile.
     """
 
-    def __init__(self, model: nn.Module, splits: Splits, growth: Steppable) -> None:
+    def __init__(self, model: nn.Module, splits: DatasetSplits, growth: Steppable) -> None:
         self._model, self._samples, self._growth = model, splits.test, growth
         self._steps = 0
         self._looked_s = 0.0
@@ -101,7 +101,7 @@ class Finish:
             return
         passed_s = self.passed_s
         looked = _now()
-        if judged(self._model, TASK.loss, self._samples)[0] <= TARGET:
+        if evaluate(self._model, TASK.loss, self._samples)[0] <= TARGET:
             self.reached_s = passed_s
         self._model.train()
         self._looked_s += _now() - looked
@@ -112,7 +112,7 @@ def _now() -> float:
     return perf_counter()
 
 
-class Captured(NeverGrown):
+class Captured(NoGrowth):
     """Growth that does nothing but to record sites as graphs, as those of a grown network are."""
 
     def step(self, loss: Tensor) -> None:
@@ -127,7 +127,7 @@ class Race:
         self._stack, self._folder = stack, folder
         self._lineages: dict[int, Lineage] = {}
         publish_blueprints(stack.settings, offered_in(TASK))
-        _row(Case(NAME, TASK.name, HOST, 0), TASK.host, never_grow, epochs=1)
+        _row(Case(NAME, TASK.name, HOST, 0), TASK.host, no_growth, epochs=1)
 
     def __call__(self, case: Case) -> Sequence[Row]:
         """Train one run until it has reached the target, or its epochs are over.
@@ -138,7 +138,7 @@ class Race:
         if case.control == GROWN:
             return (self._grown(case),)
         if case.control == HOST:
-            return (_row(case, TASK.host, never_grow),)
+            return (_row(case, TASK.host, no_growth),)
         if case.control == STATIC_FINAL:
             return (self._static_final(case),)
         arm = case.control.removeprefix(CANDIDATE)
@@ -148,7 +148,7 @@ class Race:
     def _grown(self, case: Case) -> Row:
         growths: list[Growth] = []
 
-        def grows(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Growth:
+        def grows(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Growth:
             growth = esper.grow(
                 model,
                 optimizer,
@@ -183,7 +183,7 @@ class Race:
 
         def host() -> nn.Module:
             fresh = TASK.host().to(DEVICE)
-            return static_final(fresh, lineage, kernels, sample).model if lineage.seeds else fresh
+            return static_network(fresh, lineage, kernels, sample).model if lineage.seeds else fresh
 
         row = _row(case, host, lambda *_: nullcontext(Captured()))
         kept = tuple(f"{seed.site}/{seed.ready.blueprint_id}" for seed in lineage.seeds)
@@ -198,7 +198,7 @@ def _row(
     cpu_began = process_time()
 
     @contextmanager
-    def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Finish]:
+    def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[Finish]:
         with grows(model, optimizer, splits) as growth:
             finish = Finish(model, splits, growth)
             finishes.append(finish)
@@ -214,7 +214,7 @@ def _row(
             epochs,
             attach,
             device=DEVICE,
-            enough=lambda: finishes[0].reached_s is not None,
+            should_stop=lambda: finishes[0].reached_s is not None,
         )
     return Row(
         **case._asdict(),
@@ -232,7 +232,7 @@ def _row(
 
 @contextmanager
 def _from_the_start(
-    arm: str, model: nn.Module, optimizer: Optimizer, splits: Splits
+    arm: str, model: nn.Module, optimizer: Optimizer, splits: DatasetSplits
 ) -> Iterator[Steppable]:
     """Plant one kernel before the first step."""
     site, _, blueprint_id = arm.rpartition("/")

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from benchmarks.growth.origin import code
 from benchmarks.growth.rows import Case, Row
 from benchmarks.threads import one_thread
-from esper.tasks.train import Splits, Steppable, Task, judged, train_task
+from esper.tasks.train import DatasetSplits, Steppable, Task, evaluate, train_task
 
-Grows = Callable[[nn.Module, Optimizer, Splits], AbstractContextManager[Steppable]]
+Grows = Callable[[nn.Module, Optimizer, DatasetSplits], AbstractContextManager[Steppable]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ def trained(
     It ends with the step by which it has lasted so many seconds, if that comes first.
     """
     clocks: list[Clock] = []
-    seen: list[tuple[Splits, Clock, tuple[float, float]]] = []
+    seen: list[tuple[DatasetSplits, Clock, tuple[float, float]]] = []
 
     @contextmanager
-    def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[_Timed]:
+    def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[_Timed]:
         clock = Clock(model)
         clocks.append(clock)
         with ExitStack() as ending:
@@ -114,13 +114,13 @@ def trained(
 
     with one_thread():
         result = train_task(
-            task, seed, epochs, attach, enough=lambda: clocks[0].passed_s >= lasting_s
+            task, seed, epochs, attach, should_stop=lambda: clocks[0].passed_s >= lasting_s
         )
         splits, clock, (whole_s, cpu_s) = seen[0]
         return Trained(
             test_accuracy=result.test_accuracy,
             test_loss=result.test_loss,
-            probe_loss=judged(result.model, task.loss, splits.probe)[0],
+            probe_loss=evaluate(result.model, task.loss, splits.probe)[0],
             params=result.params,
             steps=result.steps,
             train_s=whole_s - clock.growth_s,

@@ -3,19 +3,19 @@
 from typing import Final
 
 from esper.tasks.charlm import CHARLM, CharacterHost, TextMissing, standard_library
-from esper.tasks.checkpoint import CheckpointUnusable, TrainingFile
+from esper.tasks.checkpoint import CheckpointUnusable, TrainingCheckpoint
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.resnet import RESNET, ResNetHost
 from esper.tasks.teachers import (
     CONV_TEACHER,
-    OFFERED,
+    TEACHER_BLUEPRINTS,
     TEACHERS,
-    KnownAnswer,
+    KnownAnswerTask,
     ReaderHost,
     StudentHost,
     conv_teacher,
 )
-from esper.tasks.train import Splits, Task, TaskResult, train_task
+from esper.tasks.train import DatasetSplits, Task, TaskResult, train_task
 
 TASKS: Final = {task.name: task for task in (DIGITS, RESNET, CONV_TEACHER.task, CHARLM)}
 
@@ -23,22 +23,22 @@ __all__ = [
     "CHARLM",
     "CONV_TEACHER",
     "DIGITS",
-    "OFFERED",
     "RESNET",
     "TASKS",
     "TEACHERS",
+    "TEACHER_BLUEPRINTS",
     "CharacterHost",
     "CheckpointUnusable",
+    "DatasetSplits",
     "DigitsHost",
-    "KnownAnswer",
+    "KnownAnswerTask",
     "ReaderHost",
     "ResNetHost",
-    "Splits",
     "StudentHost",
     "Task",
     "TaskResult",
     "TextMissing",
-    "TrainingFile",
+    "TrainingCheckpoint",
     "conv_teacher",
     "load_digits",
     "standard_library",

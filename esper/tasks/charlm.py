@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.tasks.train import Samples, Splits, Task
+from esper.tasks.train import DatasetSplits, Samples, Task
 
 CONTEXT: Final = 64
 CHARACTERS: Final = 128
@@ -156,12 +156,12 @@ def windows(text: bytes) -> Samples:
     return inputs, codes[1 : count * CONTEXT + 1].view(count, CONTEXT)
 
 
-def load_library() -> Splits:
+def load_library() -> DatasetSplits:
     """Return windows (N, 64) to train and to test, and 96 to probe."""
     library = standard_library()
     inputs, following = windows(library.probe.ascii)
     spread = torch.linspace(0, len(inputs) - 1, PROBED).long()
-    return Splits(
+    return DatasetSplits(
         train=windows(library.train.ascii),
         probe=(inputs[spread], following[spread]),
         test=windows(library.test.ascii),

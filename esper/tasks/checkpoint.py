@@ -17,7 +17,7 @@ class CheckpointUnusable(ValueError):
     """A file from which this training cannot go on, or not be kept in; the message says why."""
 
 
-class TrainingFile:
+class TrainingCheckpoint:
     """What a training keeps after each epoch, all or nothing; `told` is what makes it this one.
 
     It may go on for more `epochs` than were planned, not for fewer: that would leave steps on

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits as load_images
 from torch import Tensor, nn
 
-from esper.tasks.train import Splits, Task
+from esper.tasks.train import DatasetSplits, Task
 
 
 class DigitsHost(nn.Module):
@@ -29,7 +29,7 @@ class DigitsHost(nn.Module):
         return logits
 
 
-def load_digits() -> Splits:
+def load_digits() -> DatasetSplits:
     """Return images (N, 1, 8, 8) in [0, 1] with labels: 1,150 to train, 200 to probe, 447 to test.
 
     They are split by a fixed permutation.
@@ -39,7 +39,7 @@ def load_digits() -> Splits:
     labels = torch.tensor(bunch.target, dtype=torch.long)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, probe, test = torch.split(order, [1150, 200, 447])
-    return Splits(
+    return DatasetSplits(
         train=(images[train], labels[train]),
         probe=(images[probe], labels[probe]),
         test=(images[test], labels[test]),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.tasks.digits import load_digits
-from esper.tasks.train import Samples, Splits, Task
+from esper.tasks.train import DatasetSplits, Samples, Task
 
 SIDE: Final = 32
 WIDTH: Final = 16
@@ -58,10 +58,10 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(ResidualBlock(inputs, outputs, stride), *rest)
 
 
-def load_enlarged() -> Splits:
+def load_enlarged() -> DatasetSplits:
     """Return the digits as images (N, 1, 32, 32), interpolated."""
     splits = load_digits()
-    return Splits(*(_enlarged(part) for part in (splits.train, splits.probe, splits.test)))
+    return DatasetSplits(*(_enlarged(part) for part in (splits.train, splits.probe, splits.test)))
 
 
 def _enlarged(samples: Samples) -> Samples:

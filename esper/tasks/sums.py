@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esper.tasks.resnet import ResNetHost, load_enlarged
-from esper.tasks.train import Samples, Splits, Task
+from esper.tasks.train import DatasetSplits, Samples, Task
 
 WIDTH: Final = 64
 """Channels of the first stage, as in ResNet-18 (He et al., Deep Residual Learning, 2016)."""
@@ -26,14 +26,14 @@ BLUEPRINTS: Final = (
 )
 
 
-def load_sums() -> Splits:
+def load_sums() -> DatasetSplits:
     """Return pairs of enlarged digits as images (N, 1, 32, 64), and the last digits of their sums.
 
     Digits that train make up no pair that probes or tests. They are drawn with one seed.
     """
     splits = load_enlarged()
     chance = torch.Generator().manual_seed(0)
-    return Splits(
+    return DatasetSplits(
         train=_pairs(splits.train, PAIRS["train"], chance),
         probe=_pairs(splits.probe, PAIRS["probe"], chance),
         test=_pairs(splits.test, PAIRS["test"], chance),

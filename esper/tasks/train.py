@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from esper.tasks.checkpoint import TrainingFile
+from esper.tasks.checkpoint import TrainingCheckpoint
 from esper.topics.models import Selection
 
 BATCH: Final = 32
@@ -22,22 +22,22 @@ Samples = tuple[Tensor, Tensor]
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """The mean loss of outputs and labels, a scalar."""
 
-JUDGED: Final = 1024
+EVALUATION_BATCH: Final = 1024
 """Samples that are tested at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Splits:
+class DatasetSplits:
     """The samples of a task: what trains, what measures growth, what judges."""
 
     train: Samples
     probe: Samples
     test: Samples
 
-    def to(self, device: str) -> "Splits":
+    def to(self, device: str) -> "DatasetSplits":
         """Return the same samples on a device."""
         parts = (self.train, self.probe, self.test)
-        return Splits(*((inputs.to(device), labels.to(device)) for inputs, labels in parts))
+        return DatasetSplits(*((inputs.to(device), labels.to(device)) for inputs, labels in parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Task:
     summary: str
     host: Callable[[], nn.Module]
     sites: tuple[str, ...]
-    load: Callable[[], Splits]
+    load: Callable[[], DatasetSplits]
     epochs: int
     learning_rate: float = LEARNING_RATE
     batch: int = BATCH
@@ -90,39 +90,39 @@ class Steppable(Protocol):
         """Called once after each optimizer step."""
 
 
-class NeverGrown:
+class NoGrowth:
     """Growth that does nothing, for the twin that shows what growing changed."""
 
     def step(self, loss: Tensor) -> None:
         """Leave the model as it is."""
 
 
-Attach = Callable[[nn.Module, Optimizer, Splits], AbstractContextManager[Steppable]]
+Attach = Callable[[nn.Module, Optimizer, DatasetSplits], AbstractContextManager[Steppable]]
 OnEpoch = Callable[[int, float], None]
 
 
-def never_grow(
-    model: nn.Module, optimizer: Optimizer, splits: Splits
+def no_growth(
+    model: nn.Module, optimizer: Optimizer, splits: DatasetSplits
 ) -> AbstractContextManager[Steppable]:
     """Attach nothing."""
-    return nullcontext(NeverGrown())
+    return nullcontext(NoGrowth())
 
 
 def train_task(
     task: Task,
     seed: int,
     epochs: int,
-    attach: Attach = never_grow,
+    attach: Attach = no_growth,
     on_epoch: OnEpoch | None = None,
     device: str = "cpu",
-    kept: TrainingFile | None = None,
-    enough: Callable[[], bool] = lambda: False,
+    checkpoint: TrainingCheckpoint | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TaskResult:
     """Train the host of a task from `seed` for `epochs` and test it; `attach` lets it grow or not.
 
     Two calls that differ only in `attach` start from the same weights and see the same batches.
     With a file the training goes on from it and keeps itself there. It ends before its time with
-    the step after which there is `enough`.
+    the step after which there is `should_stop`.
     """
     splits = task.load().to(device)
     torch.manual_seed(seed)
@@ -130,10 +130,10 @@ def train_task(
     optimizer = Adam(model.parameters(), lr=task.learning_rate)
     shuffle = torch.Generator().manual_seed(seed)
     inputs, labels = splits.train
-    steps, begun = (kept.steps, kept.epoch) if kept else (0, 0)
+    steps, begun = (checkpoint.steps, checkpoint.epoch) if checkpoint else (0, 0)
     with attach(model, optimizer, splits) as growth:
-        if kept is not None:
-            kept.restore(model, optimizer, shuffle)
+        if checkpoint is not None:
+            checkpoint.restore(model, optimizer, shuffle)
         for epoch in range(begun, epochs):
             model.train()
             order = torch.randperm(len(inputs), generator=shuffle).to(device)
@@ -144,19 +144,19 @@ def train_task(
                 optimizer.zero_grad()
                 growth.step(loss)
                 steps += 1
-                if enough():
+                if should_stop():
                     break
-            if kept is not None:
-                kept.write(model, optimizer, shuffle, epoch=epoch + 1, steps=steps)
+            if checkpoint is not None:
+                checkpoint.write(model, optimizer, shuffle, epoch=epoch + 1, steps=steps)
             if on_epoch is not None:
                 on_epoch(epoch + 1, float(loss.detach()))
-            if enough():
+            if should_stop():
                 break
     params = sum(parameter.numel() for parameter in model.parameters())
-    return TaskResult(model, *judged(model, task.loss, splits.test), params, steps)
+    return TaskResult(model, *evaluate(model, task.loss, splits.test), params, steps)
 
 
-def judged(model: nn.Module, loss_fn: LossFn, samples: Samples) -> tuple[float, float]:
+def evaluate(model: nn.Module, loss_fn: LossFn, samples: Samples) -> tuple[float, float]:
     """Return the mean loss, and the share of labels that have the largest logit.
 
     The model is in evaluation mode afterwards.
@@ -164,7 +164,9 @@ def judged(model: nn.Module, loss_fn: LossFn, samples: Samples) -> tuple[float, 
     loss, right = 0.0, 0
     model.eval()
     with torch.no_grad():
-        for inputs, labels in zip(*(torch.split(part, JUDGED) for part in samples), strict=True):
+        for inputs, labels in zip(
+            *(torch.split(part, EVALUATION_BATCH) for part in samples), strict=True
+        ):
             outputs = model(inputs)
             loss += float(loss_fn(outputs, labels)) * labels.numel()
             right += int((outputs.argmax(dim=-1) == labels).sum())

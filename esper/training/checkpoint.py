@@ -69,7 +69,7 @@ class Checkpoint(BaseModel):
     """A run between two steps.
 
     Only decisions that were applied or refused are in it: the others are on the topic and come
-    again. `planted` is in the order in which an optimizer has the kernels' parameters. `watched` is
+    again. `planted` is in the order in which an optimizer has the kernels' parameters. `loss_monitor_state` is
     what the governor knew of the loss; its snapshots are not here.
     """
 
@@ -90,7 +90,7 @@ class Checkpoint(BaseModel):
     snapshots: tuple[SlotSnapshot, ...]
     planted: tuple[PlantedKernel, ...]
     incidents: tuple[Incident, ...] = ()
-    watched: LossMonitorState | None = None
+    loss_monitor_state: LossMonitorState | None = None
 
     @classmethod
     def of(
@@ -100,7 +100,7 @@ class Checkpoint(BaseModel):
         seed_manager: SeedManager,
         decision_queue: DecisionQueue,
         reporter: Reporter,
-        watched: LossMonitorState | None = None,
+        loss_monitor_state: LossMonitorState | None = None,
     ) -> Self:
         """Return the checkpoint of a run as it stands."""
         run_history = decision_queue.run_history
@@ -122,9 +122,9 @@ class Checkpoint(BaseModel):
                 (*place, contribution) for place, contribution in run_history.contributions.items()
             ),
             merged=tuple(sorted(run_history.merged)),
-            snapshots=tuple(seed_manager.snapshots()),
+            snapshots=tuple(seed_manager.snapshot()),
             incidents=tuple(run_history.incidents),
-            watched=watched,
+            loss_monitor_state=loss_monitor_state,
             planted=tuple(
                 PlantedKernel(
                     site=slot.site,

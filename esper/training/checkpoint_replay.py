@@ -14,7 +14,7 @@ from esper.kernel.loader import KernelsPrepared, KernelsUnprepared, KernelVerifi
 from esper.topics.models import Incident, Outcome, OutcomeStatus, SeedReport
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.decision_queue import DecisionArrived, DecisionQueue, FrameDecoder
-from esper.training.probe import ON_TRIAL, Measured
+from esper.training.probe import ON_TRIAL, ProbeResult
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import PlanRefused, kernels_needed
 
@@ -95,7 +95,7 @@ class CheckpointReplay:
         self._reporter.skip(report)
         on_trial = [seed for seed in report.seeds if seed.state in ON_TRIAL]
         contributions = {(seed.site, seed.slot): seed.contribution for seed in on_trial}
-        self._decision_queue.note_contributions(Measured(report.probe_loss, contributions))
+        self._decision_queue.note_contributions(ProbeResult(report.probe_loss, contributions))
         for kernel in report.kernels:
             if offer := self._offers.pop(kernel.kernel_id, None):
                 self._decision_queue.run_history.kernels[kernel.kernel_id] = offer.ready

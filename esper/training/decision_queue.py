@@ -30,7 +30,7 @@ from esper.topics.models import (
     RunRequest,
 )
 from esper.training.lineage import RunHistory
-from esper.training.probe import Measured
+from esper.training.probe import ProbeResult
 from esper.training.ranks.decision_vote import DecisionVote, Verdict, Vote
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import PlanRefused, SeedManager, kernels_needed
@@ -177,7 +177,7 @@ class DecisionQueue:
         outcome = self.run_history.outcomes.get(decision_id)
         return 0 if outcome is None else outcome.step
 
-    def note_contributions(self, measured: Measured) -> None:
+    def note_contributions(self, measured: ProbeResult) -> None:
         """Remember what each seed on trial was last seen to contribute."""
         for (site, index), contribution in measured.contributions.items():
             planted_by = self._seed_manager.sites[site].slots[index].decision_id

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from esper.seed import Site
 from esper.seed.eval_mode import evaluating
-from esper.training.lineage import LINEAGE, Grown, RunHistory
+from esper.training.lineage import LINEAGE, KernelPlacement, RunHistory
 from esper.training.source import ExportError, model_source, one_line, seed_names
 
 SOURCE = "model.py"
@@ -60,15 +60,15 @@ def export_model(
     return folder
 
 
-def _grown_at(site: Site) -> Iterator[Grown]:
+def _grown_at(site: Site) -> Iterator[KernelPlacement]:
     planted = {slot.index: seed for slot, seed in site.seeds()}
     for slot in site.slots:
         if (seed := planted.get(slot.index)) is not None:
             of = seed.kernel.kernel_id, seed.kernel.sha256
-            yield Grown(site.name, slot.index, *of, alpha=float(seed.alpha))
+            yield KernelPlacement(site.name, slot.index, *of, alpha=float(seed.alpha))
         elif slot.planted is not None and slot.merged_sha256 is not None:
             merged = slot.planted.kernel_id, slot.merged_sha256
-            yield Grown(site.name, slot.index, *merged, merged=True, alpha=slot.alpha)
+            yield KernelPlacement(site.name, slot.index, *merged, merged=True, alpha=slot.alpha)
 
 
 def load_exported(folder: Path) -> nn.Module:

@@ -53,41 +53,41 @@ class Governor:
         self._note = note
         self._watch = LossMonitor(settings)
         self.ring = SnapshotRing(model, settings.snapshots, settings.snapshot_bytes)
-        self._gauge = LossGauge(report_every)
+        self._gauge = LossBuffer(report_every)
         self._report_every = report_every
         # By the step alone, so that a run which goes on from a checkpoint takes the same ones.
         self._every = -(-settings.confirm_steps // report_every) * report_every
-        self._plans = seed_manager.plans
+        self._plans = seed_manager.applied_plans
         self._told = False
 
     @property
-    def watched(self) -> LossMonitorState:
+    def loss_monitor_state(self) -> LossMonitorState:
         """What it knows of the loss."""
-        return self._watch.watched
+        return self._watch.loss_monitor_state
 
     def begin(self) -> None:
         """Keep what the run begins with, which is good."""
         if (first := self._take(0)) is not None:
             first.good = True
 
-    def resume(self, watched: LossMonitorState, *, told: bool) -> None:
+    def resume(self, loss_monitor_state: LossMonitorState, *, told: bool) -> None:
         """Go on from a checkpoint, which holds no snapshots; `told` is of a host by itself.
 
         The first is taken after the first step, when the weights are sure to be loaded.
         """
-        self._watch.resume(watched)
+        self._watch.resume(loss_monitor_state)
         self._told = told
 
-    def watch(self, loss: Tensor, step: int) -> None:
+    def observe(self, loss: Tensor, step: int) -> None:
         """Look at the loss of a step, before anything else is done in it."""
         alarm = self._look(loss, step)
         if alarm is not None:
             self._act(*alarm, step)
         elif not len(self.ring) and self.ring.reach is not Reach.NOTHING:
-            self.start_over(step)
+            self.restart_snapshots(step)
         self._keep(step)
 
-    def watch_again(self, loss: Tensor, step: int, recorded: Iterable[Incident]) -> None:
+    def observe_replayed(self, loss: Tensor, step: int, recorded: Iterable[Incident]) -> None:
         """Do at this step what is on record for it, whatever the loss is now.
 
         Raises:
@@ -100,15 +100,15 @@ class Governor:
             self._act_again(incident, step)
         self._keep(step)
 
-    def tend(self, step: int) -> None:
+    def note_plans(self, step: int) -> None:
         """Take note of plans that were applied; costs nothing where none was."""
-        if self._seed_manager.plans == self._plans:
+        if self._seed_manager.applied_plans == self._plans:
             return
-        self._plans = self._seed_manager.plans
+        self._plans = self._seed_manager.applied_plans
         self._settle(step)
         kept = [slot for slot in self._slots() if slot.state is SeedState.FOSSILIZED]
         if any(slot.merged_sha256 and slot.since_step == step for slot in kept):
-            self.start_over(step)
+            self.restart_snapshots(step)
         beside = [slot for slot in kept if slot.merged_sha256 is None]
         self.ring.keep_only_with(
             each
@@ -121,7 +121,7 @@ class Governor:
         elif any(self._planted_at(name) == step for name in map(_decision_of, trials)):
             self._watch.planted()
 
-    def start_over(self, step: int) -> None:
+    def restart_snapshots(self, step: int) -> None:
         """Keep no snapshot from before: to go back there would not be possible, or not right."""
         self.ring.clear()
         taken = self._take(step)
@@ -157,7 +157,9 @@ class Governor:
 
     def _take(self, step: int) -> Snapshot | None:
         alphas = [seed.alpha for _, seed in self._seed_manager.planted()]
-        return self.ring.take(step, self._watch.watched, self._seed_manager.optimizer, alphas)
+        return self.ring.take(
+            step, self._watch.loss_monitor_state, self._seed_manager.optimizer, alphas
+        )
 
     def _act(self, kind: IncidentKind, loss: float, step: int) -> None:
         trials = self._trials()
@@ -208,7 +210,7 @@ class Governor:
             self._watch.forget()
         else:
             self.ring.put_back(snapshot, self._seed_manager.optimizer)
-            self._watch.go_back(snapshot.watched)
+            self._watch.go_back(snapshot.loss_monitor_state)
         # What stays has done without what went, no step yet.
         self._watch.settle(0)
         if not self._trials():
@@ -256,7 +258,7 @@ class Governor:
         return self._planted_at(name), name
 
 
-class LossGauge:
+class LossBuffer:
     """Gives the losses of steps as numbers, in their order, without ever waiting for a GPU.
 
     On a CPU each is given at once; on a GPU they are collected there, and read when told to, at a

@@ -13,7 +13,7 @@ from esper.training.optimizer import OptimizerMembership
 
 
 class GradientNorms:
-    """The norms of one optimizer step at a time: of the one after `await_step`.
+    """The norms of one optimizer step at a time: of the one after `measure_next_step`.
 
     What is computed then stays on the model's device until it is taken: one synchronisation.
     """
@@ -23,7 +23,7 @@ class GradientNorms:
         self._names: tuple[str, ...] = ()
         self._norms: Tensor | None = None
 
-    def await_step(self, membership: OptimizerMembership) -> None:
+    def measure_next_step(self, membership: OptimizerMembership) -> None:
         """Measure in the next step of the optimizer; what was not taken is forgotten."""
         self._norms = None
         membership.before_next_step(self._measure)

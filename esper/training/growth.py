@@ -23,7 +23,7 @@ from esper.training.link import RunLink
 from esper.training.lockstep import Lockstep, LockstepTimeouts
 from esper.training.loss_monitor import GovernorSettings, LossMonitorState
 from esper.training.optimizer import OptimizerMembership
-from esper.training.probe import Measured, Probe
+from esper.training.probe import Probe, ProbeResult
 from esper.training.ranks import DecisionVote, Ranks, RelayedLink
 from esper.training.replay import Replay
 from esper.training.reporter import Reporter
@@ -113,7 +113,7 @@ class Growth:
             )
             if resumed is not None:
                 told = any(not incident.seeds for incident in resumed.incidents)
-                self._governor.resume(resumed.watched or LossMonitorState(), told=told)
+                self._governor.resume(resumed.loss_monitor_state or LossMonitorState(), told=told)
 
     @property
     def sites(self) -> Mapping[str, Site]:
@@ -178,7 +178,7 @@ class Growth:
             self._seed_manager,
             self._decision_queue,
             self._reporter,
-            None if self._governor is None else self._governor.watched,
+            None if self._governor is None else self._governor.loss_monitor_state,
         ).to_state()
 
     def use(self, optimizer: Optimizer) -> None:
@@ -189,9 +189,9 @@ class Growth:
         Raises:
             OptimizerRefused, ParameterUntrained: it cannot, or does not train a site's layer.
         """
-        self._seed_manager.trained_by(OptimizerMembership(optimizer))
+        self._seed_manager.set_optimizer(OptimizerMembership(optimizer))
         if self._governor is not None:
-            self._governor.start_over(self._step)
+            self._governor.restart_snapshots(self._step)
 
     @property
     def paused(self) -> bool:
@@ -302,7 +302,7 @@ class Growth:
             self._step_again(self._checkpoint_replay, loss)
             return
         if self._governor is not None:
-            self._governor.watch(loss, self._step)
+            self._governor.observe(loss, self._step)
         if reports:
             self._link.take()
         if self._replay is not None:
@@ -318,14 +318,14 @@ class Growth:
     def _settle(self) -> None:
         """After the plans of a step: take note of them, and move on what blends."""
         if self._governor is not None:
-            self._governor.tend(self._step)
+            self._governor.note_plans(self._step)
         self._seed_manager.ramp(self._step)
         capture_due()
 
     def _await_gradients(self) -> None:
         """Have gradients measured in the next step, if that is to be reported with them."""
         if self._gradients is not None and (self._step + 1) % self._interval == 0:
-            self._seed_manager.await_gradients(self._gradients)
+            self._seed_manager.measure_gradients(self._gradients)
 
     def _begin(self) -> None:
         if self._lockstep is not None:
@@ -346,13 +346,15 @@ class Growth:
 
     def _abandon(self) -> None:
         self._closed = True
-        self._seed_manager.leave()
+        self._seed_manager.close()
         self._link.close(leave_open=self._goes_on)
 
     def _step_again(self, checkpoint_replay: CheckpointReplay, loss: Tensor) -> None:
         """Do at this step what was done at it before, as the record has it."""
         if self._governor is not None:
-            self._governor.watch_again(loss, self._step, checkpoint_replay.incidents(self._step))
+            self._governor.observe_replayed(
+                loss, self._step, checkpoint_replay.incidents(self._step)
+            )
         checkpoint_replay.take(self._step)
         self._settle()
         checkpoint_replay.pass_by(self._step)
@@ -362,7 +364,7 @@ class Growth:
         if self._lockstep is not None:
             self._lockstep.await_answer(self._reporter.next_seq - 1, self._step)
 
-    def _end(self, measure: Callable[[], Measured], *, failed: bool = False) -> None:
+    def _end(self, measure: Callable[[], ProbeResult], *, failed: bool = False) -> None:
         if self._closed:
             return
         self._closed = True
@@ -376,12 +378,12 @@ class Growth:
             if self._link.reports and not leave_open and not (failed and self._replay):
                 self._report_last(measure)
         finally:
-            self._seed_manager.leave()
+            self._seed_manager.close()
             self._link.close(leave_open=leave_open)
         if self._ranks is not None and not failed:
             self._ranks.part()
 
-    def _report_last(self, measure: Callable[[], Measured]) -> None:
+    def _report_last(self, measure: Callable[[], ProbeResult]) -> None:
         broken = self._lockstep is not None and self._lockstep.broken
         deadline = time.monotonic() + (0.0 if broken else self._seal_timeout_s)
         if self._link.wait_free(deadline):
@@ -390,10 +392,10 @@ class Growth:
         else:
             log.warning("run %s ends without its last report", self.run_id)
 
-    def _measure(self) -> Measured:
+    def _measure(self) -> ProbeResult:
         return self._probe.measure(self._model, self._seed_manager.sites)
 
-    def _report(self, measured: Measured, loss: Tensor | None, *, closing: bool = False) -> None:
+    def _report(self, measured: ProbeResult, loss: Tensor | None, *, closing: bool = False) -> None:
         self._decision_queue.note_contributions(measured)
         report = self._reporter.next(
             self._seed_manager.sites,
@@ -441,5 +443,5 @@ def _no_loss(given: object) -> str:
     )
 
 
-def _unmeasured() -> Measured:
-    return Measured(loss=None, contributions={})
+def _unmeasured() -> ProbeResult:
+    return ProbeResult(loss=None, contributions={})

@@ -23,7 +23,7 @@ from esper.topics.models import (
 LINEAGE: Final = "lineage.json"
 
 
-class SeedLife(NamedTuple):
+class SeedRecord(NamedTuple):
     """One planting and its fate. `contribution` is the last one measured, None if none was."""
 
     step: int
@@ -35,7 +35,7 @@ class SeedLife(NamedTuple):
     fate: str
 
 
-class Grown(NamedTuple):
+class KernelPlacement(NamedTuple):
     """A kernel in the network as it is: beside the layer of its site, or merged into it.
 
     `sha256` is that of the artifact it came as, `alpha` what it is weighed with.
@@ -81,7 +81,7 @@ class LineageUnreadable(ValueError):
     """A folder without a lineage, or with one that says too little; the message says what."""
 
 
-Place = tuple[str, str, int]
+SeedKey = tuple[str, str, int]
 """What planted a seed and where: (decision_id, site, slot)."""
 
 
@@ -97,15 +97,15 @@ class RunHistory:
     decisions: list[AdaptationDecision] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     kernels: dict[str, KernelReady] = field(default_factory=dict)
-    contributions: dict[Place, float | None] = field(default_factory=dict)
-    merged: set[Place] = field(default_factory=set)
+    contributions: dict[SeedKey, float | None] = field(default_factory=dict)
+    merged: set[SeedKey] = field(default_factory=set)
     incidents: list[Incident] = field(default_factory=list)
     sealed: bool = False
 
-    def lives(self) -> list[SeedLife]:
+    def seed_records(self) -> list[SeedRecord]:
         """Return every planting that was asked for, in order, with what became of it."""
         return [
-            SeedLife(
+            SeedRecord(
                 step=self._step(decision),
                 site=plant.site,
                 slot=plant.slot,
@@ -119,7 +119,7 @@ class RunHistory:
             if isinstance(plant, Plant)
         ]
 
-    def lineage(self, run_id: str, grown: Iterable[Grown]) -> dict[str, Any]:
+    def lineage(self, run_id: str, grown: Iterable[KernelPlacement]) -> dict[str, Any]:
         """Return the content of `lineage.json`, where the network is made of `grown`."""
         return {
             "format": "esper-lineage/1",
@@ -166,7 +166,7 @@ class RunHistory:
         merged = (decision.decision_id, plant.site, plant.slot) in self.merged
         return "merged" if merged else "kept"
 
-    def _seed(self, grown: Grown) -> dict[str, Any]:
+    def _seed(self, grown: KernelPlacement) -> dict[str, Any]:
         told = {
             "site": grown.site,
             "slot": grown.slot,

@@ -34,7 +34,7 @@ class GovernorSettings:
 
     A loss is wild when it lies over the median of the last `window` sound ones by more than `z`
     times their spread. The spread is at least `floor_share` of that median and of the run's first:
-    a flat loss has none, and a rise that small is no emergency. `in_a_row` wild losses are a
+    a flat loss has none, and a rise that small is no emergency. `consecutive_outliers` wild losses are a
     divergence, one that is not finite is an incident at once. A collapse is a median over the last
     two beats (16 losses) which stays for `collapse_steps` steps over the level before the newest
     planting, by more than `collapse_z` times the spread of then. For `settle_steps` after something
@@ -50,7 +50,7 @@ class GovernorSettings:
 
     window: int = 64
     z: float = 8.0
-    in_a_row: int = 5
+    consecutive_outliers: int = 5
     floor_share: float = 0.02
     settle_steps: int = 32
     collapse_z: float = 3.0
@@ -63,7 +63,7 @@ class GovernorSettings:
         """Raise GovernorRefused where a threshold makes no sense."""
         least = {
             "window": 2 * BEAT,
-            "in_a_row": 1,
+            "consecutive_outliers": 1,
             "settle_steps": 0,
             "collapse_steps": BEAT,
             "confirm_steps": 1,
@@ -126,7 +126,7 @@ class LossMonitor:
         self._put_back(LossMonitorState())
 
     @property
-    def watched(self) -> LossMonitorState:
+    def loss_monitor_state(self) -> LossMonitorState:
         """What it remembers now."""
         return LossMonitorState(
             sound=tuple(self._sound),
@@ -151,7 +151,11 @@ class LossMonitor:
         if loss > self._limit:
             self.healthy_steps = 0
             self._wild += not settling
-            return IncidentKind.DIVERGENCE if self._wild >= self._settings.in_a_row else None
+            return (
+                IncidentKind.DIVERGENCE
+                if self._wild >= self._settings.consecutive_outliers
+                else None
+            )
         self._wild = 0
         self._sound.append(loss)
         self.healthy_steps += 1
@@ -173,17 +177,19 @@ class LossMonitor:
         """Nothing is on trial any more."""
         self._before, self._above = None, 0
 
-    def go_back(self, watched: LossMonitorState) -> None:
+    def go_back(self, loss_monitor_state: LossMonitorState) -> None:
         """Remember what was known at a snapshot to which the run has returned."""
-        self._put_back(watched.model_copy(update={"wild": 0, "settling": 0, "above": 0, "calm": 0}))
+        self._put_back(
+            loss_monitor_state.model_copy(update={"wild": 0, "settling": 0, "above": 0, "healthy_steps": 0})
+        )
 
     def forget(self) -> None:
         """Learn the level anew: what seemed an alarm is how things are."""
         self._put_back(LossMonitorState(first=self._first))
 
-    def resume(self, watched: LossMonitorState) -> None:
+    def resume(self, loss_monitor_state: LossMonitorState) -> None:
         """Go on as after a checkpoint."""
-        self._put_back(watched)
+        self._put_back(loss_monitor_state)
 
     def _at_a_beat(self) -> IncidentKind | None:
         if len(self._sound) < 2 * BEAT:
@@ -211,10 +217,17 @@ class LossMonitor:
         if level is not None:
             self._limit = level.median + self._settings.z * level.spread
 
-    def _put_back(self, watched: LossMonitorState) -> None:
-        self._sound = deque(watched.sound, self._settings.window)
-        self._latest = deque(watched.latest, 2 * BEAT)
-        self._first, self._before = watched.first, watched.before
-        self._beat, self._wild, self._above = watched.beat, watched.wild, watched.above
-        self._settling, self.healthy_steps = watched.settling, watched.healthy_steps
-        self._set_level(watched.level)
+    def _put_back(self, loss_monitor_state: LossMonitorState) -> None:
+        self._sound = deque(loss_monitor_state.sound, self._settings.window)
+        self._latest = deque(loss_monitor_state.latest, 2 * BEAT)
+        self._first, self._before = loss_monitor_state.first, loss_monitor_state.before
+        self._beat, self._wild, self._above = (
+            loss_monitor_state.beat,
+            loss_monitor_state.wild,
+            loss_monitor_state.above,
+        )
+        self._settling, self.healthy_steps = (
+            loss_monitor_state.settling,
+            loss_monitor_state.healthy_steps,
+        )
+        self._set_level(loss_monitor_state.level)

@@ -74,7 +74,7 @@ class OptimizerMembership:
         self._look_ahead_no_more()
         self._ahead = self._optimizer.register_step_pre_hook(lambda optimizer, *_: act(optimizer))
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Look at the optimizer no more."""
         self._watch.remove()
         self._look_ahead_no_more()

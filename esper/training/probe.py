@@ -19,7 +19,7 @@ class ProbeRefused(ValueError):
     """A probe batch on which nothing can be measured."""
 
 
-class Measured(NamedTuple):
+class ProbeResult(NamedTuple):
     """Probe loss of the model as it is, and each seed's contribution, by (site, slot).
 
     None stands for a loss that is not finite.
@@ -47,7 +47,7 @@ class Probe:
                     "would be; give samples without them"
                 )
 
-    def measure(self, model: nn.Module, sites: Mapping[str, Site]) -> Measured:
+    def measure(self, model: nn.Module, sites: Mapping[str, Site]) -> ProbeResult:
         """Measure the loss, and for each seed on trial the loss without it minus the loss with it.
 
         All variants run as one batch of (1 + seeds) * N samples in evaluation mode, told apart by
@@ -64,7 +64,7 @@ class Probe:
         ]
         losses = self._losses(model, [seed for _, _, seed in trials])
         whole = losses[0]
-        return Measured(
+        return ProbeResult(
             loss=whole,
             contributions={
                 (site, slot): _difference(without, whole)

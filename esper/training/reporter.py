@@ -18,7 +18,7 @@ from esper.topics.models import (
     SeedState,
     SeedStatus,
 )
-from esper.training.probe import Measured
+from esper.training.probe import ProbeResult
 
 
 class News(BaseModel):
@@ -106,7 +106,7 @@ class Reporter:
     def next(
         self,
         sites: Mapping[str, Site],
-        measured: Measured,
+        measured: ProbeResult,
         *,
         step: int,
         train_loss: Tensor | None,
@@ -147,7 +147,7 @@ class Reporter:
         return report
 
 
-def _status(site: Site, slot: Slot, measured: Measured, step: int) -> SeedStatus:
+def _status(site: Site, slot: Slot, measured: ProbeResult, step: int) -> SeedStatus:
     plant = slot.planted
     if plant is None:
         return SeedStatus(

@@ -82,9 +82,9 @@ class SeedManager:
         self._membership = membership
         self._synchronizer = synchronizer
         self._blending: list[tuple[Slot, Seed]] = []
-        self.plans = 0
+        self.applied_plans = 0
 
-    def trained_by(self, membership: OptimizerMembership) -> None:
+    def set_optimizer(self, membership: OptimizerMembership) -> None:
         """Have another optimizer train what is planted, and what will be.
 
         Raises:
@@ -96,12 +96,12 @@ class SeedManager:
             for slot, seed in site.seeds():
                 names = seed.named_parameters(prefix=site.path_of(slot.index))
                 membership.add(site.name, site.layer, names)
-        self._membership.leave()
+        self._membership.close()
         self._membership = membership
 
-    def await_gradients(self, norms: GradientNorms) -> None:
+    def measure_gradients(self, norms: GradientNorms) -> None:
         """Have the gradients of the sites' layers measured in the optimizer's next step."""
-        norms.await_step(self._membership)
+        norms.measure_next_step(self._membership)
 
     def optimizer_stepped(self) -> bool:
         """Whether the optimizer has taken a step since this was last asked."""
@@ -112,9 +112,9 @@ class SeedManager:
         """The optimizer that trains what is planted."""
         return self._membership.optimizer
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Let go of the optimizer and of gradients: the run has ended."""
-        self._membership.leave()
+        self._membership.close()
         if self._synchronizer is not None:
             self._synchronizer.close()
 
@@ -123,7 +123,7 @@ class SeedManager:
         pairs = [pair for site in self.sites.values() for pair in site.seeds()]
         return sorted(pairs, key=lambda pair: self._membership.where(pair[1].parameters()))
 
-    def snapshots(self) -> Iterator[SlotSnapshot]:
+    def snapshot(self) -> Iterator[SlotSnapshot]:
         """Yield the slots that are not dormant; what is still loading will be asked for again."""
         for site in self.sites.values():
             for slot in site.slots:
@@ -216,7 +216,7 @@ class SeedManager:
             if reasons := agreed(own):
                 raise PlanRefused(reasons)
             undo.pop_all()
-        self.plans += 1
+        self.applied_plans += 1
 
     def roll_back(self, slots: Iterable[Slot], step: int) -> None:
         """Take out the seeds of these slots, which an incident has spoiled: all, or none."""

@@ -35,7 +35,7 @@ class Snapshot:
     """
 
     step: int
-    watched: LossMonitorState
+    loss_monitor_state: LossMonitorState
     tensors: dict[Tensor, Tensor]
     states: dict[Tensor, State]
     good: bool = False
@@ -76,7 +76,11 @@ class SnapshotRing:
         return self._reach
 
     def take(
-        self, step: int, watched: LossMonitorState, optimizer: Optimizer, kept_out: Iterable[Tensor]
+        self,
+        step: int,
+        loss_monitor_state: LossMonitorState,
+        optimizer: Optimizer,
+        kept_out: Iterable[Tensor],
     ) -> Snapshot | None:
         """Copy everything; None where there is no room.
 
@@ -87,8 +91,8 @@ class SnapshotRing:
             self._ring.clear()
             return None
         tensors, states, room = own
-        taken = self._freed(room) or Snapshot(step, watched, {}, {})
-        taken.step, taken.watched, taken.good = step, watched, False
+        taken = self._freed(room) or Snapshot(step, loss_monitor_state, {}, {})
+        taken.step, taken.loss_monitor_state, taken.good = step, loss_monitor_state, False
         taken.tensors = {each: _copied(each, taken.tensors.get(each)) for each in tensors}
         taken.states = {
             each: _copied_state(state, taken.states.get(each)) for each, state in states.items()

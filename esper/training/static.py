@@ -17,12 +17,12 @@ from esper.training.export import export_model
 from esper.training.lineage import GrownKernel, Lineage, RunHistory
 
 
-class StaticFinalRefused(ValueError):
+class StaticNetworkRefused(ValueError):
     """A lineage that cannot be planted in this host; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class StaticFinal:
+class StaticNetwork:
     """A host with kernels planted in it; `model` is the host, to be trained as any other.
 
     Make its optimizer after this: the kernels are among `model.parameters()`.
@@ -51,9 +51,9 @@ class StaticFinal:
         )
 
 
-def static_final(
+def static_network(
     host: nn.Module, lineage: Lineage, kernels: Mapping[str, VerifiedKernel], sample: Tensor
-) -> StaticFinal:
+) -> StaticNetwork:
     """Plant in a fresh host, at its site, slot and final alpha, each kernel that a network has.
 
     Kernels are as at their birth, exact no-ops; those that were merged into a layer stand beside
@@ -65,7 +65,7 @@ def static_final(
         SiteRefused: the host has no such site.
     """
     if not lineage.seeds:
-        raise StaticFinalRefused(
+        raise StaticNetworkRefused(
             f"nothing is in the network of run {lineage.run_id}: its static final is the host"
         )
     names = dict.fromkeys(seed.site for seed in lineage.seeds)
@@ -73,18 +73,18 @@ def static_final(
     sites = find_sites(host, names, sample, slots)
     for seed in lineage.seeds:
         _plant(sites[seed.site], seed, kernels[seed.kernel_id])
-    return StaticFinal(host, sites, lineage, sample)
+    return StaticNetwork(host, sites, lineage, sample)
 
 
 def _plant(site: Site, grown: GrownKernel, verified: VerifiedKernel) -> None:
     kernel = kernel_from(verified.data, grown.sha256)
     if kernel.plan.signature != site.signature:
-        raise StaticFinalRefused(
+        raise StaticNetworkRefused(
             f"kernel {grown.kernel_id[:12]} is for a site of {kernel.plan.signature}, but "
             f"{site.name} is one of {site.signature}; give the host that the run began with"
         )
     if any(slot.index == grown.slot for slot, _ in site.seeds()):
-        raise StaticFinalRefused(f"the lineage has two kernels at {site.name}/{grown.slot}")
+        raise StaticNetworkRefused(f"the lineage has two kernels at {site.name}/{grown.slot}")
     seed = Seed(kernel, grown.alpha).to(next(site.layer.parameters()).device)
     STREAMS.adopt(seed)
     site.plant(grown.slot, seed)

@@ -19,7 +19,7 @@ from benchmarks.result import BenchmarkError
 from esper.tasks import CHARLM, CharacterHost, DigitsHost, Task
 from esper.tasks.charlm import CHARACTERS, CONTEXT
 from esper.tasks.digits import DIGITS, load_digits
-from esper.tasks.train import never_grow
+from esper.tasks.train import no_growth
 from tests.seed.conftest import one_thread
 
 __all__ = ["one_thread"]
@@ -125,7 +125,7 @@ def test_the_network_of_gromo_grows_to_the_parameters_it_is_told(
 
 
 def test_what_goes_by_the_clock_ends_by_it() -> None:
-    ended = trained(DIGITS, 0, epochs=1000, grows=never_grow, lasting_s=0.3)
+    ended = trained(DIGITS, 0, epochs=1000, grows=no_growth, lasting_s=0.3)
     assert 0 < ended.steps < 1000 * 36
 
 

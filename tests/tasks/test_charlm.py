@@ -12,7 +12,14 @@ from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.blueprint import shipped
 from esper.kernel import Kernel
 from esper.seed import find_sites
-from esper.tasks import CHARLM, CharacterHost, Splits, TextMissing, standard_library, train_task
+from esper.tasks import (
+    CHARLM,
+    CharacterHost,
+    DatasetSplits,
+    TextMissing,
+    standard_library,
+    train_task,
+)
 from esper.tasks.charlm import (
     BYTES,
     CAUSAL,
@@ -160,10 +167,10 @@ def test_a_short_training_predicts_better_than_the_frequencies_of_characters(
     test = (whole.test[0][:200], whole.test[1][:200])
     taken = iter(range(1, 10_000))
     result = train_task(
-        replace(CHARLM, load=lambda: Splits(whole.train, whole.probe, test)),
+        replace(CHARLM, load=lambda: DatasetSplits(whole.train, whole.probe, test)),
         seed=0,
         epochs=1,
-        enough=lambda: next(taken) >= STEPS,
+        should_stop=lambda: next(taken) >= STEPS,
     )
     frequencies = torch.bincount(test[1].flatten(), minlength=CHARACTERS) / test[1].numel()
     entropy = float(torch.special.entr(frequencies).sum())

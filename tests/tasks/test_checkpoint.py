@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from esper.tasks import CheckpointUnusable, TrainingFile
+from esper.tasks import CheckpointUnusable, TrainingCheckpoint
 from esper.tasks.checkpoint import FORMAT
 
 TOLD = {"task": "digits", "seed": 0, "device": "cpu", "lockstep": False}
 EPOCHS = 10
 
 
-def written(path: Path, told: dict[str, Any] = TOLD) -> TrainingFile:
+def written(path: Path, told: dict[str, Any] = TOLD) -> TrainingCheckpoint:
     """A file in which something was kept."""
     model = nn.Linear(2, 2)
-    file = TrainingFile(path, told, EPOCHS)
+    file = TrainingCheckpoint(path, told, EPOCHS)
     file.growth_state = lambda: {"growth": "{}"}
     optimizer = SGD(model.parameters(), lr=0.1)
     file.write(model, optimizer, torch.Generator().manual_seed(5), epoch=3, steps=12)
@@ -27,7 +27,7 @@ def written(path: Path, told: dict[str, Any] = TOLD) -> TrainingFile:
 
 def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
     written(tmp_path / "training.pt")
-    file = TrainingFile(tmp_path / "training.pt", TOLD, EPOCHS)
+    file = TrainingCheckpoint(tmp_path / "training.pt", TOLD, EPOCHS)
     assert (file.epoch, file.steps) == (3, 12)
     assert file.state is not None
     assert file.state["growth"] == {"growth": "{}"}
@@ -38,7 +38,7 @@ def test_what_was_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
 
 
 def test_without_a_file_a_training_begins(tmp_path: Path) -> None:
-    file = TrainingFile(tmp_path / "training.pt", TOLD, EPOCHS)
+    file = TrainingCheckpoint(tmp_path / "training.pt", TOLD, EPOCHS)
     assert (file.state, file.epoch, file.steps) == (None, 0, 0)
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes
     path = tmp_path / "training.pt"
     path.write_bytes(content)
     with pytest.raises(CheckpointUnusable, match="no checkpoint of a training; name another file"):
-        TrainingFile(path, TOLD, EPOCHS)
+        TrainingCheckpoint(path, TOLD, EPOCHS)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_somebody_elses_is_refused(tmp_path: Path, state: Any) -
     path = tmp_path / "training.pt"
     torch.save(state, path)
     with pytest.raises(CheckpointUnusable, match="no checkpoint of a training"):
-        TrainingFile(path, TOLD, EPOCHS)
+        TrainingCheckpoint(path, TOLD, EPOCHS)
 
 
 @pytest.mark.parametrize("length", [10, 1000, -30, -1])
@@ -91,25 +91,25 @@ def test_a_file_that_lacks_its_end_is_refused(tmp_path: Path, length: int) -> No
     path = written(tmp_path / "training.pt").path
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(CheckpointUnusable, match="no checkpoint of a training"):
-        TrainingFile(path, TOLD, EPOCHS)
+        TrainingCheckpoint(path, TOLD, EPOCHS)
 
 
 def test_a_training_goes_on_for_more_epochs_and_not_for_fewer(tmp_path: Path) -> None:
     path = written(tmp_path / "training.pt").path
-    assert TrainingFile(path, TOLD, EPOCHS + 1).epoch == 3
+    assert TrainingCheckpoint(path, TOLD, EPOCHS + 1).epoch == 3
     with pytest.raises(CheckpointUnusable, match="for 10 epochs; ask for as many, or for more"):
-        TrainingFile(path, TOLD, EPOCHS - 1)
+        TrainingCheckpoint(path, TOLD, EPOCHS - 1)
 
 
 def test_a_file_without_a_folder_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(CheckpointUnusable, match=r"there is no folder .*nowhere for training.pt"):
-        TrainingFile(tmp_path / "nowhere" / "training.pt", TOLD, EPOCHS)
+        TrainingCheckpoint(tmp_path / "nowhere" / "training.pt", TOLD, EPOCHS)
 
 
 def test_a_write_that_fails_names_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    file = TrainingFile(folder / "training.pt", TOLD, EPOCHS)
+    file = TrainingCheckpoint(folder / "training.pt", TOLD, EPOCHS)
     folder.rmdir()
     model = nn.Linear(2, 2)
     with pytest.raises(CheckpointUnusable, match=r"training.pt cannot be written: No such file"):
@@ -120,4 +120,4 @@ def test_a_write_that_fails_names_the_file_and_leaves_nothing_beside_it(tmp_path
 def test_a_file_of_a_training_that_was_told_otherwise_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "training.pt")
     with pytest.raises(CheckpointUnusable, match="with another seed and lockstep; name another"):
-        TrainingFile(tmp_path / "training.pt", {**TOLD, "seed": 1, "lockstep": True}, EPOCHS)
+        TrainingCheckpoint(tmp_path / "training.pt", {**TOLD, "seed": 1, "lockstep": True}, EPOCHS)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from esper.seed import find_sites
 from esper.tasks import CONV_TEACHER, StudentHost, conv_teacher
-from esper.tasks.train import Splits, never_grow, train_task
+from esper.tasks.train import DatasetSplits, no_growth, train_task
 from esper.training.optimizer import OptimizerMembership
 from tests.seed.conftest import one_thread
 from tests.seed.kernels import plant
@@ -41,7 +41,7 @@ def accuracy_with(site: str, blueprint: str) -> float:
     """Test accuracy of the host with one kernel planted."""
 
     @contextmanager
-    def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Iterator[Planter]:
+    def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[Planter]:
         yield Planter(model, optimizer, site, blueprint)
 
     return train_task(CONV_TEACHER.task, 0, EPOCHS, attach).test_accuracy
@@ -50,7 +50,7 @@ def accuracy_with(site: str, blueprint: str) -> float:
 @pytest.fixture(scope="module")
 def never_grown() -> float:
     """Test accuracy of the host as it is."""
-    return train_task(CONV_TEACHER.task, 0, EPOCHS, never_grow).test_accuracy
+    return train_task(CONV_TEACHER.task, 0, EPOCHS, no_growth).test_accuracy
 
 
 def test_the_host_is_as_small_as_stated() -> None:

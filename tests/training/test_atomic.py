@@ -110,7 +110,7 @@ def plot_of(case: Case) -> Plot:
     """A trained plot, with gradients of a step that is not taken yet."""
     plot = Plot(OPTIMIZERS[case.optimizer])
     if case.synchronized:
-        plot.seed_manager.leave()
+        plot.seed_manager.close()
         plot.seed_manager = SeedManager(
             plot.sites,
             OptimizerMembership(plot.optimizer),

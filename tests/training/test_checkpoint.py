@@ -123,7 +123,7 @@ class Training:
                 for slot in slots
             ],
             "merged": [slot.merged_sha256 for slot in slots],
-            "lives": self.growth.run_history.lives(),
+            "lives": self.growth.run_history.seed_records(),
         }
 
 

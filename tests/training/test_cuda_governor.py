@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.training.governor import LossGauge
+from esper.training.governor import LossBuffer
 from esper.training.loss_monitor import LossMonitorState
 from esper.training.snapshots import SnapshotRing
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 
 def test_on_a_gpu_no_step_waits_and_losses_are_read_at_reports_in_their_order() -> None:
-    gauge = LossGauge(4)
+    gauge = LossBuffer(4)
     losses = torch.arange(8.0, device="cuda")
     assert gauge.read(losses[0], now=False) == []
     torch.cuda.synchronize()

@@ -30,7 +30,7 @@ from esper.topics.models import (
     SeedState,
 )
 from esper.training.decision_queue import DecisionQueue
-from esper.training.probe import Measured
+from esper.training.probe import ProbeResult
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import kernels_needed
 from tests.seed.hosts import images
@@ -100,7 +100,7 @@ class Trainer:
     def report(self, *, closing: bool = False) -> SeedReport:
         return self._reporter.next(
             self.plot.sites,
-            Measured(None, {}),
+            ProbeResult(None, {}),
             step=self.plot.step,
             train_loss=None,
             closing=closing,
@@ -466,8 +466,8 @@ def test_the_last_contribution_of_a_planting_is_remembered(trainer: Trainer) -> 
     plan = plan_for(trainer, ("fc1", 0, "low-rank-skip"))
     trainer.hear_and_apply(plan)
     for contribution in (0.1, 0.2):
-        trainer.decision_queue.note_contributions(Measured(1.0, {("fc1", 0): contribution}))
-    (life,) = trainer.decision_queue.run_history.lives()
+        trainer.decision_queue.note_contributions(ProbeResult(1.0, {("fc1", 0): contribution}))
+    (life,) = trainer.decision_queue.run_history.seed_records()
     assert life.contribution == 0.2
 
 
@@ -481,5 +481,5 @@ def test_the_life_of_a_kernel_says_whether_its_layer_took_it_in(
     trainer.hear_and_apply(plan_for(trainer, ("fc1", 0, blueprint_id)))
     keep = Fossilize(site="fc1", slot=0, kernel_id=ready.kernel_id)
     outcome = trainer.hear_and_apply(decision(keep, name="keep"))
-    (life,) = trainer.decision_queue.run_history.lives()
+    (life,) = trainer.decision_queue.run_history.seed_records()
     assert life.fate == f"{fate} at {outcome.step}"

@@ -26,7 +26,7 @@ from esper.training import export_model
 from esper.training.export import load_exported
 from esper.training.lineage import RunHistory
 from esper.training.optimizer import OptimizerMembership
-from esper.training.probe import Measured, Probe
+from esper.training.probe import Probe, ProbeResult
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import PlanRefused
 from tests.seed.hosts import Host, images, labels
@@ -212,7 +212,7 @@ def test_another_optimizer_takes_over_where_a_layer_took_a_kernel_in() -> None:
     plot.fossilize("fc1", 0)
     plot.plant("fc1", 1, "linear-bottleneck")
     plot.optimizer = SGD(plot.model.parameters(), lr=0.1)
-    plot.seed_manager.trained_by(OptimizerMembership(plot.optimizer))
+    plot.seed_manager.set_optimizer(OptimizerMembership(plot.optimizer))
     before = plot.model.fc1.weight.detach().clone()
     plot.train()
     assert not torch.equal(plot.model.fc1.weight, before)
@@ -221,7 +221,7 @@ def test_another_optimizer_takes_over_where_a_layer_took_a_kernel_in() -> None:
 # -- what is told -------------------------------------------------------------------------------
 
 
-def told(plot: Plot, measured: Measured) -> list[SeedStatus]:
+def told(plot: Plot, measured: ProbeResult) -> list[SeedStatus]:
     run_config = RunConfig(
         seed=0, slots={"fc1": 3}, policy=PolicySpec(), host_params=0, report_interval_steps=20
     )
@@ -234,7 +234,7 @@ def test_a_merged_kernel_is_told_as_kept_with_no_parameters_of_its_own() -> None
     kernel_id = plot.sites["fc1"].seed(0).kernel.kernel_id
     plot.fossilize("fc1", 0)
     plot.train(4)
-    assert told(plot, Measured(0.5, {})) == [
+    assert told(plot, ProbeResult(0.5, {})) == [
         SeedStatus(
             site="fc1",
             slot=0,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from esper.topics.models import Incident, IncidentKind, RolledBack, SeedState
-from esper.training.governor import Governor, LossGauge
+from esper.training.governor import Governor, LossBuffer
 from esper.training.loss_monitor import GovernorSettings
 from tests.seed.hosts import images, labels
 from tests.training.grow_fixture import MakeOptimizer, Plot, adam
@@ -42,7 +42,7 @@ class LossMonitorState(Plot):
     def apply(self, plan: Any) -> None:
         self.planted_at[plan.decision_id] = self.step
         super().apply(plan)
-        self.governor.tend(self.step)
+        self.governor.note_plans(self.step)
 
     def train(self, steps: int = 1, loss: float | None = None) -> None:
         """Take steps, whose losses may be said to be another."""
@@ -54,7 +54,7 @@ class LossMonitorState(Plot):
             self.optimizer.zero_grad()
             real.backward()
             self.optimizer.step()
-            self.governor.watch(real if loss is None else torch.tensor(loss), self.step)
+            self.governor.observe(real if loss is None else torch.tensor(loss), self.step)
             self.seed_manager.ramp(self.step)
 
     def state(self, site: str, slot: int) -> SeedState:
@@ -141,7 +141,7 @@ def test_what_a_cull_does_to_the_loss_is_not_blamed_on_what_stays(plot: LossMoni
     plot.cull("fc1", 0)
     plot.train(SETTINGS.settle_steps, loss=50.0)
     assert not plot.incidents
-    plot.train(SETTINGS.in_a_row, loss=50.0)
+    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
     assert [seed.site for seed in plot.incidents[0].seeds] == ["conv"]
 
 
@@ -152,7 +152,7 @@ def test_the_way_to_another_alpha_is_not_blamed_on_what_is_on_it(plot: LossMonit
     plot.train(20 + SETTINGS.settle_steps, loss=50.0)
     assert not plot.incidents
     assert float(plot.sites["conv"].seed(0).alpha) == 0.5
-    plot.train(SETTINGS.in_a_row, loss=50.0)
+    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
     assert plot.incidents
 
 
@@ -162,17 +162,17 @@ def test_a_rollback_does_not_take_the_next_out_for_what_it_does_to_the_loss(
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(60)
     plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(SETTINGS.in_a_row, loss=50.0)
+    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
     assert [seed.site for seed in plot.incidents[0].seeds] == ["fc1"]
     plot.train(SETTINGS.settle_steps, loss=50.0)
     assert len(plot.incidents) == 1
-    plot.train(SETTINGS.in_a_row, loss=50.0)
+    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
     assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
 
 
 def test_a_planting_gives_nothing_any_grace(plot: LossMonitorState) -> None:
     plot.plant("conv", 0, "squeeze-excite")
-    plot.train(SETTINGS.in_a_row, loss=50.0)
+    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
     assert plot.incidents
 
 
@@ -249,7 +249,7 @@ def test_a_host_that_diverges_by_itself_is_left_alone_and_told_of_once(
     before = weights(plot)
     with caplog.at_level(logging.WARNING, logger="esper"):
         for _ in range(3):
-            plot.governor.watch(torch.tensor(torch.nan), plot.step + 1)
+            plot.governor.observe(torch.tensor(torch.nan), plot.step + 1)
     assert plot.incidents == [Incident(kind=IncidentKind.NAN, step=41)]
     assert len(caplog.records) == 1
     assert "the host does this by itself, and is left alone" in caplog.text
@@ -297,7 +297,7 @@ def test_an_incident_on_record_is_done_again_at_its_step() -> None:
         plot.train(4)
     first.train(1, loss=float("nan"))
     again.step += 1
-    again.governor.watch_again(torch.tensor(0.5), again.step, first.incidents)
+    again.governor.observe_replayed(torch.tensor(0.5), again.step, first.incidents)
     assert again.incidents == first.incidents
     assert_same(weights(again), weights(first))
 
@@ -314,9 +314,9 @@ def test_an_incident_that_went_back_to_before_the_checkpoint_is_refused_in_words
         }
     )
     with pytest.raises(ValueError, match="went back to step 10, of which there is no snapshot"):
-        plot.governor.watch_again(torch.tensor(0.5), 42, [incident])
+        plot.governor.observe_replayed(torch.tensor(0.5), 42, [incident])
 
 
 def test_a_loss_on_the_cpu_is_read_at_once() -> None:
-    gauge = LossGauge(4)
+    gauge = LossBuffer(4)
     assert gauge.read(torch.tensor(0.5, requires_grad=True), now=False) == [0.5]

@@ -45,7 +45,7 @@ def finish(plot: Plot) -> None:
 def test_the_norms_of_the_awaited_step_are_there_after_gradients_are_zeroed() -> None:
     plot = Plot()
     norms = GradientNorms(plot.sites)
-    plot.seed_manager.await_gradients(norms)
+    plot.seed_manager.measure_gradients(norms)
     backward(plot)
     expected = {name: by_hand(site.layer) for name, site in plot.sites.items()}
     finish(plot)
@@ -58,7 +58,7 @@ def test_only_the_awaited_step_is_measured_and_nothing_stays_with_the_optimizer(
     norms = GradientNorms(plot.sites)
     plot.train()
     assert norms.take() == {}
-    plot.seed_manager.await_gradients(norms)
+    plot.seed_manager.measure_gradients(norms)
     plot.train()
     assert norms.take().keys() == {"conv", "fc1"}
     plot.train()
@@ -70,7 +70,7 @@ def test_what_is_planted_adds_nothing_to_the_norm_of_its_layer() -> None:
     plot = Plot()
     norms = GradientNorms(plot.sites)
     layer = plot.sites["fc1"].layer
-    plot.seed_manager.await_gradients(norms)
+    plot.seed_manager.measure_gradients(norms)
     backward(plot)
     expected = by_hand(layer)
     # Fresh, so an exact no-op: the layer's own gradient is as it was, the kernel's comes on top.
@@ -85,7 +85,7 @@ def test_what_is_planted_adds_nothing_to_the_norm_of_its_layer() -> None:
 def test_what_is_not_finite_or_has_no_gradient_is_left_out() -> None:
     plot = Plot()
     norms = GradientNorms(plot.sites)
-    plot.seed_manager.await_gradients(norms)
+    plot.seed_manager.measure_gradients(norms)
     backward(plot)
     assert isinstance(plot.model.conv.weight.grad, Tensor)
     plot.model.conv.weight.grad[0] = torch.nan
@@ -93,7 +93,7 @@ def test_what_is_not_finite_or_has_no_gradient_is_left_out() -> None:
     assert norms.take().keys() == {"fc1"}
     plot = Plot()
     norms = GradientNorms(plot.sites)
-    plot.seed_manager.await_gradients(norms)
+    plot.seed_manager.measure_gradients(norms)
     finish(plot)
     assert norms.take() == {}
 
@@ -101,7 +101,7 @@ def test_what_is_not_finite_or_has_no_gradient_is_left_out() -> None:
 def test_norms_of_a_fused_optimizer_are_without_the_scale_of_its_loss() -> None:
     plot = Plot(lambda model: Adam(model.parameters(), fused=True))
     norms, scaler = GradientNorms(plot.sites), torch.amp.GradScaler("cpu", init_scale=1024.0)
-    plot.seed_manager.await_gradients(norms)
+    plot.seed_manager.measure_gradients(norms)
     scaler.scale(F.cross_entropy(plot.model(images(16)), labels(16))).backward()  # type: ignore[no-untyped-call]
     scaled = by_hand(plot.model.fc1)
     scaler.step(plot.optimizer)
@@ -113,7 +113,7 @@ def test_who_looks_no_more_measures_no_more() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     membership = OptimizerMembership(optimizer)
     membership.before_next_step(lambda _: pytest.fail("it was called"))
-    membership.leave()
+    membership.close()
     optimizer.step()
     assert not optimizer._optimizer_step_pre_hooks
 

@@ -32,7 +32,7 @@ APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
 
 
 @pytest.mark.parametrize(
-    ("ancestry", "step", "fate"),
+    ("run_history", "step", "fate"),
     [
         (answered((PLANTED, None, 0)), 5, "never applied"),
         (answered((PLANTED, REFUSED, 6), reason="altered"), 6, "refused: altered"),
@@ -57,7 +57,7 @@ APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
 def test_the_life_of_a_seed_ends_as_its_decisions_were_answered(
     run_history: RunHistory, step: int, fate: str
 ) -> None:
-    (life,) = run_history.lives()
+    (life,) = run_history.seed_records()
     assert (life.step, life.fate) == (step, fate)
     assert (life.site, life.slot, life.blueprint_id) == ("fc1", 0, "low-rank-skip")
     assert life.strategy == "diversify"
@@ -67,7 +67,7 @@ def test_a_life_that_ends_in_its_layer_is_told_as_merged() -> None:
     keep = decision(KEEP, name="keep")
     run_history = answered((PLANTED, APPLIED, 6), (keep, APPLIED, 60))
     run_history.merged.add((PLANTED.decision_id, "fc1", 0))
-    (life,) = run_history.lives()
+    (life,) = run_history.seed_records()
     assert life.fate == "merged at 60"
 
 
@@ -78,7 +78,7 @@ def test_a_kernel_planted_again_has_two_lives() -> None:
     )
     run_history.contributions[PLANTED.decision_id, "fc1", 0] = -0.1
     run_history.contributions[again.decision_id, "fc1", 0] = 0.3
-    assert [(life.step, life.contribution, life.fate) for life in run_history.lives()] == [
+    assert [(life.step, life.contribution, life.fate) for life in run_history.seed_records()] == [
         (6, -0.1, "culled at 40"),
         (80, 0.3, "on trial at the end"),
     ]

@@ -50,7 +50,7 @@ def test_a_loss_that_is_not_finite_is_an_alarm_at_once_and_at_any_time(loss: flo
 
 
 def test_a_loss_that_leaps_up_and_stays_is_a_divergence_in_the_fifth_step() -> None:
-    assert alarms(repeat(3.0, 5), settled()) == [(SETTINGS.in_a_row - 1, "divergence")]
+    assert alarms(repeat(3.0, 5), settled()) == [(SETTINGS.consecutive_outliers - 1, "divergence")]
 
 
 def test_while_a_run_settles_no_finite_loss_is_wild() -> None:
@@ -58,13 +58,13 @@ def test_while_a_run_settles_no_finite_loss_is_wild() -> None:
     watch.settle(20)
     grace = SETTINGS.settle_steps + 20
     assert alarms(repeat(3.0, grace), watch) == []
-    assert alarms(repeat(3.0, 5), watch) == [(SETTINGS.in_a_row - 1, "divergence")]
+    assert alarms(repeat(3.0, 5), watch) == [(SETTINGS.consecutive_outliers - 1, "divergence")]
 
 
 def test_what_has_long_settled_is_not_waited_for() -> None:
     watch = settled()
     watch.settle(-SETTINGS.settle_steps)
-    assert alarms(repeat(3.0, 5), watch) == [(SETTINGS.in_a_row - 1, "divergence")]
+    assert alarms(repeat(3.0, 5), watch) == [(SETTINGS.consecutive_outliers - 1, "divergence")]
 
 
 def test_a_loss_that_is_not_finite_is_an_alarm_while_a_run_settles() -> None:
@@ -161,7 +161,7 @@ def test_a_watch_that_goes_on_from_what_another_remembers_says_the_same() -> Non
     one.planted()
     alarms(losses[:350], one)
     other = LossMonitor(SETTINGS)
-    other.resume(LossMonitorState.model_validate_json(one.watched.model_dump_json()))
+    other.resume(LossMonitorState.model_validate_json(one.loss_monitor_state.model_dump_json()))
     assert alarms(losses[350:], other) == alarms(losses[350:], one)
 
 
@@ -174,7 +174,7 @@ def test_after_an_alarm_that_was_none_the_new_level_is_learnt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("window", 8), ("z", 0.0), ("snapshots", 1), ("in_a_row", 0)]
+    ("name", "value"), [("window", 8), ("z", 0.0), ("snapshots", 1), ("consecutive_outliers", 0)]
 )
 def test_thresholds_that_tell_nothing_apart_are_refused(name: str, value: float) -> None:
     with pytest.raises(GovernorRefused, match=f"{name} is {value}"):

@@ -222,7 +222,7 @@ def test_another_optimizer_takes_over_what_is_planted_and_what_will_be() -> None
     )
     host_only = [one for name, one in plot.model.named_parameters() if "esper" not in name]
     plot.optimizer = SGD(host_only, lr=0.1)
-    plot.seed_manager.trained_by(OptimizerMembership(plot.optimizer))
+    plot.seed_manager.set_optimizer(OptimizerMembership(plot.optimizer))
     assert_each_parameter_is_in_one_group(plot)
     plot.plant("conv", 0, "squeeze-excite")
     assert_each_parameter_is_in_one_group(plot)
@@ -235,7 +235,9 @@ def test_an_optimizer_that_does_not_train_the_sites_takes_nothing_over() -> None
     plot = Plot()
     plot.plant("fc1", 0, "linear-bottleneck")
     with pytest.raises(ParameterUntrained, match="no parameter of conv"):
-        plot.seed_manager.trained_by(OptimizerMembership(SGD(plot.model.fc1.parameters(), lr=0.1)))
+        plot.seed_manager.set_optimizer(
+            OptimizerMembership(SGD(plot.model.fc1.parameters(), lr=0.1))
+        )
     plot.plant("conv", 0, "squeeze-excite")
     assert_each_parameter_is_in_one_group(plot)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.seed import Site, find_sites
-from esper.training.probe import Measured, Probe, ProbeRefused
+from esper.training.probe import Probe, ProbeRefused, ProbeResult
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import awaken
 from tests.training.grow_fixture import Plot
@@ -27,7 +27,7 @@ def grown(*places: tuple[str, int]) -> Plot:
     return plot
 
 
-def measure(plot: Plot) -> Measured:
+def measure(plot: Plot) -> ProbeResult:
     return Probe(BATCH, F.cross_entropy).measure(plot.model, plot.sites)
 
 
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_is_not_measured() -> None:
     plot = grown(("fc1", 0))
     with torch.no_grad():
         plot.model.fc2.bias.fill_(float("nan"))
-    assert measure(plot) == Measured(loss=None, contributions={("fc1", 0): None})
+    assert measure(plot) == ProbeResult(loss=None, contributions={("fc1", 0): None})
 
 
 def test_a_loss_that_only_one_seed_spoils_makes_no_contribution_of_it() -> None:

@@ -14,14 +14,14 @@ from esper.topics.models import (
     SeedReport,
     SeedState,
 )
-from esper.training.probe import Measured
+from esper.training.probe import ProbeResult
 from esper.training.reporter import Reporter
 from tests.training.grow_fixture import RUN, ZEROS, Plot, decision, planting
 
 OPENING = RunConfig(
     seed=1, slots={"fc1": 3}, policy=PolicySpec(), host_params=100, report_interval_steps=20
 )
-NOTHING = Measured(loss=0.5, contributions={})
+NOTHING = ProbeResult(loss=0.5, contributions={})
 
 
 def a_reporter() -> Reporter:
@@ -29,7 +29,7 @@ def a_reporter() -> Reporter:
 
 
 def next_report(
-    reporter: Reporter, plot: Plot | None = None, *, step: int = 0, measured: Measured = NOTHING
+    reporter: Reporter, plot: Plot | None = None, *, step: int = 0, measured: ProbeResult = NOTHING
 ) -> SeedReport:
     report = reporter.next(
         plot.sites if plot else {}, measured, step=step, train_loss=torch.tensor(1.0)
@@ -122,7 +122,7 @@ def test_a_planted_seed_is_told_with_all_that_a_decision_needs() -> None:
     kernel = plot.plant("fc1", 1, "low-rank-skip", alpha=0.5, ramp_steps=4)
     plot.train(2)
     (status,) = next_report(
-        a_reporter(), plot, step=plot.step, measured=Measured(0.1, {("fc1", 1): 0.02})
+        a_reporter(), plot, step=plot.step, measured=ProbeResult(0.1, {("fc1", 1): 0.02})
     ).seeds
     assert (status.site, status.slot, status.state) == ("fc1", 1, SeedState.BLENDING)
     assert (status.kernel_id, status.blueprint_id) == (kernel.kernel_id, "low-rank-skip")

@@ -143,7 +143,7 @@ def test_a_garden_filled_from_another_one_goes_on_at_the_same_alpha() -> None:
     plot.train()
     snapshots = [
         type(snapshot).model_validate_json(snapshot.model_dump_json())
-        for snapshot in plot.seed_manager.snapshots()
+        for snapshot in plot.seed_manager.snapshot()
     ]
     again = Plot()
     again.seed_manager.restore(snapshots, {("fc1", 0): plot.sites["fc1"].seed(0).kernel})
@@ -156,7 +156,7 @@ def test_a_garden_filled_from_another_one_goes_on_at_the_same_alpha() -> None:
 
 def test_a_bed_of_a_version_without_reweighting_is_read() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
-    (snapshot,) = plot.seed_manager.snapshots()
+    (snapshot,) = plot.seed_manager.snapshot()
     told = json.loads(snapshot.model_dump_json())
     del told["reweighted"], told["alpha_before"]
     assert type(snapshot).model_validate(told | {"state": snapshot.state}) == snapshot

@@ -15,7 +15,7 @@ from esper.kernel.refusal import ArtifactRefused
 from esper.store import KernelMissing, open_store
 from esper.training.export import export_model, load_exported
 from esper.training.lineage import Lineage, LineageUnreadable, RunHistory, read_lineage
-from esper.training.static import StaticFinal, StaticFinalRefused, static_final
+from esper.training.static import StaticNetwork, StaticNetworkRefused, static_network
 from tests.seed.hosts import Host, host, images, labels
 from tests.seed.kernels import KEY, announced
 from tests.training.grow_fixture import RUN, Plot
@@ -59,10 +59,10 @@ def kernels_of(grown: Grown, lineage: Lineage) -> dict[str, VerifiedKernel]:
     return fetch_all(grown.store, grown.key, lineage.seeds)
 
 
-def planted(grown: Grown, model: Host) -> StaticFinal:
+def planted(grown: Grown, model: Host) -> StaticNetwork:
     """The static final of a grown network, in a host."""
     lineage = read_lineage(grown.folder)
-    return static_final(model, lineage, kernels_of(grown, lineage), images(1))
+    return static_network(model, lineage, kernels_of(grown, lineage), images(1))
 
 
 def train(model: torch.nn.Module, steps: int) -> None:
@@ -154,14 +154,14 @@ def test_a_folder_without_a_lineage_is_named(tmp_path: Path) -> None:
 
 
 def test_another_host_is_refused(grown: Grown) -> None:
-    with pytest.raises(StaticFinalRefused, match="give the host that the run began with"):
+    with pytest.raises(StaticNetworkRefused, match="give the host that the run began with"):
         planted(grown, Host(width=9))
 
 
 def test_a_network_in_which_nothing_grew_has_none() -> None:
     lineage = Lineage(format="esper-lineage/1", run_id=RUN, seeds=())
-    with pytest.raises(StaticFinalRefused, match="its static final is the host"):
-        static_final(host(), lineage, {}, images(1))
+    with pytest.raises(StaticNetworkRefused, match="its static final is the host"):
+        static_network(host(), lineage, {}, images(1))
 
 
 def test_a_kernel_that_was_altered_or_is_gone_is_refused(grown: Grown) -> None:

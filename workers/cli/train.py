@@ -117,7 +117,7 @@ def train(
         return
     policy, selection = choosing.chosen(chosen.sites)
     told = training.told(task)
-    kept = None if checkpoint is None else esper.tasks.TrainingFile(checkpoint, told, epochs)
+    kept = None if checkpoint is None else esper.tasks.TrainingCheckpoint(checkpoint, told, epochs)
     with stoppable_training(epochs, lambda: _last_words(checkpoint), quiet=json) as progress:
         if kept is not None and kept.epoch:
             progress.note(f"{checkpoint}: going on after epoch {kept.epoch} of {epochs}")

@@ -8,11 +8,11 @@ from torch import nn
 
 from esper.kernel.fetch import fetch_all
 from esper.settings import Settings
-from esper.tasks.train import OnEpoch, Task, TaskResult, judged, train_task
+from esper.tasks.train import OnEpoch, Task, TaskResult, evaluate, train_task
 from esper.training.export import load_exported
 from esper.training.lineage import read_lineage
 from esper.training.link_config import trusted_key_of
-from esper.training.static import StaticFinal, static_final
+from esper.training.static import StaticNetwork, static_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def train_static_final(
     Its kernels come from the store; no broker is asked. This runs the folder's `model.py`.
 
     Raises:
-        LineageUnreadable, StaticFinalRefused, SiteRefused: the folder is not of a run of the task.
+        LineageUnreadable, StaticNetworkRefused, SiteRefused: the folder is of another task.
         KernelMissing, StoreUnavailable, ArtifactRefused: a kernel cannot be had, or was altered.
         NotConfigured: no trusted key is named.
     """
@@ -59,17 +59,17 @@ def train_static_final(
     lineage = read_lineage(folder)
     kernels = fetch_all(store_url, trusted_key_of(settings), lineage.seeds)
     splits = task.load()
-    planted: list[StaticFinal] = []
+    planted: list[StaticNetwork] = []
 
     def host() -> nn.Module:
         # Kernels are for a site on a device: the host is there before they are.
         sample = splits.probe[0][:1].to(device)
-        planted.append(static_final(task.host().to(device), lineage, kernels, sample))
+        planted.append(static_network(task.host().to(device), lineage, kernels, sample))
         return planted[0].model
 
     result = train_task(replace(task, host=host), seed, epochs, on_epoch=on_epoch, device=device)
     grown = load_exported(folder).to(device)
-    loss, accuracy = judged(grown, task.loss, splits.to(device).test)
+    loss, accuracy = evaluate(grown, task.loss, splits.to(device).test)
     return StaticRun(
         run_id=lineage.run_id,
         result=result,

@@ -19,7 +19,7 @@ def summary(run: GrownRun) -> Facts:
         "test_loss": run.result.test_loss,
         "test_accuracy": run.result.test_accuracy,
         "params": run.result.params,
-        "seeds": [life._asdict() for life in run.run_history.lives()],
+        "seeds": [life._asdict() for life in run.run_history.seed_records()],
         "reasons": reasons(run.run_history),
         "decisions": len(run.run_history.decisions),
         "decision_to_active_ms": spread(run.decision_to_active_ms),

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 import esper
 from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.settings import Settings
-from esper.tasks.checkpoint import TrainingFile
-from esper.tasks.train import OnEpoch, Splits, Task, TaskResult, train_task
+from esper.tasks.checkpoint import TrainingCheckpoint
+from esper.tasks.train import DatasetSplits, OnEpoch, Task, TaskResult, train_task
 from esper.topics.models import PolicySpec, Selection
 from esper.training import CheckpointRefused, Growth, Recording, RecordUnfit
 from esper.training.lineage import RunHistory
@@ -82,7 +82,7 @@ def grow_task(
     on_start: Announce,
     on_epoch: OnEpoch,
     device: str = "cpu",
-    kept: TrainingFile | None = None,
+    kept: TrainingCheckpoint | None = None,
     deciding: Deciding = BY_DEFAULT,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
@@ -100,7 +100,7 @@ def grow_task(
     torch.set_num_threads(1)
     growths: list[Growth] = []
 
-    def attach(model: nn.Module, optimizer: Optimizer, splits: Splits) -> Growth:
+    def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Growth:
         growth = _growing(settings, task, seed, deciding, kept, model, optimizer, splits)
         growths.append(growth)
         if kept is not None:
@@ -109,7 +109,7 @@ def grow_task(
         return growth
 
     result = train_task(
-        task, seed, epochs, attach, on_epoch, device, kept, enough=lambda: growths[0].replayed
+        task, seed, epochs, attach, on_epoch, device, kept, should_stop=lambda: growths[0].replayed
     )
     growth = growths[0]
     name = growth.run_id if deciding.replay is None else f"{growth.run_id}-replay"
@@ -131,10 +131,10 @@ def _growing(
     task: Task,
     seed: int,
     deciding: Deciding,
-    kept: TrainingFile | None,
+    kept: TrainingCheckpoint | None,
     model: nn.Module,
     optimizer: Optimizer,
-    splits: Splits,
+    splits: DatasetSplits,
 ) -> Growth:
     """Attach growth to the host of a task, with what is kept of it, if anything is."""
     try:

@@ -7,9 +7,9 @@ teacher, `null`, is of the host's own family: there nothing should be planted.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from esper.tasks.teachers.answer import KnownAnswer
+from esper.tasks.teachers.blueprints import TEACHER_BLUEPRINTS
 from esper.tasks.teachers.hosts import ReaderHost, StudentHost
-from esper.tasks.teachers.offered import OFFERED
+from esper.tasks.teachers.known_answer import KnownAnswerTask
 from esper.tasks.teachers.retrieval import retrieval_teacher
 from esper.tasks.teachers.vectors import (
     conv_teacher,
@@ -18,7 +18,7 @@ from esper.tasks.teachers.vectors import (
     null_teacher,
 )
 
-TEACHERS: Final[Mapping[str, Callable[[int], KnownAnswer]]] = {
+TEACHERS: Final[Mapping[str, Callable[[int], KnownAnswerTask]]] = {
     "conv": conv_teacher,
     "gating": gating_teacher,
     "low-rank": low_rank_teacher,
@@ -31,9 +31,9 @@ CONV_TEACHER: Final = conv_teacher()
 
 __all__ = [
     "CONV_TEACHER",
-    "OFFERED",
     "TEACHERS",
-    "KnownAnswer",
+    "TEACHER_BLUEPRINTS",
+    "KnownAnswerTask",
     "ReaderHost",
     "StudentHost",
     "conv_teacher",

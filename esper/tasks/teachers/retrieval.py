@@ -6,21 +6,21 @@ from typing import Final
 import torch
 from torch import Generator, Tensor
 
-from esper.tasks.teachers.answer import KnownAnswer
 from esper.tasks.teachers.hosts import READER_CLASSES, READER_INPUTS, ReaderHost, wide_reader
+from esper.tasks.teachers.known_answer import KnownAnswerTask
 from esper.tasks.teachers.vectors import SIZES, split
-from esper.tasks.train import Splits, Task
+from esper.tasks.train import DatasetSplits, Task
 
 POSITIONS: Final = 8
 KEYS: Final = READER_INPUTS - READER_CLASSES
 
 
-def retrieval_teacher(seed: int = 0) -> KnownAnswer:
+def retrieval_teacher(seed: int = 0) -> KnownAnswerTask:
     """Return a task in which the last position asks for what stands beside its key elsewhere.
 
     `seed` makes the samples.
     """
-    return KnownAnswer(
+    return KnownAnswerTask(
         task=Task(
             name="retrieval-teacher",
             summary="what stands beside a key, a host of 640 parameters that reads no other place",
@@ -37,7 +37,7 @@ def retrieval_teacher(seed: int = 0) -> KnownAnswer:
     )
 
 
-def _pairs(seed: int) -> Splits:
+def _pairs(seed: int) -> DatasetSplits:
     """Return sequences (N, 8, 16): seven pairs of a key and a value, then one of the keys again.
 
     The label is the value that stands beside that key. No key is there twice.
@@ -51,7 +51,7 @@ def _pairs(seed: int) -> Splits:
     sequences[:, :pairs, :KEYS] = _one_hot(keys, KEYS)
     sequences[:, :pairs, KEYS:] = _one_hot(values, READER_CLASSES)
     sequences[:, -1, :KEYS] = _one_hot(keys.gather(1, asked)[:, 0], KEYS)
-    return Splits(*split(sequences, values.gather(1, asked)[:, 0], SIZES))
+    return DatasetSplits(*split(sequences, values.gather(1, asked)[:, 0], SIZES))
 
 
 def _one_hot(numbers: Tensor, count: int) -> Tensor:

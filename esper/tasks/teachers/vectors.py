@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from esper.tasks.teachers.answer import KnownAnswer
+from esper.tasks.teachers.blueprints import BILINEAR_SKIP
 from esper.tasks.teachers.hosts import (
     BOTTLENECK,
     CLASSES,
@@ -21,8 +21,8 @@ from esper.tasks.teachers.hosts import (
     StudentHost,
     wide_student,
 )
-from esper.tasks.teachers.offered import BILINEAR_SKIP
-from esper.tasks.train import Samples, Splits, Task
+from esper.tasks.teachers.known_answer import KnownAnswerTask
+from esper.tasks.train import DatasetSplits, Samples, Task
 
 SIDE: Final = 8
 FILTERS: Final = 8
@@ -34,7 +34,7 @@ MANY_SIZES: Final = (8000, 500, 2000)
 """Likewise, where 4,000 are so few that every kernel learns them by heart."""
 
 
-def conv_teacher(seed: int = 0) -> KnownAnswer:
+def conv_teacher(seed: int = 0) -> KnownAnswerTask:
     """Return a task whose labels follow from patterns of 3x3 in images of 8x8, wherever they are.
 
     `seed` makes the teacher and its samples.
@@ -48,7 +48,7 @@ def conv_teacher(seed: int = 0) -> KnownAnswer:
     )
 
 
-def gating_teacher(seed: int = 0) -> KnownAnswer:
+def gating_teacher(seed: int = 0) -> KnownAnswerTask:
     """Return a task whose labels follow from products of two projections of the input."""
     return _known(
         "gating-teacher",
@@ -59,7 +59,7 @@ def gating_teacher(seed: int = 0) -> KnownAnswer:
     )
 
 
-def low_rank_teacher(seed: int = 0) -> KnownAnswer:
+def low_rank_teacher(seed: int = 0) -> KnownAnswerTask:
     """Return a task whose labels follow from a linear map of rank 10, of which 4 pass."""
     return _known(
         "low-rank-teacher",
@@ -70,7 +70,7 @@ def low_rank_teacher(seed: int = 0) -> KnownAnswer:
     )
 
 
-def null_teacher(seed: int = 0) -> KnownAnswer:
+def null_teacher(seed: int = 0) -> KnownAnswerTask:
     """Return a task labelled by a network like the host: nothing is missing."""
     return _known(
         "null-teacher",
@@ -84,12 +84,12 @@ def null_teacher(seed: int = 0) -> KnownAnswer:
 def _known(
     name: str,
     summary: str,
-    load: Callable[[], Splits],
+    load: Callable[[], DatasetSplits],
     blueprint_id: str | None,
     *,
     wide_params: int,
-) -> KnownAnswer:
-    return KnownAnswer(
+) -> KnownAnswerTask:
+    return KnownAnswerTask(
         task=Task(
             name=name,
             summary=summary,
@@ -110,11 +110,11 @@ Teacher = Callable[[Tensor, Generator], Tensor]
 """From samples (N, 64) to a score (N, 10) of each class."""
 
 
-def _labelled(seed: int, sizes: tuple[int, int, int], teacher: Teacher) -> Splits:
+def _labelled(seed: int, sizes: tuple[int, int, int], teacher: Teacher) -> DatasetSplits:
     """Return normal samples (N, 64), each labelled with the class of the greatest score."""
     random = Generator().manual_seed(seed)
     samples = torch.randn(sum(sizes), INPUTS, generator=random)
-    return Splits(*split(samples, teacher(samples, random).argmax(dim=1), sizes))
+    return DatasetSplits(*split(samples, teacher(samples, random).argmax(dim=1), sizes))
 
 
 def split(inputs: Tensor, labels: Tensor, sizes: tuple[int, int, int]) -> Iterator[Samples]:

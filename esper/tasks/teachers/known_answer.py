@@ -9,7 +9,7 @@ from esper.tasks.train import Task
 
 
 @dataclass(frozen=True, slots=True)
-class KnownAnswer:
+class KnownAnswerTask:
     """A task with the site and the blueprint that give its host what it lacks; None: nothing.
 
     `wide` makes the rival that never grows: the same host with at least as many parameters as the

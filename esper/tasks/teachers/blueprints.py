@@ -31,4 +31,4 @@ _SHIPPED: Final = (
     "causal-depthwise-conv",
 )
 
-OFFERED: Final = (*map(shipped_named, _SHIPPED), BILINEAR_SKIP)
+TEACHER_BLUEPRINTS: Final = (*map(shipped_named, _SHIPPED), BILINEAR_SKIP)
