@@ -17,7 +17,7 @@ from benchmarks.bare_loop import fold_in_bare_loop
 from benchmarks.report_load import REPORTS_A_DECISION, Load, put_on_topic
 from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
 from benchmarks.stack import Stack, local_stack
-from esper.topics.bus import Bus, Record, Start
+from esper.topics.bus import Bus, Record, StartOffset
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from esper.workers.bandit.worker import BATCH_RECORDS
 
@@ -106,7 +106,7 @@ def _fold_in_worker(stack: Stack, load: Load) -> list[float]:
 
     bus = Bus.connect(stack.settings.kafka_bootstrap_servers, source="/esper/benchmark")
     try:
-        bus.follow(ADAPTATION_DECISION.name, note, start=Start.NOW)
+        bus.consume(ADAPTATION_DECISION.name, note, start=StartOffset.LATEST)
         stack.start_worker(WORKER)
         if not all_there.wait(FOLD_TIMEOUT_S):
             raise BenchmarkError(

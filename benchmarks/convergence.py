@@ -24,7 +24,7 @@ from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.tasks import KnownAnswerTask, conv_teacher
 from esper.tasks.train import DatasetSplits, train_task
-from esper.topics.models import Fossilize, Limits, Plant, PolicySpec, Selection
+from esper.topics.models import Fossilize, Plant, PolicySpec, Selection, SelectionLimits
 from esper.training import Growth
 from esper.workers.local.submit import publish_blueprints
 
@@ -34,7 +34,7 @@ BLUEPRINTS: Final = ("channel-mixing-mlp", "gated-linear-unit", "image-conv", "l
 
 CHOOSING: Final = DEFAULT_SELECTION.model_copy(
     update={
-        "limits": Limits(max_on_trial=1, dormant_reports=0, embargo_reports=0),
+        "limits": SelectionLimits(max_on_trial=1, dormant_reports=0, embargo_reports=0),
         "keep_share": 1.0,
         "orchestration": None,
     }

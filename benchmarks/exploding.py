@@ -14,7 +14,7 @@ import esper
 from esper.kernel import Kernel
 from esper.seed import Site
 from esper.settings import Settings
-from esper.topics.models import Limits, Selection
+from esper.topics.models import Selection, SelectionLimits
 from esper.training import GovernorSettings, Growth
 from esper.training.probe import ON_TRIAL
 
@@ -174,7 +174,7 @@ def _trained(
             report_every=REPORT_EVERY,
             seed=seed,
             lockstep=True,
-            selection=Selection(limits=Limits(dormant_reports=2)),
+            selection=Selection(limits=SelectionLimits(dormant_reports=2)),
             **arguments,
         )
     for step in range(1, steps + 1):

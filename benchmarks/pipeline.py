@@ -20,7 +20,7 @@ from esper.compiler import Built, CompilePool
 from esper.store import KernelStore, open_store
 from esper.tasks.digits import DIGITS
 from esper.tasks.train import DatasetSplits, train_task
-from esper.topics.bus import Record, read
+from esper.topics.bus import Record, read_topic
 from esper.topics.catalog import KERNEL_COMPILED
 from esper.topics.codec import decode
 from esper.topics.models import Blueprint, Event, KernelCompiled, KernelRequested
@@ -116,7 +116,7 @@ def _submissions(stack: Stack, rounds: int) -> tuple[Figure, ...]:
 
 def _shares(stack: Stack, pairs: Sequence["_Pair"]) -> Iterator[Figure]:
     """Yield the share of each step in submitted → ready, as the worker timed it, and the rest."""
-    records = read(stack.settings.kafka_bootstrap_servers, KERNEL_COMPILED.name)
+    records = read_topic(stack.settings.kafka_bootstrap_servers, KERNEL_COMPILED.name)
     compiled = {event.kernel_id: event for event in _events(KernelCompiled, records)}
     rest = [1.0] * len(pairs)
     for step, what in STEPS.items():

@@ -13,14 +13,14 @@ from esper.orchestrator.fold import decision_id
 from esper.topics.catalog import SEED_METRICS
 from esper.topics.codec import cloud_event_headers, encode, sha256_of
 from esper.topics.models import (
-    Limits,
+    DecisionOutcome,
     LoadableKernel,
-    Outcome,
     OutcomeStatus,
     RunConfig,
     SeedReport,
     SeedState,
     SeedStatus,
+    SelectionLimits,
     SiteKind,
 )
 
@@ -104,9 +104,9 @@ def _report(run_id: str, seq: int) -> SeedReport:
     )
 
 
-def _refusal(run_id: str, seq: int) -> Outcome:
+def _refusal(run_id: str, seq: int) -> DecisionOutcome:
     """The answer to the decision of twenty reports ago."""
-    return Outcome(
+    return DecisionOutcome(
         decision_id=decision_id(run_id, seq - REPORTS_A_DECISION, 0),
         status=OutcomeStatus.REFUSED,
         step=seq * STEPS_A_REPORT - 1,
@@ -122,7 +122,9 @@ def _run_config() -> RunConfig:
         host_params=1000,
         report_interval_steps=STEPS_A_REPORT,
         # As by default, but with something to decide in the very first report.
-        selection=DEFAULT_SELECTION.model_copy(update={"limits": Limits(dormant_reports=0)}),
+        selection=DEFAULT_SELECTION.model_copy(
+            update={"limits": SelectionLimits(dormant_reports=0)}
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Self
 from benchmarks.result import BenchmarkError
 from esper.blueprint import kernel_id, shipped
 from esper.settings import Settings
-from esper.topics.bus import Bus, Record, Start
+from esper.topics.bus import Bus, Record, StartOffset
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
 from esper.topics.models import Blueprint, RunStatus, SiteKind, SiteSignature, TrainingRun
 
@@ -53,7 +53,7 @@ class Submitter:
         self._bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/benchmark")
 
     def __enter__(self) -> Self:
-        self._bus.follow(KERNEL_READY.name, self._note, start=Start.NOW)
+        self._bus.consume(KERNEL_READY.name, self._note, start=StartOffset.LATEST)
         self._bus.publish(TRAINING_RUN, self._run).result(READY_TIMEOUT_S)
         return self
 

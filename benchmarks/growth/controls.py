@@ -8,7 +8,7 @@ from benchmarks.growth.planting import Planting
 from esper.bandit.constraints import BUDGET_SHARE
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.tasks import TEACHER_BLUEPRINTS, KnownAnswerTask
-from esper.topics.models import Limits, Orchestration, PolicySpec, Selection
+from esper.topics.models import Orchestration, PolicySpec, Selection, SelectionLimits
 
 REPORT_EVERY: Final = 10
 """Steps between two reports, over which kernels are blended in too."""
@@ -41,7 +41,7 @@ BANDIT: Final = Choosing(
     DEFAULT_POLICY,
     DEFAULT_SELECTION.model_copy(
         update={
-            "limits": Limits(max_on_trial=12, dormant_reports=0, embargo_reports=150),
+            "limits": SelectionLimits(max_on_trial=12, dormant_reports=0, embargo_reports=150),
             "warmup_reports": 28,
             "trial_reports": 4,
             "keep_share": 0.2,

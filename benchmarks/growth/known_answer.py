@@ -31,7 +31,7 @@ from benchmarks.growth.training import Trained, epochs_for, row_of, trained
 from benchmarks.stack import Stack, local_stack
 from esper.bandit.memory import snapshot
 from esper.seed import Site, find_sites
-from esper.store.run_memory import RedisMemory
+from esper.store import RedisRunMemory
 from esper.tasks import TEACHER_BLUEPRINTS, TEACHERS, KnownAnswerTask
 from esper.tasks.train import DatasetSplits
 from esper.topics.models import MemorySnapshot
@@ -162,7 +162,7 @@ class Decided:
     def _remembered(self, task: str) -> MemorySnapshot:
         """Return what the earlier runs of a teacher left, once for all that begin with it."""
         answer, settings = TEACHERS[task](0), self._stack.settings
-        memory = RedisMemory(settings.redis_url or "")
+        memory = RedisRunMemory(settings.redis_url or "")
         try:
             known = memory.read(_family(task))
         finally:

@@ -40,7 +40,7 @@ from esper.tasks.train import (
     no_growth,
     train_task,
 )
-from esper.topics.models import Limits, Orchestration
+from esper.topics.models import Orchestration, SelectionLimits
 from esper.training import Growth
 from esper.training.lineage import Lineage, read_lineage
 from esper.training.link_config import trusted_key_of
@@ -63,7 +63,7 @@ SLOTS: Final = 2
 REPORT_EVERY: Final = 20
 SELECTION: Final = DEFAULT_SELECTION.model_copy(
     update={
-        "limits": Limits(max_on_trial=4, dormant_reports=0, embargo_reports=100),
+        "limits": SelectionLimits(max_on_trial=4, dormant_reports=0, embargo_reports=100),
         "warmup_reports": 6,
         "trial_reports": 3,
         "keep_share": 0.1,

@@ -4,24 +4,26 @@ A run's records go in, from the topics or from an exported history; out comes ei
 decisions derived again byte for byte, or the first record that differs and how.
 """
 
-from esper.audit.compare import Finding, Verdict, audit, cause_of
+from esper.audit.compare import AuditResult, Finding, audit, cause_of
 from esper.audit.history import (
-    History,
     HistoryUnreadable,
+    RunRecords,
     fetch_history,
     read_history,
     with_kernels,
     write_history,
 )
+from esper.audit.replay import last_state
 
 __all__ = [
+    "AuditResult",
     "Finding",
-    "History",
     "HistoryUnreadable",
-    "Verdict",
+    "RunRecords",
     "audit",
     "cause_of",
     "fetch_history",
+    "last_state",
     "read_history",
     "with_kernels",
     "write_history",

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from esper.audit.history import History
+from esper.audit.history import RunRecords
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.fold import FoldError
-from esper.topics.bus.record import Record
+from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, encode, sha256_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 
@@ -29,7 +29,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AuditResult:
     """What an audit found; identical when there is no finding.
 
     `repeats` counts records that were sent twice, byte for byte, which a restart may cause.
@@ -81,7 +81,7 @@ class _Derived(NamedTuple):
     report: Record
 
 
-def audit(history: History) -> Verdict:
+def audit(history: RunRecords) -> AuditResult:
     """Derive every decision of a run again from its reports and compare the bytes."""
     repeats = 0
     closed = False
@@ -99,7 +99,9 @@ def audit(history: History) -> Verdict:
         closed = decode(SeedReport, reports[-1].value).closing
     except _Different as different:
         finding = different.finding
-    return Verdict(history.run_id, len(history.reports), len(expected), repeats, closed, finding)
+    return AuditResult(
+        history.run_id, len(history.reports), len(expected), repeats, closed, finding
+    )
 
 
 def cause_of(record: Record, report: SeedReport) -> Cause:

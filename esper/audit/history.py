@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from esper.topics.bus import BusError, Record, read
+from esper.topics.bus import BusError, Record, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import AdaptationDecision, Plant
@@ -20,7 +20,7 @@ class HistoryUnreadable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RunRecords:
     """The records of one run, reports and decisions each in the order in which they stood.
 
     `kernels` are the announcements of the kernels it planted, where they were asked for: an audit
@@ -38,7 +38,7 @@ class History:
         return frozenset(_planted(self.decisions))
 
     @classmethod
-    def of(cls, run_id: str, records: Iterable[Record]) -> "History":
+    def of(cls, run_id: str, records: Iterable[Record]) -> "RunRecords":
         """Sort records by topic, keeping their order.
 
         Raises:
@@ -54,7 +54,7 @@ class History:
         return cls(run_id, reports, decisions, kernels)
 
 
-def fetch_history(bootstrap_servers: str, run_id: str) -> History:
+def fetch_history(bootstrap_servers: str, run_id: str) -> RunRecords:
     """Read a run's records from its two topics.
 
     Raises:
@@ -63,15 +63,15 @@ def fetch_history(bootstrap_servers: str, run_id: str) -> History:
     key = run_id.encode()
     try:
         records = [
-            *read(bootstrap_servers, SEED_METRICS.name, key=key),
-            *read(bootstrap_servers, ADAPTATION_DECISION.name, key=key),
+            *read_topic(bootstrap_servers, SEED_METRICS.name, key=key),
+            *read_topic(bootstrap_servers, ADAPTATION_DECISION.name, key=key),
         ]
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
-    return History.of(run_id, records)
+    return RunRecords.of(run_id, records)
 
 
-def with_kernels(bootstrap_servers: str, history: History) -> History:
+def with_kernels(bootstrap_servers: str, history: RunRecords) -> RunRecords:
     """Return a run's records with the last announcement of each kernel that it planted.
 
     Raises:
@@ -79,14 +79,14 @@ def with_kernels(bootstrap_servers: str, history: History) -> History:
     """
     planted = {kernel_id.encode() for kernel_id in history.planted}
     try:
-        standing = read(bootstrap_servers, KERNEL_READY.name) if planted else []
+        standing = read_topic(bootstrap_servers, KERNEL_READY.name) if planted else []
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
     last = {record.key: record for record in standing if record.key in planted}
     return replace(history, kernels=tuple(last.values()))
 
 
-def write_history(history: History, file: Path) -> int:
+def write_history(history: RunRecords, file: Path) -> int:
     """Write a history; return the number of records."""
     records = (*history.reports, *history.decisions, *history.kernels)
     header = _Header(format=FORMAT, run_id=history.run_id)
@@ -95,7 +95,7 @@ def write_history(history: History, file: Path) -> int:
     return len(records)
 
 
-def read_history(file: Path) -> History:
+def read_history(file: Path) -> RunRecords:
     """Read what `write_history` wrote.
 
     Raises:
@@ -120,7 +120,7 @@ def read_history(file: Path) -> History:
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"][:2]) or "line"
             raise HistoryUnreadable(f"{file}, line {number}: not a record ({where})") from error
-    return History.of(run_id, records)
+    return RunRecords.of(run_id, records)
 
 
 class _Strict(BaseModel):

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from esper.bandit.arm_features import ArmFeatures, Codes
-from esper.topics.models import Limits, LoadableKernel
+from esper.topics.models import LoadableKernel, SelectionLimits
 
 BUDGET_SHARE: Final = 0.8
 """How much of a stated budget is used; the rest is for what was not measured."""
@@ -74,7 +74,7 @@ class Situation(NamedTuple):
 
 
 def constrained(
-    limits: Limits, situation: Situation, arm_features: ArmFeatures, where: slice
+    limits: SelectionLimits, situation: Situation, arm_features: ArmFeatures, where: slice
 ) -> Codes:
     """Return, for each arm in a range, the number of the constraint that rules it out, or 0."""
     count = where.stop - where.start
@@ -103,7 +103,9 @@ def constrained(
     return codes
 
 
-def bans(limits: Limits, slots: Mapping[str, int], kernels: Sequence[LoadableKernel]) -> Codes:
+def bans(
+    limits: SelectionLimits, slots: Mapping[str, int], kernels: Sequence[LoadableKernel]
+) -> Codes:
     """Return the constraint that rules a kernel out for the whole run, or 0, for each of them."""
     codes: Codes = np.zeros(len(kernels), np.int8)
     for place, kernel in enumerate(kernels):
@@ -148,7 +150,7 @@ WORDS: Final[Mapping[Constraint, str]] = {
 
 def explain(
     constraint: Constraint,
-    limits: Limits,
+    limits: SelectionLimits,
     situation: Situation,
     arm_features: ArmFeatures,
     arm: int,
@@ -164,7 +166,7 @@ def explain(
 
 
 def _over_budget(
-    codes: Codes, limits: Limits, used: Costs, arm_features: ArmFeatures, where: slice
+    codes: Codes, limits: SelectionLimits, used: Costs, arm_features: ArmFeatures, where: slice
 ) -> None:
     if limits.max_latency_ratio is not None:
         left = BUDGET_SHARE * limits.max_latency_ratio - used.latency_ratio

@@ -11,7 +11,7 @@ the median of 14 seeds, and at 691 where 0.05 less was expected.
 
 from typing import Final
 
-from esper.topics.models import Limits, Orchestration, PolicySpec, Priors, Selection
+from esper.topics.models import Orchestration, PolicySpec, Priors, Selection, SelectionLimits
 
 DEFAULT_POLICY: Final = PolicySpec(name="ucb1", params={"exploration": 0.01})
 """What chooses the blueprint."""
@@ -25,7 +25,7 @@ DEFAULT_SELECTION: Final = Selection(
 
 TOURNAMENT: Final = DEFAULT_SELECTION.model_copy(
     update={
-        "limits": Limits(max_on_trial=12, dormant_reports=0, embargo_reports=1000),
+        "limits": SelectionLimits(max_on_trial=12, dormant_reports=0, embargo_reports=1000),
         "warmup_reports": 28,
         "trial_reports": 4,
         "keep_share": 0.5,

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from esper.topics.models import Remembered
+from esper.topics.models import RememberedArm
 
 MAX_REMEMBERED: Final = 2_000
 """Arms in a snapshot: as many as a run's opening takes."""
@@ -94,13 +94,13 @@ def folded(
     return FamilyMemory(_bounded(arms, retention.max_arms), runs)
 
 
-def snapshot(memory: FamilyMemory, signatures: Collection[str]) -> tuple[Remembered, ...]:
+def snapshot(memory: FamilyMemory, signatures: Collection[str]) -> tuple[RememberedArm, ...]:
     """Return what is known of sites of these signatures, by name; of too many arms the heaviest."""
     wanted = frozenset(signatures)
     known = [(name, arm) for name, arm in memory.arms.items() if name[0] in wanted]
     heaviest = sorted(known, key=lambda each: (-each[1].weight, each[0]))[:MAX_REMEMBERED]
     return tuple(
-        Remembered(signature=signature, blueprint_id=blueprint, weight=arm.weight, mean=arm.mean)
+        RememberedArm(signature=signature, blueprint_id=blueprint, weight=arm.weight, mean=arm.mean)
         for (signature, blueprint), arm in sorted(heaviest)
     )
 

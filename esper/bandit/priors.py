@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from esper.bandit.ranks import CostRanks, cost_ranks_by_site
-from esper.topics.models import LoadableKernel, Priors, Remembered
+from esper.topics.models import LoadableKernel, Priors, RememberedArm
 
 NEUTRAL = 0.5
 """The reward of a kernel that does nothing."""
@@ -25,7 +25,7 @@ NO_PRIOR = Prior(0.0, 0.0)
 def priors_for(
     kernels: Sequence[LoadableKernel],
     signatures: Mapping[str, str],
-    memory: Iterable[Remembered],
+    memory: Iterable[RememberedArm],
     worth: Priors,
 ) -> list[Prior]:
     """Return the prior of each kernel: from its cost among those of its site, and from memory.
@@ -50,12 +50,12 @@ def priors_for(
     ]
 
 
-Kinds = Mapping[tuple[str, str], Mapping[str, Remembered]]
+Kinds = Mapping[tuple[str, str], Mapping[str, RememberedArm]]
 """What is remembered of each blueprint on offer, by signature and category."""
 
 
-def _by_kind(kernels: Sequence[LoadableKernel], recalled: Sequence[Remembered | None]) -> Kinds:
-    kinds: dict[tuple[str, str], dict[str, Remembered]] = {}
+def _by_kind(kernels: Sequence[LoadableKernel], recalled: Sequence[RememberedArm | None]) -> Kinds:
+    kinds: dict[tuple[str, str], dict[str, RememberedArm]] = {}
     for kernel, found in zip(kernels, recalled, strict=True):
         if found is not None:
             of_kind = kinds.setdefault((found.signature, kernel.category), {})
@@ -65,7 +65,7 @@ def _by_kind(kernels: Sequence[LoadableKernel], recalled: Sequence[Remembered | 
 
 def _kindred(
     kernel: LoadableKernel, signatures: Mapping[str, str], kinds: Kinds
-) -> list[Remembered]:
+) -> list[RememberedArm]:
     """Return what is remembered of other blueprints of a kernel's category at such sites."""
     of_kind = kinds.get((signatures.get(kernel.site, ""), kernel.category), {})
     return [found for name, found in of_kind.items() if name != kernel.blueprint_id]
@@ -79,7 +79,7 @@ def _cost_prior(ranks: CostRanks, worth: Priors) -> Prior:
     return Prior(worth.cost, NEUTRAL + worth.cost_spread * (0.5 - mean_rank))
 
 
-def _capped(found: Sequence[Remembered], worth: float) -> Prior:
+def _capped(found: Sequence[RememberedArm], worth: float) -> Prior:
     """Return what earlier runs found, as one belief that counts at most `worth` trials."""
     weight = math.fsum(each.weight for each in found)
     if not weight or not worth:

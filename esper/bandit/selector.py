@@ -13,7 +13,7 @@ from esper.bandit.constraints import Constraint, Situation, constrained
 from esper.bandit.counter_rng import CounterRNG, uniform
 from esper.bandit.linear import LinearModel
 from esper.bandit.policies import Policy
-from esper.topics.models import Limits
+from esper.topics.models import SelectionLimits
 
 PURPOSE: Final = "selection"
 TIE_BREAK: Final = "tie-break"
@@ -67,7 +67,7 @@ class SeedSelector:
 
     policy: Policy
     attention: Policy | None
-    limits: Limits
+    limits: SelectionLimits
     seed: int
     draw_each: bool = False
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from esper.blueprint import BlueprintRejected, check, requests_for
 from esper.link.frames import Frame, Kind
-from esper.topics.bus.record import Record
+from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, encode
 from esper.topics.models import Blueprint, KernelReady, KernelRequested, TrainingRun
 

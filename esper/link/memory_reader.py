@@ -42,9 +42,9 @@ class MemoryReader:
             return self._unread("no Redis is named; set ESPER_REDIS_URL, or grow with memory=False")
         # Here, not at the top: it takes .2 s to import, in which the broker can be reached.
         from esper.bandit.memory import snapshot
-        from esper.store.run_memory import RedisMemory
+        from esper.store import RedisRunMemory
 
-        memory = RedisMemory(self._redis_url)
+        memory = RedisRunMemory(self._redis_url)
         try:
             known = memory.read(self._run.task)
         finally:

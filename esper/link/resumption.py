@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from esper.topics.bus.record import Record
+from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import SeedReport
 

@@ -29,7 +29,7 @@ from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.memory_reader import MemoryReader
 from esper.link.resumption import RecordUnfit, Resumption, since
 from esper.store import StoreError, open_store
-from esper.topics.bus import Bus, BusError, Position, Record, Start, read
+from esper.topics.bus import Bus, BusError, Record, RecordPosition, StartOffset, read_topic
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
@@ -126,12 +126,12 @@ class Sidecar:
         """
         key = self._run.run_id.encode()
         if self._resumption is None:
-            self._bus.follow(ADAPTATION_DECISION.name, self._hear_decision, key=key)
-            self._bus.follow(RUN_CONTROL.name, self._hear_request, key=key)
+            self._bus.consume(ADAPTATION_DECISION.name, self._hear_decision, key=key)
+            self._bus.consume(RUN_CONTROL.name, self._hear_request, key=key)
         else:
             self._take_up(self._resumption, key)
         if not self._lockstep:
-            self._bus.follow(KERNEL_READY.name, self._hear_kernel, start=Start.BEGINNING)
+            self._bus.consume(KERNEL_READY.name, self._hear_kernel, start=StartOffset.EARLIEST)
         elif self._resumption is None:
             self._expect_kernels()
         self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
@@ -160,12 +160,12 @@ class Sidecar:
 
     def _expect_kernels(self) -> None:
         """Have the kernels of the blueprints that stand now offered, and no others."""
-        blueprints = read(self._servers, BLUEPRINT_SUBMITTED.name)
+        blueprints = read_topic(self._servers, BLUEPRINT_SUBMITTED.name)
         catalogue = Catalogue(expected_kernels(blueprints, self._run), self._control_channel.put)
         self._catalogue = catalogue
         # Followed before what stands there is read, so that between the two nothing is missed.
-        self._bus.follow(KERNEL_COMPILED.name, self._hear_compiled)
-        self._bus.follow(KERNEL_READY.name, self._hear_kernel)
+        self._bus.consume(KERNEL_COMPILED.name, self._hear_compiled)
+        self._bus.consume(KERNEL_READY.name, self._hear_kernel)
         for ready in self._standing():
             if catalogue.announced(ready.kernel_id, earlier=True):
                 self._loader.verify(ready)
@@ -173,7 +173,7 @@ class Sidecar:
 
     def _take_up(self, resumption: Resumption, key: bytes) -> None:
         """Tell what is on record of the run, and hear its decisions from the first on."""
-        reports = read(self._servers, SEED_METRICS.name, key=key)
+        reports = read_topic(self._servers, SEED_METRICS.name, key=key)
         logged, last_is_missing = since(resumption, reports, self._run.run_id)
         if last_is_missing:
             self._bus.publish(SEED_METRICS, resumption.last_report).result(OPEN_TIMEOUT_S)
@@ -183,8 +183,8 @@ class Sidecar:
         for ready in self._standing():
             if self._wanted(ready):
                 self._loader.verify(ready)
-        self._bus.follow(
-            ADAPTATION_DECISION.name, self._hear_decision, key=key, start=Start.BEGINNING
+        self._bus.consume(
+            ADAPTATION_DECISION.name, self._hear_decision, key=key, start=StartOffset.EARLIEST
         )
         # What was asked while no one trained counts still; what a report told of does not again.
         on_record = [decode(SeedReport, record.value) for record in reports]
@@ -193,16 +193,16 @@ class Sidecar:
             for report in (*on_record, resumption.last_report)
             for request in report.requests
         }
-        self._bus.follow(RUN_CONTROL.name, self._hear_request, key=key, start=Start.BEGINNING)
+        self._bus.consume(RUN_CONTROL.name, self._hear_request, key=key, start=StartOffset.EARLIEST)
 
     def _standing(self) -> Iterator[KernelReady]:
         """Yield the last announcement of each kernel, as they stand now."""
-        last = {record.key: record for record in read(self._servers, KERNEL_READY.name)}
+        last = {record.key: record for record in read_topic(self._servers, KERNEL_READY.name)}
         for record in last.values():
             if (ready := _announcement(record)) is not None:
                 yield ready
 
-    def _settle(self, sending: "Future[Position]") -> None:
+    def _settle(self, sending: "Future[RecordPosition]") -> None:
         if sending.cancelled():
             return
         if error := sending.exception():

@@ -12,7 +12,7 @@ from esper.orchestrator.state import FoldState, StrategyState
 from esper.orchestrator.strategies import RULES
 from esper.orchestrator.strategy_selection import Rule, chosen, told
 from esper.orchestrator.view import View, set_up
-from esper.topics.models import Course, SeedReport, Strategy
+from esper.topics.models import ActiveStrategy, SeedReport, Strategy
 
 Proposal = tuple[Strategy | None, Plan]
 
@@ -26,7 +26,7 @@ class Intent(NamedTuple):
     view: View
     plans: tuple[Proposal, ...]
     strategy_state: StrategyState | None = None
-    course: Course | None = None
+    course: ActiveStrategy | None = None
 
 
 @dataclass(frozen=True)

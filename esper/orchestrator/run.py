@@ -8,10 +8,10 @@ import orjson
 
 from esper.bandit import Policy, Seat, SeedSelector, attention_for, policy_for
 from esper.topics.codec import encode
-from esper.topics.models import Limits, Priors, RunConfig, Selection
+from esper.topics.models import Priors, RunConfig, Selection, SelectionLimits
 
 BEFORE_SELECTION: Final = Selection(
-    limits=Limits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0, category=0.0)
+    limits=SelectionLimits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0, category=0.0)
 )
 """How runs were decided whose opening has no selection."""
 

@@ -19,8 +19,7 @@ from esper.bandit import (
 from esper.orchestrator.arms import Arm, Arms
 from esper.orchestrator.run import OpenedRun
 from esper.topics.codec import Undecodable, encode, sha256_of
-from esper.topics.models import LoadableKernel, RunConfig, SeedReport, Strategy
-from esper.topics.models.event import SiteName
+from esper.topics.models import LoadableKernel, RunConfig, SeedReport, SiteName, Strategy
 
 WHOLE = 1.0
 """The alpha of a kernel alone, and what all that are on trial at one site have together."""

@@ -7,7 +7,7 @@ from esper.orchestrator.plan import Plan
 from esper.orchestrator.signals import Readings, SignalReading
 from esper.orchestrator.state import StrategyState
 from esper.orchestrator.view import View
-from esper.topics.models import Course, Orchestration, Strategy
+from esper.topics.models import ActiveStrategy, Orchestration, Strategy
 
 Propose = Callable[[View, Readings], Plan | None]
 """What a strategy does: a plan for the board as it is, given the signs that are on; or nothing."""
@@ -68,12 +68,12 @@ def _caller(rule: Rule, readings: Readings, staying: bool) -> SignalReading | No
 
 def told(
     rules: Sequence[Rule], before: StrategyState, after: StrategyState, readings: Readings
-) -> Course | None:
+) -> ActiveStrategy | None:
     """Return the course as decisions tell it: signs against the thresholds that counted."""
     if after.strategy is None:
         return None
     keeps = {name for rule in rules if rule.strategy is before.strategy for name in rule.signals}
-    return Course(
+    return ActiveStrategy(
         strategy=after.strategy,
         since_seq=after.since_seq,
         why=after.why,

@@ -8,7 +8,7 @@ nothing about what it returns: whoever reads verifies.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from esper.store.refusal import (
     KernelMissing,
@@ -18,16 +18,29 @@ from esper.store.refusal import (
     StoreUrlInvalid,
 )
 
+if TYPE_CHECKING:
+    from esper.store import RedisRunMemory
+
 __all__ = [
     "KernelMissing",
     "KernelStore",
     "MemoryUnreadable",
+    "RedisRunMemory",
     "StoreError",
     "StoreUnavailable",
     "StoreUrlInvalid",
     "location_in",
     "open_store",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Resolved on first use, so that a process without Redis never loads its client.
+    if name == "RedisRunMemory":
+        from esper.store import RedisRunMemory
+
+        return RedisRunMemory
+    raise AttributeError(f"module 'esper.store' has no attribute {name!r}")
 
 
 class KernelStore(Protocol):

@@ -43,7 +43,7 @@ _NAME: Final = TypeAdapter(tuple[Signature, Identifier])
 _ARM: Final = TypeAdapter(tuple[Weight, Reward, int])
 
 
-class RedisMemory:
+class RedisRunMemory:
     """The memory of each family; every method may block, and is safe to call from any thread."""
 
     def __init__(self, url: str, *, kept_days: float = 90.0) -> None:

@@ -16,9 +16,9 @@ from esper.kernel.artifact import DTYPES
 from esper.link import Resumption
 from esper.topics.models import (
     AdaptationDecision,
+    DecisionOutcome,
     Incident,
     KernelReady,
-    Outcome,
     RunConfig,
     SeedReport,
     TrainingRun,
@@ -83,7 +83,7 @@ class Checkpoint(BaseModel):
     last_report: SeedReport
     news: News
     decisions: tuple[AdaptationDecision, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[DecisionOutcome, ...]
     kernels: tuple[KernelReady, ...]
     contributions: tuple[tuple[str, str, int, float | None], ...]
     merged: tuple[tuple[str, str, int], ...]

@@ -11,7 +11,7 @@ from typing import Final
 
 from esper.kernel import Kernel
 from esper.kernel.loader import KernelsPrepared, KernelsUnprepared, KernelVerified
-from esper.topics.models import Incident, Outcome, OutcomeStatus, SeedReport
+from esper.topics.models import DecisionOutcome, Incident, OutcomeStatus, SeedReport
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.decision_queue import DecisionArrived, DecisionQueue, FrameDecoder
 from esper.training.probe import ON_TRIAL, ProbeResult
@@ -32,7 +32,7 @@ class CheckpointReplay:
         self._reporter = reporter
         self._logged = deque(logged)
         known = decision_queue.run_history.outcomes
-        self._outcomes: dict[str, Outcome] = {
+        self._outcomes: dict[str, DecisionOutcome] = {
             outcome.decision_id: outcome
             for report in logged
             for outcome in report.outcomes

@@ -20,11 +20,11 @@ from esper.kernel.loader import (
 )
 from esper.topics.models import (
     AdaptationDecision,
+    DecisionOutcome,
     Incident,
     KernelReady,
     KernelRefusal,
     LoadableKernel,
-    Outcome,
     OutcomeStatus,
     RequestKind,
     RunRequest,
@@ -142,7 +142,7 @@ class DecisionQueue:
         self.answered_seq = next_seq - 2
 
     def repeat(
-        self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], outcome: Outcome
+        self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], outcome: DecisionOutcome
     ) -> None:
         """Do again what was done with a decision, whose outcome is on record.
 
@@ -325,7 +325,7 @@ class DecisionQueue:
     ) -> None:
         if reason is not None:
             log.warning("decision %s is refused: %s", decoder.decision.decision_id[:12], reason)
-        outcome = Outcome(
+        outcome = DecisionOutcome(
             decision_id=decoder.decision.decision_id,
             status=status,
             step=step,

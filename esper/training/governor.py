@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.seed import Seed, Slot
-from esper.topics.models import Incident, IncidentKind, RolledBack, SeedState
+from esper.topics.models import Incident, IncidentKind, RolledBackSeed, SeedState
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.loss_monitor import GovernorSettings, LossMonitor, LossMonitorState
 from esper.training.probe import ON_TRIAL
@@ -291,10 +291,10 @@ def _decision_of(pair: tuple[Slot, Seed]) -> str:
     return pair[0].decision_id or ""
 
 
-def _rolled_back(slot: Slot) -> RolledBack:
+def _rolled_back(slot: Slot) -> RolledBackSeed:
     assert slot.planted is not None
     assert slot.decision_id is not None
-    return RolledBack(
+    return RolledBackSeed(
         site=slot.site,
         slot=slot.index,
         kernel_id=slot.planted.kernel_id,

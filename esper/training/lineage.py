@@ -11,11 +11,11 @@ from esper.topics.codec import digest
 from esper.topics.models import (
     AdaptationDecision,
     Cull,
+    DecisionOutcome,
     Fossilize,
     Incident,
     KernelReady,
     Operation,
-    Outcome,
     OutcomeStatus,
     Plant,
 )
@@ -95,7 +95,7 @@ class RunHistory:
     """
 
     decisions: list[AdaptationDecision] = field(default_factory=list)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, DecisionOutcome] = field(default_factory=dict)
     kernels: dict[str, KernelReady] = field(default_factory=dict)
     contributions: dict[SeedKey, float | None] = field(default_factory=dict)
     merged: set[SeedKey] = field(default_factory=set)

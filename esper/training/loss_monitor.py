@@ -180,7 +180,9 @@ class LossMonitor:
     def go_back(self, loss_monitor_state: LossMonitorState) -> None:
         """Remember what was known at a snapshot to which the run has returned."""
         self._put_back(
-            loss_monitor_state.model_copy(update={"wild": 0, "settling": 0, "above": 0, "healthy_steps": 0})
+            loss_monitor_state.model_copy(
+                update={"wild": 0, "settling": 0, "above": 0, "healthy_steps": 0}
+            )
         )
 
     def forget(self) -> None:

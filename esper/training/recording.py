@@ -7,15 +7,15 @@ from typing import Any, TypeVar
 
 import orjson
 
-from esper.audit import History, read_history
+from esper.audit import RunRecords, read_history
 from esper.kernel.fetch import VerifiedKernel, fetch_all
 from esper.settings import Settings
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import (
     AdaptationDecision,
+    DecisionOutcome,
     KernelReady,
-    Outcome,
     OutcomeStatus,
     Plant,
     RunConfig,
@@ -41,7 +41,7 @@ class Recording:
     run_id: str
     reports: tuple[SeedReport, ...]
     decisions: tuple[AdaptationDecision, ...]
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[str, DecisionOutcome]
     kernels: Mapping[str, VerifiedKernel]
 
     @property
@@ -136,11 +136,11 @@ def store_url(kernels: str | Path | None, settings: Settings) -> str:
     return text if text.startswith(("file:", "redis:", "rediss:")) else f"file:{text}"
 
 
-def _applied(outcome: Outcome | None) -> bool:
+def _applied(outcome: DecisionOutcome | None) -> bool:
     return outcome is not None and outcome.status is OutcomeStatus.APPLIED
 
 
-def _in_order(history: History) -> Iterator[SeedReport]:
+def _in_order(history: RunRecords) -> Iterator[SeedReport]:
     """Yield the reports, each once.
 
     Raises:
@@ -158,7 +158,7 @@ def _in_order(history: History) -> Iterator[SeedReport]:
 
 def _outcomes(
     reports: Iterable[SeedReport], decisions: Iterable[AdaptationDecision]
-) -> dict[str, Outcome]:
+) -> dict[str, DecisionOutcome]:
     """Return what became of decisions.
 
     Raises:

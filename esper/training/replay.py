@@ -13,8 +13,8 @@ from typing import Any, Final
 from esper.kernel import Kernel
 from esper.topics.models import (
     AdaptationDecision,
+    DecisionOutcome,
     MemorySnapshot,
-    Outcome,
     OutcomeStatus,
     SeedReport,
     SeedState,
@@ -153,7 +153,7 @@ class Replay:
         assert self._decision_queue is not None
         return self._decision_queue
 
-    def _outcome(self, decision: AdaptationDecision) -> Outcome | None:
+    def _outcome(self, decision: AdaptationDecision) -> DecisionOutcome | None:
         return self._recording.outcomes.get(decision.decision_id)
 
     def _is_due(self, decision: AdaptationDecision) -> bool:
@@ -163,7 +163,7 @@ class Replay:
         # It asked for nothing, or came too late to be answered.
         return not self._ahead or decision.seq < self._ahead[0].seq
 
-    def _repeat(self, decision: AdaptationDecision, outcome: Outcome) -> None:
+    def _repeat(self, decision: AdaptationDecision, outcome: DecisionOutcome) -> None:
         kernels = self._kernels(decision) if outcome.status is OutcomeStatus.APPLIED else {}
         try:
             self._own_inbox.repeat(decision, kernels, outcome)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from esper.seed import Site, Slot
 from esper.topics.models import (
+    DecisionOutcome,
     Incident,
     KernelRefusal,
     LoadableKernel,
-    Outcome,
     RunConfig,
     RunRequest,
     SeedReport,
@@ -28,7 +28,7 @@ class News(BaseModel):
 
     kernels: tuple[LoadableKernel, ...] = ()
     refusals: tuple[KernelRefusal, ...] = ()
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[DecisionOutcome, ...] = ()
     incidents: tuple[Incident, ...] = ()
     requests: tuple[RunRequest, ...] = ()
     paused: bool = False
@@ -49,7 +49,7 @@ class Reporter:
         self.closing_seq: int | None = None
         self._kernels: list[LoadableKernel] = []
         self._refusals: list[KernelRefusal] = []
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[DecisionOutcome] = []
         self._incidents: list[Incident] = []
         self._requests: list[RunRequest] = []
         self.paused = False
@@ -91,7 +91,7 @@ class Reporter:
         """A kernel on offer was not taken."""
         self._refusals.append(refusal)
 
-    def note_outcome(self, outcome: Outcome) -> None:
+    def note_outcome(self, outcome: DecisionOutcome) -> None:
         """A decision was applied or refused."""
         self._outcomes.append(outcome)
 

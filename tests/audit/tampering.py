@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from esper.audit import History
+from esper.audit import RunRecords
 from esper.topics.bus import Record
 from esper.topics.codec import sha256_of
 
@@ -23,7 +23,7 @@ def forged(record: Record, value: bytes) -> Record:
     return replace(record, value=value, headers=headers)
 
 
-def bare(history: History) -> History:
+def bare(history: RunRecords) -> RunRecords:
     """The history without any headers, as clients that are not ours would write it."""
     return replace(
         history,

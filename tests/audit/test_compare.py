@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from esper.audit import Finding, History, Verdict, audit
+from esper.audit import AuditResult, Finding, RunRecords, audit
 from esper.topics.bus import Record
 from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision
@@ -22,13 +22,13 @@ from tests.orchestrator.trainer import grown_run
 
 
 @pytest.fixture(scope="module")
-def honest() -> History:
+def honest() -> RunRecords:
     """A closed run of 60 reports under the rules of the product."""
     run = grown_run(reports=60, selection=None)
-    return History.of("run", [*run.reports, *run.decisions])
+    return RunRecords.of("run", [*run.reports, *run.decisions])
 
 
-def finding_of(history: History) -> Finding:
+def finding_of(history: RunRecords) -> Finding:
     verdict = audit(history)
     assert not verdict.identical
     assert verdict.finding is not None
@@ -44,8 +44,8 @@ def names(finding: Finding, record: Record) -> bool:
 # -- honest -------------------------------------------------------------------------------------
 
 
-def test_an_honest_run_is_identical(honest: History) -> None:
-    assert audit(honest) == Verdict(
+def test_an_honest_run_is_identical(honest: RunRecords) -> None:
+    assert audit(honest) == AuditResult(
         run_id="run",
         reports=60,
         decisions=len(honest.decisions),
@@ -56,11 +56,11 @@ def test_an_honest_run_is_identical(honest: History) -> None:
     assert len(honest.decisions) > 5
 
 
-def test_a_run_without_headers_is_audited_like_any_other(honest: History) -> None:
+def test_a_run_without_headers_is_audited_like_any_other(honest: RunRecords) -> None:
     assert audit(bare(honest)).identical
 
 
-def test_records_sent_twice_are_counted_and_no_finding(honest: History) -> None:
+def test_records_sent_twice_are_counted_and_no_finding(honest: RunRecords) -> None:
     """A restarted worker, or a producer that was not sure, sends the same bytes again."""
 
     def twice(records: tuple[Record, ...]) -> tuple[Record, ...]:
@@ -74,7 +74,7 @@ def test_records_sent_twice_are_counted_and_no_finding(honest: History) -> None:
     assert verdict.repeats == 2
 
 
-def test_a_run_that_goes_on_is_identical_so_far_and_not_closed(honest: History) -> None:
+def test_a_run_that_goes_on_is_identical_so_far_and_not_closed(honest: RunRecords) -> None:
     seal = decode(AdaptationDecision, honest.decisions[-1].value)
     assert seal.strategy is None
     verdict = audit(replace(honest, reports=honest.reports[:-1], decisions=honest.decisions[:-1]))
@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_is_identical_so_far_and_not_closed(honest: History) 
 
 
 @pytest.mark.parametrize("index", [0, 5, 30, -1])
-def test_a_changed_report_is_named(honest: History, index: int) -> None:
+def test_a_changed_report_is_named(honest: RunRecords, index: int) -> None:
     index %= len(honest.reports)
     record = honest.reports[index]
     altered = with_value(record, one_digit_more(record.value or b""))
@@ -97,7 +97,7 @@ def test_a_changed_report_is_named(honest: History, index: int) -> None:
 
 @pytest.mark.parametrize("index", [0, 5, 30, -1])
 def test_a_report_forged_with_its_event_id_breaks_the_next_decision(
-    honest: History, index: int
+    honest: RunRecords, index: int
 ) -> None:
     index %= len(honest.reports)
     record = honest.reports[index]
@@ -111,7 +111,7 @@ def test_a_report_forged_with_its_event_id_breaks_the_next_decision(
     assert names(finding, next_decision)
 
 
-def test_the_finding_shows_both_values_of_the_first_field_that_differs(honest: History) -> None:
+def test_the_finding_shows_both_values_of_the_first_field_that_differs(honest: RunRecords) -> None:
     seal = decode(AdaptationDecision, honest.decisions[-1].value)
     record = honest.reports[-1]
     fake = forged(record, (record.value or b"") + b" ")
@@ -124,32 +124,32 @@ def test_the_finding_shows_both_values_of_the_first_field_that_differs(honest: H
     [(0, "begins with report 1"), (7, "report 7 is missing, next is 8")],
 )
 def test_a_missing_report_is_found_at_the_one_that_follows(
-    honest: History, index: int, complaint: str
+    honest: RunRecords, index: int, complaint: str
 ) -> None:
     finding = finding_of(replace(honest, reports=without(honest.reports, index)))
     assert names(finding, honest.reports[index + 1])
     assert complaint in finding.what
 
 
-def test_a_missing_last_report_leaves_the_seal_without_a_cause(honest: History) -> None:
+def test_a_missing_last_report_leaves_the_seal_without_a_cause(honest: RunRecords) -> None:
     finding = finding_of(replace(honest, reports=honest.reports[:-1]))
     assert names(finding, honest.decisions[-1])
     assert finding.what == "no report leads to this decision"
 
 
-def test_reports_out_of_order_are_found(honest: History) -> None:
+def test_reports_out_of_order_are_found(honest: RunRecords) -> None:
     finding = finding_of(replace(honest, reports=swapped(honest.reports, 10)))
     assert names(finding, honest.reports[10])
     assert finding.what == f"out of order: it follows offset {honest.reports[11].offset}"
 
 
-def test_reports_out_of_order_are_found_where_the_offsets_were_mended(honest: History) -> None:
+def test_reports_out_of_order_are_found_where_the_offsets_were_mended(honest: RunRecords) -> None:
     finding = finding_of(replace(honest, reports=swapped_places(honest.reports, 10)))
     assert finding.offset == honest.reports[10].offset
     assert "report 10 is missing, next is 11" in finding.what
 
 
-def test_a_report_that_contradicts_an_earlier_one_is_found(honest: History) -> None:
+def test_a_report_that_contradicts_an_earlier_one_is_found(honest: RunRecords) -> None:
     last = honest.reports[-1]
     value = one_digit_more(honest.reports[5].value or b"")
     late = replace(forged(honest.reports[5], value), offset=last.offset + 1)
@@ -160,7 +160,7 @@ def test_a_report_that_contradicts_an_earlier_one_is_found(honest: History) -> N
     )
 
 
-def test_a_report_after_the_closing_one_is_found(honest: History) -> None:
+def test_a_report_after_the_closing_one_is_found(honest: RunRecords) -> None:
     last = honest.reports[-1]
     value = (last.value or b"").replace(b'"seq":59', b'"seq":60').replace(b"true", b"false")
     extra = replace(forged(last, value), offset=last.offset + 1)
@@ -170,7 +170,7 @@ def test_a_report_after_the_closing_one_is_found(honest: History) -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"", b"not json", b'{"run_id":"run"}', b"\xff"])
-def test_a_record_that_is_no_report_is_found(honest: History, value: bytes | None) -> None:
+def test_a_record_that_is_no_report_is_found(honest: RunRecords, value: bytes | None) -> None:
     record = replace(bare(honest).reports[4], value=value)
     reports = changed(honest.reports, 4, record)
     finding = finding_of(replace(honest, reports=reports))
@@ -178,7 +178,7 @@ def test_a_record_that_is_no_report_is_found(honest: History, value: bytes | Non
     assert finding.what.startswith("not readable: SeedReport: ")
 
 
-def test_a_report_of_another_run_under_this_key_is_found(honest: History) -> None:
+def test_a_report_of_another_run_under_this_key_is_found(honest: RunRecords) -> None:
     record = honest.reports[4]
     fake = forged(record, (record.value or b"").replace(b'"run_id":"run"', b'"run_id":"sun"'))
     finding = finding_of(replace(honest, reports=changed(honest.reports, 4, fake)))
@@ -186,7 +186,7 @@ def test_a_report_of_another_run_under_this_key_is_found(honest: History) -> Non
     assert finding.what == "belongs to run sun"
 
 
-def test_an_event_id_that_is_no_text_is_a_finding_like_another(honest: History) -> None:
+def test_an_event_id_that_is_no_text_is_a_finding_like_another(honest: RunRecords) -> None:
     record = replace(honest.reports[4], headers=(("ce_id", b"\xff"),))
     finding = finding_of(replace(honest, reports=changed(honest.reports, 4, record)))
     assert names(finding, record)
@@ -196,7 +196,7 @@ def test_an_event_id_that_is_no_text_is_a_finding_like_another(honest: History) 
 
 
 @pytest.mark.parametrize("forge", [with_value, forged])
-def test_a_changed_decision_is_named(honest: History, forge: object) -> None:
+def test_a_changed_decision_is_named(honest: RunRecords, forge: object) -> None:
     record = honest.decisions[2]
     value = (record.value or b"").replace(b'"alpha":1.0', b'"alpha":0.5')
     assert value != record.value
@@ -205,14 +205,14 @@ def test_a_changed_decision_is_named(honest: History, forge: object) -> None:
     assert names(finding, record)
 
 
-def test_the_path_of_a_changed_field_is_shown(honest: History) -> None:
+def test_the_path_of_a_changed_field_is_shown(honest: RunRecords) -> None:
     record = honest.decisions[0]
     fake = forged(record, (record.value or b"").replace(b'"alpha":1.0', b'"alpha":0.5'))
     finding = finding_of(replace(honest, decisions=changed(honest.decisions, 0, fake)))
     assert finding.what == "operations[0].alpha is 0.5, the fold gives 1.0"
 
 
-def test_a_decision_with_the_same_fields_in_other_bytes_is_found(honest: History) -> None:
+def test_a_decision_with_the_same_fields_in_other_bytes_is_found(honest: RunRecords) -> None:
     record = honest.decisions[2]
     fake = forged(record, (record.value or b"") + b" ")
     finding = finding_of(replace(honest, decisions=changed(honest.decisions, 2, fake)))
@@ -221,22 +221,24 @@ def test_a_decision_with_the_same_fields_in_other_bytes_is_found(honest: History
 
 
 @pytest.mark.parametrize("index", [0, 3])
-def test_a_missing_decision_is_found_at_the_one_that_follows(honest: History, index: int) -> None:
+def test_a_missing_decision_is_found_at_the_one_that_follows(
+    honest: RunRecords, index: int
+) -> None:
     finding = finding_of(replace(honest, decisions=without(honest.decisions, index)))
     assert names(finding, honest.decisions[index + 1])
 
 
-def test_a_missing_last_decision_is_found_at_the_report_it_answers(honest: History) -> None:
+def test_a_missing_last_decision_is_found_at_the_report_it_answers(honest: RunRecords) -> None:
     finding = finding_of(replace(honest, decisions=honest.decisions[:-1]))
     assert names(finding, honest.reports[-1])
     assert finding.what == "report 59 leads to a decision that is not on record"
 
 
-def test_all_decisions_missing_is_found(honest: History) -> None:
+def test_all_decisions_missing_is_found(honest: RunRecords) -> None:
     assert "not on record" in finding_of(replace(honest, decisions=())).what
 
 
-def test_decisions_out_of_order_are_found(honest: History) -> None:
+def test_decisions_out_of_order_are_found(honest: RunRecords) -> None:
     assert names(
         finding_of(replace(honest, decisions=swapped(honest.decisions, 1))), honest.decisions[1]
     )
@@ -244,7 +246,7 @@ def test_decisions_out_of_order_are_found(honest: History) -> None:
     assert names(finding_of(replace(honest, decisions=mended)), mended[1])
 
 
-def test_an_invented_decision_is_found(honest: History) -> None:
+def test_an_invented_decision_is_found(honest: RunRecords) -> None:
     last = honest.decisions[-1]
     value = (last.value or b"").replace(b'"seq":59', b'"seq":60')
     extra = replace(forged(last, value), offset=last.offset + 1)

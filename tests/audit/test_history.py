@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.audit import History, HistoryUnreadable, audit, read_history, write_history
+from esper.audit import HistoryUnreadable, RunRecords, audit, read_history, write_history
 from esper.topics.bus import Record
 from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision, Plant
@@ -38,7 +38,7 @@ def test_a_history_is_read_as_it_was_written(
     tmp_path: Path, first: Record, others: list[Record]
 ) -> None:
     """Also values that are not UTF-8, missing values, and headers of any bytes."""
-    history = History.of("run", [first, *others])
+    history = RunRecords.of("run", [first, *others])
     file = tmp_path / "run.history.jsonl"
     assert write_history(history, file) == len(others) + 1
     assert read_history(file) == history
@@ -47,7 +47,7 @@ def test_a_history_is_read_as_it_was_written(
 def test_a_history_is_one_line_for_each_record_and_readable_by_people(tmp_path: Path) -> None:
     run = grown_run()
     file = tmp_path / "run.history.jsonl"
-    write_history(History.of("run", [*run.reports, *run.decisions]), file)
+    write_history(RunRecords.of("run", [*run.reports, *run.decisions]), file)
     lines = file.read_text().splitlines()
     assert len(lines) == 1 + len(run.reports) + len(run.decisions)
     assert '"value":"{\\"closing\\":false' in lines[1]
@@ -55,17 +55,17 @@ def test_a_history_is_one_line_for_each_record_and_readable_by_people(tmp_path: 
 
 def test_records_of_other_runs_are_left_out() -> None:
     own, foreign = (Record("seed-metrics", 0, 0, 0, key, b"{}") for key in (b"run", b"other"))
-    assert History.of("run", [foreign, own, foreign]).reports == (own,)
+    assert RunRecords.of("run", [foreign, own, foreign]).reports == (own,)
 
 
 def test_announcements_of_kernels_are_kept_and_an_audit_does_without(tmp_path: Path) -> None:
     run = grown_run()
     ready = Record("kernel-ready", 3, 7, 0, b"f" * 64, b"{}")
-    history = History.of("run", [*run.reports, *run.decisions, ready])
+    history = RunRecords.of("run", [*run.reports, *run.decisions, ready])
     assert history.kernels == (ready,)
     write_history(history, tmp_path / "run.history.jsonl")
     assert read_history(tmp_path / "run.history.jsonl") == history
-    assert audit(history) == audit(History.of("run", [*run.reports, *run.decisions]))
+    assert audit(history) == audit(RunRecords.of("run", [*run.reports, *run.decisions]))
 
 
 def test_a_history_knows_the_kernels_that_were_planted() -> None:
@@ -77,14 +77,14 @@ def test_a_history_knows_the_kernels_that_were_planted() -> None:
         if isinstance(operation, Plant)
     }
     unreadable = Record("adaptation-decision", 0, 999, 0, b"run", b"{")
-    history = History.of("run", [*run.reports, *run.decisions, unreadable])
+    history = RunRecords.of("run", [*run.reports, *run.decisions, unreadable])
     assert planted
     assert history.planted == planted
 
 
 def test_a_history_without_a_report_is_none() -> None:
     with pytest.raises(HistoryUnreadable, match="there is no report of run 'run'"):
-        History.of("run", [])
+        RunRecords.of("run", [])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

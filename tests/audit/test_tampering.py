@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from esper.audit import History, audit, read_history
+from esper.audit import RunRecords, audit, read_history
 from esper.topics.bus import Record
 from tests.audit.histories.make import tampered
 from tests.audit.tampering import bare, changed, forged, with_value
@@ -30,7 +30,7 @@ def flipped(record: Record, place: float, flip: int) -> bytes:
     return bytes(value)
 
 
-def with_record(history: History, index: int, record: Record) -> History:
+def with_record(history: RunRecords, index: int, record: Record) -> RunRecords:
     """The history with one record, counted from the first report on, in place of another."""
     reports = len(history.reports)
     if index < reports:

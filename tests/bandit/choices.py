@@ -18,7 +18,7 @@ from esper.bandit import (
     bans,
 )
 from esper.topics.codec import sha256_of
-from esper.topics.models import KernelCost, Limits, LoadableKernel
+from esper.topics.models import KernelCost, LoadableKernel, SelectionLimits
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def seldom(usual: T, other: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
 
 
 limits = st.builds(
-    Limits,
+    SelectionLimits,
     max_on_trial=st.integers(1, 3),
     max_params=seldom(None, st.integers(1, 1000)),
     max_memory_ratio=seldom(None, st.floats(0.1, 8)),
@@ -87,7 +87,7 @@ pairs = seldom(
 class Case(NamedTuple):
     """A random choice: what there is, and what must not be broken."""
 
-    limits: Limits
+    limits: SelectionLimits
     situation: Situation
     options: Options
     embargoes: Sequence[int]

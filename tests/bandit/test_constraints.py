@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.bandit import ArmFeatures, Constraint, Costs, Situation, bans, constrained, explain
-from esper.topics.models import KernelCost, Limits, LoadableKernel
+from esper.topics.models import KernelCost, LoadableKernel, SelectionLimits
 from tests.bandit.choices import Case, cases, kernel
 
 NONE = Situation(seq=10)
@@ -13,12 +13,12 @@ NONE = Situation(seq=10)
 
 def codes(
     *offered: LoadableKernel,
-    limits: Limits | None = None,
+    limits: SelectionLimits | None = None,
     situation: Situation = NONE,
     embargo: int = 0,
 ) -> list[Constraint]:
     """The constraints on kernels at two sites of one seat each."""
-    bounds = limits or Limits()
+    bounds = limits or SelectionLimits()
     slots = {"conv": 1, "fc": 1}
     arm_features = ArmFeatures.of(offered, [embargo] * len(offered), bans(bounds, slots, offered))
     found = constrained(bounds, situation, arm_features, slice(0, len(offered)))
@@ -38,56 +38,61 @@ def test_where_nothing_forbids_it_an_arm_may_be_planted() -> None:
 @pytest.mark.parametrize(
     ("limits", "situation", "embargo", "constraint"),
     [
-        (Limits(), NONE._replace(on_trial=2), 0, Constraint.ON_TRIAL),
-        (Limits(forbidden=("a",)), NONE, 0, Constraint.FORBIDDEN),
-        (Limits(forbidden_sites=("conv",)), NONE, 0, Constraint.FORBIDDEN),
-        (Limits(pinned={"conv": ("b",)}), NONE, 0, Constraint.NOT_PINNED),
+        (SelectionLimits(), NONE._replace(on_trial=2), 0, Constraint.ON_TRIAL),
+        (SelectionLimits(forbidden=("a",)), NONE, 0, Constraint.FORBIDDEN),
+        (SelectionLimits(forbidden_sites=("conv",)), NONE, 0, Constraint.FORBIDDEN),
+        (SelectionLimits(pinned={"conv": ("b",)}), NONE, 0, Constraint.NOT_PINNED),
         (
-            Limits(),
+            SelectionLimits(),
             NONE._replace(culled=frozenset({("conv", GATE.kernel_id)})),
             0,
             Constraint.CULLING,
         ),
-        (Limits(), NONE, 11, Constraint.EMBARGO),
+        (SelectionLimits(), NONE, 11, Constraint.EMBARGO),
         (
-            Limits(),
+            SelectionLimits(),
             NONE._replace(closed_sites={"conv": Constraint.NO_SEED_FREE}),
             0,
             Constraint.NO_SEED_FREE,
         ),
-        (Limits(), NONE._replace(everywhere=Constraint.DORMANT_TIME), 0, Constraint.DORMANT_TIME),
         (
-            Limits(),
+            SelectionLimits(),
+            NONE._replace(everywhere=Constraint.DORMANT_TIME),
+            0,
+            Constraint.DORMANT_TIME,
+        ),
+        (
+            SelectionLimits(),
             NONE._replace(present=frozenset({("conv", "gate")})),
             0,
             Constraint.CATEGORY_PRESENT,
         ),
         (
-            Limits(),
+            SelectionLimits(),
             NONE._replace(rotating=frozenset({("conv", "gate")})),
             0,
             Constraint.CATEGORY_RESTS,
         ),
-        (Limits(max_params=1000), NONE._replace(used=Costs(701)), 0, Constraint.PARAMS),
-        (Limits(max_memory_ratio=9), NONE, 0, Constraint.MEMORY),
-        (Limits(max_latency_ratio=9), NONE, 0, Constraint.LATENCY),
+        (SelectionLimits(max_params=1000), NONE._replace(used=Costs(701)), 0, Constraint.PARAMS),
+        (SelectionLimits(max_memory_ratio=9), NONE, 0, Constraint.MEMORY),
+        (SelectionLimits(max_latency_ratio=9), NONE, 0, Constraint.LATENCY),
     ],
 )
 def test_each_constraint_rules_out_what_it_says(
-    limits: Limits, situation: Situation, embargo: int, constraint: Constraint
+    limits: SelectionLimits, situation: Situation, embargo: int, constraint: Constraint
 ) -> None:
     assert codes(GATE, limits=limits, situation=situation, embargo=embargo) == [constraint]
 
 
 def test_four_fifths_of_a_budget_are_used_and_no_more() -> None:
-    budget = Limits(max_params=1000)
+    budget = SelectionLimits(max_params=1000)
     assert codes(GATE, limits=budget, situation=NONE._replace(used=Costs(700))) == [0]
     assert codes(GATE, limits=budget, situation=NONE._replace(used=Costs(701))) != [0]
     for fits, limits in (
-        (True, Limits(max_memory_ratio=2.5)),
-        (False, Limits(max_memory_ratio=2.49)),
-        (True, Limits(max_latency_ratio=1.25)),
-        (False, Limits(max_latency_ratio=1.24)),
+        (True, SelectionLimits(max_memory_ratio=2.5)),
+        (False, SelectionLimits(max_memory_ratio=2.49)),
+        (True, SelectionLimits(max_latency_ratio=1.25)),
+        (False, SelectionLimits(max_latency_ratio=1.24)),
     ):
         assert (codes(MEASURED, limits=limits) == [Constraint.NONE]) is fits
 

@@ -3,16 +3,16 @@
 import pytest
 
 from esper.bandit import NO_PRIOR, Prior, priors_for
-from esper.topics.models import KernelCost, Priors, Remembered
+from esper.topics.models import KernelCost, Priors, RememberedArm
 from tests.bandit.choices import kernel
 
 SITES = {"conv": "feature_map:4x8x8>4x8x8", "fc": "vector:8>8"}
 NOTHING = Priors(cost=0.0, memory=0.0, category=0.0)
 
 
-def remembered(blueprint: str, weight: float, mean: float) -> Remembered:
+def remembered(blueprint: str, weight: float, mean: float) -> RememberedArm:
     """What earlier runs found at sites like `conv`."""
-    return Remembered(signature=SITES["conv"], blueprint_id=blueprint, weight=weight, mean=mean)
+    return RememberedArm(signature=SITES["conv"], blueprint_id=blueprint, weight=weight, mean=mean)
 
 
 def test_where_nothing_is_worth_anything_nothing_is_believed() -> None:

@@ -21,7 +21,7 @@ from esper.bandit import (
     Situation,
     policy_for,
 )
-from esper.topics.models import Limits, PolicySpec
+from esper.topics.models import PolicySpec, SelectionLimits
 from tests.bandit.choices import Case, cases, kernel
 
 UCB1 = policy_for(PolicySpec())
@@ -114,13 +114,17 @@ SEATS = {Seat("conv", 0): 0.1, Seat("fc", 0): 0.8, Seat("fc", 1): 0.7}
 
 def test_attention_chooses_the_seat_and_the_policy_what_goes_there() -> None:
     """The best blueprint of all is at the site that does worse."""
-    choice = SeedSelector(UCB1, UCB1, Limits(), 0).choose(options(MEANS, SEATS), Situation(seq=9))
+    choice = SeedSelector(UCB1, UCB1, SelectionLimits(), 0).choose(
+        options(MEANS, SEATS), Situation(seq=9)
+    )
     assert choice is not None
     assert (choice.seat, choice.arm) == (Seat("fc", 0), 3)
 
 
 def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site() -> None:
-    choice = SeedSelector(UCB1, None, Limits(), 0).choose(options(MEANS, SEATS), Situation(seq=9))
+    choice = SeedSelector(UCB1, None, SelectionLimits(), 0).choose(
+        options(MEANS, SEATS), Situation(seq=9)
+    )
     assert choice is not None
     assert (choice.seat, choice.arm) == (Seat("conv", 0), 0)
 
@@ -129,13 +133,13 @@ def test_a_closed_seat_is_passed_over() -> None:
     case = options({("fc", "a"): 0.5}, {Seat("fc", 0): 0.9, Seat("fc", 1): 0.1})
     case = case._replace(closed=frozenset({Seat("fc", 0)}))
     for attention in (None, UCB1):
-        choice = SeedSelector(UCB1, attention, Limits(), 0).choose(case, Situation(seq=9))
+        choice = SeedSelector(UCB1, attention, SelectionLimits(), 0).choose(case, Situation(seq=9))
         assert choice is not None
         assert choice.seat == Seat("fc", 1)
 
 
 def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() -> None:
-    limits = Limits(forbidden_sites=("fc",))
+    limits = SelectionLimits(forbidden_sites=("fc",))
     case = options(MEANS, SEATS)
     banned = np.array([0, 0, 2, 2], np.int8)
     arm_features = ArmFeatures.of(case.arm_features.kernels, [0] * 4, banned)
@@ -152,7 +156,9 @@ def test_among_equal_arms_each_is_chosen_about_as_often(attention: Policy | None
     even = options(dict.fromkeys(MEANS, 0.5), {Seat("conv", 0): 0.5, Seat("fc", 0): 0.5})
     counts: Counter[int] = Counter()
     for seed in range(400):
-        choice = SeedSelector(UCB1, attention, Limits(), seed).choose(even, Situation(seq=9))
+        choice = SeedSelector(UCB1, attention, SelectionLimits(), seed).choose(
+            even, Situation(seq=9)
+        )
         assert choice is not None
         counts[choice.arm] += 1
     assert set(counts) == {0, 1, 2, 3}
@@ -162,13 +168,16 @@ def test_among_equal_arms_each_is_chosen_about_as_often(attention: Policy | None
 def test_with_no_arm_at_all_nothing_is_chosen() -> None:
     empty = options({}, SEATS)
     for attention in (None, UCB1):
-        assert SeedSelector(UCB1, attention, Limits(), 0).choose(empty, Situation(seq=0)) is None
+        assert (
+            SeedSelector(UCB1, attention, SelectionLimits(), 0).choose(empty, Situation(seq=0))
+            is None
+        )
 
 
 def test_scores_on_record_are_those_that_were_chosen_by() -> None:
     case = options(MEANS, SEATS)
     for attention in (None, UCB1):
-        selector = SeedSelector(UCB1, attention, Limits(), 0)
+        selector = SeedSelector(UCB1, attention, SelectionLimits(), 0)
         choice = selector.choose(case, Situation(seq=9))
         assert choice is not None
         assert selector.arm_scores(case, 9)[choice.arm] == choice.score

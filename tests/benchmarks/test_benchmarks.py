@@ -31,7 +31,7 @@ from benchmarks.report_load import Load
 from benchmarks.result import BenchmarkError, Measured, Result
 from benchmarks.stack import Stack
 from esper.orchestrator import FoldState, fold
-from esper.topics.bus import read
+from esper.topics.bus import read_topic
 from esper.topics.catalog import ADAPTATION_DECISION
 from esper.topics.codec import decode, encode
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
@@ -146,7 +146,7 @@ def test_a_twin_whose_decisions_are_applied_differs(stack: Stack) -> None:
 
 def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:
     """All decisions of the runs that are called so."""
-    records = read(stack.settings.kafka_bootstrap_servers, ADAPTATION_DECISION.name)
+    records = read_topic(stack.settings.kafka_bootstrap_servers, ADAPTATION_DECISION.name)
     decisions = [decode(AdaptationDecision, record.value) for record in records]
     return [decision for decision in decisions if decision.run_id.startswith(run)]
 

@@ -9,8 +9,9 @@ from redis import Redis
 
 from esper.bandit.memory import Lesson
 from esper.link.memory_reader import RECALL_TIMEOUT_S, MemoryReader
-from esper.store.run_memory import KEY_PREFIX, RedisMemory
-from esper.topics.models import Remembered, RunStatus, SiteKind, SiteSignature, TrainingRun
+from esper.store import RedisRunMemory
+from esper.store.run_memory import KEY_PREFIX
+from esper.topics.models import RememberedArm, RunStatus, SiteKind, SiteSignature, TrainingRun
 
 FC = SiteSignature(kind=SiteKind.VECTOR, x=(32,), h=(12,))
 
@@ -32,12 +33,12 @@ def without_reading(redis_url: str | None, run: TrainingRun) -> str:
 
 def test_a_run_hears_what_is_known_of_sites_like_its_own(redis_url: str, run: TrainingRun) -> None:
     learnt = [Lesson(FC.text, "low-rank", 4, 0.7), Lesson("vector:9>9", "low-rank", 4, 0.1)]
-    RedisMemory(redis_url).fold(run.task, learnt, run_id="earlier", at_ms=0)
+    RedisRunMemory(redis_url).fold(run.task, learnt, run_id="earlier", at_ms=0)
     found = MemoryReader(redis_url, run).snapshot()
     assert found.family == run.task
     assert found.note is None
     assert found.arms == (
-        Remembered(signature=FC.text, blueprint_id="low-rank", weight=4.0, mean=0.7),
+        RememberedArm(signature=FC.text, blueprint_id="low-rank", weight=4.0, mean=0.7),
     )
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from esper.topics.models import (
+    ActiveStrategy,
     AdaptationDecision,
-    Course,
     LoadableKernel,
     Orchestration,
     Signal,
@@ -89,7 +89,7 @@ def operations(decision: AdaptationDecision, kind: type[Any]) -> list[Any]:
     return [each for each in decision.operations if isinstance(each, kind)]
 
 
-def course(decision: AdaptationDecision) -> Course:
+def course(decision: AdaptationDecision) -> ActiveStrategy:
     assert decision.course is not None
     return decision.course
 

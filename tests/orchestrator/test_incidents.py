@@ -5,16 +5,16 @@ import pytest
 from esper.orchestrator import FoldState
 from esper.topics.codec import decode, encode
 from esper.topics.models import (
+    ROLLBACK_EMBARGO_REPORTS,
     AdaptationDecision,
     Incident,
     IncidentKind,
-    Limits,
     Plant,
-    RolledBack,
+    RolledBackSeed,
     SeedReport,
     SeedState,
+    SelectionLimits,
 )
-from esper.topics.models.selection import ROLLBACK_EMBARGO_REPORTS
 from tests.orchestrator.trainer import INTERVAL, Seed, Trainer, kernel, selection
 
 REST = 7
@@ -27,7 +27,7 @@ def rolled_back(trainer: Trainer, decision: AdaptationDecision) -> Incident:
         if isinstance(operation, Plant):
             trainer.seeds[operation.site, operation.slot] = Seed(SeedState.ROLLED_BACK)
             seeds.append(
-                RolledBack(
+                RolledBackSeed(
                     site=operation.site,
                     slot=operation.slot,
                     kernel_id=operation.kernel_id,
@@ -132,6 +132,6 @@ def test_the_state_after_an_incident_is_stored_and_read_again(trainer: Trainer) 
 def test_what_there_is_not_is_not_in_the_bytes() -> None:
     report = SeedReport(run_id="run", seq=0, step=0)
     assert b"incidents" not in encode(report)
-    assert b"rollback" not in encode(Limits())
-    rest = Limits(rollback_embargo_reports=ROLLBACK_EMBARGO_REPORTS + 1)
-    assert decode(Limits, encode(rest)) == rest
+    assert b"rollback" not in encode(SelectionLimits())
+    rest = SelectionLimits(rollback_embargo_reports=ROLLBACK_EMBARGO_REPORTS + 1)
+    assert decode(SelectionLimits, encode(rest)) == rest

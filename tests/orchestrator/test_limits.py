@@ -10,11 +10,11 @@ from esper.orchestrator import FoldState
 from esper.topics.models import (
     AdaptationDecision,
     Cull,
-    Limits,
     Orchestration,
     Plant,
     PolicySpec,
     SeedState,
+    SelectionLimits,
 )
 from tests.orchestrator.trainer import Trainer, kernel, selection
 
@@ -66,7 +66,7 @@ class Watch:
     since: int | None = None
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> SelectionLimits:
         """The limits of the run."""
         assert self.trainer.selection is not None
         return self.trainer.selection.limits

@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.audit import History, audit
+from esper.audit import RunRecords, audit
 from esper.topics.models import Cull, Fossilize, Plant, RequestKind
 from tests.orchestrator.trainer import Trainer, kernel, selection
 
@@ -34,7 +34,7 @@ def place_of(trainer: Trainer) -> int:
 
 def audited(trainer: Trainer) -> None:
     trainer.report(closing=True)
-    verdict = audit(History(trainer.run_id, tuple(trainer.reports), tuple(trainer.decisions)))
+    verdict = audit(RunRecords(trainer.run_id, tuple(trainer.reports), tuple(trainer.decisions)))
     assert verdict.identical
 
 

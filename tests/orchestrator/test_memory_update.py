@@ -6,7 +6,7 @@ from esper.bandit.memory import FamilyMemory, folded, snapshot
 from esper.orchestrator import FoldState
 from esper.orchestrator.memory_update import lessons_of
 from esper.orchestrator.run import OpenedRun
-from esper.topics.models import MemorySnapshot, Remembered
+from esper.topics.models import MemorySnapshot, RememberedArm
 from tests.orchestrator.trained_memory import SIGNATURES, taught_run
 
 
@@ -34,7 +34,7 @@ def test_what_a_run_was_told_by_earlier_ones_is_not_told_on() -> None:
     """Else what one run found would count again with every run after it."""
     told = MemorySnapshot(
         family="digits",
-        arms=(Remembered(signature=SIGNATURES["fc"], blueprint_id="a", weight=20.0, mean=1.0),),
+        arms=(RememberedArm(signature=SIGNATURES["fc"], blueprint_id="a", weight=20.0, mean=1.0),),
     )
     state = taught_run("digits").folded
     run_config = state.run.run_config.model_copy(update={"memory": told})

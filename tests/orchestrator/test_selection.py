@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from esper.audit import History, audit, cause_of
+from esper.audit import RunRecords, audit, cause_of
 from esper.bandit import POLICIES
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.fold import RunUnfoldable
@@ -19,7 +19,7 @@ from esper.topics.models import (
     Orchestration,
     Plant,
     PolicySpec,
-    Remembered,
+    RememberedArm,
     SeedReport,
     SeedState,
     Selection,
@@ -179,9 +179,9 @@ def test_what_earlier_runs_found_decides_what_is_tried_first_and_is_on_record() 
     memory = MemorySnapshot(
         family="digits",
         arms=(
-            Remembered(signature="vector:8>8", blueprint_id="b", weight=9.0, mean=0.9),
-            Remembered(signature="vector:8>8", blueprint_id="a", weight=2.0, mean=0.1),
-            Remembered(signature="vector:8>9", blueprint_id="a", weight=9.0, mean=1.0),
+            RememberedArm(signature="vector:8>8", blueprint_id="b", weight=9.0, mean=0.9),
+            RememberedArm(signature="vector:8>8", blueprint_id="a", weight=2.0, mean=0.1),
+            RememberedArm(signature="vector:8>9", blueprint_id="a", weight=9.0, mean=1.0),
         ),
     )
     for seed in range(20):
@@ -313,7 +313,7 @@ def test_a_worker_that_restarts_after_any_report_decides_the_same(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_audit_derives_every_decision_again_under_every_policy(name: str) -> None:
     run = grown_run(reports=60, selection=attended(name), policy=PolicySpec(name=name))
-    verdict = audit(History("run", tuple(run.reports), tuple(run.decisions)))
+    verdict = audit(RunRecords("run", tuple(run.reports), tuple(run.decisions)))
     assert verdict.identical, str(verdict)
     assert verdict.closed
 

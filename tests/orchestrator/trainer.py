@@ -12,15 +12,14 @@ from esper.topics.codec import cloud_event_headers, encode, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
     Cull,
+    DecisionOutcome,
     Event,
     Fossilize,
     Incident,
     KernelCost,
-    Limits,
     LoadableKernel,
     MemorySnapshot,
     Orchestration,
-    Outcome,
     OutcomeStatus,
     Plant,
     PolicySpec,
@@ -33,6 +32,7 @@ from esper.topics.models import (
     SeedState,
     SeedStatus,
     Selection,
+    SelectionLimits,
     SiteFacts,
 )
 
@@ -51,10 +51,10 @@ def selection(
     keep_first_share: float = 0.0,
     **more: Any,
 ) -> Selection:
-    """How a run of the tests selects, with short trials; other arguments are fields of `Limits`."""
+    """How a run of the tests selects, with short trials; other arguments are fields of `SelectionLimits`."""
     return Selection(
         attention=attention,
-        limits=Limits(
+        limits=SelectionLimits(
             max_on_trial=max_on_trial,
             embargo_reports=embargo_reports,
             dormant_reports=dormant_reports,
@@ -120,7 +120,7 @@ class Trainer:
     seeds: dict[Place, Seed] = field(default_factory=dict)
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[DecisionOutcome] = field(default_factory=list)
 
     @property
     def seq(self) -> int:
@@ -222,7 +222,9 @@ class Trainer:
         if not decision.operations:
             return
         step = self.seq * INTERVAL
-        self.outcomes.append(Outcome(decision_id=decision.decision_id, status=status, step=step))
+        self.outcomes.append(
+            DecisionOutcome(decision_id=decision.decision_id, status=status, step=step)
+        )
 
     def _next(
         self,

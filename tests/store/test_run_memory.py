@@ -12,7 +12,7 @@ from redis import Redis
 
 from esper.bandit.memory import FamilyMemory, Lesson, folded
 from esper.store import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
-from esper.store.run_memory import ANSWER_TIMEOUT_S, KEY_PREFIX, RedisMemory
+from esper.store.run_memory import ANSWER_TIMEOUT_S, KEY_PREFIX, RedisRunMemory
 
 CONV = "feature_map:4x8x8>8x8x8"
 FC = "vector:32>12"
@@ -25,28 +25,28 @@ def family() -> str:
 
 
 @pytest.fixture
-def memory(redis_url: str) -> RedisMemory:
-    return RedisMemory(redis_url)
+def memory(redis_url: str) -> RedisRunMemory:
+    return RedisRunMemory(redis_url)
 
 
 def test_a_family_of_which_no_run_was_folded_knows_nothing(
-    memory: RedisMemory, family: str
+    memory: RedisRunMemory, family: str
 ) -> None:
     assert memory.read(family) == FamilyMemory()
     assert family not in memory.families()
 
 
 def test_what_was_folded_is_read_by_another_client(
-    memory: RedisMemory, redis_url: str, family: str
+    memory: RedisRunMemory, redis_url: str, family: str
 ) -> None:
     assert memory.fold(family, LEARNT, run_id="one", at_ms=5)
-    assert RedisMemory(redis_url).read(family) == folded(
+    assert RedisRunMemory(redis_url).read(family) == folded(
         FamilyMemory(), LEARNT, run_id="one", at_ms=5
     )
     assert family in memory.families()
 
 
-def test_the_same_run_counts_once(memory: RedisMemory, family: str) -> None:
+def test_the_same_run_counts_once(memory: RedisRunMemory, family: str) -> None:
     assert memory.fold(family, LEARNT, run_id="one", at_ms=5)
     before = memory.read(family)
     assert not memory.fold(family, LEARNT, run_id="one", at_ms=6)
@@ -71,7 +71,7 @@ runs = st.lists(
 @settings(max_examples=15, deadline=None)
 @given(runs)
 def test_redis_holds_what_the_value_says(redis_url: str, history: list[list[Lesson]]) -> None:
-    memory, family = RedisMemory(redis_url), f"family-{secrets.token_hex(4)}"
+    memory, family = RedisRunMemory(redis_url), f"family-{secrets.token_hex(4)}"
     value = FamilyMemory()
     for number, learnt in enumerate(history):
         memory.fold(family, learnt, run_id=f"run-{number}", at_ms=number)
@@ -86,18 +86,18 @@ def test_many_writers_at_once_lose_no_run_and_count_none_twice(redis_url: str, f
     def fold(name: str) -> bool:
         # An arm of its own is discounted by no other run: what it weighs tells how often it came.
         learnt = [Lesson(f"vector:{name.removeprefix('run-')}1>4", "a", 3, 0.5)]
-        return RedisMemory(redis_url).fold(family, learnt, run_id=name, at_ms=1)
+        return RedisRunMemory(redis_url).fold(family, learnt, run_id=name, at_ms=1)
 
     with ThreadPoolExecutor(8) as threads:
         counted = list(threads.map(fold, names))
     assert sum(counted) == 20
-    found = RedisMemory(redis_url).read(family)
+    found = RedisRunMemory(redis_url).read(family)
     assert sorted(found.runs) == sorted(set(names))
     assert [arm.weight for arm in found.arms.values()] == [3.0] * 20
 
 
 def test_a_family_is_kept_for_so_long_after_its_last_run(redis_url: str, family: str) -> None:
-    client, memory = Redis.from_url(redis_url), RedisMemory(redis_url, kept_days=1)
+    client, memory = Redis.from_url(redis_url), RedisRunMemory(redis_url, kept_days=1)
     memory.fold(family, LEARNT, run_id="one", at_ms=5)
     client.pexpire(KEY_PREFIX + family, 60_000)
     memory.fold(family, LEARNT, run_id="two", at_ms=5)
@@ -105,7 +105,7 @@ def test_a_family_is_kept_for_so_long_after_its_last_run(redis_url: str, family:
 
 
 def test_what_is_forgotten_in_the_value_is_dropped_from_the_hash(
-    redis_url: str, memory: RedisMemory, family: str
+    redis_url: str, memory: RedisRunMemory, family: str
 ) -> None:
     memory.fold(family, [Lesson(CONV, "once", 1, 0.5)], run_id="first", at_ms=0)
     for number in range(20):
@@ -114,7 +114,7 @@ def test_what_is_forgotten_in_the_value_is_dropped_from_the_hash(
     assert sorted(fields) == [f"{CONV} again", "runs", "schema"]
 
 
-def test_a_family_that_is_dropped_is_gone(memory: RedisMemory, family: str) -> None:
+def test_a_family_that_is_dropped_is_gone(memory: RedisRunMemory, family: str) -> None:
     memory.fold(family, LEARNT, run_id="one", at_ms=5)
     assert memory.forget(family)
     assert not memory.forget(family)
@@ -135,7 +135,7 @@ def test_a_family_that_is_dropped_is_gone(memory: RedisMemory, family: str) -> N
     ],
 )
 def test_what_is_of_another_version_is_refused_in_words_and_left_as_it_is(
-    redis_url: str, memory: RedisMemory, family: str, fields: dict[str, str], what: str
+    redis_url: str, memory: RedisRunMemory, family: str, fields: dict[str, str], what: str
 ) -> None:
     client = Redis.from_url(redis_url, decode_responses=True)
     client.hset(KEY_PREFIX + family, mapping=fields)
@@ -148,7 +148,7 @@ def test_what_is_of_another_version_is_refused_in_words_and_left_as_it_is(
 
 
 def test_a_key_that_is_no_hash_is_refused_in_words(
-    redis_url: str, memory: RedisMemory, family: str
+    redis_url: str, memory: RedisRunMemory, family: str
 ) -> None:
     Redis.from_url(redis_url).set(KEY_PREFIX + family, "a string")
     with pytest.raises(MemoryUnreadable, match="is no hash"):
@@ -161,7 +161,7 @@ def test_a_server_that_is_not_there_is_said_to_be_so_at_once(family: str) -> Non
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    memory = RedisMemory(f"redis://user:secret@127.0.0.1:{port}/0")
+    memory = RedisRunMemory(f"redis://user:secret@127.0.0.1:{port}/0")
     for call in (
         lambda: memory.read(family),
         lambda: memory.fold(family, LEARNT, run_id="one", at_ms=5),
@@ -177,7 +177,7 @@ def test_a_server_that_is_not_there_is_said_to_be_so_at_once(family: str) -> Non
 
 def test_a_server_that_never_answers_is_waited_for_once(family: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        memory = RedisMemory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        memory = RedisRunMemory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable, match="imeout"):
             memory.fold(family, LEARNT, run_id="one", at_ms=5)
@@ -186,4 +186,4 @@ def test_a_server_that_never_answers_is_waited_for_once(family: str) -> None:
 
 def test_a_malformed_url_is_refused() -> None:
     with pytest.raises(StoreUrlInvalid):
-        RedisMemory("redis://host:port/0")
+        RedisRunMemory("redis://host:port/0")

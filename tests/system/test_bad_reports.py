@@ -12,8 +12,7 @@ from confluent_kafka import Producer
 
 from esper.audit import audit, fetch_history
 from esper.orchestrator import FoldState
-from esper.topics.bus import Bus, Record, read
-from esper.topics.bus.reader import partition_of
+from esper.topics.bus import Bus, Record, partition_of, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, DAY_MS, FOLDED_RUNS, SEED_METRICS
 from esper.topics.codec import decode, encode, sha256_of
 from esper.topics.models import (
@@ -48,7 +47,7 @@ class Scene:
         self.bus.send(SEED_METRICS.name, run_id.encode(), value).result(timeout=30)
 
     def records(self, topic: str, run_id: str) -> list[Record]:
-        return read(self.running.settings.kafka_bootstrap_servers, topic, key=run_id.encode())
+        return read_topic(self.running.settings.kafka_bootstrap_servers, topic, key=run_id.encode())
 
     def letters(self, run_id: str) -> list[tuple[int, str]]:
         """Offset and reason of each dead letter of a run, each once: a restart may repeat some."""
@@ -58,7 +57,7 @@ class Scene:
 
     def _letters(self, run_id: str) -> list[Record]:
         servers = self.running.settings.kafka_bootstrap_servers
-        records = read(servers, SEED_METRICS.dead_letters)
+        records = read_topic(servers, SEED_METRICS.dead_letters)
         return [record for record in records if record.key == run_id.encode()]
 
     def reasons(self, run_id: str, count: int) -> list[str]:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from esper.blueprint import BlueprintRejected, check, kernel_id, request_for, shipped_named
-from esper.topics.bus import Bus, Start
+from esper.topics.bus import Bus, StartOffset
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, TRAINING_RUN
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Blueprint, KernelCompiled, RunStatus, TrainingRun
@@ -74,15 +74,15 @@ def memory_of_worker(running: Running) -> int:
 def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus: Bus) -> None:
     answers: dict[str, str] = {}
     dead: list[bytes] = []
-    bus.follow(
+    bus.consume(
         KERNEL_COMPILED.name,
         lambda record: answers.update([answer_of(decode(KernelCompiled, record.value))]),
-        start=Start.NOW,
+        start=StartOffset.LATEST,
     )
-    bus.follow(
+    bus.consume(
         BLUEPRINT_SUBMITTED.dead_letters,
         lambda record: dead.append(record.value or b""),
-        start=Start.NOW,
+        start=StartOffset.LATEST,
     )
     # Blueprints here share a name, so one that is read before the run would be planned for nothing.
     opener = shipped_named("pointwise-mix")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import esper
-from esper.audit import Verdict, audit, fetch_history
+from esper.audit import AuditResult, audit, fetch_history
 from esper.blueprint import shipped_named
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.topics.models import Operation
@@ -34,7 +34,7 @@ class Ended:
 
     growth: Growth
     weights: dict[str, Tensor]
-    audited: Verdict
+    audited: AuditResult
     report_ms: list[float] = field(default_factory=list)
 
     @property

@@ -16,9 +16,8 @@ from esper.bandit.memory import FamilyMemory, folded
 from esper.blueprint import shipped_named
 from esper.orchestrator.memory_update import lessons_of
 from esper.settings import Settings
-from esper.store.run_memory import RedisMemory
-from esper.topics.bus import Bus, Record, read
-from esper.topics.bus.reader import partition_of
+from esper.store import RedisRunMemory
+from esper.topics.bus import Bus, Record, partition_of, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision, MemorySnapshot, Plant, SeedReport
@@ -55,9 +54,9 @@ def family() -> str:
     return f"family-{secrets.token_hex(4)}"
 
 
-def memory_of(running: Running) -> RedisMemory:
+def memory_of(running: Running) -> RedisRunMemory:
     assert running.settings.redis_url is not None
-    return RedisMemory(running.settings.redis_url)
+    return RedisRunMemory(running.settings.redis_url)
 
 
 def pid_of(running: Running, name: str) -> int:
@@ -85,7 +84,7 @@ def publish(running: Running, run: Trainer, at_seal: Callable[[], None] = lambda
             sealed.set()
 
     bus = Bus.connect(running.settings.kafka_bootstrap_servers, source="/esper/test")
-    bus.follow(ADAPTATION_DECISION.name, hear, key=key)
+    bus.consume(ADAPTATION_DECISION.name, hear, key=key)
     for record in run.reports:
         bus.send(SEED_METRICS.name, key, record.value or b"").result(WAIT_S)
     assert sealed.wait(WAIT_S), "the run was not sealed"
@@ -114,7 +113,7 @@ def timeless(memory: FamilyMemory) -> FamilyMemory:
 
 def first_report_memory(running: Running, run_id: str) -> MemorySnapshot:
     servers = running.settings.kafka_bootstrap_servers
-    record = read(servers, SEED_METRICS.name, key=run_id.encode())[0]
+    record = read_topic(servers, SEED_METRICS.name, key=run_id.encode())[0]
     run_config = decode(SeedReport, record.value).run_config
     assert run_config is not None
     assert run_config.memory is not None

@@ -16,7 +16,7 @@ import torch
 
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped_named
-from esper.topics.bus import read
+from esper.topics.bus import read_topic
 from esper.topics.catalog import SEED_METRICS, TRAINING_RUN
 from esper.topics.codec import decode
 from esper.topics.models import RunStatus, SeedReport, TrainingRun
@@ -105,12 +105,12 @@ class Command:
 
     def reports(self, run_id: str) -> list[SeedReport]:
         servers = self._running.settings.kafka_bootstrap_servers
-        records = read(servers, SEED_METRICS.name, key=run_id.encode())
+        records = read_topic(servers, SEED_METRICS.name, key=run_id.encode())
         return [decode(SeedReport, record.value) for record in records]
 
     def status(self, run_id: str) -> RunStatus:
         servers = self._running.settings.kafka_bootstrap_servers
-        record = read(servers, TRAINING_RUN.name, key=run_id.encode())[-1]
+        record = read_topic(servers, TRAINING_RUN.name, key=run_id.encode())[-1]
         return decode(TrainingRun, record.value).status
 
     def _halted_within_an_epoch(self, process: "subprocess.Popen[str]") -> bool:

@@ -15,7 +15,7 @@ from esper.audit import audit, fetch_history
 from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.seed import Slot
-from esper.topics.bus import Bus, read
+from esper.topics.bus import Bus, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS
 from esper.topics.codec import decode
 from esper.topics.models import (
@@ -101,13 +101,13 @@ def said(*words: str, code: int = 0) -> str:
 
 def reports_of(running: Running, run_id: str) -> list[SeedReport]:
     servers = running.settings.kafka_bootstrap_servers
-    records = read(servers, SEED_METRICS.name, key=run_id.encode())
+    records = read_topic(servers, SEED_METRICS.name, key=run_id.encode())
     return [decode(SeedReport, record.value) for record in records]
 
 
 def decisions_of(running: Running, run_id: str) -> list[AdaptationDecision]:
     servers = running.settings.kafka_bootstrap_servers
-    records = read(servers, ADAPTATION_DECISION.name, key=run_id.encode())
+    records = read_topic(servers, ADAPTATION_DECISION.name, key=run_id.encode())
     return [decode(AdaptationDecision, record.value) for record in records]
 
 

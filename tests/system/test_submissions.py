@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from esper.topics.bus import Bus, Record, Start, read
+from esper.topics.bus import Bus, Record, StartOffset, read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, KERNEL_READY, TRAINING_RUN
 from esper.topics.codec import decode
 from esper.topics.models import (
@@ -52,7 +52,7 @@ class Watch:
 
     def __init__(self, bus: Bus, topic: str) -> None:
         self.records: list[Record] = []
-        bus.follow(topic, self.records.append, start=Start.NOW)
+        bus.consume(topic, self.records.append, start=StartOffset.LATEST)
 
 
 def compiled(records: list[Record], name: str) -> KernelCompiled | None:
@@ -106,7 +106,7 @@ def test_what_is_no_blueprint_lies_untouched_among_the_dead_letters(
     assert (dead.value or b"") == value
     assert headers["dlq-topic"] == BLUEPRINT_SUBMITTED.name.encode()
     assert headers["dlq-reason"].startswith(b"Blueprint: ")
-    original = read(running.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
+    original = read_topic(running.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
     assert original[int(headers["dlq-offset"]) - original[0].offset].value == dead.value
     assert_the_worker_lives(running, bus)
 

@@ -10,7 +10,7 @@ from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
 from esper.kernel import Kernel
 from esper.store import open_store
-from esper.topics.bus import read
+from esper.topics.bus import read_topic
 from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY
 from esper.topics.codec import decode, sha256_of
 from esper.topics.models import (
@@ -79,8 +79,8 @@ def _assert_the_very_bytes(running: Running, kernel: Kernel) -> None:
     """What runs is what was validated, published and stored, by its SHA-256."""
     key = kernel.kernel_id.encode()
     servers = running.settings.kafka_bootstrap_servers
-    compiled = decode(KernelCompiled, read(servers, KERNEL_COMPILED.name, key=key)[-1].value)
-    ready = decode(KernelReady, read(servers, KERNEL_READY.name, key=key)[-1].value)
+    compiled = decode(KernelCompiled, read_topic(servers, KERNEL_COMPILED.name, key=key)[-1].value)
+    ready = decode(KernelReady, read_topic(servers, KERNEL_READY.name, key=key)[-1].value)
     stored = open_store(running.settings.kernel_store_url).get(ready.location)
     assert compiled.status is CompileStatus.READY
     assert kernel.sha256 == compiled.sha256 == ready.sha256 == sha256_of(stored)

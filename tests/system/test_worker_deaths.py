@@ -11,12 +11,12 @@ import pytest
 from esper.audit import audit, cause_of, fetch_history
 from esper.blueprint import shipped
 from esper.orchestrator import FoldState, fold
-from esper.topics.bus import Bus, Position, Record, read
+from esper.topics.bus import Bus, Record, RecordPosition, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, BLUEPRINT_SUBMITTED, FOLDED_RUNS, SEED_METRICS
 from esper.topics.codec import decode, encode, sha256_of
 from esper.topics.models import (
+    DecisionOutcome,
     LoadableKernel,
-    Outcome,
     OutcomeStatus,
     PolicySpec,
     RunConfig,
@@ -75,7 +75,7 @@ def test_no_report_is_lost_or_folded_twice_while_a_bandit_joins_and_is_killed_si
     servers = running.settings.kafka_bootstrap_servers
     bus = Bus.connect(servers, source="/esper/test")
     runs = [f"storm-{secrets.token_hex(3)}-{number}" for number in range(RUNS)]
-    sent: list[Future[Position]] = []
+    sent: list[Future[RecordPosition]] = []
     unsent = iter([report for batch in zip(*map(_reports, runs), strict=True) for report in batch])
     for _ in range(KILLS):
         _publish(bus, unsent, REPORTS // (2 * KILLS), sent)
@@ -104,7 +104,7 @@ def test_no_report_is_lost_or_folded_twice_while_a_bandit_joins_and_is_killed_si
 
 
 def _publish(
-    bus: Bus, unsent: Iterator[SeedReport], count: int, sent: list[Future[Position]]
+    bus: Bus, unsent: Iterator[SeedReport], count: int, sent: list[Future[RecordPosition]]
 ) -> None:
     for report in islice(unsent, count):
         sent.append(bus.publish(SEED_METRICS, report))
@@ -176,10 +176,10 @@ def _seeds(kernels: list[LoadableKernel], seq: int) -> tuple[SeedStatus, ...]:
     )
 
 
-def _answers(run_id: str, seq: int) -> tuple[Outcome, ...]:
+def _answers(run_id: str, seq: int) -> tuple[DecisionOutcome, ...]:
     """Whatever the previous report led to was applied."""
     return tuple(
-        Outcome(
+        DecisionOutcome(
             decision_id=sha256_of(f"{run_id}/{seq - 1}/{index}".encode()),
             status=OutcomeStatus.APPLIED,
             step=10 * seq,
@@ -222,4 +222,4 @@ def _decisions(running: Running, run_id: str) -> list[bytes]:
 
 
 def _records(running: Running, topic: str, run_id: str) -> list[Record]:
-    return read(running.settings.kafka_bootstrap_servers, topic, key=run_id.encode())
+    return read_topic(running.settings.kafka_bootstrap_servers, topic, key=run_id.encode())

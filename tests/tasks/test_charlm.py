@@ -29,7 +29,7 @@ from esper.tasks.charlm import (
     load_library,
     next_character_loss,
 )
-from esper.topics.models import Limits, SiteKind
+from esper.topics.models import SelectionLimits, SiteKind
 from tests.seed.conftest import one_thread
 
 __all__ = ["one_thread"]
@@ -148,7 +148,7 @@ def test_every_site_is_pinned_to_what_may_be_planted() -> None:
 
 def test_who_pins_a_site_cannot_have_what_may_not_be_planted() -> None:
     site, *_ = CHARLM.sites
-    limits = Limits(pinned={site: ("self-attention", "low-rank-skip")})
+    limits = SelectionLimits(pinned={site: ("self-attention", "low-rank-skip")})
     selection = CHARLM.allowed(DEFAULT_SELECTION.model_copy(update={"limits": limits}))
     assert selection.limits.pinned[site] == ("low-rank-skip",)
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from esper.topics.bus import Bus, Record, describe
-from esper.topics.bus.reader import partition_of
+from esper.topics.bus import Bus, Record, partition_counts, partition_of
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
 from esper.topics.codec import decode
 from esper.topics.models import SeedReport
@@ -49,7 +48,7 @@ def neighbour_of(run_id: str) -> str:
 def make_topic(servers: str, name: str, partitions: int, **config: str) -> str:
     admin = AdminClient({"bootstrap.servers": servers})
     admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(20)
-    eventually(lambda: name in asyncio.run(describe(servers)))
+    eventually(lambda: name in asyncio.run(partition_counts(servers)))
     return name
 
 

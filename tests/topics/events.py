@@ -13,6 +13,7 @@ from esper.topics.models import (
     Characterisation,
     CompileStatus,
     Cull,
+    DecisionOutcome,
     Event,
     Fossilize,
     Incident,
@@ -24,7 +25,6 @@ from esper.topics.models import (
     KernelRequested,
     LoadableKernel,
     Node,
-    Outcome,
     OutcomeStatus,
     Parameter,
     Plant,
@@ -32,7 +32,7 @@ from esper.topics.models import (
     PolicyStamp,
     RandomStamp,
     RequestKind,
-    RolledBack,
+    RolledBackSeed,
     RunConfig,
     RunRequest,
     RunStatus,
@@ -184,7 +184,7 @@ seeds = st.builds(
     contribution=maybe(finite),
 )
 outcomes = st.builds(
-    Outcome,
+    DecisionOutcome,
     decision_id=sha256s,
     status=st.sampled_from(OutcomeStatus),
     step=counts,
@@ -215,7 +215,9 @@ incidents = st.builds(
     loss=maybe(finite),
     restored_step=maybe(counts),
     seeds=several(
-        st.builds(RolledBack, site=site_names, slot=counts, kernel_id=sha256s, decision_id=sha256s)
+        st.builds(
+            RolledBackSeed, site=site_names, slot=counts, kernel_id=sha256s, decision_id=sha256s
+        )
     ),
 )
 reports = st.builds(

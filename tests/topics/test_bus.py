@@ -17,18 +17,18 @@ import pytest
 from esper.topics.bus import (
     BrokerUnreachable,
     Bus,
-    Position,
-    Publisher,
+    Producer,
     Record,
-    Start,
+    RecordPosition,
+    RecordTooLarge,
+    StartOffset,
     TopicMismatch,
-    Unpublishable,
     create_topics,
-    describe,
-    read,
+    create_topics_from,
+    partition_counts,
+    partition_of,
+    read_topic,
 )
-from esper.topics.bus.admin import create_specs
-from esper.topics.bus.reader import partition_of
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic, TopicSpec, topic_specs
 from esper.topics.codec import encode, sha256_of, traceparent_of
 from tests.topics.conftest import (
@@ -56,7 +56,7 @@ def silent_server() -> Iterator[str]:
 
 def test_creating_the_topics_twice_creates_them_once(servers: str) -> None:
     create_topics(servers)
-    found = asyncio.run(describe(servers))
+    found = asyncio.run(partition_counts(servers))
     assert {spec.name: spec.partitions for spec in topic_specs()}.items() <= found.items()
     assert create_topics(servers) == []
 
@@ -65,8 +65,8 @@ def test_a_topic_of_another_partition_count_is_named_and_left_as_it_is(servers: 
     name = make_topic(servers, f"bus-{secrets.token_hex(4)}", 2)
     absent = TopicSpec(f"{name}-absent", 1, ())
     with pytest.raises(TopicMismatch, match=f"{name} has 2 partitions and must have 3; delete it"):
-        create_specs(servers, [absent, TopicSpec(name, 3, ())])
-    found = asyncio.run(describe(servers))
+        create_topics_from(servers, [absent, TopicSpec(name, 3, ())])
+    found = asyncio.run(partition_counts(servers))
     assert found[name] == 2
     assert absent.name not in found
 
@@ -80,8 +80,8 @@ def test_a_published_event_is_on_its_topic_with_its_key_and_headers(
     before_ms = time.time() * 1000
     event = report("run-a", 0)
     position = bus.publish(topic, event).result(10)
-    (record,) = read(servers, topic.name)
-    assert Position(record.topic, record.partition, record.offset) == position
+    (record,) = read_topic(servers, topic.name)
+    assert RecordPosition(record.topic, record.partition, record.offset) == position
     assert (record.key, record.value) == (b"run-a", encode(event))
     headers = dict(record.headers)
     assert headers["ce_id"] == sha256_of(encode(event)).encode()
@@ -102,7 +102,7 @@ def test_the_partition_of_a_key_is_the_one_the_producer_chooses(bus: Bus, topic:
 def test_a_follower_of_a_key_hears_only_that_key(bus: Bus, topic: Topic) -> None:
     neighbour = neighbour_of("mine")
     heard = Heard()
-    bus.follow(topic.name, heard.append, key=b"mine")
+    bus.consume(topic.name, heard.append, key=b"mine")
     for seq in range(3):
         bus.publish(topic, report(neighbour, seq)).result(10)
         bus.publish(topic, report("mine", seq)).result(10)
@@ -118,7 +118,7 @@ def test_a_follower_from_now_hears_what_is_written_after_it_returned_and_nothing
     followers = [Heard() for _ in range(8)]
     for seq, heard in enumerate(followers):
         bus.publish(topic, report("run", 2 * seq)).result(10)
-        bus.follow(topic.name, heard.append, key=b"run", start=Start.NOW)
+        bus.consume(topic.name, heard.append, key=b"run", start=StartOffset.LATEST)
         bus.publish(topic, report("run", 2 * seq + 1)).result(10)
     last = 2 * len(followers) - 1
     for seq, heard in enumerate(followers):
@@ -131,7 +131,7 @@ def test_a_follower_from_the_beginning_hears_everything(bus: Bus, topic: Topic) 
     for future in [bus.publish(topic, report(key, 0)) for key in keys]:
         future.result(10)
     heard = Heard()
-    bus.follow(topic.name, heard.append, start=Start.BEGINNING)
+    bus.consume(topic.name, heard.append, start=StartOffset.EARLIEST)
     eventually(lambda: len(heard) == len(keys))
     assert {record.key for record in heard} == {key.encode() for key in keys}
 
@@ -142,7 +142,7 @@ def test_a_follower_whose_callback_fails_says_so(
     def fail(record: Record) -> None:
         raise RuntimeError("the callback is broken")
 
-    bus.follow(topic.name, fail, start=Start.BEGINNING)
+    bus.consume(topic.name, fail, start=StartOffset.EARLIEST)
     bus.publish(topic, report("run", 0)).result(10)
     eventually(lambda: "its callback failed" in caplog.text)
     assert f"nothing follows {topic.name} any more" in caplog.text
@@ -152,13 +152,13 @@ def test_a_follower_whose_callback_fails_says_so(
 def test_reading_ends_at_the_present_end_and_keeps_the_order_of_a_key(
     servers: str, bus: Bus, topic: Topic
 ) -> None:
-    assert read(servers, topic.name) == []
+    assert read_topic(servers, topic.name) == []
     for seq in range(5):
         for run in ("a", neighbour_of("a")):
             bus.publish(topic, report(run, seq)).result(10)
-    assert len(read(servers, topic.name)) == 10
-    assert Heard(read(servers, topic.name, key=b"a")).seqs() == list(range(5))
-    assert {record.key for record in read(servers, topic.name, key=b"a")} == {b"a"}
+    assert len(read_topic(servers, topic.name)) == 10
+    assert Heard(read_topic(servers, topic.name, key=b"a")).seqs() == list(range(5))
+    assert {record.key for record in read_topic(servers, topic.name, key=b"a")} == {b"a"}
 
 
 @pytest.mark.parametrize("door", ["read", "follow"])
@@ -167,9 +167,9 @@ def test_a_topic_that_does_not_exist_is_an_error_with_the_remedy(
 ) -> None:
     with pytest.raises(TopicMismatch, match=r"no topic 'no-such-topic'.*esper topics create"):
         if door == "read":
-            read(servers, "no-such-topic")
+            read_topic(servers, "no-such-topic")
         else:
-            bus.follow("no-such-topic", print)
+            bus.consume("no-such-topic", print)
 
 
 # -- dead letters and records the broker will not take ------------------------------------------
@@ -179,14 +179,14 @@ def send_to_dlq(servers: str, record: Record) -> Record:
     """The dead letter of a record."""
 
     async def send() -> None:
-        publisher = Publisher(servers, source="/esper/test")
+        producer = Producer(servers, source="/esper/test")
         try:
-            await publisher.dead_letter(record, "no event of ours")
+            await producer.dead_letter(record, "no event of ours")
         finally:
-            await publisher.stop()
+            await producer.stop()
 
     asyncio.run(send())
-    (letter,) = read(servers, f"{record.topic}.dlq")
+    (letter,) = read_topic(servers, f"{record.topic}.dlq")
     return letter
 
 
@@ -223,7 +223,7 @@ def test_a_value_too_large_for_the_dead_letters_is_left_where_it_is(
 
 
 def test_a_record_larger_than_any_topic_takes_is_unpublishable(bus: Bus, topic: Topic) -> None:
-    with pytest.raises(Unpublishable, match=f"{topic.name}: a record of 4194305 bytes"):
+    with pytest.raises(RecordTooLarge, match=f"{topic.name}: a record of 4194305 bytes"):
         bus.send(topic.name, b"k", bytes(MAX_MESSAGE_BYTES + 1)).result(10)
     assert bus.publish(topic, report("run", 0)).result(10).topic == topic.name
 
@@ -231,7 +231,7 @@ def test_a_record_larger_than_any_topic_takes_is_unpublishable(bus: Bus, topic: 
 def test_a_record_that_the_broker_finds_too_large_is_unpublishable(servers: str, bus: Bus) -> None:
     name = f"bus-{secrets.token_hex(4)}"
     make_topic(servers, name, 1, **{"max.message.bytes": "1000"})
-    with pytest.raises(Unpublishable, match=f"{name}: a record of 2000 bytes is too large"):
+    with pytest.raises(RecordTooLarge, match=f"{name}: a record of 2000 bytes is too large"):
         bus.send(name, b"k", secrets.token_bytes(2000)).result(10)
     assert bus.send(name, b"k", b"small").result(10).offset == 0
 
@@ -241,7 +241,7 @@ def test_a_record_that_the_broker_finds_too_large_is_unpublishable(servers: str,
 
 DOORS: dict[str, Callable[[str], object]] = {
     "connect": lambda servers: Bus.connect(servers, source="/esper/test"),
-    "read": lambda servers: read(servers, "seed-metrics"),
+    "read": lambda servers: read_topic(servers, "seed-metrics"),
     "create_topics": create_topics,
 }
 
@@ -264,8 +264,8 @@ def test_without_a_broker_there_is_one_line_that_says_what_to_do(door: str, addr
 
 def test_a_program_without_logging_prints_nothing_beside_that_line() -> None:
     program = """
-from esper.topics.bus import BrokerUnreachable, Bus, read
-for attempt in (lambda: Bus.connect("127.0.0.1:1", source="/a"), lambda: read("127.0.0.1:1", "a")):
+from esper.topics.bus import BrokerUnreachable, Bus, read_topic
+for attempt in (lambda: Bus.connect("127.0.0.1:1", source="/a"), lambda: read_topic("127.0.0.1:1", "a")):
     try:
         attempt()
     except BrokerUnreachable:
@@ -296,7 +296,7 @@ def test_no_door_waits_longer_than_that(
 def test_a_closed_bus_leaves_no_thread_and_no_file_open(servers: str, topic: Topic) -> None:
     def use_once() -> None:
         used = Bus.connect(servers, source="/esper/test")
-        used.follow(topic.name, print)
+        used.consume(topic.name, print)
         used.publish(topic, report("run", 0)).result(10)
         used.close()
         used.close()
@@ -324,11 +324,11 @@ def test_an_outage_delays_records_and_loses_none(
 
     It gives up a record for a topic that its producer has not written to yet.
     """
-    monkeypatch.setattr("esper.topics.bus.publisher.REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("esper.topics.bus.producer.REQUEST_TIMEOUT_S", 0.3)
     fresh = Bus.connect(servers, source="/esper/fresh")
     heard = {"known": Heard(), "fresh": Heard()}
     for run, records in heard.items():
-        bus.follow(topic.name, records.append, key=run.encode())
+        bus.consume(topic.name, records.append, key=run.encode())
     for seq in range(3):
         bus.publish(topic, report("known", seq)).result(10)
     with away(kafka):
@@ -353,11 +353,13 @@ def test_closing_while_the_broker_is_away_ends_in_time_and_gives_up_what_is_unde
 ) -> None:
     threads = threading.active_count()
     bus = Bus.connect(servers, source="/esper/test")
-    bus.follow(topic.name, print)
+    bus.consume(topic.name, print)
     with away(kafka):
-        lost: list[Future[Position]] = [bus.publish(topic, report("run", seq)) for seq in range(2)]
+        lost: list[Future[RecordPosition]] = [
+            bus.publish(topic, report("run", seq)) for seq in range(2)
+        ]
         with pytest.raises(BrokerUnreachable, match="esper up"):
-            bus.follow(topic.name, print)
+            bus.consume(topic.name, print)
         begun = time.monotonic()
         bus.close(timeout_s=1.0)
         assert time.monotonic() - begun < 2.0

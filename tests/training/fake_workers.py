@@ -4,7 +4,7 @@ from typing import Any
 
 from esper.settings import Settings
 from esper.store import open_store
-from esper.topics.bus import Bus, Record, read
+from esper.topics.bus import Bus, Record, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS, TRAINING_RUN, Topic
 from esper.topics.codec import decode
 from esper.topics.models import RunStatus, SeedReport, TrainingRun
@@ -51,8 +51,8 @@ class Outside:
                 )
                 self.bus.publish(ADAPTATION_DECISION, seal)
 
-        self.bus.follow(SEED_METRICS.name, answer)
+        self.bus.consume(SEED_METRICS.name, answer)
 
     def _all(self, topic: Topic, model: Any, run_id: str) -> list[Any]:
-        records = read(self.settings.kafka_bootstrap_servers, topic.name, key=run_id.encode())
+        records = read_topic(self.settings.kafka_bootstrap_servers, topic.name, key=run_id.encode())
         return [decode(model, record.value) for record in records]

@@ -17,7 +17,14 @@ from torch.optim import Adam, Optimizer
 import esper
 from esper.settings import Settings
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from esper.topics.models import Cull, KernelReady, Outcome, OutcomeStatus, RunStatus, SeedState
+from esper.topics.models import (
+    Cull,
+    DecisionOutcome,
+    KernelReady,
+    OutcomeStatus,
+    RunStatus,
+    SeedState,
+)
 from esper.training import Growth, LossRefused
 from esper.training.probe import ProbeRefused
 from esper.workers.local.kafka import KafkaService
@@ -88,7 +95,7 @@ class Run:
         operation = planting(self.sites["fc1"], slot, "low-rank-skip")
         return self.decide(operation, name=name, seq=seq)
 
-    def outcome(self, decision_id: str) -> Outcome:
+    def outcome(self, decision_id: str) -> DecisionOutcome:
         """Train until a decision is answered."""
         answers = self.growth.run_history.outcomes
         self.train_until(lambda: decision_id in answers)

@@ -17,10 +17,10 @@ from esper.topics.codec import sha256_of
 from esper.topics.models import (
     AdaptationDecision,
     Cull,
+    DecisionOutcome,
     Fossilize,
     KernelReady,
     Operation,
-    Outcome,
     OutcomeStatus,
     PolicySpec,
     RequestKind,
@@ -80,7 +80,7 @@ class Trainer:
         if needed := kernels_needed(plan):
             self.loader.prepare(plan.decision_id, needed)
 
-    def hear_and_apply(self, plan: AdaptationDecision) -> Outcome:
+    def hear_and_apply(self, plan: AdaptationDecision) -> DecisionOutcome:
         """Let a decision come in, and train until it is answered."""
         self.on_frame(plan)
         self.wait_for(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from esper.seed import Seed, Site, find_sites
 from esper.store import open_store
 from esper.topics.codec import digest
-from esper.topics.models import Outcome, OutcomeStatus
+from esper.topics.models import DecisionOutcome, OutcomeStatus
 from esper.training import ExportError, export_model
 from esper.training.export import load_exported
 from esper.training.lineage import RunHistory
@@ -367,7 +367,7 @@ def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: P
     ready = announced(store, "low-rank-skip", sites["fc1"].signature)
     sites["fc1"].plant(0, Seed(kernel_for("low-rank-skip", sites["fc1"].signature), alpha=0.5))
     plan = decision(planting(sites["fc1"], 0, "low-rank-skip"))
-    outcome = Outcome(decision_id=plan.decision_id, status=OutcomeStatus.APPLIED, step=3)
+    outcome = DecisionOutcome(decision_id=plan.decision_id, status=OutcomeStatus.APPLIED, step=3)
     run_history = RunHistory(
         decisions=[plan],
         outcomes={plan.decision_id: outcome},

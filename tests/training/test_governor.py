@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from esper.topics.models import Incident, IncidentKind, RolledBack, SeedState
+from esper.topics.models import Incident, IncidentKind, RolledBackSeed, SeedState
 from esper.training.governor import Governor, LossBuffer
 from esper.training.loss_monitor import GovernorSettings
 from tests.seed.hosts import images, labels
@@ -109,7 +109,7 @@ def test_a_kernel_that_turns_the_loss_into_no_number_leaves_and_the_run_is_as_be
             loss=None,
             restored_step=40,
             seeds=(
-                RolledBack(site="fc1", slot=0, kernel_id=operation.kernel_id, decision_id=name),
+                RolledBackSeed(site="fc1", slot=0, kernel_id=operation.kernel_id, decision_id=name),
             ),
         )
     ]
@@ -310,7 +310,7 @@ def test_an_incident_that_went_back_to_before_the_checkpoint_is_refused_in_words
     incident = Incident(kind=IncidentKind.NAN, step=42, restored_step=10)
     incident = incident.model_copy(
         update={
-            "seeds": (RolledBack(site="fc1", slot=0, kernel_id="0" * 64, decision_id="0" * 64),)
+            "seeds": (RolledBackSeed(site="fc1", slot=0, kernel_id="0" * 64, decision_id="0" * 64),)
         }
     )
     with pytest.raises(ValueError, match="went back to step 10, of which there is no snapshot"):

@@ -2,7 +2,14 @@
 
 import pytest
 
-from esper.topics.models import AdaptationDecision, Cull, Fossilize, Outcome, OutcomeStatus, Plant
+from esper.topics.models import (
+    AdaptationDecision,
+    Cull,
+    DecisionOutcome,
+    Fossilize,
+    OutcomeStatus,
+    Plant,
+)
 from esper.training.lineage import RunHistory
 from tests.training.grow_fixture import ZEROS, decision
 
@@ -22,7 +29,7 @@ def answered(
     run_history = RunHistory(decisions=[plan for plan, _, _ in answers])
     for plan, status, step in answers:
         if status is not None:
-            run_history.outcomes[plan.decision_id] = Outcome(
+            run_history.outcomes[plan.decision_id] = DecisionOutcome(
                 decision_id=plan.decision_id, status=status, step=step, reason=reason
             )
     return run_history

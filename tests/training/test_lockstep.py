@@ -15,7 +15,7 @@ import esper
 from esper.blueprint import requests_for, shipped_named
 from esper.kernel.build import kernel_from
 from esper.settings import Settings
-from esper.topics.bus import Record, read
+from esper.topics.bus import Record, read_topic
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
@@ -82,7 +82,7 @@ def answer_with(outside: Outside, answer: Answer) -> None:
         for each in answer(decode(SeedReport, record.value)):
             outside.bus.publish(ADAPTATION_DECISION, each)
 
-    outside.bus.follow(SEED_METRICS.name, on_frame)
+    outside.bus.consume(SEED_METRICS.name, on_frame)
 
 
 def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ...] = ()) -> None:
@@ -108,11 +108,11 @@ def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ..
     for name in blueprint_ids:
         outside.publish(BLUEPRINT_SUBMITTED, shipped_named(name))
     standing = blueprints_on_the_topic(outside)
-    outside.bus.follow(TRAINING_RUN.name, on_frame)
+    outside.bus.consume(TRAINING_RUN.name, on_frame)
 
 
 def blueprints_on_the_topic(outside: Outside) -> list[Blueprint]:
-    records = read(outside.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
+    records = read_topic(outside.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
     found = [decode(Blueprint, record.value) for record in records]
     return list({blueprint.blueprint_id: blueprint for blueprint in found}.values())
 

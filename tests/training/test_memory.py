@@ -12,11 +12,11 @@ from torch.optim import Adam
 import esper
 from esper.bandit.memory import Lesson
 from esper.settings import Settings
-from esper.store.run_memory import RedisMemory
-from esper.topics.bus import read
+from esper.store import RedisRunMemory
+from esper.topics.bus import read_topic
 from esper.topics.catalog import SEED_METRICS, TRAINING_RUN
 from esper.topics.codec import decode
-from esper.topics.models import MemorySnapshot, Remembered, SeedReport, TrainingRun
+from esper.topics.models import MemorySnapshot, RememberedArm, SeedReport, TrainingRun
 from esper.training import Growth, LockstepBroken, LockstepTimeouts
 from esper.training.grow import RunNameRefused
 from esper.workers.local.kafka import KafkaService
@@ -51,17 +51,17 @@ def grown(settings: Settings, name: str, **arguments: Any) -> Growth:
     )
 
 
-def teach(settings: Settings, family: str, growth: Growth, mean: float = 0.7) -> Remembered:
+def teach(settings: Settings, family: str, growth: Growth, mean: float = 0.7) -> RememberedArm:
     """Have an earlier run of a family know one blueprint at the first site; return what it does."""
     signature = growth.sites["conv"].signature.text
     assert settings.redis_url is not None
-    RedisMemory(settings.redis_url).fold(
+    RedisRunMemory(settings.redis_url).fold(
         family,
         [Lesson(signature, "squeeze-excite", 4, mean), Lesson("vector:999>9", "a", 1, 0.5)],
         run_id=f"earlier-{mean}",
         at_ms=0,
     )
-    return Remembered(signature=signature, blueprint_id="squeeze-excite", weight=4.0, mean=mean)
+    return RememberedArm(signature=signature, blueprint_id="squeeze-excite", weight=4.0, mean=mean)
 
 
 def configured_memory(outside: Outside, growth: Growth) -> MemorySnapshot | None:
@@ -94,7 +94,9 @@ def test_runs_of_another_name_share_a_family_where_they_are_told_to(
     with grown(settings, "another", family=name) as growth:
         pass
     assert configured_memory(outside, growth) == MemorySnapshot(family=name, arms=(known,))
-    records = read(settings.kafka_bootstrap_servers, TRAINING_RUN.name, key=growth.run_id.encode())
+    records = read_topic(
+        settings.kafka_bootstrap_servers, TRAINING_RUN.name, key=growth.run_id.encode()
+    )
     assert {decode(TrainingRun, record.value).task for record in records} == {name}
 
 
@@ -126,7 +128,7 @@ def test_a_lockstep_run_has_memory_only_where_it_is_asked_for(
 ) -> None:
     with pytest.raises(LockstepBroken, match="the answer to report 0"):
         grown(settings, name, lockstep=LockstepTimeouts(answer_s=2.0), **memory)
-    records = read(settings.kafka_bootstrap_servers, SEED_METRICS.name)
+    records = read_topic(settings.kafka_bootstrap_servers, SEED_METRICS.name)
     reports = [decode(SeedReport, each.value) for each in records if name in str(each.key)]
     assert [bool(each.run_config and each.run_config.memory) for each in reports] == [has_it]
 

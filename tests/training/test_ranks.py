@@ -15,7 +15,13 @@ import torch
 from esper.seed import find_sites
 from esper.settings import Settings
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
-from esper.topics.models import AdaptationDecision, Cull, KernelReady, Outcome, OutcomeStatus
+from esper.topics.models import (
+    AdaptationDecision,
+    Cull,
+    DecisionOutcome,
+    KernelReady,
+    OutcomeStatus,
+)
 from tests.seed.hosts import host, images
 from tests.seed.kernels import announced
 from tests.seed.ranks import ROOT
@@ -92,10 +98,10 @@ class Torchrun:
         run_id = self.run_id
         eventually("an offer", lambda: ready.kernel_id in self._offered(run_id))
 
-    def decide(self, plan: AdaptationDecision) -> Outcome:
+    def decide(self, plan: AdaptationDecision) -> DecisionOutcome:
         """Publish a decision and return its outcome."""
         self._outside.publish(ADAPTATION_DECISION, plan)
-        found: list[Outcome] = eventually(
+        found: list[DecisionOutcome] = eventually(
             "an outcome",
             lambda: [
                 outcome
@@ -129,7 +135,7 @@ def torchrun(settings: Settings, outside: Outside, tmp_path: Path) -> Iterator[T
 class Story(NamedTuple):
     """What came of each decision, what each rank saw, and the kernels by their role."""
 
-    outcomes: dict[str, Outcome]
+    outcomes: dict[str, DecisionOutcome]
     saw: list[dict[str, Any]]
     kernels: dict[str, KernelReady]
     weights: list[dict[str, torch.Tensor]]

@@ -5,9 +5,9 @@ import torch
 
 from esper.topics.codec import decode, encode
 from esper.topics.models import (
+    DecisionOutcome,
     KernelRefusal,
     LoadableKernel,
-    Outcome,
     OutcomeStatus,
     PolicySpec,
     RunConfig,
@@ -53,7 +53,7 @@ def test_each_piece_of_news_is_told_once() -> None:
         kernel_id=ZEROS, site="fc1", blueprint_id="low-rank-skip", category="low-rank", params=3
     )
     refusal = KernelRefusal(kernel_id=ZEROS, reason="altered")
-    outcome = Outcome(decision_id=ZEROS, status=OutcomeStatus.APPLIED, step=7)
+    outcome = DecisionOutcome(decision_id=ZEROS, status=OutcomeStatus.APPLIED, step=7)
     reporter.note_kernel(kernel)
     reporter.note_refusal(refusal)
     reporter.note_outcome(outcome)

@@ -6,7 +6,14 @@ from torch import nn
 
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.seed import find_sites
-from esper.topics.models import Limits, PolicySpec, RunConfig, Selection, SiteFacts, SiteKind
+from esper.topics.models import (
+    PolicySpec,
+    RunConfig,
+    Selection,
+    SelectionLimits,
+    SiteFacts,
+    SiteKind,
+)
 from esper.training import PolicyRefused
 from esper.training.run_config import is_contextual, run_config_of, site_facts
 from tests.seed.hosts import host, sites_of
@@ -49,7 +56,7 @@ def test_a_site_alone_is_in_the_middle() -> None:
 
 def test_what_is_given_is_told_and_what_is_not_is_the_default() -> None:
     policy = PolicySpec(params={"exploration": 0.5})
-    selection = Selection(limits=Limits(max_on_trial=1))
+    selection = Selection(limits=SelectionLimits(max_on_trial=1))
     given, default = a_run_config(policy, selection), a_run_config()
     assert (given.policy, given.selection) == (policy, selection)
     assert (default.policy, default.selection) == (DEFAULT_POLICY, DEFAULT_SELECTION)

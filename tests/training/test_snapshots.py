@@ -120,7 +120,8 @@ def test_the_newest_good_one_is_kept_while_others_come_and_go() -> None:
 
 
 @pytest.mark.parametrize(
-    ("healthy_steps", "step", "good"), [(32, 52, True), (31, 52, False), (400, 51, False), (400, 52, True)]
+    ("healthy_steps", "step", "good"),
+    [(32, 52, True), (31, 52, False), (400, 51, False), (400, 52, True)],
 )
 def test_a_snapshot_is_good_after_enough_sound_losses_since_it(
     healthy_steps: int, step: int, good: bool

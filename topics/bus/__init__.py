@@ -1,30 +1,32 @@
-"""The only door to Kafka: publish, follow, read, and see to the topics.
+"""The only door to Kafka: produce, consume and read records, and create the topics.
 
-`Bus` serves threads (the trainer, the command line); `Publisher` serves an event loop (the
-workers). Nothing else in the project imports a Kafka client.
+`Bus` serves threads (the trainer, the command line); `Producer` serves an event loop (the workers).
+Events and bytes go in and records come out. No other package imports a Kafka client.
 """
 
-from esper.topics.bus.admin import create_topics, describe
-from esper.topics.bus.client import Bus, Start
-from esper.topics.bus.errors import BrokerUnreachable, BusError, TopicMismatch, Unpublishable
-from esper.topics.bus.publisher import Position, Publisher, Traced
-from esper.topics.bus.reader import Span, find, read
+from esper.topics.bus.admin import create_topics, create_topics_from, partition_counts
+from esper.topics.bus.bus import Bus, StartOffset
+from esper.topics.bus.consumer import OffsetRange, find_record, partition_of, read_topic
+from esper.topics.bus.errors import BrokerUnreachable, BusError, RecordTooLarge, TopicMismatch
+from esper.topics.bus.producer import Producer, RecordPosition, TracedEvent
 from esper.topics.bus.record import Record
 
 __all__ = [
     "BrokerUnreachable",
     "Bus",
     "BusError",
-    "Position",
-    "Publisher",
+    "OffsetRange",
+    "Producer",
     "Record",
-    "Span",
-    "Start",
+    "RecordPosition",
+    "RecordTooLarge",
+    "StartOffset",
     "TopicMismatch",
-    "Traced",
-    "Unpublishable",
+    "TracedEvent",
     "create_topics",
-    "describe",
-    "find",
-    "read",
+    "create_topics_from",
+    "find_record",
+    "partition_counts",
+    "partition_of",
+    "read_topic",
 ]

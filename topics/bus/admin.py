@@ -23,17 +23,17 @@ def create_topics(bootstrap_servers: str, *, replication_factor: int = 1) -> lis
         TopicMismatch: a topic exists with another partition count; it is left as it is.
         BusError: the broker refused to create a topic; the message names it and says why.
     """
-    return create_specs(bootstrap_servers, list(topic_specs()), replication_factor)
+    return create_topics_from(bootstrap_servers, list(topic_specs()), replication_factor)
 
 
-def create_specs(
+def create_topics_from(
     bootstrap_servers: str, specs: list[TopicSpec], replication_factor: int = 1
 ) -> list[str]:
     """Like `create_topics`, for topics other than the catalog's."""
     return asyncio.run(_create(bootstrap_servers, specs, replication_factor))
 
 
-async def describe(bootstrap_servers: str) -> dict[str, int]:
+async def partition_counts(bootstrap_servers: str) -> dict[str, int]:
     """Return the partition count of every topic the broker has, by name.
 
     Raises:

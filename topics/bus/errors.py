@@ -19,5 +19,5 @@ class TopicMismatch(BusError):
     """A topic exists with another partition count than the catalog's."""
 
 
-class Unpublishable(BusError):
+class RecordTooLarge(BusError):
     """The broker will never take this record, however often it is sent."""

@@ -1,11 +1,11 @@
 """The events, one frozen model each; a record on a topic is the canonical JSON of one of them."""
 
-from esper.topics.models.blueprint import Blueprint, Node, Parameter
+from esper.topics.models.blueprint import MAX_NODES, Blueprint, Node, Parameter
 from esper.topics.models.decision import (
+    ActiveStrategy,
     AdaptationDecision,
     Candidate,
     Cause,
-    Course,
     Cull,
     Fossilize,
     Operation,
@@ -17,7 +17,7 @@ from esper.topics.models.decision import (
     Signal,
     Strategy,
 )
-from esper.topics.models.event import Event, Identifier, Sha256
+from esper.topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
 from esper.topics.models.kernel import (
     Characterisation,
     CompileStatus,
@@ -27,13 +27,13 @@ from esper.topics.models.kernel import (
     KernelRequested,
 )
 from esper.topics.models.report import (
+    DecisionOutcome,
     Incident,
     IncidentKind,
     KernelRefusal,
     LoadableKernel,
-    Outcome,
     OutcomeStatus,
-    RolledBack,
+    RolledBackSeed,
     RunConfig,
     SeedReport,
     SeedState,
@@ -42,24 +42,32 @@ from esper.topics.models.report import (
 from esper.topics.models.request import RequestKind, RunRequest
 from esper.topics.models.run import PolicySpec, RunStatus, SiteKind, SiteSignature, TrainingRun
 from esper.topics.models.selection import (
-    Limits,
+    COST_SPREAD,
+    ROLLBACK_EMBARGO_REPORTS,
     MemorySnapshot,
     Orchestration,
     Priors,
-    Remembered,
+    RememberedArm,
     Selection,
+    SelectionLimits,
     SiteFacts,
 )
 
 __all__ = [
+    "COST_SPREAD",
+    "INT64",
+    "MAX_NODES",
+    "ROLLBACK_EMBARGO_REPORTS",
+    "ActiveStrategy",
     "AdaptationDecision",
     "Blueprint",
     "Candidate",
     "Cause",
     "Characterisation",
     "CompileStatus",
-    "Course",
+    "Count",
     "Cull",
+    "DecisionOutcome",
     "Event",
     "Fossilize",
     "Identifier",
@@ -70,13 +78,11 @@ __all__ = [
     "KernelReady",
     "KernelRefusal",
     "KernelRequested",
-    "Limits",
     "LoadableKernel",
     "MemorySnapshot",
     "Node",
     "Operation",
     "Orchestration",
-    "Outcome",
     "OutcomeStatus",
     "Parameter",
     "Plant",
@@ -84,10 +90,10 @@ __all__ = [
     "PolicyStamp",
     "Priors",
     "RandomStamp",
-    "Remembered",
+    "RememberedArm",
     "RequestKind",
     "Reweight",
-    "RolledBack",
+    "RolledBackSeed",
     "RunConfig",
     "RunRequest",
     "RunStatus",
@@ -96,10 +102,12 @@ __all__ = [
     "SeedState",
     "SeedStatus",
     "Selection",
+    "SelectionLimits",
     "Sha256",
     "Signal",
     "SiteFacts",
     "SiteKind",
+    "SiteName",
     "SiteSignature",
     "Strategy",
     "TrainingRun",

@@ -143,7 +143,7 @@ class Signal(Event):
     on: bool
 
 
-class Course(Event):
+class ActiveStrategy(Event):
     """The strategy that a run pursues: since which report, and what made it so, in words.
 
     `changed` is whether this report did; `signals` are those of this report.
@@ -183,7 +183,7 @@ class AdaptationDecision(Event):
     candidates: tuple[Candidate, ...]
     seeds: Annotated[tuple[SeedCandidate, ...], Field(exclude_if=lambda it: not it)] = ()
     attention: Annotated[PolicyStamp | None, Field(exclude_if=lambda it: it is None)] = None
-    course: Annotated[Course | None, Field(exclude_if=lambda it: it is None)] = None
+    course: Annotated[ActiveStrategy | None, Field(exclude_if=lambda it: it is None)] = None
     random: RandomStamp
     state_before_sha256: Sha256
     state_after_sha256: Sha256

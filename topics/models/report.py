@@ -65,7 +65,7 @@ class OutcomeStatus(StrEnum):
     WITHHELD = "withheld"
 
 
-class Outcome(Event):
+class DecisionOutcome(Event):
     """Answer to one decision; `latency_ms` is from the decision's record to its taking effect."""
 
     decision_id: Sha256
@@ -83,7 +83,7 @@ class IncidentKind(StrEnum):
     COLLAPSE = "collapse"
 
 
-class RolledBack(Event):
+class RolledBackSeed(Event):
     """A seed that an incident took out, and the decision that had planted it."""
 
     site: SiteName
@@ -104,7 +104,7 @@ class Incident(Event):
     step: Count
     loss: float | None = None
     restored_step: Count | None = None
-    seeds: tuple[RolledBack, ...] = ()
+    seeds: tuple[RolledBackSeed, ...] = ()
 
 
 class KernelRefusal(Event):
@@ -157,7 +157,7 @@ class SeedReport(Event):
     kernels: tuple[LoadableKernel, ...] = ()
     refusals: tuple[KernelRefusal, ...] = ()
     seeds: tuple[SeedStatus, ...] = ()
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[DecisionOutcome, ...] = ()
     gradients: Annotated[
         dict[SiteName, Annotated[float, Field(ge=0)]], Field(exclude_if=lambda it: not it)
     ] = {}

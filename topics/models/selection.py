@@ -17,7 +17,7 @@ COST_SPREAD: Final = 0.2
 """Of runs whose opening does not tell; it is left out of the bytes."""
 
 
-class Limits(Event):
+class SelectionLimits(Event):
     """What no decision may break, whatever a policy prefers.
 
     A seed is planted no sooner than `dormant_reports` after it fell dormant, which it is when the
@@ -134,7 +134,7 @@ class Selection(Event):
     """
 
     attention: PolicySpec | None = None
-    limits: Limits = Limits()
+    limits: SelectionLimits = SelectionLimits()
     priors: Priors = Priors()
     trial_reports: Annotated[int, Field(ge=1, le=1000)] = 6
     warmup_reports: Annotated[int, Field(ge=0, le=1000, exclude_if=lambda it: not it)] = 0
@@ -155,7 +155,7 @@ class SiteFacts(Event):
     params: Count
 
 
-class Remembered(Event):
+class RememberedArm(Event):
     """What earlier runs of a task family found of a blueprint at sites of one signature.
 
     `weight` is how many trials it counts as after discounting, `mean` their mean reward.
@@ -171,5 +171,5 @@ class MemorySnapshot(Event):
     """What a run knew of earlier ones when it opened; `note` says why, where it knew nothing."""
 
     family: Identifier
-    arms: Annotated[tuple[Remembered, ...], Field(max_length=2000)] = ()
+    arms: Annotated[tuple[RememberedArm, ...], Field(max_length=2000)] = ()
     note: Annotated[str, StringConstraints(max_length=500)] | None = None

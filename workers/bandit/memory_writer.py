@@ -10,8 +10,7 @@ import structlog
 from esper.orchestrator import FoldState
 from esper.orchestrator.memory_update import lessons_of
 from esper.settings import Settings
-from esper.store import StoreError, StoreUnavailable
-from esper.store.run_memory import RedisMemory
+from esper.store import RedisRunMemory, StoreError, StoreUnavailable
 from esper.workers.faust.metrics import RUNS_REMEMBERED
 
 log = structlog.get_logger()
@@ -28,14 +27,14 @@ class Remembering:
     left to `esper memory learn`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._memory: RedisMemory | None = None
+        self._memory: RedisRunMemory | None = None
         self._resumes_at = 0.0
         self._away = False
         if settings.redis_url is None:
             self._say_once("no Redis is named; set ESPER_REDIS_URL")
             return
         try:
-            self._memory = RedisMemory(settings.redis_url, kept_days=settings.memory_days)
+            self._memory = RedisRunMemory(settings.redis_url, kept_days=settings.memory_days)
         except StoreError as error:
             self._say_once(str(error))
 

@@ -1,6 +1,6 @@
 """A report is missing: was it lost on its way to this worker, or is it not on the topic at all?"""
 
-from esper.topics.bus import Record, Span, find
+from esper.topics.bus import OffsetRange, Record, find_record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import SeedReport
 from esper.workers.bandit.run_table import Run
@@ -23,7 +23,7 @@ async def require_hole(
     if run.kept is None:
         raise ValueError(f"run {report.run_id} has no report yet that another could follow")
     missing = run.kept.last_seq + 1
-    span = Span(record.topic, record.partition, run.last_offset + 1, record.offset)
+    span = OffsetRange(record.topic, record.partition, run.last_offset + 1, record.offset)
 
     def is_missing(found: Record) -> bool:
         try:
@@ -31,7 +31,7 @@ async def require_hole(
         except Undecodable:
             return False
 
-    found = await find(bootstrap_servers, span, report.run_id.encode(), is_missing)
+    found = await find_record(bootstrap_servers, span, report.run_id.encode(), is_missing)
     if found is not None:
         raise ReportSkipped(
             f"run {report.run_id}: report {missing} stands at {found.topic}[{found.partition}]"

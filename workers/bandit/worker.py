@@ -12,7 +12,7 @@ from faust import StreamT
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.settings import Settings
-from esper.topics.bus import Publisher, Record, Traced
+from esper.topics.bus import Producer, Record, TracedEvent
 from esper.topics.catalog import ADAPTATION_DECISION, BANDIT_APP, FOLDED_RUNS, SEED_METRICS
 from esper.topics.codec import child_traceparent, digest, traceparent_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
@@ -57,11 +57,11 @@ class Bandit:
     def __init__(
         self,
         app: GuardedApp,
-        publisher: Publisher,
+        producer: Producer,
         remembering: Remembering,
         bootstrap_servers: str,
     ) -> None:
-        self._publisher = publisher
+        self._producer = producer
         self._remembering = remembering
         self._bootstrap_servers = bootstrap_servers
         self._runs = Runs(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
@@ -90,7 +90,7 @@ class Bandit:
         await self._runs.write()
 
     async def _read(self, record: Record) -> SeedReport | None:
-        report = await read(SeedReport, record, self._publisher)
+        report = await read(SeedReport, record, self._producer)
         if report is not None and record.key != report.run_id.encode():
             reason = f"the key is {record.key!r} and must be the run id {report.run_id!r}"
             await self._bury(record, DlqReason.WRONG_KEY, reason)
@@ -175,13 +175,13 @@ class Bandit:
         await self._bury(record, unfit, reason)
 
     async def _bury(self, record: Record, unfit: DlqReason, reason: str) -> None:
-        await send_to_dlq(record, unfit, reason, self._publisher)
+        await send_to_dlq(record, unfit, reason, self._producer)
 
     async def _publish(self, decided: Sequence[Decided]) -> None:
-        await self._publisher.publish_all(
+        await self._producer.publish_all(
             ADAPTATION_DECISION,
             [
-                Traced(each.decision, child_traceparent(traceparent_of(each.record.headers)))
+                TracedEvent(each.decision, child_traceparent(traceparent_of(each.record.headers)))
                 for each in decided
             ],
         )
@@ -206,12 +206,12 @@ def run_bandit_worker(settings: Settings) -> int:
         instance_id=settings.instance_id,
         session_timeout_s=settings.session_timeout_s,
     )
-    publisher = Publisher(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
-    Bandit(app, publisher, Remembering(settings), settings.kafka_bootstrap_servers)
+    producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
+    Bandit(app, producer, Remembering(settings), settings.kafka_bootstrap_servers)
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,
         ADAPTATION_DECISION.name: ADAPTATION_DECISION.partitions,
     }
     with served(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
-        return run(app, topics=topics, close=publisher.stop)
+        return run(app, topics=topics, close=producer.stop)

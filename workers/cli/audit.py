@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from esper.audit import (
-    History,
     HistoryUnreadable,
+    RunRecords,
     audit,
     fetch_history,
     read_history,
@@ -88,5 +88,5 @@ def export(
     console.print(f"{count} records in {target}", soft_wrap=True)
 
 
-def _fetch(run: str) -> History:
+def _fetch(run: str) -> RunRecords:
     return fetch_history(Settings().kafka_bootstrap_servers, run)

@@ -98,7 +98,7 @@ class Choosing:
         """
         from esper.bandit import attention_for, policy_for
         from esper.bandit.defaults import DEFAULT_SELECTION, TOURNAMENT
-        from esper.topics.models import Limits
+        from esper.topics.models import SelectionLimits
 
         selection = TOURNAMENT if self.tournament else DEFAULT_SELECTION
         try:
@@ -106,7 +106,7 @@ class Choosing:
             policy_for(policy)
             if attention is not None:
                 attention_for(attention)
-            limits = Limits(**dict(selection.limits) | self._limits(sites))
+            limits = SelectionLimits(**dict(selection.limits) | self._limits(sites))
         except ValidationError as error:
             raise typer.BadParameter(_first_of(error)) from error
         except ValueError as error:

@@ -10,7 +10,7 @@ from esper.workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
     from esper.bandit.memory import FamilyMemory
-    from esper.store.run_memory import RedisMemory
+    from esper.store import RedisRunMemory
 
 DIFFERENT, UNREADABLE = 1, 2
 
@@ -73,8 +73,7 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
     Audits the run first; a run counts once, however often it is learnt. Exits 1 if its record
     differs or it teaches nothing, 2 if it could not be read.
     """
-    from esper.audit import HistoryUnreadable, audit, fetch_history
-    from esper.audit.replay import last_state
+    from esper.audit import HistoryUnreadable, audit, fetch_history, last_state
     from esper.orchestrator.memory_update import lessons_of
 
     memory = _memory()
@@ -99,7 +98,7 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
         console.print(f"{family}: {run} counts already", soft_wrap=True)
 
 
-def _show_all(memory: "RedisMemory", json: bool) -> None:
+def _show_all(memory: "RedisRunMemory", json: bool) -> None:
     from esper.store import MemoryUnreadable
 
     facts: list[dict[str, Any]] = []
@@ -132,18 +131,18 @@ def _show_all(memory: "RedisMemory", json: bool) -> None:
             console.print(each["unreadable"], style="red", soft_wrap=True, markup=False)
 
 
-def _memory() -> "RedisMemory":
-    from esper.store.run_memory import RedisMemory
+def _memory() -> "RedisRunMemory":
+    from esper.store import RedisRunMemory
 
     settings = Settings()
     if settings.redis_url is None:
         raise RedisUnnamed(
             "no Redis is named; start the local stack with `esper up`, or set ESPER_REDIS_URL"
         )
-    return RedisMemory(settings.redis_url, kept_days=settings.memory_days)
+    return RedisRunMemory(settings.redis_url, kept_days=settings.memory_days)
 
 
-def _require(memory: "RedisMemory", family: str) -> None:
+def _require(memory: "RedisRunMemory", family: str) -> None:
     known = memory.families()
     if family not in known:
         raise typer.BadParameter(

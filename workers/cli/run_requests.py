@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from esper.topics.bus import Bus, Record, read
+from esper.topics.bus import Bus, Record, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS, TRAINING_RUN
 from esper.topics.codec import Undecodable, decode, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
-    Outcome,
+    DecisionOutcome,
     OutcomeStatus,
     RequestKind,
     RunRequest,
@@ -56,7 +56,7 @@ def run_of(bootstrap_servers: str, run_id: str) -> TrainingRun:
         AskingRefused: there is none of that id, or it is closed.
     """
     announced: dict[str, TrainingRun] = {}
-    for record in read(bootstrap_servers, TRAINING_RUN.name):
+    for record in read_topic(bootstrap_servers, TRAINING_RUN.name):
         try:
             run = decode(TrainingRun, record.value)
         except Undecodable:
@@ -104,7 +104,7 @@ def ask(bootstrap_servers: str, request: RunRequest, timeout_s: float) -> Reques
     try:
         key = request.run_id.encode()
         for topic in (SEED_METRICS, ADAPTATION_DECISION):
-            bus.follow(topic.name, arrived.put, key=key)
+            bus.consume(topic.name, arrived.put, key=key)
         bus.publish(RUN_CONTROL, request).result(CONFIRM_TIMEOUT_S)
         return _await(request, arrived.get, timeout_s)
     finally:
@@ -137,7 +137,7 @@ class _Progress:
         self._request = request
         self._heard_at: int | None = None
         self._decision: AdaptationDecision | None = None
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: dict[str, DecisionOutcome] = {}
         self._decided_seq = -1
         self._closing: SeedReport | None = None
 

@@ -56,16 +56,16 @@ def tail(
     count: Annotated[int, typer.Option(min=0, help="End after so many records; 0: never.")] = 0,
 ) -> None:
     """Print records as they arrive, one line of JSON each, until Ctrl-C."""
-    from esper.topics.bus import Bus, Start
+    from esper.topics.bus import Bus, StartOffset
 
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
     bus = Bus.connect(Settings().kafka_bootstrap_servers, source="/esper/cli")
     try:
-        bus.follow(
+        bus.consume(
             topic,
             arrived.put,
             key=key.encode() if key is not None else None,
-            start=Start.BEGINNING if beginning else Start.NOW,
+            start=StartOffset.EARLIEST if beginning else StartOffset.LATEST,
         )
         shown = 0
         with interruptible():

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from faust import EventT, StreamT
 
 from esper.blueprint import BlueprintRejected, check, kernel_id, requests_for
-from esper.topics.bus import Publisher
+from esper.topics.bus import Producer
 from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
@@ -46,8 +46,8 @@ class Planner:
     offset: a crash in between asks again, which the compile agents tolerate.
     """
 
-    def __init__(self, app: GuardedApp, publisher: Publisher) -> None:
-        self._publisher = publisher
+    def __init__(self, app: GuardedApp, producer: Producer) -> None:
+        self._producer = producer
         self._blueprints = bytes_table(app, PLANNED_BLUEPRINTS.name, BLUEPRINT_SUBMITTED.partitions)
         self._runs = bytes_table(app, PLANNED_RUNS.name, TRAINING_RUN.partitions)
         # A blueprint and a run in work at the same time would each miss the other's table row.
@@ -63,7 +63,7 @@ class Planner:
 
     async def _plan_blueprint(self, event: EventT[bytes]) -> None:
         record = record_of(event)
-        blueprint = await read(Blueprint, record, self._publisher)
+        blueprint = await read(Blueprint, record, self._producer)
         if blueprint is None:
             return
         trace = traceparent_of(record.headers)
@@ -81,7 +81,7 @@ class Planner:
 
     async def _plan_run(self, event: EventT[bytes]) -> None:
         record = record_of(event)
-        run = await read(TrainingRun, record, self._publisher)
+        run = await read(TrainingRun, record, self._producer)
         if run is None:
             return
         key = run.run_id.encode()
@@ -99,7 +99,7 @@ class Planner:
         sends = []
         for request in work:
             child = child_traceparent(trace)
-            sends.append(self._publisher.publish(KERNEL_REQUESTED, request, traceparent=child))
+            sends.append(self._producer.publish(KERNEL_REQUESTED, request, traceparent=child))
         await asyncio.gather(*sends)
         KERNELS_REQUESTED.inc(len(sends))
 
@@ -113,7 +113,7 @@ class Planner:
             reason_code=error.code,
             reason=error.message[:1000],
         )
-        await self._publisher.publish(
+        await self._producer.publish(
             KERNEL_COMPILED, rejected, traceparent=child_traceparent(trace)
         )
         KERNELS_COMPILED.labels(CompileStatus.REJECTED, error.code).inc()

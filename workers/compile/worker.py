@@ -15,7 +15,7 @@ from esper.compiler.signing import load_private, sign
 from esper.compiler.timing import MILLISECONDS, timed
 from esper.settings import Settings
 from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
-from esper.topics.bus import Publisher, Record
+from esper.topics.bus import Producer, Record
 from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
     COMPILE_APP,
@@ -73,13 +73,13 @@ class Compiler:
     def __init__(
         self,
         app: GuardedApp,
-        publisher: Publisher,
+        producer: Producer,
         compile_pool: CompilePool,
         store: KernelStore,
         key: Ed25519PrivateKey,
         concurrency: int,
     ) -> None:
-        self._publisher = publisher
+        self._producer = producer
         self._compile_pool = compile_pool
         self._store = store
         self._key = key
@@ -93,7 +93,7 @@ class Compiler:
     async def _compile(self, event: EventT[bytes]) -> None:
         record = record_of(event)
         delivery_ms = max(0.0, time.time() * MILLISECONDS - record.timestamp_ms)
-        request = await read(KernelRequested, record, self._publisher)
+        request = await read(KernelRequested, record, self._producer)
         if request is None:
             return
         known = self._announced.get(request.kernel_id)
@@ -190,7 +190,7 @@ class Compiler:
         self, topic: Topic, event: KernelCompiled | KernelReady, record: Record
     ) -> None:
         trace = child_traceparent(traceparent_of(record.headers))
-        await self._publisher.publish(topic, event, traceparent=trace)
+        await self._producer.publish(topic, event, traceparent=trace)
 
     def _remember(self, ready: KernelReady) -> None:
         self._announced[ready.kernel_id] = ready
@@ -234,7 +234,7 @@ def run_compile_worker(settings: Settings) -> int:
         session_timeout_s=settings.session_timeout_s,
         drain_timeout_s=settings.compile_timeout_s + DRAIN_SLACK_S,
     )
-    publisher = Publisher(settings.kafka_bootstrap_servers, source="/esper/worker/compile")
+    producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/compile")
     topics = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED, KERNEL_COMPILED, KERNEL_READY)
     limits = Limits(
         wall_s=settings.compile_timeout_s,
@@ -244,16 +244,16 @@ def run_compile_worker(settings: Settings) -> int:
     with CompilePool(settings.compile_processes, limits=limits) as compile_pool:
         Compiler(
             app,
-            publisher,
+            producer,
             compile_pool,
             open_store(settings.kernel_store_url),
             key,
             # Both processes of each pair at work, and one more kernel stored or announced.
             2 * settings.compile_processes + 1,
         )
-        Planner(app, publisher)
+        Planner(app, producer)
         with served(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
-            return run(app, topics=_expected(topics), close=publisher.stop)
+            return run(app, topics=_expected(topics), close=producer.stop)
 
 
 def _expected(topics: tuple[Topic, ...]) -> dict[str, int]:

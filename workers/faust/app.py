@@ -15,8 +15,7 @@ from uuid import uuid4
 from faust.tables.manager import TableManager
 from faust.types import TopicT
 
-from esper.topics.bus import BrokerUnreachable
-from esper.topics.bus.admin import describe
+from esper.topics.bus import BrokerUnreachable, partition_counts
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.workers.faust.guards import ALL, ConfirmedTable, Guard, GuardedApp, RecordBatchSchema
 
@@ -110,7 +109,7 @@ async def verify_topics(bootstrap_servers: str, expected: Mapping[str, int]) -> 
         TopicsNotReady: one or more are missing or have another count.
         BrokerUnreachable: no broker answers.
     """
-    found = await describe(bootstrap_servers)
+    found = await partition_counts(bootstrap_servers)
     faults = [
         f"{name} has {found[name]} partitions instead of {partitions}"
         if name in found
@@ -154,7 +153,7 @@ def run(
     logging.disable(logging.DEBUG)  # Faust builds its debug records even when nobody reads them
     for library in ("faust", "mode"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # Ten errors a second while a broker is away; the publisher says it once.
+    # Ten errors a second while a broker is away; the producer says it once.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         return asyncio.run(_run(app, topics, close))

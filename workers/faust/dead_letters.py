@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 import structlog
 from faust import EventT
 
-from esper.topics.bus import Publisher, Record
+from esper.topics.bus import Producer, Record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Event
 from esper.workers.faust.metrics import DEAD_LETTERS, RECORDS
@@ -47,19 +47,19 @@ def record_of(event: EventT[bytes]) -> Record:
     )
 
 
-async def read(model: type[E], record: Record, publisher: Publisher) -> E | None:
+async def read(model: type[E], record: Record, producer: Producer) -> E | None:
     """Return the event in a record; None when it is none and lies among the dead letters now."""
     RECORDS.labels(record.topic).inc()
     try:
         return decode(model, record.value)
     except Undecodable as error:
-        await send_to_dlq(record, DlqReason.UNDECODABLE, str(error), publisher)
+        await send_to_dlq(record, DlqReason.UNDECODABLE, str(error), producer)
         return None
 
 
-async def send_to_dlq(record: Record, unfit: DlqReason, reason: str, publisher: Publisher) -> None:
+async def send_to_dlq(record: Record, unfit: DlqReason, reason: str, producer: Producer) -> None:
     """Put a record's untouched bytes among the dead letters, where a person will look."""
-    await publisher.dead_letter(record, reason)
+    await producer.dead_letter(record, reason)
     DEAD_LETTERS.labels(record.topic, unfit).inc()
     log.warning(
         "dead letter",

@@ -62,7 +62,7 @@ CLOCKS_OFF = Counter(
 MAX_LATENCY_S = 24 * 60 * 60.0
 """A report older than that was stamped by a clock that is wrong, or waited for a worker."""
 
-Start = Callable[[str, list[tuple[str, str]]], object]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -101,7 +101,7 @@ def served(host: str, port: int, is_ready: Callable[[], bool]) -> Iterator[None]
         return
     metrics: Any = make_wsgi_app()
 
-    def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+    def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO")
         if path == "/metrics":
             return metrics(environ, start)  # type: ignore[no-any-return]
@@ -123,6 +123,6 @@ def served(host: str, port: int, is_ready: Callable[[], bool]) -> Iterator[None]
             thread.join()
 
 
-def _plain(start: Start, status: str, body: bytes) -> list[bytes]:
+def _plain(start: StartResponse, status: str, body: bytes) -> list[bytes]:
     start(status, [("Content-Type", "text/plain; charset=utf-8")])
     return [body]

@@ -10,7 +10,7 @@ from esper.blueprint import shipped
 from esper.settings import Settings
 from esper.tasks.digits import DIGITS
 from esper.tasks.train import OnEpoch, train_task
-from esper.topics.bus import read
+from esper.topics.bus import read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
 from esper.topics.codec import decode
 from esper.topics.models import Blueprint, KernelReady, TrainingRun
@@ -77,15 +77,16 @@ def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
     By the clocks of the records' producers.
     """
     servers = settings.kafka_bootstrap_servers
-    run_record = read(servers, TRAINING_RUN.name, key=run_id.encode())[0]
+    run_record = read_topic(servers, TRAINING_RUN.name, key=run_id.encode())[0]
     run = decode(TrainingRun, run_record.value)
     signatures = list(run.sites.values())
     submitted = {
         decode(Blueprint, record.value).blueprint_id: record.timestamp_ms
-        for record in read(servers, BLUEPRINT_SUBMITTED.name)
+        for record in read_topic(servers, BLUEPRINT_SUBMITTED.name)
     }
     ready = [
-        (record, decode(KernelReady, record.value)) for record in read(servers, KERNEL_READY.name)
+        (record, decode(KernelReady, record.value))
+        for record in read_topic(servers, KERNEL_READY.name)
     ]
     return [
         record.timestamp_ms - max(submitted[kernel.blueprint_id], run_record.timestamp_ms)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from esper.audit import History
+from esper.audit import RunRecords
 from esper.kernel.fetch import fetch_all
 from esper.settings import Settings
 from esper.store import open_store
@@ -11,7 +11,7 @@ from esper.topics.models import KernelReady
 from esper.training.link_config import trusted_key_of
 
 
-def copy_kernels(settings: Settings, history: History, folder: Path) -> int:
+def copy_kernels(settings: Settings, history: RunRecords, folder: Path) -> int:
     """Copy what the store has of the kernels that a history names, verified; return how many.
 
     Raises:

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 
 from esper.settings import Settings
-from esper.topics.bus import Bus, Position
+from esper.topics.bus import Bus, RecordPosition
 from esper.topics.catalog import BLUEPRINT_SUBMITTED
 from esper.topics.models import Blueprint
 
 CONFIRM_TIMEOUT_S = 30
 
 
-def publish_blueprints(settings: Settings, blueprints: Iterable[Blueprint]) -> list[Position]:
+def publish_blueprints(settings: Settings, blueprints: Iterable[Blueprint]) -> list[RecordPosition]:
     """Publish blueprints and return where the broker put each, in their order.
 
     Raises:

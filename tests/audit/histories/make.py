@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from esper.audit import History, read_history, write_history
+from esper.audit import RunRecords, read_history, write_history
 from tests.audit.tampering import changed, forged, one_digit_more, swapped, with_value
 
 HERE = Path(__file__).parent
@@ -14,7 +14,7 @@ ALTERED_DECISION = 1
 EXCHANGED_REPORT = 6
 
 
-def tampered(honest: History) -> Iterator[tuple[str, History]]:
+def tampered(honest: RunRecords) -> Iterator[tuple[str, RunRecords]]:
     """Yield the name of each file with what stands in it."""
     report = honest.reports[ALTERED_REPORT]
     value = one_digit_more(report.value or b"")

@@ -17,7 +17,7 @@ from esper.bandit.defaults import DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.settings import Settings
 from esper.tasks import TASKS
-from esper.topics.models import Limits, Orchestration, OutcomeStatus, Strategy
+from esper.topics.models import Orchestration, OutcomeStatus, SelectionLimits, Strategy
 from esper.training.lineage import RunHistory
 from esper.workers.local.demo import running_stack
 from esper.workers.local.submit import publish_blueprints
@@ -42,7 +42,7 @@ RULES: Final[Mapping[Strategy, Orchestration]] = {
 }
 """Rules by which each strategy has something to do in a short run."""
 
-LIMITS: Final = Limits(dormant_reports=2, forbidden_sites=("conv1", "conv2"))
+LIMITS: Final = SelectionLimits(dormant_reports=2, forbidden_sites=("conv1", "conv2"))
 """One site, so that candidates meet there."""
 
 

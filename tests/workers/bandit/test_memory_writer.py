@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from esper.bandit.memory import FamilyMemory
 from esper.orchestrator import FoldState
 from esper.settings import Settings
-from esper.store.run_memory import KEY_PREFIX, RedisMemory
+from esper.store import RedisRunMemory
+from esper.store.run_memory import KEY_PREFIX
 from esper.workers.bandit.memory_writer import LIMIT_S, Remembering
 from esper.workers.local.process import CAN_DIE_WITH_PARENT
 from esper.workers.local.redis import RedisService
@@ -50,19 +51,19 @@ def test_what_a_closed_run_found_is_kept_once(redis_url: str, family: str) -> No
     kept, known = counted("kept"), counted("known")
     (run,) = closed(family, "one")
     asyncio.run(at(redis_url).keep([run]))
-    found = RedisMemory(redis_url).read(family)
+    found = RedisRunMemory(redis_url).read(family)
     # The worker was killed after that, and another one folds the run again.
     asyncio.run(at(redis_url).keep([run]))
     assert found.runs == ("one",)
     assert found.arms
-    assert RedisMemory(redis_url).read(family) == found
+    assert RedisRunMemory(redis_url).read(family) == found
     assert (counted("kept"), counted("known")) == (kept + 1, known + 1)
 
 
 def test_a_run_told_to_do_without_memory_leaves_none(redis_url: str) -> None:
-    families, missed = RedisMemory(redis_url).families(), counted("missed")
+    families, missed = RedisRunMemory(redis_url).families(), counted("missed")
     asyncio.run(at(redis_url).keep(closed(None, "one")))
-    assert RedisMemory(redis_url).families() == families
+    assert RedisRunMemory(redis_url).families() == families
     assert counted("missed") == missed
 
 
@@ -125,7 +126,7 @@ def test_memory_of_another_schema_costs_that_family_alone(redis_url: str, family
     with capture_logs() as lines:
         asyncio.run(at(redis_url).keep([*closed(other, "one"), *closed(family, "two")]))
     assert counted("missed") == missed + 1
-    assert RedisMemory(redis_url).read(family) != FamilyMemory()
+    assert RedisRunMemory(redis_url).read(family) != FamilyMemory()
     (warning,) = [line for line in lines if line["log_level"] == "warning"]
     assert warning["run"] == "one"
     assert "has schema 2, not 1" in warning["why"]
@@ -142,7 +143,7 @@ def test_runs_are_remembered_again_when_redis_is_back(
         service.start()
         try:
             asyncio.run(remembering.keep(closed(family, "two", "three")))
-            assert RedisMemory(service.url).read(family).runs == ("two", "three")
+            assert RedisRunMemory(service.url).read(family).runs == ("two", "three")
         finally:
             service.stop()
         asyncio.run(remembering.keep(closed(family, "four")))

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from esper.topics.bus import Bus, Record
-from esper.topics.bus.admin import create_specs
+from esper.topics.bus import Bus, Record, create_topics_from
 from esper.topics.catalog import TopicSpec
 from esper.topics.codec import encode
 from esper.topics.models import SeedReport
@@ -23,7 +22,7 @@ def report(run_id: str, seq: int) -> SeedReport:
 def judge(servers: str, written: list[SeedReport], *, last_seq: int, last_offset: int) -> None:
     """Write reports; then take the last one for what came after `last_seq` of run `a`."""
     topic = f"holes-{secrets.token_hex(4)}"
-    create_specs(servers, [TopicSpec(topic, 1, ())])
+    create_topics_from(servers, [TopicSpec(topic, 1, ())])
     bus = Bus.connect(servers, source="/esper/test")
     for each in written:
         bus.send(topic, each.run_id.encode(), encode(each)).result(timeout=10)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from esper.blueprint import shipped
 from esper.blueprint.ops import OPS
-from esper.topics.bus import create_topics, read
+from esper.topics.bus import create_topics, read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED
 from esper.topics.codec import decode
 from esper.topics.models import Blueprint
@@ -155,7 +155,9 @@ def test_what_is_published_with_a_value_is_the_member_of_the_family(
     ended = esper("blueprint", "publish", str(file), "--set", "width=7")
     assert ended.exit_code == 0, ended.stdout
     assert ended.stdout.startswith("bottleneck.width-7: offset ")
-    record = read(kafka.bootstrap_servers, BLUEPRINT_SUBMITTED.name, key=b"bottleneck.width-7")[-1]
+    record = read_topic(
+        kafka.bootstrap_servers, BLUEPRINT_SUBMITTED.name, key=b"bottleneck.width-7"
+    )[-1]
     assert decode(Blueprint, record.value).values == {"width": 7}
 
 

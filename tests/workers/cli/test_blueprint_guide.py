@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from esper.blueprint.resolve import MAX_ACTIVATIONS, MAX_FLOPS, MAX_PARAMETERS
-from esper.topics.models.blueprint import MAX_NODES
+from esper.topics.models import MAX_NODES
 from esper.workers.cli import app
 
 DOCS = Path(__file__).parents[3] / "docs"

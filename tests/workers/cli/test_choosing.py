@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
-from esper.topics.models import Limits, PolicySpec
+from esper.topics.models import PolicySpec, SelectionLimits
 from esper.workers.cli.choosing import Choosing
 from esper.workers.local.trainer import REPORT_EVERY, Pace
 from tests.workers.cli.test_errors import esper
@@ -34,7 +34,7 @@ def test_each_option_is_one_thing_that_the_run_is_told() -> None:
     ).chosen(SITES)
     assert policy == PolicySpec(name="ucb1", params={"exploration": 0.5})
     assert selection.attention == PolicySpec(name="ucb1")
-    assert selection.limits == Limits(
+    assert selection.limits == SelectionLimits(
         max_params=500,
         max_memory_ratio=3.0,
         max_latency_ratio=2.5,

@@ -14,8 +14,9 @@ from esper.audit import cause_of
 from esper.bandit.memory import FamilyMemory, Lesson, folded
 from esper.orchestrator import fold
 from esper.orchestrator.memory_update import lessons_of
-from esper.store.run_memory import KEY_PREFIX, RedisMemory
-from esper.topics.bus import Bus, create_topics, read
+from esper.store import RedisRunMemory
+from esper.store.run_memory import KEY_PREFIX
+from esper.topics.bus import Bus, create_topics, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from esper.topics.codec import decode
 from esper.topics.models import MemorySnapshot, SeedReport
@@ -40,9 +41,9 @@ def family() -> str:
 
 
 @pytest.fixture
-def memory(redis_url: str, family: str) -> RedisMemory:
+def memory(redis_url: str, family: str) -> RedisRunMemory:
     """A memory that knows of one run of the family, three hours ago."""
-    memory = RedisMemory(redis_url)
+    memory = RedisRunMemory(redis_url)
     hours_ago = int(time.time() * 1000) - 3 * 3_600_000
     learnt = [Lesson(FC, "low-rank", 4, 0.75), Lesson(FC, "dropout-mlp", 1, 0.25)]
     memory.fold(family, learnt, run_id="earlier", at_ms=hours_ago)
@@ -84,7 +85,9 @@ def test_one_family_is_shown_with_the_best_of_each_site_first(family: str) -> No
     }
 
 
-def test_a_family_is_dropped_only_when_that_is_confirmed(memory: RedisMemory, family: str) -> None:
+def test_a_family_is_dropped_only_when_that_is_confirmed(
+    memory: RedisRunMemory, family: str
+) -> None:
     assert esper("forget", family, answer="n\n").exit_code == 1
     assert memory.read(family).arms
     assert esper("forget", family, "--yes").exit_code == 0
@@ -124,7 +127,7 @@ def recorded(kafka: Any, family: str | None, *, closing: bool = True, forged: bo
     bus = Bus.connect(kafka.bootstrap_servers, source="/esper/test")
     for report in run.reports:
         bus.send(report.topic, key, report.value or b"").result(WAIT_S)
-    for record in read(kafka.bootstrap_servers, SEED_METRICS.name, key=key):
+    for record in read_topic(kafka.bootstrap_servers, SEED_METRICS.name, key=key):
         report = decode(SeedReport, record.value)
         state, decisions = fold(state, report, cause_of(record, report))
         for decision in decisions:
@@ -149,7 +152,7 @@ def test_a_run_that_was_missed_is_learnt_from_its_record_once(
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert first.output.startswith(f"{family}: learnt of ")
     assert second.output == f"{family}: {run_id} counts already\n"
-    found = RedisMemory(redis_url).read(family)
+    found = RedisRunMemory(redis_url).read(family)
     state = taught_run(family, run_id=run_id).folded
     assert (
         found.arms
@@ -178,7 +181,7 @@ def test_a_run_that_teaches_nothing_is_refused_in_one_line(
     assert result.exit_code == code
     assert why in result.output
     assert result.output.count("\n") == 1
-    assert family not in RedisMemory(redis_url).families()
+    assert family not in RedisRunMemory(redis_url).families()
 
 
 def test_a_run_that_is_not_on_record_exits_2(named: Any) -> None:

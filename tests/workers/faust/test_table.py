@@ -9,8 +9,7 @@ from typing import Any
 
 from faust import StreamT
 
-from esper.topics.bus import Bus, read
-from esper.topics.bus.admin import create_specs
+from esper.topics.bus import Bus, create_topics_from, read_topic
 from esper.topics.catalog import TopicSpec
 from esper.workers.faust.app import bytes_table, make_app, raw_topic, run
 from esper.workers.faust.guards import process_in_order
@@ -20,7 +19,7 @@ def test_a_confirmed_write_is_on_the_changelog(kafka: Any, tmp_path: Path) -> No
     name = f"confirmed-{secrets.token_hex(4)}"
     servers = kafka.bootstrap_servers
     changelog = f"{name}-kept-changelog"
-    create_specs(servers, [TopicSpec(name, 1, ()), TopicSpec(changelog, 1, ())])
+    create_topics_from(servers, [TopicSpec(name, 1, ()), TopicSpec(changelog, 1, ())])
     app = make_app(name, bootstrap_servers=servers, data_dir=tmp_path)
     app.conf.producer_linger = 3.0  # what is not waited for stays away longer than reading takes
     table = bytes_table(app, "kept", 1)
@@ -32,7 +31,7 @@ def test_a_confirmed_write_is_on_the_changelog(kafka: Any, tmp_path: Path) -> No
             table[event.key] = event.value
             await table.confirmed()
             # No commit, no pause: what is not there now would be lost by a kill now.
-            records = await asyncio.to_thread(read, servers, changelog)
+            records = await asyncio.to_thread(read_topic, servers, changelog)
             found.extend(record.value for record in records)
             os.kill(os.getpid(), signal.SIGTERM)
 

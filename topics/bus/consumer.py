@@ -7,7 +7,7 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.partitioner import murmur2
 
-from esper.topics.bus.admin import describe
+from esper.topics.bus.admin import partition_counts
 from esper.topics.bus.connection import connect
 from esper.topics.bus.errors import BrokerUnreachable, TopicMismatch
 from esper.topics.bus.record import Record
@@ -19,7 +19,7 @@ STALL_TIMEOUT_S = 10.0
 """How long reading waits for the next records before it takes the broker for lost."""
 
 
-class Span(NamedTuple):
+class OffsetRange(NamedTuple):
     """A part of a partition: the offsets from `start` up to, and without, `stop`."""
 
     topic: str
@@ -33,7 +33,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-def read(bootstrap_servers: str, topic: str, *, key: bytes | None = None) -> list[Record]:
+def read_topic(bootstrap_servers: str, topic: str, *, key: bytes | None = None) -> list[Record]:
     """Return all records of a topic up to its present end, in order within each partition.
 
     With `key`, only the records of that key, read from the one partition that holds them.
@@ -57,9 +57,9 @@ async def _read(bootstrap_servers: str, topic: str, key: bytes | None) -> list[R
         await consumer.stop()
 
 
-async def find(
+async def find_record(
     bootstrap_servers: str,
-    where: Span,
+    where: OffsetRange,
     key: bytes,
     wanted: Callable[[Record], bool],
 ) -> Record | None:
@@ -139,7 +139,7 @@ async def assign(
     Raises:
         BrokerUnreachable, TopicMismatch: see `read`.
     """
-    count = (await describe(bootstrap_servers)).get(topic)
+    count = (await partition_counts(bootstrap_servers)).get(topic)
     if count is None:
         raise TopicMismatch(f"there is no topic {topic!r}; create it with `esper topics create`")
     numbers = range(count) if key is None else [partition_of(key, count)]

@@ -13,9 +13,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from esper.topics.bus.connection import CONNECT_TIMEOUT_S
+from esper.topics.bus.consumer import assign, new_consumer
 from esper.topics.bus.errors import BrokerUnreachable
-from esper.topics.bus.publisher import RETRY_PAUSE_S, Position, Publisher
-from esper.topics.bus.reader import assign, new_consumer
+from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition
 from esper.topics.bus.record import Record
 from esper.topics.catalog import Topic
 from esper.topics.models import Event
@@ -29,11 +29,11 @@ DISCONNECT_TIMEOUT_S = 0.5
 """How long parting from the broker may take once nothing is under way."""
 
 
-class Start(Enum):
+class StartOffset(Enum):
     """From where a follower reads."""
 
-    BEGINNING = "beginning"
-    NOW = "now"
+    EARLIEST = "earliest"
+    LATEST = "latest"
 
 
 class Bus:
@@ -44,11 +44,11 @@ class Bus:
 
     def __init__(self, bootstrap_servers: str, *, source: str) -> None:
         self._bootstrap_servers = bootstrap_servers
-        self._publisher = Publisher(bootstrap_servers, source=source)
+        self._publisher = Producer(bootstrap_servers, source=source)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="esper-bus", daemon=True)
         self._followers: list[Future[None]] = []
-        self._under_way: set[Future[Position]] = set()
+        self._under_way: set[Future[RecordPosition]] = set()
 
     @classmethod
     def connect(cls, bootstrap_servers: str, *, source: str) -> "Bus":
@@ -68,7 +68,7 @@ class Bus:
 
     def publish(
         self, topic: Topic, event: Event, *, traceparent: str | None = None
-    ) -> "Future[Position]":
+    ) -> "Future[RecordPosition]":
         """Hand an event over and return at once; the future ends when the broker has it.
 
         While the broker is away the future stays pending. Cancelling it gives the event up. Events
@@ -76,12 +76,17 @@ class Bus:
         """
         return self._sent(self._publisher.publish(topic, event, traceparent=traceparent))
 
-    def send(self, topic: str, key: bytes | None, value: bytes) -> "Future[Position]":
+    def send(self, topic: str, key: bytes | None, value: bytes) -> "Future[RecordPosition]":
         """Like `publish`, for bytes that are sent as they are."""
         return self._sent(self._publisher.send(topic, key, value, ()))
 
-    def follow(
-        self, topic: str, deliver: Deliver, *, key: bytes | None = None, start: Start = Start.NOW
+    def consume(
+        self,
+        topic: str,
+        deliver: Deliver,
+        *,
+        key: bytes | None = None,
+        start: StartOffset = StartOffset.LATEST,
     ) -> None:
         """Call `deliver` with each record, of one key or of all, from `start` on, until `close`.
 
@@ -128,13 +133,15 @@ class Bus:
             log.debug("the broker did not answer the farewell")
         await _cancel_all()
 
-    async def _position(self, topic: str, key: bytes | None, start: Start) -> AIOKafkaConsumer:
+    async def _position(
+        self, topic: str, key: bytes | None, start: StartOffset
+    ) -> AIOKafkaConsumer:
         consumer = new_consumer(self._bootstrap_servers)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 partitions = await assign(consumer, self._bootstrap_servers, topic, key)
                 # Both wait until the broker has told the offsets.
-                if start is Start.BEGINNING:
+                if start is StartOffset.EARLIEST:
                     await consumer.seek_to_beginning(*partitions)
                 else:
                     await consumer.seek_to_end(*partitions)
@@ -146,7 +153,7 @@ class Bus:
             raise
         return consumer
 
-    def _sent(self, work: Coroutine[Any, Any, Position]) -> "Future[Position]":
+    def _sent(self, work: Coroutine[Any, Any, RecordPosition]) -> "Future[RecordPosition]":
         sending = self._submit(work)
         self._under_way.add(sending)
         sending.add_done_callback(self._under_way.discard)

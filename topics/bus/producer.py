@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from esper.topics.bus.connection import connect
-from esper.topics.bus.errors import BrokerUnreachable, Unpublishable
+from esper.topics.bus.errors import BrokerUnreachable, RecordTooLarge
 from esper.topics.bus.record import Record
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic
 from esper.topics.codec import Headers, cloud_event_headers, encode
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 RETRY_PAUSE_S = 0.25
 
 REQUEST_TIMEOUT_S = 10.0
-"""After this the client library gives a record up, and `Publisher` hands it over again."""
+"""After this the client library gives a record up, and `Producer` hands it over again."""
 
 MAX_DEAD_LETTER_BYTES = 64 * 1024 * 1024
 
 
-class Position(NamedTuple):
+class RecordPosition(NamedTuple):
     """Where the broker put a record."""
 
     topic: str
@@ -33,14 +33,14 @@ class Position(NamedTuple):
     offset: int
 
 
-class Traced(NamedTuple):
+class TracedEvent(NamedTuple):
     """An event to publish, and the trace that it belongs to."""
 
     event: Event
     traceparent: str | None = None
 
 
-class Publisher:
+class Producer:
     """A producer whose `publish` returns when all in-sync replicas have the record.
 
     While the broker is away, `publish` waits and tries again; a record may then be written twice,
@@ -59,9 +59,9 @@ class Publisher:
         self._source = source
         self._compression = compression
         self._max_record_bytes = max_record_bytes
-        self._producer: AIOKafkaProducer | None = None
+        self._client: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
-        self._undertaker: Publisher | None = None
+        self._undertaker: Producer | None = None
 
     async def start(self) -> None:
         """Connect.
@@ -75,15 +75,15 @@ class Publisher:
         """Flush what is under way and disconnect; returns at once if never started."""
         if self._undertaker is not None:
             await self._undertaker.stop()
-        await self._drop(self._producer)
+        await self._drop(self._client)
 
     async def publish(
         self, topic: Topic, event: Event, *, traceparent: str | None = None
-    ) -> Position:
+    ) -> RecordPosition:
         """Send an event to its topic and wait until the broker has it.
 
         Raises:
-            Unpublishable: the record is larger than the topic takes.
+            RecordTooLarge: the record is larger than the topic takes.
         """
         value = encode(event)
         headers = cloud_event_headers(
@@ -91,27 +91,27 @@ class Publisher:
         )
         return await self.send(topic.name, topic.key_of(event), value, headers)
 
-    async def publish_all(self, topic: Topic, events: Iterable[Traced]) -> None:
+    async def publish_all(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
         """Publish events and return when the broker has all of them, in order within each key.
 
         Keys go side by side. Of one key the next event is sent when the one before is confirmed:
         whatever fails and is sent again, its record has no hole and is never out of order.
 
         Raises:
-            ExceptionGroup: of `Unpublishable`, see `publish`; of its key nothing more was sent.
+            ExceptionGroup: of `RecordTooLarge`, see `publish`; of its key nothing more was sent.
         """
-        by_key: dict[bytes, list[Traced]] = {}
+        by_key: dict[bytes, list[TracedEvent]] = {}
         for traced in events:
             by_key.setdefault(topic.key_of(traced.event), []).append(traced)
         async with asyncio.TaskGroup() as tasks:
             for in_turn in by_key.values():
                 tasks.create_task(self._publish_in_turn(topic, in_turn))
 
-    async def _publish_in_turn(self, topic: Topic, events: Iterable[Traced]) -> None:
+    async def _publish_in_turn(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
         for event, traceparent in events:
             await self.publish(topic, event, traceparent=traceparent)
 
-    async def dead_letter(self, record: Record, reason: str) -> Position:
+    async def dead_letter(self, record: Record, reason: str) -> RecordPosition:
         """Put a record's untouched bytes on its topic's dead letters, with reason and origin.
 
         A value that the broker will not take again, even compressed, stays where it is: the dead
@@ -126,7 +126,7 @@ class Publisher:
         topic, headers = f"{record.topic}.dlq", (*record.headers, *origin)
         if self._undertaker is None:
             # Its sender may have compressed the record to get it past the broker's limit.
-            self._undertaker = Publisher(
+            self._undertaker = Producer(
                 self._bootstrap_servers,
                 source=self._source,
                 compression="gzip",
@@ -134,13 +134,13 @@ class Publisher:
             )
         try:
             return await self._undertaker.send(topic, record.key, record.value, headers)
-        except Unpublishable:
+        except RecordTooLarge:
             size = str(len(record.value or b"")).encode()
             return await self.send(topic, record.key, None, (*headers, ("dlq-value-bytes", size)))
 
     async def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> Position:
+    ) -> RecordPosition:
         """Send bytes and wait until the broker has them; see `publish`."""
         say_once = _once(log.warning)
         while True:
@@ -148,14 +148,14 @@ class Publisher:
                 return await self._send_once(topic, key, value, headers)
             except MessageSizeTooLargeError as error:
                 size = len(value or b"")
-                raise Unpublishable(f"{topic}: a record of {size} bytes is too large") from error
+                raise RecordTooLarge(f"{topic}: a record of {size} bytes is too large") from error
             except (KafkaError, BrokerUnreachable) as error:
                 say_once("%s: the broker does not confirm (%s); trying again", topic, error)
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _send_once(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> Position:
+    ) -> RecordPosition:
         if key is None and value is None:
             # The client library does not send such a record, which others may well have sent us.
             value = b""
@@ -169,15 +169,15 @@ class Publisher:
                 # An idempotent producer is spent after a fatal error; the next try makes a new one.
                 await self._drop(producer)
             raise
-        return Position(metadata.topic, metadata.partition, metadata.offset)
+        return RecordPosition(metadata.topic, metadata.partition, metadata.offset)
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
-            if self._producer is None:
-                self._producer = await self._new_producer()
-            return self._producer
+            if self._client is None:
+                self._client = await self._new_client()
+            return self._client
 
-    async def _new_producer(self) -> AIOKafkaProducer:
+    async def _new_client(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap_servers,
             enable_idempotence=True,
@@ -195,8 +195,8 @@ class Publisher:
 
     async def _drop(self, producer: AIOKafkaProducer | None) -> None:
         """Stop a producer, unless another task has replaced it already."""
-        if producer is self._producer and producer is not None:
-            self._producer = None
+        if producer is self._client and producer is not None:
+            self._client = None
             await producer.stop()
 
 
