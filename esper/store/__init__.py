@@ -19,7 +19,7 @@ from esper.store.refusal import (
 )
 
 if TYPE_CHECKING:
-    from esper.store import RedisRunMemory
+    from esper.store.run_memory import RedisRunMemory
 
 __all__ = [
     "KernelMissing",
@@ -37,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # Resolved on first use, so that a process without Redis never loads its client.
     if name == "RedisRunMemory":
-        from esper.store import RedisRunMemory
+        from esper.store.run_memory import RedisRunMemory
 
         return RedisRunMemory
     raise AttributeError(f"module 'esper.store' has no attribute {name!r}")
