@@ -14,7 +14,7 @@ from benchmarks.timing import in_turn
 from esper.blueprint import shipped
 from esper.compiler import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
-from esper.kernel import Kernel, Plan, to_source
+from esper.kernel import Kernel, KernelPlan, to_source
 from esper.kernel.source import IMPORTS
 from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
@@ -44,7 +44,7 @@ class Case:
         size = "x".join(map(str, self.signature.h))
         return f"{self.blueprint.blueprint_id}-{size}"
 
-    def plan(self) -> Plan:
+    def plan(self) -> KernelPlan:
         """Return the plan as it is compiled, before any pass."""
         return BlueprintCompiler().compile(self.blueprint, self.signature)
 
@@ -72,7 +72,7 @@ def device_name(device: Device) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 
-def kernel_of(plan: Plan) -> Kernel:
+def kernel_of(plan: KernelPlan) -> Kernel:
     """Return a kernel of random weights, as after training, on the device of its plan."""
     generator = torch.Generator().manual_seed(0)
     tensors = {

@@ -36,7 +36,7 @@ from esper.compiler import KernelOptimizer
 from esper.compiler.measure import LiveBytes
 from esper.compiler.passes import PASSES, Pass
 from esper.compiler.passes.liveness import free_early
-from esper.kernel import Kernel, Plan
+from esper.kernel import Kernel, KernelPlan
 from esper.topics.models import SiteSignature
 
 GOAL: Final = Goal(sense="at most", limit=0.99)
@@ -102,7 +102,7 @@ def _measured(
         )
 
 
-def _steps(case: Case, plans: dict[str, Plan], make: "MakeStep") -> dict[str, Step]:
+def _steps(case: Case, plans: dict[str, KernelPlan], make: "MakeStep") -> dict[str, Step]:
     x, h = inputs_of(case.signature)
     return {name: make(kernel_of(plan), x, h) for name, plan in plans.items()}
 
@@ -172,7 +172,7 @@ def _freeing(device: Device, quick: bool) -> Iterator[Figure]:
     )
 
 
-def _peak_bytes(plan: Plan, case: Case) -> int:
+def _peak_bytes(plan: KernelPlan, case: Case) -> int:
     kernel, (x, h) = kernel_of(plan), inputs_of(case.signature)
     with torch.no_grad(), LiveBytes([x, h, *kernel.parameters()]) as live:
         kernel(x, h)

@@ -14,7 +14,7 @@ from benchmarks.result import BenchmarkError
 from esper.blueprint import request_for, shipped
 from esper.compiler import Built
 from esper.compiler.build import build
-from esper.compiler.outcome import Outcome
+from esper.compiler.results import BuildResult
 from esper.kernel import Kernel
 from esper.kernel.build import kernel_from
 from esper.orchestrator.state import WHOLE
@@ -53,10 +53,10 @@ class Workshop:
 
     def __init__(self, offered: Iterable[Blueprint]) -> None:
         self._offered = {blueprint.blueprint_id: blueprint for blueprint in offered}
-        self._made: dict[str, Outcome] = {}
+        self._made: dict[str, BuildResult] = {}
         self.spent_s = 0.0
 
-    def outcome(self, blueprint_id: str, signature: SiteSignature) -> Outcome | None:
+    def outcome(self, blueprint_id: str, signature: SiteSignature) -> BuildResult | None:
         """Return what becomes of a blueprint at a site; None where it is for other kinds."""
         blueprint = self._offered[blueprint_id]
         if signature.kind not in blueprint.kinds:

@@ -7,10 +7,10 @@ from typing import Final
 from esper.blueprint.expressions import MAX_SIZE, evaluate, is_constant, parse
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
 
-Written = int | float | bool | str | tuple[int | str, ...]
+AuthoredValue = int | float | bool | str | tuple[int | str, ...]
 """An argument as it stands in a blueprint."""
 
-Literal = int | float | bool | tuple[int, ...]
+LiteralValue = int | float | bool | tuple[int, ...]
 """An argument as it stands in a plan."""
 
 MAX_LIST: Final = 8
@@ -18,14 +18,14 @@ MAX_LIST: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class SizeArgument:
     """A whole number from `least` to `most`, or a size expression of such a value."""
 
     default: int | str | None = None
     least: int = 1
     most: int = MAX_SIZE
 
-    def check(self, value: Written, symbols: Set[str]) -> None:
+    def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
         """Refuse, whatever the site, what can be no such number."""
         if isinstance(value, str):
             if is_constant(parse(value, symbols)):
@@ -33,7 +33,7 @@ class Size:
         elif not self.admits(value):
             raise _ill_typed(value, f"{self.expected} or a size expression")
 
-    def resolve(self, value: Written, sizes: Mapping[str, int]) -> int:
+    def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> int:
         """Return the number that `value` is at a site."""
         return _resolved(value, sizes, self)
 
@@ -48,13 +48,13 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChoiceArgument:
     """One of a few whole numbers, or a size expression of such a value."""
 
     options: tuple[int, ...]
     default: int | str | None = None
 
-    def check(self, value: Written, symbols: Set[str]) -> None:
+    def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
         """Refuse, whatever the site, what can be no option."""
         if isinstance(value, str):
             if is_constant(parse(value, symbols)):
@@ -62,7 +62,7 @@ class Choice:
         elif not self.admits(value):
             raise _ill_typed(value, self.expected)
 
-    def resolve(self, value: Written, sizes: Mapping[str, int]) -> int:
+    def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> int:
         """Return the option that `value` is at a site."""
         return _resolved(value, sizes, self)
 
@@ -77,18 +77,18 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class NumberArgument:
     """A number with a fraction, from `least` to less than `below`."""
 
     default: float | None = None
     least: float = 0.0
     below: float = 1.0
 
-    def check(self, value: Written, symbols: Set[str]) -> None:
+    def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
         """Refuse what is no number of the range."""
         self.resolve(value, {})
 
-    def resolve(self, value: Written, sizes: Mapping[str, int]) -> float:
+    def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> float:
         """Return the number; it is the same at every site."""
         number = float(value) if type(value) is int else value
         if not isinstance(number, float) or not self.admits(number):
@@ -106,17 +106,17 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class FlagArgument:
     """True or false."""
 
     default: bool | None = None
 
-    def check(self, value: Written, symbols: Set[str]) -> None:
+    def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
         """Refuse what is neither true nor false."""
         if not self.admits(value):
             raise _ill_typed(value, self.expected)
 
-    def resolve(self, value: Written, sizes: Mapping[str, int]) -> bool:
+    def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> bool:
         """Return the flag; it is the same at every site."""
         self.check(value, frozenset())
         return bool(value)
@@ -132,7 +132,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class SizeListArgument:
     """A list of `fewest` to `longest` sizes, each from `least` to `most`; it must be given."""
 
     fewest: int
@@ -141,12 +141,12 @@ class Sizes:
     most: int = MAX_SIZE
     default: None = None
 
-    def check(self, value: Written, symbols: Set[str]) -> None:
+    def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
         """Refuse, whatever the site, what can be no such list."""
         for member in self._members(value):
             self.each.check(member, symbols)
 
-    def resolve(self, value: Written, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the numbers that `value` is at a site."""
         return tuple(self.each.resolve(member, sizes) for member in self._members(value))
 
@@ -165,20 +165,22 @@ class Sizes:
         return f"a list of {count}, each {self.each.expected}"
 
     @property
-    def each(self) -> Size:
+    def each(self) -> SizeArgument:
         """What each member is."""
-        return Size(least=self.least, most=self.most)
+        return SizeArgument(least=self.least, most=self.most)
 
-    def _members(self, value: Written) -> tuple[int | str, ...]:
+    def _members(self, value: AuthoredValue) -> tuple[int | str, ...]:
         if not isinstance(value, tuple) or not self.fewest <= len(value) <= self.longest:
             raise _ill_typed(value, self.expected)
         return value
 
 
-Argument = Size | Choice | Number | Flag | Sizes
+Argument = SizeArgument | ChoiceArgument | NumberArgument | FlagArgument | SizeListArgument
 
 
-def _resolved(value: Written, sizes: Mapping[str, int], argument: Size | Choice) -> int:
+def _resolved(
+    value: AuthoredValue, sizes: Mapping[str, int], argument: SizeArgument | ChoiceArgument
+) -> int:
     number = evaluate(parse(value, sizes.keys()), sizes) if isinstance(value, str) else value
     if type(number) is not int or not argument.admits(number):
         raise BlueprintRejected(
@@ -187,9 +189,9 @@ def _resolved(value: Written, sizes: Mapping[str, int], argument: Size | Choice)
     return number
 
 
-def _ill_typed(value: Written, expected: str) -> BlueprintRejected:
+def _ill_typed(value: AuthoredValue, expected: str) -> BlueprintRejected:
     return BlueprintRejected(RejectionCode.BAD_ARGUMENT, f"{_shown(value)} is not {expected}")
 
 
-def _shown(value: Written) -> str:
+def _shown(value: AuthoredValue) -> str:
     return repr(list(value) if isinstance(value, tuple) else value)

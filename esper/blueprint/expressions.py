@@ -36,7 +36,7 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class Constant:
     """A whole number as written."""
 
     value: int
@@ -50,14 +50,14 @@ class Symbol:
 
 
 @dataclass(frozen=True, slots=True)
-class Apply:
+class Application:
     """An operator or function over two or more operands, from left to right."""
 
     operator: str
     operands: tuple["Expression", ...]
 
 
-Expression = Number | Symbol | Apply
+Expression = Constant | Symbol | Application
 
 
 def symbols_of(*kinds: SiteKind) -> frozenset[str]:
@@ -108,10 +108,10 @@ def names_in(text: str) -> frozenset[str]:
 def is_constant(expression: Expression) -> bool:
     """Whether an expression has the same value at every site."""
     match expression:
-        case Apply(_, operands):
+        case Application(_, operands):
             return all(map(is_constant, operands))
         case _:
-            return isinstance(expression, Number)
+            return isinstance(expression, Constant)
 
 
 def evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:
@@ -121,11 +121,11 @@ def evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:
         BlueprintRejected: a division by zero, or a value beyond the bounds on the way.
     """
     match expression:
-        case Number(value):
+        case Constant(value):
             return _bounded(value)
         case Symbol(name):
             return sizes[name]
-        case Apply(operator, operands):
+        case Application(operator, operands):
             values = [evaluate(operand, sizes) for operand in operands]
             return reduce(_OPERATORS[operator], values)
 
@@ -196,7 +196,7 @@ class _Parser:
         tree = operand(depth)
         while (operator := self.peek()) in operators:
             self._next += 1
-            tree = Apply(str(operator), (tree, operand(depth)))
+            tree = Application(str(operator), (tree, operand(depth)))
         return tree
 
     def _factor(self, depth: int) -> Expression:
@@ -204,7 +204,7 @@ class _Parser:
             raise _bad(self._text, f"is nested deeper than {MAX_DEPTH}")
         token = self._take()
         if token.isdigit():
-            return Number(int(token))
+            return Constant(int(token))
         if token == "(":
             tree = self.sum(depth + 1)
             self._expect(")")
@@ -226,7 +226,7 @@ class _Parser:
         self._expect(")")
         if len(operands) == 1:
             raise _bad(self._text, f"gives {function} one operand; it takes two or more")
-        return Apply(function, tuple(operands))
+        return Application(function, tuple(operands))
 
     def _take(self) -> str:
         token = self.peek()

@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from esper.blueprint.arguments import Written
+from esper.blueprint.arguments import AuthoredValue
 from esper.blueprint.expressions import (
     FUNCTIONS,
     MAX_SIZE,
@@ -112,7 +112,7 @@ def _check_parameter(name: str, parameter: Parameter, symbols: frozenset[str]) -
         raise _bad(f"default {default} is not from {parameter.least} to {parameter.most}")
 
 
-def _names(value: Written) -> frozenset[str]:
+def _names(value: AuthoredValue) -> frozenset[str]:
     texts = value if isinstance(value, tuple) else (value,)
     return frozenset[str]().union(*(names_in(text) for text in texts if isinstance(text, str)))
 

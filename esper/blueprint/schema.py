@@ -7,7 +7,14 @@ their ranges, and no field that Esper would ignore, so that an editor shows a sl
 from collections.abc import Mapping
 from typing import Any, Final
 
-from esper.blueprint.arguments import Argument, Choice, Flag, Number, Size, Sizes
+from esper.blueprint.arguments import (
+    Argument,
+    ChoiceArgument,
+    FlagArgument,
+    NumberArgument,
+    SizeArgument,
+    SizeListArgument,
+)
 from esper.blueprint.expressions import MAX_LENGTH, MAX_SIZE
 from esper.blueprint.ops import OPS, OpSpec
 from esper.topics.models import Blueprint
@@ -116,16 +123,16 @@ def _argument(argument: Argument) -> Schema:
     if argument.default is not None:
         schema["default"] = argument.default
     match argument:
-        case Size(least=least, most=most):
+        case SizeArgument(least=least, most=most):
             number = {"type": "integer", "minimum": least, "maximum": most}
             return schema | {"anyOf": [number, {"$ref": EXPRESSION}]}
-        case Choice(options=options):
+        case ChoiceArgument(options=options):
             return schema | {"anyOf": [{"enum": list(options)}, {"$ref": EXPRESSION}]}
-        case Number(least=least, below=below):
+        case NumberArgument(least=least, below=below):
             return schema | {"type": "number", "minimum": least, "exclusiveMaximum": below}
-        case Flag():
+        case FlagArgument():
             return schema | {"type": "boolean"}
-        case Sizes(fewest=fewest, longest=longest):
+        case SizeListArgument(fewest=fewest, longest=longest):
             items = {"anyOf": _argument(argument.each)["anyOf"]}
             return schema | {
                 "type": "array",

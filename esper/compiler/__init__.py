@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from esper.compiler.compile import BlueprintCompiler
     from esper.compiler.compile_pool import CompilePool
     from esper.compiler.optimize import KernelOptimizer
-    from esper.compiler.outcome import Built, Rejected
+    from esper.compiler.results import Built, Rejected
     from esper.compiler.validate import KernelRejected, KernelValidator
 
 _HOMES: Final = {
     "BlueprintCompiler": "compile",
-    "Built": "outcome",
+    "Built": "results",
     "CompilePool": "compile_pool",
     "KernelOptimizer": "optimize",
     "KernelRejected": "validate",
     "KernelValidator": "validate",
-    "Rejected": "outcome",
+    "Rejected": "results",
 }
 
 __all__ = [

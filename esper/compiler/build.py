@@ -5,7 +5,7 @@ from esper.blueprint.rejection import BlueprintRejected, RejectionCode
 from esper.compiler.compile import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
 from esper.compiler.optimize import KernelOptimizer
-from esper.compiler.outcome import Compiled, Outcome, Rejected, Validated, built
+from esper.compiler.results import BuildResult, Compiled, Rejected, Validated, built
 from esper.compiler.timing import timed
 from esper.compiler.validate import KernelRejected, KernelValidator
 from esper.kernel.artifact import pack
@@ -13,7 +13,7 @@ from esper.topics.codec import sha256_of
 from esper.topics.models import KernelRequested
 
 
-def build(request: KernelRequested) -> Outcome:
+def build(request: KernelRequested) -> BuildResult:
     """Compile and validate a kernel; a rejection is a value. The farm does it in two processes."""
     match compile_kernel(request):
         case Rejected() as rejected:

@@ -2,14 +2,14 @@
 
 from esper.blueprint.identity import kernel_id
 from esper.blueprint.resolve import resolve
-from esper.kernel.plan import Plan, Step
+from esper.kernel.plan import KernelPlan, PlanStep
 from esper.topics.models import Blueprint, SiteSignature
 
 
 class BlueprintCompiler:
     """The pure step from a blueprint to a plan: the same arguments give the same plan."""
 
-    def compile(self, blueprint: Blueprint, signature: SiteSignature) -> Plan:
+    def compile(self, blueprint: Blueprint, signature: SiteSignature) -> KernelPlan:
         """Return the plan of a blueprint at a site.
 
         Raises:
@@ -17,7 +17,9 @@ class BlueprintCompiler:
                 limit; with the code and the node at fault.
         """
         steps = tuple(
-            Step(node=node.id, op=node.spec.name, inputs=node.inputs, args=dict(node.args))
+            PlanStep(node=node.id, op=node.spec.name, inputs=node.inputs, args=dict(node.args))
             for node in resolve(blueprint, signature).nodes
         )
-        return Plan(kernel_id=kernel_id(blueprint, signature), signature=signature, steps=steps)
+        return KernelPlan(
+            kernel_id=kernel_id(blueprint, signature), signature=signature, steps=steps
+        )

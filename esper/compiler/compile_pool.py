@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import Final, Self
 
 from esper.blueprint.rejection import RejectionCode
-from esper.compiler.limits import Limits
-from esper.compiler.outcome import Compiled, Outcome, Rejected, TimingsMs, Validated, built
-from esper.compiler.worker_pool import COMPILE, VALIDATE, Answer, PoolBroken, WorkerPool
+from esper.compiler.limits import ProcessLimits
+from esper.compiler.results import BuildResult, Compiled, Rejected, TimingsMs, Validated, built
+from esper.compiler.worker_pool import COMPILE, VALIDATE, JobResult, PoolBroken, WorkerPool
 from esper.topics.codec import encode, sha256_of
 from esper.topics.models import KernelRequested
 
 __all__ = ["CompilePool", "PoolBroken"]
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = ProcessLimits()
 
 
 class CompilePool:
@@ -27,7 +27,11 @@ class CompilePool:
     """
 
     def __init__(
-        self, processes: int, timeout_s: float | None = None, *, limits: Limits = DEFAULT_LIMITS
+        self,
+        processes: int,
+        timeout_s: float | None = None,
+        *,
+        limits: ProcessLimits = DEFAULT_LIMITS,
     ) -> None:
         """Start `processes` pairs of processes and wait until they are warm.
 
@@ -53,7 +57,7 @@ class CompilePool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def build(self, request: KernelRequested) -> Outcome:
+    async def build(self, request: KernelRequested) -> BuildResult:
         """Build one kernel as soon as processes are free; what went wrong is a `Rejected`.
 
         Raises:
@@ -81,13 +85,13 @@ class CompilePool:
         self._validators.close()
 
 
-def _beyond_work_ms(answer: Answer) -> float:
+def _beyond_work_ms(answer: JobResult) -> float:
     """Return what a job took beyond its own steps: the way to the process and back."""
     steps = answer.outcome.timings_ms.items()
     return max(0.0, answer.call_ms - sum(taken for step, taken in steps if "." not in step))
 
 
-def _rejected(answer: Answer, timings_ms: TimingsMs) -> Rejected:
+def _rejected(answer: JobResult, timings_ms: TimingsMs) -> Rejected:
     if not isinstance(rejected := answer.outcome, Rejected):
         raise TypeError(f"a process answered with {type(rejected).__name__}")
     return replace(rejected, timings_ms={**timings_ms, **rejected.timings_ms})

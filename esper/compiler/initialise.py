@@ -7,10 +7,10 @@ from torch import Tensor
 
 from esper.blueprint.ops import ParameterSpec
 from esper.kernel.artifact import DTYPES
-from esper.kernel.plan import Plan
+from esper.kernel.plan import KernelPlan
 
 
-def initial_tensors(plan: Plan) -> dict[str, Tensor]:
+def initial_tensors(plan: KernelPlan) -> dict[str, Tensor]:
     """Return a plan's weights by full name: those of the last step zero, the others as specified.
 
     Each is drawn from its own generator, seeded by the kernel's id and the parameter's name, so

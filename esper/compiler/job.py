@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 
-from esper.compiler.limits import Limits, bound_cpu, bound_memory, seal
+from esper.compiler.limits import ProcessLimits, bound_cpu, bound_memory, seal
 from esper.topics.models import KernelRequested, SiteKind, SiteSignature
 
 SMALL_SITES = tuple(
@@ -23,7 +23,7 @@ SMALL_SITES = tuple(
 )
 
 
-def warm_compiler(limits: Limits) -> None:
+def warm_compiler(limits: ProcessLimits) -> None:
     """Prepare a process for `compile_request`: compile every shipped blueprint, then seal it."""
     _begin()
     from esper.compiler.build import compile_kernel
@@ -33,7 +33,7 @@ def warm_compiler(limits: Limits) -> None:
     _end(limits)
 
 
-def warm_validator(limits: Limits) -> None:
+def warm_validator(limits: ProcessLimits) -> None:
     """Prepare a process for `validate_artifact`: run every shipped blueprint, then seal it."""
     _begin()
     from esper.compiler.build import build
@@ -52,7 +52,7 @@ def compile_request(request: bytes, cpu_s: float) -> bytes:
     """Return the bytes of `Compiled` or `Rejected` for a `KernelRequested`."""
     bound_cpu(cpu_s)
     from esper.compiler.build import compile_kernel
-    from esper.compiler.outcome import to_bytes
+    from esper.compiler.results import to_bytes
     from esper.topics.codec import decode
 
     return to_bytes(compile_kernel(decode(KernelRequested, request)))
@@ -62,7 +62,7 @@ def validate_artifact(artifact: bytes, cpu_s: float) -> bytes:
     """Return the bytes of `Validated` or `Rejected` for an artifact."""
     bound_cpu(cpu_s)
     from esper.compiler.build import validate_kernel
-    from esper.compiler.outcome import to_bytes
+    from esper.compiler.results import to_bytes
 
     return to_bytes(validate_kernel(artifact))
 
@@ -74,7 +74,7 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def _end(limits: Limits) -> None:
+def _end(limits: ProcessLimits) -> None:
     seal()
     bound_memory(limits.memory_mb)
 

@@ -24,7 +24,7 @@ SIGNS_OF_NO_MEMORY: Final = ("allocate memory", "out of memory", "bad_alloc")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ProcessLimits:
     """What may go into one kernel: wall time in all, processor time and memory in each process.
 
     `memory_mb` is address space in MiB beyond what the process holds at rest, which depends on

@@ -2,14 +2,14 @@
 
 from esper.compiler.passes import PASSES, Pass
 from esper.compiler.passes.liveness import free_early
-from esper.kernel.plan import Plan
+from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
 
 
 class KernelOptimizer:
     """Improves plans; pure, so that equal plans stay equal."""
 
-    def optimize(self, plan: Plan) -> Plan:
+    def optimize(self, plan: KernelPlan) -> KernelPlan:
         """Return a plan of the same parameters that computes the same, up to rounding, faster.
 
         Each value is freed after the last step that reads it.
@@ -20,7 +20,7 @@ class KernelOptimizer:
         return free_early(plan)
 
 
-def _improved(plan: Plan, each: Pass) -> Plan:
+def _improved(plan: KernelPlan, each: Pass) -> KernelPlan:
     """Return the plan after a pass, or as it is where the pass would lead it over a limit."""
     try:
         return each.run(plan)

@@ -15,7 +15,7 @@ from esper.compiler.measure import Subject, host_flops, reference_host, side_by_
 from esper.compiler.timing import timed
 from esper.kernel.artifact import DTYPES, unpack
 from esper.kernel.executor import Kernel, attribute_of
-from esper.kernel.plan import Plan
+from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
 from esper.topics.codec import sha256_of
 from esper.topics.models import Characterisation, SiteKind, SiteSignature
@@ -114,7 +114,7 @@ def _own_random_numbers() -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def _inputs(plan: Plan) -> tuple[Tensor, Tensor]:
+def _inputs(plan: KernelPlan) -> tuple[Tensor, Tensor]:
     """Return x and h; the same for equal plans."""
     generator = torch.Generator().manual_seed(0)
     signature, batch = plan.signature, batch_of(plan)
@@ -125,7 +125,7 @@ def _inputs(plan: Plan) -> tuple[Tensor, Tensor]:
     return x, h
 
 
-def batch_of(plan: Plan) -> int:
+def batch_of(plan: KernelPlan) -> int:
     """Return the samples a kernel is run on at a time; fewer where one is much work."""
     signature = plan.signature
     work = plan.flops + host_flops(signature) + prod(signature.x) + prod(signature.h)

@@ -19,8 +19,8 @@ from pebble import ProcessExpired, ProcessPool
 
 from esper.blueprint.rejection import RejectionCode
 from esper.compiler import job
-from esper.compiler.limits import Limits, is_out_of_memory
-from esper.compiler.outcome import Rejected, StepOutcome, from_bytes
+from esper.compiler.limits import ProcessLimits, is_out_of_memory
+from esper.compiler.results import Rejected, StageResult, from_bytes
 from esper.compiler.spawn import SealedContext
 from esper.compiler.timing import MILLISECONDS
 
@@ -44,7 +44,7 @@ class Stage:
     """What a crew does: how its processes warm up, and the function from bytes to bytes."""
 
     verb: str
-    warm: Callable[[Limits], None]
+    warm: Callable[[ProcessLimits], None]
     work: Callable[[bytes, float], bytes]
 
 
@@ -53,10 +53,10 @@ VALIDATE: Final = Stage("validate", job.warm_validator, job.validate_artifact)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JobResult:
     """What came of a job, with the milliseconds it waited for a process and was there for."""
 
-    outcome: StepOutcome
+    outcome: StageResult
     wait_ms: float
     call_ms: float
 
@@ -64,7 +64,7 @@ class Answer:
 class WorkerPool:
     """A fixed number of processes of one trade, fed by one asyncio event loop."""
 
-    def __init__(self, stage: Stage, processes: int, limits: Limits) -> None:
+    def __init__(self, stage: Stage, processes: int, limits: ProcessLimits) -> None:
         """Begin to start the processes; `wait_warm` says when they are there."""
         self._trade = stage
         self._limits = limits
@@ -85,7 +85,7 @@ class WorkerPool:
                 raise PoolBroken(f"no process to {self._trade.verb} started; see above") from error
             self._idle.put_nowait(worker)
 
-    async def call(self, data: bytes, spent_ms: float = 0.0) -> Answer:
+    async def call(self, data: bytes, spent_ms: float = 0.0) -> JobResult:
         """Do one job as soon as a process is free, of whose wall time `spent_ms` are gone.
 
         A job that exceeds a limit is killed with its process and rejected as `timeout` or
@@ -104,14 +104,14 @@ class WorkerPool:
         finally:
             self._idle.put_nowait(worker)
         ended = perf_counter()
-        return Answer(outcome, (begun - arrived) * MILLISECONDS, (ended - begun) * MILLISECONDS)
+        return JobResult(outcome, (begun - arrived) * MILLISECONDS, (ended - begun) * MILLISECONDS)
 
     def close(self) -> None:
         """Stop all processes, and wait until they are gone; jobs in work are abandoned."""
         for worker in self._workers:
             worker.close()
 
-    async def _outcome(self, worker: "_Worker", data: bytes, wall_s: float) -> StepOutcome:
+    async def _outcome(self, worker: "_Worker", data: bytes, wall_s: float) -> StageResult:
         verb, limits = self._trade.verb, self._limits
         try:
             return from_bytes(await worker.call(data, wall_s))
@@ -143,7 +143,7 @@ def _first_line(error: Exception) -> str:
 class _Worker:
     """One process, and its replacements."""
 
-    def __init__(self, stage: Stage, limits: Limits) -> None:
+    def __init__(self, stage: Stage, limits: ProcessLimits) -> None:
         self._trade = stage
         self._limits = limits
         self._pool = self._new_pool()

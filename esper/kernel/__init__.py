@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from esper.kernel.artifact import pack, unpack
     from esper.kernel.executor import Kernel
     from esper.kernel.loader import KernelLoader
-    from esper.kernel.plan import Plan, Step
+    from esper.kernel.plan import KernelPlan, PlanStep
     from esper.kernel.refusal import ArtifactRefused, BadSignature
     from esper.kernel.source import to_source
 
@@ -22,8 +22,8 @@ _HOMES: Final = {
     "BadSignature": "refusal",
     "Kernel": "executor",
     "KernelLoader": "loader",
-    "Plan": "plan",
-    "Step": "plan",
+    "KernelPlan": "plan",
+    "PlanStep": "plan",
     "pack": "artifact",
     "to_source": "source",
     "unpack": "artifact",
@@ -34,8 +34,8 @@ __all__ = [
     "BadSignature",
     "Kernel",
     "KernelLoader",
-    "Plan",
-    "Step",
+    "KernelPlan",
+    "PlanStep",
     "pack",
     "to_source",
     "unpack",

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from esper.kernel.metadata import LENGTH_BYTES, PLAN_KEY, check_length, plan_of
-from esper.kernel.plan import Plan
+from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
 
 DTYPES: Final = {
@@ -25,7 +25,7 @@ DTYPES: Final = {
 """torch's name for each dtype of a signature."""
 
 
-def pack(plan: Plan, tensors: Mapping[str, Tensor]) -> bytes:
+def pack(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> bytes:
     """Return the artifact of a plan and its weights; equal arguments give equal bytes.
 
     Raises:
@@ -38,7 +38,7 @@ def pack(plan: Plan, tensors: Mapping[str, Tensor]) -> bytes:
     return data
 
 
-def unpack(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
+def unpack(data: bytes) -> tuple[KernelPlan, dict[str, Tensor]]:
     """Return the plan and the weights that an artifact holds, by full parameter name.
 
     Raises:
@@ -55,7 +55,7 @@ def unpack(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
     return plan, tensors
 
 
-def _check_size(plan: Plan, data: bytes) -> None:
+def _check_size(plan: KernelPlan, data: bytes) -> None:
     """Refuse, before weights are read, an artifact that cannot hold just the plan's weights."""
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     weights = plan.params * DTYPES[plan.signature.dtype].itemsize
@@ -66,7 +66,7 @@ def _check_size(plan: Plan, data: bytes) -> None:
         )
 
 
-def _check_tensors(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+def _check_tensors(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> None:
     if tensors.keys() != plan.parameters.keys():
         odd = sorted(tensors.keys() ^ plan.parameters.keys())
         raise ArtifactRefused(f"weights and plan differ in {', '.join(odd)}")

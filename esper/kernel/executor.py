@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from esper.blueprint.ops import Run
-from esper.kernel.plan import FIRST_STEP_SLOT, Plan, Step, StepLayout
+from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep, StepLayout
 
 _TAKEN: Final = frozenset(
     {
@@ -37,7 +37,7 @@ class Kernel(nn.Module):
     result, in the shape of `h`. Values are dropped after their last use.
     """
 
-    def __init__(self, plan: Plan, tensors: Mapping[str, Tensor], sha256: str) -> None:
+    def __init__(self, plan: KernelPlan, tensors: Mapping[str, Tensor], sha256: str) -> None:
         """Build from an unpacked artifact; the weights are copied, `sha256` is the artifact's."""
         super().__init__()
         self.plan = plan
@@ -70,7 +70,7 @@ class Kernel(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from `__getstate__`; the programs are made anew from the plan."""
-        plan = Plan.from_json(state["plan"])
+        plan = KernelPlan.from_json(state["plan"])
         super().__setstate__({**state, "plan": plan})  # type: ignore[no-untyped-call]
         self._program, self._training_program = _programs(plan)
 
@@ -91,7 +91,7 @@ _Instruction = tuple[int, Run, tuple[int, ...], tuple[int, ...]]
 _Program = tuple[_Instruction, ...]
 
 
-def _programs(plan: Plan) -> tuple[_Program, _Program]:
+def _programs(plan: KernelPlan) -> tuple[_Program, _Program]:
     """Return what runs in evaluation and in training: one program, unless an op has two faces."""
     evaluating = tuple(layout.spec.run(step.args) for step, layout in _laid_out(plan))
     if all(layout.spec.run_training is None for layout in plan.layout):
@@ -103,11 +103,11 @@ def _programs(plan: Plan) -> tuple[_Program, _Program]:
     return _program(plan, evaluating), _program(plan, training)
 
 
-def _laid_out(plan: Plan) -> Iterator[tuple[Step, StepLayout]]:
+def _laid_out(plan: KernelPlan) -> Iterator[tuple[PlanStep, StepLayout]]:
     return zip(plan.steps, plan.layout, strict=True)
 
 
-def _program(plan: Plan, runs: tuple[Run, ...]) -> _Program:
+def _program(plan: KernelPlan, runs: tuple[Run, ...]) -> _Program:
     """Return each step as (slot to fill, function, positions of its operands, slots to free).
 
     Operands are positions among the slots followed by all parameters in order.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from esper.kernel.metadata import plan_of
-from esper.kernel.plan import Plan
+from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
 from esper.kernel.signatures import load_public, verify
 from esper.store import KernelStore, location_in, open_store
@@ -15,14 +15,14 @@ from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady
 
 
-class VerifiedKernel(NamedTuple):
+class FetchedKernel(NamedTuple):
     """What was announced of a kernel, and the very bytes that it was announced of."""
 
     ready: KernelReady
     data: bytes
 
 
-def fetch(store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady) -> VerifiedKernel:
+def fetch(store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady) -> FetchedKernel:
     """Return a kernel from a store.
 
     Raises:
@@ -33,12 +33,12 @@ def fetch(store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady)
     _check_bytes(ready, data)
     verify(trusted_key, data, ready.ed25519_signature)
     _check_plan(ready, plan_of(data))
-    return VerifiedKernel(ready, data)
+    return FetchedKernel(ready, data)
 
 
 def fetch_all(
     store_url: str, trusted_key_file: Path, announced: Iterable[KernelReady]
-) -> dict[str, VerifiedKernel]:
+) -> dict[str, FetchedKernel]:
     """Return kernels by id from the store at a URL, in whatever store they were announced.
 
     Raises:
@@ -50,7 +50,7 @@ def fetch_all(
     for ready in announced:
         location = location_in(store_url, ready.location)
         moved = ready.model_copy(update={"location": location})
-        fetched[ready.kernel_id] = VerifiedKernel(ready, fetch(store, key, moved).data)
+        fetched[ready.kernel_id] = FetchedKernel(ready, fetch(store, key, moved).data)
     return fetched
 
 
@@ -66,7 +66,7 @@ def _check_bytes(ready: KernelReady, data: bytes) -> None:
         )
 
 
-def _check_plan(ready: KernelReady, plan: Plan) -> None:
+def _check_plan(ready: KernelReady, plan: KernelPlan) -> None:
     if plan.kernel_id != ready.kernel_id:
         raise ArtifactRefused(
             f"{ready.location} holds kernel {plan.kernel_id}, not {ready.kernel_id}"

@@ -55,14 +55,14 @@ class KernelsPrepared(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class KernelsUnprepared:
+class KernelsFailed:
     """None of the kernels of one `prepare` was made, and why."""
 
     token: str
     reason: str
 
 
-Delivery = KernelVerified | KernelRefused | KernelsPrepared[T] | KernelsUnprepared
+Delivery = KernelVerified | KernelRefused | KernelsPrepared[T] | KernelsFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class KernelLoader(Generic[T]):
         self._requests.put(_Verify(ready))
 
     def prepare(self, token: str, kernel_ids: Iterable[str]) -> None:
-        """Make verified kernels, all or none; delivers `KernelsPrepared` or `KernelsUnprepared`.
+        """Make verified kernels, all or none; delivers `KernelsPrepared` or `KernelsFailed`.
 
         `token` is the caller's name for this request.
         """
@@ -160,7 +160,7 @@ class KernelLoader(Generic[T]):
                 try:
                     kernels = {kernel_id: self._made(kernel_id) for kernel_id in kernel_ids}
                 except (ArtifactRefused, KernelMissing, StoreUnavailable) as refusal:
-                    self._deliver(KernelsUnprepared(token, str(refusal)))
+                    self._deliver(KernelsFailed(token, str(refusal)))
                 else:
                     self._deliver(KernelsPrepared(token, kernels))
 
@@ -224,9 +224,9 @@ class _VerifiedBytes:
             self._size_bytes -= len(dropped)
 
 
-def _failure(request: _Verify | _Prepare, reason: str) -> KernelRefused | KernelsUnprepared:
+def _failure(request: _Verify | _Prepare, reason: str) -> KernelRefused | KernelsFailed:
     match request:
         case _Verify(ready):
             return KernelRefused(ready.kernel_id, reason)
         case _Prepare(token):
-            return KernelsUnprepared(token, reason)
+            return KernelsFailed(token, reason)

@@ -4,7 +4,7 @@ from typing import Final
 
 import orjson
 
-from esper.kernel.plan import MAX_PLAN_BYTES, Plan
+from esper.kernel.plan import MAX_PLAN_BYTES, KernelPlan
 from esper.kernel.refusal import ArtifactRefused
 
 MAX_ARTIFACT_BYTES: Final = 32 << 20
@@ -13,14 +13,14 @@ LENGTH_BYTES: Final = 8
 PLAN_KEY: Final = "esper.plan"
 
 
-def plan_of(data: bytes) -> Plan:
+def plan_of(data: bytes) -> KernelPlan:
     """Return the plan in the metadata of an artifact.
 
     Raises:
         ArtifactRefused: there is none, or it is not valid.
     """
     check_length(data)
-    return Plan.from_json(_plan_json(data))
+    return KernelPlan.from_json(_plan_json(data))
 
 
 def check_length(data: bytes) -> None:

@@ -1,7 +1,7 @@
 """A plan: a kernel as data, every size a number, every op from the table.
 
 Slots hold values: slot 0 is `x`, slot 1 is `h`, and step i fills slot i + 2, which is never
-filled again. The last step's value is the kernel's. A `Plan` that exists is valid: whatever
+filled again. The last step's value is the kernel's. A `KernelPlan` that exists is valid: whatever
 made it, a compiler or a stranger's bytes, it was checked step by step against the table of ops.
 """
 
@@ -34,7 +34,7 @@ Slot = Annotated[int, Field(ge=0, lt=MAX_STEPS + FIRST_STEP_SLOT)]
 Argument = int | float | bool | Annotated[tuple[int, ...], Field(max_length=8)]
 
 
-class Step(BaseModel):
+class PlanStep(BaseModel):
     """One op: the slots it reads, its arguments as numbers, and the slots that end with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -58,7 +58,7 @@ class StepLayout:
     memory: int
 
 
-class Plan(BaseModel):
+class KernelPlan(BaseModel):
     """A kernel for one site signature, complete but for its weights.
 
     Raises:
@@ -71,7 +71,7 @@ class Plan(BaseModel):
     format: Literal["esper-plan/1"] = "esper-plan/1"
     kernel_id: Sha256
     signature: SiteSignature
-    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=MAX_STEPS)]
+    steps: Annotated[tuple[PlanStep, ...], Field(min_length=1, max_length=MAX_STEPS)]
 
     @cached_property
     def layout(self) -> tuple[StepLayout, ...]:
@@ -98,7 +98,7 @@ class Plan(BaseModel):
         return sum(step.flops for step in self.layout)
 
     @model_validator(mode="after")
-    def _holds(self) -> "Plan":
+    def _holds(self) -> "KernelPlan":
         _check_slots(self.steps)
         result = self.layout[-1]
         if result.output != self.signature.h:
@@ -118,7 +118,7 @@ class Plan(BaseModel):
         return encode(self)
 
     @classmethod
-    def from_json(cls, value: bytes) -> "Plan":
+    def from_json(cls, value: bytes) -> "KernelPlan":
         """Return the plan that canonical JSON encodes.
 
         Raises:
@@ -142,7 +142,7 @@ def activations(layout: Sequence[StepLayout]) -> int:
     return sum(step.memory for step in layout)
 
 
-def _lay_out(signature: SiteSignature, steps: Sequence[Step]) -> tuple[StepLayout, ...]:
+def _lay_out(signature: SiteSignature, steps: Sequence[PlanStep]) -> tuple[StepLayout, ...]:
     _check_rank(signature)
     shapes: list[Shape] = [signature.x, signature.h]
     layout: list[StepLayout] = []
@@ -162,7 +162,7 @@ def _check_rank(signature: SiteSignature) -> None:
         raise ArtifactRefused(rejection.message) from rejection
 
 
-def _lay_out_step(step: Step, shapes: Sequence[Shape]) -> StepLayout:
+def _lay_out_step(step: PlanStep, shapes: Sequence[Shape]) -> StepLayout:
     spec = op_named(step.op, internal=True)
     if not spec.fewest <= len(step.inputs) <= spec.most:
         raise ArtifactRefused(f"step {step.node!r}: {step.op} takes {spec.inputs}")
@@ -187,7 +187,7 @@ def _lay_out_step(step: Step, shapes: Sequence[Shape]) -> StepLayout:
     )
 
 
-def _check_slots(steps: Sequence[Step]) -> None:
+def _check_slots(steps: Sequence[PlanStep]) -> None:
     """Refuse clashing names, values read after their end, and values that nothing reads."""
     nodes: set[str] = set()
     live, unread = {0, 1}, set[int]()

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from esper.kernel.executor import attribute_of
-from esper.kernel.plan import Plan, Step, StepLayout
+from esper.kernel.plan import KernelPlan, PlanStep, StepLayout
 
 IMPORTS: Final = "import torch\nfrom torch import nn\n"
 """What a file must import before the classes that `to_source` writes."""
 
 
-def to_source(plan: Plan, class_name: str) -> str:
+def to_source(plan: KernelPlan, class_name: str) -> str:
     """Return the source of a class that computes what `Kernel` does, bit for bit.
 
     It needs `IMPORTS` before it. Its `forward(x, h)` and its state dict are those of
@@ -36,13 +36,13 @@ def to_source(plan: Plan, class_name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _layers(plan: Plan) -> Iterator[str]:
+def _layers(plan: KernelPlan) -> Iterator[str]:
     for step, layout in zip(plan.steps, plan.layout, strict=True):
         if (layer := layout.spec.source.layer) is not None:
             yield f"self.{attribute_of(step.node)} = {layer(layout.inputs, step.args)}"
 
 
-def _statements(plan: Plan) -> Iterator[str]:
+def _statements(plan: KernelPlan) -> Iterator[str]:
     values = ["x", "h"]
     for step, layout in zip(plan.steps, plan.layout, strict=True):
         yield f"{attribute_of(step.node)} = {_call(step, layout, values)}"
@@ -50,7 +50,7 @@ def _statements(plan: Plan) -> Iterator[str]:
     yield f"return {values[-1]}"
 
 
-def _call(step: Step, layout: StepLayout, values: list[str]) -> str:
+def _call(step: PlanStep, layout: StepLayout, values: list[str]) -> str:
     operands = [values[slot] for slot in step.inputs]
     layer = f"self.{attribute_of(step.node)}"
     return layout.spec.source.written(layout.inputs, step.args, operands, layer)

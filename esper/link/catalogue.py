@@ -106,7 +106,7 @@ class Catalogue:
         """Offer a kernel, once."""
         with self._lock:
             if ready.kernel_id in self._open:
-                self._put(Frame(Kind.OFFER, {}, encode(ready)))
+                self._put(Frame(Kind.KERNEL_VERIFIED, {}, encode(ready)))
                 self._settle(ready.kernel_id)
 
     def refused(self, kernel_id: str, reason: str) -> None:
@@ -123,7 +123,7 @@ class Catalogue:
             return
         if expected.refusal is not None:
             head = {"kernel_id": kernel_id, "reason": expected.refusal}
-            self._put(Frame(Kind.UNFIT, head))
+            self._put(Frame(Kind.KERNEL_REFUSED, head))
         self._settle(kernel_id)
 
     def _settle(self, kernel_id: str) -> None:

@@ -36,7 +36,7 @@ class LinkClient:
     def __init__(self, config: LinkConfig, deliver: Callable[[Frame], None]) -> None:
         """Start the process and wait until it is connected.
 
-        `deliver` gets each `DECISION`, `KERNELS` and `NO_KERNELS`, on the mail thread.
+        `deliver` gets each `DECISION`, `KERNELS_PREPARED` and `KERNELS_FAILED`, on the mail thread.
 
         Raises:
             LinkRefused: it cannot be reached what the order names.

@@ -17,8 +17,8 @@ from esper.kernel.loader import (
     Delivery,
     KernelLoader,
     KernelRefused,
+    KernelsFailed,
     KernelsPrepared,
-    KernelsUnprepared,
     KernelVerified,
 )
 from esper.kernel.refusal import ArtifactRefused
@@ -264,17 +264,19 @@ class Sidecar:
             case KernelVerified(ready) if self._catalogue is not None:
                 self._catalogue.verified(ready)
             case KernelVerified(ready):
-                self._control_channel.put(Frame(Kind.OFFER, {}, encode(ready)))
+                self._control_channel.put(Frame(Kind.KERNEL_VERIFIED, {}, encode(ready)))
             case KernelRefused(kernel_id, reason) if self._catalogue is not None:
                 self._catalogue.refused(kernel_id, reason)
             case KernelRefused(kernel_id, reason):
                 self._control_channel.put(
-                    Frame(Kind.UNFIT, {"kernel_id": kernel_id, "reason": reason})
+                    Frame(Kind.KERNEL_REFUSED, {"kernel_id": kernel_id, "reason": reason})
                 )
             case KernelsPrepared(token, kernels):
                 self._data_channel.put(_kernels(token, kernels))
-            case KernelsUnprepared(token, reason):
-                self._data_channel.put(Frame(Kind.NO_KERNELS, {"token": token, "reason": reason}))
+            case KernelsFailed(token, reason):
+                self._data_channel.put(
+                    Frame(Kind.KERNELS_FAILED, {"token": token, "reason": reason})
+                )
 
 
 def _announcement(record: Record) -> KernelReady | None:
@@ -292,7 +294,7 @@ def _place(record: Record) -> str:
 def _kernels(token: str, kernels: Mapping[str, Verified]) -> Frame:
     listed = [[name, each.sha256, len(each.data)] for name, each in kernels.items()]
     data = b"".join(each.data for each in kernels.values())
-    return Frame(Kind.KERNELS, {"token": token, "kernels": listed}, data)
+    return Frame(Kind.KERNELS_PREPARED, {"token": token, "kernels": listed}, data)
 
 
 def serve(control_channel: socket, data_channel: socket) -> None:

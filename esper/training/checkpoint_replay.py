@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from esper.kernel import Kernel
-from esper.kernel.loader import KernelsPrepared, KernelsUnprepared, KernelVerified
+from esper.kernel.loader import KernelsFailed, KernelsPrepared, KernelVerified
 from esper.topics.models import DecisionOutcome, Incident, OutcomeStatus, SeedReport
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.decision_queue import DecisionArrived, DecisionQueue, FrameDecoder
@@ -122,7 +122,7 @@ class CheckpointReplay:
                     self._arrived[decision.decision_id] = decoder
                 case KernelsPrepared(token, kernels) if token in self._outcomes:
                     self._kernels[token] = dict(kernels)
-                case KernelsUnprepared(token, reason) if token in self._outcomes:
+                case KernelsFailed(token, reason) if token in self._outcomes:
                     self._note_lost(token, reason)
                 case KernelVerified(ready):
                     self._offers[ready.kernel_id] = decoder

@@ -14,8 +14,8 @@ from esper.kernel import Kernel
 from esper.kernel.loader import (
     Delivery,
     KernelRefused,
+    KernelsFailed,
     KernelsPrepared,
-    KernelsUnprepared,
     KernelVerified,
 )
 from esper.topics.models import (
@@ -236,7 +236,7 @@ class DecisionQueue:
                 for waiting in self.queue:
                     if waiting.arrived.decision.decision_id == token:
                         waiting.kernels = dict(kernels)
-            case KernelsUnprepared(token, reason):
+            case KernelsFailed(token, reason):
                 self._abandon(token, reason)
 
     def _offer(self, ready: KernelReady) -> None:

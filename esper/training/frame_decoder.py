@@ -8,7 +8,7 @@ import torch
 
 from esper.kernel import ArtifactRefused, Kernel
 from esper.kernel.build import kernel_from
-from esper.kernel.loader import Delivery, KernelsPrepared, KernelsUnprepared
+from esper.kernel.loader import Delivery, KernelsFailed, KernelsPrepared
 from esper.link import Frame, Kind
 from esper.seed import STREAMS, Site
 from esper.topics.codec import Undecodable, decode
@@ -35,10 +35,10 @@ class FrameDecoder:
         match frame.kind:
             case Kind.DECISION:
                 self._hear_decision(frame, on_decision)
-            case Kind.KERNELS:
+            case Kind.KERNELS_PREPARED:
                 deliver(self._built(frame))
-            case Kind.NO_KERNELS:
-                deliver(KernelsUnprepared(**frame.head))
+            case Kind.KERNELS_FAILED:
+                deliver(KernelsFailed(**frame.head))
 
     def kernel(self, data: bytes, sha256: str) -> Kernel:
         """Return a fresh kernel from verified bytes, where its site is.
@@ -71,12 +71,12 @@ class FrameDecoder:
                 kernels[kernel_id] = self.kernel(frame.body[start : start + size], sha256)
                 start += size
         except (ArtifactRefused, torch.OutOfMemoryError) as error:
-            return KernelsUnprepared(token, str(error))
+            return KernelsFailed(token, str(error))
         except Exception as error:
             # A fault of ours must be answered too, or the decision would wait for ever.
             log.exception("a kernel of decision %s cannot be built", token[:12])
             reason: Any = f"{type(error).__name__}: {error}"
-            return KernelsUnprepared(token, reason)
+            return KernelsFailed(token, reason)
         return KernelsPrepared(token, kernels)
 
     def _device(self, signature: SiteSignature) -> torch.device:

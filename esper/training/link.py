@@ -7,8 +7,7 @@ import logging
 import time
 from typing import Final
 
-from esper.kernel.loader import KernelRefused
-from esper.kernel.loader import KernelVerified as Verified
+from esper.kernel.loader import KernelRefused, KernelVerified
 from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
 from esper.topics.bus import BrokerUnreachable, TopicMismatch
 from esper.topics.codec import decode, encode
@@ -142,11 +141,11 @@ class RunLink:
                     log.warning("growth resumes: the broker answers again")
             case Kind.FAILED:
                 self._fail(f"a report cannot be sent ({note.head['reason']})")
-            case Kind.OFFER:
-                self._deliver(Verified(decode(KernelReady, note.body)))
+            case Kind.KERNEL_VERIFIED:
+                self._deliver(KernelVerified(decode(KernelReady, note.body)))
             case Kind.ASKED:
                 self._deliver(decode(RunRequest, note.body))
-            case Kind.UNFIT:
+            case Kind.KERNEL_REFUSED:
                 self._deliver(KernelRefused(**note.head))
             case Kind.LOGGED:
                 self.logged.append(decode(SeedReport, note.body))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import orjson
 
 from esper.audit import RunRecords, read_history
-from esper.kernel.fetch import VerifiedKernel, fetch_all
+from esper.kernel.fetch import FetchedKernel, fetch_all
 from esper.settings import Settings
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode
@@ -42,7 +42,7 @@ class Recording:
     reports: tuple[SeedReport, ...]
     decisions: tuple[AdaptationDecision, ...]
     outcomes: Mapping[str, DecisionOutcome]
-    kernels: Mapping[str, VerifiedKernel]
+    kernels: Mapping[str, FetchedKernel]
 
     @property
     def run_config(self) -> RunConfig:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from esper.kernel.build import kernel_from
-from esper.kernel.fetch import VerifiedKernel
+from esper.kernel.fetch import FetchedKernel
 from esper.seed import STREAMS, Seed, Site, find_sites
 from esper.training.export import export_model
 from esper.training.lineage import GrownKernel, Lineage, RunHistory
@@ -52,7 +52,7 @@ class StaticNetwork:
 
 
 def static_network(
-    host: nn.Module, lineage: Lineage, kernels: Mapping[str, VerifiedKernel], sample: Tensor
+    host: nn.Module, lineage: Lineage, kernels: Mapping[str, FetchedKernel], sample: Tensor
 ) -> StaticNetwork:
     """Plant in a fresh host, at its site, slot and final alpha, each kernel that a network has.
 
@@ -76,7 +76,7 @@ def static_network(
     return StaticNetwork(host, sites, lineage, sample)
 
 
-def _plant(site: Site, grown: GrownKernel, verified: VerifiedKernel) -> None:
+def _plant(site: Site, grown: GrownKernel, verified: FetchedKernel) -> None:
     kernel = kernel_from(verified.data, grown.sha256)
     if kernel.plan.signature != site.signature:
         raise StaticNetworkRefused(

@@ -6,7 +6,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from esper.blueprint.arguments import Argument, Choice, Flag, Number, Size, Sizes
+from esper.blueprint.arguments import (
+    Argument,
+    ChoiceArgument,
+    FlagArgument,
+    NumberArgument,
+    SizeArgument,
+    SizeListArgument,
+)
 from esper.blueprint.ops import OPS, OpSpec, Shape
 from esper.blueprint.rejection import BlueprintRejected
 from esper.topics.models import Blueprint, Node, Parameter, SiteKind, SiteSignature
@@ -114,13 +121,13 @@ def _reshapings(shape: Shape) -> Sequence[Shape]:
 
 def _small(argument: Argument) -> st.SearchStrategy[Any]:
     match argument:
-        case Size(least=least, most=most):
+        case SizeArgument(least=least, most=most):
             return st.integers(max(least, -5), min(most, 9))
-        case Choice(options=options):
+        case ChoiceArgument(options=options):
             return st.sampled_from(options)
-        case Number(least=least, below=below):
+        case NumberArgument(least=least, below=below):
             return st.floats(least, below, exclude_max=True)
-        case Flag():
+        case FlagArgument():
             return st.booleans()
-        case Sizes(fewest=fewest, longest=longest):
+        case SizeListArgument(fewest=fewest, longest=longest):
             return st.lists(_small(argument.each), min_size=fewest, max_size=longest).map(tuple)

@@ -15,7 +15,7 @@ import orjson
 
 from esper.blueprint import COMPILER_VERSION, request_for, shipped
 from esper.compiler.build import compile_kernel
-from esper.compiler.outcome import Compiled
+from esper.compiler.results import Compiled
 from esper.topics.codec import decode, encode, sha256_of
 from esper.topics.models import Blueprint, SiteKind, SiteSignature
 

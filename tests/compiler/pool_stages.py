@@ -5,13 +5,13 @@ import signal
 import time
 from pathlib import Path
 
-from esper.compiler.limits import Limits, bound_cpu, bound_memory, seal
-from esper.compiler.outcome import Compiled, to_bytes
+from esper.compiler.limits import ProcessLimits, bound_cpu, bound_memory, seal
+from esper.compiler.results import Compiled, to_bytes
 
 DONE = to_bytes(Compiled(b"done", {}))
 
 
-def warm(limits: Limits) -> None:
+def warm(limits: ProcessLimits) -> None:
     seal()
     bound_memory(limits.memory_mb)
 

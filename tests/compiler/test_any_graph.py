@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from esper.blueprint import resolve
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
-from esper.kernel import Kernel, Plan, to_source
+from esper.kernel import Kernel, KernelPlan, to_source
 from esper.kernel.source import IMPORTS
 from esper.topics.codec import decode, encode
 from esper.topics.models import Blueprint, SiteSignature
@@ -24,7 +24,7 @@ def inputs_of(site: SiteSignature) -> tuple[Tensor, Tensor]:
     return torch.randn(BATCH, *site.x), torch.randn(BATCH, *site.h)
 
 
-def trained(plan: Plan) -> dict[str, Tensor]:
+def trained(plan: KernelPlan) -> dict[str, Tensor]:
     """Weights that are zero nowhere."""
     torch.manual_seed(1)
     return {name: torch.randn_like(value) for name, value in initial_tensors(plan).items()}
@@ -66,5 +66,5 @@ def test_the_source_and_the_optimised_plan_compute_what_the_plan_does(graph: Gra
 def test_the_plan_of_a_graph_survives_its_own_bytes(graph: Graph) -> None:
     blueprint, site = graph
     plan = BlueprintCompiler().compile(decode(Blueprint, encode(blueprint)), site)
-    assert Plan.from_json(plan.to_json()) == plan
+    assert KernelPlan.from_json(plan.to_json()) == plan
     assert BlueprintCompiler().compile(blueprint, site).to_json() == plan.to_json()

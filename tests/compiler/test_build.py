@@ -5,7 +5,7 @@ import pytest
 from esper.blueprint import RejectionCode, request_for, shipped_named
 from esper.compiler import Built, Rejected
 from esper.compiler.build import build, compile_kernel, validate_kernel
-from esper.compiler.outcome import Compiled, Validated, from_bytes, to_bytes
+from esper.compiler.results import Compiled, Validated, from_bytes, to_bytes
 from esper.kernel import Kernel, pack, unpack
 from esper.topics.codec import sha256_of
 from esper.topics.models import SiteKind, SiteSignature

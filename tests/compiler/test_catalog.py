@@ -14,7 +14,7 @@ from esper.blueprint.family import member
 from esper.compiler import BlueprintCompiler, Built, KernelOptimizer
 from esper.compiler.build import build
 from esper.compiler.initialise import initial_tensors
-from esper.kernel import Kernel, Plan, pack, unpack
+from esper.kernel import Kernel, KernelPlan, pack, unpack
 from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 VECTOR, SEQUENCE, MAP = SiteKind
@@ -74,7 +74,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def plan_of(entry: Blueprint, site: SiteSignature) -> Plan:
+def plan_of(entry: Blueprint, site: SiteSignature) -> KernelPlan:
     return KernelOptimizer().optimize(BlueprintCompiler().compile(entry, site))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from esper.blueprint import BlueprintRejected, RejectionCode, kernel_id, shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer
-from esper.kernel import Plan
+from esper.kernel import KernelPlan
 from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(1, 8, 8), h=(8, 8, 8))
@@ -20,7 +20,7 @@ def blueprint(*nodes: Node, kind: SiteKind = SiteKind.FEATURE_MAP) -> Blueprint:
     return Blueprint(blueprint_id="tried", kind=kind, nodes=nodes, output=nodes[-1].id)
 
 
-def compiled(*nodes: Node, site: SiteSignature = SITE) -> Plan:
+def compiled(*nodes: Node, site: SiteSignature = SITE) -> KernelPlan:
     return BlueprintCompiler().compile(blueprint(*nodes, kind=site.kind), site)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from esper.blueprint import RejectionCode, request_for, shipped_named
 from esper.compiler import Built, CompilePool, Rejected
-from esper.compiler.limits import Limits
+from esper.compiler.limits import ProcessLimits
 from esper.topics.codec import sha256_of
 from esper.topics.models import Blueprint, KernelRequested, Node, SiteKind, SiteSignature
 
@@ -51,7 +51,9 @@ def farm_processes(of: int) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def compile_pool() -> Iterator[CompilePool]:
-    with CompilePool(processes=1, limits=Limits(wall_s=10, cpu_s=1, memory_mb=160)) as compile_pool:
+    with CompilePool(
+        processes=1, limits=ProcessLimits(wall_s=10, cpu_s=1, memory_mb=160)
+    ) as compile_pool:
         yield compile_pool
     assert farm_processes(of=os.getpid()) == []
 

@@ -16,7 +16,7 @@ from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
 from esper.compiler.passes import PASSES, Pass
 from esper.compiler.passes.liveness import free_early
-from esper.kernel import Kernel, Plan
+from esper.kernel import Kernel, KernelPlan
 from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def plan_of(blueprint: Blueprint, kind: SiteKind, device: str = "cpu") -> Plan:
+def plan_of(blueprint: Blueprint, kind: SiteKind, device: str = "cpu") -> KernelPlan:
     site = SiteSignature(kind=kind, x=SHAPES[kind], h=SHAPES[kind], device=device)
     return BlueprintCompiler().compile(blueprint, site)
 
@@ -51,11 +51,11 @@ def graph(*rows: tuple[str, str, tuple[str, ...], dict[str, object]]) -> Bluepri
     )
 
 
-def ops_of(plan: Plan) -> list[str]:
+def ops_of(plan: KernelPlan) -> list[str]:
     return [step.op for step in plan.steps]
 
 
-def kernel_of(plan: Plan) -> Kernel:
+def kernel_of(plan: KernelPlan) -> Kernel:
     generator = torch.Generator().manual_seed(1)
     tensors = {
         name: value + torch.randn(value.shape, generator=generator)
@@ -64,7 +64,7 @@ def kernel_of(plan: Plan) -> Kernel:
     return Kernel(plan, tensors, sha256="0" * 64).double().eval()
 
 
-def outcome(plan: Plan) -> dict[str, Tensor]:
+def outcome(plan: KernelPlan) -> dict[str, Tensor]:
     """The result and every gradient, of h and x too, for fixed inputs and weights."""
     kernel, generator = kernel_of(plan), torch.Generator().manual_seed(2)
     x, h = (
@@ -79,7 +79,7 @@ def outcome(plan: Plan) -> dict[str, Tensor]:
     return {"result": result, **dict(zip(leaves, gradients, strict=True))}
 
 
-def assert_same(changed: Plan, plan: Plan) -> None:
+def assert_same(changed: KernelPlan, plan: KernelPlan) -> None:
     found, wanted = outcome(changed), outcome(plan)
     for key, value in wanted.items():
         assert torch.allclose(found[key], value, **TOLERANCE), key
@@ -116,9 +116,9 @@ def test_the_optimiser_is_pure_and_has_nothing_left_to_do(name: str, kind: SiteK
     before = plan.to_json()
     once = KernelOptimizer().optimize(plan)
     assert plan.to_json() == before
-    assert KernelOptimizer().optimize(Plan.from_json(before)).to_json() == once.to_json()
+    assert KernelOptimizer().optimize(KernelPlan.from_json(before)).to_json() == once.to_json()
     assert KernelOptimizer().optimize(once) == once
-    assert Plan.from_json(once.to_json()) == once
+    assert KernelPlan.from_json(once.to_json()) == once
 
 
 @pytest.mark.parametrize("each", PASSES, ids=lambda each: each.name)
@@ -247,5 +247,5 @@ def test_a_pass_that_would_exceed_a_limit_is_left_out() -> None:
     assert ops_of(KernelOptimizer().optimize(plan)) == ["max_pool", "scale"]
 
 
-def run(name: str, plan: Plan) -> Plan:
+def run(name: str, plan: KernelPlan) -> KernelPlan:
     return next(each for each in PASSES if each.name == name).run(plan)

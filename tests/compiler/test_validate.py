@@ -14,7 +14,7 @@ from esper.compiler import BlueprintCompiler, KernelRejected, KernelValidator
 from esper.compiler.initialise import initial_tensors
 from esper.compiler.measure import LiveBytes, reference_host
 from esper.compiler.validate import BATCH, LARGE_BATCH
-from esper.kernel import Plan, Step, pack
+from esper.kernel import KernelPlan, PlanStep, pack
 from esper.topics.models import Blueprint, Characterisation, Node, SiteKind, SiteSignature
 
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
@@ -168,8 +168,11 @@ def odd_artifact(
         source=Source(call="{0}"),
     )
     monkeypatch.setitem(OPS, "odd", odd)
-    steps = (Step(node="odd", op="odd", inputs=(1,)), Step(node="out", op="scale", inputs=(2,)))
-    plan = Plan(kernel_id=kernel_id(BOTTLENECK, None), signature=SITE, steps=steps)
+    steps = (
+        PlanStep(node="odd", op="odd", inputs=(1,)),
+        PlanStep(node="out", op="scale", inputs=(2,)),
+    )
+    plan = KernelPlan(kernel_id=kernel_id(BOTTLENECK, None), signature=SITE, steps=steps)
     return pack(plan, initial_tensors(plan))
 
 

@@ -10,14 +10,14 @@ import psutil
 import pytest
 
 from esper.blueprint import RejectionCode
-from esper.compiler.limits import Limits
-from esper.compiler.outcome import Compiled, Rejected
-from esper.compiler.worker_pool import Answer, PoolBroken, Stage, WorkerPool
+from esper.compiler.limits import ProcessLimits
+from esper.compiler.results import Compiled, Rejected
+from esper.compiler.worker_pool import JobResult, PoolBroken, Stage, WorkerPool
 from tests.compiler import pool_stages
 
 ABUSE = Stage("abuse", pool_stages.warm, pool_stages.dispatch)
 # A second or two of processor time can take several by the clock where others compute too.
-LIMITS = Limits(wall_s=10.0, cpu_s=1.0, memory_mb=64)
+LIMITS = ProcessLimits(wall_s=10.0, cpu_s=1.0, memory_mb=64)
 SECRET = "of-nobody's-business"
 
 
@@ -37,7 +37,7 @@ def pool() -> Iterator[WorkerPool]:
     assert processes() == []
 
 
-def answer_to(pool: WorkerPool, request: str) -> Answer:
+def answer_to(pool: WorkerPool, request: str) -> JobResult:
     return asyncio.run(pool.call(request.encode()))
 
 
@@ -83,7 +83,7 @@ def test_processor_time_is_counted_from_the_start_of_each_job(pool: WorkerPool) 
 
 
 def test_a_job_that_hangs_is_killed_by_the_clock() -> None:
-    pool = WorkerPool(ABUSE, 1, Limits(wall_s=0.3, cpu_s=60, memory_mb=64))
+    pool = WorkerPool(ABUSE, 1, ProcessLimits(wall_s=0.3, cpu_s=60, memory_mb=64))
     pool.wait_warm()
     rejected = rejection_of(pool, "sleep 60")
     pool.close()
@@ -129,7 +129,7 @@ def test_a_process_that_died_idle_costs_no_job(pool: WorkerPool) -> None:
     assert isinstance(answer_to(pool, "nothing").outcome, Compiled)
 
 
-def never_warm(limits: Limits) -> None:
+def never_warm(limits: ProcessLimits) -> None:
     raise RuntimeError("cannot load")
 
 

@@ -19,8 +19,8 @@ from esper.kernel.build import kernel_from
 from esper.kernel.loader import (
     Delivery,
     KernelRefused,
+    KernelsFailed,
     KernelsPrepared,
-    KernelsUnprepared,
     KernelVerified,
 )
 from esper.store import KernelStore, open_store
@@ -206,7 +206,7 @@ def test_a_store_that_comes_back_is_asked_again(store: KernelStore, tmp_path: Pa
     with loading(store, retry_delays_s=(0.05,) * 100) as (loader, delivery):
         loader.verify(ready)
         loader.prepare("meanwhile", [ready.kernel_id])
-        assert isinstance(delivery(), KernelsUnprepared)
+        assert isinstance(delivery(), KernelsFailed)
         folder.unlink()
         aside.rename(folder)
         assert delivery() == KernelVerified(ready)
@@ -229,7 +229,7 @@ def test_a_kernel_that_was_never_verified_is_not_prepared(store: KernelStore) ->
     with loading(store) as (loader, delivery):
         loader.prepare("decision", [ready.kernel_id])
         unprepared = delivery()
-    assert isinstance(unprepared, KernelsUnprepared)
+    assert isinstance(unprepared, KernelsFailed)
     assert "never verified" in unprepared.reason
 
 
@@ -239,7 +239,7 @@ def test_kernels_are_prepared_all_or_none(store: KernelStore) -> None:
         loader.verify(ready)
         delivery()
         loader.prepare("decision", [ready.kernel_id, "0" * 64])
-        assert isinstance(delivery(), KernelsUnprepared)
+        assert isinstance(delivery(), KernelsFailed)
 
 
 def test_a_verified_kernel_is_prepared_while_the_store_is_away(
@@ -268,7 +268,7 @@ def test_bytes_dropped_from_memory_are_fetched_and_verified_again(
         the_file(tmp_path).write_bytes(data)
         loader.prepare("second", [ready.kernel_id])
         unprepared = delivery()
-    assert isinstance(unprepared, KernelsUnprepared)
+    assert isinstance(unprepared, KernelsFailed)
     assert "SHA-256" in unprepared.reason
 
 

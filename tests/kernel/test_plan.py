@@ -9,7 +9,7 @@ import pytest
 from esper.blueprint import shipped_named
 from esper.blueprint.resolve import MAX_FLOPS
 from esper.compiler import BlueprintCompiler, KernelOptimizer
-from esper.kernel import ArtifactRefused, Plan, Step
+from esper.kernel import ArtifactRefused, KernelPlan, PlanStep
 from esper.kernel.plan import FIRST_STEP_SLOT
 from esper.topics.models import SiteKind, SiteSignature
 
@@ -26,7 +26,7 @@ def canonical(document: Document) -> bytes:
 
 
 def test_a_plan_survives_its_own_bytes() -> None:
-    assert Plan.from_json(PLAN.to_json()) == PLAN
+    assert KernelPlan.from_json(PLAN.to_json()) == PLAN
 
 
 def test_parameters_are_named_by_node_in_order_of_use() -> None:
@@ -122,21 +122,21 @@ def test_a_plan_that_breaks_a_rule_is_refused(tamper: Callable[[Document], None]
     document = orjson.loads(PLAN.to_json())
     tamper(document)
     with pytest.raises(ArtifactRefused):
-        Plan.from_json(canonical(document))
+        KernelPlan.from_json(canonical(document))
 
 
-def costly(size: int, convolutions: int) -> Plan:
+def costly(size: int, convolutions: int) -> KernelPlan:
     """A plan that enlarges a feature map, convolves it there, and comes back."""
     conv = {"out": 16, "kernel": 7, "groups": 1, "dilation": 1, "stride": 1, "bias": False}
-    steps = [Step(node="large", op="upsample", inputs=(1,), args={"size": (size, size)})]
+    steps = [PlanStep(node="large", op="upsample", inputs=(1,), args={"size": (size, size)})]
     for index in range(convolutions):
-        steps.append(Step(node=f"conv{index}", op="conv2d", inputs=(2 + index,), args=conv))
+        steps.append(PlanStep(node=f"conv{index}", op="conv2d", inputs=(2 + index,), args=conv))
     small = {"size": (2, 2)}
     last = FIRST_STEP_SLOT + convolutions
-    steps.append(Step(node="small", op="adaptive_avg_pool", inputs=(last,), args=small))
-    steps.append(Step(node="out", op="scale", inputs=(last + 1,)))
+    steps.append(PlanStep(node="small", op="adaptive_avg_pool", inputs=(last,), args=small))
+    steps.append(PlanStep(node="out", op="scale", inputs=(last + 1,)))
     site = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(16, 2, 2), h=(16, 2, 2))
-    return Plan(kernel_id=PLAN.kernel_id, signature=site, steps=tuple(steps))
+    return KernelPlan(kernel_id=PLAN.kernel_id, signature=site, steps=tuple(steps))
 
 
 def test_a_plan_may_cost_as_much_as_the_limits_and_no_more() -> None:
@@ -150,14 +150,14 @@ def test_a_plan_may_cost_as_much_as_the_limits_and_no_more() -> None:
 @pytest.mark.parametrize("value", [b"", b"null", b"[]", b"{", b"\xff", b"[" * 100_000])
 def test_bytes_that_are_no_plan_are_refused(value: bytes) -> None:
     with pytest.raises(ArtifactRefused):
-        Plan.from_json(value)
+        KernelPlan.from_json(value)
 
 
 def test_another_way_to_write_the_same_plan_is_refused() -> None:
     with pytest.raises(ArtifactRefused, match="canonical"):
-        Plan.from_json(PLAN.to_json() + b" ")
+        KernelPlan.from_json(PLAN.to_json() + b" ")
 
 
 def test_a_plan_of_more_bytes_than_any_honest_one_is_not_even_read() -> None:
     with pytest.raises(ArtifactRefused, match="bytes"):
-        Plan.from_json(b" " * (1 << 18))
+        KernelPlan.from_json(b" " * (1 << 18))

@@ -7,7 +7,7 @@ from torch import nn
 from esper.blueprint import shipped, shipped_named
 from esper.compiler import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
-from esper.kernel import Kernel, Plan, to_source
+from esper.kernel import Kernel, KernelPlan, to_source
 from esper.kernel.source import IMPORTS
 from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
@@ -18,11 +18,11 @@ SITES = {
 }
 
 
-def plan_of(blueprint: Blueprint, kind: SiteKind | None = None) -> Plan:
+def plan_of(blueprint: Blueprint, kind: SiteKind | None = None) -> KernelPlan:
     return BlueprintCompiler().compile(blueprint, SITES[kind or blueprint.kinds[0]])
 
 
-def written(plan: Plan) -> nn.Module:
+def written(plan: KernelPlan) -> nn.Module:
     names: dict[str, type[nn.Module]] = {}
     exec(IMPORTS + to_source(plan, "Grown"), names)
     return names["Grown"]()

@@ -93,12 +93,12 @@ class Desk:
 
     @property
     def offered(self) -> list[str]:
-        offers = [each for each in self.frames if each.kind is Kind.OFFER]
+        offers = [each for each in self.frames if each.kind is Kind.KERNEL_VERIFIED]
         return [decode(KernelReady, each.body).kernel_id for each in offers]
 
     @property
     def unfit(self) -> list[dict[str, str]]:
-        return [each.head for each in self.frames if each.kind is Kind.UNFIT]
+        return [each.head for each in self.frames if each.kind is Kind.KERNEL_REFUSED]
 
 
 def ready(kernel: str) -> KernelReady:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.kernel import Kernel, Plan, Step
+from esper.kernel import Kernel, KernelPlan, PlanStep
 from esper.seed import Seed, Site, find_sites
 
 Op = tuple[str, dict[str, Any]]
@@ -19,10 +19,10 @@ def lone_site(layer: nn.Module, x: Tensor) -> Site:
 def chain(site: Site, start: int, *ops: Op, seed: int = 0) -> Kernel:
     """A kernel of random weights that applies `ops` in turn, first to slot `start`."""
     steps = tuple(
-        Step(node=f"n{at}", op=op, inputs=(at + 1 if at else start,), args=args)
+        PlanStep(node=f"n{at}", op=op, inputs=(at + 1 if at else start,), args=args)
         for at, (op, args) in enumerate(ops)
     )
-    plan = Plan(kernel_id="0" * 64, signature=site.signature, steps=steps)
+    plan = KernelPlan(kernel_id="0" * 64, signature=site.signature, steps=steps)
     generator = torch.Generator().manual_seed(seed)
     tensors = {
         name: torch.randn(spec.shape, generator=generator) for name, spec in plan.parameters.items()

@@ -8,7 +8,7 @@ from torch import nn
 
 from esper.kernel import Kernel
 from esper.kernel.build import kernel_from
-from esper.kernel.loader import Delivery, KernelsPrepared, KernelsUnprepared
+from esper.kernel.loader import Delivery, KernelsFailed, KernelsPrepared
 from esper.link import Frame, Kind
 from esper.seed import Seed, Site, StreamManager, find_sites
 from esper.training.frame_decoder import FrameDecoder
@@ -36,7 +36,7 @@ def letter(site: Site, token: str = "t") -> Frame:
     """The frame in which a kernel's bytes come."""
     made = built("linear-bottleneck", site.signature)
     listed = [["kernel", made.sha256, len(made.artifact)]]
-    return Frame(Kind.KERNELS, {"token": token, "kernels": listed}, made.artifact)
+    return Frame(Kind.KERNELS_PREPARED, {"token": token, "kernels": listed}, made.artifact)
 
 
 def delivered(site: Site, frame: Frame) -> Delivery[Kernel]:
@@ -134,7 +134,7 @@ def test_without_memory_for_a_kernel_it_is_refused_and_training_goes_on(site: Si
         del hoard
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert isinstance(delivery, KernelsUnprepared)
+    assert isinstance(delivery, KernelsFailed)
     assert delivery.token == "too large"
     assert "out of memory" in delivery.reason
     site.layer(torch.zeros(4, WIDTH, device=DEVICE)).sum().backward()

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from esper.kernel.fetch import VerifiedKernel, fetch_all
+from esper.kernel.fetch import FetchedKernel, fetch_all
 from esper.kernel.refusal import ArtifactRefused
 from esper.store import KernelMissing, open_store
 from esper.training.export import export_model, load_exported
@@ -55,7 +55,7 @@ def grown(tmp_path: Path) -> Grown:
     return Grown(plot, folder, url, key)
 
 
-def kernels_of(grown: Grown, lineage: Lineage) -> dict[str, VerifiedKernel]:
+def kernels_of(grown: Grown, lineage: Lineage) -> dict[str, FetchedKernel]:
     return fetch_all(grown.store, grown.key, lineage.seeds)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from esper.blueprint import Resolved
-from esper.blueprint.arguments import Argument, Choice
+from esper.blueprint.arguments import Argument, ChoiceArgument
 from esper.blueprint.ops import OpSpec
 from esper.blueprint.resolve import ResolvedNode
 from esper.topics.models import Blueprint
@@ -129,7 +129,7 @@ def ops_as_json(rows: Sequence[OpSpec]) -> list[dict[str, Any]]:
 
 def _argument(name: str, argument: Argument) -> str:
     usual = "" if argument.default is None else f"={_value(argument.default)}"
-    options = argument.options if isinstance(argument, Choice) else ()
+    options = argument.options if isinstance(argument, ChoiceArgument) else ()
     return f"{name}{usual}" + (f" of {', '.join(map(str, options))}" if options else "")
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust import EventT, StreamT
 
 from esper.compiler import Built, CompilePool, Rejected
-from esper.compiler.limits import Limits
+from esper.compiler.limits import ProcessLimits
 from esper.compiler.signing import load_private, sign
 from esper.compiler.timing import MILLISECONDS, timed
 from esper.settings import Settings
@@ -236,7 +236,7 @@ def run_compile_worker(settings: Settings) -> int:
     )
     producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/compile")
     topics = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED, KERNEL_COMPILED, KERNEL_READY)
-    limits = Limits(
+    limits = ProcessLimits(
         wall_s=settings.compile_timeout_s,
         cpu_s=settings.compile_cpu_s,
         memory_mb=settings.compile_memory_mb,

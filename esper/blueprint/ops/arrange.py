@@ -5,7 +5,7 @@ from importlib import import_module
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from esper.blueprint.arguments import MAX_LIST, Size, Sizes
+from esper.blueprint.arguments import MAX_LIST, SizeArgument, SizeListArgument
 from esper.blueprint.expressions import MAX_SIZE
 from esper.blueprint.ops.spec import (
     MAX_RANK,
@@ -26,8 +26,8 @@ from esper.blueprint.ops.spec import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-DIM = Size(least=0, most=MAX_RANK - 1)
-INDEX = Size(least=0)
+DIM = SizeArgument(least=0, most=MAX_RANK - 1)
+INDEX = SizeArgument(least=0)
 
 
 def _concat_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
@@ -75,7 +75,7 @@ def _part_row(
     name: str,
     summary: str,
     sizes_of: Callable[[int, Literals], tuple[int, ...]],
-    arguments: dict[str, Size | Sizes],
+    arguments: dict[str, SizeArgument | SizeListArgument],
     run: Callable[[Literals], Run],
 ) -> OpSpec:
     """Return the row of an op that takes one of the parts that `sizes_of` divides a dim into."""
@@ -179,7 +179,7 @@ def _shift_run(args: Literals) -> Run:
     return run
 
 
-def _moving(name: str, summary: str, by: Size, run: Any, source: Source) -> OpSpec:
+def _moving(name: str, summary: str, by: SizeArgument, run: Any, source: Source) -> OpSpec:
     shape: ShapeRule = _along
     return OpSpec(
         name=name,
@@ -208,20 +208,20 @@ ROWS = (
         "chunk",
         "One of several equal parts along a dim; the first has index 0.",
         _equal_sizes,
-        {"parts": Size(most=64)},
+        {"parts": SizeArgument(most=64)},
         _chunk_run,
     ),
     _part_row(
         "split",
         "One of several parts of given sizes along a dim; the first has index 0.",
         _given_sizes,
-        {"sizes": Sizes(fewest=1, longest=MAX_LIST)},
+        {"sizes": SizeListArgument(fewest=1, longest=MAX_LIST)},
         _split_run,
     ),
     OpSpec(
         name="reshape",
         summary="The same elements, in the same order, in another shape.",
-        arguments={"shape": Sizes(fewest=1, longest=MAX_RANK)},
+        arguments={"shape": SizeListArgument(fewest=1, longest=MAX_RANK)},
         shape=_reshape_shape,
         memory=elements_of(_reshape_shape),
         run=_reshape_run,
@@ -230,7 +230,9 @@ ROWS = (
     OpSpec(
         name="transpose",
         summary="The dims in another order: dim i of the result is dim order[i] of the value.",
-        arguments={"order": Sizes(fewest=1, longest=MAX_RANK, least=0, most=MAX_RANK - 1)},
+        arguments={
+            "order": SizeListArgument(fewest=1, longest=MAX_RANK, least=0, most=MAX_RANK - 1)
+        },
         shape=_transpose_shape,
         memory=nothing,
         run=lambda args: lambda value: value.permute(_permutation(args)),
@@ -239,14 +241,14 @@ ROWS = (
     _moving(
         "roll",
         "Moved along a dim by some positions; what leaves at one end enters at the other.",
-        Size(least=-MAX_SIZE),
+        SizeArgument(least=-MAX_SIZE),
         _roll_run,
         Source(call=lambda inputs, args: f"{{0}}.roll({args['by']}, {args['dim'] + 1})"),
     ),
     _moving(
         "shift",
         "Moved to later positions along a dim; zeros enter where nothing was.",
-        Size(),
+        SizeArgument(),
         _shift_run,
         Source(
             call=lambda inputs, args: f"nn.functional.pad({{0}}, {_shift_padding(inputs[0], args)})"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from esper.blueprint.arguments import Flag, Size
+from esper.blueprint.arguments import FlagArgument, SizeArgument
 from esper.blueprint.expressions import MAX_SIZE
 from esper.blueprint.ops.spec import (
     SEQUENCE_RANK,
@@ -94,9 +94,9 @@ ROWS = (
         fewest=3,
         most=3,
         arguments={
-            "heads": Size(default=1),
-            "causal": Flag(default=False),
-            "window": Size(default=0, least=0, most=MAX_SIZE),
+            "heads": SizeArgument(default=1),
+            "causal": FlagArgument(default=False),
+            "window": SizeArgument(default=0, least=0, most=MAX_SIZE),
         },
         shape=_shape,
         flops=_flops,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from esper.blueprint.arguments import Choice, Flag, Size, Sizes
+from esper.blueprint.arguments import ChoiceArgument, FlagArgument, SizeArgument, SizeListArgument
 from esper.blueprint.ops.spec import (
     FEATURE_MAP_RANK,
     SEQUENCE_RANK,
@@ -190,12 +190,12 @@ ROWS = (
         name="conv2d",
         summary="Convolution over height and width, padded so that stride 1 keeps both.",
         arguments={
-            "out": Size(),
-            "kernel": Choice((1, 3, 5, 7), default=3),
-            "groups": Size(default=1),
-            "dilation": Size(default=1, most=16),
-            "stride": Choice((1, 2, 4), default=1),
-            "bias": Flag(default=True),
+            "out": SizeArgument(),
+            "kernel": ChoiceArgument((1, 3, 5, 7), default=3),
+            "groups": SizeArgument(default=1),
+            "dilation": SizeArgument(default=1, most=16),
+            "stride": ChoiceArgument((1, 2, 4), default=1),
+            "bias": FlagArgument(default=True),
         },
         shape=_conv2d_shape,
         parameters=_conv2d_parameters,
@@ -209,13 +209,13 @@ ROWS = (
         name="conv1d",
         summary="Convolution over time; stride 1 keeps its length, causal looks back only.",
         arguments={
-            "out": Size(),
-            "kernel": Size(default=3, most=63),
-            "groups": Size(default=1),
-            "dilation": Size(default=1, most=256),
-            "stride": Size(default=1, most=16),
-            "causal": Flag(default=False),
-            "bias": Flag(default=True),
+            "out": SizeArgument(),
+            "kernel": SizeArgument(default=3, most=63),
+            "groups": SizeArgument(default=1),
+            "dilation": SizeArgument(default=1, most=256),
+            "stride": SizeArgument(default=1, most=16),
+            "causal": FlagArgument(default=False),
+            "bias": FlagArgument(default=True),
         },
         shape=_conv1d_shape,
         parameters=_conv1d_parameters,
@@ -228,7 +228,7 @@ ROWS = (
     OpSpec(
         name="upsample",
         summary="Nearest neighbours at exactly a new size: the way back up from a stride.",
-        arguments={"size": Sizes(fewest=1, longest=2)},
+        arguments={"size": SizeListArgument(fewest=1, longest=2)},
         shape=_upsample_shape,
         memory=elements_of(_upsample_shape),
         run=_upsample_run,

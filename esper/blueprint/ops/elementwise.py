@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from esper.blueprint.arguments import Number
+from esper.blueprint.arguments import NumberArgument
 from esper.blueprint.ops.spec import (
     Literals,
     OpSpec,
@@ -101,7 +101,7 @@ ROWS = (
     OpSpec(
         name="dropout",
         summary="In training, zero with probability p and the rest scaled up; else the value.",
-        arguments={"p": Number(default=0.1, least=0.0, below=1.0)},
+        arguments={"p": NumberArgument(default=0.1, least=0.0, below=1.0)},
         shape=same_shape,
         flops=elements_of(same_shape),
         memory=elements_of(same_shape),

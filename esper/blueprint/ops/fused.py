@@ -12,7 +12,7 @@ from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from esper.blueprint.arguments import Flag, Size
+from esper.blueprint.arguments import FlagArgument, SizeArgument
 from esper.blueprint.ops import convolution, pooling
 from esper.blueprint.ops.spec import (
     FEATURE_MAP_RANK,
@@ -167,7 +167,7 @@ def _pointwise_row(
     return OpSpec(
         name=name,
         summary=summary,
-        arguments={"out": Size(), "bias": Flag(default=True)},
+        arguments={"out": SizeArgument(), "bias": FlagArgument(default=True)},
         shape=shape,
         parameters=_pointwise_parameters,
         flops=_pointwise_flops,
@@ -197,7 +197,7 @@ ROWS: tuple[OpSpec, ...] = (
     OpSpec(
         name="glu",
         summary="The first half of a dim times the sigmoid of the second.",
-        arguments={"dim": Size(least=0, most=MAX_RANK - 1)},
+        arguments={"dim": SizeArgument(least=0, most=MAX_RANK - 1)},
         shape=_glu_shape,
         flops=elements_of(_glu_shape, each=2),
         memory=elements_of(_glu_shape),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from esper.blueprint.arguments import Sizes
+from esper.blueprint.arguments import SizeListArgument
 from esper.blueprint.ops.spec import (
     FEATURE_MAP_RANK,
     MAX_RANK,
@@ -14,7 +14,7 @@ from esper.blueprint.ops.spec import (
     Run,
     Shape,
     Source,
-    Written,
+    SourceRule,
     elements_of,
     function,
     nothing,
@@ -44,7 +44,7 @@ def _held(maker: str, shape: Shape) -> str:
     return f'nn.ParameterDict({{"weight": nn.Parameter(torch.{maker}({sizes}))}})'
 
 
-def _held_per_channel(maker: str) -> Written:
+def _held_per_channel(maker: str) -> SourceRule:
     return lambda inputs, args: _held(maker, _per_channel(inputs[0]))
 
 
@@ -93,7 +93,7 @@ ROWS = (
     OpSpec(
         name="learned",
         summary="A learnable tensor, the same for every sample of the batch of its input.",
-        arguments={"shape": Sizes(fewest=1, longest=MAX_RANK)},
+        arguments={"shape": SizeListArgument(fewest=1, longest=MAX_RANK)},
         shape=_learned_shape,
         parameters=_learned_parameters,
         memory=nothing,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import prod
 
-from esper.blueprint.arguments import Flag, Size
+from esper.blueprint.arguments import FlagArgument, SizeArgument
 from esper.blueprint.ops.spec import (
     Literals,
     OpSpec,
@@ -54,7 +54,7 @@ ROWS = (
     OpSpec(
         name="linear",
         summary="Affine map of the last dimension.",
-        arguments={"out": Size(), "bias": Flag(default=True)},
+        arguments={"out": SizeArgument(), "bias": FlagArgument(default=True)},
         shape=_linear_shape,
         parameters=_linear_parameters,
         flops=_linear_flops,

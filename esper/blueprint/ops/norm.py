@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from esper.blueprint.arguments import Size
+from esper.blueprint.arguments import SizeArgument
 from esper.blueprint.ops.spec import (
     FEATURE_MAP_RANK,
     NORM_EPSILON,
@@ -90,7 +90,7 @@ ROWS = (
     OpSpec(
         name="group_norm",
         summary="Zero mean and unit variance within each group of channels of a sample.",
-        arguments={"groups": Size(default=1)},
+        arguments={"groups": SizeArgument(default=1)},
         shape=_group_norm_shape,
         parameters=_affine(0),
         flops=elements_of(same_shape, each=FLOPS_PER_ELEMENT),

@@ -5,7 +5,7 @@ from importlib import import_module
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from esper.blueprint.arguments import Choice, Size, Sizes
+from esper.blueprint.arguments import ChoiceArgument, SizeArgument, SizeListArgument
 from esper.blueprint.ops.convolution import strided
 from esper.blueprint.ops.spec import (
     FEATURE_MAP_RANK,
@@ -97,7 +97,10 @@ def _window_row(name: str, summary: str, called: str, settings: dict[str, Any]) 
     return OpSpec(
         name=name,
         summary=summary,
-        arguments={"kernel": Choice((3, 5, 7), default=3), "stride": Choice((1, 2, 4), default=1)},
+        arguments={
+            "kernel": ChoiceArgument((3, 5, 7), default=3),
+            "stride": ChoiceArgument((1, 2, 4), default=1),
+        },
         shape=_window_shape,
         flops=_window_flops,
         memory=elements_of(_window_shape),
@@ -133,7 +136,7 @@ def _reduction(name: str, summary: str, reduction: str) -> OpSpec:
     return OpSpec(
         name=name,
         summary=summary,
-        arguments={"dim": Size(least=0, most=MAX_RANK - 1)},
+        arguments={"dim": SizeArgument(least=0, most=MAX_RANK - 1)},
         shape=_reduced_shape,
         flops=elements_in(),
         memory=elements_of(_reduced_shape),
@@ -157,7 +160,7 @@ ROWS = (
     OpSpec(
         name="adaptive_avg_pool",
         summary="Means over a grid of the given height and width.",
-        arguments={"size": Sizes(fewest=2, longest=2)},
+        arguments={"size": SizeListArgument(fewest=2, longest=2)},
         shape=_adaptive_shape,
         flops=elements_in(),
         memory=elements_of(_adaptive_shape),

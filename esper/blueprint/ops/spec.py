@@ -24,7 +24,7 @@ Literals = Mapping[str, Any]
 Run = Callable[..., "Tensor"]
 ShapeRule = Callable[[Sequence[Shape], Literals], Shape]
 Cost = Callable[[Sequence[Shape], Literals], int]
-Written = Callable[[Sequence[Shape], Literals], str]
+SourceRule = Callable[[Sequence[Shape], Literals], str]
 
 FEATURE_MAP_RANK: Final = 3
 SEQUENCE_RANK: Final = 2
@@ -54,8 +54,8 @@ class Source:
     parameters, named as in its `ParameterSpec`s. Both may use `torch` and `nn`.
     """
 
-    call: str | Written
-    layer: Written | None = None
+    call: str | SourceRule
+    layer: SourceRule | None = None
 
     def written(
         self, inputs: Sequence[Shape], args: Literals, operands: Sequence[str], layer: str

@@ -1,12 +1,12 @@
 """Common subexpressions: a value that is computed twice is computed once."""
 
 from esper.compiler.passes.rewrite import without
-from esper.kernel.plan import FIRST_STEP_SLOT, Plan, Step
+from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep
 
 Key = tuple[str, tuple[int, ...], tuple[tuple[str, object], ...]]
 
 
-def share_common(plan: Plan) -> Plan:
+def share_common(plan: KernelPlan) -> KernelPlan:
     """Return the plan with equal steps merged into the first of them.
 
     Steps with parameters are never equal, and neither are those that draw random numbers. The
@@ -26,6 +26,6 @@ def share_common(plan: Plan) -> Plan:
     return without(plan, instead) if instead else plan
 
 
-def _key(step: Step, instead: dict[int, int]) -> Key:
+def _key(step: PlanStep, instead: dict[int, int]) -> Key:
     inputs = tuple(instead.get(slot, slot) for slot in step.inputs)
     return step.op, inputs, tuple(sorted(step.args.items()))

@@ -1,12 +1,12 @@
 """Several ops that torch has as one, which costs fewer calls and keeps fewer values."""
 
 from esper.compiler.passes.rewrite import readers, without
-from esper.kernel.plan import FIRST_STEP_SLOT, Plan, Step
+from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep
 
 HALVES = 2
 
 
-def fuse_glu(plan: Plan) -> Plan:
+def fuse_glu(plan: KernelPlan) -> KernelPlan:
     """Return the plan with a half of a value times the sigmoid of its other half as one `glu`."""
     counts = readers(plan)
     steps = list(plan.steps)
@@ -27,7 +27,7 @@ def fuse_glu(plan: Plan) -> Plan:
 
 
 def _halves(
-    plan: Plan, counts: list[int], content: int, gate: int
+    plan: KernelPlan, counts: list[int], content: int, gate: int
 ) -> tuple[int, int, tuple[int, int, int]] | None:
     """Return the divided slot, its dim and the three slots that end, where they make a GLU."""
     first, sigmoid = _step(plan, content), _step(plan, gate)
@@ -47,6 +47,6 @@ def _halves(
     return first.inputs[0], dim, slots
 
 
-def _step(plan: Plan, slot: int) -> Step | None:
+def _step(plan: KernelPlan, slot: int) -> PlanStep | None:
     """Return the step that fills a slot; None for `x` and `h`."""
     return plan.steps[slot - FIRST_STEP_SLOT] if slot >= FIRST_STEP_SLOT else None

@@ -4,22 +4,22 @@ from collections.abc import Callable
 from typing import Final
 
 from esper.compiler.passes.rewrite import with_steps
-from esper.kernel.plan import Plan, Step, StepLayout
+from esper.kernel.plan import KernelPlan, PlanStep, StepLayout
 
 WIDE_KERNEL: Final = 5
 
 
-def pool_by_channel(plan: Plan) -> Plan:
+def pool_by_channel(plan: KernelPlan) -> KernelPlan:
     """Return the plan with pools of the largest value that go over channels side by side."""
     return _relaid(plan, lambda step, layout: step.op == "max_pool")
 
 
-def depthwise_by_channel(plan: Plan) -> Plan:
+def depthwise_by_channel(plan: KernelPlan) -> KernelPlan:
     """Return the plan with wide convolutions of single channels over channels side by side."""
     return _relaid(plan, _is_wide_and_depthwise)
 
 
-def _is_wide_and_depthwise(step: Step, layout: StepLayout) -> bool:
+def _is_wide_and_depthwise(step: PlanStep, layout: StepLayout) -> bool:
     if step.op != "conv2d":
         return False
     channels, kernel = layout.inputs[0][0], step.args["kernel"]
@@ -28,7 +28,7 @@ def _is_wide_and_depthwise(step: Step, layout: StepLayout) -> bool:
     return depthwise and kernel >= WIDE_KERNEL
 
 
-def _relaid(plan: Plan, fits: Callable[[Step, StepLayout], bool]) -> Plan:
+def _relaid(plan: KernelPlan, fits: Callable[[PlanStep, StepLayout], bool]) -> KernelPlan:
     steps = [
         step.model_copy(update={"op": f"{step.op}_by_channel"}) if fits(step, layout) else step
         for step, layout in zip(plan.steps, plan.layout, strict=True)

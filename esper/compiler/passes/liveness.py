@@ -1,10 +1,10 @@
 """Liveness: every value ends with the last step that reads it."""
 
 from esper.compiler.passes.rewrite import with_steps
-from esper.kernel.plan import FIRST_STEP_SLOT, Plan
+from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan
 
 
-def free_early(plan: Plan) -> Plan:
+def free_early(plan: KernelPlan) -> KernelPlan:
     """Return the plan with each step's value freed after the last step that reads it."""
     last_reader = {
         slot: position for position, step in enumerate(plan.steps) for slot in step.inputs

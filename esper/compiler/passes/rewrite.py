@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 
-from esper.kernel.plan import FIRST_STEP_SLOT, Plan, Step
+from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep
 
 
-def with_steps(plan: Plan, steps: Sequence[Step]) -> Plan:
+def with_steps(plan: KernelPlan, steps: Sequence[PlanStep]) -> KernelPlan:
     """Return a plan of other steps, checked like any plan."""
-    return Plan(kernel_id=plan.kernel_id, signature=plan.signature, steps=tuple(steps))
+    return KernelPlan(kernel_id=plan.kernel_id, signature=plan.signature, steps=tuple(steps))
 
 
-def without(plan: Plan, instead: Mapping[int, int], steps: Sequence[Step] | None = None) -> Plan:
+def without(
+    plan: KernelPlan, instead: Mapping[int, int], steps: Sequence[PlanStep] | None = None
+) -> KernelPlan:
     """Return the plan without the steps of some slots; what read those reads others `instead`.
 
     A slot that nothing reads any more may stand for itself. `steps` are the plan's steps, or as
     many that replace them. Slots are numbered anew and frees are left out.
     """
     slots = {slot: slot for slot in range(FIRST_STEP_SLOT)}
-    kept: list[Step] = []
+    kept: list[PlanStep] = []
     for slot, step in enumerate(steps or plan.steps, start=FIRST_STEP_SLOT):
         if slot in instead:
             slots[slot] = slots.get(instead[slot], slot)
@@ -28,7 +30,7 @@ def without(plan: Plan, instead: Mapping[int, int], steps: Sequence[Step] | None
     return with_steps(plan, kept)
 
 
-def readers(plan: Plan) -> list[int]:
+def readers(plan: KernelPlan) -> list[int]:
     """Return how often each slot is read; the plan's result counts as read once more."""
     counts = [0] * (FIRST_STEP_SLOT + len(plan.steps))
     for step in plan.steps:

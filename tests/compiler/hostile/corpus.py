@@ -43,9 +43,9 @@ class Hostile:
 @cache
 def corpus() -> tuple[Hostile, ...]:
     """Return the whole corpus; every name is unique."""
-    from tests.compiler.hostile import graphs, letters, names
+    from tests.compiler.hostile import frame_cases, graphs, names
 
-    entries = [*hand_made(), *letters.family(), *names.family(), *graphs.family()]
+    entries = [*hand_made(), *frame_cases.family(), *names.family(), *graphs.family()]
     assert len({entry.name for entry in entries}) == len(entries)
     return tuple(entries)
 

@@ -4,16 +4,27 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final
 
-from esper.blueprint.arguments import Choice, Flag, Size, Sizes
+from esper.blueprint.arguments import ChoiceArgument, FlagArgument, SizeArgument, SizeListArgument
 from esper.blueprint.ops import OPS, OpSpec
 from tests.compiler.hostile.corpus import SITES, Hostile, letter, letter_of, node
 
 MAX_INPUTS: Final = 8
 VALUES: Final = {
-    Size: (10**12, -(10**12), -(1 << 63), (1 << 63) - 1, 1 << 63, 0.5, 1e308, True, [1], []),
-    Choice: (0, -1, 8, 10**12, 3.0, True, [3]),
-    Flag: (0, 1, -1, 1.0, "true", "C", []),
-    Sizes: (8, "C", True, 0.5, [], [-1], [10**12]),
+    SizeArgument: (
+        10**12,
+        -(10**12),
+        -(1 << 63),
+        (1 << 63) - 1,
+        1 << 63,
+        0.5,
+        1e308,
+        True,
+        [1],
+        [],
+    ),
+    ChoiceArgument: (0, -1, 8, 10**12, 3.0, True, [3]),
+    FlagArgument: (0, 1, -1, 1.0, "true", "C", []),
+    SizeListArgument: (8, "C", True, 0.5, [], [-1], [10**12]),
 }
 """What no argument of a type admits."""
 
@@ -97,7 +108,7 @@ def _sound(spec: OpSpec) -> dict[str, Any]:
     """Return well-typed values for the arguments that must be given."""
     needed = {name: each for name, each in spec.arguments.items() if each.default is None}
     return {
-        name: [1] * argument.fewest if isinstance(argument, Sizes) else 1
+        name: [1] * argument.fewest if isinstance(argument, SizeListArgument) else 1
         for name, argument in needed.items()
     }
 

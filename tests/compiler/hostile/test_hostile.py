@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from esper.blueprint import BlueprintRejected, check, request_for, shipped_named
 from esper.blueprint.resolve import resolve
 from esper.compiler import Built, CompilePool
-from esper.compiler.limits import Limits
-from esper.compiler.outcome import Outcome
+from esper.compiler.limits import ProcessLimits
+from esper.compiler.results import BuildResult
 from esper.kernel import Kernel, unpack
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Blueprint, SiteSignature
@@ -24,8 +24,8 @@ from tests.compiler.hostile.corpus import MAP, UNDECODABLE, Hostile, corpus, let
 from tests.compiler.hostile.mutants import mutants
 
 BUILT: Final = "built"
-LITTLE_TIME: Final = Limits(wall_s=60.0, cpu_s=1.0, memory_mb=2048)
-LITTLE_MEMORY: Final = Limits(wall_s=60.0, cpu_s=30.0, memory_mb=512)
+LITTLE_TIME: Final = ProcessLimits(wall_s=60.0, cpu_s=1.0, memory_mb=2048)
+LITTLE_MEMORY: Final = ProcessLimits(wall_s=60.0, cpu_s=30.0, memory_mb=512)
 """One limit tight and the others far, so that which is exceeded hangs on no machine's speed."""
 
 STRUCTURAL: Final = {
@@ -41,12 +41,12 @@ HONEST: Final = request_for(shipped_named("conv-bottleneck"), MAP)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JobResult:
     """What came back for one hostile message, and the farm's outcome if it came that far."""
 
     code: str
     reason: str
-    outcome: Outcome | None = None
+    outcome: BuildResult | None = None
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def small_farm() -> Iterator[CompilePool]:
 class Run:
     """The answer to every message by name, and the bytes held before the first and at the end."""
 
-    answers: dict[str, Answer]
+    answers: dict[str, JobResult]
     bytes_before: int
     bytes_after: int
 
@@ -84,7 +84,7 @@ def whole_run(compile_pool: CompilePool, small_farm: CompilePool, loop: asyncio.
     entries = sorted(corpus(), key=lambda entry: not entry.slow)
     farms = [small_farm if entry.expected == "out-of-memory" else compile_pool for entry in entries]
 
-    async def all_at_once() -> list[Answer]:
+    async def all_at_once() -> list[JobResult]:
         return await asyncio.gather(*map(answer_to, entries, farms))
 
     before = memory_in_use()
@@ -97,20 +97,20 @@ def whole_run(compile_pool: CompilePool, small_farm: CompilePool, loop: asyncio.
 
 
 @pytest.fixture
-def answers(whole_run: Run) -> dict[str, Answer]:
+def answers(whole_run: Run) -> dict[str, JobResult]:
     return whole_run.answers
 
 
-async def answer_to(entry: Hostile, compile_pool: CompilePool) -> Answer:
+async def answer_to(entry: Hostile, compile_pool: CompilePool) -> JobResult:
     """Do with a message what planner and compile worker do."""
     try:
         blueprint = decode(Blueprint, entry.value)
     except Undecodable as error:
-        return Answer(UNDECODABLE, str(error))
+        return JobResult(UNDECODABLE, str(error))
     outcome = await compile_pool.build(request_for(blueprint, entry.site))
     if isinstance(outcome, Built):
-        return Answer(BUILT, "", outcome)
-    return Answer(outcome.code.value, outcome.reason, outcome)
+        return JobResult(BUILT, "", outcome)
+    return JobResult(outcome.code.value, outcome.reason, outcome)
 
 
 def memory_in_use() -> int:
@@ -119,7 +119,7 @@ def memory_in_use() -> int:
     return sum(process.memory_info().rss for process in (us, *us.children(recursive=True)))
 
 
-def test_every_hostile_blueprint_gets_its_answer(answers: dict[str, Answer]) -> None:
+def test_every_hostile_blueprint_gets_its_answer(answers: dict[str, JobResult]) -> None:
     wrong = {
         entry.name: (entry.expected, answers[entry.name].code, answers[entry.name].reason)
         for entry in corpus()
@@ -152,13 +152,13 @@ def test_what_no_site_could_use_is_refused_before_it_is_planned() -> None:
     assert not missed
 
 
-def test_reasons_are_one_printable_line_whatever_they_quote(answers: dict[str, Answer]) -> None:
+def test_reasons_are_one_printable_line_whatever_they_quote(answers: dict[str, JobResult]) -> None:
     reasons = [answer.reason for answer in answers.values()]
     assert all(reason.isprintable() for reason in reasons), "a terminal or log would act on it"
     assert max(map(len, reasons)) <= 2000
 
 
-def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, Answer]) -> None:
+def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, JobResult]) -> None:
     """Each fault that is reported was looked for, and told apart in words, by the event loop."""
     floods = {name: each.reason for name, each in answers.items() if name.startswith("flood/")}
     counts = {name: re.search(r"and (\d+) more", reason) for name, reason in floods.items()}
@@ -167,7 +167,7 @@ def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, Answe
 
 
 def test_a_graph_that_gives_its_inputs_back_becomes_a_kernel_that_does_not(
-    answers: dict[str, Answer],
+    answers: dict[str, JobResult],
 ) -> None:
     aliasing = [answer.outcome for name, answer in answers.items() if "-itself-by-" in name]
     assert len(aliasing) >= 8

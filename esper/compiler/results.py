@@ -52,11 +52,11 @@ class Built:
     timings_ms: TimingsMs
 
 
-Outcome = Built | Rejected
-StepOutcome = Compiled | Validated | Rejected
+BuildResult = Built | Rejected
+StageResult = Compiled | Validated | Rejected
 
 
-def to_bytes(outcome: StepOutcome) -> bytes:
+def to_bytes(outcome: StageResult) -> bytes:
     """Return the outcome of a step as bytes."""
     artifact = b""
     header: dict[str, object] = {"timings_ms": outcome.timings_ms}
@@ -70,7 +70,7 @@ def to_bytes(outcome: StepOutcome) -> bytes:
     return orjson.dumps(header) + b"\n" + artifact
 
 
-def from_bytes(value: bytes) -> StepOutcome:
+def from_bytes(value: bytes) -> StageResult:
     """Return the outcome that `to_bytes` wrote.
 
     Raises:
