@@ -10,7 +10,7 @@ from benchmarks import figures
 from benchmarks.catalog import BENCHMARKS, measure
 from benchmarks.figures import result_file
 from benchmarks.result import BenchmarkError, Result
-from esper.workers.cli.output import Json, console, print_table
+from esper.workers.cli import Json, console, print_table
 
 Name = Annotated[str, typer.Argument(help="A benchmark, or `list`, or `figures`.")]
 Quick = Annotated[bool, typer.Option(help="Only show that it works: the figures mean nothing.")]

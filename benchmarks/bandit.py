@@ -19,7 +19,7 @@ from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from esper.topics.bus import Bus, Record, StartOffset
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
-from esper.workers.bandit.worker import BATCH_RECORDS
+from esper.workers.bandit import BATCH_RECORDS
 
 GOAL: Final = Goal(sense="at least", limit=0.5)
 FOLD_TIMEOUT_S: Final = 120.0

@@ -17,7 +17,7 @@ from benchmarks.submissions import (
 )
 from esper.settings import STACK_FILE
 from esper.topics.models import Blueprint, SiteKind, SiteSignature
-from esper.workers.local.state import read_state
+from esper.workers.local import read_state
 
 MEGABYTE: Final = 1e6
 GROWTH_LIMIT: Final = 1.05

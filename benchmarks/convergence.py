@@ -26,7 +26,7 @@ from esper.tasks import KnownAnswerTask, conv_teacher
 from esper.tasks.train import DatasetSplits, train_task
 from esper.topics.models import Fossilize, Plant, PolicySpec, Selection, SelectionLimits
 from esper.training import Growth
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
 
 REPORT_EVERY: Final = 10
 BLUEPRINTS: Final = ("channel-mixing-mlp", "gated-linear-unit", "image-conv", "low-rank-skip-wide")

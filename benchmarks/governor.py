@@ -23,7 +23,7 @@ from esper.training import GovernorSettings
 from esper.training.governor import Governor
 from esper.training.optimizer import OptimizerMembership
 from esper.training.seed_manager import SeedManager
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
 
 BLUEPRINTS: Final = ("low-rank-skip", "gated-linear-unit", "linear-bottleneck")
 SAVED: Final = Goal(sense="at most", limit=1.01, of="worst")

@@ -22,9 +22,7 @@ from esper.settings import STACK_FILE
 from esper.topics.catalog import SEED_METRICS
 from esper.topics.codec import encode
 from esper.topics.models import PolicySpec, RunConfig, SeedReport
-from esper.workers.local.process import ProcessRecord
-from esper.workers.local.state import read_state
-from esper.workers.local.worker import metrics_address
+from esper.workers.local import ProcessRecord, metrics_address, read_state
 
 GOAL: Final = Goal(sense="at most", limit=1.05)
 WORKER: Final = "bandit"

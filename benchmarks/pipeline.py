@@ -25,7 +25,7 @@ from esper.topics.catalog import KERNEL_COMPILED
 from esper.topics.codec import decode
 from esper.topics.models import Blueprint, Event, KernelCompiled, KernelRequested
 from esper.training import Growth
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
 
 COMPILE_TIMEOUT_S: Final = 10.0
 WARMING_SUBMISSIONS: Final = 4

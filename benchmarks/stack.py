@@ -9,9 +9,7 @@ from pathlib import Path
 
 from benchmarks.result import BenchmarkError
 from esper.settings import STACK_FILE, Settings
-from esper.workers.local import process
-from esper.workers.local.stack import LocalStack
-from esper.workers.local.state import StackState, read_state
+from esper.workers.local import LocalStack, StackState, process, read_state
 
 NO_ADDRESSES: dict[str, str] = {}
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.workers.local.kafka import KafkaService
-from esper.workers.local.process import CAN_DIE_WITH_PARENT
-from esper.workers.local.redis import RedisService
+from esper.workers.local import CAN_DIE_WITH_PARENT, KafkaService, RedisService
 
 # Tables are as wide as each test has them, not as whoever's terminal the suite is run in.
 os.environ.pop("COLUMNS", None)

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.growth.rows import Ledger, Row
 from benchmarks.growth.runner import Wanted, carry_out, pending
 from benchmarks.growth.suites import suite_named
-from esper.workers.cli.output import console
+from esper.workers.cli import console
 
 SuiteName = Annotated[str, typer.Option("--suite", help="Which experiments.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each control, from 0.")]

@@ -26,8 +26,8 @@ from esper.seed import find_sites
 from esper.tasks.train import DatasetSplits, Task, no_growth
 from esper.topics.models import Selection
 from esper.training import Growth
-from esper.workers.local.submit import publish_blueprints
-from esper.workers.local.trainer import REPORT_EVERY
+from esper.workers.cli import publish_blueprints
+from esper.workers.cli.train import REPORT_EVERY
 
 ESPER: Final = "esper"
 HOST: Final = "host"

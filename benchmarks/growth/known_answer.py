@@ -36,7 +36,7 @@ from esper.tasks import TEACHER_BLUEPRINTS, TEACHERS, KnownAnswerTask
 from esper.tasks.train import DatasetSplits
 from esper.topics.models import MemorySnapshot
 from esper.training import Growth
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
 
 NAME: Final = "known-answer"
 EARLIER_CONTROL: Final = "bandit-earlier"

@@ -45,7 +45,7 @@ from esper.training import Growth
 from esper.training.lineage import Lineage, read_lineage
 from esper.training.link_config import trusted_key_of
 from esper.training.static import static_network
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
 
 NAME: Final = "race"
 DEVICE: Final = "cuda"

@@ -12,7 +12,7 @@ import pytest
 from esper.settings import Settings
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.version import VERSION
-from esper.workers.faust.app import STOP_SLACK_S
+from esper.workers.faust import STOP_SLACK_S
 
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]

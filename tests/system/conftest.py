@@ -12,8 +12,7 @@ from confluent_kafka import Producer
 from esper.settings import Settings
 from esper.topics.bus import Bus
 from esper.topics.catalog import BLUEPRINT_SUBMITTED
-from esper.workers.local.process import CAN_DIE_WITH_PARENT
-from esper.workers.local.stack import LocalStack
+from esper.workers.local import CAN_DIE_WITH_PARENT, LocalStack
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,8 @@ from esper.topics.models import (
     SeedState,
     SeedStatus,
 )
-from esper.workers.bandit.run_table import Ended, How
-from esper.workers.local import process
-from esper.workers.local.state import read_state
+from esper.workers.bandit import EndedRun, RunEnd
+from esper.workers.local import process, read_state
 from tests.system.conftest import Running, eventually
 from tests.system.test_metrics import labelled
 
@@ -67,14 +66,14 @@ class Scene:
         assert len(found) == count
         return [reason for _, reason in found]
 
-    def kept(self, run_id: str) -> FoldState | Ended | None:
+    def kept(self, run_id: str) -> FoldState | EndedRun | None:
         """What the worker's table holds of a run."""
         records = self.records(FOLDED_RUNS.changelog, run_id)
         value = records[-1].value if records else None
         if not value:
             return None
         if b'"ended"' in value:
-            return Ended.model_validate_json(value)
+            return EndedRun.model_validate_json(value)
         return FoldState.from_bytes(value)
 
     def folded_to(self, run_id: str, seq: int) -> FoldState:
@@ -87,14 +86,14 @@ class Scene:
         state: FoldState = eventually(f"report {seq} to be folded", reached)
         return state
 
-    def ended(self, run_id: str) -> Ended:
+    def ended(self, run_id: str) -> EndedRun:
         """How a run ended, once it has."""
 
-        def found() -> Ended | None:
+        def found() -> EndedRun | None:
             kept = self.kept(run_id)
-            return kept if isinstance(kept, Ended) else None
+            return kept if isinstance(kept, EndedRun) else None
 
-        ended: Ended = eventually("the run to end", found)
+        ended: EndedRun = eventually("the run to end", found)
         return ended
 
     def decisions(self, run_id: str) -> list[AdaptationDecision]:
@@ -250,7 +249,7 @@ def test_a_hole_breaks_its_run_and_no_other_on_the_partition(scene: Scene, run_i
     assert hole == (f"run {run_id}: report 2 is missing, next is 3; it is not on the topic before")
     assert later == f"nothing is folded any more: {hole}"
     ended = scene.ended(run_id)
-    assert (ended.ended, ended.last_seq) == (How.BROKEN, 1)
+    assert (ended.ended, ended.last_seq) == (RunEnd.BROKEN, 1)
     assert scene.letters(other) == []
     assert scene.counted("esper_runs_broken_total", "hole") == broken + 1
 
@@ -330,7 +329,7 @@ def test_of_a_closed_run_a_few_hundred_bytes_are_kept(scene: Scene, run_id: str)
     scene.send(report(run_id, 0, kernels=kernels))
     scene.send(report(run_id, 1, closing=True))
     ended = scene.ended(run_id)
-    assert (ended.ended, ended.last_seq) == (How.CLOSED, 1)
+    assert (ended.ended, ended.last_seq) == (RunEnd.CLOSED, 1)
     assert len(ended.to_bytes()) < 400
     assert _audited(scene, run_id)
 
@@ -353,7 +352,7 @@ def test_a_second_opening_of_a_closed_run_is_a_dead_letter(scene: Scene, run_id:
         f"run {run_id} was closed by report 1 and cannot be opened again; give the new run "
         "another id"
     )
-    assert scene.ended(run_id).ended is How.CLOSED
+    assert scene.ended(run_id).ended is RunEnd.CLOSED
 
 
 # -- arms ---------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from benchmarks.exploding import REPORT_EVERY, Ended, Explosion, Injector, grown
 from esper.audit import audit, fetch_history, with_kernels, write_history
 from esper.blueprint import shipped_named
 from esper.training import ReplayDiffers, read_recording
-from esper.workers.local.kafka import KafkaService
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
+from esper.workers.local import KafkaService
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
 

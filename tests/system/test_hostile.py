@@ -13,7 +13,7 @@ from esper.topics.bus import Bus, StartOffset
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_COMPILED, TRAINING_RUN
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Blueprint, KernelCompiled, RunStatus, TrainingRun
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
 from tests.compiler.hostile.corpus import SITES, UNDECODABLE, Hostile, corpus
 from tests.system.conftest import Running, eventually, publish_as_a_stranger
 

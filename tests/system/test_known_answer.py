@@ -8,9 +8,9 @@ import pytest
 from esper.blueprint import shipped_named
 from esper.tasks import CONV_TEACHER
 from esper.topics.models import Fossilize, Plant
-from esper.workers.local.kafka import KafkaService
-from esper.workers.local.submit import publish_blueprints
-from esper.workers.local.trainer import Deciding, GrownRun, grow_task
+from esper.workers.cli import publish_blueprints
+from esper.workers.cli.train import GrownRun, GrowOptions, grow_task
+from esper.workers.local import KafkaService
 from tests.system.conftest import Running
 
 EPOCHS = 24
@@ -37,7 +37,7 @@ def grown(running: Running, tmp_path_factory: pytest.TempPathFactory) -> GrownRu
         export_under=tmp_path_factory.mktemp("grown"),
         on_start=lambda run_id: None,
         on_epoch=lambda epoch, loss: None,
-        deciding=Deciding(lockstep=True),
+        options=GrowOptions(lockstep=True),
     )
 
 

@@ -16,8 +16,8 @@ from esper.blueprint import shipped_named
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.topics.models import Operation
 from esper.training import Growth
-from esper.workers.local.kafka import KafkaService
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
+from esper.workers.local import KafkaService
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running
 

@@ -21,11 +21,8 @@ from esper.topics.bus import Bus, Record, partition_of, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision, MemorySnapshot, Plant, SeedReport
-from esper.workers.cli import app
-from esper.workers.local.process import CAN_DIE_WITH_PARENT
-from esper.workers.local.stack import LocalStack
-from esper.workers.local.state import read_state
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import app, publish_blueprints
+from esper.workers.local import CAN_DIE_WITH_PARENT, LocalStack, read_state
 from tests.orchestrator.trained_memory import SIGNATURES, taught_run
 from tests.orchestrator.trainer import Trainer
 from tests.system.conftest import Running, eventually

@@ -8,8 +8,8 @@ from prometheus_client.metrics_core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
 from esper.blueprint import shipped
-from esper.workers.local.state import read_state
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
+from esper.workers.local import read_state
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
 

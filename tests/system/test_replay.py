@@ -13,8 +13,8 @@ import orjson
 import pytest
 
 from esper.blueprint import shipped_named
-from esper.workers.local.kafka import KafkaService
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
+from esper.workers.local import KafkaService
 from tests.system.conftest import Running
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "dropout-mlp", "conv-bottleneck", "image-conv")

@@ -20,8 +20,8 @@ from esper.topics.bus import read_topic
 from esper.topics.catalog import SEED_METRICS, TRAINING_RUN
 from esper.topics.codec import decode
 from esper.topics.models import RunStatus, SeedReport, TrainingRun
-from esper.workers.local.kafka import KafkaService
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
+from esper.workers.local import KafkaService
 from tests.system.conftest import Running
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "conv-bottleneck", "squeeze-excite")

@@ -25,9 +25,7 @@ from esper.topics.models import (
     SeedReport,
     SeedState,
 )
-from esper.workers.cli import app, main
-from esper.workers.cli.run_requests import request_for, run_of
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import app, find_open_run, main, new_request, publish_blueprints
 from tests.seed.conftest import one_thread
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
@@ -161,8 +159,8 @@ def test_a_paused_run_decides_nothing_until_it_is_resumed(running: Running) -> N
 def test_a_request_counts_once_however_often_it_is_heard(running: Running, bus: Bus) -> None:
     with trained(running) as training:
         run_id = training.growth.run_id
-        run = run_of(running.settings.kafka_bootstrap_servers, run_id)
-        request = request_for(run, RequestKind.PAUSE)
+        run = find_open_run(running.settings.kafka_bootstrap_servers, run_id)
+        request = new_request(run, RequestKind.PAUSE)
         for _ in range(2):
             bus.publish(RUN_CONTROL, request).result(10)
         eventually("the pause", lambda: training.growth.paused)
@@ -216,8 +214,8 @@ def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(
     servers = running.settings.kafka_bootstrap_servers
     first = Training(running, report_every=5)
     with pytest.raises(RuntimeError, match="cut off"), first.growth as growth:
-        run_id, run = growth.run_id, run_of(servers, growth.run_id)
-        bus.publish(RUN_CONTROL, request_for(run, RequestKind.PAUSE)).result(10)
+        run_id, run = growth.run_id, find_open_run(servers, growth.run_id)
+        bus.publish(RUN_CONTROL, new_request(run, RequestKind.PAUSE)).result(10)
         deadline = time.monotonic() + 30
         while not growth.paused and time.monotonic() < deadline:
             first.step()
@@ -225,7 +223,7 @@ def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(
             first.step()
         state = growth.state_dict()
         raise RuntimeError("cut off")
-    bus.publish(RUN_CONTROL, request_for(run, RequestKind.CULL, "conv2")).result(10)
+    bus.publish(RUN_CONTROL, new_request(run, RequestKind.CULL, "conv2")).result(10)
     second = Training(running, report_every=5, resume=state)
     with second.growth as growth:
         assert growth.paused

@@ -21,8 +21,8 @@ from esper.topics.models import (
     OutcomeStatus,
     Plant,
 )
-from esper.workers.local.export_check import compare_in_fresh_interpreter
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
+from esper.workers.cli.demo import compare_in_fresh_interpreter
 from tests.system.conftest import Running
 from tests.system.training import Training
 

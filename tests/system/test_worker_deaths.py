@@ -24,10 +24,7 @@ from esper.topics.models import (
     SeedState,
     SeedStatus,
 )
-from esper.workers.local import process
-from esper.workers.local.process import ProcessRecord
-from esper.workers.local.state import read_state
-from esper.workers.local.worker import is_healthy, spawn_worker
+from esper.workers.local import ProcessRecord, is_healthy, process, read_state, spawn_worker
 from tests.system.conftest import Running, eventually
 from tests.system.training import Training
 

@@ -17,7 +17,7 @@ from esper.topics.catalog import (
     topic_specs,
 )
 from esper.topics.models import SeedReport
-from esper.workers.faust.app import bytes_table, make_app
+from esper.workers.faust import bytes_table, make_app
 from tests.topics.events import EVENTS, reports
 
 SPECS = {spec.name: spec for spec in topic_specs()}

@@ -27,7 +27,7 @@ from esper.topics.models import (
 )
 from esper.training import Growth, LossRefused
 from esper.training.probe import ProbeRefused
-from esper.workers.local.kafka import KafkaService
+from esper.workers.local import KafkaService
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import announced
 from tests.training.fake_workers import WAIT_S, Outside

@@ -32,7 +32,7 @@ from esper.training.frame_decoder import FrameDecoder
 from esper.training.grow import RunNameRefused
 from esper.training.link import RunLink
 from esper.training.link_config import NotConfigured, order_for
-from esper.workers.local.kafka import KafkaService
+from esper.workers.local import KafkaService
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import announced, plant
 from tests.seed.recorded import Recorded

@@ -37,7 +37,7 @@ from esper.topics.models import (
     TrainingRun,
 )
 from esper.training import LockstepBroken, LockstepTimeouts
-from esper.workers.local.kafka import KafkaService
+from esper.workers.local import KafkaService
 from tests.seed.hosts import Host, host, images, labels, sites_of
 from tests.seed.kernels import announced, built
 from tests.training.fake_workers import WAIT_S, Outside

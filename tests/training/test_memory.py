@@ -19,7 +19,7 @@ from esper.topics.codec import decode
 from esper.topics.models import MemorySnapshot, RememberedArm, SeedReport, TrainingRun
 from esper.training import Growth, LockstepBroken, LockstepTimeouts
 from esper.training.grow import RunNameRefused
-from esper.workers.local.kafka import KafkaService
+from esper.workers.local import KafkaService
 from tests.seed.hosts import host, images, labels
 from tests.training.fake_workers import Outside
 

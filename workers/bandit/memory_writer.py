@@ -22,7 +22,7 @@ PAUSE_S: Final = 30.0
 """How long Redis is left alone after it did not answer: no batch shall wait for it in vain."""
 
 
-class Remembering:
+class MemoryWriter:
     """Keeps what closed runs found; a run that it cannot keep is counted, named in the log, and
     left to `esper memory learn`."""
 

@@ -1,6 +1,6 @@
 """What the bandit's table holds of each run, and the decoded states in memory beside it.
 
-A run under way has the bytes of its fold's state. A run that is over has an `Ended`, a few hundred
+A run under way has the bytes of its fold's state. A run that is over has an `EndedRun`, a few hundred
 bytes that tell its late reports from those of a new run.
 """
 
@@ -28,14 +28,14 @@ RECENT_REPORTS = 64
 """Of how many reports of a run the digest is known in memory."""
 
 
-class How(StrEnum):
+class RunEnd(StrEnum):
     """How a run ended for the bandit."""
 
     CLOSED = "closed"
     BROKEN = "broken"
 
 
-class Ended(BaseModel):
+class EndedRun(BaseModel):
     """A run of which nothing is folded any more: by which record it ended, and why.
 
     `last_seq` is the last report folded, `opening_sha256` the digest of what opened the run.
@@ -43,7 +43,7 @@ class Ended(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ended: How
+    ended: RunEnd
     run_id: str
     last_seq: int
     opening_sha256: str
@@ -60,7 +60,7 @@ ENDED_PREFIX = b'{"ended":'
 
 
 @dataclass(slots=True)
-class Run:
+class RunRow:
     """A run as one batch has it: `value` is what the table held when the batch came to it.
 
     `last_offset` is where the last report folded stood, -1 where this process does not know;
@@ -70,7 +70,7 @@ class Run:
 
     record_batch: RecordBatch
     value: bytes | None
-    kept: FoldState | Ended | None
+    kept: FoldState | EndedRun | None
     last_offset: int = -1
     recent: dict[int, str] = field(default_factory=dict)
     changed: bool = False
@@ -84,7 +84,7 @@ class Run:
         if len(self.recent) > RECENT_REPORTS:
             del self.recent[next(iter(self.recent))]
 
-    def end(self, how: How, record: Record, reason: str) -> None:
+    def end(self, how: RunEnd, record: Record, reason: str) -> None:
         """Keep no more of the run than that it ended, by this record.
 
         Raises:
@@ -92,8 +92,8 @@ class Run:
         """
         if not isinstance(self.kept, FoldState):
             raise ValueError(f"the run of {record.key!r} has no state to end")
-        self.closed = self.kept if how is How.CLOSED else None
-        self.kept = Ended(
+        self.closed = self.kept if how is RunEnd.CLOSED else None
+        self.kept = EndedRun(
             ended=how,
             run_id=self.kept.run_id,
             last_seq=self.kept.last_seq,
@@ -105,7 +105,7 @@ class Run:
         self.changed = True
 
 
-class Runs:
+class RunTable:
     """The runs of a worker: read from the table, changed by a batch, written once at its end.
 
     States stay decoded from batch to batch. One counts only while the table holds the very bytes
@@ -114,8 +114,8 @@ class Runs:
 
     def __init__(self, table: ConfirmedTable) -> None:
         self._table = table
-        self._batch: dict[bytes, Run] = {}
-        self._decoded: OrderedDict[bytes, Run] = OrderedDict()
+        self._batch: dict[bytes, RunRow] = {}
+        self._decoded: OrderedDict[bytes, RunRow] = OrderedDict()
         self._decoded_bytes = 0
         self._ended: dict[int, deque[bytes]] | None = None
 
@@ -132,7 +132,7 @@ class Runs:
         self._decoded_bytes = 0
         self._ended = None
 
-    def of(self, record_batch: RecordBatch, run_id: str) -> Run:
+    def of(self, record_batch: RecordBatch, run_id: str) -> RunRow:
         """Return the run of a report in `record_batch`, as the batch has it so far."""
         key = run_id.encode()
         run = self._batch.get(key)
@@ -152,27 +152,27 @@ class Runs:
         self._batch = {}
         await self._table.confirmed()
 
-    def _read(self, record_batch: RecordBatch, key: bytes) -> Run:
+    def _read(self, record_batch: RecordBatch, key: bytes) -> RunRow:
         with table_writes_for(record_batch):
             value = self._table.get(key)
         known = self._decoded.get(key)
         if known is not None and known.value == value:
             # A copy: if the batch comes to nothing, what is kept here must be as it was.
-            return Run(record_batch, value, known.kept, known.last_offset, dict(known.recent))
-        return Run(record_batch, value, _decoded(value))
+            return RunRow(record_batch, value, known.kept, known.last_offset, dict(known.recent))
+        return RunRow(record_batch, value, _decoded(value))
 
-    def _write(self, key: bytes, run: Run, kept: FoldState | Ended) -> None:
+    def _write(self, key: bytes, run: RunRow, kept: FoldState | EndedRun) -> None:
         run.value = kept.to_bytes()
         run.changed = False
         with table_writes_for(run.record_batch):
             self._table[key] = run.value
             self._forget_decoded(key)
-            if isinstance(kept, Ended):
+            if isinstance(kept, EndedRun):
                 self._remember_ended(kept.partition, key)
             else:
                 self._remember_decoded(key, run)
 
-    def _remember_decoded(self, key: bytes, run: Run) -> None:
+    def _remember_decoded(self, key: bytes, run: RunRow) -> None:
         self._decoded[key] = run
         self._decoded_bytes += len(run.value or b"")
         while len(self._decoded) > MAX_DECODED_RUNS or self._decoded_bytes > MAX_DECODED_BYTES:
@@ -201,14 +201,14 @@ def ended_in(table: Mapping[bytes, bytes]) -> dict[int, deque[bytes]]:
     found: dict[int, list[tuple[int, bytes]]] = {}
     for key, value in table.items():
         if value and value.startswith(ENDED_PREFIX):
-            ended = Ended.model_validate_json(value)
+            ended = EndedRun.model_validate_json(value)
             found.setdefault(ended.partition, []).append((ended.offset, key))
     return {partition: deque(key for _, key in sorted(runs)) for partition, runs in found.items()}
 
 
-def _decoded(value: Any) -> FoldState | Ended | None:
+def _decoded(value: Any) -> FoldState | EndedRun | None:
     if not value:
         return None
     if value.startswith(ENDED_PREFIX):
-        return Ended.model_validate_json(value)
+        return EndedRun.model_validate_json(value)
     return FoldState.from_bytes(value)

@@ -3,15 +3,15 @@
 from esper.topics.bus import OffsetRange, Record, find_record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import SeedReport
-from esper.workers.bandit.run_table import Run
+from esper.workers.bandit.run_table import RunRow
 
 
 class ReportSkipped(Exception):
     """A report stands on the topic and was not folded: the worker must read it again."""
 
 
-async def require_hole(
-    bootstrap_servers: str, run: Run, record: Record, report: SeedReport
+async def require_missing(
+    bootstrap_servers: str, run: RunRow, record: Record, report: SeedReport
 ) -> None:
     """Read the log up to a record that is not the next of its run; return if the next is not there.
 

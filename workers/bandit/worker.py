@@ -16,9 +16,9 @@ from esper.topics.bus import Producer, Record, TracedEvent
 from esper.topics.catalog import ADAPTATION_DECISION, BANDIT_APP, FOLDED_RUNS, SEED_METRICS
 from esper.topics.codec import child_traceparent, digest, traceparent_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
-from esper.workers.bandit.memory_writer import Remembering
-from esper.workers.bandit.run_table import Ended, How, Run, Runs
-from esper.workers.bandit.sequence_gaps import require_hole
+from esper.workers.bandit.memory_writer import MemoryWriter
+from esper.workers.bandit.run_table import EndedRun, RunEnd, RunRow, RunTable
+from esper.workers.bandit.sequence_gaps import require_missing
 from esper.workers.faust.app import batch_topic, bytes_table, is_ready, make_app, run
 from esper.workers.faust.dead_letters import DlqReason, read, send_to_dlq
 from esper.workers.faust.guards import GuardedApp, RecordBatch, process_batches, records_of
@@ -58,13 +58,13 @@ class Bandit:
         self,
         app: GuardedApp,
         producer: Producer,
-        remembering: Remembering,
+        remembering: MemoryWriter,
         bootstrap_servers: str,
     ) -> None:
         self._producer = producer
         self._remembering = remembering
         self._bootstrap_servers = bootstrap_servers
-        self._runs = Runs(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
+        self._runs = RunTable(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
         app.on_partitions_assigned.connect(self._forget, weak=False)
         app.agent(batch_topic(app, SEED_METRICS.name))(self._read_reports)
 
@@ -97,10 +97,10 @@ class Bandit:
             return None
         return report
 
-    async def _take(self, run: Run, record: Record, report: SeedReport) -> list[Decided]:
+    async def _take(self, run: RunRow, record: Record, report: SeedReport) -> list[Decided]:
         """Fold a report, or ignore or bury it; return what it led to."""
         cause = cause_of(record, report)
-        if isinstance(run.kept, Ended):
+        if isinstance(run.kept, EndedRun):
             await self._refuse(run.kept, record, report)
             return []
         if run.kept is not None and report.seq <= run.kept.last_seq:
@@ -116,7 +116,7 @@ class Bandit:
                 await self._bury(record, unfit, str(error))
             return []
         except SequenceGap as error:
-            await require_hole(self._bootstrap_servers, run, record, report)
+            await require_missing(self._bootstrap_servers, run, record, report)
             await self._break(
                 run, record, DlqReason.HOLE, f"{error}; it is not on the topic before"
             )
@@ -125,11 +125,11 @@ class Bandit:
         run.fold_into(state, record, report.seq, cause.sha256)
         if report.closing:
             RUNS_CLOSED.inc()
-            run.end(How.CLOSED, record, f"run {report.run_id} was closed by report {report.seq}")
+            run.end(RunEnd.CLOSED, record, f"run {report.run_id} was closed by report {report.seq}")
         return [Decided(decision, record, report.closing) for decision in decisions]
 
     async def _take_again(
-        self, run: Run, state: FoldState, record: Record, report: SeedReport, cause: Cause
+        self, run: RunRow, state: FoldState, record: Record, report: SeedReport, cause: Cause
     ) -> None:
         """Ignore a report folded before, unless it says something else than it did then.
 
@@ -145,9 +145,9 @@ class Bandit:
         reason = f"run {report.run_id}: report {report.seq} {what}; two runs have one id"
         await self._break(run, record, DlqReason.CONTRADICTION, reason)
 
-    async def _refuse(self, ended: Ended, record: Record, report: SeedReport) -> None:
+    async def _refuse(self, ended: EndedRun, record: Record, report: SeedReport) -> None:
         """Ignore the reports that came before a run ended, and bury those that come after."""
-        broken = ended.ended is How.BROKEN
+        broken = ended.ended is RunEnd.BROKEN
         if broken and record.offset > ended.offset:
             await self._bury(
                 record, DlqReason.BROKEN, f"nothing is folded any more: {ended.reason}"
@@ -163,9 +163,9 @@ class Bandit:
         else:
             REPORTS_REPEATED.inc()
 
-    async def _break(self, run: Run, record: Record, unfit: DlqReason, reason: str) -> None:
+    async def _break(self, run: RunRow, record: Record, unfit: DlqReason, reason: str) -> None:
         """Bury a record and fold nothing more of its run; other runs go on."""
-        run.end(How.BROKEN, record, reason)
+        run.end(RunEnd.BROKEN, record, reason)
         RUNS_BROKEN.labels(unfit).inc()
         log.error(
             "run broken",
@@ -207,7 +207,7 @@ def run_bandit_worker(settings: Settings) -> int:
         session_timeout_s=settings.session_timeout_s,
     )
     producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
-    Bandit(app, producer, Remembering(settings), settings.kafka_bootstrap_servers)
+    Bandit(app, producer, MemoryWriter(settings), settings.kafka_bootstrap_servers)
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,

@@ -1,10 +1,13 @@
-"""The `esper` command: one module for each group of commands, all of them here.
+"""The `esper` command: one module or folder per group of commands, assembled here.
 
-An error of one of our own exception trees is meant for the user: one line that says what to do,
-exit code 1. Wrong use exits with 2. Any other exception is a defect and keeps its traceback.
+An exception of Esper's own is meant for the user: `main` prints it as one line and exits with 1.
+Wrong usage exits with 2. Any other exception is a defect and keeps its traceback. Names that need
+a Kafka client are imported on first use.
 """
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,12 +17,35 @@ from esper.workers.cli import (
     demo,
     keys,
     memory,
+    run_control,
     stack,
-    steering,
     topics,
     train,
     worker,
 )
+from esper.workers.cli.output import Json, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from esper.workers.cli.publish import publish_blueprints
+    from esper.workers.cli.run_requests import find_open_run, new_request
+
+_MODULES = {
+    "find_open_run": "run_requests",
+    "new_request": "run_requests",
+    "publish_blueprints": "publish",
+}
+
+__all__ = [
+    "Json",
+    "app",
+    "console",
+    "find_open_run",
+    "main",
+    "new_request",
+    "print_json",
+    "print_table",
+    "publish_blueprints",
+]
 
 OUR_PACKAGE = "esper."
 
@@ -41,8 +67,8 @@ app.add_typer(blueprint.app, name="blueprint")
 app.add_typer(topics.app, name="topics")
 app.add_typer(worker.app, name="worker")
 app.add_typer(audit.history, name="history")
-app.add_typer(steering.run, name="run")
-app.add_typer(steering.seed, name="seed")
+app.add_typer(run_control.run, name="run")
+app.add_typer(run_control.seed, name="seed")
 app.add_typer(memory.app, name="memory")
 app.add_typer(keys.app, name="keys")
 
@@ -56,3 +82,10 @@ def main() -> None:
             raise
         print(f"esper: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that defines an exported name."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -77,7 +77,7 @@ def export(
     try:
         found = with_kernels(settings.kafka_bootstrap_servers, _fetch(run))
         if kernels is not None:
-            from esper.workers.local.kernel_copies import copy_kernels
+            from esper.workers.cli.kernel_copies import copy_kernels
 
             copied = copy_kernels(settings, found, kernels)
             console.print(f"{copied} kernels in {kernels}", soft_wrap=True)

@@ -115,7 +115,7 @@ def publish(
 
     With --set, the member of the family with that value, under an id of its own.
     """
-    from esper.workers.local.submit import publish_blueprints
+    from esper.workers.cli.publish import publish_blueprints
 
     settings = _settings(values)
     if all_shipped and settings:

@@ -27,7 +27,7 @@ NAMED: Final = 5
 """Runs that are named where one is unknown; more would hide the newest."""
 
 
-class AskingRefused(ValueError):
+class RequestRefused(ValueError):
     """Something that cannot be asked; the message says why, and what can be."""
 
 
@@ -49,7 +49,7 @@ class RequestResult:
     step: int | None = None
 
 
-def run_of(bootstrap_servers: str, run_id: str) -> TrainingRun:
+def find_open_run(bootstrap_servers: str, run_id: str) -> TrainingRun:
     """Return an open run.
 
     Raises:
@@ -66,13 +66,13 @@ def run_of(bootstrap_servers: str, run_id: str) -> TrainingRun:
     if found is None:
         opened = [run.run_id for run in announced.values() if run.status is RunStatus.OPEN]
         others = f"open: {', '.join(opened[-NAMED:])}" if opened else "no run is open"
-        raise AskingRefused(f"there is no run {run_id!r}; {others}")
+        raise RequestRefused(f"there is no run {run_id!r}; {others}")
     if found.status is RunStatus.CLOSED:
-        raise AskingRefused(f"run {run_id} is closed; nothing can be asked of it any more")
+        raise RequestRefused(f"run {run_id} is closed; nothing can be asked of it any more")
     return found
 
 
-def request_for(
+def new_request(
     run: TrainingRun, kind: RequestKind, site: str | None = None, slot: int | None = None
 ) -> RunRequest:
     """Return a request with an id of its own.
@@ -81,7 +81,7 @@ def request_for(
         AskingRefused: the run does not grow at that site.
     """
     if site is not None and site not in run.sites:
-        raise AskingRefused(
+        raise RequestRefused(
             f"run {run.run_id} does not grow at {site!r}; its sites: {', '.join(run.sites)}"
         )
     return RunRequest(
@@ -93,7 +93,7 @@ def request_for(
     )
 
 
-def ask(bootstrap_servers: str, request: RunRequest, timeout_s: float) -> RequestResult:
+def send_request(bootstrap_servers: str, request: RunRequest, timeout_s: float) -> RequestResult:
     """Publish a request, and return what became of it, or how far it had come by the timeout.
 
     Raises:

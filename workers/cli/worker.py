@@ -14,7 +14,7 @@ app = typer.Typer(
 def compile_worker() -> None:
     """Plan and compile: blueprints and runs in, signed kernels out."""
     from esper.workers.compile.worker import run_compile_worker
-    from esper.workers.logs import configure
+    from esper.workers.faust.logs import configure
 
     settings = Settings()
     configure(settings.log_format)
@@ -25,7 +25,7 @@ def compile_worker() -> None:
 def bandit_worker() -> None:
     """Decide: reports in, adaptation decisions out."""
     from esper.workers.bandit.worker import run_bandit_worker
-    from esper.workers.logs import configure
+    from esper.workers.faust.logs import configure
 
     settings = Settings()
     configure(settings.log_format)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from esper.workers.local import leash
+from esper.workers.local import die_with_parent as die_with_parent_script
 from esper.workers.local.errors import StartError, StopError
 
 CAN_DIE_WITH_PARENT = sys.platform == "linux"
@@ -58,7 +58,7 @@ def spawn(
     With `die_with_parent` (Linux) the kernel kills it when this process ends, however it ends.
     """
     if die_with_parent:
-        command = _leashed(name, command)
+        command = _tied_to_parent(name, command)
     log.parent.mkdir(parents=True, exist_ok=True)
     log_start = log.stat().st_size if log.exists() else 0
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -132,13 +132,13 @@ def kill(record: ProcessRecord) -> None:
     wait_until_gone(record, KILL_WAIT_S)
 
 
-def _leashed(name: str, command: Sequence[str]) -> list[str]:
+def _tied_to_parent(name: str, command: Sequence[str]) -> list[str]:
     if not CAN_DIE_WITH_PARENT:
         raise StartError(f"{name} cannot be tied to its parent on {sys.platform}: Linux only")
     if threading.current_thread() is not threading.main_thread():
         # The kernel follows the thread, and would kill the service as soon as this one ends.
         raise StartError(f"{name} must be started from the main thread to die with its parent")
-    return [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", die_with_parent_script.__file__, str(os.getpid()), *command]
 
 
 def _find(record: ProcessRecord) -> psutil.Process | None:

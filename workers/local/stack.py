@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from esper.compiler.signing import PRIVATE_NAME, PUBLIC_NAME, create_keys
+from esper.settings import Settings
 from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
@@ -172,6 +175,23 @@ class LocalStack:
             write_state(self._file, state.with_processes(kept))
         else:
             self._file.unlink()
+
+
+@contextmanager
+def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
+    """Run Kafka, Redis and the workers under an empty folder while the block runs.
+
+    They end with the block, and, where the operating system can see to it, with this process.
+    """
+    stack = LocalStack(home)
+    if home.exists():
+        stack.stop()
+        shutil.rmtree(home)
+    stack.start(progress, die_with_parent=True)
+    try:
+        yield Settings(ESPER_HOME=home)
+    finally:
+        stack.stop()
 
 
 def _ready(name: str, state: StackState) -> ProcessRecord:

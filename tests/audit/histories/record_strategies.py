@@ -19,9 +19,9 @@ from esper.settings import Settings
 from esper.tasks import TASKS
 from esper.topics.models import Orchestration, OutcomeStatus, SelectionLimits, Strategy
 from esper.training.lineage import RunHistory
-from esper.workers.local.demo import running_stack
-from esper.workers.local.submit import publish_blueprints
-from esper.workers.local.trainer import Deciding, grow_task
+from esper.workers.cli import publish_blueprints
+from esper.workers.cli.train import GrowOptions, grow_task
+from esper.workers.local import running_stack
 from tests.audit.histories.record import BLUEPRINTS
 
 HERE: Final = Path(__file__).parent / "strategies"
@@ -71,7 +71,7 @@ def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
             export_under=folder,
             on_start=print,
             on_epoch=lambda epoch, loss: None,
-            deciding=Deciding(selection=selection, memory=False),
+            options=GrowOptions(selection=selection, memory=False),
         )
         count = decided(run.run_history, strategy)
         print(f"{strategy}: {count} decisions in {run.run_id}, seed {seed}")

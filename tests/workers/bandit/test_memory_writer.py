@@ -17,7 +17,7 @@ from esper.orchestrator import FoldState
 from esper.settings import Settings
 from esper.store import RedisRunMemory
 from esper.store.run_memory import KEY_PREFIX
-from esper.workers.bandit.memory_writer import LIMIT_S, Remembering
+from esper.workers.bandit.memory_writer import LIMIT_S, MemoryWriter
 from esper.workers.local.process import CAN_DIE_WITH_PARENT
 from esper.workers.local.redis import RedisService
 from tests.orchestrator.trained_memory import taught_run
@@ -39,8 +39,8 @@ def closed(family: str | None, *names: str) -> list[FoldState]:
     return [taught_run(family, run_id=name).folded for name in names]
 
 
-def at(url: str | None) -> Remembering:
-    return Remembering(Settings(ESPER_REDIS_URL=url))
+def at(url: str | None) -> MemoryWriter:
+    return MemoryWriter(Settings(ESPER_REDIS_URL=url))
 
 
 def counted(outcome: str) -> float:

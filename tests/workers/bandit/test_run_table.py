@@ -12,7 +12,7 @@ from esper.topics.bus import Record
 from esper.topics.codec import encode, sha256_of
 from esper.topics.models import PolicySpec, RunConfig, SeedReport
 from esper.workers import runs as runs_module
-from esper.workers.bandit.run_table import RECENT_REPORTS, Ended, How, Runs
+from esper.workers.bandit.run_table import RECENT_REPORTS, EndedRun, RunEnd, RunTable
 
 
 class Table(dict[bytes, bytes]):
@@ -43,7 +43,7 @@ class Worker:
 
     def __init__(self, table: Mapping[bytes, bytes]) -> None:
         self.table: Any = table
-        self.runs = Runs(self.table)
+        self.runs = RunTable(self.table)
         self.record_batch: Any = RecordBatch()
 
     def fold(self, run_id: str, seq: int, *, write: bool = True) -> None:
@@ -51,7 +51,7 @@ class Worker:
         self.runs.begin()
         run = self.runs.of(self.record_batch, run_id)
         told = report(run_id, seq)
-        assert not isinstance(run.kept, Ended)
+        assert not isinstance(run.kept, EndedRun)
         state, _ = fold(run.kept, told, cause_of(record(run_id, seq), told))
         run.fold_into(state, record(run_id, seq), seq, sha256_of(encode(told)))
         if write:
@@ -62,7 +62,7 @@ class Worker:
         self.fold(run_id, 0)
         self.runs.begin()
         run = self.runs.of(self.record_batch, run_id)
-        run.end(How.CLOSED, record(run_id, 1, offset), "closed")
+        run.end(RunEnd.CLOSED, record(run_id, 1, offset), "closed")
         asyncio.run(self.runs.write())
 
     def last_seq(self, run_id: str) -> int:
@@ -154,6 +154,6 @@ def test_a_state_is_never_taken_for_a_run_that_ended(worker: Worker) -> None:
     worker.fold("run", 0)
     assert not worker.table[b"run"].startswith(b'{"ended"')
     worker.end("over", 7)
-    kept = Runs(worker.table).of(worker.record_batch, "over").kept
-    assert isinstance(kept, Ended)
+    kept = RunTable(worker.table).of(worker.record_batch, "over").kept
+    assert isinstance(kept, EndedRun)
     assert kept.offset == 7

@@ -11,8 +11,8 @@ from esper.topics.bus import Bus, Record, create_topics_from
 from esper.topics.catalog import TopicSpec
 from esper.topics.codec import encode
 from esper.topics.models import SeedReport
-from esper.workers.bandit.run_table import Run
-from esper.workers.bandit.sequence_gaps import ReportSkipped, require_hole
+from esper.workers.bandit.run_table import RunRow
+from esper.workers.bandit.sequence_gaps import ReportSkipped, require_missing
 
 
 def report(run_id: str, seq: int) -> SeedReport:
@@ -29,9 +29,9 @@ def judge(servers: str, written: list[SeedReport], *, last_seq: int, last_offset
     bus.close()
     kept: Any = SimpleNamespace(last_seq=last_seq)
     record_batch: Any = None
-    run = Run(record_batch, None, kept, last_offset)
+    run = RunRow(record_batch, None, kept, last_offset)
     record = Record(topic, 0, len(written) - 1, 0, b"a", encode(written[-1]))
-    asyncio.run(require_hole(servers, run, record, written[-1]))
+    asyncio.run(require_missing(servers, run, record, written[-1]))
 
 
 @pytest.mark.parametrize("last_offset", [-1, 0])

@@ -75,12 +75,12 @@ def resume(run: RunId, timeout: Timeout = TIMEOUT_S, json: Json = False) -> None
 
 def _ask(run_id: str, kind: str, place: str | None, timeout_s: float, json: bool) -> None:
     from esper.topics.models import RequestKind
-    from esper.workers.cli.run_requests import ask, request_for, run_of
+    from esper.workers.cli.run_requests import find_open_run, new_request, send_request
 
     site, slot = (None, None) if place is None else _place_of(place)
     servers = Settings().kafka_bootstrap_servers
-    request = request_for(run_of(servers, run_id), RequestKind(kind), site, slot)
-    became = ask(servers, request, timeout_s)
+    request = new_request(find_open_run(servers, run_id), RequestKind(kind), site, slot)
+    became = send_request(servers, request, timeout_s)
     if json:
         facts: dict[str, Any] = {
             **request.model_dump(mode="json"),

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,15 +22,8 @@ Announce = Callable[[str], None]
 REPORT_EVERY = 20
 """More often than the default, which is for longer trainings: a demonstration lasts a minute."""
 
-
-class Pace(NamedTuple):
-    """How many steps are between two reports, and how many seeds a site has."""
-
-    report_every: int = REPORT_EVERY
-    slots: int = 2
-
-
-USUAL_PACE = Pace()
+SLOTS = 2
+"""Seeds of each site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,7 @@ class GrownRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Deciding:
+class GrowOptions:
     """How a run is decided: by which bandits, with what memory, and whether training waits.
 
     Or by a record, which then says all of this.
@@ -66,10 +58,11 @@ class Deciding:
     lockstep: bool = False
     memory: bool | None = None
     replay: Recording | None = None
-    pace: Pace = USUAL_PACE
+    report_every: int = REPORT_EVERY
+    slots: int = SLOTS
 
 
-BY_DEFAULT = Deciding()
+DEFAULT_OPTIONS = GrowOptions()
 
 
 def grow_task(
@@ -83,7 +76,7 @@ def grow_task(
     on_epoch: OnEpoch,
     device: str = "cpu",
     kept: TrainingCheckpoint | None = None,
-    deciding: Deciding = BY_DEFAULT,
+    options: GrowOptions = DEFAULT_OPTIONS,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
 
@@ -101,7 +94,7 @@ def grow_task(
     growths: list[Growth] = []
 
     def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Growth:
-        growth = _growing(settings, task, seed, deciding, kept, model, optimizer, splits)
+        growth = _growing(settings, task, seed, options, kept, model, optimizer, splits)
         growths.append(growth)
         if kept is not None:
             kept.growth_state = growth.state_dict
@@ -112,7 +105,7 @@ def grow_task(
         task, seed, epochs, attach, on_epoch, device, kept, should_stop=lambda: growths[0].replayed
     )
     growth = growths[0]
-    name = growth.run_id if deciding.replay is None else f"{growth.run_id}-replay"
+    name = growth.run_id if options.replay is None else f"{growth.run_id}-replay"
     exported = growth.export(export_under / name)
     if kept is not None:
         # Not before the export: until then it has the only copy of the weights.
@@ -130,7 +123,7 @@ def _growing(
     settings: Settings,
     task: Task,
     seed: int,
-    deciding: Deciding,
+    options: GrowOptions,
     kept: TrainingCheckpoint | None,
     model: nn.Module,
     optimizer: Optimizer,
@@ -145,16 +138,16 @@ def _growing(
             probe=splits.probe,
             loss_fn=task.loss,
             run=task.name,
-            slots=deciding.pace.slots,
-            report_every=deciding.pace.report_every,
+            slots=options.slots,
+            report_every=options.report_every,
             seed=seed,
-            policy=deciding.policy,
-            selection=task.allowed(deciding.selection or DEFAULT_SELECTION),
+            policy=options.policy,
+            selection=task.allowed(options.selection or DEFAULT_SELECTION),
             settings=settings,
-            lockstep=deciding.lockstep,
-            memory=deciding.memory,
+            lockstep=options.lockstep,
+            memory=options.memory,
             resume=kept.state["growth"] if kept and kept.state else None,
-            replay=deciding.replay,
+            replay=options.replay,
         )
     except (CheckpointRefused, RecordUnfit) as error:
         if kept is None:

@@ -1,8 +1,6 @@
 """The demo: the whole path, from a published blueprint to a grown, exported, audited network."""
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from esper.audit import audit, fetch_history
@@ -14,30 +12,13 @@ from esper.topics.bus import read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
 from esper.topics.codec import decode
 from esper.topics.models import Blueprint, KernelReady, TrainingRun
-from esper.workers.local.export_check import compare_in_fresh_interpreter
-from esper.workers.local.stack import LocalStack
-from esper.workers.local.submit import publish_blueprints
-from esper.workers.local.summary import Facts, spread, summary
-from esper.workers.local.trainer import grow_task
+from esper.workers.cli.demo.export_check import compare_in_fresh_interpreter
+from esper.workers.cli.publish import publish_blueprints
+from esper.workers.cli.train.summary import Facts, spread, summary
+from esper.workers.cli.train.trainer import grow_task
+from esper.workers.local.stack import running_stack
 
 Say = Callable[[str], None]
-
-
-@contextmanager
-def running_stack(home: Path, say: Say) -> Iterator[Settings]:
-    """Run Kafka, Redis and the workers under an empty folder while the block runs.
-
-    They end with the block, and, where the operating system can see to it, with this process.
-    """
-    stack = LocalStack(home)
-    if home.exists():
-        stack.stop()
-        shutil.rmtree(home)
-    stack.start(say, die_with_parent=True)
-    try:
-        yield Settings(ESPER_HOME=home)
-    finally:
-        stack.stop()
 
 
 def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch) -> Facts:

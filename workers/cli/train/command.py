@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from esper.settings import Settings
-from esper.workers.cli.again import Again, Terms, take_up
-from esper.workers.cli.choosing import Choosing
-from esper.workers.cli.groups import grouped
+from esper.workers.cli.option_groups import grouped
 from esper.workers.cli.output import Json, print_json
+from esper.workers.cli.train.policy_options import PolicyOptions
+from esper.workers.cli.train.replay_options import ReplayOptions, TrainingSetup, take_up
 
 TASKS = ("digits", "resnet", "conv-teacher", "charlm")
 """Named here too, so that help and wrong use load no torch."""
@@ -83,8 +83,8 @@ class Training:
 def train(
     task: Annotated[str, typer.Argument(help=f"One of: {', '.join(TASKS)}.")],
     training: Training,
-    choosing: Choosing,
-    again: Again,
+    choosing: PolicyOptions,
+    again: ReplayOptions,
     json: Json = False,
 ) -> None:
     """Train a shipped task while it grows, and export the grown network.
@@ -101,9 +101,9 @@ def train(
 
     import esper.tasks
     from esper.workers.cli.progress import stoppable_training
-    from esper.workers.cli.tables import print_summary
-    from esper.workers.local.summary import summary
-    from esper.workers.local.trainer import Deciding, grow_task
+    from esper.workers.cli.train.summary import summary
+    from esper.workers.cli.train.summary_tables import print_summary
+    from esper.workers.cli.train.trainer import GrowOptions, grow_task
 
     if training.device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")
@@ -112,7 +112,7 @@ def train(
     epochs, checkpoint = training.epochs or chosen.epochs, training.checkpoint
     seed, export_under = training.seed or 0, training.export or settings.home / "grown"
     if again.given:
-        terms = Terms(settings, chosen, epochs, training.device, export_under)
+        terms = TrainingSetup(settings, chosen, epochs, training.device, export_under)
         take_up(again, terms, seed, json)
         return
     policy, selection = choosing.chosen(chosen.sites)
@@ -131,8 +131,13 @@ def train(
             on_epoch=progress.epoch,
             device=training.device,
             kept=kept,
-            deciding=Deciding(
-                policy, selection, training.lockstep, training.memory, pace=choosing.pace
+            options=GrowOptions(
+                policy,
+                selection,
+                training.lockstep,
+                training.memory,
+                report_every=choosing.report_every,
+                slots=choosing.slots,
             ),
         )
     facts = summary(run)

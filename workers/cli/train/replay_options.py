@@ -13,7 +13,7 @@ from esper.workers.cli.output import console, print_json, print_table
 if TYPE_CHECKING:
     from esper.tasks import Task
     from esper.training import ReplayDiffers
-    from esper.workers.local.static_final import StaticRun
+    from esper.workers.cli.train.static_final import StaticRun
 
 PANEL = "An earlier run, without a broker"
 DIFFERENT = 1
@@ -24,7 +24,7 @@ def _option(help: str, **more: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Again:
+class ReplayOptions:
     """Which earlier run is taken up, and where its kernels are."""
 
     replay: Annotated[
@@ -77,7 +77,7 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Terms:
+class TrainingSetup:
     """How a task is trained once more."""
 
     settings: Settings
@@ -87,7 +87,7 @@ class Terms:
     export_under: Path
 
 
-def take_up(again: Again, terms: Terms, seed: int, json: bool) -> None:
+def take_up(again: ReplayOptions, terms: TrainingSetup, seed: int, json: bool) -> None:
     """Train what was trained before; the seed is of a static final."""
     if again.replay is not None:
         _replay(terms, again.replay, again.kernels, json)
@@ -95,13 +95,13 @@ def take_up(again: Again, terms: Terms, seed: int, json: bool) -> None:
         _train_static(terms, again.static_final, again.kernels, seed, json)
 
 
-def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> None:
+def _replay(terms: TrainingSetup, history: Path, kernels: str | None, json: bool) -> None:
     """Replay the run of a history, and print its facts, or where it differed."""
     from esper.training import ReplayDiffers, read_recording
     from esper.workers.cli.progress import stoppable_training
-    from esper.workers.cli.tables import print_summary
-    from esper.workers.local.summary import summary
-    from esper.workers.local.trainer import Deciding, grow_task
+    from esper.workers.cli.train.summary import summary
+    from esper.workers.cli.train.summary_tables import print_summary
+    from esper.workers.cli.train.trainer import GrowOptions, grow_task
 
     recording = read_recording(history, kernels, terms.settings)
     try:
@@ -117,7 +117,7 @@ def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> Non
                 ),
                 on_epoch=progress.epoch,
                 device=terms.device,
-                deciding=Deciding(replay=recording),
+                options=GrowOptions(replay=recording),
             )
     except ReplayDiffers as differs:
         if not json:
@@ -136,11 +136,13 @@ def _replay(terms: Terms, history: Path, kernels: str | None, json: bool) -> Non
     )
 
 
-def _train_static(terms: Terms, folder: Path, kernels: str | None, seed: int, json: bool) -> None:
+def _train_static(
+    terms: TrainingSetup, folder: Path, kernels: str | None, seed: int, json: bool
+) -> None:
     """Train the static final of the run in a folder, and print it beside the grown network."""
     from esper.training.recording import store_url
     from esper.workers.cli.progress import stoppable_training
-    from esper.workers.local.static_final import train_static_final
+    from esper.workers.cli.train.static_final import train_static_final
 
     with stoppable_training(terms.epochs, lambda: "stopped", quiet=json) as progress:
         run = train_static_final(

@@ -6,7 +6,7 @@ from typing import Any
 
 from esper.topics.models import OutcomeStatus
 from esper.training.lineage import RunHistory
-from esper.workers.local.trainer import GrownRun
+from esper.workers.cli.train.trainer import GrownRun
 
 Facts = dict[str, Any]
 

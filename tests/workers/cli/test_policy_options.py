@@ -8,19 +8,19 @@ import typer
 
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
 from esper.topics.models import PolicySpec, SelectionLimits
-from esper.workers.cli.choosing import Choosing
-from esper.workers.local.trainer import REPORT_EVERY, Pace
+from esper.workers.cli.train.policy_options import PolicyOptions
+from esper.workers.cli.train.trainer import REPORT_EVERY, Pace
 from tests.workers.cli.test_errors import esper
 
 SITES = ("conv1", "conv2", "fc1")
 
 
 def test_without_options_a_run_chooses_by_the_defaults() -> None:
-    assert Choosing().chosen(SITES) == (DEFAULT_POLICY, DEFAULT_SELECTION)
+    assert PolicyOptions().chosen(SITES) == (DEFAULT_POLICY, DEFAULT_SELECTION)
 
 
 def test_each_option_is_one_thing_that_the_run_is_told() -> None:
-    policy, selection = Choosing(
+    policy, selection = PolicyOptions(
         policy="ucb1",
         policy_param=["exploration=0.5"],
         attention="ucb1",
@@ -46,20 +46,20 @@ def test_each_option_is_one_thing_that_the_run_is_told() -> None:
 
 
 def test_a_tournament_has_its_own_selection_seeds_and_reports() -> None:
-    assert Choosing().pace == Pace(REPORT_EVERY, 2)
-    choosing = Choosing(tournament=True)
+    assert PolicyOptions().pace == Pace(REPORT_EVERY, 2)
+    choosing = PolicyOptions(tournament=True)
     assert choosing.chosen(SITES) == (DEFAULT_POLICY, TOURNAMENT)
     assert choosing.pace == Pace(report_every=10, slots=4)
 
 
 def test_a_tournament_may_be_told_more() -> None:
-    _, selection = Choosing(tournament=True, max_on_trial=6).chosen(SITES)
+    _, selection = PolicyOptions(tournament=True, max_on_trial=6).chosen(SITES)
     assert selection.limits == TOURNAMENT.limits.model_copy(update={"max_on_trial": 6})
     assert selection.keep_share == TOURNAMENT.keep_share
 
 
 def test_no_attention_leaves_all_to_the_policy() -> None:
-    _, selection = Choosing(attention="none").chosen(SITES)
+    _, selection = PolicyOptions(attention="none").chosen(SITES)
     assert selection.attention is None
     assert selection.limits == DEFAULT_SELECTION.limits
 
@@ -84,7 +84,7 @@ def test_what_there_is_not_is_answered_with_what_there_is(
     options: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(typer.BadParameter, match=why):
-        Choosing(**options).chosen(SITES)
+        PolicyOptions(**options).chosen(SITES)
 
 
 def test_the_command_takes_the_options_and_wrong_names_exit_with_2(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from esper.topics.models import PolicySpec, Selection
-    from esper.workers.local.trainer import Pace
 
 PANEL = "How it chooses"
 NO_ATTENTION = "none"
@@ -20,7 +19,7 @@ def _option(*names: str, help: str, **more: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Choosing:
+class PolicyOptions:
     """How a run is to choose; None is the default of `esper.bandit.defaults`."""
 
     policy: Annotated[
@@ -114,14 +113,20 @@ class Choosing:
         return policy, selection.model_copy(update={"attention": attention, "limits": limits})
 
     @property
-    def pace(self) -> "Pace":
-        """How often a run that chooses so reports, and how many seeds its sites have."""
-        from esper.bandit.defaults import TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
-        from esper.workers.local.trainer import USUAL_PACE, Pace
+    def report_every(self) -> int:
+        """Steps between two reports."""
+        from esper.bandit.defaults import TOURNAMENT_REPORT_EVERY
+        from esper.workers.cli.train.trainer import REPORT_EVERY
 
-        if not self.tournament:
-            return USUAL_PACE
-        return Pace(TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS)
+        return TOURNAMENT_REPORT_EVERY if self.tournament else REPORT_EVERY
+
+    @property
+    def slots(self) -> int:
+        """Slots per site."""
+        from esper.bandit.defaults import TOURNAMENT_SLOTS
+        from esper.workers.cli.train.trainer import SLOTS
+
+        return TOURNAMENT_SLOTS if self.tournament else SLOTS
 
     def _policy(self) -> "PolicySpec":
         from esper.bandit.defaults import DEFAULT_POLICY

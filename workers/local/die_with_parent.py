@@ -1,4 +1,4 @@
-"""Runs a command that the kernel kills when its parent dies: `python leash.py PARENT_PID CMD...`.
+"""Runs a command that the kernel kills when its parent dies: `python die_with_parent.py PARENT_PID CMD...`.
 
 A file of its own, run by path: it becomes the command by exec, so the pid stays the same, and needs
 nothing but the standard library. (A `preexec_fn` would do the same but can deadlock a parent that
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.exit(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent_pid:
-        return  # The parent died before the leash was on.
+        return  # The parent died before the die_with_parent was on.
     os.execvp(command[0], command)
 
 

@@ -6,7 +6,7 @@ import typer
 
 from esper.settings import Settings
 from esper.workers.cli.output import Json, console, print_json, print_table
-from esper.workers.cli.tables import print_reasons, print_seeds, timing_line
+from esper.workers.cli.train.summary_tables import print_reasons, print_seeds, timing_line
 
 LAST_WORDS = "interrupted; everything that was started has been stopped"
 
@@ -21,8 +21,8 @@ def demo(
     Everything runs on this machine, in ESPER_HOME/demo, and has ended when the command ends, also
     after Ctrl-C. Takes about a minute. Exits 1 unless growth, export and audit all worked.
     """
+    from esper.workers.cli.demo.run import run_demo, succeeded
     from esper.workers.cli.progress import stoppable_training
-    from esper.workers.local.demo import run_demo, succeeded
 
     home = (Settings().home / "demo").resolve()
     with stoppable_training(epochs, lambda: LAST_WORDS, quiet=json) as progress:

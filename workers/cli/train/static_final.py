@@ -16,7 +16,7 @@ from esper.training.static import StaticNetwork, static_network
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class NetworkScore:
     """What a network is worth on the test samples of its task."""
 
     test_accuracy: float
@@ -30,7 +30,7 @@ class StaticRun:
 
     run_id: str
     result: TaskResult
-    grown: Judged
+    grown: NetworkScore
     exported: Path
 
 
@@ -73,6 +73,6 @@ def train_static_final(
     return StaticRun(
         run_id=lineage.run_id,
         result=result,
-        grown=Judged(accuracy, loss, sum(each.numel() for each in grown.parameters())),
+        grown=NetworkScore(accuracy, loss, sum(each.numel() for each in grown.parameters())),
         exported=planted[0].export(export_under / f"{lineage.run_id}-static-final"),
     )
