@@ -11,5 +11,7 @@ def test_the_first_true_result_is_returned() -> None:
 
 
 def test_the_error_names_what_did_not_come() -> None:
-    with pytest.raises(AssertionError, match=r"within 0 s this did not come: a record; result=\[\]"):
+    with pytest.raises(
+        AssertionError, match=r"within 0 s this did not come: a record; result=\[\]"
+    ):
         wait_until(list, "a record", timeout_s=0)

@@ -11,7 +11,7 @@ from esper.orchestrator import FoldState, fold
 from esper.topics.bus import Record
 from esper.topics.codec import encode, sha256_of
 from esper.topics.models import PolicySpec, RunConfig, SeedReport
-from esper.workers import runs as runs_module
+from esper.workers.bandit import run_table
 from esper.workers.bandit.run_table import RECENT_REPORTS, EndedRun, RunEnd, RunTable
 
 
@@ -115,7 +115,7 @@ def test_a_batch_that_came_to_nothing_leaves_no_trace(worker: Worker) -> None:
 def test_no_more_states_stay_decoded_than_the_limits_allow(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
-    monkeypatch.setattr(runs_module, limit, most)
+    monkeypatch.setattr(run_table, limit, most)
     for number in range(20):
         worker.fold(f"run-{number}", 0)
     kept = worker.runs._decoded
@@ -138,7 +138,7 @@ def test_of_the_runs_that_ended_the_last_ones_are_remembered(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
     """In the order in which they ended, also where the table was filled by a recovery."""
-    monkeypatch.setattr(runs_module, "ENDED_PER_PARTITION", 4)
+    monkeypatch.setattr(run_table, "ENDED_PER_PARTITION", 4)
     worker.fold("under-way", 0)
     for number in range(4):
         worker.end(f"run-{9 - number}", offset=100 + number)

@@ -9,7 +9,7 @@ import typer
 from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
 from esper.topics.models import PolicySpec, SelectionLimits
 from esper.workers.cli.train.policy_options import PolicyOptions
-from esper.workers.cli.train.trainer import REPORT_EVERY, Pace
+from esper.workers.cli.train.trainer import REPORT_EVERY, SLOTS
 from tests.workers.cli.test_errors import esper
 
 SITES = ("conv1", "conv2", "fc1")
@@ -46,10 +46,11 @@ def test_each_option_is_one_thing_that_the_run_is_told() -> None:
 
 
 def test_a_tournament_has_its_own_selection_seeds_and_reports() -> None:
-    assert PolicyOptions().pace == Pace(REPORT_EVERY, 2)
+    usual = PolicyOptions()
+    assert (usual.report_every, usual.slots) == (REPORT_EVERY, SLOTS) == (20, 2)
     choosing = PolicyOptions(tournament=True)
     assert choosing.chosen(SITES) == (DEFAULT_POLICY, TOURNAMENT)
-    assert choosing.pace == Pace(report_every=10, slots=4)
+    assert (choosing.report_every, choosing.slots) == (10, 4)
 
 
 def test_a_tournament_may_be_told_more() -> None:
