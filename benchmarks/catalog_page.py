@@ -7,9 +7,8 @@ from benchmarks.catalog_table import SITES, key_of, site_of, size_of
 from benchmarks.figures import kept_result, number, table
 from benchmarks.origin import ROOT
 from benchmarks.result import Result
-from esper.blueprint import shipped
-from esper.blueprint.resolve import resolve
-from esper.compiler.measure import host_flops
+from esper.blueprint import resolve, shipped
+from esper.compiler import host_flops
 from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 DOCUMENT = ROOT / "docs" / "catalog.md"

@@ -9,8 +9,7 @@ from typing import Final
 from benchmarks.result import BenchmarkError, Figure, Measured, ratio
 from benchmarks.threads import one_thread
 from esper.blueprint import request_for, shipped
-from esper.compiler import Built
-from esper.compiler.build import build
+from esper.compiler import Built, build_kernel
 from esper.topics.models import Blueprint, Characterisation, SiteKind, SiteSignature
 
 ROUNDS: Final = 15
@@ -75,7 +74,7 @@ def _figures(blueprint: Blueprint, site: SiteSignature, rounds: int) -> tuple[Fi
 
 
 def _characterised(blueprint: Blueprint, site: SiteSignature) -> Characterisation:
-    outcome = build(request_for(blueprint, site))
+    outcome = build_kernel(request_for(blueprint, site))
     if not isinstance(outcome, Built):
         raise BenchmarkError(f"{blueprint.blueprint_id} was rejected: {outcome.reason}")
     return outcome.characterisation

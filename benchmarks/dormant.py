@@ -13,8 +13,7 @@ from benchmarks.result import Figure, Goal, Measured, ratio
 from benchmarks.threads import one_thread
 from benchmarks.timing import in_turn, scaled
 from esper.blueprint import shipped
-from esper.compiler import BlueprintCompiler
-from esper.compiler.initialise import initial_tensors
+from esper.compiler import BlueprintCompiler, initial_tensors
 from esper.kernel import Kernel
 from esper.seed import Seed, Site, find_sites
 

@@ -21,8 +21,7 @@ from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
 from benchmarks.timing import in_turn, scaled
 from esper.blueprint import shipped_named
-from esper.compiler import BlueprintCompiler
-from esper.compiler.initialise import initial_tensors
+from esper.compiler import BlueprintCompiler, initial_tensors
 from esper.kernel import Kernel
 from esper.seed import find_sites
 from esper.topics.codec import sha256_of

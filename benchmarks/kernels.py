@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from benchmarks.result import BenchmarkError
 from benchmarks.timing import in_turn
 from esper.blueprint import shipped
-from esper.compiler import BlueprintCompiler
-from esper.compiler.initialise import initial_tensors
-from esper.kernel import Kernel, KernelPlan, to_source
-from esper.kernel.source import IMPORTS
+from esper.compiler import BlueprintCompiler, initial_tensors
+from esper.kernel import SOURCE_IMPORTS, Kernel, KernelPlan, to_source
 from esper.topics.models import Blueprint, SiteKind, SiteSignature
 
 Device = Literal["cpu", "cuda"]
@@ -85,7 +83,7 @@ def kernel_of(plan: KernelPlan) -> Kernel:
 def plain_of(kernel: Kernel) -> nn.Module:
     """Return the same network, with the same weights, as the module that Esper would export."""
     names: dict[str, Any] = {}
-    exec(IMPORTS + to_source(kernel.plan, "Plain"), names)
+    exec(SOURCE_IMPORTS + to_source(kernel.plan, "Plain"), names)
     module: nn.Module = names["Plain"]().to(kernel.plan.signature.device)
     module.load_state_dict(kernel.state_dict())
     return module

@@ -32,10 +32,7 @@ from benchmarks.kernels import (
 from benchmarks.result import RATIO, Figure, Goal, Measured, figure, ratio
 from benchmarks.threads import one_thread
 from benchmarks.timing import scaled
-from esper.compiler import KernelOptimizer
-from esper.compiler.measure import LiveBytes
-from esper.compiler.passes import PASSES, Pass
-from esper.compiler.passes.liveness import free_early
+from esper.compiler import PASSES, KernelOptimizer, LiveBytes, Pass, free_early
 from esper.kernel import Kernel, KernelPlan
 from esper.topics.models import SiteSignature
 

@@ -12,11 +12,8 @@ from torch.optim import Optimizer
 
 from benchmarks.result import BenchmarkError
 from esper.blueprint import request_for, shipped
-from esper.compiler import Built
-from esper.compiler.build import build
-from esper.compiler.results import BuildResult
-from esper.kernel import Kernel
-from esper.kernel.build import kernel_from
+from esper.compiler import BuildResult, Built, build_kernel
+from esper.kernel import Kernel, load_kernel
 from esper.orchestrator.state import WHOLE
 from esper.seed import Site, find_sites
 from esper.tasks.train import Task
@@ -64,7 +61,7 @@ class Workshop:
         request = request_for(blueprint, signature)
         if request.kernel_id not in self._made:
             start = perf_counter()
-            self._made[request.kernel_id] = build(request)
+            self._made[request.kernel_id] = build_kernel(request)
             self.spent_s += perf_counter() - start
         return self._made[request.kernel_id]
 
@@ -77,7 +74,7 @@ class Workshop:
         made = self.outcome(blueprint_id, signature)
         if not isinstance(made, Built):
             raise BenchmarkError(f"{blueprint_id} makes no kernel at {signature.text}: {made}")
-        return kernel_from(made.artifact, made.sha256)
+        return load_kernel(made.artifact, made.sha256)
 
     def arms(self, sites: Mapping[str, Site]) -> dict[tuple[str, str], int]:
         """Return the parameters of each (site, blueprint) that can be planted."""

@@ -28,7 +28,7 @@ from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
 from esper.bandit.defaults import DEFAULT_SELECTION
-from esper.kernel.fetch import fetch_all
+from esper.kernel import fetch_kernels
 from esper.seed import capture_due, find_sites
 from esper.tasks.sums import SUMS
 from esper.tasks.train import (
@@ -178,7 +178,7 @@ class Race:
                 f"--control {STATIC_FINAL}"
             )
         lineage, settings = self._lineages[case.seed], self._stack.settings
-        kernels = fetch_all(settings.store_url or "", trusted_key_of(settings), lineage.seeds)
+        kernels = fetch_kernels(settings.store_url or "", trusted_key_of(settings), lineage.seeds)
         sample = TASK.load().probe[0][:1].to(DEVICE)
 
         def host() -> nn.Module:

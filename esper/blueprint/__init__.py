@@ -1,30 +1,54 @@
-"""The language kernels are written in: a graph of whitelisted ops over symbolic sizes.
+"""Blueprints: the language of kernels, a graph of whitelisted ops over symbolic sizes.
 
-In: a `esper.topics.models.Blueprint`, as anyone may publish it. Out: the assurance that it is well
-formed (`check`), what it becomes at a site (`resolve`), members of its family (`member`), its
-identity at a site (`kernel_id`), the table of ops that gives each node its meaning (`ops`), and
-the blueprints that ship with Esper. Importing this package, and using all
-of it but running an op, does not import torch.
+In: a `esper.topics.models.Blueprint`, from anyone. Out: whether the graph is well formed (`check`),
+its shapes and costs at a site (`resolve`), a member of its family (`member`), and the id of its
+kernel at a site (`kernel_id`). The package also holds the table of ops (`OPS`) and the blueprints
+that ship with Esper (`shipped`). Only running an op imports torch.
 """
 
+from esper.blueprint.arguments import Argument, ChoiceArgument
 from esper.blueprint.catalog import shipped, shipped_named
 from esper.blueprint.check import check
+from esper.blueprint.expressions import sizes_of
 from esper.blueprint.family import member
 from esper.blueprint.identity import COMPILER_VERSION, kernel_id, request_for, requests_for
+from esper.blueprint.ops import OPS, OpSpec, ParameterSpec, Run, Shape, op_named
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from esper.blueprint.resolve import Resolved, resolve
+from esper.blueprint.resolve import (
+    MAX_ACTIVATIONS,
+    MAX_FLOPS,
+    MAX_PARAMETERS,
+    Resolved,
+    ResolvedNode,
+    resolve,
+)
+from esper.blueprint.schema import author_schema
 
 __all__ = [
     "COMPILER_VERSION",
+    "MAX_ACTIVATIONS",
+    "MAX_FLOPS",
+    "MAX_PARAMETERS",
+    "OPS",
+    "Argument",
     "BlueprintRejected",
+    "ChoiceArgument",
+    "OpSpec",
+    "ParameterSpec",
     "RejectionCode",
     "Resolved",
+    "ResolvedNode",
+    "Run",
+    "Shape",
+    "author_schema",
     "check",
     "kernel_id",
     "member",
+    "op_named",
     "request_for",
     "requests_for",
     "resolve",
     "shipped",
     "shipped_named",
+    "sizes_of",
 ]

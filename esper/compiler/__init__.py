@@ -1,43 +1,99 @@
-"""From a blueprint and a site signature to signed bytes that a trainer will run.
+"""Compile a blueprint for a site: from a request to validated, signed bytes.
 
-`BlueprintCompiler` makes a plan, `KernelOptimizer` improves it, `KernelValidator` runs the very
-bytes that will be published, and `CompilePool` does all three in processes that may hang or die
-without harm. Signing happens outside those processes. Names load on first use: neither the
-farm nor the keys need torch.
+In: a `KernelRequested`. Out: `Built` (the artifact and its measurements) or `Rejected` (a code and
+a reason). `BlueprintCompiler` writes a plan, `KernelOptimizer` rewrites it, and `KernelValidator`
+runs the bytes that will be published. `CompilePool` does all three in worker processes, which a
+hostile blueprint may hang or crash. The caller signs the bytes outside those processes. Names load
+on first use: neither `CompilePool` nor the signing functions load torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from esper.compiler.build import build_kernel
     from esper.compiler.compile import BlueprintCompiler
     from esper.compiler.compile_pool import CompilePool
+    from esper.compiler.initialise import initial_tensors
+    from esper.compiler.limits import ProcessLimits
+    from esper.compiler.measure import LiveBytes, host_flops
     from esper.compiler.optimize import KernelOptimizer
-    from esper.compiler.results import Built, Rejected
+    from esper.compiler.passes import PASSES, Pass
+    from esper.compiler.passes.liveness import free_early
+    from esper.compiler.results import BuildResult, Built, Rejected
+    from esper.compiler.signing import (
+        PRIVATE_KEY_FILE,
+        PUBLIC_KEY_FILE,
+        KeyPaths,
+        KeysExist,
+        create_keys,
+        load_private_key,
+        sign,
+    )
+    from esper.compiler.timing import MILLISECONDS, timed
     from esper.compiler.validate import KernelRejected, KernelValidator
+    from esper.compiler.worker_pool import PoolBroken
 
-_HOMES: Final = {
+_MODULES: Final = {
     "BlueprintCompiler": "compile",
+    "BuildResult": "results",
     "Built": "results",
     "CompilePool": "compile_pool",
     "KernelOptimizer": "optimize",
     "KernelRejected": "validate",
     "KernelValidator": "validate",
+    "KeyPaths": "signing",
+    "KeysExist": "signing",
+    "LiveBytes": "measure",
+    "MILLISECONDS": "timing",
+    "PASSES": "passes",
+    "PRIVATE_KEY_FILE": "signing",
+    "PUBLIC_KEY_FILE": "signing",
+    "Pass": "passes",
+    "PoolBroken": "worker_pool",
+    "ProcessLimits": "limits",
     "Rejected": "results",
+    "build_kernel": "build",
+    "create_keys": "signing",
+    "free_early": "passes.liveness",
+    "host_flops": "measure",
+    "initial_tensors": "initialise",
+    "load_private_key": "signing",
+    "sign": "signing",
+    "timed": "timing",
 }
 
 __all__ = [
+    "MILLISECONDS",
+    "PASSES",
+    "PRIVATE_KEY_FILE",
+    "PUBLIC_KEY_FILE",
     "BlueprintCompiler",
+    "BuildResult",
     "Built",
     "CompilePool",
     "KernelOptimizer",
     "KernelRejected",
     "KernelValidator",
+    "KeyPaths",
+    "KeysExist",
+    "LiveBytes",
+    "Pass",
+    "PoolBroken",
+    "ProcessLimits",
     "Rejected",
+    "build_kernel",
+    "create_keys",
+    "free_early",
+    "host_flops",
+    "initial_tensors",
+    "load_private_key",
+    "sign",
+    "timed",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if (home := _HOMES.get(name)) is None:
+    if (module := _MODULES.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -1,19 +1,18 @@
 """The two steps from a request to a kernel, each whole within one process."""
 
-from esper.blueprint.identity import kernel_id
-from esper.blueprint.rejection import BlueprintRejected, RejectionCode
+from esper.blueprint import BlueprintRejected, RejectionCode, kernel_id
 from esper.compiler.compile import BlueprintCompiler
 from esper.compiler.initialise import initial_tensors
 from esper.compiler.optimize import KernelOptimizer
 from esper.compiler.results import BuildResult, Compiled, Rejected, Validated, built
 from esper.compiler.timing import timed
 from esper.compiler.validate import KernelRejected, KernelValidator
-from esper.kernel.artifact import pack
+from esper.kernel import pack
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelRequested
 
 
-def build(request: KernelRequested) -> BuildResult:
+def build_kernel(request: KernelRequested) -> BuildResult:
     """Compile and validate a kernel; a rejection is a value. The farm does it in two processes."""
     match compile_kernel(request):
         case Rejected() as rejected:

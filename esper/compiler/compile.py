@@ -1,8 +1,7 @@
 """Compilation: a blueprint at one site becomes a plan, every size a number."""
 
-from esper.blueprint.identity import kernel_id
-from esper.blueprint.resolve import resolve
-from esper.kernel.plan import KernelPlan, PlanStep
+from esper.blueprint import kernel_id, resolve
+from esper.kernel import KernelPlan, PlanStep
 from esper.topics.models import Blueprint, SiteSignature
 
 

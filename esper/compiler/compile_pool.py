@@ -8,7 +8,7 @@ what the processes build is signed by the caller.
 from dataclasses import replace
 from typing import Final, Self
 
-from esper.blueprint.rejection import RejectionCode
+from esper.blueprint import RejectionCode
 from esper.compiler.limits import ProcessLimits
 from esper.compiler.results import BuildResult, Compiled, Rejected, TimingsMs, Validated, built
 from esper.compiler.worker_pool import COMPILE, VALIDATE, JobResult, PoolBroken, WorkerPool

@@ -5,9 +5,8 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from esper.blueprint.ops import ParameterSpec
-from esper.kernel.artifact import DTYPES
-from esper.kernel.plan import KernelPlan
+from esper.blueprint import ParameterSpec
+from esper.kernel import TORCH_DTYPES, KernelPlan
 
 
 def initial_tensors(plan: KernelPlan) -> dict[str, Tensor]:
@@ -16,7 +15,7 @@ def initial_tensors(plan: KernelPlan) -> dict[str, Tensor]:
     Each is drawn from its own generator, seeded by the kernel's id and the parameter's name, so
     that neither order nor process changes a bit.
     """
-    dtype = DTYPES[plan.signature.dtype]
+    dtype = TORCH_DTYPES[plan.signature.dtype]
     silent = {f"{plan.steps[-1].node}.{spec.name}" for spec in plan.layout[-1].parameters}
     return {
         name: torch.zeros(spec.shape, dtype=dtype)

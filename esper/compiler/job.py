@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 
-from esper.compiler.limits import ProcessLimits, bound_cpu, bound_memory, seal
+from esper.compiler.limits import ProcessLimits, limit_cpu, limit_memory, restrict
 from esper.topics.models import KernelRequested, SiteKind, SiteSignature
 
 SMALL_SITES = tuple(
@@ -36,10 +36,10 @@ def warm_compiler(limits: ProcessLimits) -> None:
 def warm_validator(limits: ProcessLimits) -> None:
     """Prepare a process for `validate_artifact`: run every shipped blueprint, then seal it."""
     _begin()
-    from esper.compiler.build import build
+    from esper.compiler.build import build_kernel
 
     for request in _samples():
-        build(request)
+        build_kernel(request)
     _end(limits)
 
 
@@ -50,7 +50,7 @@ def ready() -> int:
 
 def compile_request(request: bytes, cpu_s: float) -> bytes:
     """Return the bytes of `Compiled` or `Rejected` for a `KernelRequested`."""
-    bound_cpu(cpu_s)
+    limit_cpu(cpu_s)
     from esper.compiler.build import compile_kernel
     from esper.compiler.results import to_bytes
     from esper.topics.codec import decode
@@ -60,7 +60,7 @@ def compile_request(request: bytes, cpu_s: float) -> bytes:
 
 def validate_artifact(artifact: bytes, cpu_s: float) -> bytes:
     """Return the bytes of `Validated` or `Rejected` for an artifact."""
-    bound_cpu(cpu_s)
+    limit_cpu(cpu_s)
     from esper.compiler.build import validate_kernel
     from esper.compiler.results import to_bytes
 
@@ -75,14 +75,13 @@ def _begin() -> None:
 
 
 def _end(limits: ProcessLimits) -> None:
-    seal()
-    bound_memory(limits.memory_mb)
+    restrict()
+    limit_memory(limits.memory_mb)
 
 
 def _samples() -> Iterator[KernelRequested]:
     """Yield every shipped blueprint at small sites: what torch loads lazily, it loads for these."""
-    from esper.blueprint.catalog import shipped
-    from esper.blueprint.identity import request_for
+    from esper.blueprint import request_for, shipped
 
     for blueprint in shipped():
         for site in SMALL_SITES:

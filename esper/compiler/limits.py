@@ -36,7 +36,7 @@ class ProcessLimits:
     memory_mb: int = 2048
 
 
-def seal() -> None:
+def restrict() -> None:
     """Forbid what no job needs: files, more descriptors, core dumps, new privileges."""
     # The parent decides when this process ends; a signal to the whole group must not.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -47,13 +47,13 @@ def seal() -> None:
         prctl.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def bound_memory(memory_mb: int) -> None:
+def limit_memory(memory_mb: int) -> None:
     """Bound the address space to what is in use now and `memory_mb` more."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_mb * MEBIBYTE)
 
 
-def bound_cpu(cpu_s: float) -> None:
+def limit_cpu(cpu_s: float) -> None:
     """Have this process killed (SIGXCPU) once it has used `cpu_s` more, to the second above."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + cpu_s), hard))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper.compiler.timing import MILLISECONDS
-from esper.kernel.artifact import DTYPES
+from esper.kernel import TORCH_DTYPES
 from esper.topics.models import SiteKind, SiteSignature
 
 MAX_ROUNDS: Final = 5
@@ -86,7 +86,7 @@ def reference_host(signature: SiteSignature) -> Subject | None:
         return None
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator) / prod(shape[1:]) ** 0.5
-    dtype = DTYPES[signature.dtype]
+    dtype = TORCH_DTYPES[signature.dtype]
     weight = weight.to(dtype).requires_grad_()
     bias = torch.zeros(shape[0], dtype=dtype, requires_grad=True)
     if not _is_map(signature):

@@ -2,8 +2,7 @@
 
 from esper.compiler.passes import PASSES, Pass
 from esper.compiler.passes.liveness import free_early
-from esper.kernel.plan import KernelPlan
-from esper.kernel.refusal import ArtifactRefused
+from esper.kernel import ArtifactRefused, KernelPlan
 
 
 class KernelOptimizer:

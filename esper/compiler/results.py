@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from esper.blueprint.rejection import RejectionCode
+from esper.blueprint import RejectionCode
 from esper.topics.models import Characterisation
 
 TimingsMs = Mapping[str, float]

@@ -15,23 +15,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from esper.kernel.refusal import BadSignature
-from esper.kernel.signatures import KeyUnusable, load_public, verify
+from esper.kernel import KeyUnusable
 
-__all__ = [
-    "BadSignature",
-    "KeyPaths",
-    "KeyUnusable",
-    "KeysExist",
-    "create_keys",
-    "load_private",
-    "load_public",
-    "sign",
-    "verify",
-]
-
-PRIVATE_NAME: Final = "signing-key.pem"
-PUBLIC_NAME: Final = "trusted-key.pem"
+PRIVATE_KEY_FILE: Final = "signing-key.pem"
+PUBLIC_KEY_FILE: Final = "trusted-key.pem"
 
 
 class KeysExist(KeyUnusable):
@@ -52,7 +39,7 @@ def create_keys(directory: Path) -> KeyPaths:
     Raises:
         KeysExist: one of the two files is already there.
     """
-    paths = KeyPaths(directory / PRIVATE_NAME, directory / PUBLIC_NAME)
+    paths = KeyPaths(directory / PRIVATE_KEY_FILE, directory / PUBLIC_KEY_FILE)
     for path in (paths.private, paths.public):
         if path.exists():
             raise KeysExist(f"{path} is already there; move it away first to replace it")
@@ -65,7 +52,7 @@ def create_keys(directory: Path) -> KeyPaths:
     return paths
 
 
-def load_private(path: Path) -> Ed25519PrivateKey:
+def load_private_key(path: Path) -> Ed25519PrivateKey:
     """Return the private key in a PEM file.
 
     Raises:

@@ -9,14 +9,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from esper.blueprint.rejection import RejectionCode
+from esper.blueprint import RejectionCode
 from esper.compiler.limits import is_out_of_memory
 from esper.compiler.measure import Subject, host_flops, reference_host, side_by_side
 from esper.compiler.timing import timed
-from esper.kernel.artifact import DTYPES, unpack
-from esper.kernel.executor import Kernel, attribute_of
-from esper.kernel.plan import KernelPlan
-from esper.kernel.refusal import ArtifactRefused
+from esper.kernel import TORCH_DTYPES, ArtifactRefused, Kernel, KernelPlan, attribute_of, unpack
 from esper.topics.codec import sha256_of
 from esper.topics.models import Characterisation, SiteKind, SiteSignature
 
@@ -119,7 +116,7 @@ def _inputs(plan: KernelPlan) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     signature, batch = plan.signature, batch_of(plan)
     x, h = (
-        torch.randn(batch, *shape, generator=generator).to(DTYPES[signature.dtype])
+        torch.randn(batch, *shape, generator=generator).to(TORCH_DTYPES[signature.dtype])
         for shape in (signature.x, signature.h)
     )
     return x, h

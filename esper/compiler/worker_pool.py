@@ -17,7 +17,7 @@ from typing import Final
 
 from pebble import ProcessExpired, ProcessPool
 
-from esper.blueprint.rejection import RejectionCode
+from esper.blueprint import RejectionCode
 from esper.compiler import job
 from esper.compiler.limits import ProcessLimits, is_out_of_memory
 from esper.compiler.results import Rejected, StageResult, from_bytes

@@ -1,48 +1,92 @@
-"""Kernels: the format they travel in, and what verifies, builds and runs them in the trainer.
+"""Kernels in the trainer: the artifact format, its verification, and the module that runs it.
 
-In: the bytes of an artifact, with a `KernelReady` that says what they must be. Out: a `Kernel`,
-an `nn.Module` of `forward(x, h)`, or a refusal that says why. A kernel is data throughout: a
-plan of whitelisted ops and weights; nothing that arrives is unpickled, traced or compiled.
-Names load on first use, because signatures are also verified where torch is not wanted.
+In: the bytes of an artifact, and the `KernelReady` that states their hash, signature and site.
+Out: a `Kernel`, an `nn.Module` with `forward(x, h)`, or an `ArtifactRefused` with the reason.
+An artifact is data: a plan of whitelisted ops, and weights. Nothing received is unpickled,
+traced or compiled. Names load on first use, because processes without torch verify artifacts too.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from esper.kernel.artifact import pack, unpack
-    from esper.kernel.executor import Kernel
-    from esper.kernel.loader import KernelLoader
-    from esper.kernel.plan import KernelPlan, PlanStep
+    from esper.kernel.artifact import TORCH_DTYPES, pack, unpack
+    from esper.kernel.build import load_kernel
+    from esper.kernel.executor import Kernel, attribute_of
+    from esper.kernel.fetch import FetchedKernel, fetch_kernel, fetch_kernels
+    from esper.kernel.loader import (
+        Delivery,
+        KernelLoader,
+        KernelRefused,
+        KernelsFailed,
+        KernelsPrepared,
+        KernelVerified,
+    )
+    from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep, StepLayout
     from esper.kernel.refusal import ArtifactRefused, BadSignature
-    from esper.kernel.source import to_source
+    from esper.kernel.signatures import KeyUnusable, load_public_key, verify
+    from esper.kernel.source import SOURCE_IMPORTS, to_source
 
-_HOMES: Final = {
+_MODULES: Final = {
     "ArtifactRefused": "refusal",
     "BadSignature": "refusal",
+    "Delivery": "loader",
+    "FIRST_STEP_SLOT": "plan",
+    "FetchedKernel": "fetch",
     "Kernel": "executor",
     "KernelLoader": "loader",
     "KernelPlan": "plan",
+    "KernelRefused": "loader",
+    "KernelVerified": "loader",
+    "KernelsFailed": "loader",
+    "KernelsPrepared": "loader",
+    "KeyUnusable": "signatures",
     "PlanStep": "plan",
+    "SOURCE_IMPORTS": "source",
+    "StepLayout": "plan",
+    "TORCH_DTYPES": "artifact",
+    "attribute_of": "executor",
+    "fetch_kernel": "fetch",
+    "fetch_kernels": "fetch",
+    "load_kernel": "build",
+    "load_public_key": "signatures",
     "pack": "artifact",
     "to_source": "source",
     "unpack": "artifact",
+    "verify": "signatures",
 }
 
 __all__ = [
+    "FIRST_STEP_SLOT",
+    "SOURCE_IMPORTS",
+    "TORCH_DTYPES",
     "ArtifactRefused",
     "BadSignature",
+    "Delivery",
+    "FetchedKernel",
     "Kernel",
     "KernelLoader",
     "KernelPlan",
+    "KernelRefused",
+    "KernelVerified",
+    "KernelsFailed",
+    "KernelsPrepared",
+    "KeyUnusable",
     "PlanStep",
+    "StepLayout",
+    "attribute_of",
+    "fetch_kernel",
+    "fetch_kernels",
+    "load_kernel",
+    "load_public_key",
     "pack",
     "to_source",
     "unpack",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if (home := _HOMES.get(name)) is None:
+    if (module := _MODULES.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -17,7 +17,7 @@ from esper.kernel.metadata import LENGTH_BYTES, PLAN_KEY, check_length, plan_of
 from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
 
-DTYPES: Final = {
+TORCH_DTYPES: Final = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -58,7 +58,7 @@ def unpack(data: bytes) -> tuple[KernelPlan, dict[str, Tensor]]:
 def _check_size(plan: KernelPlan, data: bytes) -> None:
     """Refuse, before weights are read, an artifact that cannot hold just the plan's weights."""
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
-    weights = plan.params * DTYPES[plan.signature.dtype].itemsize
+    weights = plan.params * TORCH_DTYPES[plan.signature.dtype].itemsize
     if len(data) != LENGTH_BYTES + length + weights:
         raise ArtifactRefused(
             f"the artifact has {len(data) - LENGTH_BYTES - length} bytes of weights; "
@@ -70,7 +70,7 @@ def _check_tensors(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> None:
     if tensors.keys() != plan.parameters.keys():
         odd = sorted(tensors.keys() ^ plan.parameters.keys())
         raise ArtifactRefused(f"weights and plan differ in {', '.join(odd)}")
-    dtype = DTYPES[plan.signature.dtype]
+    dtype = TORCH_DTYPES[plan.signature.dtype]
     for name, parameter in plan.parameters.items():
         tensor = tensors[name]
         if tensor.shape != parameter.shape or tensor.dtype != dtype:

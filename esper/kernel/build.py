@@ -6,7 +6,7 @@ from esper.kernel.refusal import ArtifactRefused
 from esper.topics.codec import sha256_of
 
 
-def kernel_from(data: bytes, sha256: str) -> Kernel:
+def load_kernel(data: bytes, sha256: str) -> Kernel:
     """Return a module with parameters of its own, on the CPU.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from esper.blueprint.ops import Run
+from esper.blueprint import Run
 from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep, StepLayout
 
 _TAKEN: Final = frozenset(

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from esper.kernel.metadata import plan_of
 from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
-from esper.kernel.signatures import load_public, verify
+from esper.kernel.signatures import load_public_key, verify
 from esper.store import KernelStore, location_in, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady
@@ -22,7 +22,9 @@ class FetchedKernel(NamedTuple):
     data: bytes
 
 
-def fetch(store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady) -> FetchedKernel:
+def fetch_kernel(
+    store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady
+) -> FetchedKernel:
     """Return a kernel from a store.
 
     Raises:
@@ -36,21 +38,21 @@ def fetch(store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady)
     return FetchedKernel(ready, data)
 
 
-def fetch_all(
+def fetch_kernels(
     store_url: str, trusted_key_file: Path, announced: Iterable[KernelReady]
 ) -> dict[str, FetchedKernel]:
     """Return kernels by id from the store at a URL, in whatever store they were announced.
 
     Raises:
         StoreUrlInvalid, KeyUnusable: the store or the key is none.
-        KernelMissing, StoreUnavailable, ArtifactRefused: as of `fetch`.
+        KernelMissing, StoreUnavailable, ArtifactRefused: as of `fetch_kernel`.
     """
-    store, key = open_store(store_url), load_public(trusted_key_file)
+    store, key = open_store(store_url), load_public_key(trusted_key_file)
     fetched = {}
     for ready in announced:
         location = location_in(store_url, ready.location)
         moved = ready.model_copy(update={"location": location})
-        fetched[ready.kernel_id] = FetchedKernel(ready, fetch(store, key, moved).data)
+        fetched[ready.kernel_id] = FetchedKernel(ready, fetch_kernel(store, key, moved).data)
     return fetched
 
 

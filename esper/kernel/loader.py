@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from esper.kernel.fetch import fetch
+from esper.kernel.fetch import fetch_kernel
 from esper.kernel.refusal import ArtifactRefused
 from esper.store import KernelMissing, KernelStore, StoreUnavailable
 from esper.topics.models import KernelReady
@@ -188,7 +188,7 @@ class KernelLoader(Generic[T]):
 
     def _fetch(self, ready: KernelReady) -> bytes:
         """Return verified bytes from the store, and keep them."""
-        data = fetch(self._store, self._trusted_key, ready).data
+        data = fetch_kernel(self._store, self._trusted_key, ready).data
         self._cache.keep(ready.sha256, data)
         return data
 

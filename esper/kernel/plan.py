@@ -14,10 +14,17 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from esper.blueprint.expressions import sizes_of
-from esper.blueprint.ops import OpSpec, ParameterSpec, Shape, op_named
-from esper.blueprint.rejection import BlueprintRejected
-from esper.blueprint.resolve import MAX_ACTIVATIONS, MAX_FLOPS, MAX_PARAMETERS
+from esper.blueprint import (
+    MAX_ACTIVATIONS,
+    MAX_FLOPS,
+    MAX_PARAMETERS,
+    BlueprintRejected,
+    OpSpec,
+    ParameterSpec,
+    Shape,
+    op_named,
+    sizes_of,
+)
 from esper.kernel.refusal import ArtifactRefused
 from esper.topics.codec import encode
 from esper.topics.models import Sha256, SiteSignature

@@ -13,7 +13,7 @@ class KeyUnusable(ArtifactRefused):
     """A key file that is missing or holds no key of the expected kind."""
 
 
-def load_public(path: Path) -> Ed25519PublicKey:
+def load_public_key(path: Path) -> Ed25519PublicKey:
     """Return the public key in a PEM file.
 
     Raises:

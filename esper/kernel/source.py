@@ -6,14 +6,14 @@ from typing import Final
 from esper.kernel.executor import attribute_of
 from esper.kernel.plan import KernelPlan, PlanStep, StepLayout
 
-IMPORTS: Final = "import torch\nfrom torch import nn\n"
+SOURCE_IMPORTS: Final = "import torch\nfrom torch import nn\n"
 """What a file must import before the classes that `to_source` writes."""
 
 
 def to_source(plan: KernelPlan, class_name: str) -> str:
     """Return the source of a class that computes what `Kernel` does, bit for bit.
 
-    It needs `IMPORTS` before it. Its `forward(x, h)` and its state dict are those of
+    It needs `SOURCE_IMPORTS` before it. Its `forward(x, h)` and its state dict are those of
     `Kernel(plan, ...)`: the same keys, shapes and results, so `load_state_dict` of either takes
     the other's. A fresh instance starts from PyTorch's own random weights, not the kernel's.
 

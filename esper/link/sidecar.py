@@ -13,16 +13,16 @@ from queue import SimpleQueue
 from socket import socket
 from typing import Any, Final, NamedTuple
 
-from esper.kernel.loader import (
+from esper.kernel import (
+    ArtifactRefused,
     Delivery,
     KernelLoader,
     KernelRefused,
     KernelsFailed,
     KernelsPrepared,
     KernelVerified,
+    load_public_key,
 )
-from esper.kernel.refusal import ArtifactRefused
-from esper.kernel.signatures import load_public
 from esper.link.catalogue import Catalogue, expected_kernels
 from esper.link.config import LinkConfig
 from esper.link.frames import Frame, FrameReader, Kind, receive
@@ -109,7 +109,7 @@ class Sidecar:
         self._told: set[str] = set()
         self._signatures = set(map(encode, config.run.sites.values()))
         self._recall = MemoryReader(config.redis_url, config.run) if config.remember else None
-        key = load_public(Path(config.trusted_key_file))
+        key = load_public_key(Path(config.trusted_key_file))
         self._loader: KernelLoader[Verified] = KernelLoader(
             open_store(config.store_url),
             key,

@@ -23,8 +23,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from esper.kernel import Kernel
-from esper.kernel.executor import attribute_of
+from esper.kernel import Kernel, attribute_of
 from esper.seed.bank import Seed
 from esper.seed.parallel_branches import X
 from esper.seed.site import Site

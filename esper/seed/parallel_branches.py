@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from torch import Tensor, nn
 
-from esper.kernel import Kernel
-from esper.kernel.executor import attribute_of
+from esper.kernel import Kernel, attribute_of
 from esper.seed.streams import STREAMS, Fork, StreamManager
 from esper.topics.models import SiteKind
 

@@ -11,8 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from esper.kernel import ArtifactRefused, Kernel, KernelPlan
-from esper.kernel.artifact import DTYPES
+from esper.kernel import TORCH_DTYPES, ArtifactRefused, Kernel, KernelPlan
 from esper.link import Resumption
 from esper.topics.models import (
     AdaptationDecision,
@@ -57,7 +56,7 @@ class PlantedKernel(BaseModel):
         They are not numbers until then: who forgets to load the model's state sees it at once.
         """
         plan = KernelPlan.from_json(self.plan.encode())
-        dtype = DTYPES[plan.signature.dtype]
+        dtype = TORCH_DTYPES[plan.signature.dtype]
         weights = {
             name: torch.full(parameter.shape, torch.nan, dtype=dtype)
             for name, parameter in plan.parameters.items()

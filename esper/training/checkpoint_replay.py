@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from esper.kernel import Kernel
-from esper.kernel.loader import KernelsFailed, KernelsPrepared, KernelVerified
+from esper.kernel import Kernel, KernelsFailed, KernelsPrepared, KernelVerified
 from esper.topics.models import DecisionOutcome, Incident, OutcomeStatus, SeedReport
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.decision_queue import DecisionArrived, DecisionQueue, FrameDecoder

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from esper.kernel import Kernel
-from esper.kernel.loader import (
+from esper.kernel import (
     Delivery,
+    Kernel,
     KernelRefused,
     KernelsFailed,
     KernelsPrepared,

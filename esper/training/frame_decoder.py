@@ -6,9 +6,14 @@ from typing import Any
 
 import torch
 
-from esper.kernel import ArtifactRefused, Kernel
-from esper.kernel.build import kernel_from
-from esper.kernel.loader import Delivery, KernelsFailed, KernelsPrepared
+from esper.kernel import (
+    ArtifactRefused,
+    Delivery,
+    Kernel,
+    KernelsFailed,
+    KernelsPrepared,
+    load_kernel,
+)
 from esper.link import Frame, Kind
 from esper.seed import STREAMS, Site
 from esper.topics.codec import Undecodable, decode
@@ -46,7 +51,7 @@ class FrameDecoder:
         Raises:
             ArtifactRefused: the bytes are not those of that SHA-256, or none of a kernel.
         """
-        kernel = kernel_from(data, sha256)
+        kernel = load_kernel(data, sha256)
         return STREAMS.brought(kernel, self._device(kernel.plan.signature))
 
     def _hear_decision(self, frame: Frame, on_decision: HearDecision) -> None:

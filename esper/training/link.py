@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final
 
-from esper.kernel.loader import KernelRefused, KernelVerified
+from esper.kernel import KernelRefused, KernelVerified
 from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
 from esper.topics.bus import BrokerUnreachable, TopicMismatch
 from esper.topics.codec import decode, encode

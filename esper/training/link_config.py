@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from esper.kernel.signatures import load_public
+from esper.kernel import load_public_key
 from esper.link import LinkConfig, Resumption
 from esper.settings import Settings
 from esper.topics.models import TrainingRun
@@ -41,7 +41,7 @@ def order_for(
         KeyUnusable: it cannot be read.
     """
     key = trusted_key_of(settings)
-    load_public(key)
+    load_public_key(key)
     return LinkConfig(
         bootstrap_servers=settings.kafka_bootstrap_servers,
         store_url=settings.kernel_store_url,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import orjson
 
 from esper.audit import RunRecords, read_history
-from esper.kernel.fetch import FetchedKernel, fetch_all
+from esper.kernel import FetchedKernel, fetch_kernels
 from esper.settings import Settings
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode
@@ -120,7 +120,7 @@ def read_recording(
         reports=reports,
         decisions=decisions,
         outcomes=outcomes,
-        kernels=fetch_all(
+        kernels=fetch_kernels(
             store_url(kernels, settings),
             trusted_key_of(settings),
             [announced[kernel_id] for kernel_id in planted],

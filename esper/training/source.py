@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import fx, nn
 
-from esper.kernel.source import to_source
+from esper.kernel import to_source
 from esper.seed import Site
 from esper.seed.forward_adapters import BANK, join_channels_first
 from esper.version import VERSION

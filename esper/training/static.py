@@ -10,8 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from esper.kernel.build import kernel_from
-from esper.kernel.fetch import FetchedKernel
+from esper.kernel import FetchedKernel, load_kernel
 from esper.seed import STREAMS, Seed, Site, find_sites
 from esper.training.export import export_model
 from esper.training.lineage import GrownKernel, Lineage, RunHistory
@@ -57,7 +56,7 @@ def static_network(
     """Plant in a fresh host, at its site, slot and final alpha, each kernel that a network has.
 
     Kernels are as at their birth, exact no-ops; those that were merged into a layer stand beside
-    it. `kernels` are by kernel id, as `fetch_all(.., lineage.seeds)` returns them; `sample` is an
+    it. `kernels` are by kernel id, as `fetch_kernels(.., lineage.seeds)` returns them; `sample` is an
     input of shape (1, ..).
 
     Raises:
@@ -77,7 +76,7 @@ def static_network(
 
 
 def _plant(site: Site, grown: GrownKernel, verified: FetchedKernel) -> None:
-    kernel = kernel_from(verified.data, grown.sha256)
+    kernel = load_kernel(verified.data, grown.sha256)
     if kernel.plan.signature != site.signature:
         raise StaticNetworkRefused(
             f"kernel {grown.kernel_id[:12]} is for a site of {kernel.plan.signature}, but "

@@ -6,8 +6,7 @@ import pytest
 
 from benchmarks import catalog_page, figures
 from benchmarks.result import BenchmarkError
-from esper.blueprint import shipped
-from esper.blueprint.resolve import resolve
+from esper.blueprint import resolve, shipped
 
 
 def test_the_committed_page_is_what_catalog_and_result_say() -> None:

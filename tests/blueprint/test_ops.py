@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esper.blueprint.ops import OPS, OpSpec, Shape
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from esper.compiler.measure import LiveBytes
+from esper.compiler import LiveBytes
 from tests.blueprint.cases import ATTENTION, CASES, CONV1, GRID, MAP, MISFITS, SEQUENCE
 
 EACH_CASE = pytest.mark.parametrize(("name", "shapes", "args", "expected"), CASES)

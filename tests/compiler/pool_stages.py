@@ -5,20 +5,20 @@ import signal
 import time
 from pathlib import Path
 
-from esper.compiler.limits import ProcessLimits, bound_cpu, bound_memory, seal
+from esper.compiler.limits import ProcessLimits, limit_cpu, limit_memory, restrict
 from esper.compiler.results import Compiled, to_bytes
 
 DONE = to_bytes(Compiled(b"done", {}))
 
 
 def warm(limits: ProcessLimits) -> None:
-    seal()
-    bound_memory(limits.memory_mb)
+    restrict()
+    limit_memory(limits.memory_mb)
 
 
 def dispatch(data: bytes, cpu_s: float) -> bytes:
     """Do what the request names, and answer unless that cannot be survived."""
-    bound_cpu(cpu_s)
+    limit_cpu(cpu_s)
     name, _, argument = data.decode().partition(" ")
     ABUSES[name](argument)
     return DONE

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from esper.blueprint import resolve
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
-from esper.kernel import Kernel, KernelPlan, to_source
-from esper.kernel.source import IMPORTS
+from esper.kernel import SOURCE_IMPORTS, Kernel, KernelPlan, to_source
 from esper.topics.codec import decode, encode
 from esper.topics.models import Blueprint, SiteSignature
 from tests.blueprint.graphs import graphs
@@ -53,7 +52,7 @@ def test_the_source_and_the_optimised_plan_compute_what_the_plan_does(graph: Gra
     kernel = Kernel(plan, trained(plan), sha256="").eval()
     wanted = kernel(x, h)
     names: dict[str, type[nn.Module]] = {}
-    exec(IMPORTS + to_source(plan, "Written"), names)
+    exec(SOURCE_IMPORTS + to_source(plan, "Written"), names)
     written = names["Written"]().eval()
     written.load_state_dict(kernel.state_dict())
     torch.testing.assert_close(written(x, h), wanted, rtol=0, atol=0, equal_nan=True)

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esper.blueprint import BlueprintRejected, request_for, shipped, shipped_named
-from esper.blueprint.family import member
+from esper.blueprint import BlueprintRejected, member, request_for, shipped, shipped_named
 from esper.compiler import BlueprintCompiler, Built, KernelOptimizer
-from esper.compiler.build import build
+from esper.compiler.build import build_kernel
 from esper.compiler.initialise import initial_tensors
 from esper.kernel import Kernel, KernelPlan, pack, unpack
 from esper.topics.models import Blueprint, SiteKind, SiteSignature
@@ -152,7 +151,7 @@ def test_half_precision_kernels_pack_and_run(entry: Blueprint, kind: SiteKind, d
 def test_the_validator_passes_it_where_input_and_output_differ(
     entry: Blueprint, kind: SiteKind
 ) -> None:
-    assert isinstance(build(request_for(entry, SITES[kind])), Built)
+    assert isinstance(build_kernel(request_for(entry, SITES[kind])), Built)
 
 
 @every_entry

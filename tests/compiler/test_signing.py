@@ -8,42 +8,39 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from esper.compiler.signing import (
-    BadSignature,
     KeysExist,
-    KeyUnusable,
     create_keys,
-    load_private,
-    load_public,
+    load_private_key,
     sign,
-    verify,
 )
+from esper.kernel import BadSignature, KeyUnusable, load_public_key, verify
 
 
 def test_what_one_key_signed_its_other_half_verifies(tmp_path: Path) -> None:
     paths = create_keys(tmp_path / "keys")
-    signature = sign(load_private(paths.private), b"artifact")
-    verify(load_public(paths.public), b"artifact", signature)
+    signature = sign(load_private_key(paths.private), b"artifact")
+    verify(load_public_key(paths.public), b"artifact", signature)
     assert len(signature) == 128
 
 
 @pytest.mark.parametrize("data", [b"artifacT", b"artifact ", b""])
 def test_a_signature_of_other_bytes_is_bad(tmp_path: Path, data: bytes) -> None:
     paths = create_keys(tmp_path)
-    signature = sign(load_private(paths.private), b"artifact")
+    signature = sign(load_private_key(paths.private), b"artifact")
     with pytest.raises(BadSignature):
-        verify(load_public(paths.public), data, signature)
+        verify(load_public_key(paths.public), data, signature)
 
 
 def test_a_signature_by_another_key_is_bad(tmp_path: Path) -> None:
     ours, theirs = create_keys(tmp_path / "ours"), create_keys(tmp_path / "theirs")
     with pytest.raises(BadSignature):
-        verify(load_public(ours.public), b"a", sign(load_private(theirs.private), b"a"))
+        verify(load_public_key(ours.public), b"a", sign(load_private_key(theirs.private), b"a"))
 
 
 @pytest.mark.parametrize("signature", ["", "00", "zz" * 64, "00" * 64])
 def test_a_malformed_signature_is_bad(tmp_path: Path, signature: str) -> None:
     with pytest.raises(BadSignature):
-        verify(load_public(create_keys(tmp_path).public), b"artifact", signature)
+        verify(load_public_key(create_keys(tmp_path).public), b"artifact", signature)
 
 
 def test_only_the_owner_can_read_the_private_key(tmp_path: Path) -> None:
@@ -66,11 +63,11 @@ def test_a_file_that_holds_no_key_is_unusable(tmp_path: Path) -> None:
         other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
     for load, path in (
-        (load_private, tmp_path / "missing.pem"),
-        (load_private, tmp_path / "text.pem"),
-        (load_private, paths.public),
-        (load_public, paths.private),
-        (load_public, tmp_path / "other.pem"),
+        (load_private_key, tmp_path / "missing.pem"),
+        (load_private_key, tmp_path / "text.pem"),
+        (load_private_key, paths.public),
+        (load_public_key, paths.private),
+        (load_public_key, tmp_path / "other.pem"),
     ):
         with pytest.raises(KeyUnusable, match=path.name):
             load(path)

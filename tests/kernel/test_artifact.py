@@ -10,8 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from esper.blueprint import shipped_named
-from esper.compiler import BlueprintCompiler
-from esper.compiler.initialise import initial_tensors
+from esper.compiler import BlueprintCompiler, initial_tensors
 from esper.kernel import ArtifactRefused, pack, unpack
 from esper.kernel.metadata import MAX_ARTIFACT_BYTES, PLAN_KEY
 from esper.topics.models import SiteKind, SiteSignature

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from esper.blueprint import shipped, shipped_named
-from esper.compiler import BlueprintCompiler, KernelOptimizer
-from esper.compiler.initialise import initial_tensors
+from esper.compiler import BlueprintCompiler, KernelOptimizer, initial_tensors
 from esper.kernel import Kernel
 from esper.seed.capture import no_collection
 from esper.topics.models import SiteKind, SiteSignature

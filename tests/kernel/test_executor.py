@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.blueprint import shipped, shipped_named
-from esper.compiler import BlueprintCompiler, KernelOptimizer
-from esper.compiler.initialise import initial_tensors
+from esper.compiler import BlueprintCompiler, KernelOptimizer, initial_tensors
 from esper.kernel import Kernel
 from esper.kernel.executor import attribute_of
 from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature

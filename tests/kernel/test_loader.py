@@ -11,11 +11,9 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from esper.blueprint import request_for, shipped_named
-from esper.compiler import Built
-from esper.compiler.build import build
-from esper.compiler.signing import sign
+from esper.compiler import Built, build_kernel, sign
 from esper.kernel import KernelLoader, pack, unpack
-from esper.kernel.build import kernel_from
+from esper.kernel.build import load_kernel
 from esper.kernel.loader import (
     Delivery,
     KernelRefused,
@@ -33,7 +31,7 @@ REQUEST = request_for(shipped_named("linear-bottleneck"), SITE)
 
 
 def artifact() -> bytes:
-    built = build(REQUEST)
+    built = build_kernel(REQUEST)
     assert isinstance(built, Built)
     return built.artifact
 
@@ -72,7 +70,7 @@ def loading(
         store,
         KEY.public_key(),
         mailbox.put,
-        lambda ready, data: kernel_from(data, ready.sha256),
+        lambda ready, data: load_kernel(data, ready.sha256),
         **options,  # type: ignore[arg-type]
     )
     try:

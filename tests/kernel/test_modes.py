@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper.blueprint import shipped, shipped_named
-from esper.compiler import BlueprintCompiler, KernelOptimizer
-from esper.compiler.initialise import initial_tensors
+from esper.compiler import BlueprintCompiler, KernelOptimizer, initial_tensors
 from esper.kernel import Kernel, to_source
-from esper.kernel.source import IMPORTS
+from esper.kernel.source import SOURCE_IMPORTS
 from esper.seed.bank import Seed, SeedBank
 from esper.topics.models import SiteKind, SiteSignature
 
@@ -45,7 +44,7 @@ def kernel_at(name: str, kind: SiteKind) -> Kernel:
 
 def plain_of(kernel: Kernel) -> nn.Module:
     names: dict[str, Any] = {}
-    exec(IMPORTS + to_source(kernel.plan, "Plain"), names)
+    exec(SOURCE_IMPORTS + to_source(kernel.plan, "Plain"), names)
     module: nn.Module = names["Plain"]()
     module.load_state_dict(kernel.state_dict())
     return module

@@ -6,8 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from esper.blueprint import shipped_named
-from esper.blueprint.resolve import MAX_FLOPS
+from esper.blueprint import MAX_FLOPS, shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.kernel import ArtifactRefused, KernelPlan, PlanStep
 from esper.kernel.plan import FIRST_STEP_SLOT

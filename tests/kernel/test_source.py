@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from esper.blueprint import shipped, shipped_named
-from esper.compiler import BlueprintCompiler
-from esper.compiler.initialise import initial_tensors
+from esper.compiler import BlueprintCompiler, initial_tensors
 from esper.kernel import Kernel, KernelPlan, to_source
-from esper.kernel.source import IMPORTS
+from esper.kernel.source import SOURCE_IMPORTS
 from esper.topics.models import Blueprint, Node, SiteKind, SiteSignature
 
 SITES = {
@@ -24,7 +23,7 @@ def plan_of(blueprint: Blueprint, kind: SiteKind | None = None) -> KernelPlan:
 
 def written(plan: KernelPlan) -> nn.Module:
     names: dict[str, type[nn.Module]] = {}
-    exec(IMPORTS + to_source(plan, "Grown"), names)
+    exec(SOURCE_IMPORTS + to_source(plan, "Grown"), names)
     return names["Grown"]()
 
 

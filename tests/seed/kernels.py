@@ -7,9 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
 from esper.blueprint import request_for, shipped_named
-from esper.compiler import Built
-from esper.compiler.build import build
-from esper.compiler.signing import sign
+from esper.compiler import Built, build_kernel, sign
 from esper.kernel import Kernel, unpack
 from esper.seed import Seed, Site
 from esper.store import KernelStore
@@ -21,7 +19,7 @@ KEY = Ed25519PrivateKey.generate()
 @cache
 def built(blueprint_id: str, signature: SiteSignature) -> Built:
     """What a compile worker publishes for a shipped blueprint at a site."""
-    outcome = build(request_for(shipped_named(blueprint_id), signature))
+    outcome = build_kernel(request_for(shipped_named(blueprint_id), signature))
     assert isinstance(outcome, Built), outcome
     return outcome
 

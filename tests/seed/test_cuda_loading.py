@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.kernel import Kernel
-from esper.kernel.build import kernel_from
-from esper.kernel.loader import Delivery, KernelsFailed, KernelsPrepared
+from esper.kernel import Delivery, Kernel, KernelsFailed, KernelsPrepared, load_kernel
 from esper.link import Frame, Kind
 from esper.seed import Seed, Site, StreamManager, find_sites
 from esper.training.frame_decoder import FrameDecoder
@@ -71,7 +69,7 @@ def test_a_kernel_arrives_while_the_gpu_is_busy_with_a_step(site: Site) -> None:
 def test_what_arrives_has_the_weights_that_were_sent(site: Site) -> None:
     kernel = a_kernel(site)
     sent = built("linear-bottleneck", site.signature)
-    expected = kernel_from(sent.artifact, sent.sha256).state_dict()
+    expected = load_kernel(sent.artifact, sent.sha256).state_dict()
     assert all(
         torch.equal(value.cpu(), expected[name]) for name, value in kernel.named_parameters()
     )

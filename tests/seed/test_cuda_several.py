@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.kernel.loader import KernelsPrepared
+from esper.kernel import KernelsPrepared
 from esper.seed import STREAMS, Seed, Site, find_sites
 from esper.seed.graphs import SETTLED, capture_due
 from tests.seed.kernels import awaken, kernel_for

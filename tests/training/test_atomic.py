@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW
 
-from esper.kernel.loader import KernelsPrepared
+from esper.kernel import KernelsPrepared
 from esper.seed import GradientSynchronizer, Site, Slot, merging
 from esper.topics.models import (
     AdaptationDecision,

@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.kernel import Kernel, KernelLoader
-from esper.kernel.build import kernel_from
-from esper.kernel.loader import KernelsPrepared
+from esper.kernel import Kernel, KernelLoader, KernelsPrepared, load_kernel
 from esper.store import open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import (
@@ -61,7 +59,7 @@ class Trainer:
             self.store,
             KEY.public_key(),
             self.decision_queue.mailbox.append,
-            lambda ready, data: kernel_from(data, ready.sha256),
+            lambda ready, data: load_kernel(data, ready.sha256),
             cache_bytes=cache_bytes,
             retry_delays_s=(0.01, 0.01),
         )

@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 import esper
 from esper.blueprint import requests_for, shipped_named
-from esper.kernel.build import kernel_from
+from esper.kernel import load_kernel
 from esper.settings import Settings
 from esper.topics.bus import Record, read_topic
 from esper.topics.catalog import (
@@ -303,5 +303,5 @@ def test_building_a_kernel_draws_no_random_number(name: str) -> None:
     """It is built on another thread, whose draws would come between those of the training."""
     made = built(name, sites_of(host())["fc1"].signature)
     before = torch.get_rng_state()
-    kernel_from(made.artifact, made.sha256)
+    load_kernel(made.artifact, made.sha256)
     assert torch.equal(torch.get_rng_state(), before)

@@ -10,8 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from esper.kernel.fetch import FetchedKernel, fetch_all
-from esper.kernel.refusal import ArtifactRefused
+from esper.kernel import ArtifactRefused, FetchedKernel, fetch_kernels
 from esper.store import KernelMissing, open_store
 from esper.training.export import export_model, load_exported
 from esper.training.lineage import Lineage, LineageUnreadable, RunHistory, read_lineage
@@ -56,7 +55,7 @@ def grown(tmp_path: Path) -> Grown:
 
 
 def kernels_of(grown: Grown, lineage: Lineage) -> dict[str, FetchedKernel]:
-    return fetch_all(grown.store, grown.key, lineage.seeds)
+    return fetch_kernels(grown.store, grown.key, lineage.seeds)
 
 
 def planted(grown: Grown, model: Host) -> StaticNetwork:

@@ -37,9 +37,9 @@ REPORT_EVERY: Final = 5
 
 def spoil(rank: int, orders: dict[str, Any]) -> None:
     """Let rank 1 fail to build a kernel, take too long over one, and fail to plant a third."""
-    real = frame_decoder.kernel_from
+    real = frame_decoder.load_kernel
 
-    def kernel_from(data: bytes, sha256: str) -> Kernel:
+    def load_kernel(data: bytes, sha256: str) -> Kernel:
         if sha256 == orders.get("fails"):
             raise ArtifactRefused("no room on this GPU")
         if sha256 == orders.get("late"):
@@ -54,7 +54,7 @@ def spoil(rank: int, orders: dict[str, Any]) -> None:
             raise torch.OutOfMemoryError("no room for its gradients")
 
     if rank == 1:
-        frame_decoder.kernel_from = kernel_from
+        frame_decoder.load_kernel = load_kernel
         Site.plant = plant  # type: ignore[method-assign]
 
 

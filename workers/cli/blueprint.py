@@ -7,9 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from esper.blueprint import BlueprintRejected, check, member, resolve, shipped, shipped_named
-from esper.blueprint.ops import OPS
-from esper.blueprint.schema import author_schema
+from esper.blueprint import (
+    OPS,
+    BlueprintRejected,
+    author_schema,
+    check,
+    member,
+    resolve,
+    shipped,
+    shipped_named,
+)
 from esper.settings import Settings
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Blueprint, SiteSignature

@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from esper.blueprint import Resolved
-from esper.blueprint.arguments import Argument, ChoiceArgument
-from esper.blueprint.ops import OpSpec
-from esper.blueprint.resolve import ResolvedNode
+from esper.blueprint import Argument, ChoiceArgument, OpSpec, Resolved, ResolvedNode
 from esper.topics.models import Blueprint
 from esper.workers.cli.site import site_text
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from esper.audit import RunRecords
-from esper.kernel.fetch import fetch_all
+from esper.kernel import fetch_kernels
 from esper.settings import Settings
 from esper.store import open_store
 from esper.topics.codec import decode
@@ -19,7 +19,7 @@ def copy_kernels(settings: Settings, history: RunRecords, folder: Path) -> int:
         NotConfigured: no trusted key is named.
     """
     announced = [decode(KernelReady, record.value) for record in history.kernels]
-    fetched = fetch_all(settings.kernel_store_url, trusted_key_of(settings), announced)
+    fetched = fetch_kernels(settings.kernel_store_url, trusted_key_of(settings), announced)
     target = open_store(f"file:{folder}")
     for kernel_id, kernel in fetched.items():
         target.put(kernel_id, kernel.data)

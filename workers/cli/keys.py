@@ -23,7 +23,7 @@ def create(
     ] = None,
 ) -> None:
     """Create an Ed25519 pair. A pair that is already there is left as it is."""
-    from esper.compiler.signing import KeysExist, create_keys
+    from esper.compiler import KeysExist, create_keys
 
     target = directory or Settings().home / "keys"
     try:

@@ -2,8 +2,7 @@
 
 import typer
 
-from esper.blueprint.expressions import sizes_of
-from esper.blueprint.rejection import BlueprintRejected
+from esper.blueprint import BlueprintRejected, sizes_of
 from esper.topics.models import SiteKind, SiteSignature
 
 FORM = "KIND:H, or KIND:X:H where x and h differ: vector:128, feature_map:3x32x32:64x16x16"

@@ -9,10 +9,16 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust import EventT, StreamT
 
-from esper.compiler import Built, CompilePool, Rejected
-from esper.compiler.limits import ProcessLimits
-from esper.compiler.signing import load_private, sign
-from esper.compiler.timing import MILLISECONDS, timed
+from esper.compiler import (
+    MILLISECONDS,
+    Built,
+    CompilePool,
+    ProcessLimits,
+    Rejected,
+    load_private_key,
+    sign,
+    timed,
+)
 from esper.settings import Settings
 from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
 from esper.topics.bus import Producer, Record
@@ -225,7 +231,7 @@ def run_compile_worker(settings: Settings) -> int:
     """
     if settings.signing_key_file is None:
         raise MissingKey("set ESPER_SIGNING_KEY_FILE; create a pair with `esper keys create`")
-    key = load_private(settings.signing_key_file)
+    key = load_private_key(settings.signing_key_file)
     app = make_app(
         COMPILE_APP,
         bootstrap_servers=settings.kafka_bootstrap_servers,

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from esper.compiler.signing import PRIVATE_NAME, PUBLIC_NAME, create_keys
+from esper.compiler import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
 from esper.settings import Settings
 from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError
@@ -144,7 +144,7 @@ class LocalStack:
         if private and public:
             return Path(private), Path(public)
         directory = self._home / "keys"
-        private_file, public_file = directory / PRIVATE_NAME, directory / PUBLIC_NAME
+        private_file, public_file = directory / PRIVATE_KEY_FILE, directory / PUBLIC_KEY_FILE
         if not (private_file.exists() and public_file.exists()):
             create_keys(directory)
         return private_file, public_file

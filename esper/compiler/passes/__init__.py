@@ -15,7 +15,7 @@ from esper.compiler.passes.common import share_common
 from esper.compiler.passes.fuse import fuse_glu
 from esper.compiler.passes.layout import depthwise_by_channel, pool_by_channel
 from esper.compiler.passes.pointwise import conv_as_product, conv_at_one
-from esper.kernel.plan import KernelPlan
+from esper.kernel import KernelPlan
 
 Device = Literal["cpu", "cuda"]
 

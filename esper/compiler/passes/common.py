@@ -1,7 +1,7 @@
 """Common subexpressions: a value that is computed twice is computed once."""
 
 from esper.compiler.passes.rewrite import without
-from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep
+from esper.kernel import FIRST_STEP_SLOT, KernelPlan, PlanStep
 
 Key = tuple[str, tuple[int, ...], tuple[tuple[str, object], ...]]
 

@@ -1,7 +1,7 @@
 """Several ops that torch has as one, which costs fewer calls and keeps fewer values."""
 
 from esper.compiler.passes.rewrite import readers, without
-from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep
+from esper.kernel import FIRST_STEP_SLOT, KernelPlan, PlanStep
 
 HALVES = 2
 

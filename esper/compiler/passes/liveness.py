@@ -1,7 +1,7 @@
 """Liveness: every value ends with the last step that reads it."""
 
 from esper.compiler.passes.rewrite import with_steps
-from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan
+from esper.kernel import FIRST_STEP_SLOT, KernelPlan
 
 
 def free_early(plan: KernelPlan) -> KernelPlan:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from esper.compiler.passes.rewrite import with_steps
-from esper.kernel.plan import KernelPlan, PlanStep, StepLayout
+from esper.kernel import KernelPlan, PlanStep, StepLayout
 
 _PLAIN: Final = {"kernel": 1, "groups": 1, "stride": 1}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep
+from esper.kernel import FIRST_STEP_SLOT, KernelPlan, PlanStep
 
 
 def with_steps(plan: KernelPlan, steps: Sequence[PlanStep]) -> KernelPlan:

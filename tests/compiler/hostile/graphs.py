@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final
 
+from esper.blueprint import OPS, OpSpec
 from esper.blueprint.arguments import ChoiceArgument, FlagArgument, SizeArgument, SizeListArgument
-from esper.blueprint.ops import OPS, OpSpec
 from tests.compiler.hostile.corpus import SITES, Hostile, letter, letter_of, node
 
 MAX_INPUTS: Final = 8

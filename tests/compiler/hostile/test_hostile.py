@@ -12,8 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 
-from esper.blueprint import BlueprintRejected, check, request_for, shipped_named
-from esper.blueprint.resolve import resolve
+from esper.blueprint import BlueprintRejected, check, request_for, resolve, shipped_named
 from esper.compiler import Built, CompilePool
 from esper.compiler.limits import ProcessLimits
 from esper.compiler.results import BuildResult
@@ -41,7 +40,7 @@ HONEST: Final = request_for(shipped_named("conv-bottleneck"), MAP)
 
 
 @dataclass(frozen=True, slots=True)
-class JobResult:
+class Reply:
     """What came back for one hostile message, and the farm's outcome if it came that far."""
 
     code: str
@@ -73,7 +72,7 @@ def small_farm() -> Iterator[CompilePool]:
 class Run:
     """The answer to every message by name, and the bytes held before the first and at the end."""
 
-    answers: dict[str, JobResult]
+    answers: dict[str, Reply]
     bytes_before: int
     bytes_after: int
 
@@ -84,7 +83,7 @@ def whole_run(compile_pool: CompilePool, small_farm: CompilePool, loop: asyncio.
     entries = sorted(corpus(), key=lambda entry: not entry.slow)
     farms = [small_farm if entry.expected == "out-of-memory" else compile_pool for entry in entries]
 
-    async def all_at_once() -> list[JobResult]:
+    async def all_at_once() -> list[Reply]:
         return await asyncio.gather(*map(answer_to, entries, farms))
 
     before = memory_in_use()
@@ -97,20 +96,20 @@ def whole_run(compile_pool: CompilePool, small_farm: CompilePool, loop: asyncio.
 
 
 @pytest.fixture
-def answers(whole_run: Run) -> dict[str, JobResult]:
+def answers(whole_run: Run) -> dict[str, Reply]:
     return whole_run.answers
 
 
-async def answer_to(entry: Hostile, compile_pool: CompilePool) -> JobResult:
+async def answer_to(entry: Hostile, compile_pool: CompilePool) -> Reply:
     """Do with a message what planner and compile worker do."""
     try:
         blueprint = decode(Blueprint, entry.value)
     except Undecodable as error:
-        return JobResult(UNDECODABLE, str(error))
+        return Reply(UNDECODABLE, str(error))
     outcome = await compile_pool.build(request_for(blueprint, entry.site))
     if isinstance(outcome, Built):
-        return JobResult(BUILT, "", outcome)
-    return JobResult(outcome.code.value, outcome.reason, outcome)
+        return Reply(BUILT, "", outcome)
+    return Reply(outcome.code.value, outcome.reason, outcome)
 
 
 def memory_in_use() -> int:
@@ -119,7 +118,7 @@ def memory_in_use() -> int:
     return sum(process.memory_info().rss for process in (us, *us.children(recursive=True)))
 
 
-def test_every_hostile_blueprint_gets_its_answer(answers: dict[str, JobResult]) -> None:
+def test_every_hostile_blueprint_gets_its_answer(answers: dict[str, Reply]) -> None:
     wrong = {
         entry.name: (entry.expected, answers[entry.name].code, answers[entry.name].reason)
         for entry in corpus()
@@ -152,13 +151,13 @@ def test_what_no_site_could_use_is_refused_before_it_is_planned() -> None:
     assert not missed
 
 
-def test_reasons_are_one_printable_line_whatever_they_quote(answers: dict[str, JobResult]) -> None:
+def test_reasons_are_one_printable_line_whatever_they_quote(answers: dict[str, Reply]) -> None:
     reasons = [answer.reason for answer in answers.values()]
     assert all(reason.isprintable() for reason in reasons), "a terminal or log would act on it"
     assert max(map(len, reasons)) <= 2000
 
 
-def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, JobResult]) -> None:
+def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, Reply]) -> None:
     """Each fault that is reported was looked for, and told apart in words, by the event loop."""
     floods = {name: each.reason for name, each in answers.items() if name.startswith("flood/")}
     counts = {name: re.search(r"and (\d+) more", reason) for name, reason in floods.items()}
@@ -167,7 +166,7 @@ def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, JobRe
 
 
 def test_a_graph_that_gives_its_inputs_back_becomes_a_kernel_that_does_not(
-    answers: dict[str, JobResult],
+    answers: dict[str, Reply],
 ) -> None:
     aliasing = [answer.outcome for name, answer in answers.items() if "-itself-by-" in name]
     assert len(aliasing) >= 8

@@ -9,8 +9,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
-from esper.blueprint import shipped
-from esper.blueprint.ops import OPS
+from esper.blueprint import OPS, shipped
 from esper.topics.bus import create_topics, read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED
 from esper.topics.codec import decode

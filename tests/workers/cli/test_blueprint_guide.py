@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from esper.blueprint.resolve import MAX_ACTIVATIONS, MAX_FLOPS, MAX_PARAMETERS
+from esper.blueprint import MAX_ACTIVATIONS, MAX_FLOPS, MAX_PARAMETERS
 from esper.topics.models import MAX_NODES
 from esper.workers.cli import app
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from esper.kernel.fetch import fetch_all
+from esper.kernel import fetch_kernels
 from esper.settings import Settings
 from esper.tasks.train import OnEpoch, Task, TaskResult, evaluate, train_task
 from esper.training.export import load_exported
@@ -57,7 +57,7 @@ def train_static_final(
     """
     torch.set_num_threads(1)
     lineage = read_lineage(folder)
-    kernels = fetch_all(store_url, trusted_key_of(settings), lineage.seeds)
+    kernels = fetch_kernels(store_url, trusted_key_of(settings), lineage.seeds)
     splits = task.load()
     planted: list[StaticNetwork] = []
 
