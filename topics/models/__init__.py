@@ -26,6 +26,7 @@ from esper.topics.models.kernel import (
     KernelReady,
     KernelRequested,
 )
+from esper.topics.models.omit_default import OmitDefault, OmitsDefaults
 from esper.topics.models.report import (
     DecisionOutcome,
     Incident,
@@ -81,6 +82,8 @@ __all__ = [
     "LoadableKernel",
     "MemorySnapshot",
     "Node",
+    "OmitDefault",
+    "OmitsDefaults",
     "Operation",
     "Orchestration",
     "OutcomeStatus",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from esper.topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
+from esper.topics.models.omit_default import OmitDefault
 
 
 class Strategy(StrEnum):
@@ -31,9 +32,7 @@ class Plant(Event):
     blueprint_id: Identifier
     alpha: Annotated[float, Field(gt=0, le=1)]
     ramp_steps: Count
-    ramp: Annotated[
-        Literal["linear", "cosine"], Field(exclude_if=lambda ramp: ramp == "linear")
-    ] = "linear"
+    ramp: OmitDefault[Literal["linear", "cosine"]] = "linear"
 
 
 class Cull(Event):
@@ -100,9 +99,9 @@ class Candidate(Event):
     mean: float | None
     score: float | None
     excluded: str | None = None
-    constraint: Annotated[Identifier | None, Field(exclude_if=lambda it: it is None)] = None
-    prior_weight: Annotated[float | None, Field(exclude_if=lambda it: it is None)] = None
-    prior_mean: Annotated[float | None, Field(exclude_if=lambda it: it is None)] = None
+    constraint: OmitDefault[Identifier | None] = None
+    prior_weight: OmitDefault[float | None] = None
+    prior_mean: OmitDefault[float | None] = None
 
 
 class SeedCandidate(Event):
@@ -137,7 +136,7 @@ class Signal(Event):
     """
 
     name: Identifier
-    site: Annotated[SiteName | None, Field(exclude_if=lambda it: it is None)] = None
+    site: OmitDefault[SiteName | None] = None
     value: float | None
     threshold: float
     on: bool
@@ -181,11 +180,11 @@ class AdaptationDecision(Event):
     cause: Cause
     policy: PolicyStamp
     candidates: tuple[Candidate, ...]
-    seeds: Annotated[tuple[SeedCandidate, ...], Field(exclude_if=lambda it: not it)] = ()
-    attention: Annotated[PolicyStamp | None, Field(exclude_if=lambda it: it is None)] = None
-    course: Annotated[ActiveStrategy | None, Field(exclude_if=lambda it: it is None)] = None
+    seeds: OmitDefault[tuple[SeedCandidate, ...]] = ()
+    attention: OmitDefault[PolicyStamp | None] = None
+    course: OmitDefault[ActiveStrategy | None] = None
     random: RandomStamp
     state_before_sha256: Sha256
     state_after_sha256: Sha256
     previous_sha256: Sha256 | None
-    request_id: Annotated[Sha256 | None, Field(exclude_if=lambda it: it is None)] = None
+    request_id: OmitDefault[Sha256 | None] = None

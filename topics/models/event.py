@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
+
+from esper.topics.models.omit_default import OmitsDefaults
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 """A name chosen by a person: lower case, safe in a path, a key and a terminal."""
@@ -19,7 +21,7 @@ INT64 = 1 << 63
 Count = Annotated[int, Field(ge=0, lt=INT64)]
 
 
-class Event(BaseModel):
+class Event(OmitsDefaults):
     """Base of every model on the wire.
 
     Unknown fields are ignored on read, so that an older process reads a newer one's events;

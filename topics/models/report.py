@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, StringConstraints
 
 from esper.topics.models.event import Count, Event, Identifier, Sha256, SiteName
 from esper.topics.models.kernel import KernelCost
+from esper.topics.models.omit_default import OmitDefault
 from esper.topics.models.request import RunRequest
 from esper.topics.models.run import PolicySpec
 from esper.topics.models.selection import MemorySnapshot, Selection, SiteFacts
@@ -36,7 +37,7 @@ class LoadableKernel(Event):
     blueprint_id: Identifier
     category: Identifier
     params: Count
-    cost: Annotated[KernelCost | None, Field(exclude_if=lambda cost: cost is None)] = None
+    cost: OmitDefault[KernelCost | None] = None
 
 
 class SeedStatus(Event):
@@ -127,10 +128,10 @@ class RunConfig(Event):
     policy: PolicySpec
     host_params: Count
     report_interval_steps: Annotated[int, Field(ge=1)]
-    lockstep: Annotated[bool, Field(exclude_if=lambda lockstep: not lockstep)] = False
-    sites: Annotated[dict[SiteName, SiteFacts], Field(exclude_if=lambda sites: not sites)] = {}
-    selection: Annotated[Selection | None, Field(exclude_if=lambda it: it is None)] = None
-    memory: Annotated[MemorySnapshot | None, Field(exclude_if=lambda it: it is None)] = None
+    lockstep: OmitDefault[bool] = False
+    sites: OmitDefault[dict[SiteName, SiteFacts]] = {}
+    selection: OmitDefault[Selection | None] = None
+    memory: OmitDefault[MemorySnapshot | None] = None
 
 
 class SeedReport(Event):
@@ -158,10 +159,8 @@ class SeedReport(Event):
     refusals: tuple[KernelRefusal, ...] = ()
     seeds: tuple[SeedStatus, ...] = ()
     outcomes: tuple[DecisionOutcome, ...] = ()
-    gradients: Annotated[
-        dict[SiteName, Annotated[float, Field(ge=0)]], Field(exclude_if=lambda it: not it)
-    ] = {}
-    incidents: Annotated[tuple[Incident, ...], Field(exclude_if=lambda it: not it)] = ()
-    paused: Annotated[bool, Field(exclude_if=lambda it: not it)] = False
-    requests: Annotated[tuple[RunRequest, ...], Field(exclude_if=lambda it: not it)] = ()
+    gradients: OmitDefault[dict[SiteName, Annotated[float, Field(ge=0)]]] = {}
+    incidents: OmitDefault[tuple[Incident, ...]] = ()
+    paused: OmitDefault[bool] = False
+    requests: OmitDefault[tuple[RunRequest, ...]] = ()
     closing: bool = False

@@ -1,11 +1,12 @@
 """What a person asks of a run while it trains."""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from esper.topics.models.event import Count, Event, Identifier, Sha256, SiteName
+from esper.topics.models.omit_default import OmitDefault
 
 
 class RequestKind(StrEnum):
@@ -29,8 +30,8 @@ class RunRequest(Event):
     request_id: Sha256
     run_id: Identifier
     kind: RequestKind
-    site: Annotated[SiteName | None, Field(exclude_if=lambda it: it is None)] = None
-    slot: Annotated[Count | None, Field(exclude_if=lambda it: it is None)] = None
+    site: OmitDefault[SiteName | None] = None
+    slot: OmitDefault[Count | None] = None
 
     @model_validator(mode="after")
     def _name_what_is_meant(self) -> Self:

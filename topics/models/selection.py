@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from esper.topics.models.event import Count, Event, Identifier, SiteName
+from esper.topics.models.omit_default import OmitDefault
 from esper.topics.models.run import PolicySpec, SiteKind
 
 Budget = Annotated[float, Field(gt=0)]
@@ -36,9 +37,7 @@ class SelectionLimits(Event):
     max_params: Annotated[int, Field(ge=1)] | None = None
     max_memory_ratio: Budget | None = None
     max_latency_ratio: Budget | None = None
-    rollback_embargo_reports: Annotated[
-        Count, Field(exclude_if=lambda reports: reports == ROLLBACK_EMBARGO_REPORTS)
-    ] = ROLLBACK_EMBARGO_REPORTS
+    rollback_embargo_reports: OmitDefault[Count] = ROLLBACK_EMBARGO_REPORTS
     rotation: Count = 0
     forbidden: tuple[Identifier, ...] = ()
     forbidden_sites: tuple[SiteName, ...] = ()
@@ -59,9 +58,7 @@ class Priors(Event):
     """
 
     cost: Annotated[float, Field(ge=0, le=100)] = 1.0
-    cost_spread: Annotated[
-        float, Field(ge=0, le=1, exclude_if=lambda spread: spread == COST_SPREAD)
-    ] = COST_SPREAD
+    cost_spread: OmitDefault[Annotated[float, Field(ge=0, le=1)]] = COST_SPREAD
     memory: Annotated[float, Field(ge=0, le=100)] = 2.0
     category: Annotated[float, Field(ge=0, le=100)] = 0.5
 
@@ -94,7 +91,7 @@ class Orchestration(Event):
     plateau_reports: Reports = 8
     plateau_share: Share = 0.01
     plateau_share_stay: Share = 0.02
-    waits_for_plateau: Annotated[bool, Field(exclude_if=lambda it: not it)] = False
+    waits_for_plateau: OmitDefault[bool] = False
     harm_reports: Reports = 2
     harm_share: Share = 0.02
     dominance: Ratio = 3.0
@@ -103,7 +100,7 @@ class Orchestration(Event):
     comparable_ratio_stay: Ratio = 2.0
     rung_reports: Reports = 2
     cooldown_reports: Count = 3
-    reweight_reports: Annotated[Reports, Field(exclude_if=lambda it: it == 1)] = 1
+    reweight_reports: OmitDefault[Reports] = 1
     ensemble: Literal["equal", "softmax"] = "equal"
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.02
 
@@ -137,10 +134,10 @@ class Selection(Event):
     limits: SelectionLimits = SelectionLimits()
     priors: Priors = Priors()
     trial_reports: Annotated[int, Field(ge=1, le=1000)] = 6
-    warmup_reports: Annotated[int, Field(ge=0, le=1000, exclude_if=lambda it: not it)] = 0
+    warmup_reports: OmitDefault[Annotated[int, Field(ge=0, le=1000)]] = 0
     keep_share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    keep_first_share: Annotated[Share, Field(exclude_if=lambda it: not it)] = 0.0
-    orchestration: Annotated[Orchestration | None, Field(exclude_if=lambda it: it is None)] = None
+    keep_first_share: OmitDefault[Share] = 0.0
+    orchestration: OmitDefault[Orchestration | None] = None
 
 
 class SiteFacts(Event):
