@@ -14,13 +14,13 @@ from esper.bandit import (
     ArmArrays,
     ArmStats,
     CounterRNG,
-    Experience,
+    HistoryKey,
     LinearModel,
     PerformanceTracker,
     Policy,
+    PolicyContext,
     Prior,
     TrialResult,
-    Tried,
     uniform,
 )
 
@@ -82,7 +82,7 @@ class Ours:
         self.features = world.features if policy.contextual else None
         self.model = LinearModel() if policy.contextual else None
 
-    def seen(self) -> tuple[Experience, ArmArrays]:
+    def seen(self) -> tuple[PolicyContext, ArmArrays]:
         """What the policy is given."""
         return self.arm_stats.seen_by(
             self.policy.discounting, self.tracker.trials, features=self.features, model=self.model
@@ -103,7 +103,7 @@ class Ours:
 
     def learn(self, trial: int, arm: int, reward: float) -> None:
         """Add the trial to tracker, standings and model."""
-        tried = Tried(SITE, None, str(arm))
+        tried = HistoryKey(SITE, None, str(arm))
         if self.model is not None and self.features is not None:
             before = self.tracker.of(tried)
             self.model = self.model.after(

@@ -6,9 +6,16 @@ from typing import Final
 import numpy as np
 
 from benchmarks.bandit_play import FloatArray, Ours, World, play
-from esper.bandit import Prior, policy_for, priors_for
-from esper.bandit.features import features
-from esper.bandit.memory import FamilyMemory, Lesson, folded, snapshot
+from esper.bandit import (
+    FamilyMemory,
+    MemoryUpdate,
+    Prior,
+    features,
+    policy_for,
+    priors_for,
+    snapshot,
+    with_run,
+)
 from esper.topics.codec import sha256_of
 from esper.topics.models import (
     KernelCost,
@@ -154,11 +161,11 @@ def _priors_from(
         player = Ours(world, EARLIER_RUNS * seed + run + 1_000_000, policy_for(GAUSSIAN))
         play(world, player)
         lessons = [
-            Lesson(SIGNATURE, tried.blueprint_id, history.pulls, history.mean)
+            MemoryUpdate(SIGNATURE, tried.blueprint_id, history.pulls, history.mean)
             for tried, history in player.tracker.marginal.items()
             if tried.blueprint_id is not None
         ]
-        memory = folded(memory, lessons, run_id=f"run-{run}", at_ms=run)
+        memory = with_run(memory, lessons, run_id=f"run-{run}", at_ms=run)
     kernels = [_kernel("site", str(place), "conv") for place in range(BLUEPRINTS)]
     known = snapshot(memory, [SIGNATURE])
     priors = priors_for(kernels, {"site": SIGNATURE}, known, Priors(cost=0.0))

@@ -20,7 +20,7 @@ import esper
 from benchmarks.result import Figure, Goal, Measured, figure
 from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
-from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.tasks import KnownAnswerTask, conv_teacher
 from esper.tasks.train import DatasetSplits, train_task

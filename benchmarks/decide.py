@@ -16,12 +16,12 @@ from river import bandit
 
 from benchmarks.result import Figure, Goal, Measured, figure
 from benchmarks.timing import in_turn, scaled
-from esper.bandit import History, policy_for
+from esper.bandit import ArmHistory, policy_for
 from esper.orchestrator import FoldState, fold
-from esper.orchestrator.independent_trials import IN_TURN
-from esper.orchestrator.learn import learn
-from esper.orchestrator.state import Pending
-from esper.orchestrator.view import set_up
+from esper.orchestrator.independent_trials import INDEPENDENT_TRIALS
+from esper.orchestrator.state import PendingDecision
+from esper.orchestrator.trials import learn
+from esper.orchestrator.view import build_view
 from esper.topics.codec import encode, sha256_of
 from esper.topics.models import (
     Cause,
@@ -101,7 +101,7 @@ WHAT: Final = {
 
 
 def _choices(state: FoldState, report: SeedReport) -> dict[str, Callable[[], object]]:
-    view = set_up(state, report)
+    view = build_view(state, report)
     options, situation = view.options(), view.situation
 
     def by(policy: str) -> Callable[[], object]:
@@ -118,13 +118,13 @@ def _choices(state: FoldState, report: SeedReport) -> dict[str, Callable[[], obj
 
 
 def _folds(state: FoldState, report: SeedReport) -> dict[str, Callable[[], object]]:
-    waiting = replace(state, pending=(Pending(decision_id="0" * 64),))
+    waiting = replace(state, pending=(PendingDecision(decision_id="0" * 64),))
     cause = Cause(topic="seed-metrics", partition=0, offset=SEQ, seq=SEQ, sha256="0" * 64)
     decided = fold(state, report, cause).decisions[0]
 
     def plan() -> None:
-        view = set_up(state, report)
-        for _, propose in IN_TURN:
+        view = build_view(state, report)
+        for _, propose in INDEPENDENT_TRIALS:
             propose(view)
 
     return {
@@ -134,7 +134,7 @@ def _folds(state: FoldState, report: SeedReport) -> dict[str, Callable[[], objec
         "learn": lambda: learn(state, report, cause.sha256),
         "digests": lambda: (state.sha256(), state.sha256()),
         "record": lambda: (
-            set_up(state, report).candidates(decided.operations),
+            build_view(state, report).candidates(decided.operations),
             sha256_of(encode(decided)),
         ),
     }
@@ -174,7 +174,7 @@ def _state(arms: int) -> FoldState:
     offered, tracker = state.arms.with_kernels(kernels, state.tracker, state.run)
     for place in range(arms):
         offered = offered.with_history(
-            place, History(pulls=1 + place % 5, mean=0.5 + (place % 7) / 100)
+            place, ArmHistory(pulls=1 + place % 5, mean=0.5 + (place % 7) / 100)
         )
     return replace(state, last_seq=SEQ - 1, arms=offered, tracker=tracker)
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 
-from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped
-from esper.orchestrator.fold import decision_id
+from esper.orchestrator import decision_id
 from esper.topics.catalog import SEED_METRICS
 from esper.topics.codec import cloud_event_headers, encode, sha256_of
 from esper.topics.models import (

@@ -21,7 +21,7 @@ from benchmarks.growth.suite import Live, Suite
 from benchmarks.growth.training import Trained, row_of, trained
 from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
-from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.bandit import DEFAULT_SELECTION
 from esper.seed import find_sites
 from esper.tasks.train import DatasetSplits, Task, no_growth
 from esper.topics.models import Selection

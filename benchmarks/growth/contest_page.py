@@ -48,7 +48,7 @@ CONTESTS: Final = (
         "normalisation and without. It grows\nin a tournament from the first step on: 12 kernels "
         "are on trial at once, each enters once, learns for\n28 reports of 10 steps, and stays if "
         "the probe loss would be half as much again without it\n(`TOURNAMENT` in "
-        "`esper.bandit.defaults`, found by probe loss on seeds from 1000 on). What remains of a "
+        "`esper.bandit`, found by probe loss on seeds from 1000 on). What remains of a "
         "run\nis left in peace.",
         what="test accuracy",
         of=points,

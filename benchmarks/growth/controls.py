@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from benchmarks.growth.planting import Planting
-from esper.bandit.constraints import BUDGET_SHARE
-from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import BUDGET_SHARE, DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.tasks import TEACHER_BLUEPRINTS, KnownAnswerTask
 from esper.topics.models import Orchestration, PolicySpec, Selection, SelectionLimits
 

@@ -14,7 +14,7 @@ from benchmarks.growth.contest import Contest
 from benchmarks.growth.training import Trained
 from benchmarks.growth.widening import Size, widened
 from benchmarks.threads import one_thread
-from esper.bandit.defaults import TOURNAMENT, TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
+from esper.bandit import TOURNAMENT, TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.train import evaluate
 

@@ -29,7 +29,7 @@ from benchmarks.growth.rows import Case, Row
 from benchmarks.growth.suite import Live, Suite
 from benchmarks.growth.training import Trained, epochs_for, row_of, trained
 from benchmarks.stack import Stack, local_stack
-from esper.bandit.memory import snapshot
+from esper.bandit import snapshot
 from esper.seed import Site, find_sites
 from esper.store import RedisRunMemory
 from esper.tasks import TEACHER_BLUEPRINTS, TEACHERS, KnownAnswerTask

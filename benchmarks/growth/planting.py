@@ -14,7 +14,7 @@ from benchmarks.result import BenchmarkError
 from esper.blueprint import request_for, shipped
 from esper.compiler import BuildResult, Built, build_kernel
 from esper.kernel import Kernel, load_kernel
-from esper.orchestrator.state import WHOLE
+from esper.orchestrator import FULL_ALPHA
 from esper.seed import Site, find_sites
 from esper.tasks.train import Task
 from esper.topics.codec import digest, sha256_of
@@ -136,7 +136,7 @@ class Gardener:
             slot=next(slot.index for slot in site.slots if slot.state is SeedState.DORMANT),
             kernel_id=kernel.sha256,
             blueprint_id=planting.blueprint_id,
-            alpha=WHOLE,
+            alpha=FULL_ALPHA,
             # What is there from the start is there whole.
             ramp_steps=self._ramp_steps if self._step else 0,
         )

@@ -27,7 +27,7 @@ from benchmarks.kernels import check_device
 from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
-from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.bandit import DEFAULT_SELECTION
 from esper.kernel import fetch_kernels
 from esper.seed import capture_due, find_sites
 from esper.tasks.sums import SUMS

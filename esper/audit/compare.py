@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from esper.audit.history import RunRecords
-from esper.orchestrator import FoldState, fold
-from esper.orchestrator.fold import FoldError
+from esper.orchestrator import FoldError, FoldState, fold
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, encode, sha256_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport

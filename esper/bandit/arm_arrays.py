@@ -35,7 +35,7 @@ class ArmArrays:
         return len(self.weight)
 
 
-class Experience(NamedTuple):
+class PolicyContext(NamedTuple):
     """What a bandit knows beside its arms: the weights of all of them together, and, for a
     contextual policy, its model of rewards."""
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from esper.bandit.arm_arrays import LEAST_WEIGHT, ArmArrays, Experience, FloatArray
-from esper.bandit.discounting import NOTHING, Discounting
-from esper.bandit.history import History
+from esper.bandit.arm_arrays import LEAST_WEIGHT, ArmArrays, FloatArray, PolicyContext
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
+from esper.bandit.history import ArmHistory
 from esper.bandit.linear import LinearModel
 from esper.bandit.priors import NO_PRIOR, Prior
 
@@ -22,25 +22,25 @@ class ArmStats:
     """
 
     priors: Mapping[int, Prior]
-    histories: Mapping[int, History]
+    histories: Mapping[int, ArmHistory]
     lifetime: ArmArrays
     pulls: int
 
     @classmethod
     def of(
-        cls, count: int, histories: Mapping[int, History], priors: Mapping[int, Prior]
+        cls, count: int, histories: Mapping[int, ArmHistory], priors: Mapping[int, Prior]
     ) -> "ArmStats":
         """Return the standings of `count` arms."""
-        columns = _columns(range(count), priors, histories, NOTHING, 0)
+        columns = _columns(range(count), priors, histories, NO_DISCOUNT, 0)
         pulls = sum(history.pulls for history in histories.values())
         return cls(priors, histories, columns, pulls)
 
-    def with_history(self, place: int, history: History) -> "ArmStats":
+    def with_history(self, place: int, history: ArmHistory) -> "ArmStats":
         """Return the standings with another history of one arm."""
         before = self.lifetime
         weight, mean, variance = before.weight.copy(), before.mean.copy(), before.variance.copy()
         prior = self.priors.get(place, NO_PRIOR)
-        weight[place], mean[place], variance[place] = _together(history, prior, NOTHING, 0)
+        weight[place], mean[place], variance[place] = _together(history, prior, NO_DISCOUNT, 0)
         known = self.histories.get(place)
         pulls = self.pulls + history.pulls - (known.pulls if known else 0)
         columns = _filled(weight, mean, variance)
@@ -53,13 +53,13 @@ class ArmStats:
         where: slice | None = None,
         features: FloatArray | None = None,
         model: LinearModel | None = None,
-    ) -> tuple[Experience, ArmArrays]:
+    ) -> tuple[PolicyContext, ArmArrays]:
         """Return what a policy knows of all arms, or of a range of them, after `trials` trials.
 
         The total is that of the arms returned, and counts trials, not what priors are worth.
         """
-        state = Experience(self._total(discounting, trials, where), model)
-        if discounting is not NOTHING and discounting != NOTHING:
+        state = PolicyContext(self._total(discounting, trials, where), model)
+        if discounting is not NO_DISCOUNT and discounting != NO_DISCOUNT:
             places = range(len(self.lifetime)) if where is None else range(where.start, where.stop)
             columns = _columns(places, self.priors, self.histories, discounting, trials)
         elif where is None:
@@ -78,7 +78,7 @@ class ArmStats:
         return state, replace(columns, features=rows)
 
     def _total(self, discounting: Discounting, trials: int, where: slice | None) -> float:
-        if where is None and (discounting is NOTHING or discounting == NOTHING):
+        if where is None and (discounting is NO_DISCOUNT or discounting == NO_DISCOUNT):
             return float(self.pulls)
         tried = (
             self.histories.values()
@@ -95,7 +95,7 @@ class ArmStats:
 def _columns(
     places: range,
     priors: Mapping[int, Prior],
-    histories: Mapping[int, History],
+    histories: Mapping[int, ArmHistory],
     discounting: Discounting,
     trials: int,
 ) -> ArmArrays:
@@ -116,7 +116,7 @@ def _filled(weight: FloatArray, mean: FloatArray, variance: FloatArray) -> ArmAr
 
 
 def _together(
-    history: History, prior: Prior, discounting: Discounting, trials: int
+    history: ArmHistory, prior: Prior, discounting: Discounting, trials: int
 ) -> tuple[float, float, float]:
     """Return weight, mean and variance of what was seen, joined with what was believed."""
     weight, mean, variance = history.remembered(discounting, trials)

@@ -73,7 +73,7 @@ class Situation(NamedTuple):
     culled: Pairs = frozenset()
 
 
-def constrained(
+def constraint_codes(
     limits: SelectionLimits, situation: Situation, arm_features: ArmFeatures, where: slice
 ) -> Codes:
     """Return, for each arm in a range, the number of the constraint that rules it out, or 0."""
@@ -103,7 +103,7 @@ def constrained(
     return codes
 
 
-def bans(
+def permanent_codes(
     limits: SelectionLimits, slots: Mapping[str, int], kernels: Sequence[LoadableKernel]
 ) -> Codes:
     """Return the constraint that rules a kernel out for the whole run, or 0, for each of them."""
@@ -145,10 +145,10 @@ WORDS: Final[Mapping[Constraint, str]] = {
         "{limits.max_latency_ratio} are used"
     ),
 }
-"""What `explain` fills in for each constraint."""
+"""What `explain_constraint` fills in for each constraint."""
 
 
-def explain(
+def explain_constraint(
     constraint: Constraint,
     limits: SelectionLimits,
     situation: Situation,

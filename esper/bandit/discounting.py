@@ -24,4 +24,4 @@ class Discounting:
             raise ValueError(f"discount is {self.discount!r} and must be above 0, at most 1")
 
 
-NOTHING = Discounting()
+NO_DISCOUNT = Discounting()

@@ -30,7 +30,7 @@ class TrialResult(BaseModel):
     seq: int = 0
 
 
-class History(BaseModel):
+class ArmHistory(BaseModel):
     """Trials of one thing: a mean and a variance over its life, and what a policy has not let go.
 
     `squares` is the sum of squared deviations (Welford, "Note on a Method for Calculating Corrected
@@ -71,14 +71,14 @@ class History(BaseModel):
         """Reports from its last trial to report `seq`; None where it was never tried."""
         return seq - self.last_seq if self.pulls else None
 
-    def after(self, trial: TrialResult, number: int, discounting: Discounting) -> "History":
+    def after(self, trial: TrialResult, number: int, discounting: Discounting) -> "ArmHistory":
         """Return the history with one more trial, the `number`-th of its bandit."""
         pulls, reward = self.pulls + 1, trial.reward
         mean = self.mean + (reward - self.mean) / pulls
-        kept = self.weight * faded(discounting.discount, number - self.last_trial)
+        kept = self.weight * discount_power(discounting.discount, number - self.last_trial)
         weight = kept + 1.0
         recent = (*self.recent, (number, reward))
-        return History(
+        return ArmHistory(
             pulls=pulls,
             mean=mean,
             squares=self.squares + (reward - self.mean) * (reward - mean),
@@ -97,12 +97,12 @@ class History(BaseModel):
             since = trials - discounting.window
             return _moments([reward for number, reward in self.recent if number > since])
         if discounting.discount < 1.0:
-            weight = self.weight * faded(discounting.discount, trials - self.last_trial)
+            weight = self.weight * discount_power(discounting.discount, trials - self.last_trial)
             return weight, self.weighted_mean, self.variance
         return float(self.pulls), self.mean, self.variance
 
 
-def faded(discount: float, trials: int) -> float:
+def discount_power(discount: float, trials: int) -> float:
     """Return `discount` to the power of `trials`, by multiplication: pow differs in last bits."""
     if discount == 1.0 or trials == 0:
         return 1.0

@@ -19,7 +19,7 @@ ArmName: TypeAlias = tuple[str, str]
 """The text of a site signature, and a blueprint's id."""
 
 
-class Lesson(NamedTuple):
+class MemoryUpdate(NamedTuple):
     """What one run found of a blueprint at one of its sites: so many trials, their mean reward."""
 
     signature: str
@@ -28,7 +28,7 @@ class Lesson(NamedTuple):
     mean: float
 
 
-class Recollection(NamedTuple):
+class ArmRecord(NamedTuple):
     """How many trials an arm counts as, their mean reward in [0, 1], when it was last tried."""
 
     weight: float
@@ -37,7 +37,7 @@ class Recollection(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
+class RetentionPolicy:
     """How much is kept: each run leaves `discount` of what was known, and no arm more than
     `max_weight` trials; below `min_weight` an arm is forgotten.
 
@@ -51,24 +51,24 @@ class Retention:
     max_runs: int = 1_000
 
 
-DEFAULT_RETENTION: Final = Retention()
+DEFAULT_RETENTION: Final = RetentionPolicy()
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyMemory:
     """What is known of each arm, and the ids of the runs that it is from, the last one last."""
 
-    arms: Mapping[ArmName, Recollection] = field(default_factory=dict)
+    arms: Mapping[ArmName, ArmRecord] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
 
 
-def folded(
+def with_run(
     memory: FamilyMemory,
-    lessons: Iterable[Lesson],
+    lessons: Iterable[MemoryUpdate],
     *,
     run_id: str,
     at_ms: int,
-    retention: Retention = DEFAULT_RETENTION,
+    retention: RetentionPolicy = DEFAULT_RETENTION,
 ) -> FamilyMemory:
     """Return the memory with what a run found, at `at_ms` since 1970; a run counts once.
 
@@ -85,7 +85,7 @@ def folded(
     for name, (pulls, mean) in found.items():
         if (known := arms.get(name)) is not None:
             pulls, mean = _mean([(known.weight, known.mean), (pulls, mean)])
-        arms[name] = Recollection(
+        arms[name] = ArmRecord(
             weight=min(pulls, retention.max_weight),
             mean=mean,
             at_ms=max(at_ms, known.at_ms if known else at_ms),
@@ -105,7 +105,7 @@ def snapshot(memory: FamilyMemory, signatures: Collection[str]) -> tuple[Remembe
     )
 
 
-def _pooled(lessons: Iterable[Lesson]) -> dict[ArmName, tuple[float, float]]:
+def _pooled(lessons: Iterable[MemoryUpdate]) -> dict[ArmName, tuple[float, float]]:
     """Return trials and mean of each arm: sites of one signature teach of the same one."""
     by_name: dict[ArmName, list[tuple[float, float]]] = {}
     for lesson in lessons:
@@ -129,8 +129,8 @@ def _mean(parts: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _discounted(
-    arms: Mapping[ArmName, Recollection], signatures: Collection[str], retention: Retention
-) -> dict[ArmName, Recollection]:
+    arms: Mapping[ArmName, ArmRecord], signatures: Collection[str], retention: RetentionPolicy
+) -> dict[ArmName, ArmRecord]:
     """Return the arms with those at sites of these signatures discounted, or gone."""
     kept = {}
     for name, arm in arms.items():
@@ -141,7 +141,7 @@ def _discounted(
     return kept
 
 
-def _bounded(arms: dict[ArmName, Recollection], max_arms: int) -> dict[ArmName, Recollection]:
+def _bounded(arms: dict[ArmName, ArmRecord], max_arms: int) -> dict[ArmName, ArmRecord]:
     if len(arms) <= max_arms:
         return arms
     latest = sorted(arms, key=lambda name: (-arms[name].at_ms, -arms[name].weight, name))

@@ -9,7 +9,7 @@ import numpy as np
 from esper.bandit.arm_arrays import FloatArray
 from esper.bandit.arm_features import ArmFeatures, Codes
 from esper.bandit.arm_stats import ArmStats
-from esper.bandit.constraints import Constraint, Situation, constrained
+from esper.bandit.constraints import Constraint, Situation, constraint_codes
 from esper.bandit.counter_rng import CounterRNG, uniform
 from esper.bandit.linear import LinearModel
 from esper.bandit.policies import Policy
@@ -21,14 +21,14 @@ _BLUEPRINT: Final = f"{PURPOSE}/blueprint"
 _ATTENTION: Final = f"{PURPOSE}/attention"
 
 
-class Seat(NamedTuple):
+class SlotId(NamedTuple):
     """A place for a kernel: one seed of a site."""
 
     site: str
     slot: int
 
 
-class Options(NamedTuple):
+class SelectorInput(NamedTuple):
     """All that may be chosen from: arms at sites, seats at the same sites, and what is known.
 
     `seats` are in the order of (site, slot), `places` tells where each stands, `slots` how many a
@@ -38,20 +38,20 @@ class Options(NamedTuple):
 
     arm_features: ArmFeatures
     arms: ArmStats
-    seats: tuple[Seat, ...]
-    places: Mapping[Seat, int]
+    seats: tuple[SlotId, ...]
+    places: Mapping[SlotId, int]
     slots: Mapping[str, int]
     seeds: ArmStats
     trials: int
-    closed: frozenset[Seat]
+    closed: frozenset[SlotId]
     features: FloatArray | None = None
     model: LinearModel | None = None
 
 
-class Choice(NamedTuple):
+class ArmChoice(NamedTuple):
     """The seat and the arm to plant in it, by its place among the offers, with its score."""
 
-    seat: Seat
+    seat: SlotId
     arm: int
     score: float
 
@@ -71,7 +71,7 @@ class SeedSelector:
     seed: int
     draw_each: bool = False
 
-    def choose(self, options: Options, situation: Situation) -> Choice | None:
+    def choose(self, options: SelectorInput, situation: Situation) -> ArmChoice | None:
         """Return what to plant next; None where constraints leave nothing."""
         if situation.on_trial >= self.limits.max_on_trial or not options.arm_features.kernels:
             return None
@@ -80,9 +80,9 @@ class SeedSelector:
         best = self._best_arm(options, situation, slice(0, len(options.arm_features.kernels)))
         if best is None:
             return None
-        return Choice(_first_open(options, options.arm_features.kernels[best[0]].site), *best)
+        return ArmChoice(_first_open(options, options.arm_features.kernels[best[0]].site), *best)
 
-    def seat_scores(self, options: Options, seq: int) -> FloatArray:
+    def seat_scores(self, options: SelectorInput, seq: int) -> FloatArray:
         """Return the score of each seat; the higher, the sooner it gets attention.
 
         Raises:
@@ -93,7 +93,7 @@ class SeedSelector:
         state, columns = options.seeds.seen_by(self.attention.discounting, options.trials)
         return self.attention.score(state, columns, CounterRNG(self.seed, seq, _ATTENTION))
 
-    def arm_scores(self, options: Options, seq: int) -> FloatArray:
+    def arm_scores(self, options: SelectorInput, seq: int) -> FloatArray:
         """Return the score of each arm, among those of its site where attention chose it."""
         count = len(options.arm_features.kernels)
         if self.attention is None:
@@ -103,7 +103,7 @@ class SeedSelector:
             scores[where] = self._scores(options, seq, where)
         return scores
 
-    def _attend(self, options: Options, situation: Situation) -> Choice | None:
+    def _attend(self, options: SelectorInput, situation: Situation) -> ArmChoice | None:
         if not options.seats:
             return None
         scores = self.seat_scores(options, situation.seq)
@@ -116,22 +116,22 @@ class SeedSelector:
             seat = options.seats[place]
             best = self._best_arm(options, situation, options.arm_features.of_site(seat.site))
             if best is not None:
-                return Choice(seat, *best)
-            first = options.places[Seat(seat.site, 0)]
+                return ArmChoice(seat, *best)
+            first = options.places[SlotId(seat.site, 0)]
             codes[first : first + options.slots[seat.site]] = Constraint.NO_SEED_FREE
         return None
 
     def _best_arm(
-        self, options: Options, situation: Situation, where: slice
+        self, options: SelectorInput, situation: Situation, where: slice
     ) -> tuple[int, float] | None:
-        codes = constrained(self.limits, situation, options.arm_features, where)
+        codes = constraint_codes(self.limits, situation, options.arm_features, where)
         if np.count_nonzero(codes) == len(codes):
             return None
         scores = self._scores(options, situation.seq, where)
         best = self._first(scores, codes, situation.seq, TIE_BREAK)
         return None if best is None else (where.start + best, float(scores[best]))
 
-    def _scores(self, options: Options, seq: int, where: slice) -> FloatArray:
+    def _scores(self, options: SelectorInput, seq: int, where: slice) -> FloatArray:
         policy, arm_features = self.policy, options.arm_features
         if where.stop - where.start == len(arm_features.kernels):
             rows, purpose = None, _BLUEPRINT
@@ -164,9 +164,9 @@ class SeedSelector:
         return int(ties[int(uniform(self.seed, seq, purpose, len(ties)) * len(ties))])
 
 
-def _first_open(options: Options, site: str) -> Seat:
+def _first_open(options: SelectorInput, site: str) -> SlotId:
     """Return the first open seat of a site, which has one."""
     slot = 0
     while (site, slot) in options.closed:
         slot += 1
-    return Seat(site, slot)
+    return SlotId(site, slot)

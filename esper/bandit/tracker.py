@@ -8,14 +8,14 @@ from typing import NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from esper.bandit.discounting import NOTHING, Discounting
-from esper.bandit.history import History, TrialResult
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
+from esper.bandit.history import ArmHistory, TrialResult
 
 MAX_DETAILED = 4096
 """Of more histories by seed and blueprint, those tried least lately are let go."""
 
 
-class Tried(NamedTuple):
+class HistoryKey(NamedTuple):
     """What a history is of: a blueprint in a seed, or in any seed of the site (`slot` None), or a
     seed whatever was planted there (`blueprint_id` None)."""
 
@@ -32,7 +32,7 @@ class HistoryRow(BaseModel):
     site: str
     slot: int | None = None
     blueprint_id: str | None = None
-    history: History
+    history: ArmHistory
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class PerformanceTracker:
     """
 
     trials: int = 0
-    marginal: Mapping[Tried, History] = field(default_factory=dict)
-    detailed: Mapping[Tried, History] = field(default_factory=dict)
-    discounting: Discounting = NOTHING
-    attention_forgetting: Discounting = NOTHING
+    marginal: Mapping[HistoryKey, ArmHistory] = field(default_factory=dict)
+    detailed: Mapping[HistoryKey, ArmHistory] = field(default_factory=dict)
+    discounting: Discounting = NO_DISCOUNT
+    attention_forgetting: Discounting = NO_DISCOUNT
 
-    def of(self, tried: Tried) -> History | None:
+    def of(self, tried: HistoryKey) -> ArmHistory | None:
         """Return the history of what was tried; None where it never was, or was let go."""
         return self.marginal.get(tried) or self.detailed.get(tried)
 
@@ -61,20 +61,20 @@ class PerformanceTracker:
         """Return the tracker with one more trial, of a blueprint in a seed."""
         number = self.trials + 1
         both, arm, seed = (
-            Tried(site, slot, blueprint_id),
-            Tried(site, None, blueprint_id),
-            Tried(site, slot),
+            HistoryKey(site, slot, blueprint_id),
+            HistoryKey(site, None, blueprint_id),
+            HistoryKey(site, slot),
         )
         detailed = dict(self.detailed)
-        before = detailed.pop(both, History())
+        before = detailed.pop(both, ArmHistory())
         if len(detailed) >= MAX_DETAILED:
             del detailed[next(iter(detailed))]
         # Last is what was tried last, so that the first is what may go.
         detailed[both] = before.after(trial, number, self.discounting)
         marginal = {
             **self.marginal,
-            arm: self.marginal.get(arm, History()).after(trial, number, self.discounting),
-            seed: self.marginal.get(seed, History()).after(
+            arm: self.marginal.get(arm, ArmHistory()).after(trial, number, self.discounting),
+            seed: self.marginal.get(seed, ArmHistory()).after(
                 trial, number, self.attention_forgetting
             ),
         }
@@ -83,7 +83,7 @@ class PerformanceTracker:
     def without(self, site: str, blueprint_id: str) -> "PerformanceTracker":
         """Return the tracker without what is known of a blueprint at a site: it is another now."""
 
-        def kept(histories: Mapping[Tried, History]) -> dict[Tried, History]:
+        def kept(histories: Mapping[HistoryKey, ArmHistory]) -> dict[HistoryKey, ArmHistory]:
             return {
                 tried: history
                 for tried, history in histories.items()
@@ -100,16 +100,16 @@ class PerformanceTracker:
 
     def with_rows(self, trials: int, rows: Iterable[HistoryRow]) -> "PerformanceTracker":
         """Return the tracker with the histories that were stored, after `trials` trials."""
-        marginal: dict[Tried, History] = {}
-        detailed: dict[Tried, History] = {}
+        marginal: dict[HistoryKey, ArmHistory] = {}
+        detailed: dict[HistoryKey, ArmHistory] = {}
         for row in rows:
-            tried = Tried(row.site, row.slot, row.blueprint_id)
+            tried = HistoryKey(row.site, row.slot, row.blueprint_id)
             both = tried.slot is not None and tried.blueprint_id is not None
             (detailed if both else marginal)[tried] = row.history
         return replace(self, trials=trials, marginal=marginal, detailed=detailed)
 
 
-def _encoded(tried: Tried, history: History) -> bytes:
+def _encoded(tried: HistoryKey, history: ArmHistory) -> bytes:
     row = HistoryRow(
         site=tried.site, slot=tried.slot, blueprint_id=tried.blueprint_id, history=history
     )

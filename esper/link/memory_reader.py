@@ -41,7 +41,7 @@ class MemoryReader:
         if self._redis_url is None:
             return self._unread("no Redis is named; set ESPER_REDIS_URL, or grow with memory=False")
         # Here, not at the top: it takes .2 s to import, in which the broker can be reached.
-        from esper.bandit.memory import snapshot
+        from esper.bandit import snapshot
         from esper.store import RedisRunMemory
 
         memory = RedisRunMemory(self._redis_url)

@@ -4,19 +4,19 @@ runs when what keeps them from planting changes."""
 from collections.abc import Sequence
 
 from esper.bandit import Constraint
-from esper.orchestrator.plan import Plan
+from esper.orchestrator.plan import DecisionPlan
 from esper.orchestrator.state import Trial
 from esper.orchestrator.view import View
 
 PAUSED = "no action: paused by the trainer"
 
 
-def last_word(view: View, decisions: int) -> Plan:
+def last_word(view: View, decisions: int) -> DecisionPlan:
     """Return the plan without operations that ends the answer to the board's report.
 
     `decisions` came before it; where there are none, the reason says why.
     """
-    return Plan((), _why_no_more(view, decisions))
+    return DecisionPlan((), _why_no_more(view, decisions))
 
 
 def no_action(view: View) -> str | None:

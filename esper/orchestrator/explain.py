@@ -2,9 +2,9 @@
 
 from math import sqrt
 
-from esper.bandit import NO_PRIOR, Choice, Tried, share_of
-from esper.orchestrator.learn import mean_contribution
+from esper.bandit import NO_PRIOR, ArmChoice, HistoryKey, share_of
 from esper.orchestrator.state import Trial
+from esper.orchestrator.trials import mean_contribution
 from esper.orchestrator.view import View
 
 
@@ -25,21 +25,21 @@ def contributed(view: View, trial: Trial) -> str:
     return f"{name} contributed {percent(share)}{of_first} for {reports} {noun}"
 
 
-def expected_share(view: View, choice: Choice) -> float | None:
+def expected_share(view: View, choice: ArmChoice) -> float | None:
     """Return what a candidate gave in its trials here, as a share of the probe loss; None: none."""
     kernel = view.arm(choice).kernel
-    history = view.state.tracker.of(Tried(kernel.site, None, kernel.blueprint_id))
+    history = view.state.tracker.of(HistoryKey(kernel.site, None, kernel.blueprint_id))
     if history is None:
         return None
     return share_of(history.mean, kernel.params, view.state.run.run_config.host_params)
 
 
-def expected(view: View, choice: Choice) -> str:
+def expected(view: View, choice: ArmChoice) -> str:
     """Return what a candidate is expected to give at its site, from its own trials or before."""
     arm = view.arm(choice)
     name, params = arm.kernel.blueprint_id, arm.kernel.params
     host_params = view.state.run.run_config.host_params
-    history = view.state.tracker.of(Tried(arm.kernel.site, None, name))
+    history = view.state.tracker.of(HistoryKey(arm.kernel.site, None, name))
     if history is not None:
         share = share_of(history.mean, params, host_params)
         if history.pulls == 1:

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from esper.bandit import Policy
-from esper.bandit.selector import PURPOSE, TIE_BREAK
+from esper.bandit import PURPOSE, TIE_BREAK, Policy
 from esper.orchestrator.answer import last_word, no_action
-from esper.orchestrator.arms import TooManyArms
-from esper.orchestrator.learn import ended_early, incidents_in_words, learn
+from esper.orchestrator.candidates import TooManyArms
 from esper.orchestrator.orchestrator import Intent, Proposal, SeedOrchestrator
-from esper.orchestrator.plan import Plan
-from esper.orchestrator.state import Asked, FoldState, Pending, StrategyState
+from esper.orchestrator.plan import DecisionPlan
+from esper.orchestrator.state import FoldState, PendingDecision, RequestedAlpha, StrategyState
+from esper.orchestrator.trials import ended_early, incidents_in_words, learn
 from esper.topics.codec import digest, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
@@ -25,7 +24,7 @@ from esper.topics.models import (
     SeedReport,
 )
 
-SEAL: Proposal = (None, Plan((), "the run is closed; this seals its reports"))
+SEAL: Proposal = (None, DecisionPlan((), "the run is closed; this seals its reports"))
 
 
 class FoldError(ValueError):
@@ -87,9 +86,9 @@ def fold(
     if after.run.run_config.lockstep and not report.closing:
         plans.append((None, last_word(view, len(plans))))
     elif report.incidents and not plans:
-        plans.append((None, Plan((), reason or "nothing is decided")))
+        plans.append((None, DecisionPlan((), reason or "nothing is decided")))
     elif reason is not None and reason != before.said:
-        plans.append((None, Plan((), reason)))
+        plans.append((None, DecisionPlan((), reason)))
     if report.incidents:
         plans[0] = _told_of_incidents(plans[0], report, after)
     committed = _committed(replace(after, strategy_state=intent.strategy_state), report, plans)
@@ -131,7 +130,7 @@ def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> F
     planted = [each for each in operations if isinstance(each, Plant)]
     until = report.seq + state.run.selection.limits.embargo_reports
     awaited = tuple(
-        Pending(
+        PendingDecision(
             decision_id=decision_id(report.run_id, report.seq, index),
             planted=tuple(
                 (operation.site, operation.kernel_id)
@@ -156,7 +155,7 @@ def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> F
 
 def _asked(
     strategy_state: StrategyState | None,
-    awaited: Sequence[Pending],
+    awaited: Sequence[PendingDecision],
     plans: Sequence[Proposal],
     seq: int,
 ) -> StrategyState | None:
@@ -165,7 +164,7 @@ def _asked(
         return None
     asking = [plan for _, plan in plans if plan.operations]
     asked = [
-        Asked(
+        RequestedAlpha(
             decision_id=pending.decision_id,
             site=operation.site,
             slot=operation.slot,

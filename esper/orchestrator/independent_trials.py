@@ -6,13 +6,13 @@ REPLACE moves first, and DIVERSIFY sees the board that it leaves behind.
 from collections.abc import Callable
 from math import inf
 
-from esper.bandit import Choice
-from esper.orchestrator.plan import Plan, culling, keeping
+from esper.bandit import ArmChoice
+from esper.orchestrator.plan import DecisionPlan, culling, keeping
 from esper.orchestrator.view import View
 from esper.topics.models import Operation, Strategy
 
 
-def replace(view: View) -> Plan | None:
+def replace(view: View) -> DecisionPlan | None:
     """Propose to cull every seed that failed its trial, and to plant the best arm in exchange.
 
     The new kernel takes another slot: the old one's embargo begins with the cull.
@@ -34,7 +34,7 @@ def replace(view: View) -> Plan | None:
     if best is not None:
         operations += (afterwards.plant(best),)
         reasons.append(describe(afterwards, best))
-    return Plan(operations, "; ".join(reasons))
+    return DecisionPlan(operations, "; ".join(reasons))
 
 
 def _verdict(contribution: float | None) -> str:
@@ -45,7 +45,7 @@ def _verdict(contribution: float | None) -> str:
     return f"lowers the probe loss by {contribution:.4g} only"
 
 
-def diversify(view: View) -> Plan | None:
+def diversify(view: View) -> DecisionPlan | None:
     """Propose to fossilise every seed that passed its trial and to plant the best arm allowed."""
     operations: tuple[Operation, ...] = ()
     reasons = []
@@ -60,10 +60,10 @@ def diversify(view: View) -> Plan | None:
     if best is not None:
         operations += (afterwards.plant(best),)
         reasons.append(describe(afterwards, best))
-    return Plan(operations, "; ".join(reasons)) if operations else None
+    return DecisionPlan(operations, "; ".join(reasons)) if operations else None
 
 
-def describe(view: View, choice: Choice) -> str:
+def describe(view: View, choice: ArmChoice) -> str:
     """Say in words why an arm is next."""
     arm = view.arm(choice)
     name = f"{arm.kernel.site}: {arm.kernel.blueprint_id}"
@@ -74,7 +74,7 @@ def describe(view: View, choice: Choice) -> str:
     return f"{name} scores {choice.score:.3f} (mean reward {arm.mean:.3f} of {arm.pulls})"
 
 
-IN_TURN: tuple[tuple[Strategy, Callable[[View], Plan | None]], ...] = (
+INDEPENDENT_TRIALS: tuple[tuple[Strategy, Callable[[View], DecisionPlan | None]], ...] = (
     (Strategy.REPLACE, replace),
     (Strategy.DIVERSIFY, diversify),
 )

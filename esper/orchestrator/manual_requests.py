@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from esper.orchestrator.plan import Plan
+from esper.orchestrator.plan import DecisionPlan
 from esper.topics.models import (
     Cull,
     Fossilize,
@@ -17,16 +17,16 @@ from esper.topics.models import (
 GROWING = frozenset({SeedState.BLENDING, SeedState.ACTIVE})
 
 
-def answers(report: SeedReport) -> Iterator[Plan]:
+def answers(report: SeedReport) -> Iterator[DecisionPlan]:
     """Yield one plan for each request of a report: what does it, or why it is not done."""
     for request in report.requests:
         yield _answer(request, report)
 
 
-def _answer(request: RunRequest, report: SeedReport) -> Plan:
+def _answer(request: RunRequest, report: SeedReport) -> DecisionPlan:
     asked = f"asked for by hand: {request.words}"
     if request.site is None:
-        return Plan((), asked, request.request_id)
+        return DecisionPlan((), asked, request.request_id)
     meant = [
         seed
         for seed in report.seeds
@@ -36,11 +36,11 @@ def _answer(request: RunRequest, report: SeedReport) -> Plan:
     able = [seed for seed in meant if _why_not(request, seed) is None]
     if able:
         operations = tuple(_operation(request.kind, seed) for seed in able)
-        return Plan(operations, asked, request.request_id)
+        return DecisionPlan(operations, asked, request.request_id)
     reasons = [reason for seed in meant if (reason := _why_not(request, seed))]
     where = f"{request.site}" + ("" if request.slot is None else f"/{request.slot}")
     why = "; ".join(reasons) or f"nothing is planted at {where}"
-    return Plan((), f"{asked}; not done: {why}", request.request_id)
+    return DecisionPlan((), f"{asked}; not done: {why}", request.request_id)
 
 
 def _why_not(request: RunRequest, seed: SeedStatus) -> str | None:

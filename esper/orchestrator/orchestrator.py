@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from esper.orchestrator.independent_trials import IN_TURN
+from esper.orchestrator.independent_trials import INDEPENDENT_TRIALS
 from esper.orchestrator.manual_requests import answers
-from esper.orchestrator.plan import Plan
-from esper.orchestrator.signals import Readings, read
+from esper.orchestrator.plan import DecisionPlan
+from esper.orchestrator.signals import SignalReadings, read
 from esper.orchestrator.state import FoldState, StrategyState
 from esper.orchestrator.strategies import RULES
 from esper.orchestrator.strategy_selection import Rule, chosen, told
-from esper.orchestrator.view import View, set_up
+from esper.orchestrator.view import View, build_view
 from esper.topics.models import ActiveStrategy, SeedReport, Strategy
 
-Proposal = tuple[Strategy | None, Plan]
+Proposal = tuple[Strategy | None, DecisionPlan]
 
 
 class Intent(NamedTuple):
@@ -41,7 +41,7 @@ class SeedOrchestrator:
 
     def decide(self, state: FoldState, report: SeedReport) -> Intent:
         """Return what a run intends after a report that its state has learnt from."""
-        view, strategy_state = set_up(state, report), state.strategy_state
+        view, strategy_state = build_view(state, report), state.strategy_state
         asked = tuple[Proposal, ...]((None, plan) for plan in answers(report))
         acts_by_hand = any(plan.operations for _, plan in asked)
         if acts_by_hand or report.paused or report.closing or state.pending:
@@ -55,7 +55,7 @@ class SeedOrchestrator:
         return Intent(view, asked + self._pursued(view, after, readings), after, course)
 
     def _pursued(
-        self, view: View, strategy_state: StrategyState, readings: Readings
+        self, view: View, strategy_state: StrategyState, readings: SignalReadings
     ) -> tuple[Proposal, ...]:
         """Return the plan of the strategy that is pursued, if it has one now."""
         on = tuple(each for each in readings if each.on(staying=True))
@@ -66,7 +66,7 @@ class SeedOrchestrator:
         return (
             (
                 strategy_state.strategy,
-                Plan(plan.operations, _with_why(plan.reason, strategy_state)),
+                DecisionPlan(plan.operations, _with_why(plan.reason, strategy_state)),
             ),
         )
 
@@ -83,7 +83,7 @@ def _with_why(reason: str, strategy_state: StrategyState) -> str:
 
 def _in_turn(view: View) -> tuple[Proposal, ...]:
     plans: tuple[Proposal, ...] = ()
-    for strategy, propose in IN_TURN:
+    for strategy, propose in INDEPENDENT_TRIALS:
         plan = propose(view)
         if plan is None:
             continue

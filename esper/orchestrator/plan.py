@@ -12,7 +12,7 @@ Clause = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DecisionPlan:
     """What a strategy proposes; the trainer applies all operations at one step, or none.
 
     `request_id` is set where a person asked for it.

@@ -6,7 +6,7 @@ from typing import Final
 
 import orjson
 
-from esper.bandit import Policy, Seat, SeedSelector, attention_for, policy_for
+from esper.bandit import Policy, SeedSelector, SlotId, attention_for, policy_for
 from esper.topics.codec import encode
 from esper.topics.models import Priors, RunConfig, Selection, SelectionLimits
 
@@ -17,7 +17,7 @@ BEFORE_SELECTION: Final = Selection(
 
 
 @dataclass(frozen=True)
-class OpenedRun:
+class RunContext:
     """A run's id and opening, and what follows from them."""
 
     run_id: str
@@ -64,13 +64,13 @@ class OpenedRun:
         )
 
     @cached_property
-    def seats(self) -> tuple[Seat, ...]:
+    def seats(self) -> tuple[SlotId, ...]:
         """All seats, in order."""
         slots = self.run_config.slots
-        return tuple(Seat(site, slot) for site in sorted(slots) for slot in range(slots[site]))
+        return tuple(SlotId(site, slot) for site in sorted(slots) for slot in range(slots[site]))
 
     @cached_property
-    def seat_places(self) -> dict[Seat, int]:
+    def seat_places(self) -> dict[SlotId, int]:
         """Where each seat stands among them."""
         return {seat: place for place, seat in enumerate(self.seats)}
 

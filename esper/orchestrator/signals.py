@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from esper.orchestrator.explain import contributed, percent
-from esper.orchestrator.learn import mean_contribution
 from esper.orchestrator.state import Trial
+from esper.orchestrator.trials import mean_contribution
 from esper.orchestrator.view import View
 from esper.topics.models import Orchestration, SeedState, Signal
 
@@ -47,10 +47,10 @@ class SignalReading(NamedTuple):
         )
 
 
-Readings = Sequence[SignalReading]
+SignalReadings = Sequence[SignalReading]
 
 
-def of(readings: Readings, *names: str) -> tuple[Trial, ...]:
+def of(readings: SignalReadings, *names: str) -> tuple[Trial, ...]:
     """Return the trials that readings of these names are about, each once."""
     trials = [trial for each in readings if each.name in names for trial in each.trials]
     return tuple({trial.seat: trial for trial in trials}.values())

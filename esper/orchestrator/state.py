@@ -8,20 +8,20 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.bandit import (
+    ArmHistory,
     ArmStats,
-    History,
+    HistoryKey,
     HistoryRow,
     LinearModel,
     PerformanceTracker,
-    Seat,
-    Tried,
+    SlotId,
 )
-from esper.orchestrator.arms import Arm, Arms
-from esper.orchestrator.run import OpenedRun
+from esper.orchestrator.candidates import Arm, Arms
+from esper.orchestrator.run import RunContext
 from esper.topics.codec import Undecodable, encode, sha256_of
 from esper.topics.models import LoadableKernel, RunConfig, SeedReport, SiteName, Strategy
 
-WHOLE = 1.0
+FULL_ALPHA = 1.0
 """The alpha of a kernel alone, and what all that are on trial at one site have together."""
 
 
@@ -50,19 +50,19 @@ class Trial(_Frozen):
     settled: Annotated[bool, Field(exclude_if=lambda it: not it)] = False
 
     @property
-    def seat(self) -> Seat:
+    def seat(self) -> SlotId:
         """The seed that it is of."""
-        return Seat(self.site, self.slot)
+        return SlotId(self.site, self.slot)
 
 
-class Pending(_Frozen):
+class PendingDecision(_Frozen):
     """A decision that the trainer has not answered yet, and the arms it would plant."""
 
     decision_id: str
     planted: tuple[tuple[SiteName, str], ...] = ()
 
 
-class Asked(_Frozen):
+class RequestedAlpha(_Frozen):
     """What a decision asks of a seed's alpha, remembered until the trainer has answered.
 
     `round_size` is that of the round that the decision opens; None where it plants nothing there
@@ -88,7 +88,7 @@ class StrategyState(_Frozen):
     since_seq: int = 0
     why: str = ""
     losses: tuple[float, ...] = ()
-    asked: tuple[Asked, ...] = ()
+    asked: tuple[RequestedAlpha, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +103,7 @@ class FoldState:
     where it is orchestrated, `first_loss` the first probe loss, where kernels are held against it.
     """
 
-    run: OpenedRun
+    run: RunContext
     arms: Arms
     seeds: ArmStats
     tracker: PerformanceTracker
@@ -111,8 +111,8 @@ class FoldState:
     closed: bool = False
     evidence_sha256: str = ""
     trials: tuple[Trial, ...] = ()
-    pending: tuple[Pending, ...] = ()
-    occupied: Mapping[Seat, int] = field(default_factory=dict)
+    pending: tuple[PendingDecision, ...] = ()
+    occupied: Mapping[SlotId, int] = field(default_factory=dict)
     rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model: LinearModel | None = None
     said: str | None = None
@@ -130,7 +130,7 @@ class FoldState:
         run_config = report.run_config
         if run_config is None:
             raise ValueError(f"report {report.seq} of run {report.run_id} opens no run")
-        run = OpenedRun(report.run_id, run_config)
+        run = RunContext(report.run_id, run_config)
         run.check()
         tracker = _empty_tracker(run)
         model = LinearModel() if run.policy.contextual else None
@@ -225,7 +225,7 @@ class _Stored(RunConfig):
     evidence_sha256: str
     arms: tuple[_StoredArm, ...]
     trials: tuple[Trial, ...]
-    pending: tuple[Pending, ...]
+    pending: tuple[PendingDecision, ...]
     tracked: _Tracked | None = None
     occupied: tuple[tuple[SiteName, int, int], ...] = ()
     rotation: dict[SiteName, tuple[str, ...]] = {}
@@ -239,7 +239,7 @@ class _Stored(RunConfig):
         run_config = RunConfig.model_validate(
             {name: getattr(self, name) for name in RunConfig.model_fields}
         )
-        run = OpenedRun(self.run_id, run_config)
+        run = RunContext(self.run_id, run_config)
         run.check()
         tracker = self._tracker(run)
         rows = [
@@ -256,7 +256,7 @@ class _Stored(RunConfig):
             evidence_sha256=self.evidence_sha256,
             trials=self.trials,
             pending=self.pending,
-            occupied={Seat(site, slot): seq for site, slot, seq in self.occupied},
+            occupied={SlotId(site, slot): seq for site, slot, seq in self.occupied},
             rotation=self.rotation,
             model=self.model,
             said=self.said,
@@ -265,7 +265,7 @@ class _Stored(RunConfig):
             previous_sha256=self.previous_sha256,
         )
 
-    def _tracker(self, run: OpenedRun) -> PerformanceTracker:
+    def _tracker(self, run: RunContext) -> PerformanceTracker:
         tracker = _empty_tracker(run)
         if self.tracked is not None:
             return tracker.with_rows(self.tracked.trials, self.tracked.rows)
@@ -274,7 +274,7 @@ class _Stored(RunConfig):
             HistoryRow(
                 site=arm.kernel.site,
                 blueprint_id=arm.kernel.blueprint_id,
-                history=History(pulls=arm.pulls, mean=arm.mean),
+                history=ArmHistory(pulls=arm.pulls, mean=arm.mean),
             )
             for arm in self.arms
             if arm.pulls
@@ -282,17 +282,17 @@ class _Stored(RunConfig):
         return tracker.with_rows(sum(arm.pulls for arm in self.arms), rows)
 
 
-def _empty_tracker(run: OpenedRun) -> PerformanceTracker:
+def _empty_tracker(run: RunContext) -> PerformanceTracker:
     attention = run.attention or run.policy
     return PerformanceTracker(
         discounting=run.policy.discounting, attention_forgetting=attention.discounting
     )
 
 
-def _seeds(run: OpenedRun, tracker: PerformanceTracker) -> ArmStats:
+def _seeds(run: RunContext, tracker: PerformanceTracker) -> ArmStats:
     histories = {
         place: history
         for place, seat in enumerate(run.seats)
-        if (history := tracker.of(Tried(seat.site, seat.slot))) is not None
+        if (history := tracker.of(HistoryKey(seat.site, seat.slot))) is not None
     }
     return ArmStats.of(len(run.seats), histories, {})

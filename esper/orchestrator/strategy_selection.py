@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from esper.orchestrator.plan import Plan
-from esper.orchestrator.signals import Readings, SignalReading
+from esper.orchestrator.plan import DecisionPlan
+from esper.orchestrator.signals import SignalReading, SignalReadings
 from esper.orchestrator.state import StrategyState
 from esper.orchestrator.view import View
 from esper.topics.models import ActiveStrategy, Orchestration, Strategy
 
-Propose = Callable[[View, Readings], Plan | None]
+Propose = Callable[[View, SignalReadings], DecisionPlan | None]
 """What a strategy does: a plan for the board as it is, given the signs that are on; or nothing."""
 
 
@@ -30,7 +30,7 @@ def chosen(
     rules: Sequence[Rule],
     strategy_state: StrategyState,
     orchestration: Orchestration,
-    readings: Readings,
+    readings: SignalReadings,
     seq: int,
 ) -> StrategyState:
     """Return the agenda with the strategy that the first rule called for asks for.
@@ -59,7 +59,7 @@ def chosen(
     return strategy_state
 
 
-def _caller(rule: Rule, readings: Readings, staying: bool) -> SignalReading | None:
+def _caller(rule: Rule, readings: SignalReadings, staying: bool) -> SignalReading | None:
     """Return the reading that calls for a rule's strategy, if one does."""
     if any(each.name == rule.unless and each.on(staying) for each in readings):
         return None
@@ -67,7 +67,7 @@ def _caller(rule: Rule, readings: Readings, staying: bool) -> SignalReading | No
 
 
 def told(
-    rules: Sequence[Rule], before: StrategyState, after: StrategyState, readings: Readings
+    rules: Sequence[Rule], before: StrategyState, after: StrategyState, readings: SignalReadings
 ) -> ActiveStrategy | None:
     """Return the course as decisions tell it: signs against the thresholds that counted."""
     if after.strategy is None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from esper.bandit import Seat
-from esper.orchestrator.state import WHOLE, Asked, StrategyState, Trial
+from esper.bandit import SlotId
+from esper.orchestrator.state import FULL_ALPHA, RequestedAlpha, StrategyState, Trial
 from esper.topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
 
 SAME_ALPHA = 1e-6
@@ -16,7 +16,7 @@ def reports_kept(selection: Selection) -> int:
     return max(selection.trial_reports, orchestration.harm_reports if orchestration else 0)
 
 
-def agenda_after(
+def next_strategy_state(
     strategy_state: StrategyState | None, selection: Selection, report: SeedReport
 ) -> StrategyState | None:
     """Return what the run intends with one more probe loss, and without what was answered."""
@@ -31,7 +31,7 @@ def agenda_after(
     return strategy_state.model_copy(update={"losses": losses, "asked": asked})
 
 
-def applied(strategy_state: StrategyState, report: SeedReport) -> Mapping[Seat, Asked]:
+def applied(strategy_state: StrategyState, report: SeedReport) -> Mapping[SlotId, RequestedAlpha]:
     """Return what was asked of seeds' alphas and, as a report tells, was done."""
     done = {
         outcome.decision_id
@@ -39,13 +39,13 @@ def applied(strategy_state: StrategyState, report: SeedReport) -> Mapping[Seat, 
         if outcome.status is OutcomeStatus.APPLIED
     }
     return {
-        Seat(each.site, each.slot): each
+        SlotId(each.site, each.slot): each
         for each in strategy_state.asked
         if each.decision_id in done
     }
 
 
-def weighed(trial: Trial, seed: SeedStatus, asked: Asked | None) -> Trial:
+def with_alpha(trial: Trial, seed: SeedStatus, asked: RequestedAlpha | None) -> Trial:
     """Return a trial with the alpha that its seed has or is on its way to."""
     alpha = trial.alpha
     if asked is not None and asked.kernel_id == trial.kernel_id:
@@ -55,4 +55,4 @@ def weighed(trial: Trial, seed: SeedStatus, asked: Asked | None) -> Trial:
     if seed.state is SeedState.ACTIVE and (alpha is None or abs(alpha - seed.alpha) > SAME_ALPHA):
         # Not what was asked for: someone else has been here, and what is counts.
         alpha = seed.alpha
-    return trial.model_copy(update={"alpha": WHOLE if alpha is None else alpha})
+    return trial.model_copy(update={"alpha": FULL_ALPHA if alpha is None else alpha})

@@ -8,24 +8,24 @@ from typing import NamedTuple
 import numpy as np
 
 from esper.bandit import (
-    Choice,
+    NO_COSTS,
+    TIE_BREAK,
+    ArmChoice,
+    Codes,
     Constraint,
     Costs,
-    Options,
-    Seat,
+    HistoryKey,
+    SelectorInput,
     Situation,
-    Tried,
-    constrained,
-    explain,
+    SlotId,
+    constraint_codes,
+    explain_constraint,
+    features,
     uniform,
 )
-from esper.bandit.arm_features import Codes
-from esper.bandit.constraints import NO_COSTS
-from esper.bandit.features import features
-from esper.bandit.selector import TIE_BREAK
-from esper.orchestrator.arms import Arm
-from esper.orchestrator.learn import mean_contribution, warming_up
-from esper.orchestrator.state import WHOLE, FoldState, Trial
+from esper.orchestrator.candidates import Arm
+from esper.orchestrator.state import FULL_ALPHA, FoldState, Trial
+from esper.orchestrator.trials import mean_contribution, warming_up
 from esper.topics.models import (
     Candidate,
     Cull,
@@ -38,7 +38,7 @@ from esper.topics.models import (
     SeedReport,
 )
 
-NO_LESS = 1e-6
+ALPHA_TOLERANCE = 1e-6
 """Room for less alpha than this is none: sums of shares round."""
 
 
@@ -52,9 +52,9 @@ class View(NamedTuple):
     state: FoldState
     report: SeedReport
     situation: Situation
-    occupied: frozenset[Seat]
-    resting: frozenset[Seat]
-    shares: Mapping[Seat, float] = MappingProxyType({})
+    occupied: frozenset[SlotId]
+    resting: frozenset[SlotId]
+    shares: Mapping[SlotId, float] = MappingProxyType({})
 
     def judged(self) -> Iterator[tuple[Trial, float | None]]:
         """Yield each trial that ended, with its mean contribution (None: not measurable)."""
@@ -104,18 +104,18 @@ class View(NamedTuple):
         return contribution / max(abs(loss), 1e-12)
 
     @property
-    def closed(self) -> frozenset[Seat]:
+    def closed(self) -> frozenset[SlotId]:
         """The seats in which nothing may be planted."""
         return self.occupied | self.resting if self.resting else self.occupied
 
-    def options(self) -> Options:
+    def options(self) -> SelectorInput:
         """Return all there is to choose from."""
         state = self.state
         rows = None
         if state.model is not None:
             kernels = state.arms.arm_features.kernels
             rows = features(state.run.run_config.sites, self.report.gradients, kernels)
-        return Options(
+        return SelectorInput(
             arm_features=state.arms.arm_features,
             arms=state.arms.arm_stats,
             seats=state.run.seats,
@@ -128,21 +128,21 @@ class View(NamedTuple):
             model=state.model,
         )
 
-    def best(self) -> Choice | None:
+    def best(self) -> ArmChoice | None:
         """What to plant next, or None where nothing may be planted."""
         return self.state.run.selector.choose(self.options(), self.situation)
 
-    def arm(self, choice: Choice) -> Arm:
+    def arm(self, choice: ArmChoice) -> Arm:
         """The arm that was chosen."""
         return self.state.arms.rows[choice.arm]
 
     def room(self, site: str) -> float:
         """The alpha that what is on trial at a site leaves to others, of the whole."""
         shares = [alpha for seat, alpha in self.shares.items() if seat.site == site]
-        left = WHOLE - math.fsum(shares)
-        return left if left > NO_LESS else 0.0
+        left = FULL_ALPHA - math.fsum(shares)
+        return left if left > ALPHA_TOLERANCE else 0.0
 
-    def plant(self, choice: Choice, alpha: float = WHOLE) -> Plant:
+    def plant(self, choice: ArmChoice, alpha: float = FULL_ALPHA) -> Plant:
         """The operation that plants what was chosen."""
         kernel = self.arm(choice).kernel
         return Plant(
@@ -160,7 +160,7 @@ class View(NamedTuple):
             site=trial.site,
             slot=trial.slot,
             kernel_id=trial.kernel_id,
-            alpha=min(alpha, WHOLE),
+            alpha=min(alpha, FULL_ALPHA),
             ramp_steps=self.orchestration.reweight_reports
             * self.state.run.run_config.report_interval_steps,
         )
@@ -193,7 +193,7 @@ class View(NamedTuple):
             _shares_after(self.shares, operations) if self.state.strategy_state else self.shares
         )
         before = self.situation
-        occupied = self.occupied | {Seat(op.site, op.slot) for op in planted}
+        occupied = self.occupied | {SlotId(op.site, op.slot) for op in planted}
         situation = before._replace(
             on_trial=before.on_trial + len(planted) - ended,
             used=_together([before.used, *(self._costs(op.site, op.kernel_id) for op in planted)]),
@@ -221,7 +221,7 @@ class View(NamedTuple):
         """Return, for each arm in order, the number of what rules it out now, or 0."""
         arm_features = self.state.arms.arm_features
         everything = slice(0, len(arm_features.kernels))
-        return constrained(
+        return constraint_codes(
             self.state.run.selection.limits, self.situation, arm_features, everything
         )
 
@@ -231,7 +231,7 @@ class View(NamedTuple):
         return [
             (
                 Constraint(code),
-                explain(Constraint(code), limits, self.situation, arm_features, place)
+                explain_constraint(Constraint(code), limits, self.situation, arm_features, place)
                 if code
                 else None,
             )
@@ -287,8 +287,8 @@ class View(NamedTuple):
         order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
         return tuple(self._seed_candidate(run.seats[place], scores[place]) for place in order)
 
-    def _seed_candidate(self, seat: Seat, score: float) -> SeedCandidate:
-        history = self.state.tracker.of(Tried(*seat))
+    def _seed_candidate(self, seat: SlotId, score: float) -> SeedCandidate:
+        history = self.state.tracker.of(HistoryKey(*seat))
         return SeedCandidate(
             site=seat.site,
             slot=seat.slot,
@@ -306,12 +306,12 @@ class View(NamedTuple):
         return costs_of(self.state.arms.on(site, kernel_id))
 
 
-def set_up(state: FoldState, report: SeedReport) -> View:
+def build_view(state: FoldState, report: SeedReport) -> View:
     """Return the board after a report that was learnt from."""
     limits = state.run.selection.limits
     seats, present = [], []
     for seed in report.seeds:
-        seats.append(Seat(seed.site, seed.slot))
+        seats.append(SlotId(seed.site, seed.slot))
         # By blueprint, not by kernel: what was planted may be superseded by a newer kernel.
         if seed.blueprint_id is not None:
             present.append((seed.site, state.arms.category(seed.site, seed.blueprint_id)))
@@ -323,7 +323,7 @@ def set_up(state: FoldState, report: SeedReport) -> View:
             if report.seq - seq < limits.dormant_reports and seat not in occupied
         ]
     )
-    shares: dict[Seat, float] = {}
+    shares: dict[SlotId, float] = {}
     if state.strategy_state is not None:
         shares = {trial.seat: trial.alpha or 0.0 for trial in state.trials}
     opened_lately = report.seq + 1 < limits.dormant_reports
@@ -340,11 +340,11 @@ def set_up(state: FoldState, report: SeedReport) -> View:
 
 
 def _shares_after(
-    shares: Mapping[Seat, float], operations: Iterable[Operation]
-) -> Mapping[Seat, float]:
+    shares: Mapping[SlotId, float], operations: Iterable[Operation]
+) -> Mapping[SlotId, float]:
     after = dict(shares)
     for operation in operations:
-        seat = Seat(operation.site, operation.slot)
+        seat = SlotId(operation.site, operation.slot)
         if isinstance(operation, Plant | Reweight):
             after[seat] = operation.alpha
         else:
@@ -354,9 +354,9 @@ def _shares_after(
 
 def _closed_sites(
     state: FoldState,
-    occupied: frozenset[Seat],
-    resting: frozenset[Seat],
-    shares: Mapping[Seat, float],
+    occupied: frozenset[SlotId],
+    resting: frozenset[SlotId],
+    shares: Mapping[SlotId, float],
 ) -> dict[str, Constraint]:
     """Return why nothing can be planted: for each site of which every seat is closed, or the whole
     alpha given away."""
@@ -368,7 +368,7 @@ def _closed_sites(
     closed = {
         site: Constraint.NO_ROOM
         for site, alphas in given.items()
-        if WHOLE - math.fsum(alphas) <= NO_LESS
+        if FULL_ALPHA - math.fsum(alphas) <= ALPHA_TOLERANCE
     }
     for constraint, seats in (
         (Constraint.NO_SEED_FREE, occupied),

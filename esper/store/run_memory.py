@@ -17,7 +17,7 @@ from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError, WatchError
 from redis.retry import Retry
 
-from esper.bandit.memory import ArmName, FamilyMemory, Lesson, Recollection, folded
+from esper.bandit import ArmName, ArmRecord, FamilyMemory, MemoryUpdate, with_run
 from esper.store.redis import without_password
 from esper.store.refusal import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
 from esper.topics.models import Identifier
@@ -77,7 +77,9 @@ class RedisRunMemory:
         except RedisError as error:
             raise self._refusal(family, error) from error
 
-    def fold(self, family: str, lessons: Iterable[Lesson], *, run_id: str, at_ms: int) -> bool:
+    def fold(
+        self, family: str, lessons: Iterable[MemoryUpdate], *, run_id: str, at_ms: int
+    ) -> bool:
         """Add what a run found; return whether it counts now, not from an earlier time.
 
         All of it or nothing: where another writer comes between, it is folded anew.
@@ -128,14 +130,14 @@ class RedisRunMemory:
         self._client.close()
 
     def _folded_once(
-        self, pipe: Pipeline, family: str, lessons: list[Lesson], run_id: str, at_ms: int
+        self, pipe: Pipeline, family: str, lessons: list[MemoryUpdate], run_id: str, at_ms: int
     ) -> bool | None:
         """Return whether the run counts now; None where another writer came between."""
         key = _key(family)
         pipe.watch(key)  # type: ignore[no-untyped-call]
         found = _fields(pipe, family)
         before = self._decoded(family, found)
-        after = folded(before, lessons, run_id=run_id, at_ms=at_ms)
+        after = with_run(before, lessons, run_id=run_id, at_ms=at_ms)
         if after is before:
             return False
         fields = _encoded(after)
@@ -160,13 +162,13 @@ class RedisRunMemory:
             raise self._unreadable(
                 family, f"has schema {schema.decode(errors='replace')}, not {SCHEMA.decode()}"
             )
-        arms: dict[ArmName, Recollection] = {}
+        arms: dict[ArmName, ArmRecord] = {}
         try:
             runs = _RUNS.validate_json(fields[_RUNS_FIELD])
             for name, value in fields.items():
                 if name not in (_SCHEMA_FIELD, _RUNS_FIELD):
                     words = _NAME.validate_python(tuple(name.decode().rsplit(" ", 1)))
-                    arms[words] = Recollection(*_ARM.validate_json(value))
+                    arms[words] = ArmRecord(*_ARM.validate_json(value))
         except (KeyError, UnicodeDecodeError, ValidationError) as error:
             raise self._unreadable(family, "is damaged") from error
         return FamilyMemory(arms, runs)

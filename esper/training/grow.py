@@ -90,7 +90,7 @@ def grow(
         slots: seeds at each site.
         report_every: steps between two reports; each costs a forward pass of the probe batch.
         seed: seeds the run's decisions.
-        policy: which bandit chooses among blueprints, one of `esper.bandit.defaults` unless given.
+        policy: which bandit chooses among blueprints, one of `esper.bandit` unless given.
         selection: which bandit chooses among sites, what no decision may break, and when a kernel
             has proven itself; likewise.
         seal_timeout_s: how long closing waits for the decision that seals the run's record.

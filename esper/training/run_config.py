@@ -4,8 +4,13 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from esper.bandit import attention_for, policy_for, written_out
-from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import (
+    DEFAULT_POLICY,
+    DEFAULT_SELECTION,
+    attention_for,
+    policy_for,
+    with_all_params,
+)
 from esper.seed import Site
 from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection, SiteFacts
 
@@ -81,8 +86,8 @@ def with_explicit_policies(run_config: RunConfig) -> RunConfig:
     selection = run_config.selection
     if selection and selection.attention:
         attention_for(selection.attention)
-        attention = written_out(selection.attention)
+        attention = with_all_params(selection.attention)
         selection = selection.model_copy(update={"attention": attention})
     return run_config.model_copy(
-        update={"policy": written_out(run_config.policy), "selection": selection}
+        update={"policy": with_all_params(run_config.policy), "selection": selection}
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from esper.bandit import ArmArrays, CounterRNG, Experience, LinearModel
+from esper.bandit import ArmArrays, CounterRNG, LinearModel, PolicyContext
 
 RNG = CounterRNG(1, 2, "test")
 
@@ -22,6 +22,6 @@ def columns(tried: Trials, features: Sequence[Sequence[float]] | None = None) ->
     return ArmArrays(weight.copy(), mean.copy(), np.zeros(len(weight)), x)
 
 
-def after(tried: Trials, model: LinearModel | None = None) -> Experience:
+def after(tried: Trials, model: LinearModel | None = None) -> PolicyContext:
     """What a bandit knows after exactly these trials."""
-    return Experience(float(sum(weight for weight, _ in tried)), model)
+    return PolicyContext(float(sum(weight for weight, _ in tried)), model)

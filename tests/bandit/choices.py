@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from esper.bandit import (
     ArmFeatures,
+    ArmHistory,
     ArmStats,
     Constraint,
     Costs,
-    History,
-    Options,
-    Seat,
+    SelectorInput,
     Situation,
-    bans,
+    SlotId,
+    permanent_codes,
 )
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelCost, LoadableKernel, SelectionLimits
@@ -89,7 +89,7 @@ class Case(NamedTuple):
 
     limits: SelectionLimits
     situation: Situation
-    options: Options
+    options: SelectorInput
     embargoes: Sequence[int]
 
 
@@ -98,13 +98,13 @@ def cases(draw: st.DrawFn) -> Case:
     """A choice at report 10, over sites of up to two seats each; one site may have none."""
     offered, bounds = draw(kernels()), draw(limits)
     slots = {site: draw(st.integers(1, 2)) for site in SITES[: draw(st.integers(2, 3))]}
-    seats = tuple(Seat(site, slot) for site in sorted(slots) for slot in range(slots[site]))
+    seats = tuple(SlotId(site, slot) for site in sorted(slots) for slot in range(slots[site]))
     closed = draw(st.frozensets(st.sampled_from(seats)))
     embargoes = [draw(seldom(0, st.sampled_from([10, 11, 30]))) for _ in offered]
     full = {
         site: draw(st.sampled_from([Constraint.NO_SEED_FREE, Constraint.DORMANT_TIME]))
         for site in slots
-        if all(Seat(site, slot) in closed for slot in range(slots[site]))
+        if all(SlotId(site, slot) in closed for slot in range(slots[site]))
     }
     situation = Situation(
         seq=10,
@@ -119,12 +119,12 @@ def cases(draw: st.DrawFn) -> Case:
         ),
     )
     histories = {
-        place: History(pulls=draw(st.integers(1, 9)), mean=draw(st.floats(0, 1)))
+        place: ArmHistory(pulls=draw(st.integers(1, 9)), mean=draw(st.floats(0, 1)))
         for place in range(len(offered))
         if draw(st.booleans())
     }
-    options = Options(
-        arm_features=ArmFeatures.of(offered, embargoes, bans(bounds, slots, offered)),
+    options = SelectorInput(
+        arm_features=ArmFeatures.of(offered, embargoes, permanent_codes(bounds, slots, offered)),
         arms=ArmStats.of(len(offered), histories, {}),
         seats=seats,
         places={seat: place for place, seat in enumerate(seats)},

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit import ArmFeatures, Constraint, Costs, Situation, bans, constrained, explain
+from esper.bandit import (
+    ArmFeatures,
+    Constraint,
+    Costs,
+    Situation,
+    constraint_codes,
+    explain_constraint,
+    permanent_codes,
+)
 from esper.topics.models import KernelCost, LoadableKernel, SelectionLimits
 from tests.bandit.choices import Case, cases, kernel
 
@@ -20,8 +28,10 @@ def codes(
     """The constraints on kernels at two sites of one seat each."""
     bounds = limits or SelectionLimits()
     slots = {"conv": 1, "fc": 1}
-    arm_features = ArmFeatures.of(offered, [embargo] * len(offered), bans(bounds, slots, offered))
-    found = constrained(bounds, situation, arm_features, slice(0, len(offered)))
+    arm_features = ArmFeatures.of(
+        offered, [embargo] * len(offered), permanent_codes(bounds, slots, offered)
+    )
+    found = constraint_codes(bounds, situation, arm_features, slice(0, len(offered)))
     return [Constraint(code) for code in found.tolist()]
 
 
@@ -114,17 +124,19 @@ def test_a_range_of_arms_is_constrained_as_it_is_among_all(
     arm_features = case.options.arm_features
     count = len(arm_features.kernels)
     where = slice(min(start, stop, count), min(max(start, stop), count))
-    whole = constrained(case.limits, case.situation, arm_features, slice(0, count))
-    part = constrained(case.limits, case.situation, arm_features, where)
+    whole = constraint_codes(case.limits, case.situation, arm_features, slice(0, count))
+    part = constraint_codes(case.limits, case.situation, arm_features, where)
     assert part.tolist() == whole[where].tolist()
 
 
 @given(cases())
 def test_every_constraint_found_can_be_put_in_words(case: Case) -> None:
     arm_features = case.options.arm_features
-    found = constrained(
+    found = constraint_codes(
         case.limits, case.situation, arm_features, slice(0, len(arm_features.kernels))
     )
     for place, code in enumerate(found.tolist()):
         if code:
-            assert explain(Constraint(code), case.limits, case.situation, arm_features, place)
+            assert explain_constraint(
+                Constraint(code), case.limits, case.situation, arm_features, place
+            )

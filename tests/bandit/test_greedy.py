@@ -6,16 +6,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from esper.bandit import POLICIES, CounterRNG, Experience, Policy
+from esper.bandit import POLICIES, CounterRNG, Policy, PolicyContext
 from tests.bandit.arms import RNG, after, columns
 
-Tried = list[tuple[float, float]]
+HistoryKey = list[tuple[float, float]]
 
-TRIED: Tried = [(30, 0.2), (50, 0.8), (20, 0.7)]
+TRIED: HistoryKey = [(30, 0.2), (50, 0.8), (20, 0.7)]
 DECISIONS = 2000
 
 
-def firsts(policy: Policy, state: Experience, tried: Tried = TRIED) -> list[float]:
+def firsts(policy: Policy, state: PolicyContext, tried: HistoryKey = TRIED) -> list[float]:
     """How often each arm has the best score, over many decisions."""
     arms = columns(tried)
     counts = Counter(
@@ -32,23 +32,23 @@ def close(share: float) -> object:
 
 def test_epsilon_greedy_explores_as_often_as_the_paper_says() -> None:
     """c K / (d² n) = 0.1 * 3 / (0.01 * 100) = 0.3 at n = 100: a third of that for each."""
-    shares = firsts(POLICIES["epsilon-greedy"](c=0.1, gap=0.1), Experience(99.0))
+    shares = firsts(POLICIES["epsilon-greedy"](c=0.1, gap=0.1), PolicyContext(99.0))
     assert shares == [close(0.1), close(0.8), close(0.1)]
 
 
 def test_epsilon_greedy_counts_the_trial_to_come() -> None:
     """0.5 * 3 / (1 * n) with n = 3 after two trials: half of the time."""
-    shares = firsts(POLICIES["epsilon-greedy"](c=0.5, gap=1.0), Experience(2.0))
+    shares = firsts(POLICIES["epsilon-greedy"](c=0.5, gap=1.0), PolicyContext(2.0))
     assert shares == [close(1 / 6), close(2 / 3), close(1 / 6)]
 
 
 def test_epsilon_greedy_explores_all_the_time_at_first() -> None:
-    shares = firsts(POLICIES["epsilon-greedy"](), Experience(0.0))
+    shares = firsts(POLICIES["epsilon-greedy"](), PolicyContext(0.0))
     assert shares == [close(1 / 3)] * 3
 
 
 def test_epsilon_greedy_explores_ever_less() -> None:
-    shares = firsts(POLICIES["epsilon-greedy"](), Experience(1e9))
+    shares = firsts(POLICIES["epsilon-greedy"](), PolicyContext(1e9))
     assert shares == [0.0, 1.0, 0.0]
 
 

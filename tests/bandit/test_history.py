@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from esper.bandit import NOTHING, Discounting, History, TrialResult
-from esper.bandit.history import RECENT, faded
+from esper.bandit import NO_DISCOUNT, ArmHistory, Discounting, TrialResult
+from esper.bandit.history import RECENT, discount_power
 
 rewards = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 
 
-def told(values: list[float], discounting: Discounting = NOTHING) -> History:
+def told(values: list[float], discounting: Discounting = NO_DISCOUNT) -> ArmHistory:
     """The history of trials 1, 2, 3 .. of a bandit with one arm."""
-    history = History()
+    history = ArmHistory()
     for number, reward in enumerate(values, start=1):
         history = history.after(TrialResult(reward=reward, seq=number), number, discounting)
     return history
@@ -28,7 +28,7 @@ def test_mean_and_variance_are_those_of_all_rewards(values: list[float]) -> None
     assert history.pulls == len(values)
     assert history.mean == pytest.approx(fmean(values))
     assert history.variance == pytest.approx(pvariance(values), abs=1e-12)
-    assert history.remembered(NOTHING, 1000) == (len(values), history.mean, history.variance)
+    assert history.remembered(NO_DISCOUNT, 1000) == (len(values), history.mean, history.variance)
 
 
 @given(rewards, st.integers(1, 30), st.integers(0, 40))
@@ -64,15 +64,15 @@ def test_fading_is_the_same_however_far_the_table_of_powers_reaches(
     product = 1.0
     for _ in range(trials):
         product *= discount
-    assert faded(discount, trials) == product
-    faded(discount, 4000)
-    assert faded(discount, trials) == product
+    assert discount_power(discount, trials) == product
+    discount_power(discount, 4000)
+    assert discount_power(discount, trials) == product
 
 
 def test_the_trend_is_the_slope_of_the_last_rewards() -> None:
     assert told([0.9, 0.1, *(0.1 * step for step in range(RECENT))]).trend == pytest.approx(0.1)
     assert told([0.5] * RECENT).trend == pytest.approx(0.0)
-    assert told([0.5]).trend == History().trend == 0.0
+    assert told([0.5]).trend == ArmHistory().trend == 0.0
 
 
 @given(st.lists(st.floats(0, 1), min_size=200, max_size=300), st.none() | st.integers(1, 50))
@@ -85,7 +85,7 @@ def test_memory_is_constant_however_many_trials_there_were(
 
 def test_it_tells_how_long_ago_the_last_trial_was() -> None:
     assert told([0.5, 0.5]).reports_since(7) == 5
-    assert History().reports_since(7) is None
+    assert ArmHistory().reports_since(7) is None
 
 
 @pytest.mark.parametrize("reward", [-0.001, 1.001, math.nan, math.inf, -math.inf, 1e308])

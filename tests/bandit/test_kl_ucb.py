@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit import POLICIES, Experience
+from esper.bandit import POLICIES, PolicyContext
 from tests.bandit.arms import RNG, after, columns, trials
 
-Tried = list[tuple[float, float]]
+HistoryKey = list[tuple[float, float]]
 
 
-def scores_of(tried: Tried, **params: float) -> list[float]:
+def scores_of(tried: HistoryKey, **params: float) -> list[float]:
     return POLICIES["kl-ucb"](**params).score(after(tried), columns(tried), RNG).tolist()
 
 
 def bound(weight: float, mean: float, total: float) -> float:
     arms = columns([(weight, mean)])
-    return float(POLICIES["kl-ucb"]().score(Experience(total), arms, RNG)[0])
+    return float(POLICIES["kl-ucb"]().score(PolicyContext(total), arms, RNG)[0])
 
 
 def divergence(mean: float, q: float) -> float:
@@ -40,7 +40,7 @@ def test_a_hand_worked_case() -> None:
 
 
 @given(trials)
-def test_the_bound_lies_between_the_mean_and_one(tried: Tried) -> None:
+def test_the_bound_lies_between_the_mean_and_one(tried: HistoryKey) -> None:
     for score, (_, mean) in zip(scores_of(tried), tried, strict=True):
         assert mean <= score <= 1.0
 
@@ -63,7 +63,7 @@ def test_at_the_bound_the_divergence_of_all_trials_is_the_logarithm_of_time(
 
 
 @given(trials, st.data())
-def test_a_better_mean_never_scores_worse(tried: Tried, data: st.DataObject) -> None:
+def test_a_better_mean_never_scores_worse(tried: HistoryKey, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(tried) - 1))
     better = data.draw(st.floats(tried[index][1], 1))
     improved = list(tried)
@@ -72,7 +72,7 @@ def test_a_better_mean_never_scores_worse(tried: Tried, data: st.DataObject) -> 
 
 
 @given(trials)
-def test_it_is_never_above_the_bound_of_hoeffding(tried: Tried) -> None:
+def test_it_is_never_above_the_bound_of_hoeffding(tried: HistoryKey) -> None:
     """Pinsker's inequality; UCB1 with exploration 1/2."""
     above = POLICIES["ucb1"](exploration=0.5).score(after(tried), columns(tried), RNG)
     assert np.all(np.array(scores_of(tried)) <= above + 1e-9)
@@ -81,7 +81,7 @@ def test_it_is_never_above_the_bound_of_hoeffding(tried: Tried) -> None:
 def test_c_raises_what_is_allowed_by_the_iterated_logarithm() -> None:
     """ln t + 3 ln ln t at t = 100, in the closed form of mean 0 and one trial of weight 10."""
     arms = columns([(10, 0.0)])
-    found = POLICIES["kl-ucb"](c=3.0).score(Experience(100.0), arms, RNG)[0]
+    found = POLICIES["kl-ucb"](c=3.0).score(PolicyContext(100.0), arms, RNG)[0]
     allowed = math.log(100) + 3 * math.log(math.log(100))
     assert found == pytest.approx(1 - math.exp(-allowed / 10), abs=1e-11)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from esper.bandit import POLICIES, CounterRNG, Experience, LinearModel
+from esper.bandit import POLICIES, CounterRNG, LinearModel, PolicyContext
 from tests.bandit.arms import RNG, columns
 
 WIDTH = 4
@@ -89,7 +89,7 @@ def score_many(tried: tuple[float, float], model: LinearModel | None = None) -> 
     """Scores of one arm whose only feature is 1, over many decisions."""
     arms = columns([tried], [[1.0]])
     policy = POLICIES["linear-thompson"](sigma=0.3, arm_sigma=0.1, weight_sigma=0.2)
-    state = Experience(tried[0], model)
+    state = PolicyContext(tried[0], model)
     scores = [policy.score(state, arms, CounterRNG(4, seq, "test"))[0] for seq in range(4000)]
     return np.array(scores)
 
@@ -113,14 +113,14 @@ def test_an_arm_never_tried_profits_from_others_with_its_features() -> None:
         model = model.after([1.0, float(arm % 2)], 0.3 + 0.4 * (arm % 2))
     arms = columns([(0, 0.0)] * 2, [[1.0, 0.0], [1.0, 1.0]])
     policy = POLICIES["linear-thompson"](sigma=0.05, arm_sigma=0.01)
-    plain, featured = policy.score(Experience(30.0, model), arms, RNG)
+    plain, featured = policy.score(PolicyContext(30.0, model), arms, RNG)
     assert plain == pytest.approx(0.3, abs=0.1)
     assert featured == pytest.approx(0.7, abs=0.1)
 
 
 def test_arms_without_features_are_refused() -> None:
     with pytest.raises(ValueError, match="judges arms by features, and these have none"):
-        POLICIES["linear-thompson"]().score(Experience(0.0), columns([(0, 0.0)]), RNG)
+        POLICIES["linear-thompson"]().score(PolicyContext(0.0), columns([(0, 0.0)]), RNG)
 
 
 def test_a_model_is_the_same_after_a_round_trip_through_json() -> None:

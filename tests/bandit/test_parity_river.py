@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from river import bandit, proba
 
-from esper.bandit import POLICIES, CounterRNG, Experience, Policy
+from esper.bandit import POLICIES, CounterRNG, Policy, PolicyContext
 from tests.bandit.arms import after, columns
 
 ARMS = 6
@@ -87,7 +87,7 @@ def test_with_a_beta_reward_river_leaves_out_the_bonus_that_the_formula_has() ->
     """100 trials of 0.55 and 2 of 0.5 at t = 102: UCB1 says 0.5 + sqrt(2 ln 102 / 2) is more than
     0.55 + sqrt(2 ln 102 / 100); river compares the modes alone and goes on with the first."""
     arms = columns([(100, 0.55), (2, 0.5)])
-    scores = POLICIES["ucb1"]().score(Experience(102.0), arms, CounterRNG(0, 0, "parity"))
+    scores = POLICIES["ucb1"]().score(PolicyContext(102.0), arms, CounterRNG(0, 0, "parity"))
     bonus = 2 * math.log(102)
     formula = [0.55 + math.sqrt(bonus / 100), 0.5 + math.sqrt(bonus / 2)]
     assert scores.tolist() == pytest.approx(formula, abs=1e-9)

@@ -17,9 +17,9 @@ from esper.bandit import (
     POLICIES,
     ArmArrays,
     CounterRNG,
-    Experience,
     LinearModel,
     Policy,
+    PolicyContext,
     policy_for,
 )
 from esper.topics.models import PolicySpec
@@ -45,13 +45,13 @@ def test_a_policy_is_found_by_its_name_and_scores_every_arm(name: str) -> None:
     policy = named(name)
     arms = with_features(columns([(3, 0.2), (1, 0.7), (0, 0.0)]))
     assert policy.name == name
-    assert len(policy.score(Experience(4.0), arms, RNG)) == 3
+    assert len(policy.score(PolicyContext(4.0), arms, RNG)) == 3
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_scores_no_arms_as_nothing(name: str) -> None:
     arms = ArmArrays(*(np.zeros(0) for _ in range(3)), np.zeros((0, FEATURES)))
-    assert named(name).score(Experience(0.0), arms, RNG).tolist() == []
+    assert named(name).score(PolicyContext(0.0), arms, RNG).tolist() == []
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -137,7 +137,7 @@ def test_no_score_is_ever_nan_or_minus_infinity(
     for reward in (0.0, 1.0, 0.3):
         model = model.after(arms.features[0].tolist(), reward)  # type: ignore[index]
     policy = data.draw(policies(name))
-    scores = policy.score(Experience(total, model), arms, CounterRNG(1, seq, "any"))
+    scores = policy.score(PolicyContext(total, model), arms, CounterRNG(1, seq, "any"))
     assert np.all(scores > -np.inf), (policy, scores)
     if name not in MUST_TRY_FIRST | {"epsilon-greedy"}:
         assert np.all(np.isfinite(scores)), (policy, scores)
@@ -145,13 +145,13 @@ def test_no_score_is_ever_nan_or_minus_infinity(
 
 @pytest.mark.parametrize("name", sorted(MUST_TRY_FIRST))
 def test_an_arm_never_tried_is_to_be_tried_first(name: str) -> None:
-    scores = named(name).score(Experience(9.0), columns([(4, 0.9), (0, 0.0), (5, 0.1)]), RNG)
+    scores = named(name).score(PolicyContext(9.0), columns([(4, 0.9), (0, 0.0), (5, 0.1)]), RNG)
     assert np.isposinf(scores).tolist() == [False, True, False]
 
 
 PROGRAM = """
 import numpy as np
-from esper.bandit import POLICIES, ArmArrays, CounterRNG, Experience, LinearModel
+from esper.bandit import POLICIES, ArmArrays, CounterRNG, PolicyContext, LinearModel
 r = np.random.default_rng(3)
 x = r.random((30, 6))
 arms = ArmArrays(r.integers(0, 40, 30).astype(float), r.random(30), np.zeros(30), x)
@@ -160,7 +160,7 @@ for place in range(20):
     model = model.after(x[place % 7].tolist(), float(r.random()), place // 7)
 for name, policy in POLICIES.items():
     for seq in range(5):
-        scores = policy().score(Experience(500.0, model), arms, CounterRNG(1, seq, "test"))
+        scores = policy().score(PolicyContext(500.0, model), arms, CounterRNG(1, seq, "test"))
         print(name, scores.tobytes().hex())
 """
 
@@ -186,7 +186,7 @@ def test_another_report_draws_other_numbers_and_the_same_one_the_same(name: str)
     arms = with_features(columns([(50, 0.5)] * 8))
     policy = named(name)
     first, again, other = (
-        policy.score(Experience(400.0), arms, CounterRNG(1, seq, "test")).tolist()
+        policy.score(PolicyContext(400.0), arms, CounterRNG(1, seq, "test")).tolist()
         for seq in (1, 1, 2)
     )
     assert first == again

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from esper.bandit import (
     POLICIES,
+    ArmChoice,
     ArmFeatures,
+    ArmHistory,
     ArmStats,
-    Choice,
-    History,
     LinearModel,
-    Options,
     Policy,
-    Seat,
     SeedSelector,
+    SelectorInput,
     Situation,
+    SlotId,
     policy_for,
 )
 from esper.topics.models import PolicySpec, SelectionLimits
@@ -30,7 +30,7 @@ policies = st.sampled_from(sorted(POLICIES)).map(lambda name: policy_for(PolicyS
 attentions = st.none() | policies.filter(lambda policy: not policy.contextual)
 
 
-def breaks(case: Case, choice: Choice) -> list[str]:
+def breaks(case: Case, choice: ArmChoice) -> list[str]:
     """Every rule that a choice breaks, each looked at in plain words, arm by arm."""
     limits, situation, options = case.limits, case.situation, case.options
     arm = options.arm_features.kernels[choice.arm]
@@ -64,10 +64,10 @@ def breaks(case: Case, choice: Choice) -> list[str]:
     return [rule for rule, is_broken in broken.items() if is_broken]
 
 
-def every_choice(case: Case) -> list[Choice]:
+def every_choice(case: Case) -> list[ArmChoice]:
     """All that could be chosen, rules or not."""
     return [
-        Choice(seat, place, 0.0)
+        ArmChoice(seat, place, 0.0)
         for place, arm in enumerate(case.options.arm_features.kernels)
         for seat in case.options.seats
         if seat.site == arm.site
@@ -87,11 +87,11 @@ def test_no_choice_ever_breaks_a_rule_and_none_is_missed(
         assert not breaks(case, choice)
 
 
-def options(means: dict[tuple[str, str], float], seats: dict[Seat, float]) -> Options:
+def options(means: dict[tuple[str, str], float], seats: dict[SlotId, float]) -> SelectorInput:
     """Arms and seats that were tried five times each, with these mean rewards."""
     offered = [kernel(site, name, name) for site, name in sorted(means)]
     places = sorted(seats)
-    return Options(
+    return SelectorInput(
         arm_features=ArmFeatures.of(offered, [0] * len(offered), np.zeros(len(offered), np.int8)),
         arms=_standings([means[name] for name in sorted(means)]),
         seats=tuple(places),
@@ -104,12 +104,12 @@ def options(means: dict[tuple[str, str], float], seats: dict[Seat, float]) -> Op
 
 
 def _standings(means: list[float]) -> ArmStats:
-    histories = {place: History(pulls=5, mean=mean) for place, mean in enumerate(means)}
+    histories = {place: ArmHistory(pulls=5, mean=mean) for place, mean in enumerate(means)}
     return ArmStats.of(len(means), histories, {})
 
 
 MEANS = {("conv", "a"): 0.9, ("conv", "b"): 0.2, ("fc", "a"): 0.5, ("fc", "b"): 0.6}
-SEATS = {Seat("conv", 0): 0.1, Seat("fc", 0): 0.8, Seat("fc", 1): 0.7}
+SEATS = {SlotId("conv", 0): 0.1, SlotId("fc", 0): 0.8, SlotId("fc", 1): 0.7}
 
 
 def test_attention_chooses_the_seat_and_the_policy_what_goes_there() -> None:
@@ -118,7 +118,7 @@ def test_attention_chooses_the_seat_and_the_policy_what_goes_there() -> None:
         options(MEANS, SEATS), Situation(seq=9)
     )
     assert choice is not None
-    assert (choice.seat, choice.arm) == (Seat("fc", 0), 3)
+    assert (choice.seat, choice.arm) == (SlotId("fc", 0), 3)
 
 
 def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site() -> None:
@@ -126,16 +126,16 @@ def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site(
         options(MEANS, SEATS), Situation(seq=9)
     )
     assert choice is not None
-    assert (choice.seat, choice.arm) == (Seat("conv", 0), 0)
+    assert (choice.seat, choice.arm) == (SlotId("conv", 0), 0)
 
 
 def test_a_closed_seat_is_passed_over() -> None:
-    case = options({("fc", "a"): 0.5}, {Seat("fc", 0): 0.9, Seat("fc", 1): 0.1})
-    case = case._replace(closed=frozenset({Seat("fc", 0)}))
+    case = options({("fc", "a"): 0.5}, {SlotId("fc", 0): 0.9, SlotId("fc", 1): 0.1})
+    case = case._replace(closed=frozenset({SlotId("fc", 0)}))
     for attention in (None, UCB1):
         choice = SeedSelector(UCB1, attention, SelectionLimits(), 0).choose(case, Situation(seq=9))
         assert choice is not None
-        assert choice.seat == Seat("fc", 1)
+        assert choice.seat == SlotId("fc", 1)
 
 
 def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() -> None:
@@ -147,13 +147,13 @@ def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() ->
         case._replace(arm_features=arm_features), Situation(seq=9)
     )
     assert choice is not None
-    assert choice.seat == Seat("conv", 0)
+    assert choice.seat == SlotId("conv", 0)
 
 
 @pytest.mark.parametrize("attention", [None, UCB1])
 def test_among_equal_arms_each_is_chosen_about_as_often(attention: Policy | None) -> None:
     """Four equal arms, 400 runs: each between 60 and 140 times, 5 standard deviations."""
-    even = options(dict.fromkeys(MEANS, 0.5), {Seat("conv", 0): 0.5, Seat("fc", 0): 0.5})
+    even = options(dict.fromkeys(MEANS, 0.5), {SlotId("conv", 0): 0.5, SlotId("fc", 0): 0.5})
     counts: Counter[int] = Counter()
     for seed in range(400):
         choice = SeedSelector(UCB1, attention, SelectionLimits(), seed).choose(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from esper.bandit import POLICIES, CounterRNG, Discounting, Experience, Policy
+from esper.bandit import POLICIES, CounterRNG, Discounting, Policy, PolicyContext
 from tests.bandit.arms import columns
 
 DRAWS = 20_000
@@ -14,7 +14,7 @@ BETA = ("thompson-beta", "sliding-thompson", "discounted-thompson")
 
 def draws_of(policy: Policy, weight: float, mean: float) -> np.ndarray:
     arms = columns([(weight, mean)] * DRAWS)
-    return policy.score(Experience(weight), arms, CounterRNG(8, 0, "test"))
+    return policy.score(PolicyContext(weight), arms, CounterRNG(8, 0, "test"))
 
 
 @pytest.mark.parametrize("name", BETA)
@@ -52,7 +52,7 @@ def test_less_noise_separates_means_that_lie_close() -> None:
 
     def share(policy: Policy) -> float:
         ours, theirs = (
-            policy.score(Experience(40.0), arms, CounterRNG(1, seq, "test"))
+            policy.score(PolicyContext(40.0), arms, CounterRNG(1, seq, "test"))
             for seq, arms in enumerate((better, worse))
         )
         return float(np.mean(ours > theirs))
@@ -69,6 +69,6 @@ def test_what_each_forgets() -> None:
 
 
 def test_forgetting_changes_what_is_seen_and_not_how_it_is_scored() -> None:
-    arms, state, rng = columns([(3, 0.4), (9, 0.6)]), Experience(12.0), CounterRNG(1, 1, "test")
+    arms, state, rng = columns([(3, 0.4), (9, 0.6)]), PolicyContext(12.0), CounterRNG(1, 1, "test")
     scores = [POLICIES[name]().score(state, arms, rng).tolist() for name in BETA]
     assert scores[0] == scores[1] == scores[2]

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.bandit import (
+    ArmHistory,
     Discounting,
-    History,
+    HistoryKey,
     HistoryRow,
     PerformanceTracker,
     TrialResult,
-    Tried,
     tracker,
 )
 
@@ -45,9 +45,9 @@ def test_each_history_counts_the_trials_that_it_is_of(done: Trials) -> None:
         for slot in (0, 1):
             for blueprint in ("a", "b", "c"):
                 for tried in (
-                    Tried(site, slot, blueprint),
-                    Tried(site, None, blueprint),
-                    Tried(site, slot),
+                    HistoryKey(site, slot, blueprint),
+                    HistoryKey(site, None, blueprint),
+                    HistoryKey(site, slot),
                 ):
                     of = [
                         reward
@@ -56,13 +56,13 @@ def test_each_history_counts_the_trials_that_it_is_of(done: Trials) -> None:
                         and tried.slot in (None, seat)
                         and tried.blueprint_id in (None, name)
                     ]
-                    history = tracked.of(tried) or History()
+                    history = tracked.of(tried) or ArmHistory()
                     assert history.pulls == len(of)
                     assert history.mean == pytest.approx(sum(of) / len(of) if of else 0.0)
 
 
 def test_it_keeps_contribution_cost_and_when_of_the_last_trial() -> None:
-    history = told([("fc", 0, "a", 0.7), ("fc", 0, "b", 0.1)]).of(Tried("fc", 0))
+    history = told([("fc", 0, "a", 0.7), ("fc", 0, "b", 0.1)]).of(HistoryKey("fc", 0))
     assert history is not None
     assert (history.contribution, history.params, history.last_seq) == (-0.4, 7, 1)
 
@@ -81,14 +81,14 @@ def test_it_returns_whole_from_what_is_stored(done: Trials, discounting: Discoun
 def test_another_network_under_a_known_name_starts_without_a_history(done: Trials) -> None:
     tracked = told(done)
     changed = tracked.without("fc", "a")
-    for tried in (Tried("fc", None, "a"), Tried("fc", 0, "a"), Tried("fc", 1, "a")):
+    for tried in (HistoryKey("fc", None, "a"), HistoryKey("fc", 0, "a"), HistoryKey("fc", 1, "a")):
         assert changed.of(tried) is None
-    for kept in (Tried("fc", None, "b"), Tried("conv", None, "a"), Tried("fc", 0)):
+    for kept in (HistoryKey("fc", None, "b"), HistoryKey("conv", None, "a"), HistoryKey("fc", 0)):
         assert changed.of(kept) == tracked.of(kept)
 
 
 def test_of_too_many_details_those_tried_least_lately_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker, "MAX_DETAILED", 2)
     tracked = told([("s", 0, "a", 0.1), ("s", 0, "b", 0.1), ("s", 0, "a", 0.1), ("s", 0, "c", 0.1)])
-    assert set(tracked.detailed) == {Tried("s", 0, "a"), Tried("s", 0, "c")}
-    assert Tried("s", None, "b") in tracked.marginal, "what policies decide on stays"
+    assert set(tracked.detailed) == {HistoryKey("s", 0, "a"), HistoryKey("s", 0, "c")}
+    assert HistoryKey("s", None, "b") in tracked.marginal, "what policies decide on stays"

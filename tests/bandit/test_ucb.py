@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit import POLICIES, Discounting, Experience
+from esper.bandit import POLICIES, Discounting, PolicyContext
 from tests.bandit.arms import RNG, after, columns, trials
 
-Tried = list[tuple[float, float]]
+HistoryKey = list[tuple[float, float]]
 
 BOUNDS = ("ucb1", "sliding-ucb", "discounted-ucb")
 
 
-def scores_of(tried: Tried, name: str = "ucb1", **params: float) -> list[float]:
+def scores_of(tried: HistoryKey, name: str = "ucb1", **params: float) -> list[float]:
     return POLICIES[name](**params).score(after(tried), columns(tried), RNG).tolist()
 
 
 @given(trials)
-def test_the_score_is_the_mean_plus_the_exploration_term_of_the_paper(tried: Tried) -> None:
+def test_the_score_is_the_mean_plus_the_exploration_term_of_the_paper(tried: HistoryKey) -> None:
     total = sum(weight for weight, _ in tried)
     expected = [mean + math.sqrt(2 * math.log(total) / weight) for weight, mean in tried]
     assert scores_of(tried) == pytest.approx(expected, abs=1e-9)
@@ -32,7 +32,7 @@ def test_a_hand_worked_case() -> None:
 
 
 def test_exploration_weighs_the_second_term() -> None:
-    tried: Tried = [(2, 0.5), (6, 0.75)]
+    tried: HistoryKey = [(2, 0.5), (6, 0.75)]
     assert scores_of(tried, exploration=0.0) == [0.5, 0.75]
     expected = pytest.approx([1.221014, 1.166277], abs=1e-6)
     assert scores_of(tried, exploration=0.5) == expected
@@ -52,7 +52,7 @@ def test_a_hand_worked_case_of_discounting() -> None:
 
 @pytest.mark.parametrize("name", BOUNDS)
 @given(trials)
-def test_an_arm_never_tried_has_no_finite_score(name: str, tried: Tried) -> None:
+def test_an_arm_never_tried_has_no_finite_score(name: str, tried: HistoryKey) -> None:
     scores = scores_of([*tried, (0, 0.0)], name)
     assert scores[-1] == math.inf
     assert np.all(np.isfinite(scores[:-1]))
@@ -60,7 +60,9 @@ def test_an_arm_never_tried_has_no_finite_score(name: str, tried: Tried) -> None
 
 @pytest.mark.parametrize("name", BOUNDS)
 @given(trials, st.data())
-def test_a_better_mean_never_scores_worse(name: str, tried: Tried, data: st.DataObject) -> None:
+def test_a_better_mean_never_scores_worse(
+    name: str, tried: HistoryKey, data: st.DataObject
+) -> None:
     index = data.draw(st.integers(0, len(tried) - 1))
     better = data.draw(st.floats(tried[index][1], 1))
     improved = list(tried)
@@ -76,7 +78,9 @@ def test_an_arm_left_alone_scores_higher_as_the_others_are_tried(name: str) -> N
 
 
 @given(trials, st.floats(0, 1e6))
-def test_every_accepted_exploration_gives_finite_scores(tried: Tried, exploration: float) -> None:
+def test_every_accepted_exploration_gives_finite_scores(
+    tried: HistoryKey, exploration: float
+) -> None:
     assert np.all(np.isfinite(scores_of(tried, exploration=exploration)))
 
 
@@ -89,4 +93,4 @@ def test_what_each_forgets() -> None:
 def test_a_prior_counts_as_trials_of_its_arm_and_not_of_the_bandit() -> None:
     """Weight 3 of which 2 are believed: the total stays at 1 trial, so the bonus is 0."""
     arms = columns([(3, 0.6)])
-    assert POLICIES["ucb1"]().score(Experience(1.0), arms, RNG).tolist() == [0.6]
+    assert POLICIES["ucb1"]().score(PolicyContext(1.0), arms, RNG).tolist() == [0.6]

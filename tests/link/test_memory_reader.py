@@ -7,7 +7,7 @@ import time
 import pytest
 from redis import Redis
 
-from esper.bandit.memory import Lesson
+from esper.bandit import MemoryUpdate
 from esper.link.memory_reader import RECALL_TIMEOUT_S, MemoryReader
 from esper.store import RedisRunMemory
 from esper.store.run_memory import KEY_PREFIX
@@ -32,7 +32,10 @@ def without_reading(redis_url: str | None, run: TrainingRun) -> str:
 
 
 def test_a_run_hears_what_is_known_of_sites_like_its_own(redis_url: str, run: TrainingRun) -> None:
-    learnt = [Lesson(FC.text, "low-rank", 4, 0.7), Lesson("vector:9>9", "low-rank", 4, 0.1)]
+    learnt = [
+        MemoryUpdate(FC.text, "low-rank", 4, 0.7),
+        MemoryUpdate("vector:9>9", "low-rank", 4, 0.1),
+    ]
     RedisRunMemory(redis_url).fold(run.task, learnt, run_id="earlier", at_ms=0)
     found = MemoryReader(redis_url, run).snapshot()
     assert found.family == run.task

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from esper.bandit.memory import FamilyMemory, folded, snapshot
+from esper.bandit.memory import FamilyMemory, snapshot, with_run
 from esper.orchestrator import FoldState
-from esper.orchestrator.memory_update import lessons_of
-from esper.orchestrator.run import OpenedRun
+from esper.orchestrator.memory_update import memory_updates
+from esper.orchestrator.run import RunContext
 from esper.topics.models import MemorySnapshot, RememberedArm
 from tests.orchestrator.trained_memory import SIGNATURES, taught_run
 
@@ -14,20 +14,20 @@ def test_each_blueprint_that_was_tried_is_a_lesson_with_its_own_trials() -> None
     state = taught_run("digits").folded
     tried = {(arm.kernel.site, arm.kernel.blueprint_id): arm for arm in state.arms if arm.pulls}
     assert len(tried) >= len(SIGNATURES), "the run tried too little for this test"
-    assert lessons_of(state) == [
+    assert memory_updates(state) == [
         (SIGNATURES[site], blueprint, arm.pulls, arm.mean)
         for (site, blueprint), arm in tried.items()
     ]
 
 
 def test_what_was_only_on_offer_teaches_nothing() -> None:
-    assert lessons_of(taught_run("digits", reports=2).folded) == []
+    assert memory_updates(taught_run("digits", reports=2).folded) == []
 
 
 def test_a_site_without_a_signature_teaches_nothing() -> None:
     state = taught_run("digits").folded
     run_config = state.run.run_config.model_copy(update={"sites": {}})
-    assert lessons_of(replace(state, run=OpenedRun("run", run_config))) == []
+    assert memory_updates(replace(state, run=RunContext("run", run_config))) == []
 
 
 def test_what_a_run_was_told_by_earlier_ones_is_not_told_on() -> None:
@@ -38,12 +38,14 @@ def test_what_a_run_was_told_by_earlier_ones_is_not_told_on() -> None:
     )
     state = taught_run("digits").folded
     run_config = state.run.run_config.model_copy(update={"memory": told})
-    same = replace(state, run=OpenedRun("run", run_config))
-    assert lessons_of(FoldState.from_bytes(same.to_bytes())) == lessons_of(state)
+    same = replace(state, run=RunContext("run", run_config))
+    assert memory_updates(FoldState.from_bytes(same.to_bytes())) == memory_updates(state)
 
 
 def test_a_later_run_is_told_which_blueprint_was_good_at_such_sites() -> None:
-    memory = folded(FamilyMemory(), lessons_of(taught_run("digits").folded), run_id="run", at_ms=0)
+    memory = with_run(
+        FamilyMemory(), memory_updates(taught_run("digits").folded), run_id="run", at_ms=0
+    )
     known = {
         (each.signature, each.blueprint_id): each.mean
         for each in snapshot(memory, SIGNATURES.values())

@@ -8,7 +8,7 @@ from esper.audit import RunRecords, audit, cause_of
 from esper.bandit import POLICIES
 from esper.orchestrator import FoldState, fold
 from esper.orchestrator.fold import RunUnfoldable
-from esper.orchestrator.view import set_up
+from esper.orchestrator.view import build_view
 from esper.topics.bus import Record
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.topics.codec import decode, encode
@@ -97,7 +97,7 @@ def test_the_plans_of_one_report_share_what_is_left_of_the_budget(
 ) -> None:
     trainer = Trainer({"fc": 4}, selection=selection(max_params=budget))
     trainer.report(*(kernel("fc", name) for name in "abcd"))
-    view = set_up(trainer.folded, decode(SeedReport, trainer.reports[-1].value))
+    view = build_view(trainer.folded, decode(SeedReport, trainer.reports[-1].value))
     first = view.best()
     assert first is not None
     second = view.beside((view.plant(first),)).best()

@@ -3,7 +3,7 @@
 import pytest
 
 from esper.orchestrator.state import Trial
-from esper.orchestrator.successive_halving import clearly_worse
+from esper.orchestrator.strategies.successive_halving import clearly_worse
 from esper.topics.models import (
     AdaptationDecision,
     Cull,
@@ -372,14 +372,14 @@ def test_comparable_seeds_of_a_site_are_kept_together_when_their_trials_are_over
 
 def test_softmax_weights_are_in_proportion_and_their_sum_stays() -> None:
     run = Run(flat("conv", a=0.2, b=0.18), {"conv": 3}, TWO, ensemble="softmax", temperature=0.02)
-    weighed = run.until(Strategy.ENSEMBLE)
-    alphas = {each.kernel_id: each.alpha for each in operations(weighed, Reweight)}
+    with_alpha = run.until(Strategy.ENSEMBLE)
+    alphas = {each.kernel_id: each.alpha for each in operations(with_alpha, Reweight)}
     first, second = (alphas[each.kernel_id] for each in TWO)
     assert first + second == pytest.approx(1.0)
     assert first / second == pytest.approx(2.718281828)
     kept = run.until(Strategy.ENSEMBLE)
     assert [each.op for each in kept.operations] == ["fossilize", "fossilize"]
-    assert kept.seq == weighed.seq + 2
+    assert kept.seq == with_alpha.seq + 2
 
 
 def test_weights_are_changed_once_however_contributions_move_on() -> None:

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from esper.bandit.memory import FamilyMemory, Lesson, folded
+from esper.bandit import FamilyMemory, MemoryUpdate, with_run
 from esper.store import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
 from esper.store.run_memory import ANSWER_TIMEOUT_S, KEY_PREFIX, RedisRunMemory
 
 CONV = "feature_map:4x8x8>8x8x8"
 FC = "vector:32>12"
-LEARNT = [Lesson(CONV, "low-rank", 4, 0.7), Lesson(FC, "dropout-mlp", 2, 0.1)]
+LEARNT = [MemoryUpdate(CONV, "low-rank", 4, 0.7), MemoryUpdate(FC, "dropout-mlp", 2, 0.1)]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_what_was_folded_is_read_by_another_client(
     memory: RedisRunMemory, redis_url: str, family: str
 ) -> None:
     assert memory.fold(family, LEARNT, run_id="one", at_ms=5)
-    assert RedisRunMemory(redis_url).read(family) == folded(
+    assert RedisRunMemory(redis_url).read(family) == with_run(
         FamilyMemory(), LEARNT, run_id="one", at_ms=5
     )
     assert family in memory.families()
@@ -56,7 +56,7 @@ def test_the_same_run_counts_once(memory: RedisRunMemory, family: str) -> None:
 runs = st.lists(
     st.lists(
         st.builds(
-            Lesson,
+            MemoryUpdate,
             st.sampled_from([CONV, FC]),
             st.sampled_from("abc"),
             pulls=st.integers(1, 50),
@@ -70,12 +70,12 @@ runs = st.lists(
 
 @settings(max_examples=15, deadline=None)
 @given(runs)
-def test_redis_holds_what_the_value_says(redis_url: str, history: list[list[Lesson]]) -> None:
+def test_redis_holds_what_the_value_says(redis_url: str, history: list[list[MemoryUpdate]]) -> None:
     memory, family = RedisRunMemory(redis_url), f"family-{secrets.token_hex(4)}"
     value = FamilyMemory()
     for number, learnt in enumerate(history):
         memory.fold(family, learnt, run_id=f"run-{number}", at_ms=number)
-        value = folded(value, learnt, run_id=f"run-{number}", at_ms=number)
+        value = with_run(value, learnt, run_id=f"run-{number}", at_ms=number)
     assert memory.read(family) == value
 
 
@@ -85,7 +85,7 @@ def test_many_writers_at_once_lose_no_run_and_count_none_twice(redis_url: str, f
 
     def fold(name: str) -> bool:
         # An arm of its own is discounted by no other run: what it weighs tells how often it came.
-        learnt = [Lesson(f"vector:{name.removeprefix('run-')}1>4", "a", 3, 0.5)]
+        learnt = [MemoryUpdate(f"vector:{name.removeprefix('run-')}1>4", "a", 3, 0.5)]
         return RedisRunMemory(redis_url).fold(family, learnt, run_id=name, at_ms=1)
 
     with ThreadPoolExecutor(8) as threads:
@@ -107,9 +107,9 @@ def test_a_family_is_kept_for_so_long_after_its_last_run(redis_url: str, family:
 def test_what_is_forgotten_in_the_value_is_dropped_from_the_hash(
     redis_url: str, memory: RedisRunMemory, family: str
 ) -> None:
-    memory.fold(family, [Lesson(CONV, "once", 1, 0.5)], run_id="first", at_ms=0)
+    memory.fold(family, [MemoryUpdate(CONV, "once", 1, 0.5)], run_id="first", at_ms=0)
     for number in range(20):
-        memory.fold(family, [Lesson(CONV, "again", 1, 0.5)], run_id=f"run-{number}", at_ms=0)
+        memory.fold(family, [MemoryUpdate(CONV, "again", 1, 0.5)], run_id=f"run-{number}", at_ms=0)
     fields = Redis.from_url(redis_url, decode_responses=True).hkeys(KEY_PREFIX + family)
     assert sorted(fields) == [f"{CONV} again", "runs", "schema"]
 

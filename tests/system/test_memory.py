@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from esper.audit import audit, fetch_history
-from esper.bandit.memory import FamilyMemory, folded
+from esper.bandit import FamilyMemory, with_run
 from esper.blueprint import shipped_named
-from esper.orchestrator.memory_update import lessons_of
+from esper.orchestrator import memory_updates
 from esper.settings import Settings
 from esper.store import RedisRunMemory
 from esper.topics.bus import Bus, Record, partition_of, read_topic
@@ -100,7 +100,7 @@ def like(run: Trainer, other: Trainer) -> bool:
 
 def expected_after(run: Trainer) -> FamilyMemory:
     """What a family knows after its first run; times aside."""
-    return folded(FamilyMemory(), lessons_of(run.folded), run_id=run.run_id, at_ms=0)
+    return with_run(FamilyMemory(), memory_updates(run.folded), run_id=run.run_id, at_ms=0)
 
 
 def timeless(memory: FamilyMemory) -> FamilyMemory:

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from esper.audit import audit, fetch_history
-from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.bandit import DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.seed import Slot
 from esper.topics.bus import Bus, read_topic

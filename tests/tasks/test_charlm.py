@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.growth.planting import Workshop
-from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.bandit import DEFAULT_SELECTION
 from esper.blueprint import shipped
 from esper.kernel import Kernel
 from esper.seed import find_sites

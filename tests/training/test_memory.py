@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
-from esper.bandit.memory import Lesson
+from esper.bandit import MemoryUpdate
 from esper.settings import Settings
 from esper.store import RedisRunMemory
 from esper.topics.bus import read_topic
@@ -57,7 +57,10 @@ def teach(settings: Settings, family: str, growth: Growth, mean: float = 0.7) ->
     assert settings.redis_url is not None
     RedisRunMemory(settings.redis_url).fold(
         family,
-        [Lesson(signature, "squeeze-excite", 4, mean), Lesson("vector:999>9", "a", 1, 0.5)],
+        [
+            MemoryUpdate(signature, "squeeze-excite", 4, mean),
+            MemoryUpdate("vector:999>9", "a", 1, 0.5),
+        ],
         run_id=f"earlier-{mean}",
         at_ms=0,
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.seed import find_sites
 from esper.topics.models import (
     PolicySpec,

@@ -7,8 +7,7 @@ from typing import Final
 
 import structlog
 
-from esper.orchestrator import FoldState
-from esper.orchestrator.memory_update import lessons_of
+from esper.orchestrator import FoldState, memory_updates
 from esper.settings import Settings
 from esper.store import RedisRunMemory, StoreError, StoreUnavailable
 from esper.workers.faust.metrics import RUNS_REMEMBERED
@@ -59,7 +58,7 @@ class MemoryWriter:
         folding = asyncio.to_thread(
             self._memory.fold,
             family,
-            lessons_of(state),
+            memory_updates(state),
             run_id=state.run_id,
             at_ms=int(time.time() * 1000),
         )

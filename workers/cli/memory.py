@@ -9,7 +9,7 @@ from esper.settings import Settings
 from esper.workers.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
-    from esper.bandit.memory import FamilyMemory
+    from esper.bandit import FamilyMemory
     from esper.store import RedisRunMemory
 
 DIFFERENT, UNREADABLE = 1, 2
@@ -74,7 +74,7 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
     differs or it teaches nothing, 2 if it could not be read.
     """
     from esper.audit import HistoryUnreadable, audit, fetch_history, last_state
-    from esper.orchestrator.memory_update import lessons_of
+    from esper.orchestrator import memory_updates
 
     memory = _memory()
     try:
@@ -90,7 +90,7 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
     opened_with = state.run.run_config.memory
     if opened_with is None:
         raise _refused(f"run {run} was told to do without memory, and leaves none", DIFFERENT)
-    family, lessons = opened_with.family, lessons_of(state)
+    family, lessons = opened_with.family, memory_updates(state)
     if memory.fold(family, lessons, run_id=run, at_ms=int(time.time() * 1000)):
         arms = _count(len(lessons), "blueprint")
         console.print(f"{family}: learnt of {arms} from {run}", soft_wrap=True)

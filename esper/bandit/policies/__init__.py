@@ -72,7 +72,7 @@ def attention_for(spec: PolicySpec) -> Policy:
     return policy
 
 
-def written_out(spec: PolicySpec) -> PolicySpec:
+def with_all_params(spec: PolicySpec) -> PolicySpec:
     """Return the same with every parameter, so that it means the same when a default has changed.
 
     Raises:

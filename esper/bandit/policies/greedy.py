@@ -5,9 +5,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.arm_arrays import ArmArrays, FloatArray, PolicyContext
 from esper.bandit.counter_rng import CounterRNG
-from esper.bandit.discounting import NOTHING, Discounting
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.policies.ranges import require
 
 MAX_C: Final = 1e6
@@ -33,13 +33,13 @@ class EpsilonGreedy:
     name: ClassVar[str] = "epsilon-greedy"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    discounting: ClassVar[Discounting] = NOTHING
+    discounting: ClassVar[Discounting] = NO_DISCOUNT
 
     def __post_init__(self) -> None:
         require("c", self.c, 0.0, MAX_C)
         require("gap", self.gap, LEAST_GAP, 1.0)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the means, infinity for arms never tried; or random numbers, to explore."""
         epsilon = self.c * len(arms) / (self.gap * self.gap * (state.total + 1.0))
         if rng.uniforms(1, COIN)[0] < epsilon:

@@ -5,9 +5,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.arm_arrays import ArmArrays, FloatArray, PolicyContext
 from esper.bandit.counter_rng import CounterRNG
-from esper.bandit.discounting import NOTHING, Discounting
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.policies.ranges import require
 from esper.bandit.policies.ucb import log_of
 from esper.bandit.portable import exp, log
@@ -41,12 +41,12 @@ class KLUCB:
     name: ClassVar[str] = "kl-ucb"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    discounting: ClassVar[Discounting] = NOTHING
+    discounting: ClassVar[Discounting] = NO_DISCOUNT
 
     def __post_init__(self) -> None:
         require("c", self.c, 0.0, MAX_C)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm, from its mean to 1."""
         log_total = log_of(state.total)
         allowed = log_total + self.c * log_of(log_total)

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.arm_arrays import ArmArrays, FloatArray, PolicyContext
 from esper.bandit.counter_rng import CounterRNG
-from esper.bandit.discounting import NOTHING, Discounting
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.linear import LinearModel
 from esper.bandit.policies.ranges import require
 from esper.bandit.policies.thompson import LEAST_SIGMA, MAX_SIGMA, gaussian_draws
@@ -36,14 +36,14 @@ class LinearThompson:
     name: ClassVar[str] = "linear-thompson"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = True
-    discounting: ClassVar[Discounting] = NOTHING
+    discounting: ClassVar[Discounting] = NO_DISCOUNT
 
     def __post_init__(self) -> None:
         require("sigma", self.sigma, LEAST_SIGMA, MAX_SIGMA)
         require("arm_sigma", self.arm_sigma, LEAST_SIGMA, MAX_SIGMA)
         require("weight_sigma", self.weight_sigma, LEAST_SIGMA, MAX_SIGMA)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior.
 
         Raises:

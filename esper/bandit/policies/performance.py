@@ -5,9 +5,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.arm_arrays import ArmArrays, FloatArray, PolicyContext
 from esper.bandit.counter_rng import CounterRNG
-from esper.bandit.discounting import NOTHING, Discounting
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.policies.ranges import require
 from esper.bandit.portable import log
 
@@ -31,12 +31,12 @@ class Performance:
     name: ClassVar[str] = "performance"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    discounting: ClassVar[Discounting] = NOTHING
+    discounting: ClassVar[Discounting] = NO_DISCOUNT
 
     def __post_init__(self) -> None:
         require("temperature", self.temperature, LEAST_TEMPERATURE, MAX_TEMPERATURE)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the perturbed means, in units of the temperature."""
         gumbels = -log(-log(rng.positive_uniforms(len(arms))))
         return np.where(arms.weight > 0.0, arms.mean / self.temperature + gumbels, np.inf)

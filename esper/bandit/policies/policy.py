@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Protocol
 
-from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.arm_arrays import ArmArrays, FloatArray, PolicyContext
 from esper.bandit.counter_rng import CounterRNG
 from esper.bandit.discounting import Discounting
 
@@ -23,7 +23,7 @@ class Policy(Protocol):
         """What it lets go of; columns and totals are as of the rest."""
         ...
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the scores (n,), in the order of the arms; infinity for one to be tried first.
 
         It reads nothing but its arguments, and rounds alike on every machine.

@@ -5,9 +5,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.arm_arrays import ArmArrays, FloatArray, PolicyContext
 from esper.bandit.counter_rng import CounterRNG
-from esper.bandit.discounting import NOTHING, Discounting
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.policies.ranges import require, require_window
 from esper.bandit.policies.ucb import LEAST_DISCOUNT
 from esper.bandit.priors import NEUTRAL
@@ -29,9 +29,9 @@ class ThompsonBeta:
     name: ClassVar[str] = "thompson-beta"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    discounting: ClassVar[Discounting] = NOTHING
+    discounting: ClassVar[Discounting] = NO_DISCOUNT
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior."""
         return _beta_draws(arms, rng)
 
@@ -57,7 +57,7 @@ class SlidingThompson:
         """What is older than the window."""
         return Discounting(window=int(self.window))
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior over the window."""
         return _beta_draws(arms, rng)
 
@@ -83,7 +83,7 @@ class DiscountedThompson:
         """A share of everything with each trial."""
         return Discounting(discount=self.discount)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior over discounted trials."""
         return _beta_draws(arms, rng)
 
@@ -104,13 +104,13 @@ class ThompsonGaussian:
     name: ClassVar[str] = "thompson-gaussian"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    discounting: ClassVar[Discounting] = NOTHING
+    discounting: ClassVar[Discounting] = NO_DISCOUNT
 
     def __post_init__(self) -> None:
         require("sigma", self.sigma, LEAST_SIGMA, MAX_SIGMA)
         require("prior_sigma", self.prior_sigma, LEAST_SIGMA, MAX_SIGMA)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior."""
         prior = np.full(len(arms), NEUTRAL)
         return gaussian_draws(arms, rng.normals(len(arms)), prior, self.sigma, self.prior_sigma)

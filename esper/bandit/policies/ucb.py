@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from esper.bandit.arm_arrays import ArmArrays, Experience, FloatArray
+from esper.bandit.arm_arrays import ArmArrays, FloatArray, PolicyContext
 from esper.bandit.counter_rng import CounterRNG
-from esper.bandit.discounting import NOTHING, Discounting
+from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.policies.ranges import require, require_window
 
 LOG_DIGITS = 12
@@ -30,12 +30,12 @@ class UCB1:
     name: ClassVar[str] = "ucb1"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
-    discounting: ClassVar[Discounting] = NOTHING
+    discounting: ClassVar[Discounting] = NO_DISCOUNT
 
     def __post_init__(self) -> None:
         require("exploration", self.exploration, 0.0, MAX_EXPLORATION)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm."""
         return _bounds(self.exploration, state, arms)
 
@@ -66,7 +66,7 @@ class SlidingUCB:
         """What is older than the window."""
         return Discounting(window=int(self.window))
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm over the window."""
         return _bounds(self.exploration, state, arms)
 
@@ -97,12 +97,12 @@ class DiscountedUCB:
         """A share of everything with each trial."""
         return Discounting(discount=self.discount)
 
-    def score(self, state: Experience, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm over discounted trials."""
         return _bounds(self.exploration, state, arms)
 
 
-def _bounds(exploration: float, state: Experience, arms: ArmArrays) -> FloatArray:
+def _bounds(exploration: float, state: PolicyContext, arms: ArmArrays) -> FloatArray:
     spread = exploration * log_of(state.total)
     if arms.all_weigh:
         # In place, as fresh memory for each step would cost as much again.

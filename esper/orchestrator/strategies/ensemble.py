@@ -5,20 +5,20 @@ from math import fsum
 
 import numpy as np
 
-from esper.bandit.portable import exp
+from esper.bandit import exp
 from esper.orchestrator.explain import contributed
-from esper.orchestrator.learn import mean_contribution
-from esper.orchestrator.plan import Plan, culling, keeping
-from esper.orchestrator.signals import Readings, SignalReading
+from esper.orchestrator.plan import DecisionPlan, culling, keeping
+from esper.orchestrator.signals import SignalReading, SignalReadings
 from esper.orchestrator.state import Trial
-from esper.orchestrator.view import NO_LESS, View
+from esper.orchestrator.trials import mean_contribution
+from esper.orchestrator.view import ALPHA_TOLERANCE, View
 from esper.topics.models import Operation, Strategy
 
 LEAST = 1e-6
 """Of the weight of the best, the least that another one has."""
 
 
-def ensemble(view: View, readings: Readings) -> Plan | None:
+def ensemble(view: View, readings: SignalReadings) -> DecisionPlan | None:
     """Propose to weigh comparable seeds of a site once their trials are over, then to keep them.
 
     The sum of their alphas stays what it was. Of several, those that are not comparable with the
@@ -31,7 +31,7 @@ def ensemble(view: View, readings: Readings) -> Plan | None:
             step, what = _next_step(view, each)
             operations += step
             clauses.append((each.trials[0].site, what))
-    return Plan.of(Strategy.ENSEMBLE, operations, clauses)
+    return DecisionPlan.of(Strategy.ENSEMBLE, operations, clauses)
 
 
 def _next_step(view: View, reading: SignalReading) -> tuple[tuple[Operation, ...], str]:
@@ -43,7 +43,7 @@ def _next_step(view: View, reading: SignalReading) -> tuple[tuple[Operation, ...
     moved = [
         (trial, weight)
         for trial, weight in zip(alike, weights, strict=True)
-        if abs(weight - (trial.alpha or 0.0)) > NO_LESS
+        if abs(weight - (trial.alpha or 0.0)) > ALPHA_TOLERANCE
     ]
     names = " and ".join(contributed(view, trial) for trial in alike)
     if moved and not any(trial.settled for trial in alike):

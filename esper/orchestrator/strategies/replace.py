@@ -1,15 +1,15 @@
 """REPLACE: the weakest seeds give way to better candidates."""
 
 from esper.orchestrator.explain import contributed, expected, expected_share, fallen_behind
-from esper.orchestrator.learn import mean_contribution
-from esper.orchestrator.plan import Plan, culling
-from esper.orchestrator.signals import Readings, of
-from esper.orchestrator.successive_halving import Entrant, entrants, losers
+from esper.orchestrator.plan import DecisionPlan, culling
+from esper.orchestrator.signals import SignalReadings, of
+from esper.orchestrator.strategies.successive_halving import TournamentCandidate, candidates, losers
+from esper.orchestrator.trials import mean_contribution
 from esper.orchestrator.view import View
 from esper.topics.models import Operation, Strategy
 
 
-def replace(view: View, readings: Readings) -> Plan | None:
+def replace(view: View, readings: SignalReadings) -> DecisionPlan | None:
     """Propose to cull what does harm or has failed its trial, and to plant as many in exchange.
 
     A new kernel takes another slot, for the old one's embargo begins with the cull; at the same
@@ -29,13 +29,13 @@ def replace(view: View, readings: Readings) -> Plan | None:
     shares = [view.share(mean_contribution(trial)) for trial in weak]
     least = max((share for share in shares if share is not None), default=None)
     better = [
-        each for each in entrants(afterwards, len(weak)) if _is_better(afterwards, each, least)
+        each for each in candidates(afterwards, len(weak)) if _is_better(afterwards, each, least)
     ]
     clauses += [(each.plant.site, expected(afterwards, each.choice)) for each in better]
-    return Plan.of(Strategy.REPLACE, (*culls, *(each.plant for each in better)), clauses)
+    return DecisionPlan.of(Strategy.REPLACE, (*culls, *(each.plant for each in better)), clauses)
 
 
-def _is_better(view: View, entrant: Entrant, least: float | None) -> bool:
+def _is_better(view: View, entrant: TournamentCandidate, least: float | None) -> bool:
     """Whether a candidate may give more than what gives way did; who was never tried may."""
     found = expected_share(view, entrant.choice)
     return found is None or least is None or found > least

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.audit import fetch_history, write_history
-from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.bandit import DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.settings import Settings
 from esper.tasks import TASKS

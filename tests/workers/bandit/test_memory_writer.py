@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from redis import Redis
 from structlog.testing import capture_logs
 
-from esper.bandit.memory import FamilyMemory
+from esper.bandit import FamilyMemory
 from esper.orchestrator import FoldState
 from esper.settings import Settings
 from esper.store import RedisRunMemory

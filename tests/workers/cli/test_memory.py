@@ -11,9 +11,8 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from esper.audit import cause_of
-from esper.bandit.memory import FamilyMemory, Lesson, folded
-from esper.orchestrator import fold
-from esper.orchestrator.memory_update import lessons_of
+from esper.bandit import FamilyMemory, MemoryUpdate, with_run
+from esper.orchestrator import fold, memory_updates
 from esper.store import RedisRunMemory
 from esper.store.run_memory import KEY_PREFIX
 from esper.topics.bus import Bus, create_topics, read_topic
@@ -45,7 +44,7 @@ def memory(redis_url: str, family: str) -> RedisRunMemory:
     """A memory that knows of one run of the family, three hours ago."""
     memory = RedisRunMemory(redis_url)
     hours_ago = int(time.time() * 1000) - 3 * 3_600_000
-    learnt = [Lesson(FC, "low-rank", 4, 0.75), Lesson(FC, "dropout-mlp", 1, 0.25)]
+    learnt = [MemoryUpdate(FC, "low-rank", 4, 0.75), MemoryUpdate(FC, "dropout-mlp", 1, 0.25)]
     memory.fold(family, learnt, run_id="earlier", at_ms=hours_ago)
     return memory
 
@@ -156,9 +155,9 @@ def test_a_run_that_was_missed_is_learnt_from_its_record_once(
     state = taught_run(family, run_id=run_id).folded
     assert (
         found.arms
-        == folded(
+        == with_run(
             FamilyMemory(),
-            lessons_of(state),
+            memory_updates(state),
             run_id=run_id,
             at_ms=next(arm.at_ms for arm in found.arms.values()),
         ).arms

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import typer
 
-from esper.bandit.defaults import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
+from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
 from esper.topics.models import PolicySpec, SelectionLimits
 from esper.workers.cli.train.policy_options import PolicyOptions
 from esper.workers.cli.train.trainer import REPORT_EVERY, SLOTS

@@ -20,7 +20,7 @@ def _option(*names: str, help: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """How a run is to choose; None is the default of `esper.bandit.defaults`."""
+    """How a run is to choose; None is the default of `esper.bandit`."""
 
     policy: Annotated[
         str | None,
@@ -95,8 +95,7 @@ class PolicyOptions:
         Raises:
             BadParameter: they ask for what there is not; the message says what there is.
         """
-        from esper.bandit import attention_for, policy_for
-        from esper.bandit.defaults import DEFAULT_SELECTION, TOURNAMENT
+        from esper.bandit import DEFAULT_SELECTION, TOURNAMENT, attention_for, policy_for
         from esper.topics.models import SelectionLimits
 
         selection = TOURNAMENT if self.tournament else DEFAULT_SELECTION
@@ -115,7 +114,7 @@ class PolicyOptions:
     @property
     def report_every(self) -> int:
         """Steps between two reports."""
-        from esper.bandit.defaults import TOURNAMENT_REPORT_EVERY
+        from esper.bandit import TOURNAMENT_REPORT_EVERY
         from esper.workers.cli.train.trainer import REPORT_EVERY
 
         return TOURNAMENT_REPORT_EVERY if self.tournament else REPORT_EVERY
@@ -123,13 +122,13 @@ class PolicyOptions:
     @property
     def slots(self) -> int:
         """Slots per site."""
-        from esper.bandit.defaults import TOURNAMENT_SLOTS
+        from esper.bandit import TOURNAMENT_SLOTS
         from esper.workers.cli.train.trainer import SLOTS
 
         return TOURNAMENT_SLOTS if self.tournament else SLOTS
 
     def _policy(self) -> "PolicySpec":
-        from esper.bandit.defaults import DEFAULT_POLICY
+        from esper.bandit import DEFAULT_POLICY
         from esper.topics.models import PolicySpec
 
         params = dict(_number(text) for text in self.policy_param or ())
@@ -138,7 +137,7 @@ class PolicyOptions:
         return PolicySpec(name=self.policy, params=params)
 
     def _attention(self) -> "PolicySpec | None":
-        from esper.bandit.defaults import DEFAULT_SELECTION
+        from esper.bandit import DEFAULT_SELECTION
         from esper.topics.models import PolicySpec
 
         if self.attention is None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import esper
-from esper.bandit.defaults import DEFAULT_SELECTION
+from esper.bandit import DEFAULT_SELECTION
 from esper.settings import Settings
 from esper.tasks.checkpoint import TrainingCheckpoint
 from esper.tasks.train import DatasetSplits, OnEpoch, Task, TaskResult, train_task

@@ -4,12 +4,19 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from esper.bandit import LinearModel, PerformanceTracker, Seat, TrialResult, Tried, reward_of
-from esper.bandit.arm_stats import ArmStats
-from esper.bandit.features import features
-from esper.orchestrator.arms import Arms
-from esper.orchestrator.state import FoldState, Pending, Trial
-from esper.orchestrator.strategy_state import agenda_after, applied, reports_kept, weighed
+from esper.bandit import (
+    ArmStats,
+    HistoryKey,
+    LinearModel,
+    PerformanceTracker,
+    SlotId,
+    TrialResult,
+    features,
+    reward_of,
+)
+from esper.orchestrator.candidates import Arms
+from esper.orchestrator.state import FoldState, PendingDecision, Trial
+from esper.orchestrator.strategy_state import applied, next_strategy_state, reports_kept, with_alpha
 from esper.topics.codec import sha256_of
 from esper.topics.models import OutcomeStatus, SeedReport, SeedState, SeedStatus, Selection
 
@@ -43,7 +50,7 @@ def learn(state: FoldState, report: SeedReport, value_sha256: str) -> FoldState:
         trials=tuple(_judged(trial, selection) for trial in trials),
         pending=_unanswered(state.pending, report),
         occupied=_occupied(state, report),
-        strategy_state=agenda_after(state.strategy_state, selection, report),
+        strategy_state=next_strategy_state(state.strategy_state, selection, report),
         first_loss=_first_loss(state, report),
     )
     due = [trial for trial in trials if _due(trial, selection)]
@@ -68,24 +75,26 @@ def mean_contribution(trial: Trial) -> float | None:
     return math.fsum(measured) / len(measured) if measured else None
 
 
-def _unanswered(pending: tuple[Pending, ...], report: SeedReport) -> tuple[Pending, ...]:
+def _unanswered(
+    pending: tuple[PendingDecision, ...], report: SeedReport
+) -> tuple[PendingDecision, ...]:
     if not pending:
         return pending
     answered = {outcome.decision_id for outcome in report.outcomes}
     return tuple(waiting for waiting in pending if waiting.decision_id not in answered)
 
 
-def _occupied(state: FoldState, report: SeedReport) -> dict[Seat, int]:
+def _occupied(state: FoldState, report: SeedReport) -> dict[SlotId, int]:
     """Return when each seat was last not dormant, without those for which it no longer matters."""
     if not state.run.selects:
         return {}
     rested = report.seq - state.run.selection.limits.dormant_reports
     lately = {seat: seq for seat, seq in state.occupied.items() if seq > rested}
-    return lately | {Seat(seed.site, seed.slot): report.seq for seed in report.seeds}
+    return lately | {SlotId(seed.site, seed.slot): report.seq for seed in report.seeds}
 
 
 def _with_embargoes(
-    arms: Arms, pending: tuple[Pending, ...], report: SeedReport, selection: Selection
+    arms: Arms, pending: tuple[PendingDecision, ...], report: SeedReport, selection: Selection
 ) -> Arms:
     """Leave alone for a while what the trainer did not plant, or it would be asked for ever."""
     refused = {
@@ -107,7 +116,7 @@ def _observed(state: FoldState, report: SeedReport) -> tuple[Trial, ...]:
         return tuple(observed)
     asked = applied(state.strategy_state, report)
     return tuple(
-        weighed(trial, seed, asked.get(trial.seat))
+        with_alpha(trial, seed, asked.get(trial.seat))
         for trial, seed in zip(observed, seeds, strict=True)
     )
 
@@ -212,17 +221,17 @@ def _with_penalties(state: FoldState, report: SeedReport) -> FoldState:
                 result = TrialResult(
                     reward=UNMEASURABLE_REWARD, contribution=None, params=params, seq=report.seq
                 )
-                state = _counted(state, place, Seat(seed.site, seed.slot), result, report)
+                state = _counted(state, place, SlotId(seed.site, seed.slot), result, report)
     return state
 
 
 def _rewarded(state: FoldState, place: int, trial: Trial, report: SeedReport) -> FoldState:
     result = _result(trial, state.arms.rows[place].kernel.params, state, report)
-    return _counted(state, place, Seat(trial.site, trial.slot), result, report)
+    return _counted(state, place, SlotId(trial.site, trial.slot), result, report)
 
 
 def _counted(
-    state: FoldState, place: int, seat: Seat, result: TrialResult, report: SeedReport
+    state: FoldState, place: int, seat: SlotId, result: TrialResult, report: SeedReport
 ) -> FoldState:
     """Return the state after one more trial of an arm."""
     kernel = state.arms.rows[place].kernel
@@ -231,7 +240,7 @@ def _counted(
         state,
         tracker=tracker,
         arms=state.arms.with_history(
-            place, tracker.marginal[Tried(seat.site, None, kernel.blueprint_id)]
+            place, tracker.marginal[HistoryKey(seat.site, None, kernel.blueprint_id)]
         ),
         seeds=_seeds_after(state, seat, tracker),
         model=_model_after(state, place, result.reward, report),
@@ -247,11 +256,11 @@ def _result(trial: Trial, params: int, state: FoldState, report: SeedReport) -> 
     return TrialResult(reward=reward, contribution=contribution, params=params, seq=report.seq)
 
 
-def _seeds_after(state: FoldState, seat: Seat, tracker: PerformanceTracker) -> ArmStats:
+def _seeds_after(state: FoldState, seat: SlotId, tracker: PerformanceTracker) -> ArmStats:
     place = state.run.seat_places.get(seat)
     if place is None:
         return state.seeds
-    return state.seeds.with_history(place, tracker.marginal[Tried(seat.site, seat.slot)])
+    return state.seeds.with_history(place, tracker.marginal[HistoryKey(seat.site, seat.slot)])
 
 
 def _model_after(
@@ -261,5 +270,5 @@ def _model_after(
         return None
     kernels = state.arms.arm_features.kernels
     rows = features(state.run.run_config.sites, report.gradients, kernels)
-    before = state.tracker.of(Tried(kernels[place].site, None, kernels[place].blueprint_id))
+    before = state.tracker.of(HistoryKey(kernels[place].site, None, kernels[place].blueprint_id))
     return state.model.after(rows[place].tolist(), reward, before.pulls if before else 0)

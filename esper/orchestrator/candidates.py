@@ -10,14 +10,14 @@ import orjson
 from esper.bandit import (
     NO_PRIOR,
     ArmFeatures,
+    ArmHistory,
     ArmStats,
-    History,
+    HistoryKey,
     PerformanceTracker,
-    Tried,
-    bans,
+    permanent_codes,
     priors_for,
 )
-from esper.orchestrator.run import OpenedRun
+from esper.orchestrator.run import RunContext
 from esper.topics.codec import encode
 from esper.topics.models import LoadableKernel
 
@@ -63,17 +63,18 @@ class Arms:
     arm_stats: ArmStats
 
     @classmethod
-    def of(cls, rows: Sequence[Arm], tracker: PerformanceTracker, run: OpenedRun) -> "Arms":
+    def of(cls, rows: Sequence[Arm], tracker: PerformanceTracker, run: RunContext) -> "Arms":
         """Return the arms with their columns; what the tracker knows of them counts."""
         kernels = [row.kernel for row in rows]
         embargoes = [row.embargo_until_seq for row in rows]
         arm_features = ArmFeatures.of(
-            kernels, embargoes, bans(run.selection.limits, run.run_config.slots, kernels)
+            kernels, embargoes, permanent_codes(run.selection.limits, run.run_config.slots, kernels)
         )
         histories = {
             place: history
             for place, kernel in enumerate(kernels)
-            if (history := tracker.of(Tried(kernel.site, None, kernel.blueprint_id))) is not None
+            if (history := tracker.of(HistoryKey(kernel.site, None, kernel.blueprint_id)))
+            is not None
         }
         memory = run.run_config.memory.arms if run.run_config.memory else ()
         priors = priors_for(kernels, run.signatures, memory, run.selection.priors)
@@ -127,7 +128,7 @@ class Arms:
             self, rows=tuple(rows), arm_features=self.arm_features.with_embargo(places, until_seq)
         )
 
-    def with_history(self, place: int, history: History) -> "Arms":
+    def with_history(self, place: int, history: ArmHistory) -> "Arms":
         """Return the arms after one more trial of one of them."""
         rows = list(self.rows)
         rows[place] = rows[place]._replace(pulls=history.pulls, mean=history.mean)
@@ -135,7 +136,7 @@ class Arms:
         return replace(self, rows=tuple(rows), arm_stats=arm_stats)
 
     def with_kernels(
-        self, kernels: Sequence[LoadableKernel], tracker: PerformanceTracker, run: OpenedRun
+        self, kernels: Sequence[LoadableKernel], tracker: PerformanceTracker, run: RunContext
     ) -> tuple["Arms", PerformanceTracker]:
         """Return the arms with kernels that became loadable, and what is still known of them.
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from math import ceil, fsum, sqrt
 from typing import Final, NamedTuple
 
-from esper.bandit import Choice
-from esper.orchestrator.learn import mean_contribution
+from esper.bandit import ArmChoice
 from esper.orchestrator.state import Trial
+from esper.orchestrator.trials import mean_contribution
 from esper.orchestrator.view import View
 from esper.topics.models import Orchestration, Plant
 
@@ -23,21 +23,21 @@ T_95: Final = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """The 95 % quantile of Student's t with 1, 2, .. degrees of freedom; beyond, the last is used."""
 
 
-class Entrant(NamedTuple):
+class TournamentCandidate(NamedTuple):
     """A candidate that is planted, and how it was chosen."""
 
-    choice: Choice
+    choice: ArmChoice
     plant: Plant
 
 
-def entrants(view: View, count: int) -> tuple[Entrant, ...]:
+def candidates(view: View, count: int) -> tuple[TournamentCandidate, ...]:
     """Return up to so many candidates to plant at once, all of them within the limits.
 
     The first is the selector's best. After it, of those whose category is not in the network yet,
     the best; of all, where there are none. Those at one site share the alpha that is left there in
     equal parts, so that they compete for the same room.
     """
-    choices: list[Choice] = []
+    choices: list[ArmChoice] = []
     places = view.state.run.selection.limits.max_on_trial
     ahead = view
     while len(choices) < count:
@@ -51,7 +51,9 @@ def entrants(view: View, count: int) -> tuple[Entrant, ...]:
         ahead = ahead.after((plant,)).without_kernel(plant.kernel_id)
     sharing = Counter(choice.seat.site for choice in choices)
     return tuple(
-        Entrant(choice, view.plant(choice, view.room(choice.seat.site) / sharing[choice.seat.site]))
+        TournamentCandidate(
+            choice, view.plant(choice, view.room(choice.seat.site) / sharing[choice.seat.site])
+        )
         for choice in choices
     )
 
