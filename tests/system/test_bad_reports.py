@@ -216,7 +216,7 @@ def test_a_number_that_is_none_or_out_of_range_is_a_dead_letter_and_its_run_ends
     assert undecodable.startswith("SeedReport: ")
     assert field in undecodable or "JSON" in undecodable
     assert f"run {run_id}: report 1 is missing, next is 2" in hole
-    assert later.startswith("nothing is folded any more")
+    assert later.startswith("the run is broken")
     assert scene.counted("esper_dead_letters_total", "undecodable") == before + 1
     assert scene.ended(run_id).last_seq == 0
 
@@ -240,25 +240,27 @@ def test_a_contribution_that_no_sum_could_hold_leaves_the_fold_unharmed(
 
 def test_a_hole_breaks_its_run_and_no_other_on_the_partition(scene: Scene, run_id: str) -> None:
     other = neighbour_of(run_id)
-    broken = scene.counted("esper_runs_broken_total", "hole")
+    broken = scene.counted("esper_runs_broken_total", "sequence-gap")
     scene.send(report(run_id, 0), report(other, 0), report(run_id, 1))
     scene.send(report(run_id, 3), report(other, 1), report(run_id, 4), report(other, 2))
 
     scene.folded_to(other, 2)
     hole, later = scene.reasons(run_id, 2)
-    assert hole == (f"run {run_id}: report 2 is missing, next is 3; it is not on the topic before")
-    assert later == f"nothing is folded any more: {hole}"
+    assert hole == (
+        f"run {run_id}: report 2 is missing, next is 3; the topic does not have it before this record"
+    )
+    assert later == f"the run is broken: {hole}"
     ended = scene.ended(run_id)
     assert (ended.ended, ended.last_seq) == (RunEnd.BROKEN, 1)
     assert scene.letters(other) == []
-    assert scene.counted("esper_runs_broken_total", "hole") == broken + 1
+    assert scene.counted("esper_runs_broken_total", "sequence-gap") == broken + 1
 
 
 def test_reports_out_of_order_break_their_run(scene: Scene, run_id: str) -> None:
     scene.send(report(run_id, 0), report(run_id, 2), report(run_id, 1))
     hole, late = scene.reasons(run_id, 2)
     assert "report 1 is missing, next is 2" in hole
-    assert late.startswith("nothing is folded any more")
+    assert late.startswith("the run is broken")
 
 
 def test_a_repeated_report_changes_nothing(scene: Scene, run_id: str) -> None:
@@ -277,9 +279,9 @@ def test_a_report_that_says_something_else_the_second_time_breaks_its_run(
     scene.send(report(run_id, 2))
     contradiction, later = scene.reasons(run_id, 2)
     assert contradiction == (
-        f"run {run_id}: report 1 was another when it was folded; two runs have one id"
+        f"run {run_id}: report 1 differs from the folded one; two runs share one id"
     )
-    assert later.startswith("nothing is folded any more")
+    assert later.startswith("the run is broken")
 
 
 def test_a_run_with_more_arms_than_a_decision_can_list_is_broken(scene: Scene, run_id: str) -> None:
@@ -288,7 +290,7 @@ def test_a_run_with_more_arms_than_a_decision_can_list_is_broken(scene: Scene, r
     scene.send(report(run_id, 2))
     too_many, later = scene.reasons(run_id, 2)
     assert too_many.startswith(f"run {run_id}: 10001 arms are on offer and 10000 is the most")
-    assert later.startswith("nothing is folded any more")
+    assert later.startswith("the run is broken")
 
 
 # -- which run ----------------------------------------------------------------------------------
@@ -297,12 +299,12 @@ def test_a_run_with_more_arms_than_a_decision_can_list_is_broken(scene: Scene, r
 def test_a_report_of_a_run_that_was_never_opened_is_a_dead_letter(
     scene: Scene, run_id: str
 ) -> None:
-    before = scene.counted("esper_dead_letters_total", "unopened")
+    before = scene.counted("esper_dead_letters_total", "no-run-config")
     scene.send(report(run_id, 4))
     (reason,) = scene.reasons(run_id, 1)
     assert reason == f"run {run_id} begins with report 4, which does not open it"
     assert scene.kept(run_id) is None
-    assert scene.counted("esper_dead_letters_total", "unopened") == before + 1
+    assert scene.counted("esper_dead_letters_total", "no-run-config") == before + 1
 
 
 def test_a_report_under_the_key_of_another_run_is_a_dead_letter(scene: Scene, run_id: str) -> None:
@@ -320,7 +322,7 @@ def test_after_the_closing_report_repeats_are_ignored_and_later_ones_are_dead_le
     first, closing = report(run_id, 0), report(run_id, 1, closing=True)
     scene.send(first, closing, closing, first, report(run_id, 2))
     (reason,) = scene.reasons(run_id, 1)
-    assert reason == f"run {run_id} was closed by report 1; report 2 comes after"
+    assert reason == f"run {run_id} was closed by report 1; report 2 came after that"
     assert [decision.seq for decision in scene.decisions(run_id)][-1] == 1
 
 
@@ -339,8 +341,8 @@ def test_a_second_opening_breaks_a_run_that_is_under_way(scene: Scene, run_id: s
     broken = scene.counted("esper_runs_broken_total", "contradiction")
     scene.send(report(run_id, 0), report(run_id, 1), report(run_id, 0, seed=2), report(run_id, 2))
     second, later = scene.reasons(run_id, 2)
-    assert second == f"run {run_id}: report 0 opens it a second time; two runs have one id"
-    assert later == f"nothing is folded any more: {second}"
+    assert second == f"run {run_id}: report 0 opens the run again; two runs share one id"
+    assert later == f"the run is broken: {second}"
     assert scene.ended(run_id).last_seq == 1
     assert scene.counted("esper_runs_broken_total", "contradiction") == broken + 1
 
@@ -427,11 +429,11 @@ def test_what_is_known_of_a_run_is_known_to_a_worker_that_was_killed_and_came_ba
     running.stack.restart("bandit")
 
     hole, later = scene.reasons(run_id, 2)
-    assert later == f"nothing is folded any more: {hole}"
+    assert later == f"the run is broken: {hole}"
     (after_the_end,) = scene.reasons(closed, 1)
-    assert after_the_end.endswith("report 2 comes after")
+    assert after_the_end.endswith("report 2 came after that")
     (second,) = scene.reasons(opened, 1)
-    assert second.endswith("report 0 opens it a second time; two runs have one id")
+    assert second.endswith("report 0 opens the run again; two runs share one id")
 
 
 def _audited(scene: Scene, run_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""What closed runs found, kept for later ones: in Redis, without which all else goes on."""
+"""Write the trial results of closed runs to the run memory in Redis; optional for a worker."""
 
 import asyncio
 import time
@@ -14,37 +14,39 @@ from esper.workers.faust.metrics import RUNS_REMEMBERED
 
 log = structlog.get_logger()
 
-LIMIT_S: Final = 3.0
-"""How long the runs that closed in one batch may hold up the next, all together."""
+TIMEOUT_S: Final = 3.0
+"""Seconds that all writes after one batch may take together."""
 
 PAUSE_S: Final = 30.0
-"""How long Redis is left alone after it did not answer: no batch shall wait for it in vain."""
+"""Seconds without a new attempt after Redis did not answer, so that later batches do not wait."""
 
 
 class MemoryWriter:
-    """Keeps what closed runs found; a run that it cannot keep is counted, named in the log, and
-    left to `esper memory learn`."""
+    """Adds closed runs to the memory of their task family.
+
+    A run that cannot be added is counted and logged; `esper memory learn` adds it later.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._memory: RedisRunMemory | None = None
         self._resumes_at = 0.0
-        self._away = False
+        self._unavailable = False
         if settings.redis_url is None:
-            self._say_once("no Redis is named; set ESPER_REDIS_URL")
+            self._warn_once("no Redis is configured; set ESPER_REDIS_URL")
             return
         try:
             self._memory = RedisRunMemory(settings.redis_url, kept_days=settings.memory_days)
         except StoreError as error:
-            self._say_once(str(error))
+            self._warn_once(str(error))
 
     async def keep(self, closed: Iterable[FoldState]) -> None:
-        """Add what closed runs found to the memory of their families, each run once.
+        """Add the results of closed runs to the memory of their families, each run once.
 
-        To be awaited after their decisions are confirmed and before their state is written: a run
-        that is read again is folded again, and counts once. It takes `LIMIT_S` at most, and fails
-        for nothing that Redis does.
+        Await this after the decisions are confirmed and before the runs' state is written: a run
+        that is read and folded again still counts once. Takes at most `TIMEOUT_S`; Redis failures
+        are logged, not raised.
         """
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + TIMEOUT_S
         for state in closed:
             memory = state.run.run_config.memory
             if memory is not None:
@@ -66,23 +68,23 @@ class MemoryWriter:
             counts = await asyncio.wait_for(folding, left_s)
         except (StoreUnavailable, TimeoutError) as error:
             self._resumes_at = time.monotonic() + PAUSE_S
-            self._say_once(str(error) or f"Redis took more than {LIMIT_S:g} s")
+            self._warn_once(str(error) or f"Redis did not answer within {TIMEOUT_S:g} s")
             self._miss(state.run_id)
             return
         except StoreError as error:
-            log.warning("a run is not remembered", run=state.run_id, why=str(error))
+            log.warning("run not added to memory", run=state.run_id, why=str(error))
             self._miss(state.run_id)
             return
-        if self._away:
-            self._away = False
-            log.warning("runs are remembered again")
+        if self._unavailable:
+            self._unavailable = False
+            log.warning("runs are added to memory again")
         RUNS_REMEMBERED.labels("kept" if counts else "known").inc()
 
     def _miss(self, run_id: str) -> None:
         RUNS_REMEMBERED.labels("missed").inc()
-        log.info("missed", run=run_id, repair=f"esper memory learn {run_id}")
+        log.info("run missed", run=run_id, repair=f"esper memory learn {run_id}")
 
-    def _say_once(self, why: str) -> None:
-        if not self._away:
-            self._away = True
-            log.warning("runs are not remembered", why=why)
+    def _warn_once(self, why: str) -> None:
+        if not self._unavailable:
+            self._unavailable = True
+            log.warning("runs are not added to memory", why=why)

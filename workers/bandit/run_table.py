@@ -1,7 +1,7 @@
-"""What the bandit's table holds of each run, and the decoded states in memory beside it.
+"""The bandit's table of runs, and a cache of its decoded states.
 
-A run under way has the bytes of its fold's state. A run that is over has an `EndedRun`, a few hundred
-bytes that tell its late reports from those of a new run.
+The value of an active run is the bytes of its `FoldState`. The value of an ended run is an
+`EndedRun`: a few hundred bytes with which late reports of that run are recognised.
 """
 
 from collections import OrderedDict, deque
@@ -18,14 +18,14 @@ from esper.topics.codec import digest
 from esper.workers.faust.guards import ConfirmedTable, RecordBatch, table_writes_for
 
 ENDED_PER_PARTITION = 1_000
-"""How many runs that are over are remembered, the last ones of each partition."""
+"""Ended runs kept per partition; the oldest are deleted."""
 
 MAX_DECODED_RUNS = 1_024
 MAX_DECODED_BYTES = 8 * 1024 * 1024
-"""How many states stay decoded, and how many bytes they have encoded: some five times that."""
+"""Limits of the cache, in states and in encoded bytes; decoded they take about five times that."""
 
 RECENT_REPORTS = 64
-"""Of how many reports of a run the digest is known in memory."""
+"""Reports per run whose digest is kept in memory."""
 
 
 class RunEnd(StrEnum):
@@ -36,9 +36,9 @@ class RunEnd(StrEnum):
 
 
 class EndedRun(BaseModel):
-    """A run of which nothing is folded any more: by which record it ended, and why.
+    """A run that folds no more reports: the record that ended it, and why.
 
-    `last_seq` is the last report folded, `opening_sha256` the digest of what opened the run.
+    `last_seq` is the last folded report, `run_config_sha256` the digest of the run's `RunConfig`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,13 +46,13 @@ class EndedRun(BaseModel):
     ended: RunEnd
     run_id: str
     last_seq: int
-    opening_sha256: str
+    run_config_sha256: str
     partition: int
     offset: int
     reason: str
 
     def to_bytes(self) -> bytes:
-        """Return JSON that begins with the field `ended`, which no state of a fold does."""
+        """Return JSON that starts with the field `ended`; no `FoldState` does."""
         return self.model_dump_json().encode()
 
 
@@ -61,43 +61,43 @@ ENDED_PREFIX = b'{"ended":'
 
 @dataclass(slots=True)
 class RunRow:
-    """A run as one batch has it: `value` is what the table held when the batch came to it.
+    """One run during a batch; `value` is its table value when the batch first read it.
 
-    `last_offset` is where the last report folded stood, -1 where this process does not know;
-    `recent` has the digests of the last reports folded, by seq. `closed` is the state in which the
-    run was closed by a report of this batch.
+    `last_offset` is the offset of the last folded report, -1 if this process did not fold it.
+    `recent` maps the seq of the last folded reports to their digests. `closed_state` is the last
+    state of a run that a report of this batch closed.
     """
 
     record_batch: RecordBatch
     value: bytes | None
-    kept: FoldState | EndedRun | None
+    content: FoldState | EndedRun | None
     last_offset: int = -1
     recent: dict[int, str] = field(default_factory=dict)
     changed: bool = False
-    closed: FoldState | None = None
+    closed_state: FoldState | None = None
 
-    def fold_into(self, state: FoldState, record: Record, seq: int, value_sha256: str) -> None:
-        """Take over the state after a report."""
-        self.kept, self.changed = state, True
+    def update(self, state: FoldState, record: Record, seq: int, value_sha256: str) -> None:
+        """Replace the state by the one after report `seq`, which is in `record`."""
+        self.content, self.changed = state, True
         self.last_offset = record.offset
         self.recent[seq] = value_sha256
         if len(self.recent) > RECENT_REPORTS:
             del self.recent[next(iter(self.recent))]
 
     def end(self, how: RunEnd, record: Record, reason: str) -> None:
-        """Keep no more of the run than that it ended, by this record.
+        """Replace the state by an `EndedRun`; `record` is the one that ended the run.
 
         Raises:
-            ValueError: there is no state of it that could end.
+            ValueError: the run has no state.
         """
-        if not isinstance(self.kept, FoldState):
+        if not isinstance(self.content, FoldState):
             raise ValueError(f"the run of {record.key!r} has no state to end")
-        self.closed = self.kept if how is RunEnd.CLOSED else None
-        self.kept = EndedRun(
+        self.closed_state = self.content if how is RunEnd.CLOSED else None
+        self.content = EndedRun(
             ended=how,
-            run_id=self.kept.run_id,
-            last_seq=self.kept.last_seq,
-            opening_sha256=digest(self.kept.run.run_config),
+            run_id=self.content.run_id,
+            last_seq=self.content.last_seq,
+            run_config_sha256=digest(self.content.run.run_config),
             partition=record.partition,
             offset=record.offset,
             reason=reason,
@@ -108,8 +108,8 @@ class RunRow:
 class RunTable:
     """The runs of a worker: read from the table, changed by a batch, written once at its end.
 
-    States stay decoded from batch to batch. One counts only while the table holds the very bytes
-    that it was written as: after a rebalance the table may hold others.
+    Decoded states are cached across batches. A cached state is used only while the table holds the
+    same bytes: after a rebalance the table may hold those of another worker.
     """
 
     def __init__(self, table: ConfirmedTable) -> None:
@@ -119,74 +119,75 @@ class RunTable:
         self._decoded_bytes = 0
         self._ended: dict[int, deque[bytes]] | None = None
 
-    def begin(self) -> None:
-        """Begin a batch; what an unfinished one changed is forgotten, its records come again."""
+    def begin_batch(self) -> None:
+        """Begin a batch; drop the changes of an unfinished one, whose records are read again."""
         self._batch = {}
 
-    def forget(self) -> None:
-        """Forget all that was decoded, for another worker may have written the table since.
+    def clear_cache(self) -> None:
+        """Drop all decoded states: another worker may have written the table.
 
-        A batch in work goes on as it began; it ends before the next one takes its records again.
+        The rows of a running batch stay; it ends before the next batch reads its records again.
         """
         self._decoded.clear()
         self._decoded_bytes = 0
         self._ended = None
 
-    def of(self, record_batch: RecordBatch, run_id: str) -> RunRow:
-        """Return the run of a report in `record_batch`, as the batch has it so far."""
+    def row(self, record_batch: RecordBatch, run_id: str) -> RunRow:
+        """Return the row of a run that has a report in `record_batch`, with the batch's changes."""
         key = run_id.encode()
-        run = self._batch.get(key)
-        if run is None:
-            run = self._batch[key] = self._read(record_batch, key)
-        return run
+        row = self._batch.get(key)
+        if row is None:
+            row = self._batch[key] = self._read(record_batch, key)
+        return row
 
-    def closed(self) -> list[FoldState]:
+    def closed_states(self) -> list[FoldState]:
         """Return the last states of the runs that the batch closed."""
-        return [run.closed for run in self._batch.values() if run.closed is not None]
+        return [row.closed_state for row in self._batch.values() if row.closed_state is not None]
 
     async def write(self) -> None:
-        """Write every run that the batch changed and return when the broker has them all."""
-        for key, run in self._batch.items():
-            if run.changed and run.kept is not None:
-                self._write(key, run, run.kept)
+        """Write every row that the batch changed; return when the broker has confirmed them."""
+        for key, row in self._batch.items():
+            if row.changed and row.content is not None:
+                self._write(key, row, row.content)
         self._batch = {}
         await self._table.confirmed()
 
     def _read(self, record_batch: RecordBatch, key: bytes) -> RunRow:
         with table_writes_for(record_batch):
             value = self._table.get(key)
-        known = self._decoded.get(key)
-        if known is not None and known.value == value:
-            # A copy: if the batch comes to nothing, what is kept here must be as it was.
-            return RunRow(record_batch, value, known.kept, known.last_offset, dict(known.recent))
+        cached = self._decoded.get(key)
+        if cached is not None and cached.value == value:
+            # Copy `recent`: if the batch is dropped, the cached row must not have its changes.
+            recent = dict(cached.recent)
+            return RunRow(record_batch, value, cached.content, cached.last_offset, recent)
         return RunRow(record_batch, value, _decoded(value))
 
-    def _write(self, key: bytes, run: RunRow, kept: FoldState | EndedRun) -> None:
-        run.value = kept.to_bytes()
-        run.changed = False
-        with table_writes_for(run.record_batch):
-            self._table[key] = run.value
-            self._forget_decoded(key)
-            if isinstance(kept, EndedRun):
-                self._remember_ended(kept.partition, key)
+    def _write(self, key: bytes, row: RunRow, content: FoldState | EndedRun) -> None:
+        row.value = content.to_bytes()
+        row.changed = False
+        with table_writes_for(row.record_batch):
+            self._table[key] = row.value
+            self._remove_from_cache(key)
+            if isinstance(content, EndedRun):
+                self._add_ended(content.partition, key)
             else:
-                self._remember_decoded(key, run)
+                self._add_to_cache(key, row)
 
-    def _remember_decoded(self, key: bytes, run: RunRow) -> None:
-        self._decoded[key] = run
-        self._decoded_bytes += len(run.value or b"")
+    def _add_to_cache(self, key: bytes, row: RunRow) -> None:
+        self._decoded[key] = row
+        self._decoded_bytes += len(row.value or b"")
         while len(self._decoded) > MAX_DECODED_RUNS or self._decoded_bytes > MAX_DECODED_BYTES:
-            self._forget_decoded(next(iter(self._decoded)))
+            self._remove_from_cache(next(iter(self._decoded)))
 
-    def _forget_decoded(self, key: bytes) -> None:
-        known = self._decoded.pop(key, None)
-        if known is not None:
-            self._decoded_bytes -= len(known.value or b"")
+    def _remove_from_cache(self, key: bytes) -> None:
+        row = self._decoded.pop(key, None)
+        if row is not None:
+            self._decoded_bytes -= len(row.value or b"")
 
-    def _remember_ended(self, partition: int, key: bytes) -> None:
-        """Note that a run has ended, and drop the longest ended of too many from the table."""
+    def _add_ended(self, partition: int, key: bytes) -> None:
+        """Note that a run has ended; delete the oldest ended runs beyond the limit."""
         if self._ended is None:
-            self._ended = ended_in(self._table)
+            self._ended = ended_by_partition(self._table)
         ended = self._ended.setdefault(partition, deque())
         if key not in ended:
             ended.append(key)
@@ -196,8 +197,8 @@ class RunTable:
                 del self._table[oldest]
 
 
-def ended_in(table: Mapping[bytes, bytes]) -> dict[int, deque[bytes]]:
-    """Return the keys of the runs that are over, by partition, the longest ended first."""
+def ended_by_partition(table: Mapping[bytes, bytes]) -> dict[int, deque[bytes]]:
+    """Return the keys of the ended runs by partition, the longest ended first."""
     found: dict[int, list[tuple[int, bytes]]] = {}
     for key, value in table.items():
         if value and value.startswith(ENDED_PREFIX):

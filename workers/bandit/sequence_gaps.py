@@ -1,29 +1,32 @@
-"""A report is missing: was it lost on its way to this worker, or is it not on the topic at all?"""
+"""Check whether a report missing from a run is on the topic or was never written to it."""
 
+from esper.errors import EsperError
 from esper.topics.bus import OffsetRange, Record, find_record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import SeedReport
 from esper.workers.bandit.run_table import RunRow
 
 
-class ReportSkipped(Exception):
-    """A report stands on the topic and was not folded: the worker must read it again."""
+class ReportSkipped(EsperError):
+    """A report is on the topic but was not folded: the worker must stop and read it again."""
 
 
-async def require_missing(
-    bootstrap_servers: str, run: RunRow, record: Record, report: SeedReport
+async def require_report_missing(
+    bootstrap_servers: str, row: RunRow, record: Record, report: SeedReport
 ) -> None:
-    """Read the log up to a record that is not the next of its run; return if the next is not there.
+    """Search the log before `record` for the report that should precede it; return if not found.
 
-    Then no restart can bring it: it was never sent, was sent out of order, or could not be read.
+    A report that is not on the topic was never sent, was sent out of order or is undecodable; no
+    restart of the worker can recover it.
 
     Raises:
-        ReportSkipped: it stands before the record; the message says where.
+        ReportSkipped: the report is on the topic before `record`; the message has its offset.
+        ValueError: the run has no folded report.
     """
-    if run.kept is None:
-        raise ValueError(f"run {report.run_id} has no report yet that another could follow")
-    missing = run.kept.last_seq + 1
-    span = OffsetRange(record.topic, record.partition, run.last_offset + 1, record.offset)
+    if row.content is None:
+        raise ValueError(f"run {report.run_id} has no folded report to follow")
+    missing = row.content.last_seq + 1
+    span = OffsetRange(record.topic, record.partition, row.last_offset + 1, record.offset)
 
     def is_missing(found: Record) -> bool:
         try:
@@ -34,7 +37,7 @@ async def require_missing(
     found = await find_record(bootstrap_servers, span, report.run_id.encode(), is_missing)
     if found is not None:
         raise ReportSkipped(
-            f"run {report.run_id}: report {missing} stands at {found.topic}[{found.partition}]"
-            f"@{found.offset} and was skipped on the way to {report.seq}; if this returns after a "
-            "restart, stop the workers and set the group's offset back to it"
+            f"run {report.run_id}: report {missing} is at {found.topic}[{found.partition}]"
+            f"@{found.offset} and was skipped before report {report.seq}; restart the worker, "
+            "and if this error returns, stop the workers and reset the group's offset to that record"
         )

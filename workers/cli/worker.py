@@ -5,28 +5,28 @@ import typer
 from esper.settings import Settings
 
 app = typer.Typer(
-    help="Run one worker in the foreground until SIGTERM. Settings come from the environment.",
+    help="Run one worker in the foreground until SIGTERM; settings come from the environment.",
     no_args_is_help=True,
 )
 
 
 @app.command("compile")
 def compile_worker() -> None:
-    """Plan and compile: blueprints and runs in, signed kernels out."""
-    from esper.workers.compile.worker import run_compile_worker
-    from esper.workers.faust.logs import configure
+    """Compile the blueprints for every open run: blueprints and runs in, signed kernels out."""
+    from esper.workers.compile import run_compile_worker
+    from esper.workers.faust import configure_logging
 
     settings = Settings()
-    configure(settings.log_format)
+    configure_logging(settings.log_format)
     raise typer.Exit(run_compile_worker(settings))
 
 
 @app.command("bandit")
 def bandit_worker() -> None:
-    """Decide: reports in, adaptation decisions out."""
-    from esper.workers.bandit.worker import run_bandit_worker
-    from esper.workers.faust.logs import configure
+    """Decide for every run: reports in, adaptation decisions out."""
+    from esper.workers.bandit import run_bandit_worker
+    from esper.workers.faust import configure_logging
 
     settings = Settings()
-    configure(settings.log_format)
+    configure_logging(settings.log_format)
     raise typer.Exit(run_bandit_worker(settings))

@@ -50,8 +50,8 @@ from esper.workers.faust.metrics import (
     KERNELS_COMPILED,
     REQUEST_TO_READY_SECONDS,
     STORE_RETRIES,
-    note_steps,
-    served,
+    metrics_server,
+    observe_steps,
 )
 
 log = structlog.get_logger()
@@ -154,7 +154,7 @@ class Compiler:
         )
         self._remember(ready)
         KERNELS_COMPILED.labels(CompileStatus.READY, "").inc()
-        note_steps(timings_ms)
+        observe_steps(timings_ms)
         REQUEST_TO_READY_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
 
     async def _reject(
@@ -258,7 +258,7 @@ def run_compile_worker(settings: Settings) -> int:
             2 * settings.compile_processes + 1,
         )
         Planner(app, producer)
-        with served(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
+        with metrics_server(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
             return run(app, topics=_expected(topics), close=producer.stop)
 
 

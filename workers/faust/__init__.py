@@ -1,7 +1,7 @@
-"""What both workers run on: a Faust app with guards, dead letters, metrics and logs.
+"""The runtime of both workers: a guarded Faust app, dead letters, metrics and logs.
 
-Records come in from Kafka; the agents of a worker process them in order. `guards` closes the
-ways in which Faust alone loses records.
+In: records of Kafka, processed in order by the agents of a worker. Out: calls of the agents, dead
+letters, `/metrics` and `/healthz`. `guards` closes the ways in which plain Faust loses records.
 """
 
 from esper.workers.faust.app import (
@@ -31,8 +31,8 @@ from esper.workers.faust.guards import (
     records_of,
     table_writes_for,
 )
-from esper.workers.faust.logs import configure
-from esper.workers.faust.metrics import served
+from esper.workers.faust.logs import configure_logging
+from esper.workers.faust.metrics import metrics_server
 
 __all__ = [
     "EXIT_FAILED",
@@ -49,9 +49,10 @@ __all__ = [
     "WorkerError",
     "batch_topic",
     "bytes_table",
-    "configure",
+    "configure_logging",
     "is_ready",
     "make_app",
+    "metrics_server",
     "process_batches",
     "process_in_order",
     "raw_topic",
@@ -60,7 +61,6 @@ __all__ = [
     "records_of",
     "run",
     "send_to_dlq",
-    "served",
     "table_writes_for",
     "verify_topics",
 ]

@@ -1,4 +1,4 @@
-"""Making a Faust app with the settings that were measured to work, and running it to its end."""
+"""Create a guarded Faust app with fixed settings, and run it until it stops."""
 
 import asyncio
 import logging
@@ -15,6 +15,7 @@ from uuid import uuid4
 from faust.tables.manager import TableManager
 from faust.types import TopicT
 
+from esper.errors import EsperError
 from esper.topics.bus import BrokerUnreachable, partition_counts
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.workers.faust.guards import ALL, ConfirmedTable, Guard, GuardedApp, RecordBatchSchema
@@ -26,15 +27,15 @@ EXIT_FAILED = 1
 EXIT_TOPICS_NOT_READY = 2
 
 STOP_SLACK_S = 15.0
-"""How much longer than its drain a stop may take before the process is ended."""
+"""Seconds that a shutdown may take beyond `drain_timeout_s` before the process is ended."""
 
 
-class WorkerError(Exception):
-    """Base of what keeps a worker from running."""
+class WorkerError(EsperError):
+    """Base of errors that keep a worker from running."""
 
 
 class TopicsNotReady(WorkerError):
-    """Topics are missing or have the wrong number of partitions; the message names each."""
+    """Topics are missing or have a wrong partition count; the message names each of them."""
 
 
 def make_app(
@@ -50,8 +51,9 @@ def make_app(
 ) -> GuardedApp:
     """Return a Faust app that creates no topics, serves no web pages and reads no environment.
 
-    `instance_id`, if given, must be unique in the group and the same after a restart: the broker
-    then hands the worker its partitions back at once. Without it each start is a new member.
+    `instance_id` enables static membership: it must be unique in the consumer group and the same
+    after a restart, so that the broker assigns the same partitions again without a rebalance.
+    Without it each start joins as a new member.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     member = instance_id or uuid4().hex
@@ -59,16 +61,16 @@ def make_app(
         app_id,
         guards=guards,
         drain_timeout_s=drain_timeout_s,
-        env={},  # Faust lets variables such as TIMEZONE or BROKER_URL overrule these arguments
+        env={},  # otherwise variables such as TIMEZONE or BROKER_URL override these arguments
         broker=[f"kafka://{server}" for server in bootstrap_servers.split(",")],
         broker_client_id=f"{app_id}-{member}",
         broker_session_timeout=session_timeout_s,
         broker_heartbeat_interval=heartbeat_interval_s,
         consumer_group_instance_id=instance_id,
         consumer_auto_offset_reset="earliest",
-        # The assignor tells members apart by their address; nothing listens there.
+        # The assignor identifies members by this address; nothing listens there.
         canonical_url=f"http://{member}",
-        producer_linger=0.0,  # each batch of records waits for its table writes
+        producer_linger=0.0,  # each record batch waits for its table writes
         producer_max_request_size=MAX_MESSAGE_BYTES,
         store="memory://",
         datadir=data_dir,
@@ -80,7 +82,7 @@ def make_app(
 
 
 def raw_topic(app: GuardedApp, name: str) -> TopicT:
-    """Return a topic whose keys and values reach the agent as the broker's bytes, or None."""
+    """Return a topic whose keys and values reach the agent as bytes or None, undecoded."""
     return app.topic(
         name,
         key_type=bytes,
@@ -91,22 +93,22 @@ def raw_topic(app: GuardedApp, name: str) -> TopicT:
 
 
 def batch_topic(app: GuardedApp, name: str) -> TopicT:
-    """Return a topic whose records reach the agent in parcels, for `process_batches`."""
-    app.parcelled.add(name)
+    """Return a topic whose records reach the agent as record batches, for `process_batches`."""
+    app.batched_topics.add(name)
     return app.topic(name, schema=RecordBatchSchema())
 
 
 def bytes_table(app: GuardedApp, name: str, partitions: int) -> ConfirmedTable:
-    """Return a table of bytes by bytes, with as many partitions as the topic that feeds it."""
+    """Return a bytes-to-bytes table; `partitions` is that of the topic its agent reads."""
     table = app.Table(name, key_type=bytes, value_type=bytes, partitions=partitions)
     return cast(ConfirmedTable, table)
 
 
 async def verify_topics(bootstrap_servers: str, expected: Mapping[str, int]) -> None:
-    """Compare the broker's topics with the expected partition counts, by name.
+    """Compare the broker's topics with `expected`: partition counts by topic name.
 
     Raises:
-        TopicsNotReady: one or more are missing or have another count.
+        TopicsNotReady: a topic is missing or has another partition count.
         BrokerUnreachable: no broker answers.
     """
     found = await partition_counts(bootstrap_servers)
@@ -122,10 +124,10 @@ async def verify_topics(bootstrap_servers: str, expected: Mapping[str, int]) -> 
 
 
 def is_ready(app: GuardedApp) -> bool:
-    """Whether the app has its partitions and its tables, and no rebalance is under way.
+    """Return whether the app has its partitions and restored tables, and no rebalance runs.
 
-    Safe to call from any thread: before the first rebalance it reads plain attributes only,
-    because Faust makes its services on first use and binds them to the loop of that thread.
+    Safe from any thread: before the first rebalance this reads plain attributes only, because
+    Faust creates its services on first use and binds them to the event loop of that thread.
     """
     if app.rebalancing_count == 0 or app.rebalancing:
         return False
@@ -133,7 +135,7 @@ def is_ready(app: GuardedApp) -> bool:
 
 
 async def _nothing() -> None:
-    """What a worker without connections of its own has to close."""
+    """Do nothing: the default for `close`."""
 
 
 def run(
@@ -144,16 +146,17 @@ def run(
 ) -> int:
     """Run the app until SIGTERM, SIGINT or a failure, and return the exit code of the process.
 
-    `close` is awaited on the app's loop after its agents have ended.
+    `topics` maps the topics that the app reads and writes to their partition counts; these topics
+    and the tables' changelogs are verified first. `close` is awaited on the app's event loop after
+    its agents have ended.
 
-    `topics` are the topics the app reads and writes, with their partition counts; they and the
-    changelogs of its tables are verified first. Code 0: stopped with everything it had begun
-    done; 1: failed, or stopped with work unfinished; 2: topics are not as they must be.
+    Exit code 0: stopped with no record in flight. 1: failed, or stopped with records in flight.
+    2: a topic is missing or has a wrong partition count.
     """
-    logging.disable(logging.DEBUG)  # Faust builds its debug records even when nobody reads them
+    logging.disable(logging.DEBUG)  # Faust builds debug records even at a higher log level
     for library in ("faust", "mode"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # Ten errors a second while a broker is away; the producer says it once.
+    # aiokafka logs ten errors a second while the broker is away; the producer logs one.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         return asyncio.run(_run(app, topics, close))
@@ -174,22 +177,22 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
     app.in_worker = True
-    life = asyncio.create_task(_live(app))
+    running = asyncio.create_task(_run_app(app))
     stopping = asyncio.create_task(signalled.wait())
-    await asyncio.wait({life, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping %s", app.conf.id)
     with _ended_after(app.drain_timeout_s + STOP_SLACK_S):
         await app.stop()
-        for task in (life, stopping):
+        for task in (running, stopping):
             task.cancel()
-        outcomes = await asyncio.gather(life, return_exceptions=True)
+        outcomes = await asyncio.gather(running, return_exceptions=True)
         await close()
     crashed = any(isinstance(outcome, Exception) for outcome in outcomes)
     return EXIT_FAILED if app.failed or crashed else EXIT_STOPPED
 
 
-async def _live(app: GuardedApp) -> None:
-    """Start the app and return when it has crashed or was stopped."""
+async def _run_app(app: GuardedApp) -> None:
+    """Start the app; return when it has crashed or was stopped."""
     await app.start()
     await app.wait_until_stopped()
 
@@ -200,7 +203,7 @@ def _changelogs(app: GuardedApp) -> dict[str, int]:
 
 @contextmanager
 def _ended_after(timeout_s: float) -> Iterator[None]:
-    """End the process if the block takes longer: a thread of Faust can keep a stop from ending."""
+    """End the process if the block takes longer: a thread of Faust can block a shutdown forever."""
 
     def end() -> None:
         log.critical("the worker did not stop within %.0f s; ending the process", timeout_s)

@@ -1,4 +1,4 @@
-"""From a Faust event to one of ours: the record, decoded, or put among the dead letters."""
+"""Decode the record of a Faust event, or send it to its dead letter topic."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -16,14 +16,14 @@ log = structlog.get_logger()
 
 
 class DlqReason(StrEnum):
-    """Why a record lies among the dead letters, as metrics have it; its headers say it in words."""
+    """Why a record was sent to the dead letter topic: a metric label. Its headers have the text."""
 
     UNDECODABLE = "undecodable"
     WRONG_KEY = "wrong-key"
-    UNOPENED = "unopened"
+    NO_RUN_CONFIG = "no-run-config"
     UNFOLDABLE = "unfoldable"
     CLOSED = "closed"
-    HOLE = "hole"
+    SEQUENCE_GAP = "sequence-gap"
     CONTRADICTION = "contradiction"
     BROKEN = "broken"
 
@@ -32,9 +32,9 @@ E = TypeVar("E", bound=Event)
 
 
 def record_of(event: EventT[bytes]) -> Record:
-    """Return the record that a Faust event wraps."""
+    """Return the Kafka record of a Faust event."""
     message = event.message
-    # Faust's annotation allows a mapping as well; its Kafka driver always gives pairs.
+    # Faust's annotation also allows a mapping; its Kafka driver always returns pairs.
     headers = cast("Sequence[tuple[str, bytes | None]]", message.headers or ())
     return Record(
         topic=message.topic,
@@ -48,7 +48,7 @@ def record_of(event: EventT[bytes]) -> Record:
 
 
 async def read(model: type[E], record: Record, producer: Producer) -> E | None:
-    """Return the event in a record; None when it is none and lies among the dead letters now."""
+    """Return the decoded event; send an undecodable record to the DLQ and return None."""
     RECORDS.labels(record.topic).inc()
     try:
         return decode(model, record.value)
@@ -57,10 +57,10 @@ async def read(model: type[E], record: Record, producer: Producer) -> E | None:
         return None
 
 
-async def send_to_dlq(record: Record, unfit: DlqReason, reason: str, producer: Producer) -> None:
-    """Put a record's untouched bytes among the dead letters, where a person will look."""
+async def send_to_dlq(record: Record, label: DlqReason, reason: str, producer: Producer) -> None:
+    """Send a record's unchanged bytes to its dead letter topic, count it and log it."""
     await producer.dead_letter(record, reason)
-    DEAD_LETTERS.labels(record.topic, unfit).inc()
+    DEAD_LETTERS.labels(record.topic, label).inc()
     log.warning(
         "dead letter",
         topic=record.topic,

@@ -1,4 +1,4 @@
-"""Log lines of the processes: for people on a console, or as JSON for a collector."""
+"""Log format of the workers: readable lines on a console, or JSON for a log collector."""
 
 import logging
 import sys
@@ -7,8 +7,8 @@ from typing import Literal
 import structlog
 
 
-def configure(style: Literal["console", "json"], level: int = logging.INFO) -> None:
-    """Send the standard library's and structlog's lines to standard error in one form."""
+def configure_logging(style: Literal["console", "json"], level: int = logging.INFO) -> None:
+    """Write the records of `logging` and structlog to standard error in one format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

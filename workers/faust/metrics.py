@@ -1,7 +1,7 @@
-"""What a worker tells Prometheus, and the small server that tells it.
+"""The Prometheus metrics of the workers, and the HTTP server for metrics and health.
 
-`GET /metrics` has the metrics below; `GET /healthz` answers 200 once the worker has its
-partitions and tables, and 503 before and during a rebalance.
+`GET /metrics` returns the metrics below. `GET /healthz` returns 200 when the worker has its
+partitions and restored tables, and 503 before and during a rebalance.
 """
 
 import threading
@@ -15,52 +15,60 @@ from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-RECORDS = Counter("esper_records_total", "Records worked through.", ["topic"])
+RECORDS = Counter("esper_records_total", "Records processed.", ["topic"])
 DEAD_LETTERS = Counter(
-    "esper_dead_letters_total", "Records put among the dead letters.", ["topic", "reason"]
+    "esper_dead_letters_total", "Records sent to a dead letter topic.", ["topic", "reason"]
 )
 OPEN_RUNS = Gauge("esper_open_runs", "Runs for which kernels are planned.")
 KNOWN_BLUEPRINTS = Gauge("esper_known_blueprints", "Blueprints offered to every new site.")
-KERNELS_REQUESTED = Counter("esper_kernels_requested_total", "Units of compile work planned.")
+KERNELS_REQUESTED = Counter("esper_kernels_requested_total", "Kernels requested by the planner.")
 KERNELS_COMPILED = Counter(
-    "esper_kernels_compiled_total", "Compile attempts, by how they ended.", ["status", "reason"]
+    "esper_kernels_compiled_total", "Compile attempts, by status.", ["status", "reason"]
 )
-COMPILING = Gauge("esper_compiling", "Compile attempts under way.")
+COMPILING = Gauge("esper_compiling", "Compile attempts in progress.")
 BUILD_SECONDS = Histogram(
     "esper_build_seconds", "Compile and validate one kernel.", buckets=SHORT_S
 )
 STEP_SECONDS = Histogram(
     "esper_build_step_seconds",
-    "Steps of building one kernel, waits included.",
+    "Steps of building one kernel, queueing included.",
     ["step"],
     buckets=SHORT_S,
 )
 REQUEST_TO_READY_SECONDS = Histogram(
     "esper_request_to_ready_seconds", "From kernel-requested to kernel-ready.", buckets=SHORT_S
 )
-STORE_RETRIES = Counter("esper_store_retries_total", "Kernels put again after the store failed.")
+STORE_RETRIES = Counter(
+    "esper_store_retries_total", "Retries of storing a kernel after the store failed."
+)
 REPORTS_FOLDED = Counter("esper_reports_folded_total", "Reports folded into the state of a run.")
-REPORTS_REPEATED = Counter("esper_reports_repeated_total", "Reports ignored as folded before.")
+REPORTS_REPEATED = Counter(
+    "esper_reports_repeated_total", "Reports ignored because they were folded before."
+)
 RUNS_CLOSED = Counter("esper_runs_closed_total", "Runs whose closing report was folded.")
 RUNS_BROKEN = Counter(
-    "esper_runs_broken_total", "Runs in which nothing is decided any more.", ["reason"]
+    "esper_runs_broken_total",
+    "Runs that get no more decisions because of an invalid report.",
+    ["reason"],
 )
 DECISIONS = Counter("esper_decisions_total", "Decisions published, by strategy.", ["strategy"])
 REPORT_TO_DECISION_SECONDS = Histogram(
     "esper_report_to_decision_seconds", "From a report's record to its decision.", buckets=SHORT_S
 )
 RUNS_REMEMBERED = Counter(
-    "esper_runs_remembered_total", "Closed runs, by whether later ones learn of them.", ["outcome"]
+    "esper_runs_remembered_total",
+    "Closed runs, by whether the memory of their task family has them.",
+    ["outcome"],
 )
 
 CLOCKS_OFF = Counter(
     "esper_report_clocks_off_total",
-    "Decisions on reports whose record has a time that cannot be right.",
+    "Decisions whose report has an implausible record timestamp.",
     ["direction"],
 )
 
 MAX_LATENCY_S = 24 * 60 * 60.0
-"""A report older than that was stamped by a clock that is wrong, or waited for a worker."""
+"""An older report has a wrong timestamp or waited for a worker; its latency is not observed."""
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
@@ -71,18 +79,18 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Probes come every few seconds; their lines would bury the worker's own."""
+        """Log nothing: probes come every few seconds."""
 
 
-def note_steps(timings_ms: Mapping[str, float]) -> None:
-    """Observe the steps of one kernel; their parts, named `step.part`, are in its record only."""
+def observe_steps(timings_ms: Mapping[str, float]) -> None:
+    """Observe the build steps of one kernel; skip their parts, which are named `step.part`."""
     for step, taken_ms in timings_ms.items():
         if "." not in step:
             STEP_SECONDS.labels(step).observe(taken_ms / 1000)
 
 
-def note_latency(reported_s: float, decided_s: float) -> None:
-    """Observe how long a decision took; both times are since the epoch, by two clocks."""
+def observe_latency(reported_s: float, decided_s: float) -> None:
+    """Observe the time from a report to its decision; both are Unix times, of two clocks."""
     latency_s = decided_s - reported_s
     if latency_s < 0:
         CLOCKS_OFF.labels("ahead").inc()
@@ -94,8 +102,8 @@ def note_latency(reported_s: float, decided_s: float) -> None:
 
 
 @contextmanager
-def served(host: str, port: int, is_ready: Callable[[], bool]) -> Iterator[None]:
-    """Serve metrics and health on a thread while the block runs; port 0 serves nothing."""
+def metrics_server(host: str, port: int, is_ready: Callable[[], bool]) -> Iterator[None]:
+    """Serve metrics and health on a thread while the block runs; port 0 disables the server."""
     if port == 0:
         yield
         return
@@ -106,7 +114,7 @@ def served(host: str, port: int, is_ready: Callable[[], bool]) -> Iterator[None]
         if path == "/metrics":
             return metrics(environ, start)  # type: ignore[no-any-return]
         if path != "/healthz":
-            return _plain(start, "404 Not Found", b"/metrics and /healthz are served here\n")
+            return _plain(start, "404 Not Found", b"not found: use /metrics or /healthz\n")
         if is_ready():
             return _plain(start, "200 OK", b"ready\n")
         return _plain(start, "503 Service Unavailable", b"waiting for partitions or tables\n")

@@ -1,4 +1,4 @@
-"""What the bandit's table holds of a run, and when the state decoded beside it counts."""
+"""The bandit's table of runs, and when its cache of decoded states is used."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from esper.workers.bandit.run_table import RECENT_REPORTS, EndedRun, RunEnd, Run
 
 
 class Table(dict[bytes, bytes]):
-    """What a table is to its runs: a mapping of bytes by bytes that can be waited for."""
+    """Stands for a `ConfirmedTable`: a mapping whose writes are confirmed at once."""
 
     async def confirmed(self) -> None:
-        """Nothing is under way."""
+        """Return: there are no unconfirmed writes."""
 
 
 class RecordBatch:
-    """Tells a real table which partition is written to; here it tells nothing."""
+    """Stands for a Faust event; only a real table reads its partition."""
 
 
 def report(run_id: str, seq: int) -> SeedReport:
@@ -43,32 +43,32 @@ class Worker:
 
     def __init__(self, table: Mapping[bytes, bytes]) -> None:
         self.table: Any = table
-        self.runs = RunTable(self.table)
+        self.run_table = RunTable(self.table)
         self.record_batch: Any = RecordBatch()
 
     def fold(self, run_id: str, seq: int, *, write: bool = True) -> None:
-        """One batch of one report; without `write` it comes to nothing."""
-        self.runs.begin()
-        run = self.runs.of(self.record_batch, run_id)
-        told = report(run_id, seq)
-        assert not isinstance(run.kept, EndedRun)
-        state, _ = fold(run.kept, told, cause_of(record(run_id, seq), told))
-        run.fold_into(state, record(run_id, seq), seq, sha256_of(encode(told)))
+        """Fold one report as one batch; without `write` the batch is dropped."""
+        self.run_table.begin_batch()
+        run = self.run_table.row(self.record_batch, run_id)
+        current = report(run_id, seq)
+        assert not isinstance(run.content, EndedRun)
+        state, _ = fold(run.content, current, cause_of(record(run_id, seq), current))
+        run.update(state, record(run_id, seq), seq, sha256_of(encode(current)))
         if write:
-            asyncio.run(self.runs.write())
+            asyncio.run(self.run_table.write())
 
     def end(self, run_id: str, offset: int) -> None:
         """Open a run and close it by the record at `offset`."""
         self.fold(run_id, 0)
-        self.runs.begin()
-        run = self.runs.of(self.record_batch, run_id)
+        self.run_table.begin_batch()
+        run = self.run_table.row(self.record_batch, run_id)
         run.end(RunEnd.CLOSED, record(run_id, 1, offset), "closed")
-        asyncio.run(self.runs.write())
+        asyncio.run(self.run_table.write())
 
     def last_seq(self, run_id: str) -> int:
-        """The last report that the next batch will take for folded."""
-        self.runs.begin()
-        kept = self.runs.of(self.record_batch, run_id).kept
+        """Return the last folded report that the next batch sees; -1 without one."""
+        self.run_table.begin_batch()
+        kept = self.run_table.row(self.record_batch, run_id).content
         return -1 if kept is None else kept.last_seq
 
 
@@ -89,7 +89,7 @@ def test_a_state_stays_decoded_while_the_table_holds_its_bytes(
     assert worker.last_seq("run") == 0
 
 
-def test_a_state_that_another_worker_wrote_is_decoded_anew(worker: Worker) -> None:
+def test_a_state_that_another_worker_wrote_is_decoded_again(worker: Worker) -> None:
     worker.fold("run", 0)
     other = Worker(Table(worker.table))
     other.fold("run", 1)
@@ -97,47 +97,47 @@ def test_a_state_that_another_worker_wrote_is_decoded_anew(worker: Worker) -> No
     assert worker.last_seq("run") == 1
 
 
-def test_a_run_whose_state_is_gone_from_the_table_has_none(worker: Worker) -> None:
+def test_a_run_missing_from_the_table_has_no_state(worker: Worker) -> None:
     worker.fold("run", 0)
     worker.table.clear()
     assert worker.last_seq("run") == -1
 
 
-def test_a_batch_that_came_to_nothing_leaves_no_trace(worker: Worker) -> None:
-    """It was cancelled by a rebalance, say: its reports are read again."""
+def test_a_dropped_batch_changes_nothing(worker: Worker) -> None:
+    """A rebalance cancels a batch, for example; its reports are read again."""
     worker.fold("run", 0)
     worker.fold("run", 1, write=False)
     assert worker.last_seq("run") == 0
-    assert list(worker.runs.of(worker.record_batch, "run").recent) == [0]
+    assert list(worker.run_table.row(worker.record_batch, "run").recent) == [0]
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MAX_DECODED_RUNS", 3), ("MAX_DECODED_BYTES", 900)])
-def test_no_more_states_stay_decoded_than_the_limits_allow(
+def test_the_cache_stays_within_its_limits(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
     monkeypatch.setattr(run_table, limit, most)
     for number in range(20):
         worker.fold(f"run-{number}", 0)
-    kept = worker.runs._decoded
-    held = {"MAX_DECODED_RUNS": len(kept), "MAX_DECODED_BYTES": worker.runs._decoded_bytes}
+    kept = worker.run_table._decoded
+    held = {"MAX_DECODED_RUNS": len(kept), "MAX_DECODED_BYTES": worker.run_table._decoded_bytes}
     assert 0 < held[limit] <= most
-    assert worker.runs._decoded_bytes == sum(len(run.value or b"") for run in kept.values())
+    assert worker.run_table._decoded_bytes == sum(len(run.value or b"") for run in kept.values())
     assert list(kept)[-1] == b"run-19"
     assert all(worker.last_seq(f"run-{number}") == 0 for number in range(20))
 
 
-def test_digests_are_known_of_the_last_reports_only(worker: Worker) -> None:
+def test_only_the_digests_of_the_last_reports_are_kept(worker: Worker) -> None:
     for seq in range(RECENT_REPORTS + 10):
         worker.fold("run", seq)
-    recent = worker.runs.of(worker.record_batch, "run").recent
+    recent = worker.run_table.row(worker.record_batch, "run").recent
     assert list(recent) == list(range(10, RECENT_REPORTS + 10))
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_of_the_runs_that_ended_the_last_ones_are_remembered(
+def test_only_the_last_ended_runs_are_kept(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
-    """In the order in which they ended, also where the table was filled by a recovery."""
+    """The order is that in which the runs ended, also after the table was restored."""
     monkeypatch.setattr(run_table, "ENDED_PER_PARTITION", 4)
     worker.fold("under-way", 0)
     for number in range(4):
@@ -149,11 +149,11 @@ def test_of_the_runs_that_ended_the_last_ones_are_remembered(
     assert set(worker.table) == {b"under-way", b"run-7", b"run-6", b"run-5", b"run-4"}
 
 
-def test_a_state_is_never_taken_for_a_run_that_ended(worker: Worker) -> None:
-    """They are told apart by how their bytes begin."""
+def test_a_state_is_never_decoded_as_an_ended_run(worker: Worker) -> None:
+    """The first bytes of the value distinguish the two."""
     worker.fold("run", 0)
     assert not worker.table[b"run"].startswith(b'{"ended"')
     worker.end("over", 7)
-    kept = RunTable(worker.table).of(worker.record_batch, "over").kept
+    kept = RunTable(worker.table).row(worker.record_batch, "over").content
     assert isinstance(kept, EndedRun)
     assert kept.offset == 7

@@ -134,7 +134,7 @@ class Scenario:
         tame: bool = False,
         instance_id: str | None = None,
         slow_seek_s: float = 0.0,
-        max_out_bytes: int = 0,
+        max_in_flight_bytes: int = 0,
     ) -> Worker:
         """Start one more worker of the group."""
         index = len(self.workers)
@@ -148,7 +148,7 @@ class Scenario:
             "--journal": str(journal),
             "--data-dir": str(self._directory / f"data-{index}"),
             "--slow-seek": str(slow_seek_s),
-            "--max-out-bytes": str(max_out_bytes),
+            "--max-in-flight-bytes": str(max_in_flight_bytes),
         }
         if instance_id:
             arguments["--instance-id"] = instance_id

@@ -111,7 +111,7 @@ def test_a_record_that_never_ends_delays_sigterm_for_a_limited_time_and_is_read_
     first.wait_for("start", 1)
     first.terminate()
     assert first.exit_code(timeout_s=10) == 1
-    assert "records still in work" in first.output()
+    assert "records still in flight" in first.output()
 
     scenario.take_what_is_left()
     assert 1 in scenario.done()

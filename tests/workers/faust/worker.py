@@ -60,7 +60,7 @@ class Handler:
         await self._handle(event.value, event.message.partition, event.message.offset)
 
     async def record(self, record: Record) -> None:
-        """The same for a record of a parcel."""
+        """Handle one record of a record batch."""
         await self._handle(record.value or b"", record.partition, record.offset)
 
     async def _handle(self, value: bytes, partition: int, offset: int) -> None:
@@ -178,8 +178,8 @@ def main() -> int:
     }
     topic_of = batch_topic if options.agent == "in-batches" else raw_topic
     app.agent(topic_of(app, options.topic), name="agent")(agents[options.agent]())
-    if options.max_out_bytes:
-        guarded.MAX_OUT_BYTES = options.max_out_bytes
+    if options.max_in_flight_bytes:
+        guarded.MAX_IN_FLIGHT_BYTES = options.max_in_flight_bytes
     if options.slow_seek:
         _slow_down_seeks(options.slow_seek)
 
@@ -209,7 +209,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--partitions", type=int)
     parser.add_argument("--slow-seek", type=float, default=0.0)
-    parser.add_argument("--max-out-bytes", type=int, default=0)
+    parser.add_argument("--max-in-flight-bytes", type=int, default=0)
     parser.add_argument("--guards", nargs="*", default=[])
     parser.add_argument("--tame", action="store_true")
     return parser.parse_args()

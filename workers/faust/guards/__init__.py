@@ -1,9 +1,8 @@
-"""Faust without its four ways to lose records.
+"""A Faust app that does not lose records.
 
-A `GuardedApp` is a Faust app with the defects of `Guard` closed; `process_in_order` and
-`process_batches` are how its agents work through a stream, the latter in parcels of records.
-Records go in from the broker; what comes out is at least one call per record, and a committed
-offset that never overtakes the work.
+`GuardedApp` is a Faust app in which each defect named by `Guard` is closed. Its agents process a
+stream with `process_in_order`, or in batches of records with `process_batches`. In: records of
+Kafka. Out: at least one call per record, and a committed offset that never passes unfinished work.
 """
 
 from esper.workers.faust.guards.guard import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested

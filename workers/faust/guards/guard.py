@@ -1,20 +1,22 @@
-"""The defects of Faust that are guarded against, and the one version they were measured on."""
+"""The Faust defects that the guards close, and the one Faust version they are tested with."""
 
 from enum import StrEnum
 from importlib.metadata import version
 
+from esper.errors import EsperError
+
 TESTED_FAUST = "0.15.3"
 
 
-class UntestedFaust(ImportError):
-    """The installed Faust is not the one whose internals the guards were written for."""
+class UntestedFaust(EsperError, ImportError):
+    """The installed Faust is not the version whose internals the guards override."""
 
 
 def require_tested(found: str) -> None:
-    """Accept the tested version of faust-streaming and no other.
+    """Accept the tested version of faust-streaming only.
 
     Raises:
-        UntestedFaust: it is another; the guards override methods that may have changed.
+        UntestedFaust: `found` is another version, whose overridden methods may differ.
     """
     if found != TESTED_FAUST:
         raise UntestedFaust(
@@ -27,24 +29,26 @@ require_tested(version("faust-streaming"))
 
 
 class Guard(StrEnum):
-    """One way in which Faust alone loses records, or never comes to an end."""
+    """One way in which plain Faust loses records or hangs, and what the guard does about it."""
 
     COMMIT_GAPS = "commit-gaps"
-    """Faust commits past records still in work: the offsets acknowledged so far are not compared
-    with the oldest one handed out. Guarded: only the finished prefix of what was handed out."""
+    """Faust commits an offset past in-flight records: it does not compare the acknowledged offsets
+    with the oldest record handed to an agent. Guard: commit only up to the oldest in-flight record
+    of the partition."""
 
     REBALANCE_SEEK = "rebalance-seek"
-    """Faust seeks while records flow, then empties its buffers: what came in between is skipped.
-    Guarded: nothing flows during the seek, and partitions without a commit are sought as well."""
+    """After a rebalance Faust seeks while it fetches, then clears its buffers: records fetched in
+    between are skipped. Guard: pause fetching during the seek, and also seek partitions that have
+    no committed offset."""
 
     CRASH_ON_ERROR = "crash-on-error"
-    """Faust acknowledges the record whose processing raised, and goes on with the next one; where
-    what it awaited was cancelled, it reads no further and says nothing. Guarded: nothing is
-    committed any more and the app stops; the record is read again."""
+    """Faust acknowledges the record whose handler raised and continues with the next one; after a
+    cancelled await the agent stops reading without a log line. Guard: stop committing and end the
+    app, so that the record is read again."""
 
     DRAIN_ON_STOP = "drain-on-stop"
-    """Faust either acknowledges what is in work when it is told to stop, or waits for it without
-    end. Guarded: it waits for a limited time, then stops without acknowledging the rest."""
+    """On shutdown Faust either acknowledges in-flight records or waits for them without limit.
+    Guard: wait for a limited time, then stop without acknowledging the rest."""
 
 
 ALL = frozenset(Guard)

@@ -1,4 +1,4 @@
-"""Faust's consumer, recovery, agent and app, each with the overrides that close its defects."""
+"""Faust's consumer, producer, recovery, agent and app with the overrides that close its defects."""
 
 import asyncio
 import logging
@@ -19,20 +19,20 @@ from faust.types.tuples import ConsumerMessage
 
 from esper.topics.bus import Record
 from esper.workers.faust.guards.guard import ALL, Guard
-from esper.workers.faust.guards.record_batches import records_of, split, weight_of
+from esper.workers.faust.guards.record_batches import memory_bytes, records_of, split
 from esper.workers.faust.guards.table import ConfirmedTable
 
 log = logging.getLogger(__name__)
 
 FETCH_WAIT_S = 0.2
-"""How long one fetch waits for records: a rebalance has to wait for the fetch under way."""
+"""How long one fetch waits for records: a rebalance waits for the running fetch."""
 
-MAX_OUT_BYTES = 16 * 1024 * 1024
-"""No more is fetched while parcels of this weight are handed out and not finished."""
+MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
+"""Fetching pauses while record batches of this size are in flight."""
 
 
 class GuardedConsumer(Consumer):
-    """A consumer that commits what was finished, and no more."""
+    """A consumer that commits only offsets of finished records."""
 
     def __init__(
         self, transport: TransportT, callback: ConsumerCallback, *args: Any, **kwargs: Any
@@ -40,16 +40,16 @@ class GuardedConsumer(Consumer):
         self._guards = cast(GuardedApp, transport.app).guards
         self._delivered: defaultdict[TP, deque[Message]] = defaultdict(deque)
         self._halted = False
-        self._out_bytes = 0
-        self._room = asyncio.Event()
-        self._room.set()
-        self._hand_out = callback
+        self._in_flight_bytes = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._pass_to_agent = callback
         self._fetch_over = asyncio.Event()
         self._fetch_over.set()
         super().__init__(transport, self._deliver, *args, **kwargs)
 
     def halt_commits(self) -> None:
-        """Commit nothing from now on: what is not yet committed will be read again."""
+        """Commit nothing more: records after the committed offset are read again after a restart."""
         self._halted = True
 
     @property
@@ -60,36 +60,36 @@ class GuardedConsumer(Consumer):
     async def _deliver(self, message: Message) -> None:
         if self.app.topics.acks_enabled_for(message.topic):
             self._delivered[message.tp].append(message)
-        self._count_out(weight_of(message))
-        await self._hand_out(message)
+        self._add_in_flight(memory_bytes(message))
+        await self._pass_to_agent(message)
 
     def ack(self, message: Message) -> bool:
-        """Mark a message as finished; this makes room for others."""
+        """Mark a message as finished, so that more records may be fetched."""
         if not message.acked:
-            self._count_out(-weight_of(message))
+            self._add_in_flight(-memory_bytes(message))
         return super().ack(message)
 
-    def _count_out(self, weight: int) -> None:
-        # Parcels of an assignment before may be finished after the count began anew.
-        self._out_bytes = max(0, self._out_bytes + weight)
-        if self._out_bytes < MAX_OUT_BYTES:
-            self._room.set()
+    def _add_in_flight(self, size_bytes: int) -> None:
+        # A batch of a revoked partition may finish after the count was reset: keep it at 0 or more.
+        self._in_flight_bytes = max(0, self._in_flight_bytes + size_bytes)
+        if self._in_flight_bytes < MAX_IN_FLIGHT_BYTES:
+            self._has_room.set()
         else:
-            self._room.clear()
+            self._has_room.clear()
 
     def _forget_delivered(self) -> None:
-        """Forget what was handed out under the assignment before; it is read again."""
+        """Drop the in-flight records of the previous assignment: they are read again."""
         self._delivered.clear()
-        self._count_out(-self._out_bytes)
+        self._add_in_flight(-self._in_flight_bytes)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if not isinstance(record, list):
             return super()._to_message(tp, record)
         read_to = self._read_offset[tp] or 0
-        records = [each for each in record if each.offset >= read_to] or record
+        records = [item for item in record if item.offset >= read_to] or record
         message = super()._to_message(tp, records[-1])
         message.key, message.headers = None, []
-        # Faust hands the value on without looking at it.
+        # Faust passes the value on without reading it.
         message.value = cast(Any, tuple(map(Record.from_client, records)))
         return message
 
@@ -101,8 +101,8 @@ class GuardedConsumer(Consumer):
             return super()._new_offset(tp)
         delivered = self._delivered[tp]
         finished: int | None = None
-        # Faust's Python stream acks messages of an old generation without having started them;
-        # `tracked` tells them apart. Its compiled stream leaves them alone.
+        # Faust's Python stream acknowledges messages of an older generation that no agent started;
+        # these are not `tracked`. Its compiled stream does not acknowledge them.
         while delivered and delivered[0].acked and delivered[0].tracked:
             finished = delivered.popleft().offset + 1
         if finished is not None:
@@ -111,18 +111,17 @@ class GuardedConsumer(Consumer):
         return finished
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        # Offsets that the broker never hands out (compacted away) leave no hole in what was
-        # delivered, so the finished prefix needs no record of them. Neither do those that lie
-        # between the ends of two parcels.
-        parcelled = tp.topic in cast(GuardedApp, self.app).parcelled
-        if Guard.COMMIT_GAPS not in self._guards and not parcelled:
+        # Offsets without a record (compacted away) need no bookkeeping: the committed offset
+        # follows the delivered records. The same holds for offsets inside a record batch.
+        batched = tp.topic in cast(GuardedApp, self.app).batched_topics
+        if Guard.COMMIT_GAPS not in self._guards and not batched:
             await super()._add_gap(tp, offset_from, offset_to)
 
-    async def still(self) -> None:
-        """Stop the flow of records and wait until no fetch is under way.
+    async def pause_fetching(self) -> None:
+        """Stop the flow of records and wait until no fetch is running.
 
-        A fetch that outlives the pause takes records, of the changelogs too, from positions that
-        are about to change, and drops them: tables then wait for them without end.
+        A fetch that runs during a seek reads records (of changelogs too) from positions that are
+        about to change, and drops them: the table recovery then waits for them forever.
         """
         self.stop_flow()
         await self._fetch_over.wait()
@@ -130,48 +129,48 @@ class GuardedConsumer(Consumer):
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
         self._fetch_over.clear()
         try:
-            if not await self._has_room():
+            if not await self._wait_for_room():
                 return {}
             found = await super()._getmany(active_partitions, min(timeout, FETCH_WAIT_S))
-            return {tp: self._parcelled(tp, records) for tp, records in found.items()}
+            return {tp: self._batched(tp, records) for tp, records in found.items()}
         finally:
             self._fetch_over.set()
 
-    async def _has_room(self) -> bool:
-        if self._room.is_set():
+    async def _wait_for_room(self) -> bool:
+        if self._has_room.is_set():
             return True
         try:
-            await asyncio.wait_for(self._room.wait(), FETCH_WAIT_S)
+            await asyncio.wait_for(self._has_room.wait(), FETCH_WAIT_S)
         except TimeoutError:
             return False
-        # A rebalance may have begun meanwhile.
+        # A rebalance may have started during the wait.
         return self.flow_active
 
-    def _parcelled(self, tp: TP, records: list[Any]) -> list[Any]:
-        parcelled = tp.topic in cast(GuardedApp, self.app).parcelled
-        return list(split(records)) if parcelled else records
+    def _batched(self, tp: TP, records: list[Any]) -> list[Any]:
+        batched = tp.topic in cast(GuardedApp, self.app).batched_topics
+        return list(split(records)) if batched else records
 
     async def _wait_next_records(self, timeout: float) -> tuple[RecordMap | None, set[TP] | None]:
         records, active_partitions = await super()._wait_next_records(timeout)
         if Guard.REBALANCE_SEEK in self._guards and not self.flow_active:
-            return None, None  # else Faust seeks here as well, while the recovery does
+            return None, None  # Faust would seek here too, at the same time as the recovery
         return records, active_partitions
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Forget what was handed out under the assignment before; it is read again."""
+        """Drop the in-flight records of revoked partitions: they are read again."""
         self._forget_delivered()
         if Guard.REBALANCE_SEEK in self._guards:
-            await self.still()
+            await self.pause_fetching()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offsets, and to the beginning where nothing is committed."""
+        """Seek to the committed offsets, or to the beginning of partitions without one."""
         self._forget_delivered()
         await super().perform_seek()
         if Guard.REBALANCE_SEEK not in self._guards:
             return
-        # The client's own seek leaves partitions without a commit where they happen to be. Zero is
-        # the beginning even where the log starts later: the client then resets to its start.
+        # The client's own seek does not move partitions without a committed offset. Offset 0 also
+        # works where the log starts later: the client then resets to the log's start.
         uncommitted = [
             tp
             for tp in self.assignment()
@@ -182,45 +181,45 @@ class GuardedConsumer(Consumer):
 
 
 class ConfirmedProducer(Producer):
-    """A producer whose records every in-sync replica has, once, before they count as sent."""
+    """An idempotent producer that waits for all in-sync replicas (acks=all)."""
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
 
 
 class GuardedTransport(Transport):
-    """The Kafka transport with our consumer and producer."""
+    """The Kafka transport with the guarded consumer and the confirmed producer."""
 
     Consumer = GuardedConsumer
     Producer = ConfirmedProducer
 
 
-class QuietRecovery(Recovery):
-    """Ends the recovery of tables with the flow of records stopped until the seek is done."""
+class PausedRecovery(Recovery):
+    """A table recovery that pauses fetching until the seek after it is done."""
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """Seek and resume, for apps with tables."""
-        await cast(GuardedConsumer, self.app.consumer).still()
+        """Pause fetching, then seek and resume; Faust calls this for apps with tables."""
+        await cast(GuardedConsumer, self.app.consumer).pause_fetching()
         await super().on_recovery_completed(generation_id)
 
     async def _resume_streams(self, generation_id: int = 0) -> None:
-        await cast(GuardedConsumer, self.app.consumer).still()
+        await cast(GuardedConsumer, self.app.consumer).pause_fetching()
         await super()._resume_streams(generation_id)
 
 
-class QuietTables(TableManager):
-    """The table manager with our recovery."""
+class PausedTableManager(TableManager):
+    """The table manager with the paused recovery."""
 
     @property
     def recovery(self) -> Recovery:
-        """The service that fills the tables after a rebalance."""
+        """The service that restores tables from their changelogs after a rebalance."""
         if self._recovery is None:
-            self._recovery = QuietRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+            self._recovery = PausedRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 
 
 class FailingAgent(Agent):
-    """An agent whose failure is the failure of the app."""
+    """An agent whose failure ends the app."""
 
     async def _execute_actor(self, coro: Awaitable[None], aref: ActorRefT) -> None:
         await super()._execute_actor(self._fail_app(coro), aref)
@@ -232,23 +231,23 @@ class FailingAgent(Agent):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Something that the agent awaited was cancelled. Faust would take it for the agent's
-            # own end, and nobody would read on.
+            # A task that the agent awaited was cancelled, not the agent. Faust would end the agent
+            # without a word, and its partitions would have no reader.
             await self._crash_app(RuntimeError("the agent awaited a task that was cancelled"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the app
+        except Exception as error:  # noqa: BLE001 - any error ends the app
             await self._crash_app(error)
 
     async def _crash_app(self, error: Exception) -> None:
-        # Before anything is awaited: the stream acks the failed record when it is collected.
+        # Before the first await: the stream acknowledges the failed record when it is collected.
         cast(GuardedConsumer, self.app.consumer).halt_commits()
         await cast(faust.App, self.app).crash(error)
 
 
 class GuardedApp(faust.App):
-    """A Faust app in which the given guards are on; `parcelled` names topics read in parcels.
+    """A Faust app with the given guards; `batched_topics` are read as record batches.
 
-    Tables must not have standby replicas: Faust's standby reader does not survive the pause in
-    the flow of records that `Guard.REBALANCE_SEEK` needs.
+    Tables have no standby replicas: Faust's standby reader does not survive the pause in fetching
+    that `Guard.REBALANCE_SEEK` needs.
     """
 
     def __init__(
@@ -261,11 +260,13 @@ class GuardedApp(faust.App):
     ) -> None:
         self.guards = frozenset(guards)
         self.drain_timeout_s = drain_timeout_s
-        self.parcelled: set[str] = set()
+        self.batched_topics: set[str] = set()
         super().__init__(
             id,
             Agent=FailingAgent if Guard.CRASH_ON_ERROR in self.guards else Agent,
-            TableManager=QuietTables if Guard.REBALANCE_SEEK in self.guards else TableManager,
+            TableManager=PausedTableManager
+            if Guard.REBALANCE_SEEK in self.guards
+            else TableManager,
             stream_wait_empty=Guard.DRAIN_ON_STOP in self.guards,
             Table=ConfirmedTable,
             table_standby_replicas=0,
@@ -274,7 +275,7 @@ class GuardedApp(faust.App):
 
     @property
     def failed(self) -> bool:
-        """Whether the app crashed, or stopped with records unfinished."""
+        """Whether the app crashed or stopped with records in flight."""
         consumer = cast(GuardedConsumer | None, self._consumer)
         return self.crashed or (consumer is not None and consumer.halted)
 
@@ -289,14 +290,14 @@ class GuardedApp(faust.App):
         if not self.should_stop or Guard.DRAIN_ON_STOP not in self.guards:
             await draining
             return
-        # Faust's wait swallows cancellation; it is left to end by itself with the consumer.
+        # Faust's wait ignores cancellation; it ends with the consumer.
         _, unfinished = await asyncio.wait(
             {asyncio.ensure_future(draining)}, timeout=self.drain_timeout_s
         )
         if unfinished:
             cast(GuardedConsumer, consumer).halt_commits()
             log.error(
-                "%d records still in work after %.0f s of stopping; they will be read again",
+                "%d records still in flight %.0f s after the stop signal; they will be read again",
                 sum(len(records_of(message)) or 1 for message in consumer.unacked),
                 self.drain_timeout_s,
             )

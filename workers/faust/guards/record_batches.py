@@ -1,9 +1,8 @@
-"""Records handed out in parcels: one message to Faust, many records to the agent.
+"""Record batches: one Faust message that carries many records of one partition.
 
-Faust gives each message two tasks, a queue, a lock and a set of callbacks on its way from the
-consumer to an agent, and some more when it is acknowledged: more work than decoding and folding a
-report. A parcel takes that way once for all its records. To Faust it is a message of a partition,
-at the offset of its last record, and it is finished when all its records are.
+Faust creates two tasks, a queue, a lock and callbacks for every message, which costs more than
+decoding and folding a report. A record batch pays this once for all its records. For Faust it is a
+message at the offset of its last record; it is finished when all its records are.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +16,19 @@ from esper.topics.bus import Record
 
 RecordBatch = EventT[tuple[Record, ...]]
 
-PARCEL_RECORDS = 64
-PARCEL_BYTES = 1024 * 1024
-"""A parcel is cut off at either; a larger record is a parcel of its own."""
+MAX_BATCH_RECORDS = 64
+MAX_BATCH_BYTES = 1024 * 1024
+"""A batch ends at either limit; a larger record is a batch of its own."""
 
-RECORD_BYTES = 1024
-"""What a record is taken to occupy beside its value."""
+RECORD_OVERHEAD_BYTES = 1024
+"""Assumed memory of a record beside its value."""
 
 
 class RecordBatchSchema(faust.Schema[Any, Any]):
-    """Takes a parcel as it is: its records are decoded by the agent."""
+    """Passes a record batch on undecoded: the agent decodes its records."""
 
     def loads_key(self, app: AppT, message: Message, **options: Any) -> Any:
-        """Return nothing: records of a parcel have a key each."""
+        """Return None: each record of the batch has its own key."""
         return None
 
     def loads_value(self, app: AppT, message: Message, **options: Any) -> Any:
@@ -38,27 +37,28 @@ class RecordBatchSchema(faust.Schema[Any, Any]):
 
 
 def split(records: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yield the client's records of one partition as they go into parcels, in order."""
-    record_batch: list[Any] = []
-    size = 0
+    """Yield the client's records of one partition as batches within the limits, in order."""
+    batch: list[Any] = []
+    batch_bytes = 0
     for record in records:
-        own = len(record.value or b"")
-        if record_batch and (len(record_batch) == PARCEL_RECORDS or size + own > PARCEL_BYTES):
-            yield record_batch
-            record_batch, size = [], 0
-        record_batch.append(record)
-        size += own
-    if record_batch:
-        yield record_batch
+        record_bytes = len(record.value or b"")
+        full = len(batch) == MAX_BATCH_RECORDS or batch_bytes + record_bytes > MAX_BATCH_BYTES
+        if batch and full:
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append(record)
+        batch_bytes += record_bytes
+    if batch:
+        yield batch
 
 
 def records_of(message: Message) -> Sequence[Record]:
-    """Return the records of a parcel's message; none for an ordinary message."""
-    # Faust's annotation knows values that are bytes only.
+    """Return the records of a record batch's message; empty for an ordinary message."""
+    # Faust's annotation allows bytes only.
     value = cast(Any, message.value)
     return value if isinstance(value, tuple) else ()
 
 
-def weight_of(message: Message) -> int:
-    """Return roughly how many bytes of memory the records of a parcel's message occupy."""
-    return sum(RECORD_BYTES + len(record.value or b"") for record in records_of(message))
+def memory_bytes(message: Message) -> int:
+    """Return roughly how many bytes of memory the records of a record batch occupy."""
+    return sum(RECORD_OVERHEAD_BYTES + len(record.value or b"") for record in records_of(message))

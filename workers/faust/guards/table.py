@@ -1,4 +1,4 @@
-"""A table whose changelog can be waited for."""
+"""A Faust table that can wait until the broker has its changelog records."""
 
 import asyncio
 from typing import Any
@@ -8,10 +8,11 @@ from faust.types.tuples import FutureMessage
 
 
 class ConfirmedTable(faust.Table[bytes, bytes]):
-    """A table of bytes by bytes that knows which of its writes the broker has not confirmed.
+    """A bytes-to-bytes table that tracks which changelog records the broker has not confirmed.
 
-    Faust commits the offset of a record whether or not its table writes have arrived. A crash in
-    between would leave a table that is older than the offset, and reports missing from its fold.
+    Faust commits a record's offset even if its table writes have not arrived. After a crash in
+    between, the restored table would be older than the committed offset, and the reports in the
+    gap would be missing from its fold.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -19,16 +20,16 @@ class ConfirmedTable(faust.Table[bytes, bytes]):
         self._unconfirmed: list[FutureMessage] = []
 
     def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
-        """Send one write to the changelog, and remember that it is under way."""
+        """Send one write to the changelog topic and track it until it is confirmed."""
         sent = super().send_changelog(*args, **kwargs)
         self._unconfirmed.append(sent)
         return sent
 
     async def confirmed(self) -> None:
-        """Return when the broker has every write so far; call it before acknowledging a record."""
+        """Wait until the broker has all writes so far; call this before acknowledging a record."""
         sent = list(self._unconfirmed)
         if sent:
-            # Whoever is cancelled here must not cancel the writes, nor forget that they count.
+            # asyncio.wait: cancelling this call must neither cancel the writes nor drop them here.
             await asyncio.wait(sent)
         for write in sent:
             write.result()
