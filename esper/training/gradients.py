@@ -1,7 +1,7 @@
-"""How large the loss gradient of each site's layer is, in the optimizer steps that are reported."""
+"""The norm of the loss gradient at each site's layer, in the optimizer steps that are reported."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,15 @@ from torch.optim import Optimizer
 
 from esper.seed import Site
 from esper.seed.forward_adapters import BANK
-from esper.training.optimizer import OptimizerMembership
+
+BeforeNextStep = Callable[[Callable[[Optimizer], None]], None]
+"""Registers a function that the optimizer calls once, when it begins its next step."""
 
 
 class GradientNorms:
-    """The norms of one optimizer step at a time: of the one after `measure_next_step`.
+    """Gradient norms of one optimizer step at a time: of the step after `measure_next_step`.
 
-    What is computed then stays on the model's device until it is taken: one synchronisation.
+    They stay on the model's device until `take`, which is the only synchronisation with a GPU.
     """
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
@@ -23,13 +25,13 @@ class GradientNorms:
         self._names: tuple[str, ...] = ()
         self._norms: Tensor | None = None
 
-    def measure_next_step(self, membership: OptimizerMembership) -> None:
-        """Measure in the next step of the optimizer; what was not taken is forgotten."""
+    def measure_next_step(self, before_next_step: BeforeNextStep) -> None:
+        """Measure in the optimizer's next step; discard norms that were not taken."""
         self._norms = None
-        membership.before_next_step(self._measure)
+        before_next_step(self._measure)
 
     def take(self) -> dict[str, float]:
-        """Return the norms by site; those that are not finite, or not known, are left out."""
+        """Return the L2 norms by site; sites without a gradient or a finite norm are left out."""
         norms, self._norms = self._norms, None
         if norms is None:
             return {}
@@ -37,21 +39,21 @@ class GradientNorms:
         return {name: value for name, value in values if math.isfinite(value)}
 
     def _measure(self, optimizer: Optimizer) -> None:
-        found = {name: list(_gradients(site.layer)) for name, site in self._sites.items()}
-        norms = {name: _norm(gradients) for name, gradients in found.items() if gradients}
+        gradients = {name: list(_gradients(site.layer)) for name, site in self._sites.items()}
+        norms = {name: _norm(own) for name, own in gradients.items() if own}
         if not norms:
             return
         device = next(iter(norms.values())).device
         self._names = tuple(norms)
         self._norms = torch.stack([norm.to(device) for norm in norms.values()])
-        # A fused optimizer undoes the scale of a loss itself, in the step.
+        # A fused optimizer divides by the loss scale only inside its step.
         scale: Tensor | None = getattr(optimizer, "grad_scale", None)
         if scale is not None:
             self._norms = self._norms / scale.to(device)
 
 
 def _gradients(layer: nn.Module) -> Iterator[Tensor]:
-    """Yield the gradients of a host's layer, without those of what is planted in it."""
+    """Yield the gradients of a host's layer, without those of the seeds planted in it."""
     for name, parameter in layer.named_parameters():
         gradient = parameter.grad
         own = BANK not in name.split(".")

@@ -1,7 +1,8 @@
-"""A plan is applied whole or not at all, wherever in it something fails."""
+"""A plan is applied as a whole or not at all, whichever line of it fails."""
 
 import copy
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -29,8 +30,10 @@ from esper.topics.models import (
     RunConfig,
     SeedState,
 )
+from esper.training.alpha_ramps import AlphaRamps
 from esper.training.decision_queue import DecisionQueue
 from esper.training.optimizer import OptimizerMembership
+from esper.training.plan_applier import PlanApplier
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import PlanRefused, SeedManager
 from tests.seed.hosts import images, labels
@@ -59,13 +62,13 @@ BLUEPRINTS = {
     "fc1": ("gated-linear-unit", "low-rank-skip", "low-rank-skip-wide"),
     "conv": ("identity", "conv-bottleneck", "squeeze-excite"),
 }
-"""What is planted in each slot; those at fc1 but the first, and the first at conv, can merge."""
+"""Blueprints by site and slot. All at fc1 but the first, and the first at conv, can merge."""
 
-SEEDS = [(site, slot) for site in BLUEPRINTS for slot in range(3)]
+SLOTS = [(site, slot) for site in BLUEPRINTS for slot in range(3)]
 
 
 class Case(NamedTuple):
-    """What a plot holds, by seed: "empty", "blending", "active" or "kept"; and what a plan does."""
+    """The state of each slot before the plan, and the plan's action on each (see `ACTIONS`)."""
 
     optimizer: str
     held: tuple[str, ...]
@@ -73,41 +76,49 @@ class Case(NamedTuple):
     synchronized: bool
 
 
-DOES = {
+ACTIONS = {
     "empty": ("nothing", "plant"),
     "blending": ("nothing", "cull"),
-    "active": ("nothing", "cull", "keep", "reweight"),
-    "kept": ("nothing",),
+    "active": ("nothing", "cull", "fossilize", "reweight"),
+    "fossilized": ("nothing",),
 }
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """A garden and a plan that is possible in it."""
-    held = tuple(draw(st.sampled_from(sorted(DOES))) for _ in SEEDS)
-    plan = tuple(draw(st.sampled_from(DOES[state])) for state in held)
+    """Draw slot states and a plan that is possible for them."""
+    held = tuple(draw(st.sampled_from(sorted(ACTIONS))) for _ in SLOTS)
+    plan = tuple(draw(st.sampled_from(ACTIONS[state])) for state in held)
     return Case(draw(st.sampled_from(sorted(OPTIMIZERS))), held, plan, draw(st.booleans()))
 
 
 EVERYTHING = Case(
     "named adamw, two groups",
     ("blending", "active", "empty", "active", "active", "empty"),
-    ("cull", "keep", "plant", "cull", "keep", "plant"),
+    ("cull", "fossilize", "plant", "cull", "fossilize", "plant"),
     synchronized=True,
 )
-"""Every kind of operation: one seed merges into its layer, another is kept beside it."""
+"""Every kind of operation: one seed merges into its layer, another stays beside its layer."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def process_group() -> Iterator[None]:
-    """One process that is a group: gradients pass through the synchronizer."""
+    """Make this process a group of one rank, so that the synchronizer reduces gradients."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Log nothing: a traceback for each injected failure costs a quarter of the time."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
 def plot_of(case: Case) -> Plot:
-    """A trained plot, with gradients of a step that is not taken yet."""
+    """Return a trained model with seeds, and with gradients of a step that is not taken yet."""
     plot = Plot(OPTIMIZERS[case.optimizer])
     if case.synchronized:
         plot.seed_manager.close()
@@ -117,13 +128,13 @@ def plot_of(case: Case) -> Plot:
             GradientSynchronizer(plot.model, dist.group.WORLD),
         )
     plot.train(1)
-    for (site, slot), state in zip(SEEDS, case.held, strict=True):
+    for (site, slot), state in zip(SLOTS, case.held, strict=True):
         if state != "empty":
             ramp = 50 if state == "blending" else 0
             awaken(plot.plant(site, slot, BLUEPRINTS[site][slot], alpha=0.5, ramp_steps=ramp))
     plot.train(2)
-    for (site, slot), state in zip(SEEDS, case.held, strict=True):
-        if state == "kept":
+    for (site, slot), state in zip(SLOTS, case.held, strict=True):
+        if state == "fossilized":
             plot.fossilize(site, slot)
     F.cross_entropy(plot.model(images(8)), labels(8)).backward()
     return plot
@@ -131,72 +142,71 @@ def plot_of(case: Case) -> Plot:
 
 MAKE: Mapping[str, Callable[..., Operation]] = {
     "cull": Cull,
-    "keep": Fossilize,
+    "fossilize": Fossilize,
     "reweight": partial(Reweight, alpha=0.75, ramp_steps=5),
 }
 
 
 def plan_of(case: Case, plot: Plot) -> AdaptationDecision:
     operations: list[Operation] = []
-    for (site, slot), what in zip(SEEDS, case.plan, strict=True):
+    for (site, slot), action in zip(SLOTS, case.plan, strict=True):
         planted = plot.sites[site].slots[slot].planted
-        if what == "plant":
+        if action == "plant":
             operations.append(planting(plot.sites[site], slot, BLUEPRINTS[site][slot]))
-        elif what != "nothing":
+        elif action != "nothing":
             assert planted is not None
-            operations.append(MAKE[what](site=site, slot=slot, kernel_id=planted.kernel_id))
+            operations.append(MAKE[action](site=site, slot=slot, kernel_id=planted.kernel_id))
     return decision(*operations, name="the plan")
 
 
 def bits(value: Any) -> Any:
-    """A value with each tensor as its bytes, so that equal means bit-equal, NaN or not."""
+    """Return a value with each tensor as its bytes, so that NaNs compare equal too."""
     if isinstance(value, Tensor):
-        data = value.detach().contiguous().view(-1).view(torch.uint8).tolist()
+        data = value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         return str(value.dtype), tuple(value.shape), data
     if isinstance(value, Mapping):
-        return [(key, bits(each)) for key, each in value.items()]
+        return [(key, bits(item)) for key, item in value.items()]
     if isinstance(value, list | tuple):
-        return [bits(each) for each in value]
+        return [bits(item) for item in value]
     return value
 
 
 def everything(plot: Plot) -> dict[str, Any]:
-    """All that a plan touches, and the random numbers."""
-    synchronizer: Any = plot.seed_manager._synchronizer
+    """Return all state that a plan touches, and the random number generator's."""
+    synchronizer: Any = plot.seed_manager._parameters._synchronizer
+    synchronized: Any = () if synchronizer is None else synchronizer._hooks
+    buckets = () if synchronizer is None else synchronizer._buckets
     modules = dict(plot.model.named_modules())
     groups = plot.optimizer.param_groups
     return {
         "weights": bits(plot.model.state_dict()),
-        "gradients": [(name, bits(each.grad)) for name, each in plot.model.named_parameters()],
+        "gradients": [
+            (name, bits(parameter.grad)) for name, parameter in plot.model.named_parameters()
+        ],
         "modules": [(name, id(module)) for name, module in modules.items()],
         "forwards": [name for name, module in modules.items() if "forward" in module.__dict__],
-        "trained": [[id(one) for one in group["params"]] for group in groups],
+        "trained": [[id(parameter) for parameter in group["params"]] for group in groups],
         "settings": [{**group, "params": None} for group in groups],
-        "state": {id(one): bits(state) for one, state in plot.optimizer.state.items()},
+        "state": {id(parameter): bits(state) for parameter, state in plot.optimizer.state.items()},
         "slots": copy.deepcopy([site.slots for site in plot.sites.values()]),
         "blending": [
-            (slot.site, slot.index, id(seed)) for slot, seed in plot.seed_manager._blending
+            (slot.site, slot.index, id(seed)) for slot, seed in plot.seed_manager._ramps._blending
         ],
         "random": bits(torch.get_rng_state()),
-        "synchronized": [] if synchronizer is None else [id(one) for one in synchronizer._hooks],
-        "hooked": [
-            len(one._post_accumulate_grad_hooks or {})
-            for one in (() if synchronizer is None else synchronizer._hooks)
-        ],
-        "buckets": []
-        if synchronizer is None
-        else [[id(one) for one in bucket.parameters] for bucket in synchronizer._buckets],
+        "synchronized": [id(parameter) for parameter in synchronized],
+        "hooks": [len(one._post_accumulate_grad_hooks or {}) for one in synchronized],
+        "buckets": [[id(parameter) for parameter in bucket.parameters] for bucket in buckets],
     }
 
 
 def assert_the_same(plot: Plot, before: dict[str, Any]) -> None:
     after = everything(plot)
-    for what, value in before.items():
-        assert after[what] == value, what
+    for name, value in before.items():
+        assert after[name] == value, name
 
 
 def fails_at_every_line(plot: Plot, plan: AdaptationDecision) -> int:
-    """Apply a reserved plan with a failure at each line in turn, until it gets by; count them."""
+    """Apply a reserved plan with a failure at each line in turn until it succeeds; count them."""
     kernels = plot.kernels_of(plan)
     before = everything(plot)
     for line in itertools.count():
@@ -211,7 +221,7 @@ def fails_at_every_line(plot: Plot, plan: AdaptationDecision) -> int:
     raise AssertionError
 
 
-def test_a_plan_that_fails_at_any_line_leaves_no_trace() -> None:
+def test_a_plan_that_fails_at_any_line_is_rolled_back_bit_for_bit() -> None:
     plot = plot_of(EVERYTHING)
     plan = plan_of(EVERYTHING, plot)
     plot.seed_manager.reserve(plan, plot.step)
@@ -224,8 +234,8 @@ def test_a_plan_that_fails_at_any_line_leaves_no_trace() -> None:
     assert plot.sites["conv"].slots[1].merged_sha256 is None
 
 
-def nothing(*_: Any) -> Callable[[], None]:
-    """Keep nothing, so that nothing is put back."""
+def undo_nothing(*_: Any) -> Callable[[], None]:
+    """Replace an undo action by one that restores nothing."""
     return lambda: None
 
 
@@ -235,36 +245,38 @@ UNDOS: Mapping[str, tuple[Any, str]] = {
     "synchronizer": (GradientSynchronizer, "keep"),
     "joining the optimizer": (OptimizerMembership, "_shorten"),
     "leaving the optimizer": (OptimizerMembership, "_kept"),
-    "blending": (SeedManager, "_blend_only"),
+    "blending": (AlphaRamps, "keep"),
     "merged weights": (merging, "_written_back"),
 }
 
 
 @pytest.mark.parametrize("undo", UNDOS)
-def test_each_undo_is_needed(undo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_one_undo_action_a_failed_plan_leaves_changes(
+    undo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plot = plot_of(EVERYTHING)
     plan = plan_of(EVERYTHING, plot)
     plot.seed_manager.reserve(plan, plot.step)
     owner, name = UNDOS[undo]
-    monkeypatch.setattr(owner, name, nothing)
+    monkeypatch.setattr(owner, name, undo_nothing)
     with pytest.raises(AssertionError):
         fails_at_every_line(plot, plan)
 
 
 @settings(max_examples=40, deadline=None)
 @given(cases(), st.floats(0, 1, exclude_max=True))
-def test_after_a_plan_that_failed_training_goes_on_as_if_it_had_never_come(
+def test_after_a_failed_plan_training_continues_bit_for_bit_as_without_the_plan(
     case: Case, where: float
 ) -> None:
-    plot, never, whole = plot_of(case), plot_of(case), plot_of(case)
+    plot, without_plan, applied = plot_of(case), plot_of(case), plot_of(case)
     plan = plan_of(case, plot)
     assume(plan.operations)
-    for each in (plot, whole):
-        each.seed_manager.reserve(plan, each.step)
+    for one in (plot, applied):
+        one.seed_manager.reserve(plan, one.step)
     before = everything(plot)
-    of_whole, kernels = whole.kernels_of(plan), plot.kernels_of(plan)
+    kernels = plot.kernels_of(plan)
     with failing_at(None) as counted:
-        whole.seed_manager.apply(plan, of_whole, whole.step)
+        applied.seed_manager.apply(plan, applied.kernels_of(plan), applied.step)
     with (
         failing_at(int(where * counted.lines)) as faults,
         pytest.raises(PlanRefused, match="Injected"),
@@ -273,15 +285,15 @@ def test_after_a_plan_that_failed_training_goes_on_as_if_it_had_never_come(
     assert faults.raised
     assert_the_same(plot, before)
     plot.seed_manager.release(plan, plot.step)
-    for each in (plot, never):
-        each.train(10)
-    assert bits(plot.model.state_dict()) == bits(never.model.state_dict())
-    mine, theirs = (each.optimizer.state_dict() for each in (plot, never))
+    for one in (plot, without_plan):
+        one.train(10)
+    assert bits(plot.model.state_dict()) == bits(without_plan.model.state_dict())
+    mine, theirs = (one.optimizer.state_dict() for one in (plot, without_plan))
     assert bits(mine["param_groups"]) == bits(theirs["param_groups"])
     assert dict(bits(mine["state"])) == dict(bits(theirs["state"]))
 
 
-def inbox_of(plot: Plot) -> tuple[DecisionQueue, Reporter]:
+def queue_of(plot: Plot) -> tuple[DecisionQueue, Reporter]:
     run_config = RunConfig(
         seed=0,
         slots={"conv": 3, "fc1": 3},
@@ -293,20 +305,20 @@ def inbox_of(plot: Plot) -> tuple[DecisionQueue, Reporter]:
     return DecisionQueue(plot.seed_manager, reporter), reporter
 
 
-def test_a_plan_that_runs_out_of_memory_is_answered_as_refused_and_training_goes_on(
+def test_a_plan_that_runs_out_of_memory_is_refused_and_training_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plot = plot_of(EVERYTHING)
-    decision_queue, reporter = inbox_of(plot)
+    decision_queue, reporter = queue_of(plot)
     plan = plan_of(EVERYTHING, plot)
     decision_queue.on_decision(plan, int(time.time() * 1000))
     decision_queue.mailbox.append(KernelsPrepared(plan.decision_id, plot.kernels_of(plan)))
 
-    def full(*_: Any) -> None:
+    def out_of_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("no memory is left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SeedManager, "_fossilize", full)
+        patch.setattr(PlanApplier, "_fossilize", out_of_memory)
         decision_queue.take(plot.step)
     outcome = reporter.news.outcomes[-1]
     assert outcome.status is OutcomeStatus.REFUSED
@@ -316,7 +328,7 @@ def test_a_plan_that_runs_out_of_memory_is_answered_as_refused_and_training_goes
     plot.train(2)
 
 
-def test_a_plan_interrupted_from_the_keyboard_is_taken_back_before_the_interrupt_passes(
+def test_a_plan_interrupted_from_the_keyboard_is_rolled_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plot = plot_of(EVERYTHING)
@@ -327,24 +339,24 @@ def test_a_plan_interrupted_from_the_keyboard_is_taken_back_before_the_interrupt
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SeedManager, "_fossilize", interrupted)
+    monkeypatch.setattr(PlanApplier, "_fossilize", interrupted)
     with pytest.raises(KeyboardInterrupt):
         plot.seed_manager.apply(plan, kernels, plot.step)
     assert_the_same(plot, before)
 
 
-def test_a_plan_that_fails_on_another_rank_is_taken_back_on_this_one() -> None:
+def test_a_plan_that_fails_on_another_rank_is_rolled_back_on_this_rank() -> None:
     plot = plot_of(EVERYTHING)
     plan = plan_of(EVERYTHING, plot)
     plot.seed_manager.reserve(plan, plot.step)
     kernels, before = plot.kernels_of(plan), everything(plot)
-    said = []
+    own_failures = []
 
-    def agreed(own: str) -> str:
-        said.append(own)
+    def collect_failures(own: str) -> str:
+        own_failures.append(own)
         return "rank 1: the plan failed"
 
     with pytest.raises(PlanRefused, match="rank 1: the plan failed"):
-        plot.seed_manager.apply(plan, kernels, plot.step, agreed)
-    assert said == [""]
+        plot.seed_manager.apply(plan, kernels, plot.step, collect_failures)
+    assert own_failures == [""]
     assert_the_same(plot, before)

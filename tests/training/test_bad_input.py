@@ -134,7 +134,11 @@ def assert_whole(model: nn.Module, optimizer: Optimizer) -> None:
 @pytest.mark.parametrize(("site", "slot"), [("nowhere", 0), ("fc1", 99)])
 def test_a_decision_on_a_seed_that_there_is_not_is_refused(run: Run, site: str, slot: int) -> None:
     outcome = run.outcome(run.decide(Cull(site=site, slot=slot, kernel_id=ZEROS), name="stray"))
-    assert (outcome.status, outcome.reason) == (REFUSED, f"there is no seed {site}/{slot}")
+    assert (outcome.status, outcome.reason) == (
+        REFUSED,
+        f"there is no slot {site}/{slot} in this run; "
+        "name one of the sites and slots of its run config",
+    )
     assert_whole(run.model, run.optimizer)
 
 
@@ -231,7 +235,7 @@ def test_a_probe_of_one_sample_measures(settings: Settings, outside: Outside) ->
 def test_a_loss_function_that_gives_a_number_is_refused(
     settings: Settings, outside: Outside
 ) -> None:
-    with pytest.raises(ProbeRefused, match="loss_fn gives float; it must give the mean loss as a"):
+    with pytest.raises(ProbeRefused, match="loss_fn returned float; return the mean loss as a"):
         Run(settings, outside, loss_fn=lambda output, target: 0.5)
 
 
@@ -280,9 +284,9 @@ def interrupted_in(file: str, function: str) -> Iterator[None]:
     ("file", "function", "grown"),
     [
         ("training/decision_queue.py", "take", 0),
-        ("training/seed_manager.py", "_join", 0),
+        ("training/seed_parameters.py", "plant", 0),
         ("training/optimizer.py", "add", 0),
-        ("training/seed_manager.py", "ramp", 1),
+        ("training/alpha_ramps.py", "advance", 1),
         ("training/probe.py", "_outputs", 1),
         ("training/link.py", "report", 1),
     ],

@@ -165,7 +165,7 @@ def test_a_kernel_that_cannot_merge_stays_for_good_and_no_bit_changes(
     assert plot.sites["fc1"].seed(0).kernel is kernel
     assert not gone_from(plot, list(kernel.parameters()))
     (said,) = caplog.messages
-    assert re.match(f"seed fc1/0 is kept beside its layer: .*{reason}", said)
+    assert re.match(f"seed fc1/0 stays beside its layer: .*{reason}", said)
 
 
 # -- among other seeds --------------------------------------------------------------------------

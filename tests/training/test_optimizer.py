@@ -196,7 +196,7 @@ def test_an_optimizer_that_parameters_cannot_join_is_refused() -> None:
 
 def test_an_optimizer_whose_parameters_are_shared_out_among_ranks_is_refused() -> None:
     shared = ZeroRedundancyOptimizer.__new__(ZeroRedundancyOptimizer)
-    with pytest.raises(OptimizerRefused, match="ZeroRedundancyOptimizer shared its parameters out"):
+    with pytest.raises(OptimizerRefused, match="ZeroRedundancyOptimizer divided its parameters"):
         OptimizerMembership(shared)
 
 

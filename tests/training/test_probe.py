@@ -172,7 +172,9 @@ def test_a_probe_without_one_target_for_each_input_is_refused(
 
 def test_a_loss_of_each_sample_is_refused() -> None:
     probe = Probe(BATCH, lambda output, target: F.cross_entropy(output, target, reduction="none"))
-    with pytest.raises(ProbeRefused, match=r"loss_fn gives \(40,\); it must give the mean loss"):
+    with pytest.raises(
+        ProbeRefused, match=r"loss_fn returned a tensor of shape \(40,\); return the mean loss"
+    ):
         probe.measure(host(), {})
 
 

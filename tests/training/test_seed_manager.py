@@ -62,11 +62,11 @@ def possible(plot: Plot) -> list[Plant | Cull]:
 IMPOSSIBLE: dict[str, tuple[Callable[[Plot], Any], str]] = {
     "unknown site": (
         lambda plot: Cull(site="fc9", slot=0, kernel_id=ZEROS),
-        "there is no seed fc9/0",
+        "there is no slot fc9/0",
     ),
     "unknown slot": (
         lambda plot: Cull(site="fc1", slot=3, kernel_id=ZEROS),
-        "there is no seed fc1/3",
+        "there is no slot fc1/3",
     ),
     "slot taken": (
         lambda plot: planting(plot.sites["fc1"], 1, "low-rank-skip"),
@@ -90,7 +90,7 @@ IMPOSSIBLE: dict[str, tuple[Callable[[Plot], Any], str]] = {
     ),
     "same seed twice": (
         lambda plot: planting(plot.sites["conv"], 1, "gated-conv"),
-        "two operations of the plan are on the same seed",
+        "two operations of the plan name one slot",
     ),
     "same kernel twice": (
         lambda plot: planting(plot.sites["conv"], 2, "conv-bottleneck"),
@@ -158,7 +158,7 @@ def test_a_kernel_made_for_another_site_is_never_planted() -> None:
     )
     plan = decision(operation)
     plot.seed_manager.reserve(plan, 0)
-    with pytest.raises(PlanRefused, match=r"is for a site of .* fc1 is one of"):
+    with pytest.raises(PlanRefused, match=r"is for a site of .* fc1 is a site of"):
         plot.seed_manager.apply(plan, {stranger.kernel_id: stranger}, 0)
     assert plot.sites["fc1"].bank is None
 
