@@ -1,7 +1,7 @@
-"""The planner: every blueprint meets every site of its kind, once for each signature.
+"""The planner: request one kernel per blueprint and site signature of the open runs.
 
-In: blueprints and runs. Out: `kernel-requested`, and a rejection for a blueprint that no site
-could ever use. Both topics have one partition, so one worker holds both tables whole.
+In: blueprints and runs. Out: `kernel-requested`, and a rejection for a blueprint that is invalid at
+every site. Both input topics have one partition, so that one worker has all of both tables.
 """
 
 import asyncio
@@ -40,18 +40,18 @@ from esper.workers.faust.metrics import (
 
 
 class Planner:
-    """The two agents that keep the tables of blueprints and runs, and ask for their kernels.
+    """The two agents that keep the tables of blueprints and open runs and request their kernels.
 
-    Requests are confirmed by the broker before the table is written, and the table before the
-    offset: a crash in between asks again, which the compile agents tolerate.
+    The broker confirms the requests before the table is written, and the table before the offset is
+    committed. After a crash in between the requests are sent again; the compiler allows that.
     """
 
     def __init__(self, app: GuardedApp, producer: Producer) -> None:
         self._producer = producer
         self._blueprints = bytes_table(app, PLANNED_BLUEPRINTS.name, BLUEPRINT_SUBMITTED.partitions)
         self._runs = bytes_table(app, PLANNED_RUNS.name, TRAINING_RUN.partitions)
-        # A blueprint and a run in work at the same time would each miss the other's table row.
-        self._joining = asyncio.Lock()
+        # A blueprint and a run planned at the same time would miss each other's table row.
+        self._planning = asyncio.Lock()
         app.agent(raw_topic(app, BLUEPRINT_SUBMITTED.name))(self._read_blueprints)
         app.agent(raw_topic(app, TRAINING_RUN.name))(self._read_runs)
 
@@ -72,7 +72,7 @@ class Planner:
         except BlueprintRejected as error:
             await self._reject(blueprint, error, trace)
             return
-        async with self._joining:
+        async with self._planning:
             runs = (decode(TrainingRun, value) for value in self._runs.values())
             await self._request(requests_for([blueprint], runs), trace)
             self._blueprints[blueprint.blueprint_id.encode()] = encode(blueprint)
@@ -85,7 +85,7 @@ class Planner:
         if run is None:
             return
         key = run.run_id.encode()
-        async with self._joining:
+        async with self._planning:
             if run.status is RunStatus.OPEN:
                 blueprints = [decode(Blueprint, value) for value in self._blueprints.values()]
                 await self._request(requests_for(blueprints, [run]), traceparent_of(record.headers))
@@ -95,9 +95,9 @@ class Planner:
             await self._runs.confirmed()
             OPEN_RUNS.set(len(self._runs))
 
-    async def _request(self, work: Iterable[KernelRequested], trace: str | None) -> None:
+    async def _request(self, requests: Iterable[KernelRequested], trace: str | None) -> None:
         sends = []
-        for request in work:
+        for request in requests:
             child = child_traceparent(trace)
             sends.append(self._producer.publish(KERNEL_REQUESTED, request, traceparent=child))
         await asyncio.gather(*sends)

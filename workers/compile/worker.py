@@ -1,4 +1,4 @@
-"""The compile worker: requests in, kernels in the store out, each attempt on record."""
+"""The compile worker: build requested kernels, store them and announce each attempt."""
 
 import asyncio
 import time
@@ -19,6 +19,7 @@ from esper.compiler import (
     sign,
     timed,
 )
+from esper.errors import EsperError
 from esper.settings import Settings
 from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
 from esper.topics.bus import Producer, Record
@@ -56,22 +57,22 @@ from esper.workers.faust.metrics import (
 
 log = structlog.get_logger()
 
-REMEMBERED = 4096
-"""Kernels announced before that are announced again without compiling, if the store has them."""
+MAX_ANNOUNCED = 4096
+"""Announced kernels kept in memory: a repeated request is announced again without compiling."""
 
-STORE_PATIENCE_S = 30.0
-STORE_PAUSE_S = 0.5
+STORE_TIMEOUT_S = 30.0
+STORE_RETRY_S = 0.5
 
 DRAIN_SLACK_S = 5.0
-"""What a graceful stop allows, beyond the time limit of a kernel, for storing and announcing it."""
+"""Seconds that a shutdown adds to a kernel's time limit, for storing and announcing it."""
 
 
-class MissingKey(Exception):
-    """The worker has no key to sign with."""
+class MissingKey(EsperError):
+    """No signing key is configured."""
 
 
 class Compiler:
-    """The agent that turns `kernel-requested` into stored, signed, announced kernels.
+    """The agent that builds, signs, stores and announces the kernels of `kernel-requested`.
 
     A kernel is stored before it is announced, and announced before its request is acknowledged.
     """
@@ -152,7 +153,7 @@ class Compiler:
             self._publish(KERNEL_READY, ready, record),
             self._publish(KERNEL_COMPILED, compiled, record),
         )
-        self._remember(ready)
+        self._add_announced(ready)
         KERNELS_COMPILED.labels(CompileStatus.READY, "").inc()
         observe_steps(timings_ms)
         REQUEST_TO_READY_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
@@ -180,8 +181,12 @@ class Compiler:
         )
 
     async def _put(self, kernel_id: str, artifact: bytes) -> str:
-        """Store an artifact; give up, and with it the worker, when the store stays away."""
-        deadline = time.monotonic() + STORE_PATIENCE_S
+        """Store an artifact and return its location; retry while the store is away.
+
+        Raises:
+            StoreUnavailable: the store did not answer for `STORE_TIMEOUT_S`; this ends the worker.
+        """
+        deadline = time.monotonic() + STORE_TIMEOUT_S
         while True:
             try:
                 return await asyncio.to_thread(self._store.put, kernel_id, artifact)
@@ -189,8 +194,8 @@ class Compiler:
                 if time.monotonic() > deadline:
                     raise
                 STORE_RETRIES.inc()
-                log.warning("the kernel store does not answer; trying again", why=str(error))
-                await asyncio.sleep(STORE_PAUSE_S)
+                log.warning("kernel store unavailable; retrying", why=str(error))
+                await asyncio.sleep(STORE_RETRY_S)
 
     async def _publish(
         self, topic: Topic, event: KernelCompiled | KernelReady, record: Record
@@ -198,39 +203,40 @@ class Compiler:
         trace = child_traceparent(traceparent_of(record.headers))
         await self._producer.publish(topic, event, traceparent=trace)
 
-    def _remember(self, ready: KernelReady) -> None:
+    def _add_announced(self, ready: KernelReady) -> None:
         self._announced[ready.kernel_id] = ready
-        if len(self._announced) > REMEMBERED:
+        if len(self._announced) > MAX_ANNOUNCED:
             self._announced.popitem(last=False)
 
 
 def cost_of(measured: Characterisation) -> KernelCost:
-    """Return what a kernel costs, its time and memory as multiples of the host layer's."""
+    """Return a kernel's cost; time and memory as ratios to those of the host layer."""
     return KernelCost(
         flops=measured.flops,
-        latency_ratio=_over(
+        latency_ratio=_ratio(
             measured.forward_ms + measured.backward_ms,
             measured.host_forward_ms,
             measured.host_backward_ms,
         ),
-        memory_ratio=_over(measured.peak_bytes, measured.host_peak_bytes),
+        memory_ratio=_ratio(measured.peak_bytes, measured.host_peak_bytes),
     )
 
 
-def _over(ours: float, *theirs: float | None) -> float | None:
-    """Return ours over the sum of theirs; None where one of theirs is not known."""
-    known = [each for each in theirs if each]
-    return ours / sum(known) if len(known) == len(theirs) else None
+def _ratio(kernel: float, *host: float | None) -> float | None:
+    """Return `kernel` over the sum of `host`; None if a host measurement is missing or 0."""
+    measured = [value for value in host if value]
+    return kernel / sum(measured) if len(measured) == len(host) else None
 
 
 def run_compile_worker(settings: Settings) -> int:
-    """Run planner and compiler until SIGTERM; return the process's exit code.
+    """Run planner and compiler until SIGTERM; return the exit code of the process.
 
     Raises:
-        MissingKey, KeyUnusable: there is no key to sign kernels with.
+        MissingKey: no signing key is configured.
+        KeyUnusable: the file does not hold an Ed25519 private key.
     """
     if settings.signing_key_file is None:
-        raise MissingKey("set ESPER_SIGNING_KEY_FILE; create a pair with `esper keys create`")
+        raise MissingKey("no signing key: set ESPER_SIGNING_KEY_FILE; `esper keys create` makes a key pair")
     key = load_private_key(settings.signing_key_file)
     app = make_app(
         COMPILE_APP,
@@ -254,7 +260,7 @@ def run_compile_worker(settings: Settings) -> int:
             compile_pool,
             open_store(settings.kernel_store_url),
             key,
-            # Both processes of each pair at work, and one more kernel stored or announced.
+            # Keep both processes of each pair busy, plus one kernel being stored or announced.
             2 * settings.compile_processes + 1,
         )
         Planner(app, producer)
@@ -263,7 +269,7 @@ def run_compile_worker(settings: Settings) -> int:
 
 
 def _expected(topics: tuple[Topic, ...]) -> dict[str, int]:
-    """The partition counts that must be found at start, dead letters included."""
+    """Return the partition counts to verify at start, dead letter topics included."""
     return {topic.name: topic.partitions for topic in topics} | {
         topic.dead_letters: 1 for topic in topics
     }

@@ -1,4 +1,4 @@
-"""What a kernel costs, told in multiples of the host layer it was measured beside."""
+"""A kernel's cost as ratios to the host layer measured with it."""
 
 from esper.topics.models import Characterisation
 from esper.workers.compile.worker import cost_of
@@ -19,12 +19,12 @@ MEASURED = Characterisation(
 )
 
 
-def test_time_counts_forward_and_backward_and_memory_its_peak() -> None:
+def test_latency_is_forward_plus_backward_and_memory_is_the_peak() -> None:
     cost = cost_of(MEASURED)
     assert (cost.flops, cost.latency_ratio, cost.memory_ratio) == (2000, 0.5, 2.0)
 
 
-def test_where_no_host_layer_was_measured_there_is_no_ratio() -> None:
+def test_without_host_measurements_the_ratios_are_none() -> None:
     without = {"host_forward_ms": None, "host_backward_ms": None, "host_peak_bytes": None}
     cost = cost_of(MEASURED.model_copy(update=without))
     assert (cost.flops, cost.latency_ratio, cost.memory_ratio) == (2000, None, None)
