@@ -163,7 +163,7 @@ def test_a_trainer_that_is_killed_twice_ends_with_the_bits_of_one_that_never_was
         kept = command.interrupt_within_an_epoch(process, signal.SIGKILL)
         said, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL
-    assert "going on after epoch" in said
+    assert "resuming after epoch" in said
     again = command.ended(command.start("--json"))
 
     assert again.facts["run_id"] == kept.run_id
@@ -189,7 +189,7 @@ def test_a_trainer_that_is_told_to_stop_says_how_to_go_on_and_does(
     kept = command.interrupt_within_an_epoch(process, signal.SIGTERM)
     said, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
-    assert "stopped; the same command goes on from" in " ".join(said.split())
+    assert "stopped; the same command resumes from" in " ".join(said.split())
     assert command.status(kept.run_id) is RunStatus.OPEN
     again = command.ended(command.start("--json"))
     assert again.facts["run_id"] == kept.run_id

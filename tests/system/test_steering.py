@@ -189,14 +189,12 @@ def test_what_cannot_be_done_is_refused_in_a_line(
         run_id = training.growth.run_id
         output = said("seed", "cull", run_id, "conv2/7", code=1)
         assert output == f"{run_id}: cull conv2/7: refused because nothing is planted at conv2/7\n"
-        assert "does not grow at 'nowhere'; its sites: " in refused(
-            "seed", "keep", run_id, "nowhere/0"
-        )
+        assert "has no site 'nowhere'; its sites: " in refused("seed", "keep", run_id, "nowhere/0")
         line = refused("run", "pause", "no-such-run")
-        assert line.startswith("esper: there is no run 'no-such-run'; open: ")
+        assert line.startswith("esper: no run 'no-such-run'; open: ")
         assert run_id in line
     line = refused("run", "pause", run_id)
-    assert line == f"esper: run {run_id} is closed; nothing can be asked of it any more"
+    assert line == f"esper: run {run_id} is closed; name an open run"
     assert CliRunner().invoke(app, ["seed", "cull", run_id, "conv2/x"]).exit_code == 2
 
 
@@ -205,7 +203,7 @@ def test_a_run_that_no_one_trains_does_not_answer(running: Running) -> None:
     with training.growth as growth:
         result = CliRunner().invoke(app, ["run", "pause", growth.run_id, "--timeout", "1"])
     assert result.exit_code == 2
-    assert "no trainer has heard of it within 1 s" in result.output
+    assert "not read by a trainer within 1 s" in result.output
 
 
 def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(

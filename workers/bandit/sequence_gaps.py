@@ -38,6 +38,6 @@ async def require_report_missing(
     if found is not None:
         raise ReportSkipped(
             f"run {report.run_id}: report {missing} is at {found.topic}[{found.partition}]"
-            f"@{found.offset} and was skipped before report {report.seq}; restart the worker, "
-            "and if this error returns, stop the workers and reset the group's offset to that record"
+            f"@{found.offset} and was skipped before report {report.seq}; restart the worker; "
+            "if this error returns, stop the workers and set the group's offset to that record"
         )

@@ -1,4 +1,4 @@
-"""`esper audit` and `esper history export`: proof from the log, and the log as a file."""
+"""`esper audit` and `esper history export`: audit a run from its topics or from a file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,12 @@ from esper.workers.cli.output import Json, console, print_json
 
 IDENTICAL, DIFFERENT, UNREADABLE = 0, 1, 2
 
-history = typer.Typer(help="A run's records as a file.", no_args_is_help=True)
+history = typer.Typer(help="Export the records of a run.", no_args_is_help=True)
 
 
 @history.callback()
 def histories() -> None:
-    """A run's records as a file."""
+    """Export the records of a run."""
 
 
 def audit_run(
@@ -34,13 +34,13 @@ def audit_run(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Derive every decision of a run again and compare it with the record, byte for byte.
+    """Recompute every decision of a run and compare it with the record, byte for byte.
 
     Exits 0 if all are identical, 1 if a record differs or is missing (the first one is named),
     2 if the records could not be read.
     """
     if (run is None) == (history is None):
-        raise typer.BadParameter("name a run, or give --history FILE")
+        raise typer.BadParameter("give either a run id or --history FILE")
     try:
         found = read_history(history) if history else _fetch(str(run))
     except HistoryUnreadable as error:
@@ -62,15 +62,14 @@ def export(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Copy the kernels that the run planted to this folder, so that "
-            "`esper train TASK --replay FILE --kernels FOLDER` needs no store.",
+            help="Also copy the run's planted kernels to this folder, for "
+            "`esper train TASK --replay FILE --kernels FOLDER`.",
         ),
     ] = None,
 ) -> None:
-    """Write the reports and decisions of a run to a file that `esper audit --history` reads.
+    """Write the reports and decisions of a run to a file for `esper audit --history`.
 
-    Where its kernels lie, and by whom they are signed, stands there too: with them the run can be
-    replayed.
+    The file also has the locations and signatures of the kernels, so that the run can be replayed.
     """
     target = file or Path(f"{run}.history.jsonl")
     settings = Settings()

@@ -1,4 +1,4 @@
-"""`esper blueprint`: the shipped ones, checking a file, publishing to the topic."""
+"""`esper blueprint`: list shipped blueprints, check a file, publish to the topic."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -31,12 +31,16 @@ from esper.workers.cli.blueprint_tables import (
 from esper.workers.cli.output import Json, console, print_json, print_table
 from esper.workers.cli.site import FORM, setting_of, site_of, site_text
 
-app = typer.Typer(help="Networks to grow with.", no_args_is_help=True)
+app = typer.Typer(
+    help="Blueprints: the networks that kernels are built from.", no_args_is_help=True
+)
 
-File = Annotated[Path, typer.Argument(help="A blueprint as JSON; - for standard input.")]
+File = Annotated[Path, typer.Argument(help="Blueprint as JSON file; - for standard input.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=NUMBER", help="Choose a parameter; repeatable."),
+    typer.Option(
+        "--set", metavar="NAME=NUMBER", help="Set a parameter of the blueprint; repeatable."
+    ),
 ]
 
 
@@ -50,12 +54,12 @@ def list_blueprints(json: Json = False) -> None:
         (blueprint.blueprint_id, ", ".join(blueprint.kinds), blueprint.category, blueprint.summary)
         for blueprint in shipped()
     ]
-    print_table(("blueprint", "kind", "category", "what it is"), rows)
+    print_table(("blueprint", "kind", "category", "summary"), rows)
 
 
 @app.command("show")
 def show(blueprint_id: Annotated[str, typer.Argument(help="See `esper blueprint list`.")]) -> None:
-    """Print one shipped blueprint as JSON: a start for your own."""
+    """Print a shipped blueprint as JSON, as a start for your own."""
     try:
         print_json(shipped_named(blueprint_id).model_dump(mode="json"))
     except KeyError as error:
@@ -67,7 +71,7 @@ def ops(
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/ops.md.")] = False,
 ) -> None:
-    """Show the ops that a blueprint is made of, with their arguments."""
+    """Show the ops that a blueprint can use, with their arguments."""
     rows = [row for row in OPS.values() if not row.internal]
     if json:
         print_json(ops_as_json(rows))
@@ -75,12 +79,12 @@ def ops(
     if markdown:
         sys.stdout.write(ops_page(rows))
         return
-    print_table(("op", "inputs", "arguments", "what it gives"), ops_rows(rows))
+    print_table(("op", "inputs", "arguments", "result"), ops_rows(rows))
 
 
 @app.command("schema")
 def schema() -> None:
-    """Print the JSON Schema of a blueprint, for an editor or a validator."""
+    """Print the JSON Schema of blueprints, for an editor or a validator."""
     print_json(author_schema())
 
 
@@ -88,14 +92,15 @@ def schema() -> None:
 def check_file(
     file: File,
     site: Annotated[
-        list[str] | None, typer.Option(metavar="SITE", help=f"What it is at: {FORM}; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="SITE", help=f"Site to resolve the blueprint at: {FORM}; repeatable."),
     ] = None,
     values: Set = None,
     json: Json = False,
 ) -> None:
-    """Check a blueprint without publishing it, and say what it would become at a site.
+    """Check a blueprint without publishing it, and show its nodes and cost at a site.
 
-    Exits 1, saying where it is wrong.
+    Exits 1 if the blueprint is invalid, and names the invalid part.
     """
     sites = [site_of(text) for text in site or ()]
     blueprint = _read(file, _settings(values), json)
@@ -115,21 +120,25 @@ def publish(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Blueprints as JSON; - for standard input.")
     ] = None,
-    all_shipped: Annotated[bool, typer.Option("--shipped", help="All shipped ones.")] = False,
+    all_shipped: Annotated[
+        bool, typer.Option("--shipped", help="Publish all shipped blueprints.")
+    ] = False,
     values: Set = None,
 ) -> None:
     """Publish blueprints to `blueprint-submitted`; they are compiled for every open run.
 
-    With --set, the member of the family with that value, under an id of its own.
+    With --set, publish the blueprint with these parameter values, under its own id.
     """
     from esper.workers.cli.publish import publish_blueprints
 
     settings = _settings(values)
     if all_shipped and settings:
-        raise typer.BadParameter("--set chooses a parameter of a file; shipped ones differ in them")
+        raise typer.BadParameter(
+            "--set cannot be used with --shipped: shipped blueprints have different parameters"
+        )
     chosen = [*(shipped() if all_shipped else ()), *(_read(file, settings) for file in files or ())]
     if not chosen:
-        raise typer.BadParameter("name a file, or give --shipped")
+        raise typer.BadParameter("nothing to publish: name a file or give --shipped")
     positions = publish_blueprints(Settings(), chosen)
     for blueprint, position in zip(chosen, positions, strict=True):
         console.print(f"{blueprint.blueprint_id}: offset {position.offset}")
@@ -154,7 +163,7 @@ def _read(file: Path, values: Mapping[str, int], json: bool = False) -> Blueprin
 def _at_site(
     file: Path, blueprint: Blueprint, signature: SiteSignature, json: bool
 ) -> dict[str, Any]:
-    """Print, or return for programs, what a blueprint becomes at a site."""
+    """Resolve a blueprint at a site; print its table, and return its JSON document."""
     try:
         resolved = resolve(blueprint, signature)
     except BlueprintRejected as error:
@@ -170,7 +179,7 @@ def _at_site(
 def _refused(
     file: Path, error: Undecodable | BlueprintRejected, json: bool, site: str | None = None
 ) -> typer.Exit:
-    """Say in one line, or as a document, what is wrong with a file; return the end with 1."""
+    """Print why a file is invalid, as one line or as JSON; return the exit with 1."""
     if json:
         code = error.code if isinstance(error, BlueprintRejected) else "undecodable"
         print_json({"rejected": {"code": code, "reason": str(error), "site": site}})

@@ -1,4 +1,4 @@
-"""What `esper blueprint` shows of ops and of a blueprint at a site, for people and programs."""
+"""Tables and JSON documents of `esper blueprint`: the ops, and a blueprint at a site."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -16,7 +16,7 @@ Written by `make contracts` from the table of ops; do not edit.
 Shapes are those of one sample. An argument without a value must be given; sizes may be expressions,
 and lists have such sizes as members. Dims are counted from 0, the batch left out.
 
-| op | inputs | arguments | what it gives |
+| op | inputs | arguments | result |
 | --- | --- | --- | --- |"""
 
 KIBIBYTE: Final = 1024
@@ -24,7 +24,7 @@ THOUSAND: Final = 1000
 
 
 class SiteTable(NamedTuple):
-    """A blueprint at a site as a table, and as a document of the same."""
+    """A blueprint at a site as a table and as a JSON document."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -32,7 +32,7 @@ class SiteTable(NamedTuple):
 
 
 def site_rows(resolved: Resolved) -> SiteTable:
-    """Return what each node of a resolved blueprint is and costs, and the totals; one sample."""
+    """Return op, output shape and cost of each node and the totals, for one sample."""
     names = ["x", "h", *(node.id for node in resolved.nodes)]
     element = ELEMENT_BYTES[resolved.signature.dtype]
     rows = [
@@ -62,7 +62,7 @@ def site_rows(resolved: Resolved) -> SiteTable:
 
 
 def as_json(blueprint: Blueprint, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what `check --json` says of a blueprint that is well formed."""
+    """Return the document of `check --json` for a valid blueprint."""
     return {
         "blueprint_id": blueprint.blueprint_id,
         "kinds": list(blueprint.kinds),
@@ -76,10 +76,10 @@ def as_json(blueprint: Blueprint, sites: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def parameter_lines(blueprint: Blueprint) -> Iterator[str]:
-    """Yield a line for each parameter: its range, its default, its value where one is chosen."""
+    """Yield one line per parameter: its range, its default, and its value if set."""
     for name, parameter in blueprint.parameters.items():
         value = blueprint.values.get(name)
-        chosen = "" if value is None else f"; here {value}"
+        chosen = "" if value is None else f"; set to {value}"
         yield f"  {name}: {parameter.least} to {parameter.most}, by default " + (
             f"{parameter.default}{chosen}"
         )
@@ -99,7 +99,7 @@ def ops_rows(rows: Sequence[OpSpec]) -> list[tuple[str, str, str, str]]:
 
 
 def ops_page(rows: Sequence[OpSpec]) -> str:
-    """Return the table of ops as a document, for `make contracts` to write."""
+    """Return the table of ops as a Markdown page, for `make contracts`."""
     lines = (
         f"| `{name}` | {inputs} | {arguments and f'`{arguments}`'} | {summary} |"
         for name, inputs, arguments, summary in ops_rows(rows)
@@ -108,7 +108,7 @@ def ops_page(rows: Sequence[OpSpec]) -> str:
 
 
 def ops_as_json(rows: Sequence[OpSpec]) -> list[dict[str, Any]]:
-    """Return the table of ops for programs."""
+    """Return the table of ops as a JSON document."""
     return [
         {
             "op": row.name,
@@ -125,16 +125,16 @@ def ops_as_json(rows: Sequence[OpSpec]) -> list[dict[str, Any]]:
 
 
 def _argument(name: str, argument: Argument) -> str:
-    usual = "" if argument.default is None else f"={_value(argument.default)}"
+    default = "" if argument.default is None else f"={_value(argument.default)}"
     options = argument.options if isinstance(argument, ChoiceArgument) else ()
-    return f"{name}{usual}" + (f" of {', '.join(map(str, options))}" if options else "")
+    return f"{name}{default}" + (f" of {', '.join(map(str, options))}" if options else "")
 
 
 def _call(node: ResolvedNode, names: Sequence[str]) -> str:
-    """Return a node as a call: its op, what it reads, the arguments that are not the usual ones."""
-    usual = {name: argument.default for name, argument in node.spec.arguments.items()}
+    """Return a node as a call: op, inputs, and the arguments that differ from their defaults."""
+    defaults = {name: argument.default for name, argument in node.spec.arguments.items()}
     read = [names[slot] for slot in node.inputs]
-    given = [f"{key}={_value(value)}" for key, value in node.args.items() if value != usual[key]]
+    given = [f"{key}={_value(value)}" for key, value in node.args.items() if value != defaults[key]]
     return f"{node.spec.name}({', '.join([*read, *given])})"
 
 
@@ -149,7 +149,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _short(number: int, step: int, units: Sequence[str]) -> str:
-    """Return a number in the largest of the units, each `step` of the one before, that fits it."""
+    """Return a number in the largest unit that is not above it; units differ by `step`."""
     value, unit = float(number), units[0]
     for larger in units[1:]:
         if value < step:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a command so that what it holds is closed."""
+"""End a command cleanly on Ctrl-C and SIGTERM."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,20 +10,20 @@ Check = Callable[[], None]
 
 @contextmanager
 def interruptible() -> Iterator[Check]:
-    """Let SIGTERM end the block as Ctrl-C does, by KeyboardInterrupt.
+    """Raise KeyboardInterrupt in the block on SIGTERM as on Ctrl-C.
 
-    Yields a check for work that goes on for long to make now and then. It raises what the signal
-    raised, where that was lost: Python drops what is raised in a finalizer or a callback.
+    Yields a check for long-running work to call regularly: it raises again if the exception was
+    lost, because Python drops exceptions raised in a finalizer or a callback.
     """
-    asked = False
+    interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     def check() -> None:
-        if asked:
+        if interrupted:
             raise KeyboardInterrupt
 
     previous = {

@@ -1,4 +1,4 @@
-"""The kernels of a run, copied out of the store, so that the run can be replayed without it."""
+"""Copy the kernels of a run to a folder, so that it can be replayed without the store."""
 
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from esper.training.link_config import trusted_key_of
 
 
 def copy_kernels(settings: Settings, history: RunRecords, folder: Path) -> int:
-    """Copy what the store has of the kernels that a history names, verified; return how many.
+    """Copy the kernels of a history from the store, verified; return their number.
 
     Raises:
-        KernelMissing, StoreUnavailable, ArtifactRefused: one cannot be had, or was altered.
-        NotConfigured: no trusted key is named.
+        KernelMissing, StoreUnavailable, ArtifactRefused: a kernel cannot be loaded or fails
+            verification.
+        NotConfigured: no trusted key is configured.
     """
     announced = [decode(KernelReady, record.value) for record in history.kernels]
     fetched = fetch_kernels(settings.kernel_store_url, trusted_key_of(settings), announced)

@@ -1,4 +1,4 @@
-"""`esper keys`: the pair of keys that signs kernels and verifies them."""
+"""`esper keys`: the key pair that signs and verifies kernels."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,21 +8,21 @@ import typer
 from esper.settings import Settings
 from esper.workers.cli.output import console
 
-app = typer.Typer(help="Keys with which compile workers sign and trainers verify kernels.")
+app = typer.Typer(help="Keys for signing kernels (compile workers) and verifying them (trainers).")
 
 
 @app.callback()
 def keys() -> None:
-    """Keys with which compile workers sign and trainers verify kernels."""
+    """Keys for signing kernels (compile workers) and verifying them (trainers)."""
 
 
 @app.command("create")
 def create(
     directory: Annotated[
-        Path | None, typer.Argument(help="Where the two PEM files go. Default: ESPER_HOME/keys")
+        Path | None, typer.Argument(help="Folder for the two PEM files. Default: ESPER_HOME/keys")
     ] = None,
 ) -> None:
-    """Create an Ed25519 pair. A pair that is already there is left as it is."""
+    """Create an Ed25519 key pair; an existing pair is kept."""
     from esper.compiler import KeysExist, create_keys
 
     target = directory or Settings().home / "keys"

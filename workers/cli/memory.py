@@ -1,10 +1,11 @@
-"""`esper memory`: what the runs of each task family left to later ones."""
+"""`esper memory`: the trial results that later runs of a task family start from."""
 
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.errors import EsperError
 from esper.settings import Settings
 from esper.workers.cli.output import Json, console, print_json, print_table
 
@@ -14,24 +15,28 @@ if TYPE_CHECKING:
 
 DIFFERENT, UNREADABLE = 1, 2
 
-app = typer.Typer(help="What runs of a task family left to later ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Trial results of earlier runs, kept per task family for later runs.", no_args_is_help=True
+)
 
-Family = Annotated[str, typer.Argument(help="A family; `esper memory show` names all.")]
+Family = Annotated[str, typer.Argument(help="Task family; `esper memory show` lists them.")]
 
 
-class RedisUnnamed(ValueError):
-    """There is no memory to speak of; the message says what to set."""
+class RedisNotConfigured(EsperError, ValueError):
+    """No Redis URL is configured."""
 
 
 @app.command("show")
 def show(
-    family: Annotated[str | None, typer.Argument(help="Default: all, in brief.")] = None,
+    family: Annotated[
+        str | None, typer.Argument(help="Task family. Default: a summary of all.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Show the families of which something is remembered, or what is remembered of one.
+    """Show all families in memory, or the results of one.
 
-    weight: how many trials it counts as in a run that begins now; mean: their mean reward, from 0
-    to 1, where 0.5 is a kernel that does nothing.
+    weight: number of trials that the results count as in a new run. mean: mean reward of the
+    trials, from 0 to 1; a kernel without effect has 0.5.
     """
     memory = _memory()
     if family is None:
@@ -43,7 +48,7 @@ def show(
         print_json(_facts(family, known))
         return
     now_ms = time.time() * 1000
-    arms = sorted(known.arms.items(), key=lambda each: (each[0][0], -each[1].mean, each[0]))
+    arms = sorted(known.arms.items(), key=lambda item: (item[0][0], -item[1].mean, item[0]))
     rows = [
         (signature, blueprint, f"{arm.weight:.1f}", f"{arm.mean:.3f}", _age(now_ms - arm.at_ms))
         for (signature, blueprint), arm in arms
@@ -55,23 +60,23 @@ def show(
 @app.command("forget")
 def forget(
     family: Family,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Drop all that is remembered of a family; its next run begins without memory."""
+    """Delete the memory of a family; its next run starts without memory."""
     memory = _memory()
     _require(memory, family)
     if not yes:
-        typer.confirm(f"drop all that is remembered of family {family}?", abort=True)
+        typer.confirm(f"delete the memory of family {family}?", abort=True)
     memory.forget(family)
-    console.print(f"{family}: forgotten")
+    console.print(f"{family}: memory deleted")
 
 
 @app.command("learn")
 def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
-    """Add to memory what a run found, from its record: for runs that closed while Redis was away.
+    """Add a closed run to memory from its topics; for runs that closed while Redis was away.
 
-    Audits the run first; a run counts once, however often it is learnt. Exits 1 if its record
-    differs or it teaches nothing, 2 if it could not be read.
+    Audits the run first. A run that is in memory is not added again. Exits 1 if the audit finds a
+    difference or the run has no memory, 2 if its records could not be read.
     """
     from esper.audit import HistoryUnreadable, audit, fetch_history, last_state
     from esper.orchestrator import memory_updates
@@ -85,17 +90,17 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
     if not verdict.identical:
         raise _refused(str(verdict), DIFFERENT)
     if not verdict.closed:
-        raise _refused(f"run {run} is not closed yet, and may find more", DIFFERENT)
+        raise _refused(f"run {run} is not closed; learn from it after it closes", DIFFERENT)
     state = last_state(history)
-    opened_with = state.run.run_config.memory
-    if opened_with is None:
-        raise _refused(f"run {run} was told to do without memory, and leaves none", DIFFERENT)
-    family, lessons = opened_with.family, memory_updates(state)
-    if memory.fold(family, lessons, run_id=run, at_ms=int(time.time() * 1000)):
-        arms = _count(len(lessons), "blueprint")
-        console.print(f"{family}: learnt of {arms} from {run}", soft_wrap=True)
+    run_memory = state.run.run_config.memory
+    if run_memory is None:
+        raise _refused(f"run {run} runs without memory, so it has no family to add to", DIFFERENT)
+    family, updates = run_memory.family, memory_updates(state)
+    if memory.fold(family, updates, run_id=run, at_ms=int(time.time() * 1000)):
+        arms = _count(len(updates), "blueprint")
+        console.print(f"{family}: added {arms} from {run}", soft_wrap=True)
     else:
-        console.print(f"{family}: {run} counts already", soft_wrap=True)
+        console.print(f"{family}: {run} is in memory already", soft_wrap=True)
 
 
 def _show_all(memory: "RedisRunMemory", json: bool) -> None:
@@ -110,25 +115,25 @@ def _show_all(memory: "RedisRunMemory", json: bool) -> None:
     if json:
         print_json(facts)
         return
-    readable = [each for each in facts if "unreadable" not in each]
+    readable = [row for row in facts if "unreadable" not in row]
     if readable or not facts:
         now_ms = time.time() * 1000
         print_table(
             ("family", "runs", "blueprints at sites", "weight", "last tried"),
             [
                 (
-                    each["family"],
-                    each["runs"],
-                    each["arms"],
-                    f"{each['weight']:.1f}",
-                    "never" if each["at_ms"] is None else _age(now_ms - each["at_ms"]),
+                    row["family"],
+                    row["runs"],
+                    row["arms"],
+                    f"{row['weight']:.1f}",
+                    "never" if row["at_ms"] is None else _age(now_ms - row["at_ms"]),
                 )
-                for each in readable
+                for row in readable
             ],
         )
-    for each in facts:
-        if "unreadable" in each:
-            console.print(each["unreadable"], style="red", soft_wrap=True, markup=False)
+    for row in facts:
+        if "unreadable" in row:
+            console.print(row["unreadable"], style="red", soft_wrap=True, markup=False)
 
 
 def _memory() -> "RedisRunMemory":
@@ -136,8 +141,8 @@ def _memory() -> "RedisRunMemory":
 
     settings = Settings()
     if settings.redis_url is None:
-        raise RedisUnnamed(
-            "no Redis is named; start the local stack with `esper up`, or set ESPER_REDIS_URL"
+        raise RedisNotConfigured(
+            "no Redis is configured; start the local stack with `esper up`, or set ESPER_REDIS_URL"
         )
     return RedisRunMemory(settings.redis_url, kept_days=settings.memory_days)
 
@@ -146,12 +151,12 @@ def _require(memory: "RedisRunMemory", family: str) -> None:
     known = memory.families()
     if family not in known:
         raise typer.BadParameter(
-            f"nothing is remembered of family {family!r}; there are: {', '.join(known) or 'none'}"
+            f"no memory of family {family!r}; families: {', '.join(known) or 'none'}"
         )
 
 
 def _facts(family: str, memory: "FamilyMemory") -> dict[str, Any]:
-    """Return what is known of a family, as a `MemorySnapshot` has it and more."""
+    """Return the memory of a family: the fields of a `MemorySnapshot` and more."""
     arms = [
         {"signature": signature, "blueprint_id": blueprint, **arm._asdict()}
         for (signature, blueprint), arm in sorted(memory.arms.items())
@@ -182,6 +187,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _refused(why: str, code: int) -> typer.Exit:
-    """Say in one line why nothing is learnt; return the end with this code."""
+    """Print why nothing is learnt, in one line; return the exit with `code`."""
     console.print(why, style="red", soft_wrap=True, markup=False)
     return typer.Exit(code)

@@ -1,4 +1,4 @@
-"""Options that belong together, as one parameter of the commands that take them."""
+"""Groups of options as one dataclass parameter of a command."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -8,9 +8,9 @@ from typing import Any, get_type_hints
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command with each parameter that is a dataclass of options spread out into them.
+    """Return a command whose dataclass parameters are replaced by one option per field.
 
-    Typer, which reads signatures, has no notion of a group of its own.
+    Typer reads the signature of a command and does not support groups of options.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -18,7 +18,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def spread(**given: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{each.name: given.pop(each.name) for each in fields(group)})
+            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
         command(**given)
 
     def parameters() -> Iterator[inspect.Parameter]:
@@ -30,16 +30,16 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
                 yield parameter.replace(kind=kind, annotation=hints[name])
 
     spread.__signature__ = inspect.Signature(list(parameters()))  # type: ignore[attr-defined]
-    spread.__annotations__ = {one.name: one.annotation for one in parameters()}
+    spread.__annotations__ = {p.name: p.annotation for p in parameters()}
     return spread
 
 
 def _options(group: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    for each in fields(group):
+    for field in fields(group):
         yield inspect.Parameter(
-            each.name,
+            field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if each.default is MISSING else each.default,
-            annotation=hints[each.name],
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
         )

@@ -1,4 +1,4 @@
-"""How commands speak: tables for people, one JSON document for programs."""
+"""Output of the commands: tables on the console, or one JSON document with --json."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 console = Console(highlight=False)
 
@@ -21,7 +21,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """Print rows under columns; numbers are the caller's to format."""
+    """Print a table; the caller formats numbers."""
     table = Table(*columns, title=title or None, title_justify="left", title_style="bold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))

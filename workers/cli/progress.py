@@ -1,4 +1,4 @@
-"""The progress display of a training: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a training: a bar on a terminal, otherwise a few lines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from esper.workers.cli.interrupts import Check, interruptible
 from esper.workers.cli.output import console
 
 LINES = 6
-"""How many lines of progress are printed where nobody watches a bar."""
+"""Progress lines printed when the console is not a terminal."""
 
 
 class TrainingProgress:
-    """What a training says of itself while it runs."""
+    """Reports the progress of a training to the console."""
 
     def __init__(
         self, epochs: int, check: Check, advance: Callable[[float], None] | None, quiet: bool
@@ -25,14 +25,14 @@ class TrainingProgress:
         self._quiet = quiet
 
     def started(self, run_id: str) -> None:
-        """The run has its id."""
-        self.note(f"run {run_id}: training, kernels compile meanwhile")
+        """Report that the run has started."""
+        self.note(f"run {run_id}: training while kernels compile")
 
     def epoch(self, epoch: int, loss: float) -> None:
-        """One more pass over the training set is done, with this loss on its last batch.
+        """Report a finished pass over the training set; `loss` is that of its last batch.
 
         Raises:
-            KeyboardInterrupt: the training was asked to end.
+            KeyboardInterrupt: Ctrl-C or SIGTERM was received.
         """
         self._check()
         if self._advance is not None:
@@ -41,7 +41,7 @@ class TrainingProgress:
             self.note(f"epoch {epoch} of {self._epochs}, loss {loss:.4f}")
 
     def note(self, line: str) -> None:
-        """Say one line."""
+        """Print one line."""
         if not self._quiet:
             console.print(line, soft_wrap=True)
 
@@ -50,7 +50,7 @@ class TrainingProgress:
 def training_progress(
     epochs: int, check: Check, *, quiet: bool = False
 ) -> Iterator[TrainingProgress]:
-    """Show progress while the block runs; `quiet` shows nothing. Each epoch makes the check."""
+    """Show progress while the block runs, unless `quiet`; call `check` after each epoch."""
     if quiet or not console.is_terminal:
         yield TrainingProgress(epochs, check, None, quiet)
         return
@@ -73,12 +73,12 @@ def training_progress(
 
 @contextmanager
 def stoppable_training(
-    epochs: int, last_words: Callable[[], str], *, quiet: bool = False
+    epochs: int, stop_message: Callable[[], str], *, quiet: bool = False
 ) -> Iterator[TrainingProgress]:
-    """Show progress while the block runs; Ctrl-C and SIGTERM end it with words and exit code 130.
+    """Show progress while the block runs; on Ctrl-C and SIGTERM print a message and exit with 130.
 
     Raises:
-        Exit: it was asked to end.
+        Exit: Ctrl-C or SIGTERM was received.
     """
     try:
         with (
@@ -87,5 +87,5 @@ def stoppable_training(
         ):
             yield progress
     except KeyboardInterrupt:
-        console.print(last_words())
+        console.print(stop_message())
         raise typer.Exit(130) from None

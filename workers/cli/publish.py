@@ -1,4 +1,4 @@
-"""Publishing blueprints, from wherever a process of ours does it."""
+"""Publish blueprints to `blueprint-submitted`."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ CONFIRM_TIMEOUT_S = 30
 
 
 def publish_blueprints(settings: Settings, blueprints: Iterable[Blueprint]) -> list[RecordPosition]:
-    """Publish blueprints and return where the broker put each, in their order.
+    """Publish blueprints; return the topic position of each, in their order.
 
     Raises:
         BrokerUnreachable: no broker answers.

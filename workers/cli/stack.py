@@ -1,4 +1,4 @@
-"""`esper up`, `esper down`, `esper status`: Kafka, Redis and the workers on this machine."""
+"""`esper up`, `esper down`, `esper status`: Kafka, Redis and workers on this machine."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -12,33 +12,33 @@ from esper.workers.cli.output import Json, console, print_json, print_table
 if TYPE_CHECKING:
     from esper.workers.local.stack import LocalStack
 
-Workers = Annotated[bool, typer.Option(help="Start the compile and the bandit worker too.")]
+Workers = Annotated[bool, typer.Option(help="Also start the compile and bandit workers.")]
 
 
 def up(workers: Workers = True) -> None:
-    """Start Kafka, Redis, the topics and the workers on this machine, and leave them running.
+    """Start Kafka, Redis and the workers on this machine, create the topics, and keep all running.
 
-    Addresses in the environment (KAFKA_BOOTSTRAP_SERVERS, ESPER_REDIS_URL) win: those services
-    are used and not started. What runs already is left as it is.
+    A service whose address is set (KAFKA_BOOTSTRAP_SERVERS, ESPER_REDIS_URL) is used instead of
+    started. Running services are not restarted.
     """
     try:
         with interruptible():
             state = _stack().start(console.print, workers=workers)
     except KeyboardInterrupt:
-        console.print("interrupted; what this call had started has been stopped")
+        console.print("interrupted; the services started by this call have been stopped")
         raise typer.Exit(130) from None
     console.print(f"Kafka at {state.kafka_bootstrap_servers}, Redis at {state.redis_url}")
     console.print("next: `esper blueprint publish --shipped`, then `esper train digits`")
 
 
 def down() -> None:
-    """Stop what `esper up` started. Data stays in ESPER_HOME (.esper unless set)."""
+    """Stop the services that `esper up` started; data stays in ESPER_HOME (default: .esper)."""
     _stack().stop()
     console.print("stopped")
 
 
 def status(json: Json = False) -> None:
-    """Say what runs, where, and whether it answers. Exits 1 if something does not."""
+    """Show each service, its address and whether it answers. Exits 1 if one does not."""
     services = _stack().status()
     rows = [asdict(service) for service in services]
     if json:
@@ -49,7 +49,7 @@ def status(json: Json = False) -> None:
 
 
 def _stack() -> "LocalStack":
-    # Here, not at the top: the image of the workers has no local services to manage.
-    from esper.workers.local.stack import LocalStack
+    # Imported here: the workers' image does not have the packages of the local services.
+    from esper.workers.local import LocalStack
 
     return LocalStack(Settings().home)

@@ -1,4 +1,4 @@
-"""`esper topics`: create them, list them, watch them."""
+"""`esper topics`: create, list and tail the Kafka topics."""
 
 import queue
 import sys
@@ -14,27 +14,27 @@ from esper.workers.cli.output import Json, console, print_json, print_table
 if TYPE_CHECKING:
     from esper.topics.bus import Record
 
-app = typer.Typer(help="The topics everything goes through.", no_args_is_help=True)
+app = typer.Typer(help="The Kafka topics of Esper.", no_args_is_help=True)
 
 
 @app.command("create")
 def create(
     replication_factor: Annotated[
-        int, typer.Option(min=1, help="Copies of each record; 3 in production.")
+        int, typer.Option(min=1, help="Replicas of each partition; 3 in production.")
     ] = 1,
 ) -> None:
-    """Create what is missing: the catalog's topics, their dead letters, the tables' changelogs."""
+    """Create missing topics: the catalog, its dead letter topics and the tables' changelogs."""
     from esper.topics.bus import create_topics
 
     created = create_topics(
         Settings().kafka_bootstrap_servers, replication_factor=replication_factor
     )
-    console.print(f"{len(created)} created" if created else "all there")
+    console.print(f"{len(created)} created" if created else "all topics exist")
 
 
 @app.command("list")
 def list_topics(json: Json = False) -> None:
-    """Show the catalog: what each topic carries, how it is keyed, partitioned and kept."""
+    """Show the topics: content, key, partitions and retention."""
     from esper.topics.catalog import TOPICS
 
     rows = [
@@ -51,11 +51,15 @@ def list_topics(json: Json = False) -> None:
 @app.command("tail")
 def tail(
     topic: Annotated[str, typer.Argument(help="A topic's name; see `esper topics list`.")],
-    key: Annotated[str | None, typer.Option(help="Only records of this key.")] = None,
-    beginning: Annotated[bool, typer.Option(help="From the first record, not from now.")] = False,
-    count: Annotated[int, typer.Option(min=0, help="End after so many records; 0: never.")] = 0,
+    key: Annotated[str | None, typer.Option(help="Print only records with this key.")] = None,
+    beginning: Annotated[
+        bool, typer.Option(help="Start at the first record instead of now.")
+    ] = False,
+    count: Annotated[
+        int, typer.Option(min=0, help="Exit after this number of records; 0: never.")
+    ] = 0,
 ) -> None:
-    """Print records as they arrive, one line of JSON each, until Ctrl-C."""
+    """Print records as they arrive, as one JSON line each, until Ctrl-C."""
     from esper.topics.bus import Bus, StartOffset
 
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()

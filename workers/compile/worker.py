@@ -236,7 +236,9 @@ def run_compile_worker(settings: Settings) -> int:
         KeyUnusable: the file does not hold an Ed25519 private key.
     """
     if settings.signing_key_file is None:
-        raise MissingKey("no signing key: set ESPER_SIGNING_KEY_FILE; `esper keys create` makes a key pair")
+        raise MissingKey(
+            "no signing key: set ESPER_SIGNING_KEY_FILE; `esper keys create` makes a key pair"
+        )
     key = load_private_key(settings.signing_key_file)
     app = make_app(
         COMPILE_APP,

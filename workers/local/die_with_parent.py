@@ -1,8 +1,8 @@
-"""Runs a command that the kernel kills when its parent dies: `python die_with_parent.py PARENT_PID CMD...`.
+"""Run a command that the kernel kills when its parent dies: `die_with_parent.py PARENT_PID CMD...`.
 
-A file of its own, run by path: it becomes the command by exec, so the pid stays the same, and needs
-nothing but the standard library. (A `preexec_fn` would do the same but can deadlock a parent that
-has threads.) Linux only, prctl(2): the signal is sent when the *thread* that started us ends.
+This script is run by path, needs only the standard library, and execs the command, so the pid stays
+the same. (A `preexec_fn` can deadlock a parent that has threads.) Linux only, prctl(2): the signal
+is sent when the *thread* that started this process ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.exit(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent_pid:
-        return  # The parent died before the die_with_parent was on.
+        return  # The parent died before prctl was called.
     os.execvp(command[0], command)
 
 

@@ -20,7 +20,7 @@ from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from esper.topics.codec import decode
 from esper.topics.models import MemorySnapshot, SeedReport
 from esper.workers.cli import app
-from esper.workers.cli.memory import RedisUnnamed
+from esper.workers.cli.memory import RedisNotConfigured
 from tests.orchestrator.trained_memory import SIGNATURES, taught_run
 
 FC = SIGNATURES["fc"]
@@ -97,7 +97,7 @@ def test_a_family_is_dropped_only_when_that_is_confirmed(
 def test_a_family_that_is_unknown_is_wrong_use(command: str, family: str) -> None:
     result = esper(command, family)
     assert result.exit_code == 2
-    assert f"nothing is remembered of family '{family}'" in " ".join(result.output.split())
+    assert f"no memory of family '{family}'" in " ".join(result.output.split())
 
 
 def test_memory_of_another_schema_is_named_and_can_be_dropped(redis_url: str, family: str) -> None:
@@ -111,7 +111,7 @@ def test_memory_of_another_schema_is_named_and_can_be_dropped(redis_url: str, fa
 def test_without_redis_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ESPER_REDIS_URL")
     result = esper("show")
-    assert isinstance(result.exception, RedisUnnamed)
+    assert isinstance(result.exception, RedisNotConfigured)
     assert "esper up" in str(result.exception)
 
 
@@ -149,8 +149,8 @@ def test_a_run_that_was_missed_is_learnt_from_its_record_once(
     run_id = recorded(named, family)
     first, second = esper("learn", run_id), esper("learn", run_id)
     assert (first.exit_code, second.exit_code) == (0, 0)
-    assert first.output.startswith(f"{family}: learnt of ")
-    assert second.output == f"{family}: {run_id} counts already\n"
+    assert first.output.startswith(f"{family}: added ")
+    assert second.output == f"{family}: {run_id} is in memory already\n"
     found = RedisRunMemory(redis_url).read(family)
     state = taught_run(family, run_id=run_id).folded
     assert (
@@ -169,8 +169,8 @@ def test_a_run_that_was_missed_is_learnt_from_its_record_once(
     ("how", "code", "why"),
     [
         ({"forged": True}, 1, "different: run run-"),
-        ({"closing": False}, 1, "is not closed yet"),
-        ({"family": None}, 1, "was told to do without memory"),
+        ({"closing": False}, 1, "is not closed; learn from it after it closes"),
+        ({"family": None}, 1, "runs without memory, so it has no family to add to"),
     ],
 )
 def test_a_run_that_teaches_nothing_is_refused_in_one_line(

@@ -1,4 +1,4 @@
-"""The options of `esper train` that say how a run chooses."""
+"""Options of `esper train` for the policies of a run and their limits."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from tests.workers.cli.test_errors import esper
 SITES = ("conv1", "conv2", "fc1")
 
 
-def test_without_options_a_run_chooses_by_the_defaults() -> None:
-    assert PolicyOptions().chosen(SITES) == (DEFAULT_POLICY, DEFAULT_SELECTION)
+def test_without_options_a_run_has_the_defaults() -> None:
+    assert PolicyOptions().policy_and_selection(SITES) == (DEFAULT_POLICY, DEFAULT_SELECTION)
 
 
-def test_each_option_is_one_thing_that_the_run_is_told() -> None:
+def test_each_option_sets_one_value_of_the_run() -> None:
     policy, selection = PolicyOptions(
         policy="ucb1",
         policy_param=["exploration=0.5"],
@@ -31,7 +31,7 @@ def test_each_option_is_one_thing_that_the_run_is_told() -> None:
         pin=["conv1=gated-conv", "conv1=squeeze-excite", "fc1=film"],
         dormant_reports=0,
         max_on_trial=1,
-    ).chosen(SITES)
+    ).policy_and_selection(SITES)
     assert policy == PolicySpec(name="ucb1", params={"exploration": 0.5})
     assert selection.attention == PolicySpec(name="ucb1")
     assert selection.limits == SelectionLimits(
@@ -45,22 +45,22 @@ def test_each_option_is_one_thing_that_the_run_is_told() -> None:
     )
 
 
-def test_a_tournament_has_its_own_selection_seeds_and_reports() -> None:
+def test_a_tournament_has_its_own_selection_slots_and_reporting_interval() -> None:
     usual = PolicyOptions()
     assert (usual.report_every, usual.slots) == (REPORT_EVERY, SLOTS) == (20, 2)
     choosing = PolicyOptions(tournament=True)
-    assert choosing.chosen(SITES) == (DEFAULT_POLICY, TOURNAMENT)
+    assert choosing.policy_and_selection(SITES) == (DEFAULT_POLICY, TOURNAMENT)
     assert (choosing.report_every, choosing.slots) == (10, 4)
 
 
-def test_a_tournament_may_be_told_more() -> None:
-    _, selection = PolicyOptions(tournament=True, max_on_trial=6).chosen(SITES)
+def test_a_tournament_can_be_combined_with_limits() -> None:
+    _, selection = PolicyOptions(tournament=True, max_on_trial=6).policy_and_selection(SITES)
     assert selection.limits == TOURNAMENT.limits.model_copy(update={"max_on_trial": 6})
     assert selection.keep_share == TOURNAMENT.keep_share
 
 
-def test_no_attention_leaves_all_to_the_policy() -> None:
-    _, selection = PolicyOptions(attention="none").chosen(SITES)
+def test_attention_none_leaves_the_choice_of_site_to_the_policy() -> None:
+    _, selection = PolicyOptions(attention="none").policy_and_selection(SITES)
     assert selection.attention is None
     assert selection.limits == DEFAULT_SELECTION.limits
 
@@ -72,23 +72,26 @@ def test_no_attention_leaves_all_to_the_policy() -> None:
         ({"attention": "oracle"}, "no policy 'oracle'; there are .*ucb1"),
         ({"policy": "ucb1", "policy_param": ["greed=1"]}, "no parameter 'greed'; it has explor"),
         ({"policy": "ucb1", "policy_param": ["exploration=-1"]}, "must be from 0 to"),
-        ({"policy_param": ["exploration"]}, "'exploration' is not NAME=NUMBER"),
-        ({"policy_param": ["exploration=much"]}, "'exploration=much' is not NAME=NUMBER"),
-        ({"pin": ["conv9=film"]}, "no site 'conv9'; there are: conv1, conv2, fc1"),
-        ({"pin": ["conv1"]}, "'conv1' is not SITE=BLUEPRINT"),
+        ({"policy_param": ["exploration"]}, "'exploration' is invalid; write NAME=NUMBER"),
+        (
+            {"policy_param": ["exploration=much"]},
+            "'exploration=much' is invalid; write NAME=NUMBER",
+        ),
+        ({"pin": ["conv9=film"]}, "no site 'conv9'; use one of: conv1, conv2, fc1"),
+        ({"pin": ["conv1"]}, "'conv1' is invalid; write SITE=BLUEPRINT"),
         ({"forbid": ["Film!"]}, "forbidden 0: .* not 'Film!'"),
         ({"max_latency_ratio": 0.0}, "max_latency_ratio: .* greater than 0, not 0.0"),
     ],
     ids=str,
 )
-def test_what_there_is_not_is_answered_with_what_there_is(
+def test_an_unknown_name_or_value_is_refused_with_the_valid_ones(
     options: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(typer.BadParameter, match=why):
-        PolicyOptions(**options).chosen(SITES)
+        PolicyOptions(**options).policy_and_selection(SITES)
 
 
-def test_the_command_takes_the_options_and_wrong_names_exit_with_2(tmp_path: Path) -> None:
+def test_an_unknown_policy_on_the_command_line_exits_with_2(tmp_path: Path) -> None:
     ended = esper("train", "digits", "--policy", "oracle", "--pin", "fc1=film", home=tmp_path)
     assert ended.returncode == 2
     assert "no policy 'oracle'" in ended.stderr

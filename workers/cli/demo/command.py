@@ -1,4 +1,4 @@
-"""`esper demo`: the main job, start to end."""
+"""`esper demo`: grow a network with real services, then export and audit it."""
 
 from typing import Annotated, Any
 
@@ -8,24 +8,24 @@ from esper.settings import Settings
 from esper.workers.cli.output import Json, console, print_json, print_table
 from esper.workers.cli.train.summary_tables import print_reasons, print_seeds, timing_line
 
-LAST_WORDS = "interrupted; everything that was started has been stopped"
+STOP_MESSAGE = "interrupted; all started services have been stopped"
 
 
 def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds weights, batches and decisions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches and decisions.")] = 0,
     json: Json = False,
 ) -> None:
-    """See a network grow: real Kafka and Redis, compile and bandit workers, training, audit.
+    """Watch a network grow: real Kafka and Redis, compile and bandit workers, training, audit.
 
-    Everything runs on this machine, in ESPER_HOME/demo, and has ended when the command ends, also
-    after Ctrl-C. Takes about a minute. Exits 1 unless growth, export and audit all worked.
+    All of it runs on this machine in ESPER_HOME/demo and is stopped when the command ends, also
+    after Ctrl-C. Takes about a minute. Exits 1 unless growth, export and audit succeeded.
     """
     from esper.workers.cli.demo.run import run_demo, succeeded
     from esper.workers.cli.progress import stoppable_training
 
     home = (Settings().home / "demo").resolve()
-    with stoppable_training(epochs, lambda: LAST_WORDS, quiet=json) as progress:
+    with stoppable_training(epochs, lambda: STOP_MESSAGE, quiet=json) as progress:
         facts = run_demo(home, seed=seed, epochs=epochs, say=progress.note, on_epoch=progress.epoch)
     if json:
         print_json(facts)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from esper.errors import EsperError
 from esper.tasks.digits import load_digits
 
 TOLERANCE = 1e-6
@@ -35,12 +36,12 @@ with torch.no_grad():
 """
 
 
-class FreshInterpreterFailed(Exception):
+class FreshInterpreterFailed(EsperError):
     """The exported network did not load or run; the message is the interpreter's last line."""
 
 
 class Comparison(NamedTuple):
-    """How far the exported network's logits are from the grown one's, over the test images."""
+    """Differences between the logits of the exported and the grown network on the test images."""
 
     images: int
     max_difference: float
@@ -48,10 +49,10 @@ class Comparison(NamedTuple):
 
 
 def compare_in_fresh_interpreter(folder: Path, model: nn.Module) -> Comparison:
-    """Compare logits of an exported digits network with the model's, equal to 1e-6.
+    """Compare the logits of an exported digits network with those of `model`, to 1e-6.
 
     Raises:
-        FreshInterpreterFailed: the exported source did not run there.
+        FreshInterpreterFailed: the exported network did not load or run.
     """
     images, _ = load_digits().test
     model.eval()

@@ -1,4 +1,4 @@
-"""The demo: the whole path, from a published blueprint to a grown, exported, audited network."""
+"""The demo: from published blueprints to a grown, exported and audited network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 
 def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch) -> Facts:
-    """Go through the whole path and return the facts; the stack is gone afterwards."""
+    """Run the demo on a temporary stack under `home` and return its facts."""
     with running_stack(home, say) as settings:
         published = publish_blueprints(settings, shipped())
         say(f"blueprints: {len(published)} published to {BLUEPRINT_SUBMITTED.name}")
@@ -35,16 +35,16 @@ def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch)
             on_start=lambda run_id: say(f"run {run_id}: training, kernels compile meanwhile"),
             on_epoch=on_epoch,
         )
-        say("export: loading the grown network where esper cannot be imported")
+        say("export: loading the grown network in an interpreter without esper")
         comparison = compare_in_fresh_interpreter(grown.exported, grown.result.model)
-        say("audit: deriving every decision again from the topics")
+        say("audit: recomputing every decision from the topics")
         verdict = audit(fetch_history(settings.kafka_bootstrap_servers, grown.run_id))
         submit_to_ready = submit_to_ready_ms(settings, grown.run_id)
-    say("twin: the same host with the same seed, never grown")
-    twin = train_task(DIGITS, seed, epochs)
+    say("control: training the same host with the same seed, without growth")
+    control = train_task(DIGITS, seed, epochs)
     return {
         **summary(grown),
-        "never_grown": {"test_accuracy": twin.test_accuracy, "params": twin.params},
+        "never_grown": {"test_accuracy": control.test_accuracy, "params": control.params},
         "export_check": comparison._asdict(),
         "audit": verdict.facts(),
         "submit_to_ready_ms": spread(submit_to_ready),
@@ -53,9 +53,9 @@ def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch)
 
 
 def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
-    """For each kernel of a run: from the moment blueprint and run were both known to ready, in ms.
+    """Return, per kernel of a run, the ms from its blueprint (or the later run) to ready.
 
-    By the clocks of the records' producers.
+    The times are the record timestamps, set by the clocks of their producers.
     """
     servers = settings.kafka_bootstrap_servers
     run_record = read_topic(servers, TRAINING_RUN.name, key=run_id.encode())[0]
@@ -77,7 +77,7 @@ def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
 
 
 def succeeded(facts: Facts) -> bool:
-    """Whether the demo showed what it is there to show, whatever the accuracies are."""
+    """Return whether a kernel was planted and export and audit succeeded, at any accuracy."""
     planted = any(
         seed["fate"].startswith(("kept", "merged", "culled", "on trial")) for seed in facts["seeds"]
     )

@@ -1,8 +1,8 @@
-"""`esper train`: a shipped task, growing, against the stack that runs."""
+"""`esper train`: train a shipped task that grows, with the broker and workers of the settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,17 +10,20 @@ from esper.settings import Settings
 from esper.workers.cli.option_groups import grouped
 from esper.workers.cli.output import Json, print_json
 from esper.workers.cli.train.policy_options import PolicyOptions
-from esper.workers.cli.train.replay_options import ReplayOptions, TrainingSetup, take_up
+from esper.workers.cli.train.replay_options import ReplayOptions, TrainingSetup, train_earlier_run
+
+if TYPE_CHECKING:
+    from esper.workers.cli.train.trainer import GrownRun
 
 TASKS = ("digits", "resnet", "conv-teacher", "charlm")
-"""Named here too, so that help and wrong use load no torch."""
+"""Repeated here, so that help and usage errors load no torch."""
 
 DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a task is to be trained."""
+class TrainingOptions:
+    """How the task is trained."""
 
     epochs: Annotated[
         int | None,
@@ -28,49 +31,49 @@ class Training:
     ] = None
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Seeds weights, batches and decisions. Default: 0."),
+        typer.Option(min=0, help="Seed of weights, batches and decisions. Default: 0."),
     ] = None
     export: Annotated[
         Path | None, typer.Option(help="Folder for the grown network. Default: ESPER_HOME/grown")
     ] = None
-    device: Annotated[str, typer.Option(help="Where to train: cpu, or cuda.")] = "cpu"
+    device: Annotated[str, typer.Option(help="Device to train on: cpu or cuda.")] = "cpu"
     lockstep: Annotated[
         bool,
         typer.Option(
             "--lockstep",
-            help="Wait for the answer to each report: with the same seed and blueprints, the same "
-            "bits on a CPU. For experiments; slower.",
+            help="Wait for the decisions on each report. On a CPU, the same seed and blueprints "
+            "then give the same bits. Slower; for experiments.",
         ),
     ] = False
     memory: Annotated[
         bool | None,
         typer.Option(
             "--memory/--no-memory",
-            help="Begin with what earlier runs of the task found, and leave to later ones what "
-            "this one finds. Default: yes, but not with --lockstep.",
+            help="Start from the results of earlier runs of this task, and add this run's results "
+            "for later ones. Default: --memory, or --no-memory with --lockstep.",
         ),
     ] = None
     checkpoint: Annotated[
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="Keep the training in this file after each epoch, and go on from it where it is "
-            "there already; removed when the training has ended well.",
+            help="Write a checkpoint to this file after each epoch. If the file exists, resume "
+            "from it. Removed when training completes.",
         ),
     ] = None
 
     @property
-    def needs_deciding(self) -> list[str]:
-        """What was asked for that has a meaning only where a worker decides, as options."""
-        asked = {
+    def needing_decisions(self) -> list[str]:
+        """Return the given options that apply only when a bandit worker decides."""
+        given = {
             "--lockstep": self.lockstep,
             "--memory": self.memory is not None,
             "--checkpoint": self.checkpoint is not None,
         }
-        return [name for name, given in asked.items() if given]
+        return [name for name, is_given in given.items() if is_given]
 
-    def told(self, task: str) -> dict[str, str | int | bool]:
-        """What a training's file must be told alike each time, to go on with one training."""
+    def identity(self, task: str) -> dict[str, str | int | bool]:
+        """Return the options that must be the same when a checkpoint is resumed."""
         return {
             "task": task,
             "seed": self.seed or 0,
@@ -82,64 +85,80 @@ class Training:
 @grouped
 def train(
     task: Annotated[str, typer.Argument(help=f"One of: {', '.join(TASKS)}.")],
-    training: Training,
-    choosing: PolicyOptions,
-    again: ReplayOptions,
+    training: TrainingOptions,
+    policy: PolicyOptions,
+    replay: ReplayOptions,
     json: Json = False,
 ) -> None:
     """Train a shipped task while it grows, and export the grown network.
 
-    Needs a broker and workers: `esper up`. Ctrl-C or SIGTERM ends the run cleanly; with
-    --checkpoint it stays open, and the same command goes on with it, also after a crash.
+    Needs a broker and workers: run `esper up` first. Ctrl-C or SIGTERM closes the run. With
+    --checkpoint the run stays open: the same command resumes it, also after a crash.
     """
     if task not in TASKS:
-        raise typer.BadParameter(f"no task {task!r}; there are: {', '.join(TASKS)}")
+        raise typer.BadParameter(f"no task {task!r}; use one of: {', '.join(TASKS)}")
     if training.device not in DEVICES:
-        raise typer.BadParameter(f"no device {training.device!r}; there are: {', '.join(DEVICES)}")
-    again.check([*training.needs_deciding, *choosing.given], training.seed)
+        raise typer.BadParameter(f"no device {training.device!r}; use one of: {', '.join(DEVICES)}")
+    replay.check([*training.needing_decisions, *policy.given], training.seed)
     import torch
 
     import esper.tasks
-    from esper.workers.cli.progress import stoppable_training
-    from esper.workers.cli.train.summary import summary
-    from esper.workers.cli.train.summary_tables import print_summary
-    from esper.workers.cli.train.trainer import GrowOptions, grow_task
 
     if training.device == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("torch finds no CUDA device here; train on --device cpu")
-    chosen = esper.tasks.TASKS[task]
-    settings = Settings()
-    epochs, checkpoint = training.epochs or chosen.epochs, training.checkpoint
-    seed, export_under = training.seed or 0, training.export or settings.home / "grown"
-    if again.given:
-        terms = TrainingSetup(settings, chosen, epochs, training.device, export_under)
-        take_up(again, terms, seed, json)
+        raise typer.BadParameter("torch finds no CUDA device; use --device cpu")
+    settings, chosen = Settings(), esper.tasks.TASKS[task]
+    setup = TrainingSetup(
+        settings=settings,
+        task=chosen,
+        epochs=training.epochs or chosen.epochs,
+        device=training.device,
+        export_under=training.export or settings.home / "grown",
+    )
+    if replay.given:
+        train_earlier_run(replay, setup, training.seed or 0, json)
         return
-    policy, selection = choosing.chosen(chosen.sites)
-    told = training.told(task)
-    kept = None if checkpoint is None else esper.tasks.TrainingCheckpoint(checkpoint, told, epochs)
-    with stoppable_training(epochs, lambda: _last_words(checkpoint), quiet=json) as progress:
-        if kept is not None and kept.epoch:
-            progress.note(f"{checkpoint}: going on after epoch {kept.epoch} of {epochs}")
-        run = grow_task(
-            settings,
-            chosen,
-            seed=seed,
-            epochs=epochs,
-            export_under=export_under,
+    _print_run(_train(setup, training, policy, quiet=json), json)
+
+
+def _train(
+    setup: TrainingSetup, training: TrainingOptions, policy: PolicyOptions, *, quiet: bool
+) -> "GrownRun":
+    from esper.tasks import TrainingCheckpoint
+    from esper.workers.cli.progress import stoppable_training
+    from esper.workers.cli.train.trainer import GrowOptions, grow_task
+
+    spec, selection = policy.policy_and_selection(setup.task.sites)
+    file, checkpoint = training.checkpoint, None
+    if file is not None:
+        checkpoint = TrainingCheckpoint(file, training.identity(setup.task.name), setup.epochs)
+    with stoppable_training(setup.epochs, lambda: _stop_message(file), quiet=quiet) as progress:
+        if checkpoint is not None and checkpoint.epoch:
+            progress.note(f"{file}: resuming after epoch {checkpoint.epoch} of {setup.epochs}")
+        return grow_task(
+            setup.settings,
+            setup.task,
+            seed=training.seed or 0,
+            epochs=setup.epochs,
+            export_under=setup.export_under,
             on_start=progress.started,
             on_epoch=progress.epoch,
-            device=training.device,
-            kept=kept,
+            device=setup.device,
+            checkpoint=checkpoint,
             options=GrowOptions(
-                policy,
-                selection,
-                training.lockstep,
-                training.memory,
-                report_every=choosing.report_every,
-                slots=choosing.slots,
+                policy=spec,
+                selection=selection,
+                lockstep=training.lockstep,
+                memory=training.memory,
+                report_every=policy.report_every,
+                slots=policy.slots,
             ),
         )
+
+
+def _print_run(run: "GrownRun", json: bool) -> None:
+    from esper.workers.cli.train.summary import summary
+    from esper.workers.cli.train.summary_tables import print_summary
+
     facts = summary(run)
     if json:
         print_json(facts)
@@ -147,7 +166,7 @@ def train(
         print_summary(facts)
 
 
-def _last_words(checkpoint: Path | None) -> str:
+def _stop_message(checkpoint: Path | None) -> str:
     if checkpoint is not None and checkpoint.exists():
-        return f"stopped; the same command goes on from {checkpoint}"
+        return f"stopped; the same command resumes from {checkpoint}"
     return "stopped; the run is closed and can be audited"

@@ -1,4 +1,4 @@
-"""The options that say how a run chooses: its policies, and what they may never exceed."""
+"""Options of `esper train` for the policies of a run and their limits."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 if TYPE_CHECKING:
     from esper.topics.models import PolicySpec, Selection
 
-PANEL = "How it chooses"
+PANEL = "Policy and limits"
 NO_ATTENTION = "none"
 
 
@@ -25,75 +25,83 @@ class PolicyOptions:
     policy: Annotated[
         str | None,
         _option(
-            help="The bandit that chooses which blueprint is planted. A name that there is not "
-            "is answered with those there are.",
+            help="Bandit policy that chooses which blueprint is planted. An unknown name prints "
+            "the known ones.",
         ),
     ] = None
     policy_param: Annotated[
         list[str] | None,
         _option(
             metavar="NAME=NUMBER",
-            help="A parameter of that policy, such as exploration=0.5; may be repeated.",
+            help="Parameter of the policy, such as exploration=0.5; repeatable.",
         ),
     ] = None
     attention: Annotated[
         str | None,
         _option(
-            help="The bandit that chooses the site first; none: the policy chooses among all "
-            "pairs of site and blueprint at once.",
+            help="Bandit policy that first chooses the site. `none`: the policy chooses among all "
+            "pairs of site and blueprint.",
         ),
     ] = None
     max_params: Annotated[
         int | None,
-        _option(min=1, help="Parameters that all planted kernels may add together; 80 % is used."),
+        _option(min=1, help="Most parameters that all planted kernels may add; 80 % is used."),
     ] = None
     max_memory_ratio: Annotated[
         float | None,
-        _option(help="Their peaks of memory, each ÷ its layer's, together; 80 % is used."),
+        _option(
+            help="Most peak memory of all planted kernels: the sum of their ratios to their "
+            "layers'; 80 % is used."
+        ),
     ] = None
     max_latency_ratio: Annotated[
         float | None,
-        _option(help="Their times of a step, each ÷ its layer's, together; 80 % is used."),
+        _option(
+            help="Most step time of all planted kernels: the sum of their ratios to their "
+            "layers'; 80 % is used."
+        ),
     ] = None
     forbid: Annotated[
         list[str] | None,
-        _option(metavar="BLUEPRINT", help="Never plant this blueprint; may be repeated."),
+        _option(metavar="BLUEPRINT", help="Never plant this blueprint; repeatable."),
     ] = None
     pin: Annotated[
         list[str] | None,
         _option(
             metavar="SITE=BLUEPRINT",
-            help="At this site plant only this blueprint; repeated, any of those.",
+            help="Plant only this blueprint at this site; repeatable, for several blueprints.",
         ),
     ] = None
     dormant_reports: Annotated[
         int | None,
-        _option(min=0, help="Reports for which a seed stays empty before anything is planted."),
+        _option(min=0, help="Reports for which a slot stays empty before a kernel is planted."),
     ] = None
     max_on_trial: Annotated[
-        int | None, _option(min=1, max=64, help="Kernels that may be on trial at once.")
+        int | None, _option(min=1, max=64, help="Most kernels on trial at the same time.")
     ] = None
     tournament: Annotated[
         bool,
         _option(
             "--tournament",
-            help="Try many kernels at once, each one time, and keep few: four seeds a site, a "
+            help="Try many kernels at the same time and keep the best few: four slots per site, a "
             "report every ten steps.",
         ),
     ] = False
 
     @property
     def given(self) -> list[str]:
-        """What was asked for, as options."""
+        """Return the given options by their names on the command line."""
         return [
-            f"--{each.name.replace('_', '-')}" for each in fields(self) if getattr(self, each.name)
+            f"--{option.name.replace('_', '-')}"
+            for option in fields(self)
+            if getattr(self, option.name)
         ]
 
-    def chosen(self, sites: Collection[str]) -> "tuple[PolicySpec, Selection]":
-        """Return the policy and the selection that the options ask for, at these sites.
+    def policy_and_selection(self, sites: Collection[str]) -> "tuple[PolicySpec, Selection]":
+        """Return the policy and the selection for a task with these sites.
 
         Raises:
-            BadParameter: they ask for what there is not; the message says what there is.
+            BadParameter: a name or value is invalid; the message lists the valid ones.
         """
         from esper.bandit import DEFAULT_SELECTION, TOURNAMENT, attention_for, policy_for
         from esper.topics.models import SelectionLimits
@@ -106,14 +114,14 @@ class PolicyOptions:
                 attention_for(attention)
             limits = SelectionLimits(**dict(selection.limits) | self._limits(sites))
         except ValidationError as error:
-            raise typer.BadParameter(_first_of(error)) from error
+            raise typer.BadParameter(_first_error(error)) from error
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         return policy, selection.model_copy(update={"attention": attention, "limits": limits})
 
     @property
     def report_every(self) -> int:
-        """Steps between two reports."""
+        """Return the steps between two reports."""
         from esper.bandit import TOURNAMENT_REPORT_EVERY
         from esper.workers.cli.train.trainer import REPORT_EVERY
 
@@ -121,7 +129,7 @@ class PolicyOptions:
 
     @property
     def slots(self) -> int:
-        """Slots per site."""
+        """Return the slots per site."""
         from esper.bandit import TOURNAMENT_SLOTS
         from esper.workers.cli.train.trainer import SLOTS
 
@@ -145,7 +153,7 @@ class PolicyOptions:
         return None if self.attention == NO_ATTENTION else PolicySpec(name=self.attention)
 
     def _limits(self, sites: Collection[str]) -> dict[str, Any]:
-        told = {
+        given = {
             "max_params": self.max_params,
             "max_memory_ratio": self.max_memory_ratio,
             "max_latency_ratio": self.max_latency_ratio,
@@ -154,13 +162,13 @@ class PolicyOptions:
             "forbidden": tuple(self.forbid) if self.forbid else None,
             "pinned": _pinned(self.pin, sites) if self.pin else None,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def _pair(text: str, form: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise typer.BadParameter(f"{text!r} is not {form}")
+        raise typer.BadParameter(f"{text!r} is invalid; write {form}")
     return name, value
 
 
@@ -169,7 +177,7 @@ def _number(text: str) -> tuple[str, float]:
     try:
         return name, float(value)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not NAME=NUMBER") from error
+        raise typer.BadParameter(f"{text!r} is invalid; write NAME=NUMBER") from error
 
 
 def _pinned(pins: Iterable[str], sites: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -177,12 +185,12 @@ def _pinned(pins: Iterable[str], sites: Collection[str]) -> dict[str, tuple[str,
     for text in pins:
         site, blueprint = _pair(text, "SITE=BLUEPRINT")
         if site not in sites:
-            raise typer.BadParameter(f"no site {site!r}; there are: {', '.join(sites)}")
+            raise typer.BadParameter(f"no site {site!r}; use one of: {', '.join(sites)}")
         pinned[site] = (*pinned.get(site, ()), blueprint)
     return pinned
 
 
-def _first_of(error: ValidationError) -> str:
+def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     where = " ".join(str(part) for part in first["loc"] if part != "function-after")
     return f"{where}: {first['msg']}, not {first['input']!r}"

@@ -1,4 +1,4 @@
-"""`esper train` of what was trained before: a run replayed, or what it ended as from the start."""
+"""`esper train --replay` and `--static-final`: train an earlier run again, without a broker."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,60 +25,64 @@ def _option(help: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """Which earlier run is taken up, and where its kernels are."""
+    """Which earlier run is trained again, and where its kernels are."""
 
     replay: Annotated[
         Path | None,
         _option(
-            "Take the decisions of this exported history at their steps, and compare: exits 1 "
-            "and names the first report that differs.",
+            "Apply the decisions of this exported history at their steps and compare the reports. "
+            "Exits 1 and names the first report that differs.",
             dir_okay=False,
         ),
     ] = None
     static_final: Annotated[
         Path | None,
         _option(
-            "Train what a run was exported as to this folder, with all its kernels planted before "
-            "the first step. Runs the folder's model.py to compare.",
+            "Train the network of the run exported to this folder, with all its kernels planted "
+            "before the first step. Runs the folder's model.py for the comparison.",
             file_okay=False,
         ),
     ] = None
     kernels: Annotated[
         str | None,
         _option(
-            "A folder that `esper history export --kernels` wrote, or the URL of a kernel store. "
-            "Default: the store of the settings.",
+            "Folder written by `esper history export --kernels`, or URL of a kernel store. "
+            "Default: ESPER_STORE_URL.",
             metavar="FOLDER|URL",
         ),
     ] = None
 
     @property
     def given(self) -> bool:
-        """Whether an earlier run is taken up."""
+        """Return whether an earlier run is trained options."""
         return self.replay is not None or self.static_final is not None
 
     def check(self, deciding: Sequence[str], seed: int | None) -> None:
-        """Refuse options that have no meaning together; `deciding` are those of a decided run.
+        """Refuse options that exclude each other; `deciding` names those that need decisions.
 
         Raises:
-            BadParameter: there are such.
+            BadParameter: options exclude each other.
         """
         if not self.given:
             if self.kernels is not None:
-                raise typer.BadParameter("--kernels is for --replay and --static-final")
+                raise typer.BadParameter("--kernels needs --replay or --static-final")
             return
         if self.replay is not None and self.static_final is not None:
             raise typer.BadParameter("give --replay or --static-final, not both")
         own = "--static-final" if self.replay is None else "--replay"
         if deciding:
-            raise typer.BadParameter(f"{', '.join(deciding)}: nothing is decided with {own}")
+            raise typer.BadParameter(
+                f"{', '.join(deciding)} cannot be used with {own}: it needs no decisions"
+            )
         if self.replay is not None and seed is not None:
-            raise typer.BadParameter("--replay takes the seed that is on record; leave out --seed")
+            raise typer.BadParameter(
+                "--seed cannot be used with --replay: the recording has the seed"
+            )
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """How a task is trained once more."""
+    """The task, and how it is trained."""
 
     settings: Settings
     task: "Task"
@@ -87,42 +91,42 @@ class TrainingSetup:
     export_under: Path
 
 
-def take_up(again: ReplayOptions, terms: TrainingSetup, seed: int, json: bool) -> None:
-    """Train what was trained before; the seed is of a static final."""
-    if again.replay is not None:
-        _replay(terms, again.replay, again.kernels, json)
-    elif again.static_final is not None:
-        _train_static(terms, again.static_final, again.kernels, seed, json)
+def train_earlier_run(options: ReplayOptions, setup: TrainingSetup, seed: int, json: bool) -> None:
+    """Replay a run or train its static final; `seed` is for the latter."""
+    if options.replay is not None:
+        _replay(setup, options.replay, options.kernels, json)
+    elif options.static_final is not None:
+        _train_static(setup, options.static_final, options.kernels, seed, json)
 
 
-def _replay(terms: TrainingSetup, history: Path, kernels: str | None, json: bool) -> None:
-    """Replay the run of a history, and print its facts, or where it differed."""
+def _replay(setup: TrainingSetup, history: Path, kernels: str | None, json: bool) -> None:
+    """Replay the run of a history; print its facts, or its first difference."""
     from esper.training import ReplayDiffers, read_recording
     from esper.workers.cli.progress import stoppable_training
     from esper.workers.cli.train.summary import summary
     from esper.workers.cli.train.summary_tables import print_summary
     from esper.workers.cli.train.trainer import GrowOptions, grow_task
 
-    recording = read_recording(history, kernels, terms.settings)
+    recording = read_recording(history, kernels, setup.settings)
     try:
-        with stoppable_training(terms.epochs, lambda: "stopped", quiet=json) as progress:
+        with stoppable_training(setup.epochs, lambda: "stopped", quiet=json) as progress:
             run = grow_task(
-                terms.settings,
-                terms.task,
+                setup.settings,
+                setup.task,
                 seed=recording.run_config.seed,
-                epochs=terms.epochs,
-                export_under=terms.export_under,
+                epochs=setup.epochs,
+                export_under=setup.export_under,
                 on_start=lambda run_id: progress.note(
-                    f"run {run_id}: replayed from {history}, {len(recording.reports)} reports"
+                    f"run {run_id}: replaying {len(recording.reports)} reports of {history}"
                 ),
                 on_epoch=progress.epoch,
-                device=terms.device,
+                device=setup.device,
                 options=GrowOptions(replay=recording),
             )
     except ReplayDiffers as differs:
         if not json:
             raise
-        print_json(_where(differs))
+        print_json(_difference(differs))
         raise typer.Exit(DIFFERENT) from differs
     counts = {"reports": len(recording.reports), "decisions": len(recording.decisions)}
     facts = summary(run) | {"replay": {"identical": True, **counts}}
@@ -131,61 +135,61 @@ def _replay(terms: TrainingSetup, history: Path, kernels: str | None, json: bool
         return
     print_summary(facts)
     console.print(
-        f"identical: {counts['reports']} reports and {counts['decisions']} decisions on record",
+        f"identical: {counts['reports']} reports and {counts['decisions']} decisions",
         soft_wrap=True,
     )
 
 
 def _train_static(
-    terms: TrainingSetup, folder: Path, kernels: str | None, seed: int, json: bool
+    setup: TrainingSetup, folder: Path, kernels: str | None, seed: int, json: bool
 ) -> None:
-    """Train the static final of the run in a folder, and print it beside the grown network."""
+    """Train the static final of an exported run; print its score and the grown network's."""
     from esper.training.recording import store_url
     from esper.workers.cli.progress import stoppable_training
     from esper.workers.cli.train.static_final import train_static_final
 
-    with stoppable_training(terms.epochs, lambda: "stopped", quiet=json) as progress:
+    with stoppable_training(setup.epochs, lambda: "stopped", quiet=json) as progress:
         run = train_static_final(
-            terms.settings,
-            terms.task,
+            setup.settings,
+            setup.task,
             folder,
-            store_url=store_url(kernels, terms.settings),
+            store_url=store_url(kernels, setup.settings),
             seed=seed,
-            epochs=terms.epochs,
-            export_under=terms.export_under,
+            epochs=setup.epochs,
+            export_under=setup.export_under,
             on_epoch=progress.epoch,
-            device=terms.device,
+            device=setup.device,
         )
-    facts = _of_static(run)
+    facts = _static_facts(run)
     if json:
         print_json(facts)
         return
     print_table(
         ("", "test accuracy", "test loss", "parameters"),
         [
-            (name, f"{one['test_accuracy']:.2%}", f"{one['test_loss']:.4f}", f"{one['params']:,}")
-            for name, one in (("grown", facts["grown"]), ("static final", facts["static_final"]))
+            (name, f"{row['test_accuracy']:.2%}", f"{row['test_loss']:.4f}", f"{row['params']:,}")
+            for name, row in (("grown", facts["grown"]), ("static final", facts["static_final"]))
         ],
     )
     console.print(f"exported to {run.exported}", soft_wrap=True)
 
 
-def _of_static(run: "StaticRun") -> dict[str, Any]:
-    own = run.result
+def _static_facts(run: "StaticRun") -> dict[str, Any]:
+    result = run.result
     return {
         "run_id": run.run_id,
-        "steps": own.steps,
+        "steps": result.steps,
         "exported": str(run.exported),
         "grown": asdict(run.grown),
         "static_final": {
-            "test_accuracy": own.test_accuracy,
-            "test_loss": own.test_loss,
-            "params": own.params,
+            "test_accuracy": result.test_accuracy,
+            "test_loss": result.test_loss,
+            "params": result.params,
         },
     }
 
 
-def _where(differs: "ReplayDiffers") -> dict[str, Any]:
+def _difference(differs: "ReplayDiffers") -> dict[str, Any]:
     first = None if differs.difference is None else asdict(differs.difference)
     return {
         "run_id": differs.run_id,

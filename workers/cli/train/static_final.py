@@ -1,4 +1,4 @@
-"""Training the static final of an exported run: its control, beside what it is the control of."""
+"""Train the static final of an exported run: the same network, complete from the first step."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from esper.training.static import StaticNetwork, static_network
 
 @dataclass(frozen=True, slots=True)
 class NetworkScore:
-    """What a network is worth on the test samples of its task."""
+    """A network's score on the test samples of its task."""
 
     test_accuracy: float
     test_loss: float
@@ -26,7 +26,7 @@ class NetworkScore:
 
 @dataclass(frozen=True, slots=True)
 class StaticRun:
-    """A static final that was trained, and the grown network whose shape it has."""
+    """A trained static final, and the score of the grown network it is compared with."""
 
     run_id: str
     result: TaskResult
@@ -46,14 +46,15 @@ def train_static_final(
     on_epoch: OnEpoch,
     device: str = "cpu",
 ) -> StaticRun:
-    """Train the static final of the run in a folder from a seed, and export it under another.
+    """Train the static final of the run exported to `folder`, and export it under `export_under`.
 
-    Its kernels come from the store; no broker is asked. This runs the folder's `model.py`.
+    The kernels come from the store; no broker is needed. This runs the folder's `model.py`.
 
     Raises:
-        LineageUnreadable, StaticNetworkRefused, SiteRefused: the folder is of another task.
-        KernelMissing, StoreUnavailable, ArtifactRefused: a kernel cannot be had, or was altered.
-        NotConfigured: no trusted key is named.
+        LineageUnreadable, StaticNetworkRefused, SiteRefused: the folder does not fit the task.
+        KernelMissing, StoreUnavailable, ArtifactRefused: a kernel cannot be loaded or fails
+            verification.
+        NotConfigured: no trusted key is configured.
     """
     torch.set_num_threads(1)
     lineage = read_lineage(folder)
@@ -62,7 +63,7 @@ def train_static_final(
     planted: list[StaticNetwork] = []
 
     def host() -> nn.Module:
-        # Kernels are for a site on a device: the host is there before they are.
+        # Kernels are built for a site on a device, so the host moves there first.
         sample = splits.probe[0][:1].to(device)
         planted.append(static_network(task.host().to(device), lineage, kernels, sample))
         return planted[0].model
@@ -73,6 +74,6 @@ def train_static_final(
     return StaticRun(
         run_id=lineage.run_id,
         result=result,
-        grown=NetworkScore(accuracy, loss, sum(each.numel() for each in grown.parameters())),
+        grown=NetworkScore(accuracy, loss, sum(p.numel() for p in grown.parameters())),
         exported=planted[0].export(export_under / f"{lineage.run_id}-static-final"),
     )

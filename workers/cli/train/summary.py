@@ -1,4 +1,4 @@
-"""What a finished run comes to, as plain facts."""
+"""The facts of a finished run as plain values."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ def summary(run: GrownRun) -> Facts:
         "test_loss": run.result.test_loss,
         "test_accuracy": run.result.test_accuracy,
         "params": run.result.params,
-        "seeds": [life._asdict() for life in run.run_history.seed_records()],
+        "seeds": [record._asdict() for record in run.run_history.seed_records()],
         "reasons": reasons(run.run_history),
         "decisions": len(run.run_history.decisions),
         "decision_to_active_ms": spread(run.decision_to_active_ms),
         "sealed": run.run_history.sealed,
         "exported": str(run.exported),
-        "went_on_after_epoch": run.went_on_after,
+        "went_on_after_epoch": run.resumed_after,
     }
 
 
 def reasons(run_history: RunHistory) -> list[Facts]:
-    """Return every plan of a run's course that was applied, with why, in order."""
+    """Return step and reason of each applied decision of the run's strategy, in order."""
     plans = []
     for decision in run_history.decisions:
         outcome = run_history.outcomes.get(decision.decision_id)
@@ -41,7 +41,7 @@ def reasons(run_history: RunHistory) -> list[Facts]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int] | None:
-    """Count, median and 90th percentile of measurements; None of nothing."""
+    """Return count, median and 90th percentile of measurements; None for an empty sequence."""
     if not values:
         return None
     ordered = sorted(values)

@@ -1,4 +1,4 @@
-"""The facts of a run as tables for a person."""
+"""The facts of a run as tables on the console."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from esper.workers.cli.output import console, print_table
 
 
 def print_summary(facts: dict[str, Any]) -> None:
-    """Print a run's facts for a person."""
+    """Print the facts of a run."""
     print_seeds(facts["seeds"])
     print_reasons(facts["reasons"])
     print_table(
@@ -24,16 +24,16 @@ def print_summary(facts: dict[str, Any]) -> None:
     )
     console.print(timing_line("decision → active", facts["decision_to_active_ms"]))
     console.print(f"exported to {facts['exported']}", soft_wrap=True)
-    console.print(f"prove it: esper audit {facts['run_id']}", soft_wrap=True)
+    console.print(f"audit it: esper audit {facts['run_id']}", soft_wrap=True)
 
 
 def print_seeds(seeds: Sequence[dict[str, Any]]) -> None:
-    """Print the table of plantings: what was tried where, why, and what became of it."""
+    """Print one row per planted kernel: where, by which strategy, its contribution and its fate."""
     if not seeds:
-        console.print("no kernel was planted: the run ended before one was ready")
+        console.print("no kernel was planted: the run ended before a kernel was ready")
         return
     print_table(
-        ("step", "site", "blueprint", "strategy", "contribution", "became"),
+        ("step", "site", "blueprint", "strategy", "contribution", "fate"),
         [
             (
                 seed["step"],
@@ -45,22 +45,22 @@ def print_seeds(seeds: Sequence[dict[str, Any]]) -> None:
             )
             for seed in seeds
         ],
-        title="What was planted (contribution: probe loss without the seed minus with it)",
+        title="Planted kernels (contribution: probe loss without the kernel minus with it)",
     )
 
 
 def print_reasons(reasons: Sequence[dict[str, Any]]) -> None:
-    """Print what a run's strategies did, and why, in their own words."""
+    """Print the steps and reasons of the strategies' decisions."""
     if reasons:
         print_table(
             ("step", "why"),
-            [(each["step"], each["reason"]) for each in reasons],
-            title="What was intended (percent of the probe loss)",
+            [(reason["step"], reason["reason"]) for reason in reasons],
+            title="Reasons of the strategies (percent of the probe loss)",
         )
 
 
 def timing_line(name: str, measured: dict[str, float] | None) -> str:
-    """One line of timings."""
+    """Return one line with the median and the 90th percentile."""
     if measured is None:
         return f"{name}: not measured"
     return (

@@ -1,4 +1,4 @@
-"""Training a shipped task so that it grows, and what to tell of it afterwards."""
+"""Train a shipped task through the public API of Esper."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,38 +20,35 @@ from esper.training.lineage import RunHistory
 Announce = Callable[[str], None]
 
 REPORT_EVERY = 20
-"""More often than the default, which is for longer trainings: a demonstration lasts a minute."""
+"""Steps between reports; fewer than the default of `esper.grow`, because these tasks are short."""
 
 SLOTS = 2
-"""Seeds of each site."""
+"""Slots per site."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrownRun:
-    """A finished run that grew: its result, its record, and where the network was exported.
+    """A finished run: its result, its history, and the folder of the exported network.
 
-    `went_on_after` is how many epochs an earlier process had trained, None where none had.
+    `resumed_after` is the number of epochs that an earlier process trained; None if not resumed.
     """
 
     run_id: str
     result: TaskResult
     run_history: RunHistory
     exported: Path
-    went_on_after: int | None = None
+    resumed_after: int | None = None
 
     @property
     def decision_to_active_ms(self) -> list[float]:
-        """From each applied decision's record to its taking effect, in milliseconds."""
+        """Return the time from each applied decision's record to its effect, in milliseconds."""
         outcomes = self.run_history.outcomes.values()
-        return [each.latency_ms for each in outcomes if each.latency_ms is not None]
+        return [o.latency_ms for o in outcomes if o.latency_ms is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class GrowOptions:
-    """How a run is decided: by which bandits, with what memory, and whether training waits.
-
-    Or by a record, which then says all of this.
-    """
+    """How a run is decided and reported; with `replay`, the recording determines all the rest."""
 
     policy: PolicySpec | None = None
     selection: Selection | None = None
@@ -75,61 +72,69 @@ def grow_task(
     on_start: Announce,
     on_epoch: OnEpoch,
     device: str = "cpu",
-    kept: TrainingCheckpoint | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
     options: GrowOptions = DEFAULT_OPTIONS,
 ) -> GrownRun:
     """Train a task through the public API, export it under a folder, and return the run.
 
-    With a file it goes on from what is kept there, if anything is, and removes it at the end. A
-    replay ends with the step with which its record does.
+    Training resumes from `checkpoint` if its file exists; the file is removed at the end. A replay
+    ends at the last recorded step.
 
     Raises:
-        BrokerUnreachable, NotConfigured: there is nothing to grow with; the message says why.
-        LockstepBroken: in a lockstep run, what it waits for did not come.
-        CheckpointUnusable: the run of the file does not go on, or the file cannot be written.
-        ReplayRefused, ReplayDiffers: this is not the training that is on record.
+        BrokerUnreachable: no broker answers.
+        NotConfigured: a setting is missing.
+        LockstepBroken: a lockstep run did not get its decisions in time.
+        CheckpointUnusable: the run of the checkpoint cannot be resumed, or the file not written.
+        ReplayRefused, ReplayDiffers: the training differs from the recording.
     """
-    # The hosts are too small to share between threads, and the workers want the other cores.
+    # The hosts are too small for several threads, and the workers need the other cores.
     torch.set_num_threads(1)
     growths: list[Growth] = []
 
     def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Growth:
-        growth = _growing(settings, task, seed, options, kept, model, optimizer, splits)
+        growth = _attach(settings, task, seed, options, checkpoint, model, optimizer, splits)
         growths.append(growth)
-        if kept is not None:
-            kept.growth_state = growth.state_dict
+        if checkpoint is not None:
+            checkpoint.growth_state = growth.state_dict
         on_start(growth.run_id)
         return growth
 
     result = train_task(
-        task, seed, epochs, attach, on_epoch, device, kept, should_stop=lambda: growths[0].replayed
+        task,
+        seed,
+        epochs,
+        attach,
+        on_epoch,
+        device,
+        checkpoint,
+        should_stop=lambda: growths[0].replayed,
     )
     growth = growths[0]
     name = growth.run_id if options.replay is None else f"{growth.run_id}-replay"
     exported = growth.export(export_under / name)
-    if kept is not None:
-        # Not before the export: until then it has the only copy of the weights.
-        kept.remove()
+    if checkpoint is not None:
+        # Only after the export: before it the file has the only copy of the weights.
+        checkpoint.remove()
     return GrownRun(
         run_id=growth.run_id,
         result=result,
         run_history=growth.run_history,
         exported=exported,
-        went_on_after=kept.epoch if kept and kept.state else None,
+        resumed_after=checkpoint.epoch if checkpoint and checkpoint.state else None,
     )
 
 
-def _growing(
+def _attach(
     settings: Settings,
     task: Task,
     seed: int,
     options: GrowOptions,
-    kept: TrainingCheckpoint | None,
+    checkpoint: TrainingCheckpoint | None,
     model: nn.Module,
     optimizer: Optimizer,
     splits: DatasetSplits,
 ) -> Growth:
-    """Attach growth to the host of a task, with what is kept of it, if anything is."""
+    """Attach growth to the host of a task, resumed from the checkpoint if it has a state."""
     try:
         return esper.grow(
             model,
@@ -146,10 +151,10 @@ def _growing(
             settings=settings,
             lockstep=options.lockstep,
             memory=options.memory,
-            resume=kept.state["growth"] if kept and kept.state else None,
+            resume=checkpoint.state["growth"] if checkpoint and checkpoint.state else None,
             replay=options.replay,
         )
     except (CheckpointRefused, RecordUnfit) as error:
-        if kept is None:
+        if checkpoint is None:
             raise
-        raise kept.refusal(error) from error
+        raise checkpoint.refusal(error) from error

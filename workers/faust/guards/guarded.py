@@ -49,7 +49,7 @@ class GuardedConsumer(Consumer):
         super().__init__(transport, self._deliver, *args, **kwargs)
 
     def halt_commits(self) -> None:
-        """Commit nothing more: records after the committed offset are read again after a restart."""
+        """Commit nothing more: later records are read again after a restart."""
         self._halted = True
 
     @property
