@@ -1,6 +1,6 @@
 """Download the jars of Apache Kafka once, verify their pinned digests and cache them."""
 
-# ruff: noqa: E501 - one artifact per line reads and diffs better than wrapped digests
+# ruff: noqa: E501, RUF100 - one artifact per line reads and diffs better than wrapped digests
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ DOWNLOAD_THREADS = 8
 
 # `group:artifact:version  sha256` of every jar that jgo.resolve() names for
 # org.apache.kafka:kafka_2.13:4.3.0+org.slf4j:slf4j-simple:1.7.36 (compile and runtime scope).
-# Pinning the outcome keeps a start reproducible and spares it the walk over ~100 POM files.
+# Pinning the result makes a start reproducible and avoids resolving ~100 POM files. The cache
+# folder is named after this text: any change of it downloads the jars again.
 PINNED_JARS = """
 at.yawk.lz4:lz4-java:1.10.2                                      252dabd586d22149a31661a8afc1a50747714eb1a298bd4a6e780c8c91a13866
 com.dynatrace.hash4j:hash4j:0.22.0                               23028a3fd006e530bf495f551083208187cafd8f80624d048eba56442f16a50e
@@ -71,9 +72,11 @@ org.yaml:snakeyaml:2.5                                           e6682acf1ace775
 
 
 def kafka_class_path(cache: Path | None = None) -> str:
-    """Class path of the pinned Kafka jars, fetched into `cache` when they are not there yet.
+    """Return the class path of the pinned Kafka jars; download them to `cache` if missing.
 
-    Needs the network only the first time. Raises DownloadError, MissingPackageError.
+    Raises:
+        DownloadError: a jar cannot be downloaded or has another digest.
+        MissingPackageError: the package jgo is not installed.
     """
     directory = _directory(cache or default_cache())
     if not directory.is_dir():
@@ -84,12 +87,12 @@ def kafka_class_path(cache: Path | None = None) -> str:
 
 
 def is_cached(cache: Path | None = None) -> bool:
-    """Whether a start needs no network."""
+    """Return whether the jars are cached, so that a start needs no network."""
     return _directory(cache or default_cache()).is_dir()
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/esper`, or `~/.cache/esper`."""
+    """Return `$XDG_CACHE_HOME/esper`, or `~/.cache/esper`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esper"
 
 
@@ -98,7 +101,7 @@ def _pins() -> dict[str, str]:
 
 
 def _directory(cache: Path) -> Path:
-    """Named after the pins as well: a folder, once there, never changes."""
+    """Return the folder named after the version and the pins; its content never changes."""
     pins = hashlib.sha256(PINNED_JARS.encode()).hexdigest()[:12]
     return cache / f"kafka-{KAFKA_VERSION}-{pins}"
 
@@ -123,14 +126,14 @@ def _fetch_all(directory: Path) -> None:
 
 
 def _fetcher(repository: Path) -> Callable[[str], Path]:
-    """A function from coordinate to downloaded jar; honours the mirrors in jgo's own settings."""
+    """Return a function that downloads the jar of a coordinate, from the mirrors in jgo's settings."""
     try:
         from jgo.config import GlobalSettings
         from jgo.constants import MAVEN_CENTRAL_URL
         from jgo.maven import MavenContext
     except ImportError as error:
         raise MissingPackageError(
-            "package jgo is not installed: run `pip install 'esper[local]'`"
+            "package jgo is not installed: run `pip install 'esper-grow[local]'`"
         ) from error
     remotes = {"central": MAVEN_CENTRAL_URL, **GlobalSettings.load().repositories}
     context = MavenContext(repo_cache=repository, remote_repos=remotes)
@@ -153,10 +156,10 @@ def _require_digest(coordinate: str, jar: Path, sha256: str) -> None:
     if found != sha256:
         raise DownloadError(
             f"{coordinate} has sha256 {found}, pinned is {sha256}: "
-            "the Maven repository in use serves another file; use one that you trust"
+            "the Maven repository serves another file; use a repository that you trust"
         )
 
 
 if __name__ == "__main__":
-    # An installer calls this, so that the first start of a broker needs no network.
+    # `make install` calls this, so that the first start of a broker needs no network.
     kafka_class_path()
