@@ -1,7 +1,7 @@
-"""The governor: a kernel on trial that spoils the training is taken out, and the time undone.
+"""The governor: removes seeds on trial that spoil the training, and restores a snapshot.
 
-It reads the training loss and nothing else. A gradient that is not finite shows in the next loss,
-and under mixed precision scaled gradients overflow as a matter of course.
+The governor reads only the training loss. A gradient that is not finite shows in the next loss, and
+under mixed precision scaled gradients overflow in normal operation.
 """
 
 import logging
@@ -16,26 +16,22 @@ from esper.training.checkpoint import CheckpointRefused
 from esper.training.loss_monitor import GovernorSettings, LossMonitor, LossMonitorState
 from esper.training.probe import ON_TRIAL
 from esper.training.seed_manager import SeedManager
-from esper.training.snapshots import Reach, Snapshot, SnapshotRing
+from esper.training.snapshots import Snapshot, SnapshotRing, SnapshotScope
 
 log = logging.getLogger("esper")
 
 
 class Governor:
-    """Watches a run step by step, and takes it back when something planted has spoiled it.
+    """Observes the loss of every step and rolls back when a seed on trial has spoiled the training.
 
-    On an alarm the kernels of the newest decision that has any on trial leave the model, and so
-    do those planted after the snapshot that is restored. What was culled since does not come back.
-    What is kept for good beside its layer is restored with the rest; snapshots from before it was
-    planted are dropped when it is kept, and all of them when a kernel merges into its layer, whose
-    older weights would lack it: the next is taken at once. Where no snapshot is good, only the
-    kernels leave.
+    An alarm removes the seeds of the newest decision with a seed on trial, and all seeds planted
+    after the snapshot that is restored; without a good snapshot it only removes seeds. Seeds culled
+    since the snapshot stay culled. Fossilized seeds belong to the host: an alarm without a seed on
+    trial changes nothing. Snapshots that lack a fossilized seed's parameters are dropped when it is
+    fossilized; a merge drops all snapshots, because their layer weights lack the merged kernel.
 
-    With nothing on trial the run is left alone: then it is the host's own. What has been kept for
-    good is part of the host.
-
-    `planted_at` gives the step at which a decision was applied, `note` gets each incident. The same
-    losses at the same steps lead to the same acts.
+    `planted_at` maps a decision id to the step of its application; `note` takes each incident. The
+    same losses at the same steps lead to the same actions.
     """
 
     def __init__(
@@ -51,57 +47,58 @@ class Governor:
         self._seed_manager = seed_manager
         self._planted_at = planted_at
         self._note = note
-        self._watch = LossMonitor(settings)
+        self._monitor = LossMonitor(settings)
         self.ring = SnapshotRing(model, settings.snapshots, settings.snapshot_bytes)
-        self._gauge = LossBuffer(report_every)
+        self._buffer = LossBuffer(report_every)
         self._report_every = report_every
-        # By the step alone, so that a run which goes on from a checkpoint takes the same ones.
-        self._every = -(-settings.confirm_steps // report_every) * report_every
+        # A multiple of the step alone, so that a resumed run takes the same snapshots.
+        self._snapshot_every = -(-settings.confirm_steps // report_every) * report_every
         self._plans = seed_manager.applied_plans
-        self._told = False
+        self._host_reported = False
 
     @property
     def loss_monitor_state(self) -> LossMonitorState:
-        """What it knows of the loss."""
-        return self._watch.loss_monitor_state
+        """The state of the loss monitor, for a checkpoint."""
+        return self._monitor.state
 
     def begin(self) -> None:
-        """Keep what the run begins with, which is good."""
+        """Take a good snapshot of the run's first state."""
         if (first := self._take(0)) is not None:
             first.good = True
 
-    def resume(self, loss_monitor_state: LossMonitorState, *, told: bool) -> None:
-        """Go on from a checkpoint, which holds no snapshots; `told` is of a host by itself.
+    def resume(self, loss_monitor_state: LossMonitorState, *, host_reported: bool) -> None:
+        """Continue from a checkpoint, which holds no snapshots.
 
-        The first is taken after the first step, when the weights are sure to be loaded.
+        `host_reported`: an incident of the host was noted before. The first snapshot is taken after
+        the first step, when the weights are certainly loaded.
         """
-        self._watch.resume(loss_monitor_state)
-        self._told = told
+        self._monitor.load_state(loss_monitor_state)
+        self._host_reported = host_reported
 
     def observe(self, loss: Tensor, step: int) -> None:
-        """Look at the loss of a step, before anything else is done in it."""
-        alarm = self._look(loss, step)
+        """Take the loss of a step and act on an alarm, before any other work of the step."""
+        alarm = self._read(loss, step)
         if alarm is not None:
             self._act(*alarm, step)
-        elif not len(self.ring) and self.ring.reach is not Reach.NOTHING:
+        elif not len(self.ring) and self.ring.scope is not SnapshotScope.NOTHING:
             self.restart_snapshots(step)
-        self._keep(step)
+        self._take_when_due(step)
 
     def observe_replayed(self, loss: Tensor, step: int, recorded: Iterable[Incident]) -> None:
-        """Do at this step what is on record for it, whatever the loss is now.
+        """Take the loss of a step that is done again after a checkpoint; repeat recorded incidents.
 
         Raises:
-            CheckpointRefused: it went back to before the checkpoint.
+            CheckpointRefused: an incident restored a snapshot of before the checkpoint.
         """
-        alarm = self._look(loss, step)
+        alarm = self._read(loss, step)
         if alarm is not None and not self._trials():
-            self._watch.forget()
+            self._monitor.reset()
         for incident in recorded:
-            self._act_again(incident, step)
-        self._keep(step)
+            self._repeat(incident, step)
+        self._take_when_due(step)
 
     def note_plans(self, step: int) -> None:
-        """Take note of plans that were applied; costs nothing where none was."""
+        """Adapt monitor and snapshots to the plans applied at this step, if any."""
         if self._seed_manager.applied_plans == self._plans:
             return
         self._plans = self._seed_manager.applied_plans
@@ -111,64 +108,62 @@ class Governor:
             self.restart_snapshots(step)
         beside = [slot for slot in kept if slot.merged_sha256 is None]
         self.ring.keep_only_with(
-            each
+            parameter
             for slot in beside
-            for each in self._seed_manager.sites[slot.site].seed(slot.index).parameters()
+            for parameter in self._seed_manager.sites[slot.site].seed(slot.index).parameters()
         )
         trials = self._trials()
         if not trials:
-            self._watch.clear_baseline()
+            self._monitor.clear_baseline()
         elif any(self._planted_at(name) == step for name in map(_decision_of, trials)):
-            self._watch.planted()
+            self._monitor.set_baseline()
 
     def restart_snapshots(self, step: int) -> None:
-        """Keep no snapshot from before: to go back there would not be possible, or not right."""
+        """Drop all snapshots, which no longer fit the model, and take a new one."""
         self.ring.clear()
         taken = self._take(step)
         if taken is not None:
-            taken.good = self._watch.healthy_steps >= self._settings.confirm_steps
+            taken.good = self._monitor.healthy_steps >= self._settings.confirm_steps
 
     def _settle(self, step: int) -> None:
-        """Let what stays learn to do without what was culled, or with what is weighed anew."""
+        """Extend the settle window for culled seeds and for seeds whose alpha changes."""
         for slot in self._slots():
             if slot.state is SeedState.CULLED:
-                self._watch.settle(slot.since_step - step)
+                self._monitor.settle(slot.since_step - step)
             elif slot.state is SeedState.BLENDING and slot.reweighted is not None:
-                self._watch.settle(slot.since_step + slot.reweighted.ramp_steps - step)
+                self._monitor.settle(slot.since_step + slot.reweighted.ramp_steps - step)
 
-    def _look(self, loss: Tensor, step: int) -> tuple[IncidentKind, float] | None:
-        """Take in the losses that can be read now; what came after an alarm is not looked at."""
-        for value in self._gauge.read(loss, now=step % self._report_every == 0):
-            kind = self._watch.see(value)
+    def _read(self, loss: Tensor, step: int) -> tuple[IncidentKind, float] | None:
+        """Update the monitor with the losses that can be read now, up to the first alarm."""
+        for value in self._buffer.read(loss, now=step % self._report_every == 0):
+            kind = self._monitor.update(value)
             if kind is not None:
                 return kind, value
         return None
 
-    def _keep(self, step: int) -> None:
+    def _take_when_due(self, step: int) -> None:
         if step % self._report_every:
             return
-        self.ring.confirm(step, self._watch.healthy_steps, self._settings.confirm_steps)
-        own = not self._trials()
-        if own or step % self._every == 0:
+        self.ring.confirm(step, self._monitor.healthy_steps, self._settings.confirm_steps)
+        host_only = not self._trials()
+        if host_only or step % self._snapshot_every == 0:
             taken = self._take(step)
-            if taken is not None and own:
-                # No kernel can have spoilt it: this is where the run would be without any.
-                taken.good = self._watch.healthy_steps > 0
+            if taken is not None and host_only:
+                # No seed can have spoiled this state.
+                taken.good = self._monitor.healthy_steps > 0
 
     def _take(self, step: int) -> Snapshot | None:
         alphas = [seed.alpha for _, seed in self._seed_manager.planted()]
-        return self.ring.take(
-            step, self._watch.loss_monitor_state, self._seed_manager.optimizer, alphas
-        )
+        return self.ring.take(step, self._monitor.state, self._seed_manager.optimizer, alphas)
 
     def _act(self, kind: IncidentKind, loss: float, step: int) -> None:
         trials = self._trials()
         if not trials:
-            self._leave_alone(kind, loss, step)
+            self._note_host_incident(kind, loss, step)
             return
         newest = max(map(self._rank, trials))
         snapshot = self.ring.last_good()
-        spoilt = [
+        spoiled = [
             (slot, seed)
             for slot, seed in self._seed_manager.planted()
             if slot.state in ON_TRIAL
@@ -177,20 +172,20 @@ class Governor:
                 or (snapshot is not None and not snapshot.holds(seed.parameters()))
             )
         ]
-        self._roll_back(kind, loss, step, snapshot, [slot for slot, _ in spoilt])
+        self._roll_back(kind, loss, step, snapshot, [slot for slot, _ in spoiled])
 
-    def _act_again(self, incident: Incident, step: int) -> None:
+    def _repeat(self, incident: Incident, step: int) -> None:
         if not incident.seeds:
-            self._told = True
+            self._host_reported = True
             self._note(incident)
             return
         snapshot = None
         if incident.restored_step is not None:
-            snapshot = self.ring.of_step(incident.restored_step)
+            snapshot = self.ring.at_step(incident.restored_step)
             if snapshot is None:
                 raise CheckpointRefused(
-                    f"at step {step} the run went back to step {incident.restored_step}, of which "
-                    "there is no snapshot here; go on from a checkpoint of before that step, or "
+                    f"at step {step} the run returned to step {incident.restored_step}, of which "
+                    "there is no snapshot here; resume from a checkpoint of before that step, or "
                     f"of after step {step}"
                 )
         slots = [self._seed_manager.sites[seed.site].slots[seed.slot] for seed in incident.seeds]
@@ -207,22 +202,22 @@ class Governor:
         seeds = tuple(_rolled_back(slot) for slot in slots)
         self._seed_manager.roll_back(slots, step)
         if snapshot is None:
-            self._watch.forget()
+            self._monitor.reset()
         else:
-            self.ring.put_back(snapshot, self._seed_manager.optimizer)
-            self._watch.go_back(snapshot.loss_monitor_state)
-        # What stays has done without what went, no step yet.
-        self._watch.settle(0)
+            self.ring.restore(snapshot, self._seed_manager.optimizer)
+            self._monitor.return_to(snapshot.loss_monitor_state)
+        # The rest of the model has not trained a step without the removed seeds.
+        self._monitor.settle(0)
         if not self._trials():
-            self._watch.clear_baseline()
+            self._monitor.clear_baseline()
         log.warning(
             "%s at step %d: %s rolled back, the run is %s",
             kind,
             step,
             ", ".join(f"{seed.site}/{seed.slot}" for seed in seeds),
-            "not restored, for no snapshot is good"
+            "not restored, because no snapshot is good"
             if snapshot is None
-            else f"as of step {snapshot.step} again",
+            else f"restored to step {snapshot.step}",
         )
         self._note(
             Incident(
@@ -234,13 +229,13 @@ class Governor:
             )
         )
 
-    def _leave_alone(self, kind: IncidentKind, loss: float, step: int) -> None:
-        self._watch.forget()
-        if self._told:
+    def _note_host_incident(self, kind: IncidentKind, loss: float, step: int) -> None:
+        self._monitor.reset()
+        if self._host_reported:
             return
-        self._told = True
+        self._host_reported = True
         log.warning(
-            "%s at step %d with nothing on trial: the host does this by itself, and is left alone",
+            "%s at step %d with no seed on trial: the host causes it, and nothing is changed",
             kind,
             step,
         )
@@ -253,16 +248,16 @@ class Governor:
         return [pair for pair in self._seed_manager.planted() if pair[0].state in ON_TRIAL]
 
     def _rank(self, pair: tuple[Slot, Seed]) -> tuple[int, str]:
-        """The later planted, the larger; alike for what one decision planted."""
+        """Return a key that orders seeds by planting; seeds of one decision have one key."""
         name = _decision_of(pair)
         return self._planted_at(name), name
 
 
 class LossBuffer:
-    """Gives the losses of steps as numbers, in their order, without ever waiting for a GPU.
+    """Returns losses as floats, in their order, without synchronising with a GPU at every step.
 
-    On a CPU each is given at once; on a GPU they are collected there, and read when told to, at a
-    report, which waits for the GPU anyway.
+    A loss on the CPU is returned immediately. Losses on a GPU are collected there, up to `most`,
+    and read at a report, which synchronises anyway.
     """
 
     def __init__(self, most: int) -> None:
@@ -271,7 +266,7 @@ class LossBuffer:
         self._count = 0
 
     def read(self, loss: Tensor, *, now: bool) -> list[float]:
-        """Take in the loss of a step; return those that can be read."""
+        """Take the loss of a step; return the losses that can be read, all of them if `now`."""
         loss = loss.detach()
         if loss.device.type == "cpu":
             return [float(loss)]

@@ -113,7 +113,9 @@ class Growth:
             )
             if resumed is not None:
                 told = any(not incident.seeds for incident in resumed.incidents)
-                self._governor.resume(resumed.loss_monitor_state or LossMonitorState(), told=told)
+                self._governor.resume(
+                    resumed.loss_monitor_state or LossMonitorState(), host_reported=told
+                )
 
     @property
     def sites(self) -> Mapping[str, Site]:

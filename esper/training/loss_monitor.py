@@ -1,10 +1,10 @@
-"""Whether a training loss is still sound: numbers in, an alarm or none out; nothing is touched.
+"""Detection of incidents in a stream of training losses; pure computation.
 
-Level and spread are the median and 1.4826 times the median absolute deviation of the last sound
-losses, which a few wild ones do not move (Rousseeuw and Croux, "Alternatives to the median
-absolute deviation", JASA 1993; scores over 3.5 are outliers to Iglewicz and Hoaglin, "How to detect
-and handle outliers", 1993, section 3, and ours is looser, for losses are skewed and looked at at
-every step). Only upwards counts. The same losses always lead to the same alarms.
+Level and spread are the median and 1.4826 times the median absolute deviation of the last healthy
+losses: a few outliers do not move them (Rousseeuw and Croux, "Alternatives to the median absolute
+deviation", JASA 1993). Iglewicz and Hoaglin ("How to detect and handle outliers", 1993, section 3)
+call scores over 3.5 outliers; the default here is larger, because losses are skewed and every step
+is tested. Only losses above the level count. The same losses always raise the same alarms.
 """
 
 import math
@@ -15,37 +15,40 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from esper.errors import EsperError
 from esper.topics.models import IncidentKind
 
 CONSISTENT: Final = 1.4826
-"""The standard deviation of normal numbers over their median absolute deviation."""
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 
-BEAT: Final = 8
-"""Losses after which the level is computed anew, and a collapse looked for."""
+UPDATE_INTERVAL: Final = 8
+"""Healthy losses between two updates of the level and two tests for a collapse."""
 
 
-class GovernorRefused(ValueError):
-    """Thresholds with which nothing could be told apart; the message says which."""
+class GovernorRefused(EsperError, ValueError):
+    """Settings with which the governor could not work; the message names the setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class GovernorSettings:
-    """What the governor takes for an emergency, and what it keeps for one.
+    """When the governor raises an alarm, and how many snapshots it holds.
 
-    A loss is wild when it lies over the median of the last `window` sound ones by more than `z`
-    times their spread. The spread is at least `floor_share` of that median and of the run's first:
-    a flat loss has none, and a rise that small is no emergency. `consecutive_outliers` wild losses are a
-    divergence, one that is not finite is an incident at once. A collapse is a median over the last
-    two beats (16 losses) which stays for `collapse_steps` steps over the level before the newest
-    planting, by more than `collapse_z` times the spread of then. For `settle_steps` after something
-    has gone, or weighs what it should by a plan, no finite loss is wild: what is left must learn to
-    do without, and to blame it for that would take it out too.
+    A loss is an outlier if it exceeds the median of the last `window` healthy losses by more than
+    `z` times their spread. The spread is at least `floor_share` of that median and of the run's
+    first median, because a flat loss has no spread. Alarms:
 
-    The ring holds up to `snapshots` copies of weights, buffers and optimizer state in host memory,
-    `snapshot_bytes` altogether. With nothing on trial one is taken at each report, and is good at
-    once; otherwise one every `confirm_steps`, at a report, which is good when so many sound losses
-    in a row have come after it. Where two of everything do not fit, only what the optimizer
-    trains is kept, and buffers; where those do not fit either nothing is, and an alarm only culls.
+    - nan: one loss that is not finite.
+    - divergence: `consecutive_outliers` outliers in a row. For `settle_steps` steps after a cull,
+      a rollback or a change of alpha no finite loss counts, because the rest of the model must
+      adapt.
+    - collapse: the median of the last 16 losses stays `collapse_z` times the spread above the
+      baseline, the level before the newest planting, for `collapse_steps` steps.
+
+    Up to `snapshots` copies of weights, buffers and optimizer state are held in host memory,
+    `snapshot_bytes` in total. Without a seed on trial a snapshot is taken at each report and is
+    good immediately; otherwise one is taken every `confirm_steps` steps, at a report, and is good
+    after `confirm_steps` healthy losses in a row. If two full snapshots do not fit, frozen
+    parameters are left out; if two still do not fit, none is taken and an alarm only culls.
     """
 
     window: int = 64
@@ -60,12 +63,12 @@ class GovernorSettings:
     snapshot_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
-        """Raise GovernorRefused where a threshold makes no sense."""
+        """Raise GovernorRefused for a setting out of range."""
         least = {
-            "window": 2 * BEAT,
+            "window": 2 * UPDATE_INTERVAL,
             "consecutive_outliers": 1,
             "settle_steps": 0,
-            "collapse_steps": BEAT,
+            "collapse_steps": UPDATE_INTERVAL,
             "confirm_steps": 1,
             "snapshots": 2,
             "snapshot_bytes": 0,
@@ -79,7 +82,7 @@ class GovernorSettings:
 
 
 class Level(BaseModel):
-    """Where losses were, and how far they spread."""
+    """The median of losses and their spread, a standard deviation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,129 +91,136 @@ class Level(BaseModel):
 
 
 class LossMonitorState(BaseModel):
-    """All that a watch remembers, for a snapshot or a checkpoint."""
+    """The state of a `LossMonitor`, for a snapshot or a checkpoint.
+
+    `healthy` are the last losses without outliers, `recent` the last with outliers, `first_median`
+    the run's first median. `baseline` is the level that no seed on trial may lose, `above` the
+    steps spent over it. `seen` counts healthy losses, `outliers` those in a row, `settle_steps`
+    the steps left of the settle window, `healthy_steps` the losses since the last outlier.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sound: tuple[float, ...] = ()
-    latest: tuple[float, ...] = ()
-    first: float | None = None
+    healthy: tuple[float, ...] = ()
+    recent: tuple[float, ...] = ()
+    first_median: float | None = None
     level: Level | None = None
-    before: Level | None = None
-    beat: Annotated[int, Field(ge=0)] = 0
-    wild: Annotated[int, Field(ge=0)] = 0
-    settling: Annotated[int, Field(ge=0)] = 0
+    baseline: Level | None = None
+    seen: Annotated[int, Field(ge=0)] = 0
+    outliers: Annotated[int, Field(ge=0)] = 0
+    settle_steps: Annotated[int, Field(ge=0)] = 0
     above: Annotated[int, Field(ge=0)] = 0
     healthy_steps: Annotated[int, Field(ge=0)] = 0
 
 
 class LossMonitor:
-    """Looks at one loss after the other.
+    """Takes the losses of a run one by one and raises alarms.
 
-    `healthy_steps` counts the sound losses since the last that was wild, or was part of a collapse.
+    `healthy_steps` counts the losses since the last outlier and the last loss of a collapse.
     """
 
     def __init__(self, settings: GovernorSettings) -> None:
         self._settings = settings
-        self._sound: deque[float]
-        self._latest: deque[float]
-        self._first: float | None
+        self._healthy: deque[float]
+        self._recent: deque[float]
+        self._first_median: float | None
         self._level: Level | None
-        self._before: Level | None
-        self._beat: int
-        self._wild: int
-        self._settling: int
+        self._baseline: Level | None
+        self._seen: int
+        self._outliers: int
+        self._settle_steps: int
         self._above: int
         self._limit: float
         self.healthy_steps: int
-        self._put_back(LossMonitorState())
+        self.load_state(LossMonitorState())
 
     @property
-    def loss_monitor_state(self) -> LossMonitorState:
-        """What it remembers now."""
+    def state(self) -> LossMonitorState:
+        """The present state, for `load_state`."""
         return LossMonitorState(
-            sound=tuple(self._sound),
-            latest=tuple(self._latest),
-            first=self._first,
+            healthy=tuple(self._healthy),
+            recent=tuple(self._recent),
+            first_median=self._first_median,
             level=self._level,
-            before=self._before,
-            beat=self._beat,
-            wild=self._wild,
-            settling=self._settling,
+            baseline=self._baseline,
+            seen=self._seen,
+            outliers=self._outliers,
+            settle_steps=self._settle_steps,
             above=self._above,
             healthy_steps=self.healthy_steps,
         )
 
-    def see(self, loss: float) -> IncidentKind | None:
-        """Take the next loss in; return what is wrong once enough is known."""
+    def load_state(self, state: LossMonitorState) -> None:
+        """Continue from a state."""
+        self._healthy = deque(state.healthy, self._settings.window)
+        self._recent = deque(state.recent, 2 * UPDATE_INTERVAL)
+        self._first_median, self._baseline = state.first_median, state.baseline
+        self._seen, self._outliers = state.seen, state.outliers
+        self._settle_steps, self._above = state.settle_steps, state.above
+        self.healthy_steps = state.healthy_steps
+        self._set_level(state.level)
+
+    def update(self, loss: float) -> IncidentKind | None:
+        """Take the next loss; return the kind of an incident, or None."""
         if not math.isfinite(loss):
             self.healthy_steps = 0
             return IncidentKind.NAN
-        self._latest.append(loss)
-        settling, self._settling = self._settling > 0, max(self._settling - 1, 0)
+        self._recent.append(loss)
+        settling = self._settle_steps > 0
+        self._settle_steps = max(self._settle_steps - 1, 0)
         if loss > self._limit:
             self.healthy_steps = 0
-            self._wild += not settling
-            return (
-                IncidentKind.DIVERGENCE
-                if self._wild >= self._settings.consecutive_outliers
-                else None
-            )
-        self._wild = 0
-        self._sound.append(loss)
+            self._outliers += not settling
+            diverged = self._outliers >= self._settings.consecutive_outliers
+            return IncidentKind.DIVERGENCE if diverged else None
+        self._outliers = 0
+        self._healthy.append(loss)
         self.healthy_steps += 1
-        self._beat += 1
-        return self._at_a_beat() if self._beat % BEAT == 0 else None
+        self._seen += 1
+        return self._update_level() if self._seen % UPDATE_INTERVAL == 0 else None
 
-    def planted(self) -> None:
-        """Something was planted: from now on the present level may not be lost."""
+    def set_baseline(self) -> None:
+        """Make the present level the baseline, unless the baseline is lower: a seed was planted."""
         level = self._level
-        if level is not None and (self._before is None or level.median < self._before.median):
-            self._before = level
+        if level is not None and (self._baseline is None or level.median < self._baseline.median):
+            self._baseline = level
         self._above = 0
 
-    def settle(self, steps: int) -> None:
-        """In so many steps something will have gone, or weigh what it should; negative: it has."""
-        self._settling = max(self._settling, self._settings.settle_steps + steps)
-
     def clear_baseline(self) -> None:
-        """Nothing is on trial any more."""
-        self._before, self._above = None, 0
+        """Stop testing for a collapse: no seed is on trial."""
+        self._baseline, self._above = None, 0
 
-    def go_back(self, loss_monitor_state: LossMonitorState) -> None:
-        """Remember what was known at a snapshot to which the run has returned."""
-        self._put_back(
-            loss_monitor_state.model_copy(
-                update={"wild": 0, "settling": 0, "above": 0, "healthy_steps": 0}
-            )
-        )
+    def settle(self, steps: int) -> None:
+        """Start the settle window `steps` steps from now; a negative value: it has started."""
+        self._settle_steps = max(self._settle_steps, self._settings.settle_steps + steps)
 
-    def forget(self) -> None:
-        """Learn the level anew: what seemed an alarm is how things are."""
-        self._put_back(LossMonitorState(first=self._first))
+    def return_to(self, state: LossMonitorState) -> None:
+        """Continue from the state of a snapshot, with the counts of outliers and steps at 0."""
+        counts = dict.fromkeys(("outliers", "settle_steps", "above", "healthy_steps"), 0)
+        self.load_state(state.model_copy(update=counts))
 
-    def resume(self, loss_monitor_state: LossMonitorState) -> None:
-        """Go on as after a checkpoint."""
-        self._put_back(loss_monitor_state)
+    def reset(self) -> None:
+        """Forget all but the first median, and learn the level again: the alarm was false."""
+        self.load_state(LossMonitorState(first_median=self._first_median))
 
-    def _at_a_beat(self) -> IncidentKind | None:
-        if len(self._sound) < 2 * BEAT:
+    def _update_level(self) -> IncidentKind | None:
+        if len(self._healthy) < 2 * UPDATE_INTERVAL:
             return None
-        middle = median(self._sound)
-        if self._first is None:
-            self._first = middle
-        deviation = CONSISTENT * median(abs(loss - middle) for loss in self._sound)
-        floor = self._settings.floor_share * max(abs(middle), abs(self._first))
+        middle = median(self._healthy)
+        if self._first_median is None:
+            self._first_median = middle
+        deviation = CONSISTENT * median(abs(loss - middle) for loss in self._healthy)
+        floor = self._settings.floor_share * max(abs(middle), abs(self._first_median))
         self._set_level(Level(median=middle, spread=max(deviation, floor)))
-        before = self._before
-        if before is None:
+        baseline = self._baseline
+        if baseline is None:
             return None
-        margin = self._settings.collapse_z * before.spread
-        if median(self._latest) <= before.median + margin:
+        margin = self._settings.collapse_z * baseline.spread
+        if median(self._recent) <= baseline.median + margin:
             self._above = 0
             return None
         self.healthy_steps = 0
-        self._above += BEAT
+        self._above += UPDATE_INTERVAL
         return IncidentKind.COLLAPSE if self._above >= self._settings.collapse_steps else None
 
     def _set_level(self, level: Level | None) -> None:
@@ -218,18 +228,3 @@ class LossMonitor:
         self._limit = math.inf
         if level is not None:
             self._limit = level.median + self._settings.z * level.spread
-
-    def _put_back(self, loss_monitor_state: LossMonitorState) -> None:
-        self._sound = deque(loss_monitor_state.sound, self._settings.window)
-        self._latest = deque(loss_monitor_state.latest, 2 * BEAT)
-        self._first, self._before = loss_monitor_state.first, loss_monitor_state.before
-        self._beat, self._wild, self._above = (
-            loss_monitor_state.beat,
-            loss_monitor_state.wild,
-            loss_monitor_state.above,
-        )
-        self._settling, self.healthy_steps = (
-            loss_monitor_state.settling,
-            loss_monitor_state.healthy_steps,
-        )
-        self._set_level(loss_monitor_state.level)

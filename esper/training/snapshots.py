@@ -1,4 +1,4 @@
-"""The ring of snapshots: what a run was, in host memory, to go back to when a kernel spoils it."""
+"""A ring of snapshots in host memory, to which a run returns when a kernel spoils it."""
 
 import copy
 import logging
@@ -15,40 +15,41 @@ from esper.training.loss_monitor import LossMonitorState
 
 log = logging.getLogger("esper")
 
-State = dict[str, Any]
-"""What an optimizer remembers of one parameter: tensors, and other values."""
+ParameterState = dict[str, Any]
+"""The optimizer's state of one parameter: tensors and other values."""
 
 
-class Reach(StrEnum):
-    """What snapshots hold, by what there is room for."""
+class SnapshotScope(StrEnum):
+    """What snapshots hold, by the memory that two of them need."""
 
-    EVERYTHING = "everything"
-    TRAINED = "what is trained, and buffers"
+    EVERYTHING = "all parameters and buffers"
+    TRAINED = "trained parameters and buffers"
     NOTHING = "nothing"
 
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """What weights, buffers and optimizer state were at a step, and what was known of the loss.
+    """Weights, buffers, optimizer state and the state of the loss monitor at a step.
 
-    Copies are kept by the tensor that they are of. `good` is whether the loss stayed sound.
+    `tensors` and `states` map each live tensor to its copy. `good` says that the loss stayed
+    healthy for long enough after the step.
     """
 
     step: int
     loss_monitor_state: LossMonitorState
     tensors: dict[Tensor, Tensor]
-    states: dict[Tensor, State]
+    states: dict[Tensor, ParameterState]
     good: bool = False
 
     def holds(self, tensors: Iterable[Tensor]) -> bool:
-        """Whether all of these are in it."""
+        """Return whether the snapshot holds a copy of all these tensors."""
         return all(tensor in self.tensors for tensor in tensors)
 
 
 class SnapshotRing:
-    """A few snapshots of one model and its optimizer; the newest good one is kept longest.
+    """Up to `most` snapshots of one model and its optimizer, `most_bytes` in total.
 
-    `kept_out` in `take` are tensors that follow the step, not the training: blend factors.
+    The newest good snapshot is replaced last.
     """
 
     def __init__(self, model: nn.Module, most: int, most_bytes: int) -> None:
@@ -56,69 +57,72 @@ class SnapshotRing:
         self._most = most
         self._most_bytes = most_bytes
         self._ring: list[Snapshot] = []
-        self._reach = Reach.EVERYTHING
+        self._scope = SnapshotScope.EVERYTHING
 
     def __len__(self) -> int:
         return len(self._ring)
 
     @property
     def nbytes(self) -> int:
-        """How much host memory all snapshots take."""
+        """Bytes of host memory that all snapshots take."""
         return sum(
-            sum(copied.nbytes for copied in each.tensors.values())
-            + sum(_size_of(state) for state in each.states.values())
-            for each in self._ring
+            sum(copied.nbytes for copied in snapshot.tensors.values())
+            + sum(_nbytes(state) for state in snapshot.states.values())
+            for snapshot in self._ring
         )
 
     @property
-    def reach(self) -> Reach:
+    def scope(self) -> SnapshotScope:
         """What the last snapshot held."""
-        return self._reach
+        return self._scope
 
     def take(
         self,
         step: int,
         loss_monitor_state: LossMonitorState,
         optimizer: Optimizer,
-        kept_out: Iterable[Tensor],
+        excluded: Iterable[Tensor],
     ) -> Snapshot | None:
-        """Copy everything; None where there is no room.
+        """Add a snapshot and return it; None if the memory does not suffice for two.
 
-        On a GPU the copies are made behind what it has to do, and no one waits for them.
+        `excluded` are buffers that follow the step, not the training: blend factors. On a GPU the
+        copies are queued on the current stream, and this call does not wait for them.
         """
-        own = self._own(optimizer, kept_out)
-        if own is None:
+        content = self._content(optimizer, excluded)
+        if content is None:
             self._ring.clear()
             return None
-        tensors, states, room = own
-        taken = self._freed(room) or Snapshot(step, loss_monitor_state, {}, {})
+        tensors, states, capacity = content
+        taken = self._reused(capacity) or Snapshot(step, loss_monitor_state, {}, {})
         taken.step, taken.loss_monitor_state, taken.good = step, loss_monitor_state, False
-        taken.tensors = {each: _copied(each, taken.tensors.get(each)) for each in tensors}
+        taken.tensors = {tensor: _copied(tensor, taken.tensors.get(tensor)) for tensor in tensors}
         taken.states = {
-            each: _copied_state(state, taken.states.get(each)) for each, state in states.items()
+            parameter: _copied_state(state, taken.states.get(parameter))
+            for parameter, state in states.items()
         }
         self._ring.append(taken)
         return taken
 
     def confirm(self, step: int, healthy_steps: int, confirm_steps: int) -> None:
-        """Call those good after which the loss was sound for long enough."""
-        for each in self._ring:
-            if min(healthy_steps, step - each.step) >= confirm_steps:
-                each.good = True
+        """Mark the snapshots as good that `confirm_steps` healthy steps have followed."""
+        for snapshot in self._ring:
+            if min(healthy_steps, step - snapshot.step) >= confirm_steps:
+                snapshot.good = True
 
     def last_good(self) -> Snapshot | None:
-        """Return the newest that is good."""
-        return next((each for each in reversed(self._ring) if each.good), None)
+        """Return the newest good snapshot, or None."""
+        return next((snapshot for snapshot in reversed(self._ring) if snapshot.good), None)
 
-    def of_step(self, step: int) -> Snapshot | None:
-        """Return the one that was taken at a step."""
-        return next((each for each in self._ring if each.step == step), None)
+    def at_step(self, step: int) -> Snapshot | None:
+        """Return the snapshot of a step, or None."""
+        return next((snapshot for snapshot in self._ring if snapshot.step == step), None)
 
-    def put_back(self, snapshot: Snapshot, optimizer: Optimizer) -> None:
-        """Make weights, buffers and optimizer state what they were; drop what came later.
+    def restore(self, snapshot: Snapshot, optimizer: Optimizer) -> None:
+        """Write a snapshot's weights, buffers and optimizer state back; drop later snapshots.
 
-        Tensors are written in place. What is not in the snapshot stays; hyperparameters stay too,
-        for schedules own them. Gradients of what is written were made by lost weights: zero.
+        Tensors are written in place. Tensors without a copy stay as they are, and so do
+        hyperparameters, which schedulers own. Gradients of restored tensors are set to zero: they
+        belong to the lost weights.
         """
         for tensor, copied in snapshot.tensors.items():
             tensor.detach().copy_(copied)
@@ -128,70 +132,71 @@ class SnapshotRing:
             for parameter in group["params"]:
                 if parameter in snapshot.tensors:
                     _write_state(optimizer, parameter, snapshot.states.get(parameter))
-        self._ring = [each for each in self._ring if each.step <= snapshot.step]
+        self._ring = [taken for taken in self._ring if taken.step <= snapshot.step]
 
     def keep_only_with(self, tensors: Iterable[Tensor]) -> None:
-        """Drop those that lack one of these."""
+        """Drop the snapshots that lack a copy of one of these tensors."""
         tensors = list(tensors)
-        self._ring = [each for each in self._ring if each.holds(tensors)]
+        self._ring = [snapshot for snapshot in self._ring if snapshot.holds(tensors)]
 
     def clear(self) -> None:
-        """Drop all."""
+        """Drop all snapshots."""
         self._ring.clear()
 
-    def _own(
-        self, optimizer: Optimizer, kept_out: Iterable[Tensor]
-    ) -> tuple[list[Tensor], dict[Tensor, State], int] | None:
-        """Return what is to be copied, and of how many there is room; None: not of two."""
-        out = {id(each) for each in kept_out}
-        buffers = [each for each in self._model.buffers() if id(each) not in out]
-        every: list[Tensor] = list(self._model.parameters())
-        trained = {id(each) for group in optimizer.param_groups for each in group["params"]}
-        of_model = {id(each) for each in every}
-        states = {each: state for each, state in optimizer.state.items() if id(each) in of_model}
-        kept = sum(_size_of(state) for state in states.values())
-        for reach, parameters in (
-            (Reach.EVERYTHING, every),
-            (Reach.TRAINED, [each for each in every if id(each) in trained]),
+    def _content(
+        self, optimizer: Optimizer, excluded: Iterable[Tensor]
+    ) -> tuple[list[Tensor], dict[Tensor, ParameterState], int] | None:
+        """Return tensors and states to copy and the ring's capacity; None below two snapshots."""
+        out = {id(tensor) for tensor in excluded}
+        buffers = [buffer for buffer in self._model.buffers() if id(buffer) not in out]
+        parameters: list[Tensor] = list(self._model.parameters())
+        own = {id(parameter) for parameter in parameters}
+        states = {of: state for of, state in optimizer.state.items() if id(of) in own}
+        trained = {id(member) for group in optimizer.param_groups for member in group["params"]}
+        state_bytes = sum(_nbytes(state) for state in states.values())
+        for scope, chosen in (
+            (SnapshotScope.EVERYTHING, parameters),
+            (SnapshotScope.TRAINED, [tensor for tensor in parameters if id(tensor) in trained]),
         ):
-            tensors = [*parameters, *buffers]
-            size = kept + sum(each.nbytes for each in tensors)
-            room = min(self._most, self._most_bytes // max(size, 1))
-            if room > 1:
-                self._note(reach, size)
-                return tensors, states, room
-        self._note(Reach.NOTHING, size)
+            tensors = [*chosen, *buffers]
+            size = state_bytes + sum(tensor.nbytes for tensor in tensors)
+            capacity = min(self._most, self._most_bytes // max(size, 1))
+            if capacity > 1:
+                self._set_scope(scope, size)
+                return tensors, states, capacity
+        self._set_scope(SnapshotScope.NOTHING, size)
         return None
 
-    def _note(self, reach: Reach, size: int) -> None:
-        if reach is not self._reach:
+    def _set_scope(self, scope: SnapshotScope, size: int) -> None:
+        if scope is not self._scope:
             log.warning(
-                "the governor's snapshots hold %s: one takes %.1f MiB, and %.1f MiB must hold two",
-                reach,
+                "the governor's snapshots hold %s: one takes %.1f MiB, and %.1f MiB must hold two; "
+                "raise snapshot_bytes to hold more",
+                scope,
                 size / 2**20,
                 self._most_bytes / 2**20,
             )
-        self._reach = reach
+        self._scope = scope
 
-    def _freed(self, room: int) -> Snapshot | None:
-        """Make room for one more; return one whose memory it may use, if one had to go."""
-        freed = None
-        while len(self._ring) >= room:
+    def _reused(self, capacity: int) -> Snapshot | None:
+        """Make room for one snapshot; return a dropped one, whose memory can be reused."""
+        dropped = None
+        while len(self._ring) >= capacity:
             last = self.last_good()
-            freed = next(each for each in self._ring if each is not last)
-            self._ring.remove(freed)
-        return freed
+            dropped = next(snapshot for snapshot in self._ring if snapshot is not last)
+            self._ring.remove(dropped)
+        return dropped
 
 
 def _copied(tensor: Tensor, into: Tensor | None) -> Tensor:
-    """Return a copy in host memory, in the memory of an older one if that fits."""
+    """Return a copy in host memory, written into an older copy's memory if that fits."""
     tensor = tensor.detach()
     if into is None or into.shape != tensor.shape or into.dtype != tensor.dtype:
         into = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
     return into.copy_(tensor, non_blocking=True)
 
 
-def _copied_state(state: State, into: State | None) -> State:
+def _copied_state(state: ParameterState, into: ParameterState | None) -> ParameterState:
     into = into or {}
     return {
         key: _copied(value, into.get(key)) if isinstance(value, Tensor) else copy.deepcopy(value)
@@ -199,7 +204,7 @@ def _copied_state(state: State, into: State | None) -> State:
     }
 
 
-def _write_state(optimizer: Optimizer, parameter: Tensor, kept: State | None) -> None:
+def _write_state(optimizer: Optimizer, parameter: Tensor, kept: ParameterState | None) -> None:
     if kept is None:
         optimizer.state.pop(parameter, None)
         return
@@ -211,11 +216,11 @@ def _write_state(optimizer: Optimizer, parameter: Tensor, kept: State | None) ->
         if isinstance(value, Tensor) and isinstance(present, Tensor):
             present.detach().copy_(value)
         elif isinstance(value, Tensor):
-            # A counter may live on the CPU beside a parameter that does not.
+            # A step counter may be on the CPU although its parameter is not.
             state[key] = value.to("cpu" if value.dim() == 0 else parameter.device, copy=True)
         else:
             state[key] = copy.deepcopy(value)
 
 
-def _size_of(state: State) -> int:
+def _nbytes(state: ParameterState) -> int:
     return sum(value.nbytes for value in state.values() if isinstance(value, Tensor))

@@ -14,17 +14,17 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 
 def test_on_a_gpu_no_step_waits_and_losses_are_read_at_reports_in_their_order() -> None:
-    gauge = LossBuffer(4)
+    buffer = LossBuffer(4)
     losses = torch.arange(8.0, device="cuda")
-    assert gauge.read(losses[0], now=False) == []
+    assert buffer.read(losses[0], now=False) == []
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        assert [gauge.read(losses[step], now=False) for step in (1, 2)] == [[], []]
+        assert [buffer.read(losses[step], now=False) for step in (1, 2)] == [[], []]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert gauge.read(losses[3], now=True) == [0.0, 1.0, 2.0, 3.0]
-    assert gauge.read(losses[4], now=False) == []
+    assert buffer.read(losses[3], now=True) == [0.0, 1.0, 2.0, 3.0]
+    assert buffer.read(losses[4], now=False) == []
 
 
 def test_on_a_gpu_a_snapshot_waits_for_nothing_and_is_exact() -> None:
@@ -46,6 +46,6 @@ def test_on_a_gpu_a_snapshot_waits_for_nothing_and_is_exact() -> None:
     with torch.no_grad():
         model.weight.fill_(torch.nan)
     optimizer.step()
-    ring.put_back(snapshot, optimizer)
+    ring.restore(snapshot, optimizer)
     after = model.state_dict(), optimizer.state_dict()["state"]
     torch.testing.assert_close(after, before, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""The governor on a host that a test grows: what leaves, what comes back, and what is said."""
+"""The governor on a small host: seeds removed, snapshots restored, incidents noted."""
 
 import copy
 import logging
@@ -20,8 +20,8 @@ REPORT_EVERY = 10
 SETTINGS = GovernorSettings(confirm_steps=15)
 
 
-class LossMonitorState(Plot):
-    """A plot with a governor that sees the loss of each step."""
+class GovernedPlot(Plot):
+    """A host with a governor that observes the loss of each step."""
 
     def __init__(
         self, make_optimizer: MakeOptimizer = adam, settings: GovernorSettings = SETTINGS
@@ -45,7 +45,7 @@ class LossMonitorState(Plot):
         self.governor.note_plans(self.step)
 
     def train(self, steps: int = 1, loss: float | None = None) -> None:
-        """Take steps, whose losses may be said to be another."""
+        """Train; give the governor `loss` in place of the real losses, if given."""
         for _ in range(steps):
             self.step += 1
             torch.manual_seed(self.step)
@@ -62,10 +62,10 @@ class LossMonitorState(Plot):
 
 
 def weights(plot: Plot) -> dict[str, Tensor]:
-    """Host weights and optimizer state as they are, without what is planted."""
+    """Return a copy of host weights and optimizer state, without the seeds'."""
     state = {
-        f"{number}.{key}": value
-        for number, one in enumerate(plot.optimizer.state.values())
+        f"{index}.{key}": value
+        for index, one in enumerate(plot.optimizer.state.values())
         for key, value in one.items()
     }
     host = {name: value for name, value in plot.model.state_dict().items() if "seeds" not in name}
@@ -77,11 +77,11 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture
-def plot() -> LossMonitorState:
-    """A run of forty steps with nothing planted: its snapshot is that of step 40."""
-    made = LossMonitorState()
-    made.train(40)
-    return made
+def plot() -> GovernedPlot:
+    """Return a run of forty steps without seeds, whose newest snapshot is of step 40."""
+    plot = GovernedPlot()
+    plot.train(40)
+    return plot
 
 
 def spoil(plot: Plot, site: str, slot: int, value: float = torch.nan) -> None:
@@ -89,8 +89,8 @@ def spoil(plot: Plot, site: str, slot: int, value: float = torch.nan) -> None:
         parameter.detach().fill_(value)
 
 
-def test_a_kernel_that_turns_the_loss_into_no_number_leaves_and_the_run_is_as_before(
-    plot: LossMonitorState,
+def test_a_seed_that_makes_the_loss_nan_is_removed_and_the_run_restored(
+    plot: GovernedPlot,
 ) -> None:
     before = weights(plot)
     plot.plant("fc1", 0, "low-rank-skip")
@@ -115,14 +115,16 @@ def test_a_kernel_that_turns_the_loss_into_no_number_leaves_and_the_run_is_as_be
     ]
     assert plot.state("fc1", 0) is S.ROLLED_BACK
     assert_same(weights(plot), before)
-    trained = {id(each) for group in plot.optimizer.param_groups for each in group["params"]}
+    trained = {id(member) for group in plot.optimizer.param_groups for member in group["params"]}
     assert trained.isdisjoint(map(id, kernel.parameters()))
     assert plot.sites["fc1"].bank is None
     plot.train(20)
     assert len(plot.incidents) == 1
 
 
-def test_a_kernel_that_explodes_leaves_after_a_few_steps(plot: LossMonitorState) -> None:
+def test_a_seed_that_makes_the_loss_diverge_is_removed_after_a_few_steps(
+    plot: GovernedPlot,
+) -> None:
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(3)
     spoil(plot, "fc1", 0, 1e4)
@@ -134,7 +136,7 @@ def test_a_kernel_that_explodes_leaves_after_a_few_steps(plot: LossMonitorState)
     assert incident.loss > 100
 
 
-def test_what_a_cull_does_to_the_loss_is_not_blamed_on_what_stays(plot: LossMonitorState) -> None:
+def test_a_rise_of_the_loss_after_a_cull_removes_no_other_seed(plot: GovernedPlot) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(60)
@@ -145,7 +147,7 @@ def test_what_a_cull_does_to_the_loss_is_not_blamed_on_what_stays(plot: LossMoni
     assert [seed.site for seed in plot.incidents[0].seeds] == ["conv"]
 
 
-def test_the_way_to_another_alpha_is_not_blamed_on_what_is_on_it(plot: LossMonitorState) -> None:
+def test_a_rise_of_the_loss_during_a_change_of_alpha_removes_no_seed(plot: GovernedPlot) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(60)
     plot.reweight("conv", 0, alpha=0.5, ramp_steps=20)
@@ -156,8 +158,8 @@ def test_the_way_to_another_alpha_is_not_blamed_on_what_is_on_it(plot: LossMonit
     assert plot.incidents
 
 
-def test_a_rollback_does_not_take_the_next_out_for_what_it_does_to_the_loss(
-    plot: LossMonitorState,
+def test_a_rise_of_the_loss_after_a_rollback_removes_no_other_seed(
+    plot: GovernedPlot,
 ) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(60)
@@ -170,14 +172,14 @@ def test_a_rollback_does_not_take_the_next_out_for_what_it_does_to_the_loss(
     assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
 
 
-def test_a_planting_gives_nothing_any_grace(plot: LossMonitorState) -> None:
+def test_a_planting_starts_no_settle_window(plot: GovernedPlot) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(SETTINGS.consecutive_outliers, loss=50.0)
     assert plot.incidents
 
 
-def test_of_two_on_trial_the_newest_leaves_and_the_other_is_what_it_was_at_the_snapshot(
-    plot: LossMonitorState,
+def test_of_two_seeds_on_trial_the_newest_is_removed_and_the_other_restored(
+    plot: GovernedPlot,
 ) -> None:
     plot.plant("conv", 0, "squeeze-excite", ramp_steps=20)
     plot.train(60)
@@ -195,7 +197,7 @@ def test_of_two_on_trial_the_newest_leaves_and_the_other_is_what_it_was_at_the_s
     assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
 
 
-def test_what_was_planted_after_the_snapshot_leaves_too(plot: LossMonitorState) -> None:
+def test_seeds_planted_after_the_snapshot_are_removed_too(plot: GovernedPlot) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(5)
     plot.plant("fc1", 0, "low-rank-skip")
@@ -204,7 +206,7 @@ def test_what_was_planted_after_the_snapshot_leaves_too(plot: LossMonitorState) 
     assert plot.incidents[0].restored_step == 40
 
 
-def test_what_was_culled_since_the_snapshot_does_not_come_back(plot: LossMonitorState) -> None:
+def test_seeds_culled_since_the_snapshot_stay_culled(plot: GovernedPlot) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(50)
     plot.cull("conv", 0)
@@ -216,7 +218,7 @@ def test_what_was_culled_since_the_snapshot_does_not_come_back(plot: LossMonitor
     plot.train(5)
 
 
-def test_what_is_kept_beside_its_layer_is_restored_with_the_host(plot: LossMonitorState) -> None:
+def test_a_fossilized_seed_beside_its_layer_is_restored_with_the_host(plot: GovernedPlot) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(50)
     plot.fossilize("conv", 0)
@@ -231,7 +233,7 @@ def test_what_is_kept_beside_its_layer_is_restored_with_the_host(plot: LossMonit
     assert plot.state("conv", 0) is S.FOSSILIZED
 
 
-def test_after_a_merge_the_run_never_goes_back_to_before_it(plot: LossMonitorState) -> None:
+def test_no_snapshot_of_before_a_merge_is_restored(plot: GovernedPlot) -> None:
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(52)
     plot.fossilize("fc1", 0)
@@ -243,8 +245,8 @@ def test_after_a_merge_the_run_never_goes_back_to_before_it(plot: LossMonitorSta
     assert_same(weights(plot), merged)
 
 
-def test_a_host_that_diverges_by_itself_is_left_alone_and_told_of_once(
-    plot: LossMonitorState, caplog: pytest.LogCaptureFixture
+def test_an_incident_without_seeds_on_trial_changes_nothing_and_is_noted_once(
+    plot: GovernedPlot, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = weights(plot)
     with caplog.at_level(logging.WARNING, logger="esper"):
@@ -252,11 +254,11 @@ def test_a_host_that_diverges_by_itself_is_left_alone_and_told_of_once(
             plot.governor.observe(torch.tensor(torch.nan), plot.step + 1)
     assert plot.incidents == [Incident(kind=IncidentKind.NAN, step=41)]
     assert len(caplog.records) == 1
-    assert "the host does this by itself, and is left alone" in caplog.text
+    assert "with no seed on trial: the host causes it, and nothing is changed" in caplog.text
     assert_same(weights(plot), before)
 
 
-def test_what_has_been_kept_for_good_is_part_of_the_host(plot: LossMonitorState) -> None:
+def test_a_fossilized_seed_belongs_to_the_host(plot: GovernedPlot) -> None:
     plot.plant("conv", 0, "squeeze-excite")
     plot.train(3)
     plot.fossilize("conv", 0)
@@ -265,8 +267,8 @@ def test_what_has_been_kept_for_good_is_part_of_the_host(plot: LossMonitorState)
     assert plot.state("conv", 0) is S.FOSSILIZED
 
 
-def test_without_room_for_snapshots_the_kernel_leaves_all_the_same() -> None:
-    plot = LossMonitorState(settings=GovernorSettings(snapshot_bytes=100))
+def test_without_memory_for_snapshots_the_seed_is_still_removed() -> None:
+    plot = GovernedPlot(settings=GovernorSettings(snapshot_bytes=100))
     plot.train(40)
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(1, loss=float("nan"))
@@ -275,10 +277,10 @@ def test_without_room_for_snapshots_the_kernel_leaves_all_the_same() -> None:
     assert plot.state("fc1", 0) is S.ROLLED_BACK
 
 
-def test_the_same_losses_lead_to_the_same_acts_and_bits() -> None:
+def test_the_same_losses_lead_to_the_same_incidents_and_bits() -> None:
     runs = []
     for _ in range(2):
-        plot = LossMonitorState()
+        plot = GovernedPlot()
         plot.train(40)
         plot.plant("fc1", 0, "low-rank-skip")
         plot.train(3)
@@ -289,8 +291,8 @@ def test_the_same_losses_lead_to_the_same_acts_and_bits() -> None:
     assert_same(runs[0][1], runs[1][1])
 
 
-def test_an_incident_on_record_is_done_again_at_its_step() -> None:
-    first, again = LossMonitorState(), LossMonitorState()
+def test_a_recorded_incident_is_repeated_at_its_step() -> None:
+    first, again = GovernedPlot(), GovernedPlot()
     for plot in (first, again):
         plot.train(40)
         plot.plant("fc1", 0, "low-rank-skip")
@@ -302,8 +304,8 @@ def test_an_incident_on_record_is_done_again_at_its_step() -> None:
     assert_same(weights(again), weights(first))
 
 
-def test_an_incident_that_went_back_to_before_the_checkpoint_is_refused_in_words(
-    plot: LossMonitorState,
+def test_a_recorded_incident_without_its_snapshot_is_refused(
+    plot: GovernedPlot,
 ) -> None:
     plot.plant("fc1", 0, "low-rank-skip")
     plot.train(1)
@@ -313,10 +315,10 @@ def test_an_incident_that_went_back_to_before_the_checkpoint_is_refused_in_words
             "seeds": (RolledBackSeed(site="fc1", slot=0, kernel_id="0" * 64, decision_id="0" * 64),)
         }
     )
-    with pytest.raises(ValueError, match="went back to step 10, of which there is no snapshot"):
+    with pytest.raises(ValueError, match="returned to step 10, of which there is no snapshot"):
         plot.governor.observe_replayed(torch.tensor(0.5), 42, [incident])
 
 
-def test_a_loss_on_the_cpu_is_read_at_once() -> None:
-    gauge = LossBuffer(4)
-    assert gauge.read(torch.tensor(0.5, requires_grad=True), now=False) == [0.5]
+def test_a_loss_on_the_cpu_is_returned_immediately() -> None:
+    buffer = LossBuffer(4)
+    assert buffer.read(torch.tensor(0.5, requires_grad=True), now=False) == [0.5]

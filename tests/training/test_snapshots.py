@@ -1,4 +1,4 @@
-"""The ring of snapshots: bounded, cheap to fill, and exact to go back to."""
+"""The ring of snapshots: bounded in memory, cheap to fill, exact to restore."""
 
 import copy
 import logging
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
 from esper.training.loss_monitor import LossMonitorState
-from esper.training.snapshots import Reach, SnapshotRing
+from esper.training.snapshots import SnapshotRing, SnapshotScope
 
 KNOWN = LossMonitorState()
 
 
 class Small(nn.Module):
-    """A layer with running statistics behind it."""
+    """A linear layer, batch normalisation, and a large frozen parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int, seed: int = 0) -> 
 def small(kind: Any = Adam, **arguments: Any) -> tuple[Small, Optimizer]:
     torch.manual_seed(0)
     model = Small()
-    trained = [each for each in model.parameters() if each.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return model, kind(trained, lr=0.01, **arguments)
 
 
@@ -59,7 +59,7 @@ def assert_same(one: Any, other: Any) -> None:
     ("kind", "arguments"),
     [(Adam, {}), (Adam, {"amsgrad": True}), (SGD, {"momentum": 0.9}), (SGD, {})],
 )
-def test_going_back_is_exact_and_training_goes_on_as_it_did_then(
+def test_a_restore_is_exact_and_training_repeats_bit_for_bit(
     kind: Any, arguments: dict[str, Any]
 ) -> None:
     model, optimizer = small(kind, **arguments)
@@ -73,38 +73,38 @@ def test_going_back_is_exact_and_training_goes_on_as_it_did_then(
     with torch.no_grad():
         model.layer.weight.fill_(torch.nan)
     train(model, optimizer, 2)
-    ring.put_back(snapshot, optimizer)
+    ring.restore(snapshot, optimizer)
     assert_same(bits_of(model, optimizer), before)
     assert all(
-        float(each.grad.abs().sum()) == 0
-        for each in model.layer.parameters()
-        if each.grad is not None
+        float(parameter.grad.abs().sum()) == 0
+        for parameter in model.layer.parameters()
+        if parameter.grad is not None
     )
     train(model, optimizer, 7, seed=1)
     assert_same(bits_of(model, optimizer), after)
 
 
-def test_state_that_came_after_the_snapshot_is_gone_again() -> None:
+def test_a_restore_removes_optimizer_state_newer_than_the_snapshot() -> None:
     model, optimizer = small()
     ring = SnapshotRing(model, 2, 1 << 20)
     snapshot = ring.take(0, KNOWN, optimizer, ())
     assert snapshot is not None
     train(model, optimizer, 3)
-    ring.put_back(snapshot, optimizer)
+    ring.restore(snapshot, optimizer)
     assert not optimizer.state
 
 
-def test_schedules_keep_their_hyperparameters() -> None:
+def test_a_restore_keeps_the_hyperparameters_that_schedulers_own() -> None:
     model, optimizer = small()
     ring = SnapshotRing(model, 2, 1 << 20)
     snapshot = ring.take(0, KNOWN, optimizer, ())
     assert snapshot is not None
     optimizer.param_groups[0]["lr"] = 0.5
-    ring.put_back(snapshot, optimizer)
+    ring.restore(snapshot, optimizer)
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_the_newest_good_one_is_kept_while_others_come_and_go() -> None:
+def test_the_newest_good_snapshot_is_replaced_last() -> None:
     model, optimizer = small()
     ring = SnapshotRing(model, 2, 1 << 20)
     for step in (10, 20, 30, 40):
@@ -115,15 +115,15 @@ def test_the_newest_good_one_is_kept_while_others_come_and_go() -> None:
     assert good is not None
     assert good.step == 20
     assert len(ring) == 2
-    assert ring.of_step(40) is not None
-    assert ring.of_step(30) is None
+    assert ring.at_step(40) is not None
+    assert ring.at_step(30) is None
 
 
 @pytest.mark.parametrize(
     ("healthy_steps", "step", "good"),
     [(32, 52, True), (31, 52, False), (400, 51, False), (400, 52, True)],
 )
-def test_a_snapshot_is_good_after_enough_sound_losses_since_it(
+def test_a_snapshot_is_good_after_enough_healthy_steps(
     healthy_steps: int, step: int, good: bool
 ) -> None:
     model, optimizer = small()
@@ -133,7 +133,7 @@ def test_a_snapshot_is_good_after_enough_sound_losses_since_it(
     assert (ring.last_good() is not None) is good
 
 
-def test_memory_is_used_again() -> None:
+def test_the_memory_of_a_dropped_snapshot_is_reused() -> None:
     model, optimizer = small()
     train(model, optimizer, 1)
     ring = SnapshotRing(model, 2, 1 << 20)
@@ -146,24 +146,24 @@ def test_memory_is_used_again() -> None:
     assert addresses[1] == addresses[3] == addresses[5]
 
 
-def test_the_bound_on_bytes_holds_and_what_is_left_out_is_said(
+def test_snapshots_stay_within_their_bytes_and_a_smaller_scope_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, optimizer = small()
     train(model, optimizer, 1)
     with caplog.at_level(logging.WARNING, logger="esper"):
-        for most_bytes, reach in (
-            (1 << 20, Reach.EVERYTHING),
-            (1500, Reach.TRAINED),
-            (1000, Reach.NOTHING),
+        for most_bytes, scope in (
+            (1 << 20, SnapshotScope.EVERYTHING),
+            (1500, SnapshotScope.TRAINED),
+            (1000, SnapshotScope.NOTHING),
         ):
             ring = SnapshotRing(model, 5, most_bytes)
             for step in range(7):
                 ring.take(step, KNOWN, optimizer, ())
-            assert ring.reach is reach
+            assert ring.scope is scope
             assert ring.nbytes <= most_bytes
-            assert len(ring) == {Reach.NOTHING: 0, Reach.TRAINED: 2}.get(reach, 5)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert "snapshots hold what is trained, and buffers" in said[0]
-    assert "snapshots hold nothing" in said[1]
+            assert len(ring) == {SnapshotScope.NOTHING: 0, SnapshotScope.TRAINED: 2}.get(scope, 5)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert "snapshots hold trained parameters and buffers" in messages[0]
+    assert "snapshots hold nothing" in messages[1]
