@@ -34,7 +34,7 @@ from benchmarks.result import RATIO, Figure, Goal, Measured, figure, ratio
 from benchmarks.threads import one_thread
 from benchmarks.timing import scaled
 from esper.compiler import KernelOptimizer
-from esper.seed.bank import Seed, SeedBank
+from esper.seed import Seed, SeedBank
 
 GOAL: Final = Goal(sense="at most", limit=1.00)
 PAIRS: Final = 300

@@ -22,9 +22,15 @@ from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.kernel import Kernel
 from esper.seed import Seed, Site, find_sites
-from esper.seed.capture import Recording
-from esper.seed.graphs import SETTLED, SiteGraphs, capture_due
-from esper.seed.streams import ONE_AFTER_ANOTHER, STREAMS, StreamManager
+from esper.seed.cuda import (
+    NO_SIDE_STREAMS,
+    PASSES_BEFORE_CAPTURE,
+    STREAMS,
+    CapturedGraph,
+    SiteGraphs,
+    StreamManager,
+    capture_due,
+)
 from esper.tasks.resnet import RESNET
 from esper.topics.models import SiteKind, SiteSignature
 
@@ -33,7 +39,7 @@ ALPHA: Final = 0.5
 STEPS: Final = 10
 ROUNDS: Final = 20
 QUICK_ROUNDS: Final = 3
-WARMING_STEPS: Final = SETTLED + 1
+WARMING_STEPS: Final = PASSES_BEFORE_CAPTURE + 1
 TRAINING_BATCH: Final = 128
 BLUEPRINTS: Final = {
     SiteKind.FEATURE_MAP: "conv-bottleneck",
@@ -71,10 +77,10 @@ class Grown(NamedTuple):
 
 
 GROWN: Final = {
-    "grown": Grown(ONE_AFTER_ANOTHER, STREAMS, fused=True),
+    "grown": Grown(NO_SIDE_STREAMS, STREAMS, fused=True),
     "streams": Grown(STREAMS, None, fused=False),
-    "graph": Grown(ONE_AFTER_ANOTHER, ONE_AFTER_ANOTHER, fused=False),
-    "graph-streams": Grown(ONE_AFTER_ANOTHER, STREAMS, fused=False),
+    "graph": Grown(NO_SIDE_STREAMS, NO_SIDE_STREAMS, fused=False),
+    "graph-streams": Grown(NO_SIDE_STREAMS, STREAMS, fused=False),
 }
 WHAT: Final = {
     "grown": "as a host grows into it: graph, streams, fused sums",
@@ -145,7 +151,7 @@ def site_figures(name: str, shape: Shape, precision: Precision, quick: bool) -> 
             ("eager_ms", ms["eager"]),
             goal=shape.goal if form == "grown" else None,
         )
-    stats = [site.bank.captures for site in sites.values() if site.bank]
+    stats = [site.bank.capture_stats for site in sites.values() if site.bank]
     yield figure(
         f"{name}-capture",
         f"{name}, recording a configuration, outside of the steps",
@@ -204,9 +210,9 @@ def _plant(site: Site, seeds: int, how: Grown) -> None:
         site.plant(slot, Seed(_kernel(site.signature), ALPHA).cuda())
     bank = site.bank
     assert bank is not None
-    bank.over(how.eager)
-    record = partial(Recording, fused=how.fused)
-    bank.graphs = SiteGraphs(record, how.recorded or ONE_AFTER_ANOTHER)
+    bank.use_streams(how.eager)
+    record = partial(CapturedGraph, fused=how.fused)
+    bank.graphs = SiteGraphs(record, how.recorded or NO_SIDE_STREAMS)
     bank.graphs.enabled = how.recorded is not None
 
 

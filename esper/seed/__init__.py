@@ -1,41 +1,63 @@
-"""Seeds: the places in a host where kernels may be planted, and the math by which they join in.
+"""Seeds: the slots in a host where kernels are planted, and the math that adds their outputs.
 
-A site carries slots; a planted kernel adds alpha * k(x, h) to what the site's own layer computes.
-A site with nothing planted runs exactly the host's own module.
+In: a host's layers, kernels, and the operations of decisions. Out: layers that compute
+y = h + sum of alpha * k(x, h). A site with nothing planted runs exactly the host's own module.
 """
 
-from esper.seed.bank import AsyncSeededConv2d, Seed, SeedBank
-from esper.seed.finding import SiteRefused, Suggestion, find_sites, suggest, unwrapped
-from esper.seed.graphs import CaptureStats, capture_due
+from esper.seed.bank import AsyncSeededConv2d, SeedBank, SlotTaken
+from esper.seed.cuda import (
+    STREAMS,
+    AsyncConv2dKernel,
+    CaptureStats,
+    EagerReason,
+    StreamManager,
+    capture_due,
+)
+from esper.seed.eval_mode import evaluation_mode
+from esper.seed.forward_adapters import BANK_NAME, forward_channels_first
 from esper.seed.merging import MergeRefused, merge
-from esper.seed.parallel_branches import AsyncConv2dKernel
+from esper.seed.private_torch import foreach_norm
 from esper.seed.ramps import RAMPS
-from esper.seed.site import Site
+from esper.seed.seed import Seed
+from esper.seed.site import NothingPlanted, Site
+from esper.seed.site_finder import (
+    SiteRefused,
+    SiteSuggestion,
+    find_sites,
+    suggest_sites,
+    unwrap_model,
+)
 from esper.seed.slot import Slot
 from esper.seed.states import TRANSITIONS, IllegalTransition
-from esper.seed.streams import STREAMS, StreamManager
 from esper.seed.synchronizer import GradientSynchronizer
 
 __all__ = [
+    "BANK_NAME",
     "RAMPS",
     "STREAMS",
     "TRANSITIONS",
     "AsyncConv2dKernel",
     "AsyncSeededConv2d",
     "CaptureStats",
+    "EagerReason",
     "GradientSynchronizer",
     "IllegalTransition",
     "MergeRefused",
+    "NothingPlanted",
     "Seed",
     "SeedBank",
     "Site",
     "SiteRefused",
+    "SiteSuggestion",
     "Slot",
+    "SlotTaken",
     "StreamManager",
-    "Suggestion",
     "capture_due",
+    "evaluation_mode",
     "find_sites",
+    "foreach_norm",
+    "forward_channels_first",
     "merge",
-    "suggest",
-    "unwrapped",
+    "suggest_sites",
+    "unwrap_model",
 ]

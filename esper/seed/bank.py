@@ -1,70 +1,38 @@
-"""The kernels planted at one site, and how they join its output."""
+"""The seeds planted at one site, as a submodule of the site's layer."""
 
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
-from esper.kernel import Kernel
-from esper.seed.graphs import CaptureStats, Eager, SiteGraphs
-from esper.seed.parallel_branches import CapturedRegion, H, X, one_after_another, reads
-from esper.seed.streams import ONE_AFTER_ANOTHER, STREAMS, StreamManager
+from esper.errors import EsperError
+from esper.seed.cuda import (
+    NO_SIDE_STREAMS,
+    STREAMS,
+    CapturedRegion,
+    CaptureStats,
+    EagerReason,
+    SiteGraphs,
+    StreamManager,
+)
+from esper.seed.private_torch import disable_dynamo
+from esper.seed.seed import Seed, sum_sequentially
 
-IMAGE_RANK: Final = 4
 
-
-class Seed(nn.Module):
-    """One planted kernel and its blend factor.
-
-    `alpha` is a tensor, so that changing it recompiles nothing: a scalar in training, one value
-    per sample (shape (B,)) while contributions are measured.
-    """
-
-    alpha: Tensor
-
-    def __init__(self, kernel: Kernel, alpha: float = 0.0) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.reads_x, self.reads_h = reads(kernel, X), reads(kernel, H)
-        # Made where the kernel is: to copy it there would wait for all that the GPU has to do.
-        device = next((weight.device for weight in kernel.parameters()), None)
-        self.register_buffer("alpha", torch.full((), alpha, device=device))
-
-    def laid_out_for(self, layer: nn.Module) -> Self:
-        """Lay weights out channels last if the layer's are, before an optimizer knows them."""
-        weight = layer._parameters.get("weight")
-        if (
-            weight is not None
-            and weight.dim() == IMAGE_RANK
-            and weight.stride(3) > weight.stride(1)
-        ):
-            self.to(memory_format=torch.channels_last)
-        return self
-
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return alpha * k(x, h), of the shape of `h`."""
-        return self.weighed(self.kernel(x, h), h)
-
-    def weighed(self, added: Tensor, h: Tensor) -> Tensor:
-        """Return what the kernel computed times alpha, as it joins `h`."""
-        alpha = self.alpha
-        if alpha.dim():
-            alpha = alpha.to(h.dtype).view(-1, *[1] * (h.dim() - 1))
-        # Under autocast a kernel may end in a wider type than the layer whose output it joins.
-        return (alpha * added).to(h.dtype)
+class SlotTaken(EsperError, ValueError):
+    """A seed cannot be planted because its slot holds another."""
 
 
 class SeedBank(nn.Module):
     """All seeds of a site, by slot: y = h + sum over seeds of alpha * k(x, h).
 
-    The sum starts from `h` itself, never scaled or detached, so the host's gradient is its own.
-    On a GPU a configuration that has settled is replayed from a graph (see `graphs`); what runs
-    eagerly goes over `streams`, one after another unless given.
+    The sum starts from `h` itself, never scaled or detached, so the host's gradient is unchanged.
+    On a GPU a configuration that repeats is replayed from a CUDA graph (see `SiteGraphs`). Eager
+    passes use `streams`; the default has no side streams.
     """
 
-    def __init__(self, streams: StreamManager = ONE_AFTER_ANOTHER) -> None:
+    def __init__(self, streams: StreamManager = NO_SIDE_STREAMS) -> None:
         super().__init__()
         self.seeds = nn.ModuleDict()
         self.graphs = SiteGraphs()
@@ -74,89 +42,88 @@ class SeedBank(nn.Module):
         return len(self.seeds)
 
     @property
-    def captures(self) -> CaptureStats:
-        """What became of the passes on a GPU."""
+    def capture_stats(self) -> CaptureStats:
+        """Counts of replays, captures, and eager passes on a GPU."""
         return self.graphs.stats
 
-    def over(self, streams: StreamManager) -> None:
-        """Run over other streams from now on what runs eagerly."""
+    def use_streams(self, streams: StreamManager) -> None:
+        """Run eager passes on other streams from now on."""
         self._streams = streams
 
     def plant(self, slot: int, seed: Seed) -> None:
-        """Put a seed into a slot that is free."""
+        """Put a seed into a free slot."""
         self.seeds[str(slot)] = seed
-        # Sums round by their order: it is that of the slots, which an export follows too.
+        # Rounding depends on the order of a sum: always by slot, as in an exported model.
         for name in sorted(self.seeds, key=int):
             self.seeds[name] = self.seeds.pop(name)
         self.graphs.clear()
 
     def remove(self, slot: int) -> Seed:
-        """Take the seed out of a slot and return it."""
+        """Remove the seed of a slot and return it."""
         seed = self.seeds.pop(str(slot))
         assert isinstance(seed, Seed)
         self.graphs.clear()
         return seed
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        """Return `h` plus what every seed adds; `x` is the input of the site's layer.
+        """Return `h` plus the output of every seed; `x` is the input of the site's layer.
 
-        A layer that runs its children in turn comes by here too, without h: nothing is added.
+        `nn.Sequential` also calls this module, without `h`; return `x` unchanged.
         """
         if h is None:
             return x
         if torch.compiler.is_compiling():
-            return _apart(self, x, h)
-        if not self.graphs.serves(h):
-            return self.grown(x, h)
-        region = CapturedRegion(None, _no_layer, self._in_order())
+            return _add_outside_compiled_host(self, x, h)
+        if not self.graphs.supports(h):
+            return self.add_eagerly(x, h)
+        region = CapturedRegion(None, _no_layer, self._in_slot_order())
         inputs = (x, h) if any(seed.reads_x for seed in region.seeds) else (h,)
         return self.graphs.run(region, inputs, self._streams)
 
     def run(self, layer: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Return what `layer` and every seed make of `x`; `forward` is the layer's own."""
+        """Return `forward(x)` plus the output of every seed; `forward` is the layer's own."""
         if torch.compiler.is_compiling():
-            return _apart(self, x, forward(x))
-        if not self.graphs.serves(x):
-            return one_after_another(forward, x, self._in_order())
-        if _is_plain(layer):
-            region = CapturedRegion(layer, forward, self._in_order())
+            return _add_outside_compiled_host(self, x, forward(x))
+        if not self.graphs.supports(x):
+            return sum_sequentially(forward, x, self._in_slot_order())
+        if _is_capturable(layer):
+            region = CapturedRegion(layer, forward, self._in_slot_order())
             return self.graphs.run(region, (x,), self._streams)
         return self(x, forward(x))  # type: ignore[no-any-return]
 
-    def grown(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return what `forward` does, as a host that is being compiled may not see it."""
-        if self.graphs.serves(h):
-            self.graphs.note(Eager.COMPILED_HOST)
-        return one_after_another(lambda _: h, x, self._in_order())
+    def add_eagerly(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the same as `forward` without a graph; a compiled host must not trace this."""
+        if self.graphs.supports(h):
+            self.graphs.count_eager(EagerReason.COMPILED_HOST)
+        return sum_sequentially(lambda _: h, x, self._in_slot_order())
 
-    def _in_order(self) -> tuple[Seed, ...]:
+    def _in_slot_order(self) -> tuple[Seed, ...]:
         seeds: Any = self.seeds._modules.values()
         return tuple(seeds)
 
 
 def _no_layer(x: Tensor) -> Tensor:
-    raise AssertionError(f"a region without a layer was asked for h of {tuple(x.shape)}")
+    raise AssertionError(f"a region without a layer has no h for x of shape {tuple(x.shape)}")
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a graph may hold this layer: one of torch's own, its weight a parameter of its own.
+def _is_capturable(layer: nn.Module) -> bool:
+    """Return whether a graph may include this layer: a layer of torch with a plain weight.
 
-    Weight normalisation and the like make the weight anew before each call, outside of `forward`.
+    Weight normalisation and similar compute the weight before each call, outside of `forward`.
     """
     return type(layer) in CAPTURABLE and "weight" not in layer.__dict__
 
 
-# A compiled host calls the bank as it is: were kernels compiled into it, each that comes or goes
-# would compile the host anew, seconds on the training thread, and the ninth for the last time.
-# torch's own form of `torch.compiler.disable` that loads its compiler only where it is used.
-_apart = _disable_dynamo(SeedBank.grown)
+# A compiled host calls the bank uncompiled. Otherwise each planted or removed kernel would
+# recompile the host: seconds on the training thread, and only up to Dynamo's recompile limit.
+_add_outside_compiled_host = disable_dynamo(SeedBank.add_eagerly)
 
 
 class AsyncSeededConv2d(nn.Conv2d):
-    """A `Conv2d` with seeds of its own, which run beside it; without any it is the plain layer.
+    """A `Conv2d` with its own seeds, which run beside it; without seeds it is the plain layer.
 
-    A site of a host that is a `Conv2d` runs the same code once something is planted there; this
-    is for networks written by hand. Arguments are those of `nn.Conv2d`.
+    For networks written by hand. A `Conv2d` site of any host runs the same code once a seed is
+    planted there. Arguments are those of `nn.Conv2d`.
     """
 
     def __init__(self, *args: Any, streams: StreamManager = STREAMS, **kwargs: Any) -> None:
@@ -164,23 +131,23 @@ class AsyncSeededConv2d(nn.Conv2d):
         self.bank = SeedBank(streams)
 
     def plant(self, slot: int, seed: Seed) -> None:
-        """Let a seed join from the next forward pass on, on the device of this layer.
+        """Move a seed to this layer's device and add it from the next forward pass on.
 
         Raises:
-            ValueError: the slot is taken.
+            SlotTaken: the slot holds a seed.
         """
         if str(slot) in self.bank.seeds:
-            raise ValueError(f"slot {slot} is taken; remove its seed first")
-        self.bank.plant(slot, seed.to(self.weight.device).laid_out_for(self))
+            raise SlotTaken(f"slot {slot} is taken; remove its seed first")
+        self.bank.plant(slot, seed.to(self.weight.device).match_memory_format(self))
 
     def remove(self, slot: int) -> Seed:
-        """Take the seed out of a slot and return it."""
+        """Remove the seed of a slot and return it."""
         return self.bank.remove(slot)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution and what its seeds add, (B, C, H, W)."""
+        """Return the convolution plus the output of its seeds, (B, C, H, W)."""
         return self.bank.run(self, super().forward, x) if len(self.bank) else super().forward(x)
 
 
 CAPTURABLE: Final = frozenset({nn.Linear, nn.Conv1d, nn.Conv2d, AsyncSeededConv2d})
-"""Layers that a graph may hold: their forward does nothing but compute, the same every time."""
+"""Layers that a graph may include: each call of their forward launches the same kernels."""

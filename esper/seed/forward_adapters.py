@@ -1,7 +1,7 @@
-"""How seeds join what a layer computes, by the kind of layer.
+"""Forward functions that replace a layer's own while seeds are planted there, by kind of layer.
 
-Each of these stands in for the `forward` of a layer while something is planted there: it finds x
-and h in the call, as kernels want them, and puts their sum in the place of h.
+Each adapter finds x and h in the call, lays them out as kernels expect, and returns the layer's
+result with h replaced by the sum of h and the seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-BANK: Final = "esper_seeds"
-"""The name under which a grown layer holds its seeds."""
+BANK_NAME: Final = "esper_seeds"
+"""Name of the submodule in which a grown layer keeps its seeds."""
 
-LINES_RANK: Final = 3
+CHANNELS_FIRST_RANK: Final = 3
 
-Join = Callable[..., Any]
+ForwardAdapter = Callable[..., Any]
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -24,35 +24,36 @@ def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | N
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
-def join(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Join a layer whose result is h."""
-    bank: Any = layer._modules[BANK]
+def forward_tensor(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run a layer that returns h, and add its seeds."""
+    bank: Any = layer._modules[BANK_NAME]
     if len(args) == 1 and not kwargs:
         return bank.run(layer, partial(type(layer).forward, layer), args[0])
     h = type(layer).forward(layer, *args, **kwargs)
     return bank(first_tensor(args, kwargs), h)
 
 
-def join_channels_first(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Join a layer over (B, C, L), which kernels see as a sequence (B, L, C)."""
+def forward_channels_first(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run a layer over (B, C, L), and add its seeds, which take a sequence (B, L, C)."""
     h = type(layer).forward(layer, *args, **kwargs)
     x = first_tensor(args, kwargs)
     assert x is not None
-    return layer._modules[BANK](x.mT, h.mT).mT  # type: ignore[misc]
+    return layer._modules[BANK_NAME](x.mT, h.mT).mT  # type: ignore[misc]
 
 
-def join_first_of_tuple(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Join a layer that returns h and more, as attention returns its weights."""
+def forward_first_of_tuple(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run a layer that returns a tuple with h first, as attention does, and add its seeds to h."""
     h, *others = type(layer).forward(layer, *args, **kwargs)
-    y = layer._modules[BANK](first_tensor(args, kwargs), h)  # type: ignore[misc]
+    y = layer._modules[BANK_NAME](first_tensor(args, kwargs), h)  # type: ignore[misc]
     return (y, *others)
 
 
-def join_of(layer: nn.Module, output: Any) -> Join | None:
-    """Return how seeds join this layer, having seen its output; None where they cannot."""
+def adapter_for(layer: nn.Module, output: Any) -> ForwardAdapter | None:
+    """Return the adapter for a layer that returned `output`; None if the layer can have no seeds."""
     if isinstance(layer, nn.MultiheadAttention):
-        return join_first_of_tuple
+        return forward_first_of_tuple
     if not isinstance(output, Tensor):
         return None
-    convolves_lines = any(isinstance(part, nn.Conv1d) for part in layer.modules())
-    return join_channels_first if convolves_lines and output.dim() == LINES_RANK else join
+    has_conv1d = any(isinstance(module, nn.Conv1d) for module in layer.modules())
+    is_channels_first = has_conv1d and output.dim() == CHANNELS_FIRST_RANK
+    return forward_channels_first if is_channels_first else forward_tensor

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kernel import Kernel, attribute_of
-from esper.seed.bank import Seed
-from esper.seed.parallel_branches import X
+from esper.seed.seed import Seed, X
 from esper.seed.site import Site
 
 
@@ -103,7 +102,7 @@ def merge(site: Site, slot: int, undo: ExitStack | None = None) -> Seed:
     own = [parameter for parameter in (weight, bias) if parameter is not None]
     if undo is not None:
         undo.callback(_written_back(own))
-        undo.callback(site.keep())
+        undo.callback(site.undo_point())
     _write(own, rounded[: len(own)])
     return site.remove(slot)
 
@@ -172,9 +171,9 @@ def _through(kernel: Kernel, value: Affine, rules: Mapping[str, Rule]) -> Affine
     Steps of one input each, of which one result is left unread, are a chain in their order.
     """
     for step, layout in zip(kernel.plan.steps, kernel.plan.layout, strict=True):
-        held = kernel.get_submodule(attribute_of(step.node))
+        captured_tensors = kernel.get_submodule(attribute_of(step.node))
         parameters = [
-            held.get_parameter(parameter.name).detach().to(value.weight)
+            captured_tensors.get_parameter(parameter.name).detach().to(value.weight)
             for parameter in layout.parameters
         ]
         value = rules[step.op](value, *parameters)

@@ -1,26 +1,26 @@
-"""The shapes in which a seed is blended in: what share of its alpha it has on the way there."""
+"""Ramps: how alpha rises from 0 to its target while a seed is blended in."""
 
 from collections.abc import Callable, Mapping
 from math import pi, sin
 from typing import Final, Literal
 
 Ramp = Callable[[float], float]
-"""From the share of the ramp's steps that have passed, in (0, 1], to that of alpha, in (0, 1]."""
+"""Map the elapsed share of the ramp's steps, in (0, 1], to the share of alpha, in (0, 1]."""
 
 
-def linear(passed: float) -> float:
-    """Return a share that grows by as much at each step."""
-    return passed
+def linear(progress: float) -> float:
+    """Return the progress itself: alpha grows by the same amount at each step."""
+    return progress
 
 
-def cosine(passed: float) -> float:
-    """Return (1 - cos(pi * passed)) / 2: slow at both ends, fast between.
+def cosine(progress: float) -> float:
+    """Return (1 - cos(pi * progress)) / 2: slow at both ends, fast between.
 
-    Half a cosine is how learning rates are annealed since Loshchilov & Hutter, SGDR, 2017.
+    Half a cosine, as in learning rate annealing (Loshchilov & Hutter, SGDR, 2017).
     """
-    # The same by its half angle: 1 - cos would be 0 for the first step of a long ramp.
-    return sin(pi * passed / 2) ** 2
+    # The half-angle form: 1 - cos would round to 0 for the first step of a long ramp.
+    return sin(pi * progress / 2) ** 2
 
 
 RAMPS: Final[Mapping[Literal["linear", "cosine"], Ramp]] = {"linear": linear, "cosine": cosine}
-"""The shape of each name that a `Plant` may give."""
+"""The ramp of each name that a `Plant` may give."""

@@ -7,18 +7,27 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from esper.seed.bank import Seed, SeedBank
-from esper.seed.forward_adapters import BANK, Join
+from esper.errors import EsperError
+from esper.seed.bank import SeedBank
+from esper.seed.forward_adapters import BANK_NAME, ForwardAdapter
+from esper.seed.seed import Seed
 from esper.seed.slot import Slot
 from esper.topics.models import SiteSignature
+
+
+class NothingPlanted(EsperError, KeyError):
+    """A site has no planted seed."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__(f"site {site} has nothing planted")
 
 
 class Site:
     """One layer of the host, its signature and its slots.
 
-    `join` is how seeds come between the layer and who calls it. A layer is `bypassed` where torch
-    has a fused path around it: a hook on it, which does nothing, keeps torch off that path. It is
-    `tied` where other modules of the host hold a parameter of it too.
+    `adapter` replaces the layer's forward while seeds are planted. `bypassed`: torch has a fused
+    path that skips the layer's forward; a hook on the layer, which does nothing, disables that
+    path. `tied`: other modules of the host hold a parameter of the layer too.
     """
 
     def __init__(
@@ -28,7 +37,7 @@ class Site:
         signature: SiteSignature,
         slots: int,
         *,
-        join: Join,
+        adapter: ForwardAdapter,
         bypassed: bool = False,
         tied: bool = False,
     ) -> None:
@@ -36,74 +45,82 @@ class Site:
         self.layer = layer
         self.signature = signature
         self.slots = tuple(Slot(name, index) for index in range(slots))
-        self.join = join
+        self.adapter = adapter
         self.tied = tied
         self._bypassed = bypassed
         self._hook: RemovableHandle | None = None
 
     @property
     def bank(self) -> SeedBank | None:
-        """The planted seeds; None while there is none and the layer is the host's own."""
-        return self.layer._modules.get(BANK)  # type: ignore[return-value]
+        """The planted seeds; None while nothing is planted and the layer runs its own forward."""
+        return self.layer._modules.get(BANK_NAME)  # type: ignore[return-value]
 
     def plant(self, slot: int, seed: Seed) -> None:
-        """Let a seed join the layer's output from the next forward pass on."""
+        """Add a seed to the layer's output from the next forward pass on."""
         bank = self.bank
         if bank is None:
             bank = SeedBank()
-            self.layer.add_module(BANK, bank)
+            self.layer.add_module(BANK_NAME, bank)
             # A partial, unlike a closure, survives deepcopy and pickle bound to the copied layer.
-            self.layer.forward = partial(self.join, self.layer)
+            self.layer.forward = partial(self.adapter, self.layer)
             if self._bypassed:
                 self._hook = self.layer.register_forward_hook(_do_nothing)
-        bank.plant(slot, seed.laid_out_for(self.layer))
+        bank.plant(slot, seed.match_memory_format(self.layer))
 
     def remove(self, slot: int) -> Seed:
-        """Take a seed out; with the last one the layer becomes the host's own again."""
+        """Remove and return a seed; without seeds the layer runs its own forward again.
+
+        Raises:
+            NothingPlanted: the site has no seeds.
+        """
         bank = self.bank
         if bank is None:
-            raise KeyError(f"site {self.name} has nothing planted")
+            raise NothingPlanted(self.name)
         seed = bank.remove(slot)
         if not bank.seeds:
             del self.layer.forward
-            delattr(self.layer, BANK)
+            delattr(self.layer, BANK_NAME)
             if self._hook is not None:
                 self._hook.remove()
         return seed
 
-    def keep(self) -> Callable[[], None]:
-        """Return what plants again just the seeds of now, whatever has been done meanwhile."""
+    def undo_point(self) -> Callable[[], None]:
+        """Return a function that restores the present seeds, hooks and forward of the layer."""
         layer, bank, hook = self.layer, self.bank, self._hook
         modules, hooks = dict(layer._modules), dict(layer._forward_hooks)
         seeds = None if bank is None else dict(bank.seeds._modules)
         forward = layer.__dict__.get("forward")
 
-        def put_back() -> None:
-            _fill(layer._modules, modules)
-            _fill(layer._forward_hooks, hooks)
+        def restore() -> None:
+            _replace_content(layer._modules, modules)
+            _replace_content(layer._forward_hooks, hooks)
             self._hook = hook
             if forward is None:
                 layer.__dict__.pop("forward", None)
             else:
                 layer.__dict__["forward"] = forward
             if bank is not None and seeds is not None:
-                _fill(bank.seeds._modules, seeds)
+                _replace_content(bank.seeds._modules, seeds)
                 bank.graphs.clear()
 
-        return put_back
+        return restore
 
     def seed(self, slot: int) -> Seed:
-        """The seed planted in a slot."""
+        """Return the seed planted in a slot.
+
+        Raises:
+            NothingPlanted: the site has no seeds.
+        """
         bank = self.bank
         if bank is None:
-            raise KeyError(f"site {self.name} has nothing planted")
+            raise NothingPlanted(self.name)
         seed = bank.seeds[str(slot)]
         assert isinstance(seed, Seed)
         return seed
 
-    def path_of(self, slot: int) -> str:
-        """Where the seed of a slot stands among the host's modules while it is planted."""
-        return f"{self.name}.{BANK}.seeds.{slot}"
+    def module_path(self, slot: int) -> str:
+        """Return the dotted name, in the host, of the module planted in a slot."""
+        return f"{self.name}.{BANK_NAME}.seeds.{slot}"
 
     def seeds(self) -> Iterator[tuple[Slot, Seed]]:
         """Yield each planted seed with its slot."""
@@ -112,11 +129,11 @@ class Site:
                 yield slot, self.seed(slot.index)
 
 
-def _fill(mapping: dict[Any, Any], content: Mapping[Any, Any]) -> None:
-    """Give a mapping just this content, in this order; in place, for others hold on to it."""
+def _replace_content(mapping: dict[Any, Any], content: Mapping[Any, Any]) -> None:
+    """Replace a mapping's content and order, in place because others hold references to it."""
     mapping.clear()
     mapping.update(content)
 
 
 def _do_nothing(layer: nn.Module, inputs: object, output: object) -> None:
-    """Be there."""
+    """Leave the output as computed."""

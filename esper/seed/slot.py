@@ -1,4 +1,4 @@
-"""One slot of a site: its state, and what is planted in it."""
+"""One slot of a site: its state, and the operation that filled it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -10,12 +10,12 @@ from esper.topics.models import Plant, Reweight, SeedState
 
 @dataclass(slots=True)
 class Slot:
-    """Where one seed lives; `planted` is the operation that filled it, None while dormant.
+    """The state of one slot; `planted` is the operation that filled it, None while dormant.
 
-    `decision_id` names the decision of that operation, `since_step` is the training step at which
-    the present state began. `merged_sha256` is the digest of the artifact that the site's layer
-    took in for good, which has left the bank; None while what was planted runs beside the layer.
-    `reweighted` is the last operation that changed its alpha, `alpha_before` where that began.
+    `decision_id` is the decision of that operation, `since_step` the training step at which the
+    present state began. `merged_sha256` is the digest of an artifact that was merged into the
+    site's layer and has left the bank; None while the kernel runs beside the layer. `reweighted`
+    is the last operation that changed alpha, `alpha_before` the alpha before that operation.
     """
 
     site: str
@@ -31,48 +31,48 @@ class Slot:
     def __str__(self) -> str:
         return f"seed {self.site}/{self.index}"
 
-    def keep(self) -> Callable[[], None]:
-        """Return what makes the slot again what it is now."""
-        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+    def undo_point(self) -> Callable[[], None]:
+        """Return a function that restores the slot's present fields."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
 
-        def put_back() -> None:
-            for name, value in kept.items():
+        def restore() -> None:
+            for name, value in values.items():
                 setattr(self, name, value)
 
-        return put_back
+        return restore
 
     @property
     def alpha(self) -> float:
-        """The alpha that the seed has or, while it blends, will have; 0 without one."""
+        """The seed's alpha, or the target while the seed blends; 0 without a seed."""
         change = self.reweighted or self.planted
         return 0.0 if change is None else change.alpha
 
-    def passed_at(self, step: int) -> float:
-        """Return the share of its way that a blending seed has behind it from a step on, to 1."""
+    def ramp_progress(self, step: int) -> float:
+        """Return the share of the ramp that a blending seed has completed at a step, at most 1."""
         change = self.reweighted or self.planted
         assert change is not None
-        # Step one of a ramp is the first with a gradient, so it must not be zero.
+        # The first step of a ramp must have a gradient, so its share must not be zero.
         return min(1.0, (step - self.since_step + 1) / max(change.ramp_steps, 1))
 
     def alpha_at(self, step: int) -> float:
-        """Return the alpha that a blending seed has from a step on; at the end exactly its own."""
-        passed = self.passed_at(step)
-        if passed == 1.0:
+        """Return the alpha of a blending seed at a step; exactly the target at the ramp's end."""
+        progress = self.ramp_progress(step)
+        if progress == 1.0:
             return self.alpha
         assert self.planted is not None
-        share = RAMPS[self.planted.ramp](passed) if self.reweighted is None else linear(passed)
-        return self.alpha_before + (self.alpha - self.alpha_before) * share
+        ramp = RAMPS[self.planted.ramp] if self.reweighted is None else linear
+        return self.alpha_before + (self.alpha - self.alpha_before) * ramp(progress)
 
     def check(self, to: SeedState) -> None:
-        """Raise IllegalTransition unless this slot may become `to` now."""
+        """Raise IllegalTransition unless this slot may change to `to` now."""
         if to not in TRANSITIONS[self.state]:
             raise IllegalTransition(str(self), self.state, to)
 
     def advance(self, to: SeedState, step: int) -> None:
-        """Become `to` at a step.
+        """Change to state `to` at a step.
 
         Raises:
-            IllegalTransition: the present state does not lead there.
+            IllegalTransition: the present state has no transition to `to`.
         """
         self.check(to)
         self.state = to
@@ -82,7 +82,7 @@ class Slot:
             self.alpha_before = 0.0
 
     def reweight(self, change: Reweight, step: int) -> None:
-        """Be on the way from the present alpha to another, from a step on.
+        """Start a ramp from the present alpha to another, at a step.
 
         Raises:
             IllegalTransition: the seed is not active.

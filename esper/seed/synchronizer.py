@@ -13,12 +13,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from esper.seed.streams import STREAMS, StreamManager, after
+from esper.seed.cuda import STREAMS, StreamManager, record_and_wait
+from esper.seed.private_torch import (
+    NOT_IN_BACKWARD,
+    current_graph_task_id,
+    queue_backward_callback,
+)
 
 BUCKET_BYTES: Final = 25 << 20
 """As large as those of DistributedDataParallel."""
-
-NOT_IN_BACKWARD: Final = -1
 
 
 class GradientSynchronizer:
@@ -70,7 +73,7 @@ class GradientSynchronizer:
             self._hooks.pop(parameter).remove()
         self._fill_buckets()
 
-    def keep(self) -> Callable[[], None]:
+    def undo_point(self) -> Callable[[], None]:
         """Return what makes it know just the parameters of now again, in their order."""
         kept = list(self._hooks)
 
@@ -103,7 +106,7 @@ class GradientSynchronizer:
     def _note_forward(self, host: nn.Module, inputs: Any, output: Any) -> None:
         if not (self._hooks and torch.is_grad_enabled()):
             return
-        if torch._C._current_graph_task_id() == NOT_IN_BACKWARD:
+        if current_graph_task_id() == NOT_IN_BACKWARD:
             # A backward that failed left its traces.
             self._begun = False
         self._wanted = self._syncs()
@@ -125,8 +128,7 @@ class GradientSynchronizer:
         self._begun, self._launched = True, 0
         for bucket in self._buckets:
             bucket.begin()
-        engine: Any = torch.autograd.Variable._execution_engine
-        engine.queue_callback(self._finish)
+        queue_backward_callback(self._finish)
 
     def _note_gradient(self, parameter: Tensor) -> None:
         self._begin()
@@ -145,7 +147,7 @@ class GradientSynchronizer:
             bucket.launch()
             return
         # Kernels of one bucket may have gone back on streams of their own, the last of them here.
-        after(torch.cuda.current_stream(bucket.device), host)
+        record_and_wait(torch.cuda.current_stream(bucket.device), host)
         with torch.cuda.stream(host):
             self._streams.join(bucket.device)
             bucket.launch()

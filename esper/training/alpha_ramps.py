@@ -24,11 +24,11 @@ class AlphaRamps:
         """Set every blending seed's alpha for `step`; make seeds at their final alpha ACTIVE."""
         for slot, seed in self._blending:
             seed.alpha.fill_(slot.alpha_at(step))
-            if slot.passed_at(step) == 1.0:
+            if slot.ramp_progress(step) == 1.0:
                 slot.advance(SeedState.ACTIVE, step)
         self._blending = [pair for pair in self._blending if pair[0].state is SeedState.BLENDING]
 
-    def keep(self) -> Callable[[], None]:
+    def undo_point(self) -> Callable[[], None]:
         """Return a function that restores the present list of blending seeds."""
         blending = list(self._blending)
 

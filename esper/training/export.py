@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from esper.seed import Site
-from esper.seed.eval_mode import evaluating
+from esper.seed import Site, evaluation_mode
 from esper.training.lineage import LINEAGE, KernelPlacement, RunHistory
 from esper.training.source import ExportError, model_source, one_line, seed_names
 
@@ -42,7 +41,7 @@ def export_model(
         ExportError: the host cannot be written as source, or the result computes otherwise.
     """
     grown = {name: site for name, site in sites.items() if site.bank is not None}
-    with evaluating(model):
+    with evaluation_mode(model):
         source = model_source(model, grown, run_id)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(source)
@@ -123,7 +122,7 @@ def _by_exported_name(model: nn.Module, grown: Mapping[str, Site]) -> dict[str, 
 
 def _verify(model: nn.Module, sample: Tensor, folder: Path) -> None:
     written = load_exported(folder).to(sample.device)
-    with evaluating(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         expected, found = model(sample), written(sample)
     within = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not torch.allclose(found, expected, rtol=0.0, atol=within, equal_nan=True):

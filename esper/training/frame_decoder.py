@@ -52,7 +52,7 @@ class FrameDecoder:
             ArtifactRefused: the bytes are not those of that SHA-256, or none of a kernel.
         """
         kernel = load_kernel(data, sha256)
-        return STREAMS.brought(kernel, self._device(kernel.plan.signature))
+        return STREAMS.to_device(kernel, self._device(kernel.plan.signature))
 
     def _hear_decision(self, frame: Frame, on_decision: HearDecision) -> None:
         try:

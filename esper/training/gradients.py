@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.seed import Site
-from esper.seed.forward_adapters import BANK
+from esper.seed import BANK_NAME, Site, foreach_norm
 
 BeforeNextStep = Callable[[Callable[[Optimizer], None]], None]
 """Registers a function that the optimizer calls once, when it begins its next step."""
@@ -56,12 +55,12 @@ def _gradients(layer: nn.Module) -> Iterator[Tensor]:
     """Yield the gradients of a host's layer, without those of the seeds planted in it."""
     for name, parameter in layer.named_parameters():
         gradient = parameter.grad
-        own = BANK not in name.split(".")
+        own = BANK_NAME not in name.split(".")
         if own and gradient is not None and gradient.layout is torch.strided:
             yield gradient.detach()
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
-    norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)
+    norms = foreach_norm(gradients, 2.0, dtype=torch.float32)
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.seed import Site, find_sites, suggest, unwrapped
+from esper.seed import Site, find_sites, suggest_sites, unwrap_model
 from esper.settings import Settings
 from esper.topics.models import (
     MemorySnapshot,
@@ -122,7 +122,7 @@ def grow(
         LockstepBroken: in a lockstep run, kernels or the first answer did not come.
         ReplayRefused, ReplayDiffers: the record is of another model, or the first report differs.
     """
-    host = unwrapped(model)
+    host = unwrap_model(model)
     measuring = Probe(probe, loss_fn)
     sample = measuring.inputs[:1]
     if replay is not None:
@@ -206,7 +206,7 @@ class _Attachment:
             log.warning("the governor is off over several ranks: they would not act alike")
         with nullcontext() if ranks is None else ranks.told():
             return Growth(
-                unwrapped(self.model),
+                unwrap_model(self.model),
                 seed_manager,
                 self.probe,
                 run,
@@ -224,7 +224,7 @@ class _Attachment:
         """Return growth that takes all it does from a record."""
         if Ranks.several(self.model):
             raise ReplayRefused("a replay does not go over several ranks; run it in one process")
-        host = unwrapped(self.model)
+        host = unwrap_model(self.model)
         recording.check(self.run.host_params, site_facts(host, self.sites))
         return Growth(
             host,
@@ -265,7 +265,7 @@ class _Attachment:
 
 
 def _suggested(model: nn.Module, sample: Tensor) -> list[str]:
-    suggestions = suggest(model, sample)
+    suggestions = suggest_sites(model, sample)
     for each in suggestions:
         log.info("%s: %s", "site" if each.chosen else "no site", each.reason)
     return [each.name for each in suggestions if each.chosen]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import EsperError
-from esper.seed import Seed, Site
-from esper.seed.eval_mode import evaluating
+from esper.seed import Seed, Site, evaluation_mode
 from esper.topics.models import SeedState
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -84,7 +83,7 @@ class Probe:
         try:
             for variant, seed in enumerate(left_out, start=1):
                 seed.alpha = self._alpha_without(seed.alpha, variant, variants)
-            with evaluating(model), torch.no_grad():
+            with evaluation_mode(model), torch.no_grad():
                 outputs = self._outputs(model, variants)
                 return [_finite(self._loss_fn(output, self.targets)) for output in outputs]
         finally:

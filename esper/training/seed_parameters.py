@@ -52,7 +52,7 @@ class SeedParameters:
             membership.check(site.name, site.layer)
         for site in self._sites.values():
             for slot, seed in site.seeds():
-                names = seed.named_parameters(prefix=site.path_of(slot.index))
+                names = seed.named_parameters(prefix=site.module_path(slot.index))
                 membership.add(site.name, site.layer, names)
         self._membership.close()
         self._membership = membership
@@ -72,10 +72,10 @@ class SeedParameters:
     def plant(self, site: Site, index: int, kernel: Kernel, transaction: Transaction) -> Seed:
         """Plant a kernel in slot `index` of a site, trained as the site's layer is; return it."""
         seed = Seed(kernel).to(next(site.layer.parameters()).device)
-        STREAMS.adopt(seed)
+        STREAMS.record_stream(seed)
         transaction.save(site)
         site.plant(index, seed)
-        names = seed.named_parameters(prefix=site.path_of(index))
+        names = seed.named_parameters(prefix=site.module_path(index))
         self._membership.add(site.name, site.layer, names, transaction)
         if self._synchronizer is not None:
             transaction.save(self._synchronizer)

@@ -7,8 +7,7 @@ import torch
 from torch import fx, nn
 
 from esper.kernel import to_source
-from esper.seed import Site
-from esper.seed.forward_adapters import BANK, join_channels_first
+from esper.seed import BANK_NAME, Site, forward_channels_first
 from esper.version import VERSION
 
 INDENT = " " * 4
@@ -82,7 +81,7 @@ def _site_class(name: str) -> str:
 
 
 def _site_source(site: Site) -> str:
-    channels_first = site.join is join_channels_first
+    channels_first = site.adapter is forward_channels_first
     lines = [
         f"class {_site_class(site.name)}(nn.Module):",
         f'    """The layer {site.name} of the host, and what grew there."""',
@@ -112,12 +111,12 @@ def _site_source(site: Site) -> str:
 def _layer_source(name: str, layer: nn.Module) -> str:
     """Return the call that makes the host's layer at a site: one of torch's own, or several in a
     row."""
-    inside = {name: each for name, each in layer.named_children() if name != BANK}
+    inside = {name: each for name, each in layer.named_children() if name != BANK_NAME}
     if not inside:
         return _constructor(name, layer)
     plain = type(layer) is nn.Sequential and list(inside) == [str(at) for at in range(len(inside))]
     if not plain or any(
-        BANK in part._modules for each in inside.values() for part in each.modules()
+        BANK_NAME in part._modules for each in inside.values() for part in each.modules()
     ):
         raise ExportError(
             f"{name} has layers inside, and something grew around them; only what grew at single "

@@ -85,5 +85,5 @@ def _plant(site: Site, grown: GrownKernel, verified: FetchedKernel) -> None:
     if any(slot.index == grown.slot for slot, _ in site.seeds()):
         raise StaticNetworkRefused(f"the lineage has two kernels at {site.name}/{grown.slot}")
     seed = Seed(kernel, grown.alpha).to(next(site.layer.parameters()).device)
-    STREAMS.adopt(seed)
+    STREAMS.record_stream(seed)
     site.plant(grown.slot, seed)

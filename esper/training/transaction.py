@@ -8,7 +8,7 @@ from typing import Protocol
 class Restorable(Protocol):
     """An object that can return to its present state."""
 
-    def keep(self) -> Callable[[], None]:
+    def undo_point(self) -> Callable[[], None]:
         """Return a function that restores the state of this moment."""
 
 
@@ -22,7 +22,7 @@ class Transaction(ExitStack):
 
     def save(self, target: Restorable) -> None:
         """Have a rollback restore the present state of `target`."""
-        self.callback(target.keep())
+        self.callback(target.undo_point())
 
     def commit(self) -> None:
         """Keep the change: discard all undo actions."""

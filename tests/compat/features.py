@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from esper.seed import capture_due
-from esper.seed.graphs import Eager
+from esper.seed import EagerReason, capture_due
 from tests.seed.hosts import images, labels
 
 STEPS: Final = 6
@@ -202,7 +201,7 @@ class Feature(NamedTuple):
     train: Train
     within: float = 0.0
     on_gpu: float | None = ROUNDED
-    eager: Eager | None = None
+    eager: EagerReason | None = None
 
 
 FEATURES: Final = {
@@ -210,9 +209,9 @@ FEATURES: Final = {
     "autocast to float16, GradScaler": Feature(in_float16_scaled, on_gpu=HALF),
     "`channels_last`": Feature(channels_last, 1e-5),
     "gradient accumulation": Feature(accumulating),
-    "gradient checkpointing": Feature(checkpointing, on_gpu=0.0, eager=Eager.CHECKPOINT),
+    "gradient checkpointing": Feature(checkpointing, on_gpu=0.0, eager=EagerReason.CHECKPOINT),
     "gradient checkpointing, reentrant": Feature(
-        checkpointing_reentrant, on_gpu=0.0, eager=Eager.CHECKPOINT
+        checkpointing_reentrant, on_gpu=0.0, eager=EagerReason.CHECKPOINT
     ),
     "learning rate schedules": Feature(scheduled),
     "`foreach` optimizers": Feature(foreach),
@@ -221,6 +220,8 @@ FEATURES: Final = {
     "gradient clipping": Feature(clipped, 1e-6),
     "averaged copies (EMA, SWA)": Feature(averaged),
     "`torch.func.functional_call`": Feature(functionally),
-    "anomaly detection": Feature(anomalies_watched, on_gpu=0.0, eager=Eager.ANOMALY_DETECTION),
+    "anomaly detection": Feature(
+        anomalies_watched, on_gpu=0.0, eager=EagerReason.ANOMALY_DETECTION
+    ),
     "a frozen host": Feature(frozen_host),
 }

@@ -71,7 +71,7 @@ def assert_alike(one: nn.Module, other: nn.Module, within: float = 0.0) -> None:
 def assert_replayed_or_said_why(feature: Feature, site: Site) -> None:
     """On a GPU, passes were replayed from a graph; or, where they must not be, counted as that."""
     assert site.bank is not None
-    captures = site.bank.captures
+    captures = site.bank.capture_stats
     if feature.eager is None:
         assert captures.replays > 0, captures
     else:
@@ -87,7 +87,7 @@ def test_a_grown_host_trains_as_the_network_written_by_hand(feature: Feature, de
     within = feature.within if device == "cpu" else feature.on_gpu
     assert within is not None
     assert_alike(judged, feature.train(by_hand), within)
-    after = judged.get_submodule(sites["fc1"].path_of(0) + ".kernel").state_dict()
+    after = judged.get_submodule(sites["fc1"].module_path(0) + ".kernel").state_dict()
     assert all(not torch.equal(value, before[name]) for name, value in after.items())
     if device == "cuda":
         for site in sites.values():

@@ -12,7 +12,7 @@ from torch import Tensor
 from esper.blueprint import shipped, shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer, initial_tensors
 from esper.kernel import Kernel
-from esper.seed.capture import no_collection
+from esper.seed.cuda import garbage_collection_disabled
 from esper.topics.models import SiteKind, SiteSignature
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -62,7 +62,7 @@ def captured(step: Callable[[], Tensors]) -> tuple[torch.cuda.CUDAGraph, Tensors
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # Another test's graph, collected in the middle of this capture, would spoil it.
-    with no_collection(), torch.cuda.graph(graph):
+    with garbage_collection_disabled(), torch.cuda.graph(graph):
         results = step()
     return graph, results
 

@@ -17,7 +17,7 @@ from esper.blueprint import shipped, shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer, initial_tensors
 from esper.kernel import Kernel, to_source
 from esper.kernel.source import SOURCE_IMPORTS
-from esper.seed.bank import Seed, SeedBank
+from esper.seed import Seed, SeedBank
 from esper.topics.models import SiteKind, SiteSignature
 
 SHAPES = {

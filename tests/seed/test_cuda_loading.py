@@ -92,13 +92,13 @@ def overwritten(site: Site, *, adopts: bool) -> bool:
     streams = StreamManager()
     shape = (4 << 20,)
     first = nn.ParameterList([nn.Parameter(torch.ones(shape))])
-    streams.brought(first, DEVICE)
+    streams.to_device(first, DEVICE)
     if adopts:
-        streams.adopt(first)
+        streams.record_stream(first)
     torch.cuda._sleep(LONG_CYCLES // 10)
     read = first[0].detach() * 1.0
     del first
-    streams.brought(nn.ParameterList([nn.Parameter(torch.zeros(shape))]), DEVICE)
+    streams.to_device(nn.ParameterList([nn.Parameter(torch.zeros(shape))]), DEVICE)
     return not bool((read == 1.0).all())
 
 

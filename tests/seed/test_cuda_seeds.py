@@ -12,11 +12,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper.blueprint import shipped
-from esper.seed import Seed, Site, find_sites, merge
-from esper.seed.bank import SeedBank
-from esper.seed.graphs import SETTLED, CaptureStats, Eager, capture_due
-from esper.seed.parallel_branches import AsyncConv2dKernel
-from esper.seed.streams import Edges, StreamManager
+from esper.seed import (
+    AsyncConv2dKernel,
+    CaptureStats,
+    EagerReason,
+    Seed,
+    SeedBank,
+    Site,
+    capture_due,
+    find_sites,
+    merge,
+)
+from esper.seed.cuda import PASSES_BEFORE_CAPTURE, StreamManager
+from esper.seed.cuda.streams import StreamDependencies
 from esper.topics.models import SiteKind
 from tests.seed.kernels import awaken, kernel_for
 
@@ -103,7 +111,7 @@ def gradients(model: nn.Module) -> Gradients:
 
 def settle(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> None:
     """Run a model until its graphs are there."""
-    for _ in range(SETTLED):
+    for _ in range(PASSES_BEFORE_CAPTURE):
         a_pass(model, x, dtype)
         capture_due()
     model.zero_grad(set_to_none=True)
@@ -112,7 +120,7 @@ def settle(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Non
 def stats(site: Site) -> CaptureStats:
     """What became of the passes."""
     assert site.bank is not None
-    return site.bank.captures
+    return site.bank.capture_stats
 
 
 def eagerly(
@@ -197,7 +205,7 @@ def test_gradients_and_outputs_are_the_callers_own() -> None:
 
 def test_a_recording_is_made_while_the_loss_of_the_step_lives() -> None:
     model, site = a_model(FMAP, "conv-bottleneck")
-    for _ in range(SETTLED):
+    for _ in range(PASSES_BEFORE_CAPTURE):
         loss = model(a_batch(FMAP)).square().mean()
         loss.backward()
         capture_due()
@@ -214,7 +222,7 @@ def test_a_second_forward_before_the_backward_is_eager_and_right() -> None:
         for name, grad in eagerly(model, x)[1].items():
             wanted[name] = wanted.get(name, 0) + grad
     (model(x1).square().mean() + model(x2).square().mean()).backward()
-    assert stats(site).fallbacks[Eager.IN_USE] == 1
+    assert stats(site).fallbacks[EagerReason.IN_USE] == 1
     for name, grad in gradients(model).items():
         torch.testing.assert_close(grad, wanted[name], rtol=1e-4, atol=1e-4, msg=name)
 
@@ -225,7 +233,7 @@ def test_a_graph_that_autograd_keeps_can_be_used_again() -> None:
     loss = model(x).square().mean()
     loss.backward(retain_graph=True)
     model(a_batch(FMAP, seed=2))
-    assert stats(site).fallbacks[Eager.IN_USE] == 1
+    assert stats(site).fallbacks[EagerReason.IN_USE] == 1
     loss.backward()
     for name, grad in gradients(model).items():
         torch.testing.assert_close(grad, 2 * wanted[name], rtol=1e-4, atol=1e-4, msg=name)
@@ -316,7 +324,7 @@ def test_weights_put_in_place_of_others_are_noticed() -> None:
     with torch.no_grad():
         model.site.weight.data = model.site.weight.data * 2
     assert_same(model, a_batch(FMAP, seed=1))
-    assert stats(site).fallbacks[Eager.OTHER_WEIGHTS] == 1
+    assert stats(site).fallbacks[EagerReason.OTHER_WEIGHTS] == 1
     settle(model, a_batch(FMAP))
     assert_same(model, a_batch(FMAP, seed=2))
     assert stats(site).captures == 2
@@ -336,7 +344,7 @@ def test_under_gradient_checkpointing_a_site_is_eager_and_right(reentrant: bool)
 def test_fp16_with_a_gradient_scaler_trains() -> None:
     model, site = settled()
     scaler, optimizer = torch.amp.GradScaler("cuda"), torch.optim.SGD(model.parameters(), lr=1e-3)
-    for step in range(SETTLED + 2):
+    for step in range(PASSES_BEFORE_CAPTURE + 2):
         with torch.autocast("cuda", torch.float16):
             loss = model(a_batch(FMAP, seed=step)).float().square().mean()
         scaler.scale(loss).backward()
@@ -368,7 +376,7 @@ def test_no_step_waits_for_the_gpu() -> None:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(SETTLED + 3):
+        for _ in range(PASSES_BEFORE_CAPTURE + 3):
             model(x).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -380,7 +388,7 @@ def test_no_step_waits_for_the_gpu() -> None:
 
 def test_random_numbers_go_on_as_if_nothing_was_recorded() -> None:
     model, _ = a_model(SiteKind.VECTOR, "dropout-mlp")
-    for _ in range(SETTLED):
+    for _ in range(PASSES_BEFORE_CAPTURE):
         a_pass(model, a_batch(SiteKind.VECTOR))
     before = torch.cuda.get_rng_state()
     capture_due()
@@ -392,7 +400,7 @@ def test_random_numbers_go_on_as_if_nothing_was_recorded() -> None:
 def test_without_memory_for_a_recording_training_goes_on() -> None:
     model, site = a_model(FMAP, "conv-bottleneck")
     x = a_batch(FMAP, 4096)
-    for _ in range(SETTLED):
+    for _ in range(PASSES_BEFORE_CAPTURE):
         a_pass(model, x)
     model.zero_grad()
     torch.cuda.empty_cache()
@@ -406,7 +414,7 @@ def test_without_memory_for_a_recording_training_goes_on() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert stats(site).captures == 0
     assert_same(model, x)
-    assert stats(site).fallbacks[Eager.OUT_OF_MEMORY] == 1
+    assert stats(site).fallbacks[EagerReason.OUT_OF_MEMORY] == 1
     side = torch.cuda.Stream()
     used = torch.cuda.memory_allocated()
     torch.empty(1 << 24, device="cuda").record_stream(side)
@@ -434,7 +442,7 @@ class Late(nn.Module):
         return added
 
 
-def races(edges: Edges, passes: int) -> int:
+def races(edges: StreamDependencies, passes: int) -> int:
     """How many of some passes over streams differ, by a bit, from the sequential ones.
 
     Host and branch are delayed at random, and what memory held before is not a number, so that a
@@ -479,10 +487,14 @@ def deterministic() -> Iterator[None]:
 
 @pytest.mark.usefixtures("deterministic")
 def test_a_thousand_passes_over_streams_equal_the_sequential_ones() -> None:
-    assert races(Edges(), 1000) == 0
+    assert races(StreamDependencies(), 1000) == 0
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("edges", [Edges(fork=no_edge), Edges(join=no_edge)], ids=["fork", "join"])
-def test_without_one_of_the_edges_they_do_not(edges: Edges) -> None:
+@pytest.mark.parametrize(
+    "edges",
+    [StreamDependencies(fork=no_edge), StreamDependencies(join=no_edge)],
+    ids=["fork", "join"],
+)
+def test_without_one_of_the_edges_they_do_not(edges: StreamDependencies) -> None:
     assert races(edges, 100) > 0

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.kernel import KernelsPrepared
-from esper.seed import STREAMS, Seed, Site, find_sites
-from esper.seed.graphs import SETTLED, capture_due
+from esper.seed import STREAMS, Seed, Site, capture_due, find_sites
+from esper.seed.cuda import PASSES_BEFORE_CAPTURE
 from tests.seed.kernels import awaken, kernel_for
 from tests.seed.test_cuda_loading import delivered, letter
 
@@ -50,20 +50,20 @@ def test_sites_on_two_gpus_are_each_replayed_there_and_right() -> None:
     model, sites = planted()
     x = torch.randn(8, WIDTH, device=GPUS[0], generator=torch.Generator(GPUS[0]).manual_seed(0))
     eager = gradients(model, x)
-    for _ in range(SETTLED - 1):
+    for _ in range(PASSES_BEFORE_CAPTURE - 1):
         model(x).square().mean().backward()
         capture_due()
     replayed = gradients(model, x)
     for site in sites:
         assert site.bank is not None
-        assert site.bank.captures.captures == 1
-        assert site.bank.captures.replays == 1
+        assert site.bank.capture_stats.captures == 1
+        assert site.bank.capture_stats.replays == 1
     for one, other in zip(replayed, eager, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_each_gpu_has_streams_of_its_own() -> None:
-    own = [{stream.device for stream in STREAMS.streams(gpu)} for gpu in GPUS]
+    own = [{stream.device for stream in STREAMS.side_streams(gpu)} for gpu in GPUS]
     assert own == [{gpu} for gpu in GPUS]
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, prune
 
 from esper.blueprint import shipped
 from esper.seed import MergeRefused, Site, find_sites, merge
-from esper.seed.parallel_branches import H, X
+from esper.seed.seed import H, X
 from esper.topics.models import SiteKind
 from tests.seed.chains import OFFSET, SCALE, Op, chain, conv, linear, lone_site, sow
 from tests.seed.kernels import awaken, plant

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.seed import SiteRefused, find_sites
-from esper.seed.bank import SeedBank
+from esper.seed import SeedBank, SiteRefused, find_sites
 from esper.topics.models import SiteKind
 from tests.seed.hosts import Host, host, images, sites_of
 from tests.seed.kernels import awaken, plant
@@ -143,7 +142,7 @@ def test_the_path_of_a_seed_is_where_the_model_has_it() -> None:
     model = host()
     site = sites_of(model)["fc1"]
     seed = plant(site, 2, "low-rank-skip")
-    assert model.get_submodule(site.path_of(2)) is seed
+    assert model.get_submodule(site.module_path(2)) is seed
 
 
 def grown() -> Host:

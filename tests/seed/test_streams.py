@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from esper.seed import AsyncConv2dKernel, Seed
-from esper.seed.parallel_branches import side_by_side
-from esper.seed.streams import Fork, StreamManager
+from esper.seed.cuda.parallel_branches import sum_in_parallel
+from esper.seed.cuda.streams import BranchGroup, StreamManager
 from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for, plant
 
@@ -20,12 +20,12 @@ CPU = torch.device("cpu")
 
 
 def test_a_device_without_streams_has_none() -> None:
-    assert StreamManager().streams(CPU) == ()
+    assert StreamManager().side_streams(CPU) == ()
     StreamManager().join(CPU)
 
 
 def test_fewer_than_no_streams_are_refused() -> None:
-    with pytest.raises(ValueError, match="-1 side streams; at least 0"):
+    with pytest.raises(ValueError, match="-1 side streams; use at least 0"):
         StreamManager(-1)
 
 
@@ -43,7 +43,7 @@ def test_work_runs_in_turn_on_the_calling_thread(numbers: list[int], streams: in
     assert [int(each) for each in doubled] == [2 * number for number in numbers]
 
 
-class OneByOne(Fork):
+class OneByOne(BranchGroup):
     """Branches as over streams, on the CPU: one after the other, all joined at the end."""
 
     def start(self, work: Callable[..., Tensor], *reads: Tensor) -> Tensor:
@@ -57,21 +57,21 @@ class OneByOne(Fork):
 class ForkedOnCpu(StreamManager):
     """Takes the way of a GPU with side streams."""
 
-    def fork(self, device: torch.device) -> Fork:
+    def fork(self, device: torch.device) -> BranchGroup:
         """Return branches that believe in streams."""
-        branches = OneByOne((), self.edges)
+        branches = OneByOne((), self.dependencies)
         branches.streams = (cast(torch.cuda.Stream, object()),)
         return branches
 
 
 def forked(host: Forward, x: Tensor, seeds: list[Seed]) -> Tensor:
     """What a layer and its kernels compute over streams."""
-    return side_by_side(host, x, seeds, ForkedOnCpu())
+    return sum_in_parallel(host, x, seeds, ForkedOnCpu())
 
 
 def by_default(host: Forward, x: Tensor, seeds: list[Seed]) -> Tensor:
     """What a site runs on the CPU."""
-    return side_by_side(host, x, seeds, StreamManager(4))
+    return sum_in_parallel(host, x, seeds, StreamManager(4))
 
 
 @pytest.mark.parametrize("ours", [forked, by_default])

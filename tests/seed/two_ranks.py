@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from esper.seed import GradientSynchronizer, Seed, SiteRefused, find_sites, unwrapped
+from esper.seed import GradientSynchronizer, Seed, SiteRefused, find_sites, unwrap_model
 from tests.seed.hosts import SITES, Host, images, labels
 from tests.seed.kernels import awaken, kernel_for
 
@@ -230,7 +230,7 @@ def main(folder: Path, kind: str = "cpu") -> None:
     device, backend = ("cpu", "gloo") if kind == "cpu" else gpu_of(rank)
     dist.init_process_group(backend, init_method=os.environ["MEETING"], rank=rank, world_size=RANKS)
     try:
-        unwrapped(Routing())
+        unwrap_model(Routing())
     except SiteRefused as refusal:
         (folder / f"unwrapped-{rank}").write_text(str(refusal))
     for case in CASES:

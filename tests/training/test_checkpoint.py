@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
-from esper.seed.forward_adapters import BANK
+from esper.seed import BANK_NAME
 from esper.settings import Settings
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from esper.topics.models import (
@@ -462,5 +462,5 @@ def test_a_checkpoint_holds_nothing_of_the_model(settings: Settings, outside: Ou
     first, _, saved = grown_until_checkpoint(settings, outside)
     interrupted(first)
     state = torch.load(io.BytesIO(saved), weights_only=True)
-    assert any(BANK in name for name in state["model"])
+    assert any(BANK_NAME in name for name in state["model"])
     assert set(state["growth"]) <= {"growth", "rng", "cuda_rng"}

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
-from esper.seed.graphs import SETTLED, SiteGraphs
+from esper.seed.cuda import PASSES_BEFORE_CAPTURE, SiteGraphs
 from esper.settings import Settings
 from esper.topics.bus import BrokerUnreachable
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
@@ -33,9 +33,9 @@ from esper.training.grow import RunNameRefused
 from esper.training.link import RunLink
 from esper.training.link_config import NotConfigured, order_for
 from esper.workers.local import KafkaService
+from tests.seed.fake_graph import FakeGraph
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import announced, plant
-from tests.seed.recorded import Recorded
 from tests.training.fake_workers import WAIT_S, Outside
 from tests.training.grow_fixture import RUN, ZEROS, decision, planting
 
@@ -182,13 +182,13 @@ def test_a_site_that_settled_is_recorded_between_two_steps(settings: Settings) -
         site = run.growth.sites["fc1"]
         plant(site, 0, "linear-bottleneck")
         assert site.bank is not None
-        site.bank.graphs = SiteGraphs(Recorded, devices=("cpu",))
-        for _ in range(SETTLED):
-            assert site.bank.captures.captures == 0
+        site.bank.graphs = SiteGraphs(FakeGraph, devices=("cpu",))
+        for _ in range(PASSES_BEFORE_CAPTURE):
+            assert site.bank.capture_stats.captures == 0
             run.train()
-        assert site.bank.captures.captures == 1
+        assert site.bank.capture_stats.captures == 1
         run.train()
-        assert site.bank.captures.replays == 1
+        assert site.bank.capture_stats.replays == 1
 
 
 def test_sites_may_be_left_to_it_and_the_log_says_which_and_why(

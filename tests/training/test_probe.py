@@ -37,7 +37,7 @@ def naive(plot: Plot, site: str, slot: int) -> float:
     losses = []
     for alpha in (torch.zeros_like(seed.alpha), seed.alpha):
         twin = copy.deepcopy(plot.model).eval()
-        twin.get_submodule(plot.sites[site].path_of(slot)).alpha = alpha
+        twin.get_submodule(plot.sites[site].module_path(slot)).alpha = alpha
         with torch.no_grad():
             losses.append(float(F.cross_entropy(twin(BATCH[0]), BATCH[1])))
     return losses[0] - losses[1]

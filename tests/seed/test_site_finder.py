@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn import functional as F
 
-from esper.seed import Site, SiteRefused, find_sites, suggest, unwrapped
+from esper.seed import Site, SiteRefused, find_sites, suggest_sites, unwrap_model
 from esper.tasks.resnet import ResNetHost
 from esper.topics.models import SiteKind
 from tests.seed.kernels import awaken, plant
@@ -201,7 +201,7 @@ def test_a_copy_and_a_pickle_have_seeds_of_their_own(case: Case) -> None:
     expected = model(batch)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(batch), expected)
-        awaken(other.get_submodule(site.path_of(0)))
+        awaken(other.get_submodule(site.module_path(0)))
         assert not torch.equal(other(batch), expected)
     assert torch.equal(model(batch), expected)
 
@@ -267,16 +267,16 @@ def test_a_wrapper_under_which_kernels_would_not_train_alike_is_refused(
     wrapper: type[nn.Module], reason: str
 ) -> None:
     with pytest.raises(SiteRefused, match=f"{reason}; use DistributedDataParallel"):
-        unwrapped(wrapper.__new__(wrapper))
+        unwrap_model(wrapper.__new__(wrapper))
 
 
 def test_a_model_in_no_wrapper_is_its_own_host() -> None:
     model = nn.Linear(2, 2)
-    assert unwrapped(model) is model
+    assert unwrap_model(model) is model
 
 
 def test_sites_are_suggested_in_the_order_in_which_they_run_and_each_with_its_reason() -> None:
-    suggestions = suggest(Tokens(), torch.randn(1, 5, 8))
+    suggestions = suggest_sites(Tokens(), torch.randn(1, 5, 8))
     assert [(each.name, each.chosen) for each in suggestions] == [
         ("attend", True),
         ("encode.self_attn", True),
@@ -288,7 +288,7 @@ def test_sites_are_suggested_in_the_order_in_which_they_run_and_each_with_its_re
 
 
 def test_of_many_layers_eight_are_suggested_from_the_first_to_the_last() -> None:
-    suggestions = suggest(ResNetHost(), torch.randn(1, 1, 32, 32))
+    suggestions = suggest_sites(ResNetHost(), torch.randn(1, 1, 32, 32))
     chosen = [each.name for each in suggestions if each.chosen]
     assert len(chosen) == 8
     assert (chosen[0], chosen[-1]) == ("stem", "hidden")
@@ -300,5 +300,7 @@ def test_of_many_layers_eight_are_suggested_from_the_first_to_the_last() -> None
 def test_a_layer_that_never_runs_is_not_suggested_and_the_reason_says_so() -> None:
     model = Images()
     model.spare = nn.Linear(2, 2)
-    (spare,) = (each for each in suggest(model, torch.randn(1, 2, 6, 6)) if each.name == "spare")
+    (spare,) = (
+        each for each in suggest_sites(model, torch.randn(1, 2, 6, 6)) if each.name == "spare"
+    )
     assert (spare.chosen, spare.reason[:16]) == (False, "spare runs 0 tim")

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from esper.blueprint import shipped
 from esper.seed import Seed, find_sites
-from esper.seed.capture import Packed, held, swapped
-from esper.seed.fused_sum import spread, terms, total
-from esper.seed.parallel_branches import CapturedRegion
-from esper.seed.streams import ONE_AFTER_ANOTHER
+from esper.seed.cuda import NO_SIDE_STREAMS, CapturedRegion
+from esper.seed.cuda.captured_tensors import captured_tensors, tensors_replaced
+from esper.seed.cuda.fused_sum import fan_out, fused_sum, sum_terms
+from esper.seed.cuda.packed_gradients import PackedGradients
 from esper.topics.models import SiteKind
 from tests.seed.kernels import awaken, kernel_for
 
@@ -41,18 +41,19 @@ def a_region(kind: SiteKind, *blueprints: str) -> tuple[CapturedRegion, Tensor]:
 
 def fused(region: CapturedRegion, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The output and all gradients as a graph computes them."""
-    tensors = tuple(held(region))
+    tensors = tuple(captured_tensors(region))
     stand_ins = [each.tensor.detach().requires_grad_(each.requires_grad) for each in tensors]
-    with swapped(tensors, stand_ins, fused=True):
-        y = torch.stack(terms(region.seeds, *region.terms([x], ONE_AFTER_ANOTHER, spread))).sum(0)
+    with tensors_replaced(tensors, stand_ins, fused=True):
+        outputs = region.outputs([x], NO_SIDE_STREAMS, fan_out)
+        y = torch.stack(sum_terms(region.seeds, *outputs)).sum(0)
     wanted = [x, *(each for each in stand_ins if each.requires_grad)]
     return y, torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)
 
 
 def sequential(region: CapturedRegion, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The same, one kernel after the other."""
-    y = region.call([x], ONE_AFTER_ANOTHER)
-    wanted = [x, *(each.tensor for each in held(region) if each.requires_grad)]
+    y = region.call([x], NO_SIDE_STREAMS)
+    wanted = [x, *(each.tensor for each in captured_tensors(region) if each.requires_grad)]
     return y, torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)
 
 
@@ -66,23 +67,23 @@ def test_alpha_in_the_last_weights_computes_the_same(name: str, kind: SiteKind) 
 
 def test_modules_have_their_own_tensors_again_after_an_error() -> None:
     region, _ = a_region(SiteKind.FEATURE_MAP, "conv-bottleneck", "residual-conv3x3")
-    tensors = tuple(held(region))
+    tensors = tuple(captured_tensors(region))
     with (
         pytest.raises(ZeroDivisionError),
-        swapped(tensors, [torch.zeros_like(each.tensor) for each in tensors], fused=True),
+        tensors_replaced(tensors, [torch.zeros_like(each.tensor) for each in tensors], fused=True),
     ):
         raise ZeroDivisionError
-    assert all(each.current() for each in tensors)
-    assert [each.tensor for each in held(region)] == [each.tensor for each in tensors]
+    assert all(each.is_current() for each in tensors)
+    assert [each.tensor for each in captured_tensors(region)] == [each.tensor for each in tensors]
 
 
 @pytest.mark.parametrize("change", ["data", "moved", "frozen"])
 def test_a_weight_that_is_another_is_noticed(change: str) -> None:
     region, _ = a_region(SiteKind.VECTOR, "linear-bottleneck")
-    tensors = tuple(held(region))
+    tensors = tuple(captured_tensors(region))
     weight = region.layer.weight
     assert isinstance(weight, nn.Parameter)
-    assert all(each.current() for each in tensors)
+    assert all(each.is_current() for each in tensors)
     match change:
         case "data":
             weight.data = weight.data.clone()
@@ -90,18 +91,18 @@ def test_a_weight_that_is_another_is_noticed(change: str) -> None:
             region.layer.weight = copy.deepcopy(weight)
         case "frozen":
             weight.requires_grad_(False)
-    assert [each.name for each in tensors if not each.current()] == ["weight"]
+    assert [each.name for each in tensors if not each.is_current()] == ["weight"]
 
 
 def test_a_weight_that_an_optimizer_changed_is_the_same_one() -> None:
     region, x = a_region(SiteKind.VECTOR, "linear-bottleneck")
-    tensors = tuple(held(region))
+    tensors = tuple(captured_tensors(region))
     optimizer = torch.optim.SGD([each.tensor for each in tensors if each.requires_grad], lr=0.1)
     sequential(region, x)
-    region.call([x], ONE_AFTER_ANOTHER).sum().backward()
+    region.call([x], NO_SIDE_STREAMS).sum().backward()
     optimizer.step()
     region.seeds[0].alpha.fill_(0.9)
-    assert all(each.current() for each in tensors)
+    assert all(each.is_current() for each in tensors)
 
 
 def test_packed_gradients_come_back_as_copies_in_the_layout_of_their_weights() -> None:
@@ -115,7 +116,7 @@ def test_packed_gradients_come_back_as_copies_in_the_layout_of_their_weights() -
     grads: list[Tensor | None] = [torch.randn_like(each) for each in weights]
     grads[0] = torch.randn(4, 3, 3, 3, dtype=torch.float32)
     grads[4] = None
-    packed = Packed(grads, weights)
+    packed = PackedGradients(grads, weights)
     first, second = packed.unpack(), packed.unpack()
     assert first[4] is None
     for grad, weight, one, other in zip(grads[:4], weights, first, second, strict=False):
@@ -129,4 +130,4 @@ def test_packed_gradients_come_back_as_copies_in_the_layout_of_their_weights() -
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 20])
 def test_a_total_is_the_sum_of_all_its_terms(count: int) -> None:
     terms = [torch.full((2, 3), 2.0**power) for power in range(count)]
-    assert torch.equal(total(terms), torch.full((2, 3), 2.0**count - 1))
+    assert torch.equal(fused_sum(terms), torch.full((2, 3), 2.0**count - 1))

@@ -22,13 +22,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from esper.seed import AsyncSeededConv2d, CaptureStats, Seed, Site, capture_due
-from esper.seed.capture import Setting
-from esper.seed.graphs import MOST_GRAPHS, SETTLED, Eager, SiteGraphs
-from esper.seed.parallel_branches import CapturedRegion
-from esper.seed.streams import StreamManager
+from esper.seed.cuda import (
+    PASSES_BEFORE_CAPTURE,
+    CapturedRegion,
+    EagerReason,
+    SiteGraphs,
+    StreamManager,
+)
+from esper.seed.cuda.captured_graph import CallSpec
+from esper.seed.cuda.site_graphs import MAX_GRAPHS
+from tests.seed.fake_graph import FakeGraph
 from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for, plant
-from tests.seed.recorded import Recorded
 
 
 class Growing:
@@ -37,17 +42,17 @@ class Growing:
     def __init__(self, name: str = "conv", blueprint: str = "residual-conv3x3") -> None:
         self.model = host().train()
         self.site = sites_of(self.model)[name]
-        self.made: list[Recorded] = []
+        self.made: list[FakeGraph] = []
         self.fails: Exception | None = None
         plant(self.site, 0, blueprint)
         awaken(self.bank)
         self.bank.graphs = SiteGraphs(self.record, devices=("cpu",))
 
-    def record(self, region: CapturedRegion, setting: Setting, streams: StreamManager) -> Recorded:
+    def record(self, region: CapturedRegion, spec: CallSpec, streams: StreamManager) -> FakeGraph:
         """Record, unless that is to fail."""
         if self.fails:
             raise self.fails
-        self.made.append(Recorded(region, setting, streams))
+        self.made.append(FakeGraph(region, spec, streams))
         return self.made[-1]
 
     @property
@@ -58,7 +63,7 @@ class Growing:
     @property
     def stats(self) -> CaptureStats:
         """What became of the passes."""
-        stats: CaptureStats = self.bank.captures
+        stats: CaptureStats = self.bank.capture_stats
         return stats
 
     def step(self, count: int = 5) -> Tensor:
@@ -70,7 +75,7 @@ class Growing:
 
     def settle(self) -> None:
         """Train until the site is recorded."""
-        for _ in range(SETTLED):
+        for _ in range(PASSES_BEFORE_CAPTURE):
             self.step()
         assert len(self.made) == 1
 
@@ -82,14 +87,17 @@ def test_a_configuration_is_recorded_when_it_came_often_enough_and_then_replayed
     growing.step()
     growing.step()
     assert (growing.stats.captures, growing.stats.replays) == (1, 2)
-    assert growing.stats.fallbacks == {Eager.CHANGING: 1, Eager.SETTLING: SETTLED - 1}
-    assert growing.stats.eager_steps == SETTLED
+    assert growing.stats.fallbacks == {
+        EagerReason.CHANGING: 1,
+        EagerReason.SETTLING: PASSES_BEFORE_CAPTURE - 1,
+    }
+    assert growing.stats.eager_steps == PASSES_BEFORE_CAPTURE
     assert growing.stats.capture_ms > 0
 
 
 def test_nothing_is_recorded_during_a_step() -> None:
     growing = Growing()
-    for _ in range(SETTLED + 2):
+    for _ in range(PASSES_BEFORE_CAPTURE + 2):
         growing.model(images()).sum().backward()
     assert not growing.made
     capture_due()
@@ -108,7 +116,7 @@ def test_a_step_is_the_same_replayed_or_not() -> None:
 def test_the_layer_is_in_the_graph_where_it_is_torchs_own() -> None:
     growing = Growing()
     growing.settle()
-    (spec,) = growing.made[0].setting.inputs
+    (spec,) = growing.made[0].spec.inputs
     assert spec.size == (5, 2, 6, 6), "x alone: the graph makes h itself"
 
 
@@ -116,7 +124,7 @@ def test_a_layer_whose_weight_is_made_anew_for_each_call_stays_out() -> None:
     growing = Growing()
     prune.l1_unstructured(growing.model.conv, "weight", amount=0.2)  # type: ignore[no-untyped-call]
     growing.settle()
-    (spec,) = growing.made[0].setting.inputs
+    (spec,) = growing.made[0].spec.inputs
     assert spec.size == (5, 8, 6, 6), "h alone: this kernel does not read x"
 
 
@@ -124,7 +132,7 @@ def test_another_shape_is_eager_and_counted() -> None:
     growing = Growing()
     growing.settle()
     growing.step(3)
-    assert growing.stats.fallbacks[Eager.CHANGING] == 2
+    assert growing.stats.fallbacks[EagerReason.CHANGING] == 2
     growing.step()
     assert growing.stats.replays == 1, "one other batch costs the recording nothing"
 
@@ -134,28 +142,28 @@ def test_shapes_that_always_change_are_never_recorded() -> None:
     for count in [2, 3, 4, 5, 6] * 3:
         growing.step(count)
     assert not growing.made
-    assert growing.stats.fallbacks == {Eager.CHANGING: 15}
+    assert growing.stats.fallbacks == {EagerReason.CHANGING: 15}
 
 
 def test_a_smaller_last_batch_of_each_epoch_is_never_recorded() -> None:
     growing = Growing()
     growing.settle()
-    for _ in range(SETTLED + 1):
+    for _ in range(PASSES_BEFORE_CAPTURE + 1):
         growing.step(5)
         growing.step(2)
     assert growing.stats.captures == 1
-    assert growing.stats.replays == SETTLED + 1
+    assert growing.stats.replays == PASSES_BEFORE_CAPTURE + 1
 
 
 def test_only_the_latest_recordings_are_kept() -> None:
     growing = Growing()
-    for count in range(2, 4 + MOST_GRAPHS):
-        for _ in range(SETTLED):
+    for count in range(2, 4 + MAX_GRAPHS):
+        for _ in range(PASSES_BEFORE_CAPTURE):
             growing.step(count)
-    assert growing.stats.captures == 2 + MOST_GRAPHS
+    assert growing.stats.captures == 2 + MAX_GRAPHS
     growing.step(2)
     assert growing.stats.replays == 0
-    growing.step(3 + MOST_GRAPHS)
+    growing.step(3 + MAX_GRAPHS)
     assert growing.stats.replays == 1
 
 
@@ -258,12 +266,12 @@ def hooked_everywhere(growing: Growing) -> None:
 
 
 def in_use(growing: Growing) -> None:
-    growing.made[0].is_in_use = True
+    growing.made[0].used = True
     growing.step()
 
 
 def other_weights(growing: Growing) -> None:
-    growing.made[0].is_current = False
+    growing.made[0].current = False
     growing.step()
 
 
@@ -273,8 +281,8 @@ def compiled(growing: Growing) -> None:
 
 def frozen(growing: Growing) -> None:
     growing.model.conv.requires_grad_(False)
-    growing.made[0].is_current = False
-    for _ in range(SETTLED + 1):
+    growing.made[0].current = False
+    for _ in range(PASSES_BEFORE_CAPTURE + 1):
         growing.step()
 
 
@@ -286,26 +294,26 @@ def off(growing: Growing) -> None:
 @pytest.mark.parametrize(
     ("act", "reason", "passes"),
     [
-        (no_grad, Eager.NO_GRADIENT, 1),
-        (evaluation, Eager.EVALUATION, 1),
-        (per_sample_alpha, Eager.PER_SAMPLE_ALPHA, 1),
-        (checkpointed, Eager.CHECKPOINT, 2),
-        (recomputed, Eager.CHECKPOINT, 1),
-        (transformed, Eager.TRANSFORMED, 1),
-        (dispatched, Eager.TRANSFORMED, 1),
-        (patched, Eager.TRANSFORMED, 1),
-        (anomalies_watched, Eager.ANOMALY_DETECTION, 1),
-        (hooked, Eager.HOOKS, 1),
-        (hooked_everywhere, Eager.HOOKS, 1),
-        (in_use, Eager.IN_USE, 1),
-        (other_weights, Eager.OTHER_WEIGHTS, 1),
-        (compiled, Eager.COMPILED_HOST, 1),
-        (frozen, Eager.NO_GRADIENT, SETTLED),
-        (off, Eager.OFF, 1),
+        (no_grad, EagerReason.NO_GRADIENT, 1),
+        (evaluation, EagerReason.EVALUATION, 1),
+        (per_sample_alpha, EagerReason.PER_SAMPLE_ALPHA, 1),
+        (checkpointed, EagerReason.CHECKPOINT, 2),
+        (recomputed, EagerReason.CHECKPOINT, 1),
+        (transformed, EagerReason.TRANSFORMED, 1),
+        (dispatched, EagerReason.TRANSFORMED, 1),
+        (patched, EagerReason.TRANSFORMED, 1),
+        (anomalies_watched, EagerReason.ANOMALY_DETECTION, 1),
+        (hooked, EagerReason.HOOKS, 1),
+        (hooked_everywhere, EagerReason.HOOKS, 1),
+        (in_use, EagerReason.IN_USE, 1),
+        (other_weights, EagerReason.OTHER_WEIGHTS, 1),
+        (compiled, EagerReason.COMPILED_HOST, 1),
+        (frozen, EagerReason.NO_GRADIENT, PASSES_BEFORE_CAPTURE),
+        (off, EagerReason.OFF, 1),
     ],
 )
 def test_where_a_graph_would_do_otherwise_the_pass_is_eager_and_counted(
-    act: Callable[[Growing], None], reason: Eager, passes: int
+    act: Callable[[Growing], None], reason: EagerReason, passes: int
 ) -> None:
     growing = Growing()
     growing.settle()
@@ -321,7 +329,7 @@ def test_hooks_of_the_layer_itself_run_around_a_replay() -> None:
     growing.settle()
     growing.step()
     assert growing.stats.replays == 1
-    assert len(seen) == SETTLED + 1
+    assert len(seen) == PASSES_BEFORE_CAPTURE + 1
 
 
 def test_what_changes_how_tensors_are_made_is_no_hindrance() -> None:
@@ -336,7 +344,7 @@ def test_weights_put_in_place_of_others_are_recorded_when_they_settled() -> None
     growing = Growing()
     growing.settle()
     other_weights(growing)
-    for _ in range(SETTLED):
+    for _ in range(PASSES_BEFORE_CAPTURE):
         growing.step()
     assert growing.stats.captures == 2
 
@@ -344,17 +352,20 @@ def test_weights_put_in_place_of_others_are_recorded_when_they_settled() -> None
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (torch.OutOfMemoryError("no room"), Eager.OUT_OF_MEMORY),
-        (RuntimeError("operation not permitted when stream is capturing"), Eager.NOT_CAPTURABLE),
+        (torch.OutOfMemoryError("no room"), EagerReason.OUT_OF_MEMORY),
+        (
+            RuntimeError("operation not permitted when stream is capturing"),
+            EagerReason.NOT_CAPTURABLE,
+        ),
     ],
 )
 def test_what_cannot_be_recorded_stays_eager_and_says_so_once(
-    error: Exception, reason: Eager, caplog: pytest.LogCaptureFixture
+    error: Exception, reason: EagerReason, caplog: pytest.LogCaptureFixture
 ) -> None:
     growing = Growing()
     growing.fails = error
     with caplog.at_level(logging.WARNING, "esper"):
-        for _ in range(SETTLED + 3):
+        for _ in range(PASSES_BEFORE_CAPTURE + 3):
             growing.step()
     assert growing.stats.captures == 0
     assert growing.stats.fallbacks[reason] == 3
@@ -365,7 +376,7 @@ def test_a_copy_or_a_pickle_has_no_recordings_of_the_original() -> None:
     growing = Growing()
     growing.settle()
     twin = copy.deepcopy(growing.model)
-    assert twin.conv.esper_seeds.captures == CaptureStats()  # type: ignore[union-attr]
+    assert twin.conv.esper_seeds.capture_stats == CaptureStats()  # type: ignore[union-attr]
     growing.bank.graphs = SiteGraphs()
     again = pickle.loads(pickle.dumps(growing.model))
     assert torch.equal(again(images()), growing.model(images()))
@@ -373,7 +384,7 @@ def test_a_copy_or_a_pickle_has_no_recordings_of_the_original() -> None:
 
 def test_what_is_due_at_a_site_that_is_gone_is_forgotten() -> None:
     growing = Growing()
-    for _ in range(SETTLED):
+    for _ in range(PASSES_BEFORE_CAPTURE):
         growing.model(images()).sum().backward()
     growing.site.remove(0)
     capture_due()
@@ -411,12 +422,12 @@ def test_a_convolution_written_with_seeds_runs_the_code_of_a_site() -> None:
     kernel = kernel_for("residual-conv3x3", growing.site.signature)
     kernel.load_state_dict(growing.site.seed(0).kernel.state_dict())
     layer.plant(1, Seed(kernel, 1.0))
-    for _ in range(SETTLED + 1):
+    for _ in range(PASSES_BEFORE_CAPTURE + 1):
         y = layer(x)
         assert torch.equal(y, conv(x))
         y.sum().backward()
         capture_due()
-    assert layer.bank.captures.replays == 1
+    assert layer.bank.capture_stats.replays == 1
     with pytest.raises(ValueError, match="slot 1 is taken"):
         layer.plant(1, Seed(kernel))
     layer.remove(1)
@@ -435,4 +446,4 @@ def test_seeds_lie_channels_last_where_their_layer_does() -> None:
 def test_the_page_explains_every_reason() -> None:
     page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert re.findall(r"`([a-z-]+)`", "".join(rows)) == list(Eager)
+    assert re.findall(r"`([a-z-]+)`", "".join(rows)) == list(EagerReason)

@@ -9,8 +9,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from esper.seed.eval_mode import evaluating
-from esper.seed.forward_adapters import Join, first_tensor, join_channels_first, join_of
+from esper.seed.eval_mode import evaluation_mode
+from esper.seed.forward_adapters import (
+    ForwardAdapter,
+    adapter_for,
+    first_tensor,
+    forward_channels_first,
+)
 from esper.seed.site import Site
 from esper.topics.models import SiteKind, SiteSignature
 
@@ -27,7 +32,7 @@ MAPS: Final = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
 """What a layer over (B, C, H, W) has; without any, four dimensions may mean something else."""
 
 SUGGESTED: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
-"""Layers that `suggest` looks at."""
+"""Layers that `suggest_sites` looks at."""
 
 MOST_SUGGESTED: Final = 8
 
@@ -36,7 +41,7 @@ class SiteRefused(ValueError):
     """A layer at which growth is not possible; the message says why, and what would do."""
 
 
-class Suggestion(NamedTuple):
+class SiteSuggestion(NamedTuple):
     """A layer that could be a site, whether it is one, and why."""
 
     name: str
@@ -73,7 +78,7 @@ def find_sites(
     }
 
 
-def suggest(model: nn.Module, sample: Tensor) -> list[Suggestion]:
+def suggest_sites(model: nn.Module, sample: Tensor) -> list[SiteSuggestion]:
     """Return all linear, convolution and attention layers, in the order in which they run.
 
     Chosen are those that can be sites, without the last, whose output is the model's; of more than
@@ -92,16 +97,16 @@ def suggest(model: nn.Module, sample: Tensor) -> list[Suggestion]:
         try:
             _site(model, name, _layer(model, name), seen[name], len(sample), slots=1)
         except SiteRefused as refusal:
-            suggestions.append(Suggestion(name, False, str(refusal)))
+            suggestions.append(SiteSuggestion(name, False, str(refusal)))
         else:
             able.append(name)
     *able, last = able or [""]
     if last:
-        suggestions.append(Suggestion(last, False, f"{last} gives the output of the model"))
+        suggestions.append(SiteSuggestion(last, False, f"{last} gives the output of the model"))
     chosen = set(_spread(able, MOST_SUGGESTED))
     for name in able:
         why = "runs once in each pass" if name in chosen else f"{MOST_SUGGESTED} others are enough"
-        suggestions.append(Suggestion(name, name in chosen, f"{name} {why}"))
+        suggestions.append(SiteSuggestion(name, name in chosen, f"{name} {why}"))
     return sorted(suggestions, key=lambda one: seen[one.name].order)
 
 
@@ -111,7 +116,7 @@ def _spread(names: Sequence[str], most: int) -> list[str]:
     return [names[index * (len(names) - 1) // (most - 1)] for index in range(most)]
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """Return the model in DistributedDataParallel, or the model itself where it is in nothing.
 
     Raises:
@@ -193,7 +198,7 @@ def _observe(model: nn.Module, layers: dict[str, nn.Module], sample: Tensor) -> 
 
     handles = [watch(name) for name in layers]
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             model(sample)
     finally:
         for handle in handles:
@@ -215,21 +220,21 @@ def _site(
             f"{name} runs {len(calls)} times in one forward pass; a site must run exactly once"
         )
     (call,) = calls
-    join = join_of(layer, call.output)
+    adapter = adapter_for(layer, call.output)
     h = call.output[0] if isinstance(layer, nn.MultiheadAttention) else call.output
-    if join is None or call.x is None:
+    if adapter is None or call.x is None:
         raise SiteRefused(
             f"{name}, a {type(layer).__name__}, does not take and give a tensor; name a layer that "
             f"does, for instance {_some_sites(model)}"
         )
-    signature = _signature(name, layer, join, call.x, h, batch)
+    signature = _signature(name, layer, adapter, call.x, h, batch)
     bypassed = _is_bypassed(model, name)
     tied = any(_memory(tensor) in shared for tensor in layer.parameters(recurse=False))
-    return Site(name, layer, signature, slots, join=join, bypassed=bypassed, tied=tied)
+    return Site(name, layer, signature, slots, adapter=adapter, bypassed=bypassed, tied=tied)
 
 
 def _signature(
-    name: str, layer: nn.Module, join: Join, x: Tensor, h: Tensor, batch: int
+    name: str, layer: nn.Module, adapter: ForwardAdapter, x: Tensor, h: Tensor, batch: int
 ) -> SiteSignature:
     for value in (h, x):
         if value.device.type not in ("cpu", "cuda") or value.dtype not in DTYPES:
@@ -244,7 +249,7 @@ def _signature(
             f"{name} computes {tuple(h.shape)} of {tuple(x.shape)} for {batch} samples; a site "
             "computes (B, D), (B, T, D), or with convolutions (B, C, H, W), samples first"
         )
-    if join is join_channels_first:
+    if adapter is forward_channels_first:
         x, h = x.mT, h.mT
     return SiteSignature(
         kind=kind,
