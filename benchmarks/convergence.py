@@ -226,10 +226,9 @@ def trained(
             run="convergence",
             report_every=REPORT_EVERY,
             seed=seed,
-            policy=setting.policy,
-            selection=selection,
-            settings=stack.settings,
-            lockstep=True,
+            config=esper.GrowConfig(
+                policy=setting.policy, selection=selection, settings=stack.settings, lockstep=True
+            ),
         ) as growth:
             growths.append(growth)
             yield growth

@@ -1,6 +1,6 @@
 """Kernels that explode: the fault injector, and the training that it is let loose on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 import esper
 from esper.kernel import Kernel
@@ -145,37 +145,49 @@ def grown(
     *,
     governor: bool | GovernorSettings = True,
     steps: int = STEPS,
-    **more: Any,
+    replay: esper.RunRecording | None = None,
 ) -> Ended:
     """Train the same host on the same batches in lockstep; what is planted may explode."""
-    more = {"settings": settings, "governor": governor, **more}
-    return _trained(seed, steps, injector, more)
+
+    def attach(model: nn.Module, optimizer: Optimizer, **given: Any) -> Growth:
+        if replay is not None:
+            return esper.replay(replay, model, optimizer, governor=governor, **given)
+        return esper.grow(
+            model,
+            optimizer,
+            **given,
+            run="exploding",
+            report_every=REPORT_EVERY,
+            seed=seed,
+            config=esper.GrowConfig(
+                settings=settings,
+                governor=governor,
+                lockstep=True,
+                selection=Selection(limits=SelectionLimits(dormant_reports=2)),
+            ),
+        )
+
+    return _trained(seed, steps, injector, attach)
 
 
 def _trained(
     seed: int,
     steps: int,
     injector: Injector | None,
-    arguments: dict[str, Any] | None,
+    attach: Callable[..., Growth] | None,
     other_batches: int = 0,
 ) -> Ended:
     torch.manual_seed(seed)
     teacher, model = Teacher(seed), Regressor()
     optimizer = Adam(model.parameters(), lr=1e-2)
     growth = None
-    if arguments is not None:
-        growth = esper.grow(
+    if attach is not None:
+        growth = attach(
             model,
             optimizer,
             sites=["first", "second"],
             probe=teacher.batch(256, seed=1 << 40),
             loss_fn=F.mse_loss,
-            run="exploding",
-            report_every=REPORT_EVERY,
-            seed=seed,
-            lockstep=True,
-            selection=Selection(limits=SelectionLimits(dormant_reports=2)),
-            **arguments,
         )
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:

@@ -118,7 +118,7 @@ def _step_of_a_run(stack: Stack, seeds: int) -> Iterator[Callable[[], None]]:
         run="benchmark",
         slots=SLOTS_A_SITE,
         report_every=NEVER,
-        settings=stack.settings,
+        config=esper.GrowConfig(settings=stack.settings),
     ) as growth:
         yield partial(growth.step, torch.zeros(()))
 

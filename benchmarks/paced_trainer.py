@@ -168,7 +168,7 @@ def _grow_without_room(
         loss_fn=F.cross_entropy,
         run=RUN,
         report_every=REPORT_EVERY,
-        settings=settings,
+        config=esper.GrowConfig(settings=settings),
     )
     for site in growth.sites.values():
         for slot in site.slots:

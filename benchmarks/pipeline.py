@@ -235,7 +235,7 @@ def _grow(stack: Stack, seed: int, epochs: int) -> list[tuple[float, float]]:
             loss_fn=F.cross_entropy,
             run="benchmark",
             seed=seed,
-            settings=stack.settings,
+            config=esper.GrowConfig(settings=stack.settings),
         ) as growth:
             clocks.append(_Clocked(growth))
             yield clocks[0]

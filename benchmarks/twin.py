@@ -132,7 +132,7 @@ def measure(stack: Stack, amount: Amount) -> Measured:
 
 
 def pair(settings: Settings, seed: int, amount: Amount, **arguments: Any) -> Pair:
-    """Train the busy twin, and the plain one for as many steps; `arguments` are those of grow."""
+    """Train the busy twin, and the plain one for as many steps; `arguments` are fields of GrowConfig."""
     with one_thread():
         return _pair(settings, seed, amount, arguments)
 
@@ -147,8 +147,7 @@ def _pair(settings: Settings, seed: int, amount: Amount, arguments: dict[str, An
         loss_fn=F.cross_entropy,
         run="twin",
         report_every=REPORT_EVERY,
-        settings=settings,
-        **{"dry_run": True, **arguments},
+        config=esper.GrowConfig(**{"dry_run": True, "settings": settings, **arguments}),
     )
     with growth, _blueprints_coming(settings, growth):
         _train(busy, growth, amount)

@@ -1,24 +1,149 @@
 """Esper: neural networks that grow while they train.
 
-`esper.grow` attaches growth to a training loop. Names are resolved on first use, so that a
-process which only decides or audits never loads torch.
+`import esper` gives everything that a training script uses: `grow`, `resume`, `replay`, their
+configuration, and the errors that they raise. Names resolve on first use, so a process that only
+decides or audits never loads torch.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from esper.version import VERSION
 
 if TYPE_CHECKING:
-    from esper.training import Growth, grow
+    from esper.bandit import (
+        DEFAULT_POLICY,
+        DEFAULT_SELECTION,
+        TOURNAMENT,
+        TOURNAMENT_REPORT_EVERY,
+        TOURNAMENT_SLOTS,
+    )
+    from esper.errors import EsperError
+    from esper.link import RecordUnfit
+    from esper.seed import SiteRefused
+    from esper.settings import Settings
+    from esper.topics.bus import BrokerUnreachable, TopicMismatch
+    from esper.topics.models import (
+        MemorySnapshot,
+        Orchestration,
+        PolicySpec,
+        Priors,
+        Selection,
+        SelectionLimits,
+    )
+    from esper.training.checkpoint import CheckpointRefused
+    from esper.training.export import load_exported
+    from esper.training.grow import RunNameRefused, grow, replay, resume
+    from esper.training.grow_config import GrowConfig, LockstepTimeouts
+    from esper.training.growth import Growth, GrowthClosed, LossRefused
+    from esper.training.link import LinkFailed
+    from esper.training.link_config import NotConfigured
+    from esper.training.lockstep import LockstepBroken, LockstepRefused
+    from esper.training.loss_monitor import GovernorRefused, GovernorSettings
+    from esper.training.optimizer import OptimizerRefused, ParameterUntrained
+    from esper.training.probe import ProbeRefused
+    from esper.training.ranks import LeaderFailed, RanksDiffer
+    from esper.training.recording import ReplayRefused, RunRecording, read_recording
+    from esper.training.replay import ReplayDiffers
+    from esper.training.run_config import PolicyRefused
+    from esper.training.source import ExportError
 
-__all__ = ["Growth", "grow"]
+_NAMES: Final = {
+    "esper.bandit": (
+        "DEFAULT_POLICY",
+        "DEFAULT_SELECTION",
+        "TOURNAMENT",
+        "TOURNAMENT_REPORT_EVERY",
+        "TOURNAMENT_SLOTS",
+    ),
+    "esper.errors": ("EsperError",),
+    "esper.link": ("RecordUnfit",),
+    "esper.seed": ("SiteRefused",),
+    "esper.settings": ("Settings",),
+    "esper.topics.bus": ("BrokerUnreachable", "TopicMismatch"),
+    "esper.topics.models": (
+        "MemorySnapshot",
+        "Orchestration",
+        "PolicySpec",
+        "Priors",
+        "Selection",
+        "SelectionLimits",
+    ),
+    "esper.training.checkpoint": ("CheckpointRefused",),
+    "esper.training.export": ("load_exported",),
+    "esper.training.grow": ("RunNameRefused", "grow", "replay", "resume"),
+    "esper.training.grow_config": ("GrowConfig", "LockstepTimeouts"),
+    "esper.training.growth": ("Growth", "GrowthClosed", "LossRefused"),
+    "esper.training.link": ("LinkFailed",),
+    "esper.training.link_config": ("NotConfigured",),
+    "esper.training.lockstep": ("LockstepBroken", "LockstepRefused"),
+    "esper.training.loss_monitor": ("GovernorRefused", "GovernorSettings"),
+    "esper.training.optimizer": ("OptimizerRefused", "ParameterUntrained"),
+    "esper.training.probe": ("ProbeRefused",),
+    "esper.training.ranks": ("LeaderFailed", "RanksDiffer"),
+    "esper.training.recording": ("ReplayRefused", "RunRecording", "read_recording"),
+    "esper.training.replay": ("ReplayDiffers",),
+    "esper.training.run_config": ("PolicyRefused",),
+    "esper.training.source": ("ExportError",),
+}
+_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [
+    "DEFAULT_POLICY",
+    "DEFAULT_SELECTION",
+    "TOURNAMENT",
+    "TOURNAMENT_REPORT_EVERY",
+    "TOURNAMENT_SLOTS",
+    "BrokerUnreachable",
+    "CheckpointRefused",
+    "EsperError",
+    "ExportError",
+    "GovernorRefused",
+    "GovernorSettings",
+    "GrowConfig",
+    "Growth",
+    "GrowthClosed",
+    "LeaderFailed",
+    "LinkFailed",
+    "LockstepBroken",
+    "LockstepRefused",
+    "LockstepTimeouts",
+    "LossRefused",
+    "MemorySnapshot",
+    "NotConfigured",
+    "OptimizerRefused",
+    "Orchestration",
+    "ParameterUntrained",
+    "PolicyRefused",
+    "PolicySpec",
+    "Priors",
+    "ProbeRefused",
+    "RanksDiffer",
+    "RecordUnfit",
+    "ReplayDiffers",
+    "ReplayRefused",
+    "RunNameRefused",
+    "RunRecording",
+    "Selection",
+    "SelectionLimits",
+    "Settings",
+    "SiteRefused",
+    "TopicMismatch",
+    "grow",
+    "load_exported",
+    "read_recording",
+    "replay",
+    "resume",
+]
 
 __version__ = VERSION
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'esper' has no attribute {name!r}")
-    from esper import training
+    return getattr(import_module(_MODULES[name]), name)
 
-    return getattr(training, name)
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

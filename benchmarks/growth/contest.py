@@ -172,9 +172,9 @@ def _grown(contest: Contest, stack: Stack, case: Case, compile_s: float) -> Row:
             slots=contest.slots,
             report_every=contest.report_every,
             seed=case.seed,
-            selection=task.allowed(contest.selection),
-            settings=stack.settings,
-            lockstep=True,
+            config=esper.GrowConfig(
+                selection=task.allowed(contest.selection), settings=stack.settings, lockstep=True
+            ),
         ) as growth:
             growths.append(growth)
             yield growth

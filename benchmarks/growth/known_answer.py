@@ -148,15 +148,17 @@ class Decided:
             probe=splits.probe,
             loss_fn=F.cross_entropy,
             run=f"{NAME}-{case.task}",
-            family=_family(case.task),
             slots=SLOTS,
             report_every=REPORT_EVERY,
             seed=case.seed,
-            policy=choosing.policy,
-            selection=choosing.selection,
-            settings=self._stack.settings,
-            lockstep=True,
-            memory=memory,
+            config=esper.GrowConfig(
+                family=_family(case.task),
+                policy=choosing.policy or esper.DEFAULT_POLICY,
+                selection=choosing.selection or esper.DEFAULT_SELECTION,
+                settings=self._stack.settings,
+                lockstep=True,
+                memory=memory,
+            ),
         )
 
     def _remembered(self, task: str) -> MemorySnapshot:

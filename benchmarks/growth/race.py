@@ -159,8 +159,9 @@ class Race:
                 slots=SLOTS,
                 report_every=REPORT_EVERY,
                 seed=case.seed,
-                selection=TASK.allowed(SELECTION),
-                settings=self._stack.settings,
+                config=esper.GrowConfig(
+                    selection=TASK.allowed(SELECTION), settings=self._stack.settings
+                ),
             )
             growths.append(growth)
             return growth

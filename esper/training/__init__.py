@@ -1,38 +1,119 @@
-"""Growth in a training loop: what the user's process does between two of its steps.
+"""Growth inside a training loop.
 
-Kernels and decisions come in through one mailbox; reports go out; the model changes only inside
-`Growth.step`, on the thread that trains it.
+Kernels and decisions arrive through one mailbox, reports leave through the link, and the model
+changes only inside `Growth.step`, on the thread that trains it. Names resolve on first use:
+`GrowConfig` and its parts load without torch.
 """
 
-from esper.link import RecordUnfit
-from esper.training.checkpoint import CheckpointRefused
-from esper.training.export import export_model
-from esper.training.grow import grow
-from esper.training.growth import Growth, GrowthClosed, LossRefused
-from esper.training.lockstep import LockstepBroken, LockstepRefused, LockstepTimeouts
-from esper.training.loss_monitor import GovernorRefused, GovernorSettings
-from esper.training.recording import Recording, ReplayRefused, read_recording
-from esper.training.replay import ReplayDiffers
-from esper.training.run_config import PolicyRefused
-from esper.training.source import ExportError
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from esper.link import RecordUnfit
+    from esper.training.checkpoint import CheckpointRefused
+    from esper.training.export import export_model, load_exported
+    from esper.training.grow import RunNameRefused
+    from esper.training.grow_config import GrowConfig, LockstepTimeouts, config_table
+    from esper.training.growth import Growth, GrowthClosed, LossRefused
+    from esper.training.lineage import (
+        LINEAGE,
+        Lineage,
+        LineageUnreadable,
+        RunHistory,
+        read_lineage,
+    )
+    from esper.training.link import LinkFailed
+    from esper.training.link_config import NotConfigured, trusted_key_of
+    from esper.training.lockstep import LockstepBroken, LockstepRefused
+    from esper.training.loss_monitor import GovernorRefused, GovernorSettings
+    from esper.training.optimizer import OptimizerRefused, ParameterUntrained
+    from esper.training.probe import ProbeRefused
+    from esper.training.ranks import LeaderFailed, RanksDiffer
+    from esper.training.recording import ReplayRefused, RunRecording, read_recording
+    from esper.training.replay import ReplayDiffers
+    from esper.training.run_config import PolicyRefused
+    from esper.training.source import ExportError
+
+_MODULES: Final = {
+    "CheckpointRefused": "esper.training.checkpoint",
+    "ExportError": "esper.training.source",
+    "GovernorRefused": "esper.training.loss_monitor",
+    "GovernorSettings": "esper.training.loss_monitor",
+    "GrowConfig": "esper.training.grow_config",
+    "Growth": "esper.training.growth",
+    "GrowthClosed": "esper.training.growth",
+    "LINEAGE": "esper.training.lineage",
+    "LeaderFailed": "esper.training.ranks",
+    "Lineage": "esper.training.lineage",
+    "LineageUnreadable": "esper.training.lineage",
+    "LinkFailed": "esper.training.link",
+    "LockstepBroken": "esper.training.lockstep",
+    "LockstepRefused": "esper.training.lockstep",
+    "LockstepTimeouts": "esper.training.grow_config",
+    "LossRefused": "esper.training.growth",
+    "NotConfigured": "esper.training.link_config",
+    "OptimizerRefused": "esper.training.optimizer",
+    "ParameterUntrained": "esper.training.optimizer",
+    "PolicyRefused": "esper.training.run_config",
+    "ProbeRefused": "esper.training.probe",
+    "RanksDiffer": "esper.training.ranks",
+    "RecordUnfit": "esper.link",
+    "ReplayDiffers": "esper.training.replay",
+    "ReplayRefused": "esper.training.recording",
+    "RunHistory": "esper.training.lineage",
+    "RunNameRefused": "esper.training.grow",
+    "RunRecording": "esper.training.recording",
+    "config_table": "esper.training.grow_config",
+    "export_model": "esper.training.export",
+    "load_exported": "esper.training.export",
+    "read_lineage": "esper.training.lineage",
+    "read_recording": "esper.training.recording",
+    "trusted_key_of": "esper.training.link_config",
+}
 
 __all__ = [
+    "LINEAGE",
     "CheckpointRefused",
     "ExportError",
     "GovernorRefused",
     "GovernorSettings",
+    "GrowConfig",
     "Growth",
     "GrowthClosed",
+    "LeaderFailed",
+    "Lineage",
+    "LineageUnreadable",
+    "LinkFailed",
     "LockstepBroken",
     "LockstepRefused",
     "LockstepTimeouts",
     "LossRefused",
+    "NotConfigured",
+    "OptimizerRefused",
+    "ParameterUntrained",
     "PolicyRefused",
+    "ProbeRefused",
+    "RanksDiffer",
     "RecordUnfit",
-    "Recording",
     "ReplayDiffers",
     "ReplayRefused",
+    "RunHistory",
+    "RunNameRefused",
+    "RunRecording",
+    "config_table",
     "export_model",
-    "grow",
+    "load_exported",
+    "read_lineage",
     "read_recording",
+    "trusted_key_of",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'esper.training' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,9 +20,11 @@ from esper.topics.models import (
     KernelReady,
     RunConfig,
     SeedReport,
+    SiteSignature,
     TrainingRun,
 )
 from esper.training.decision_queue import DecisionQueue
+from esper.training.grow_config import GrowConfig
 from esper.training.loss_monitor import LossMonitorState
 from esper.training.reporter import News, Reporter
 from esper.training.run_config import with_explicit_policies
@@ -31,9 +33,6 @@ from esper.training.seed_manager import SeedManager, SlotSnapshot
 TEXT: Final = "growth"
 RNG: Final = "rng"
 CUDA_RNG: Final = "cuda_rng"
-
-FOUND_OUT: Final = frozenset({"memory", "sites"})
-"""What of its opening a run that goes on keeps as it was, whatever is known now."""
 
 
 class CheckpointRefused(ValueError):
@@ -177,24 +176,40 @@ class Checkpoint(BaseModel):
             state[CUDA_RNG] = torch.cuda.get_rng_state()
         return state
 
-    def check(self, run: TrainingRun, run_config: RunConfig) -> None:
-        """Raise CheckpointRefused unless a model and its settings are those of the checkpoint."""
-        if (run.sites, run.host_params) != (self.run.sites, self.run.host_params):
+    def check(
+        self, signatures: Mapping[str, SiteSignature], host_params: int, config: GrowConfig
+    ) -> None:
+        """Raise CheckpointRefused unless a model and its settings are those of the checkpoint.
+
+        Of the config, only fields that were set are compared.
+        """
+        if (signatures, host_params) != (self.run.sites, self.run.host_params):
             raise CheckpointRefused(
                 f"the checkpoint of run {self.run.run_id} is of another model or of other sites; "
                 "make the model as it was before it grew"
             )
-        # What was found out besides, or what an older version did not say, is no setting.
-        settings = RunConfig.model_fields.keys() - FOUND_OUT
-        if self.run_config.selection is None:
-            settings -= {"selection"}
-        kept = with_explicit_policies(self.run_config)
-        odd = sorted(name for name in settings if getattr(run_config, name) != getattr(kept, name))
-        if odd:
+        differing = sorted(name for name in config.model_fields_set if self._differs(name, config))
+        if differing:
             raise CheckpointRefused(
                 f"the checkpoint of run {self.run.run_id} was made with other settings: "
-                f"{', '.join(odd)}; call grow with the same"
+                f"{', '.join(differing)}; leave them out or resume with the same"
             )
+
+    def _differs(self, name: str, config: GrowConfig) -> bool:
+        """Return whether a field of the config contradicts the checkpoint's run."""
+        kept = with_explicit_policies(self.run_config)
+        match name:
+            case "policy" | "selection":
+                given = with_explicit_policies(
+                    kept.model_copy(update={"policy": config.policy, "selection": config.selection})
+                )
+                return getattr(kept, name) not in (None, getattr(given, name))
+            case "lockstep":
+                return bool(config.lockstep) != self.run_config.lockstep
+            case "family":
+                return config.family not in (None, self.run.task)
+            case _:
+                return False
 
     def restore(
         self, seed_manager: SeedManager, decision_queue: DecisionQueue, reporter: Reporter

@@ -18,9 +18,10 @@ from esper.training.decision_queue import DecisionQueue
 from esper.training.export import export_model
 from esper.training.governor import Governor
 from esper.training.gradients import GradientNorms
+from esper.training.grow_config import SEAL_TIMEOUT_S, LockstepTimeouts
 from esper.training.lineage import RunHistory
 from esper.training.link import RunLink
-from esper.training.lockstep import Lockstep, LockstepTimeouts
+from esper.training.lockstep import Lockstep
 from esper.training.loss_monitor import GovernorSettings, LossMonitorState
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import Probe, ProbeResult
@@ -32,9 +33,6 @@ from esper.training.seed_manager import SeedManager
 from esper.training.source import ExportError
 
 log = logging.getLogger("esper")
-
-SEAL_TIMEOUT_S = 10.0
-"""How long closing waits, unless told: a bandit worker that died is back in less."""
 
 
 class GrowthClosed(RuntimeError):
@@ -162,7 +160,7 @@ class Growth:
                         "growth": growth.state_dict()}, path)
             ...
             state = torch.load(path)
-            with esper.grow(model, optimizer, .., resume=state["growth"]) as growth:
+            with esper.resume(state["growth"], model, optimizer, ..) as growth:
                 model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
 
@@ -258,7 +256,7 @@ class Growth:
             raise
         return self
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
+    def continue_from(self, state: Mapping[str, Any]) -> None:
         """Be ready to go on from the state that this was made with, and `open`ed.
 
         Raises:

@@ -26,13 +26,13 @@ def trusted_key_of(settings: Settings) -> Path:
     return settings.trusted_key_file
 
 
-def order_for(
+def link_config_for(
     settings: Settings,
     run: TrainingRun,
     *,
     lockstep: bool = False,
     resumption: Resumption | None = None,
-    remember: bool = False,
+    reads_memory: bool = False,
 ) -> LinkConfig:
     """Return what the link process of a run is to be told; a run that goes on has its memory.
 
@@ -50,6 +50,6 @@ def order_for(
         run=run,
         lockstep=lockstep,
         resumption=resumption,
-        remember=remember and resumption is None,
+        remember=reads_memory and resumption is None,
         redis_url=settings.redis_url,
     )

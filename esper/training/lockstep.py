@@ -7,27 +7,15 @@ the first report, decisions and what they plant before the step after their repo
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from esper.training.decision_queue import DecisionQueue
+from esper.training.grow_config import LockstepTimeouts
 from esper.training.link import LATE_AFTER_S, RunLink
 
 log = logging.getLogger("esper")
 
 POLL_S: Final = 0.0005
-
-
-@dataclass(frozen=True, slots=True)
-class LockstepTimeouts:
-    """How long a lockstep run waits before it breaks, in seconds.
-
-    `kernels_s` is for the kernels that it begins with, `answer_s` for the answer to one report
-    and for what that plants.
-    """
-
-    kernels_s: float = 120.0
-    answer_s: float = 60.0
 
 
 class LockstepBroken(RuntimeError):

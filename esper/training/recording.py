@@ -32,7 +32,7 @@ class ReplayRefused(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class RunRecording:
     """One run as its records tell it, whole and in order, and the kernels that it planted, by id.
 
     `outcomes` are by decision id, in the order in which they came about.
@@ -84,7 +84,7 @@ class Recording:
 
 def read_recording(
     file: str | Path, kernels: str | Path | None = None, settings: Settings | None = None
-) -> Recording:
+) -> RunRecording:
     """Return the run of a history file, with its kernels verified; no broker is asked.
 
     `kernels` is a folder that `esper history export --kernels` wrote, or the URL of a kernel store;
@@ -115,7 +115,7 @@ def read_recording(
             f"{file} does not say where kernel {missing[0][:12]} lies, which run {history.run_id} "
             f"planted; export it again: esper history export {history.run_id}"
         )
-    return Recording(
+    return RunRecording(
         run_id=history.run_id,
         reports=reports,
         decisions=decisions,

@@ -21,7 +21,7 @@ from esper.topics.models import (
 )
 from esper.training.decision_queue import DecisionQueue
 from esper.training.frame_decoder import Deliver, FrameDecoder, HearDecision
-from esper.training.recording import Recording
+from esper.training.recording import RunRecording
 from esper.training.seed_manager import PlanRefused, kernels_needed
 
 NOWHERE: Final = "nothing"
@@ -61,7 +61,7 @@ class Replay:
 
     reports: Final = True
 
-    def __init__(self, recording: Recording, decoder: FrameDecoder) -> None:
+    def __init__(self, recording: RunRecording, decoder: FrameDecoder) -> None:
         self._recording = recording
         self._decoder = decoder
         self._decision_queue: DecisionQueue | None = None

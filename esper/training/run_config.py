@@ -4,13 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from esper.bandit import (
-    DEFAULT_POLICY,
-    DEFAULT_SELECTION,
-    attention_for,
-    policy_for,
-    with_all_params,
-)
+from esper.bandit import attention_for, policy_for, with_all_params
 from esper.seed import Site
 from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection, SiteFacts
 
@@ -28,8 +22,8 @@ def run_config_of(
     *,
     seed: int,
     slots: int,
-    policy: PolicySpec | None,
-    selection: Selection | None,
+    policy: PolicySpec,
+    selection: Selection,
     report_every: int,
     lockstep: bool,
     memory: MemorySnapshot | None = None,
@@ -42,18 +36,15 @@ def run_config_of(
     run_config = RunConfig(
         seed=seed,
         slots=dict.fromkeys(sites, slots),
-        policy=policy or DEFAULT_POLICY,
+        policy=policy,
         host_params=sum(parameter.numel() for parameter in model.parameters()),
         report_interval_steps=report_every,
         lockstep=lockstep,
         sites=site_facts(model, sites),
-        selection=selection or DEFAULT_SELECTION,
+        selection=selection,
         memory=memory,
     )
-    try:
-        return with_explicit_policies(run_config)
-    except ValueError as error:
-        raise PolicyRefused(str(error)) from error
+    return with_explicit_policies(run_config)
 
 
 def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFacts]:
@@ -78,16 +69,18 @@ def is_contextual(run_config: RunConfig) -> bool:
 
 
 def with_explicit_policies(run_config: RunConfig) -> RunConfig:
-    """Return the opening with every parameter of its policies.
+    """Return the run configuration with every parameter of its policies filled in.
 
     Raises:
-        ValueError: there is no such policy, or not with these parameters.
+        PolicyRefused: no such policy exists, or it does not take these parameters.
     """
     selection = run_config.selection
-    if selection and selection.attention:
-        attention_for(selection.attention)
-        attention = with_all_params(selection.attention)
-        selection = selection.model_copy(update={"attention": attention})
-    return run_config.model_copy(
-        update={"policy": with_all_params(run_config.policy), "selection": selection}
-    )
+    try:
+        if selection and selection.attention:
+            attention_for(selection.attention)
+            attention = with_all_params(selection.attention)
+            selection = selection.model_copy(update={"attention": attention})
+        policy = with_all_params(run_config.policy)
+    except ValueError as error:
+        raise PolicyRefused(str(error)) from error
+    return run_config.model_copy(update={"policy": policy, "selection": selection})

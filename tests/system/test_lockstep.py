@@ -68,8 +68,7 @@ def train(
         run="lockstep",
         report_every=REPORT_EVERY,
         seed=seed,
-        settings=running.settings,
-        lockstep=True,
+        config=esper.GrowConfig(settings=running.settings, lockstep=True),
     ) as growth:
         for step in range(1, STEPS + 1):
             before(step)

@@ -222,7 +222,7 @@ def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(
         state = growth.state_dict()
         raise RuntimeError("cut off")
     bus.publish(RUN_CONTROL, new_request(run, RequestKind.CULL, "conv2")).result(10)
-    second = Training(running, report_every=5, resume=state)
+    second = Training(running, report_every=5, state=state)
     with second.growth as growth:
         assert growth.paused
         eventually("the request", lambda: _asked(running, run_id, second.step)[-1:] == ["cull"])

@@ -7,12 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import esper
 from esper.kernel import Kernel
 from esper.seed import Site
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
-from esper.training import Growth
 from tests.system.conftest import Running
+from tests.training.grow_fixture import attach
 
 PLANT_TIMEOUT_S = 40.0
 
@@ -25,7 +24,7 @@ class Training:
         self.digits = load_digits()
         self.model = DigitsHost()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
-        self.growth: Growth = esper.grow(
+        self.growth = attach(
             self.model,
             self.optimizer,
             sites=DIGITS.sites,

@@ -1,13 +1,14 @@
-"""A host with its optimizer and garden, trained step by step by a test, without any service."""
+"""A host with its optimizer and seed manager, trained step by step by a test; no service needed."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
+import esper
 from esper.blueprint import request_for, shipped_named
 from esper.kernel import Kernel
 from esper.seed import Site
@@ -35,6 +36,22 @@ RUN = "test-run"
 
 Shape = Literal["linear", "cosine"]
 MakeOptimizer = Callable[[nn.Module], Optimizer]
+
+
+FROM_CHECKPOINT = frozenset({"run", "slots", "report_every", "seed"})
+"""Arguments of `esper.grow` that `esper.resume` takes from the checkpoint."""
+
+
+def attach(
+    model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any] | None = None, **arguments: Any
+) -> esper.Growth:
+    """Call `esper.grow`, or `esper.resume` for a state; fields of GrowConfig become its config."""
+    fields = esper.GrowConfig.model_fields.keys()
+    config = esper.GrowConfig(**{name: arguments.pop(name) for name in fields & arguments.keys()})
+    if state is None:
+        return esper.grow(model, optimizer, config=config, **arguments)
+    kept = {name: value for name, value in arguments.items() if name not in FROM_CHECKPOINT}
+    return esper.resume(state, model, optimizer, config=config, **kept)
 
 
 def adam(model: nn.Module) -> Optimizer:

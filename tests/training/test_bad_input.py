@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
-import esper
 from esper.settings import Settings
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from esper.topics.models import (
@@ -25,13 +24,13 @@ from esper.topics.models import (
     RunStatus,
     SeedState,
 )
-from esper.training import Growth, LossRefused
+from esper.training import LossRefused
 from esper.training.probe import ProbeRefused
 from esper.workers.local import KafkaService
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import announced
 from tests.training.fake_workers import WAIT_S, Outside
-from tests.training.grow_fixture import ZEROS, decision, planting
+from tests.training.grow_fixture import ZEROS, attach, decision, planting
 
 S = SeedState
 APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
@@ -45,7 +44,7 @@ class Run:
         self.model = host()
         self.optimizer = Adam(self.model.parameters(), lr=0.01)
         arguments = {"probe": (images(20), labels(20)), "loss_fn": F.cross_entropy} | arguments
-        self.growth: Growth = esper.grow(
+        self.growth = attach(
             self.model,
             self.optimizer,
             sites=["conv", "fc1"],

@@ -22,15 +22,16 @@ from esper.topics.models import (
     Incident,
     Operation,
     OutcomeStatus,
+    PolicySpec,
     RunStatus,
     SeedState,
     Selection,
 )
-from esper.training import CheckpointRefused, Growth, RecordUnfit
+from esper.training import CheckpointRefused, RecordUnfit
 from tests.seed.hosts import Host, host, images, labels
 from tests.seed.kernels import announced
 from tests.training.fake_workers import WAIT_S, Outside
-from tests.training.grow_fixture import decision, kernel_id, planting
+from tests.training.grow_fixture import attach, decision, kernel_id, planting
 
 REPORT_EVERY = 5
 BLUEPRINTS = {"conv": "conv-bottleneck", "fc1": "gated-linear-unit", "merges": "low-rank-skip"}
@@ -59,14 +60,14 @@ class Training:
         state: State = torch.load(io.BytesIO(saved), weights_only=True) if saved else {}
         made: dict[str, Any] = {"sites": ["conv", "fc1"], "report_every": REPORT_EVERY, "slots": 3}
         made["seal_timeout_s"] = 0.3
-        self.growth: Growth = esper.grow(
+        self.growth = attach(
             self.model,
             self.optimizer,
             probe=(images(20), labels(20)),
             loss_fn=F.cross_entropy,
             run="checkpoint",
             settings=settings,
-            resume=state.get("growth"),
+            state=state.get("growth"),
             **(made | arguments),
         )
         self.steps = 0
@@ -305,18 +306,14 @@ def test_who_does_not_load_the_weights_sees_it_at_once(
     second = Training(settings)
     second.growth.close()
     model = Noisy()
-    growth = esper.grow(
+    growth = esper.resume(
+        state["growth"],
         model,
         Adam(model.parameters(), lr=0.01),
         sites=["conv", "fc1"],
-        report_every=REPORT_EVERY,
-        slots=3,
         probe=(images(20), labels(20)),
         loss_fn=F.cross_entropy,
-        run="checkpoint",
-        seal_timeout_s=0.3,
-        settings=settings,
-        resume=state["growth"],
+        config=esper.GrowConfig(seal_timeout_s=0.3, settings=settings),
     )
     assert model(images()).isnan().any()
     growth.close()
@@ -326,9 +323,11 @@ def test_who_does_not_load_the_weights_sees_it_at_once(
     ("arguments", "why"),
     [
         ({"sites": ["conv"]}, "of another model or of other sites"),
-        ({"report_every": 7}, "made with other settings: report_interval_steps; call grow with"),
-        ({"slots": 2, "seed": 3}, "made with other settings: seed, slots; call grow with"),
-        ({"selection": Selection()}, "made with other settings: selection; call grow with"),
+        ({"selection": Selection()}, "made with other settings: selection; leave them out or"),
+        (
+            {"policy": PolicySpec(name="thompson-gaussian"), "family": "other", "lockstep": True},
+            "made with other settings: family, lockstep, policy; leave them out or",
+        ),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(
@@ -339,6 +338,13 @@ def test_a_checkpoint_of_something_else_is_refused(
     interrupted(first)
     with pytest.raises(CheckpointRefused, match=why):
         Training(settings, saved, **arguments)
+
+
+@pytest.mark.parametrize("setting", ["run", "report_every", "slots", "seed"])
+def test_a_setting_that_the_checkpoint_holds_cannot_be_given(setting: str) -> None:
+    given: dict[str, Any] = {"sites": [], "probe": (images(4), labels(4)), "loss_fn": None}
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{setting}'"):
+        esper.resume({}, host(), None, **given, **{setting: 1})  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_of_a_version_without_selection_goes_on_as_it_began(
@@ -359,14 +365,14 @@ def test_a_checkpoint_of_a_version_without_selection_goes_on_as_it_began(
 def test_what_is_no_checkpoint_is_refused(settings: Settings) -> None:
     model = host()
     with pytest.raises(CheckpointRefused, match=r"give what growth.state_dict\(\) returned"):
-        esper.grow(
+        esper.resume(
+            {"model": {}},
             model,
             Adam(model.parameters()),
             sites=["conv"],
             probe=(images(4), labels(4)),
             loss_fn=F.cross_entropy,
-            settings=settings,
-            resume={"model": {}},
+            config=esper.GrowConfig(settings=settings),
         )
 
 

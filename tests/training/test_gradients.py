@@ -151,9 +151,7 @@ def train(settings: Settings, every: int, policy: PolicySpec) -> tuple[str, list
         probe=(images(20), labels(20)),
         loss_fn=F.cross_entropy,
         report_every=every,
-        policy=policy,
-        seal_timeout_s=0.3,
-        settings=settings,
+        config=esper.GrowConfig(policy=policy, seal_timeout_s=0.3, settings=settings),
     ) as growth:
         for step in range(1, 2 * every + 2):
             loss = F.cross_entropy(model(images(16, seed=step)), labels(16, seed=step))

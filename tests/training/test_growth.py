@@ -31,7 +31,7 @@ from esper.training import Growth, GrowthClosed, LockstepTimeouts
 from esper.training.frame_decoder import FrameDecoder
 from esper.training.grow import RunNameRefused
 from esper.training.link import RunLink
-from esper.training.link_config import NotConfigured, order_for
+from esper.training.link_config import NotConfigured, link_config_for
 from esper.workers.local import KafkaService
 from tests.seed.fake_graph import FakeGraph
 from tests.seed.hosts import host, images, labels
@@ -70,9 +70,9 @@ class Run:
             loss_fn=F.cross_entropy,
             run=run,
             report_every=REPORT_EVERY,
-            seal_timeout_s=seal_timeout_s,
-            settings=settings,
-            lockstep=lockstep,
+            config=esper.GrowConfig(
+                seal_timeout_s=seal_timeout_s, settings=settings, lockstep=lockstep
+            ),
         )
         self.slowest_s = 0.0
         self._batches = torch.Generator().manual_seed(0)
@@ -202,8 +202,7 @@ def test_sites_may_be_left_to_it_and_the_log_says_which_and_why(
             sites="auto",
             probe=(images(20), labels(20)),
             loss_fn=F.cross_entropy,
-            seal_timeout_s=0.5,
-            settings=settings,
+            config=esper.GrowConfig(seal_timeout_s=0.5, settings=settings),
         )
         growth.close()
     assert list(growth.sites) == ["conv", "fc1"]
@@ -261,7 +260,7 @@ def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = TrainingRun(run_id=RUN, status=RunStatus.OPEN, sites={})
-    link = RunLink(order_for(settings, run), FrameDecoder(RUN, {}))
+    link = RunLink(link_config_for(settings, run), FrameDecoder(RUN, {}))
     link.open(lambda decoder: None, lambda decision, timestamp_ms: None)
     refusals = (KernelRefusal(kernel_id=ZEROS, reason="x" * 500),) * 10_000
     link.report(SeedReport(run_id=RUN, seq=0, step=0, refusals=refusals))
@@ -327,12 +326,11 @@ def link_processes(trainer: int | None = None) -> list[psutil.Process]:
 
 UNGUARDED = """
 import sys, time, torch, esper
-from esper.settings import Settings
 model = torch.nn.Sequential(torch.nn.Linear(4, 4))
 growth = esper.grow(
     model, torch.optim.SGD(model.parameters(), lr=0.1), sites=["0"],
     probe=(torch.zeros(2, 4), torch.zeros(2, 4)), loss_fn=torch.nn.functional.mse_loss,
-    settings=Settings.model_validate_json(sys.argv[1]),
+    config=esper.GrowConfig(settings=esper.Settings.model_validate_json(sys.argv[1])),
 )
 print("growing", flush=True)
 time.sleep(60)

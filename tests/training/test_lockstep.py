@@ -224,8 +224,7 @@ def test_a_run_without_kernels_begins_and_says_so(
         sites=["fc1"],
         probe=(images(20), labels(20)),
         loss_fn=F.cross_entropy,
-        settings=settings,
-        lockstep=True,
+        config=esper.GrowConfig(settings=settings, lockstep=True),
     )
     growth.close()
     (line,) = warnings_in(caplog)

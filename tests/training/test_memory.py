@@ -9,7 +9,6 @@ import pytest
 from torch.nn import functional as F
 from torch.optim import Adam
 
-import esper
 from esper.bandit import MemoryUpdate
 from esper.settings import Settings
 from esper.store import RedisRunMemory
@@ -22,6 +21,7 @@ from esper.training.grow import RunNameRefused
 from esper.workers.local import KafkaService
 from tests.seed.hosts import host, images, labels
 from tests.training.fake_workers import Outside
+from tests.training.grow_fixture import attach
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def name() -> str:
 
 def grown(settings: Settings, name: str, **arguments: Any) -> Growth:
     model = host()
-    return esper.grow(
+    return attach(
         model,
         Adam(model.parameters(), lr=0.01),
         sites=["conv", "fc1"],
@@ -165,11 +165,11 @@ def test_a_run_that_goes_on_has_the_memory_that_it_began_with(
     with pytest.raises(KeyboardInterrupt), growth:
         raise KeyboardInterrupt
     teach(settings, name, growth, mean=0.1)
-    resumed = grown(settings, name, resume=state)
+    resumed = grown(settings, name, state=state)
     again = resumed.state_dict()
     with pytest.raises(KeyboardInterrupt), resumed:
         raise KeyboardInterrupt
-    with grown(settings, name, resume=again, memory=False) as last:
+    with grown(settings, name, state=again, memory=False) as last:
         kept = json.loads(last.state_dict()["growth"])["run_config"]["memory"]
     assert MemorySnapshot.model_validate_json(json.dumps(kept)).arms == (known,)
     assert configured_memory(outside, last) == MemorySnapshot(family=name, arms=(known,))

@@ -27,7 +27,7 @@ from esper.topics.models import (
     SeedState,
     SeedStatus,
 )
-from esper.training import CheckpointRefused, Recording, ReplayDiffers, ReplayRefused
+from esper.training import CheckpointRefused, ReplayDiffers, ReplayRefused, RunRecording
 from esper.training.recording import read_recording
 from esper.training.replay import differences
 from tests.seed.hosts import Host, images, labels
@@ -78,7 +78,7 @@ class Recorded:
     """A run that has ended, its record, and what it was given."""
 
     training: Training
-    recording: Recording
+    recording: RunRecording
     steps: int
     no_number: frozenset[int]
 
@@ -86,7 +86,7 @@ class Recorded:
 class Again:
     """The same training from a record: the same seed, the same batches, no address of anything."""
 
-    def __init__(self, recorded: Recorded, recording: Recording | None = None, **other: Any):
+    def __init__(self, recorded: Recorded, recording: RunRecording | None = None, **other: Any):
         torch.manual_seed(0)
         self.model = other.pop("model", None) or Noisy()
         self.optimizer = Adam(self.model.parameters(), lr=other.pop("lr", 0.01))
@@ -96,9 +96,10 @@ class Again:
             "sites": ["conv", "fc1"],
             "probe": self.probe,
             "loss_fn": F.cross_entropy,
-            "replay": recording or recorded.recording,
         }
-        self.growth = esper.grow(self.model, self.optimizer, **(made | other))
+        self.growth = esper.replay(
+            recording or recorded.recording, self.model, self.optimizer, **(made | other)
+        )
         self.steps = 0
 
     def train(self, until: int) -> None:
@@ -126,7 +127,7 @@ class Seeded(Training):
             super().train(self.steps + 1)
 
 
-def recording_of(training: Training, settings: Settings, folder: Path) -> Recording:
+def recording_of(training: Training, settings: Settings, folder: Path) -> RunRecording:
     """Return the record of a run that has ended, by way of a file."""
     servers = settings.kafka_bootstrap_servers
     history = with_kernels(servers, fetch_history(servers, training.growth.run_id))
@@ -201,14 +202,17 @@ def test_a_replay_is_the_run_to_the_bit(eventful: Recorded) -> None:
     assert again.growth.run_history == eventful.training.growth.run_history
 
 
-def test_it_counts_for_nothing_what_the_run_was_told_another_way(eventful: Recorded) -> None:
-    again = Again(eventful, report_every=7, slots=1, seed=9, lockstep=True, dry_run=True)
-    with again.growth:
-        again.train(eventful.steps)
-    assert_same_state(again.model, eventful.training.model)
+@pytest.mark.parametrize(
+    "setting", [{"report_every": 7}, {"slots": 1}, {"seed": 9}, {"config": esper.GrowConfig()}]
+)
+def test_a_setting_that_the_recording_holds_cannot_be_given(
+    eventful: Recorded, setting: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        Again(eventful, **setting)
 
 
-def at_step(recording: Recording, shift: int) -> tuple[Recording, int]:
+def at_step(recording: RunRecording, shift: int) -> tuple[RunRecording, int]:
     """The record in which the last decision applied was applied so many steps later."""
     name, outcome = [
         each for each in recording.outcomes.items() if each[1].status is OutcomeStatus.APPLIED

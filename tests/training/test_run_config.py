@@ -1,4 +1,6 @@
-"""What a run says of itself when it opens."""
+"""The run configuration in a run's first report."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -14,27 +16,28 @@ from esper.topics.models import (
     SiteFacts,
     SiteKind,
 )
-from esper.training import PolicyRefused
+from esper.training import GrowConfig, PolicyRefused
 from esper.training.run_config import is_contextual, run_config_of, site_facts
 from tests.seed.hosts import host, sites_of
 
 
-def a_run_config(policy: PolicySpec | None = None, selection: Selection | None = None) -> RunConfig:
-    model = host()
+def run_config_for(**config: Any) -> RunConfig:
+    """Return the run configuration of a small host, for fields of GrowConfig."""
+    given, model = GrowConfig(**config), host()
     return run_config_of(
         model,
         sites_of(model),
         seed=3,
         slots=2,
-        policy=policy,
-        selection=selection,
+        policy=given.policy,
+        selection=given.selection,
         report_every=20,
         lockstep=False,
     )
 
 
-def test_each_site_is_told_with_what_a_policy_may_know_of_it() -> None:
-    assert a_run_config().sites == {
+def test_each_site_has_the_facts_that_a_policy_may_use() -> None:
+    assert run_config_for().sites == {
         "conv": SiteFacts(
             kind=SiteKind.FEATURE_MAP, signature="feature_map:2x6x6>8x6x6", depth=0.0, params=152
         ),
@@ -42,52 +45,61 @@ def test_each_site_is_told_with_what_a_policy_may_know_of_it() -> None:
     }
 
 
-def test_depth_is_the_place_in_the_order_of_modules_not_of_names_given() -> None:
+def test_depth_follows_the_order_of_modules_not_of_given_names() -> None:
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
     found = find_sites(model, ["3", "0", "2"], torch.zeros(1, 3), 1)
     facts = site_facts(model, found)
     assert {name: each.depth for name, each in facts.items()} == {"0": 0.0, "2": 0.5, "3": 1.0}
 
 
-def test_a_site_alone_is_in_the_middle() -> None:
+def test_a_single_site_has_depth_one_half() -> None:
     model = host()
     assert site_facts(model, sites_of(model, "fc1"))["fc1"].depth == 0.5
 
 
-def test_what_is_given_is_told_and_what_is_not_is_the_default() -> None:
+def test_given_policies_are_used_and_missing_ones_are_defaults() -> None:
     policy = PolicySpec(params={"exploration": 0.5})
     selection = Selection(limits=SelectionLimits(max_on_trial=1))
-    given, default = a_run_config(policy, selection), a_run_config()
+    given, default = run_config_for(policy=policy, selection=selection), run_config_for()
     assert (given.policy, given.selection) == (policy, selection)
     assert (default.policy, default.selection) == (DEFAULT_POLICY, DEFAULT_SELECTION)
     assert DEFAULT_SELECTION.attention is not None
 
 
-def test_policies_are_told_with_all_their_parameters_lest_a_default_changes() -> None:
-    told = a_run_config(PolicySpec(name="sliding-ucb", params={"window": 50}), Selection())
-    assert told.policy.params == {"exploration": 0.5, "window": 50}
-    attending = a_run_config(None, Selection(attention=PolicySpec(name="thompson-gaussian")))
+def test_policies_are_written_with_all_parameters() -> None:
+    written = run_config_for(
+        policy=PolicySpec(name="sliding-ucb", params={"window": 50}), selection=Selection()
+    )
+    assert written.policy.params == {"exploration": 0.5, "window": 50}
+    attending = run_config_for(selection=Selection(attention=PolicySpec(name="thompson-gaussian")))
     assert attending.selection and attending.selection.attention
     assert attending.selection.attention.params == {"sigma": 0.5, "prior_sigma": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("policy", "selection", "why"),
+    ("config", "why"),
     [
-        (PolicySpec(name="oracle"), None, "no policy 'oracle'; there are"),
-        (None, Selection(attention=PolicySpec(name="oracle")), "no policy 'oracle'; there are"),
-        (None, Selection(attention=PolicySpec(name="linear-thompson")), "linear-thompson"),
-        (PolicySpec(params={"greed": 1.0}), None, "has no parameter 'greed'; it has exploration"),
+        ({"policy": PolicySpec(name="oracle")}, "no policy 'oracle'; there are"),
+        (
+            {"selection": Selection(attention=PolicySpec(name="oracle"))},
+            "no policy 'oracle'; there are",
+        ),
+        (
+            {"selection": Selection(attention=PolicySpec(name="linear-thompson"))},
+            "linear-thompson",
+        ),
+        (
+            {"policy": PolicySpec(params={"greed": 1.0})},
+            "has no parameter 'greed'; it has exploration",
+        ),
     ],
     ids=["policy", "attention", "attention by features", "parameter"],
 )
-def test_a_policy_that_there_is_not_is_refused_before_the_run_is_announced(
-    policy: PolicySpec | None, selection: Selection | None, why: str
-) -> None:
+def test_an_unknown_policy_or_parameter_is_refused(config: dict[str, Any], why: str) -> None:
     with pytest.raises(PolicyRefused, match=why):
-        a_run_config(policy, selection)
+        run_config_for(**config)
 
 
-def test_only_a_policy_that_judges_by_features_needs_gradients() -> None:
-    assert not is_contextual(a_run_config(PolicySpec(name="ucb1")))
-    assert is_contextual(a_run_config(PolicySpec(name="linear-thompson")))
+def test_only_a_contextual_policy_needs_gradients() -> None:
+    assert not is_contextual(run_config_for(policy=PolicySpec(name="ucb1")))
+    assert is_contextual(run_config_for(policy=PolicySpec(name="linear-thompson")))

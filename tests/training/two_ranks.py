@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
-import esper
 from esper.kernel import ArtifactRefused, Kernel
 from esper.seed import Seed, Site
 from esper.training import frame_decoder
 from esper.training.growth import Growth
 from esper.training.ranks import LeaderFailed, RanksDiffer
 from tests.seed.hosts import host, images, labels
+from tests.training.grow_fixture import attach
 
 BATCH: Final = 16
 MOST_STEPS: Final = 20_000
@@ -102,9 +102,10 @@ def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
     wrapped = DistributedDataParallel(model)
     optimizer = Adam(model.parameters(), lr=0.01)
     seen: list[Any] = []
-    growth = esper.grow(
+    growth = attach(
         wrapped,
         optimizer,
+        state=state["growth"],
         sites=orders["sites"][rank],
         probe=(images(20).to(device), labels(20).to(device)),
         loss_fn=F.cross_entropy,
@@ -112,7 +113,6 @@ def train(folder: Path, rank: int, orders: dict[str, Any]) -> None:
         slots=3,
         report_every=REPORT_EVERY,
         seal_timeout_s=0.3,
-        resume=state["growth"],
     )
     if state["step"]:
         model.load_state_dict(state["model"])

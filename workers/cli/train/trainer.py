@@ -3,18 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 import esper
-from esper.bandit import DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.settings import Settings
 from esper.tasks.checkpoint import TrainingCheckpoint
 from esper.tasks.train import DatasetSplits, OnEpoch, Task, TaskResult, train_task
 from esper.topics.models import PolicySpec, Selection
-from esper.training import CheckpointRefused, Growth, Recording, RecordUnfit
+from esper.training import CheckpointRefused, Growth, RecordUnfit, RunRecording
 from esper.training.lineage import RunHistory
 
 Announce = Callable[[str], None]
@@ -54,7 +55,7 @@ class GrowOptions:
     selection: Selection | None = None
     lockstep: bool = False
     memory: bool | None = None
-    replay: Recording | None = None
+    replay: RunRecording | None = None
     report_every: int = REPORT_EVERY
     slots: int = SLOTS
 
@@ -134,27 +135,29 @@ def _attach(
     optimizer: Optimizer,
     splits: DatasetSplits,
 ) -> Growth:
-    """Attach growth to the host of a task, resumed from the checkpoint if it has a state."""
-    try:
+    """Attach growth to the host of a task: replay a recording, resume a checkpoint, or grow."""
+    given: Any = {"sites": task.sites, "probe": splits.probe, "loss_fn": task.loss}
+    if options.replay is not None:
+        return esper.replay(options.replay, model, optimizer, **given)
+    config = esper.GrowConfig(
+        policy=options.policy or DEFAULT_POLICY,
+        selection=task.allowed(options.selection or DEFAULT_SELECTION),
+        settings=settings,
+        lockstep=options.lockstep,
+        memory=options.memory,
+    )
+    if checkpoint is None or not checkpoint.state:
         return esper.grow(
             model,
             optimizer,
-            sites=task.sites,
-            probe=splits.probe,
-            loss_fn=task.loss,
+            **given,
             run=task.name,
             slots=options.slots,
             report_every=options.report_every,
             seed=seed,
-            policy=options.policy,
-            selection=task.allowed(options.selection or DEFAULT_SELECTION),
-            settings=settings,
-            lockstep=options.lockstep,
-            memory=options.memory,
-            resume=checkpoint.state["growth"] if checkpoint and checkpoint.state else None,
-            replay=options.replay,
+            config=config,
         )
+    try:
+        return esper.resume(checkpoint.state["growth"], model, optimizer, **given, config=config)
     except (CheckpointRefused, RecordUnfit) as error:
-        if checkpoint is None:
-            raise
         raise checkpoint.refusal(error) from error
