@@ -17,11 +17,15 @@ from river import bandit
 from benchmarks.result import Figure, Goal, Measured, figure
 from benchmarks.timing import in_turn, scaled
 from esper.bandit import ArmHistory, policy_for
-from esper.orchestrator import FoldState, fold
-from esper.orchestrator.independent_trials import INDEPENDENT_TRIALS
-from esper.orchestrator.state import PendingDecision
-from esper.orchestrator.trials import learn
-from esper.orchestrator.view import build_view
+from esper.orchestrator import (
+    INDEPENDENT_TRIALS,
+    FoldState,
+    PendingDecision,
+    apply_report,
+    build_view,
+    fold,
+    recorded_arms,
+)
 from esper.topics.codec import encode, sha256_of
 from esper.topics.models import (
     Cause,
@@ -102,7 +106,7 @@ WHAT: Final = {
 
 def _choices(state: FoldState, report: SeedReport) -> dict[str, Callable[[], object]]:
     view = build_view(state, report)
-    options, situation = view.options(), view.situation
+    options, situation = view.selector_input(), view.situation
 
     def by(policy: str) -> Callable[[], object]:
         selector = replace(state.run.selector, policy=policy_for(PolicySpec(name=policy)))
@@ -131,10 +135,10 @@ def _folds(state: FoldState, report: SeedReport) -> dict[str, Callable[[], objec
         "plan": plan,
         "fold-decides": lambda: fold(state, report, cause),
         "fold-waits": lambda: fold(waiting, report, cause),
-        "learn": lambda: learn(state, report, cause.sha256),
+        "learn": lambda: apply_report(state, report, cause.sha256),
         "digests": lambda: (state.sha256(), state.sha256()),
         "record": lambda: (
-            build_view(state, report).candidates(decided.operations),
+            recorded_arms(build_view(state, report), decided.operations),
             sha256_of(encode(decided)),
         ),
     }

@@ -41,14 +41,14 @@ class ArmFeatures:
     ) -> "ArmFeatures":
         """Return the columns of kernels that are sorted by site and blueprint."""
         by_category: dict[tuple[str, str], list[int]] = {}
-        for place, kernel in enumerate(kernels):
-            by_category.setdefault((kernel.site, kernel.category), []).append(place)
+        for index, kernel in enumerate(kernels):
+            by_category.setdefault((kernel.site, kernel.category), []).append(index)
         costs = [kernel.cost for kernel in kernels]
         return cls(
             kernels=tuple(kernels),
             sites=_slices(kernels),
             by_kernel={
-                (kernel.site, kernel.kernel_id): place for place, kernel in enumerate(kernels)
+                (kernel.site, kernel.kernel_id): index for index, kernel in enumerate(kernels)
             },
             by_category=by_category,
             params=np.array([kernel.params for kernel in kernels], np.int64),
@@ -60,10 +60,10 @@ class ArmFeatures:
             any_banned=bool(banned.any()),
         )
 
-    def with_embargo(self, places: Sequence[int], until_seq: int) -> "ArmFeatures":
+    def with_embargo(self, indexes: Sequence[int], until_seq: int) -> "ArmFeatures":
         """Return the offers with some arms left alone until a report."""
         embargo_until = self.embargo_until.copy()
-        embargo_until[list(places)] = until_seq
+        embargo_until[list(indexes)] = until_seq
         latest = max(self.latest_embargo, until_seq)
         return replace(self, embargo_until=embargo_until, latest_embargo=latest)
 
@@ -77,9 +77,9 @@ NOWHERE = slice(0, 0)
 
 def _slices(kernels: Sequence[LoadableKernel]) -> dict[str, slice]:
     slices: dict[str, slice] = {}
-    for place, kernel in enumerate(kernels):
-        first = slices.get(kernel.site, slice(place, place)).start
-        slices[kernel.site] = slice(first, place + 1)
+    for index, kernel in enumerate(kernels):
+        first = slices.get(kernel.site, slice(index, index)).start
+        slices[kernel.site] = slice(first, index + 1)
     return slices
 
 

@@ -35,16 +35,16 @@ class ArmStats:
         pulls = sum(history.pulls for history in histories.values())
         return cls(priors, histories, columns, pulls)
 
-    def with_history(self, place: int, history: ArmHistory) -> "ArmStats":
+    def with_history(self, index: int, history: ArmHistory) -> "ArmStats":
         """Return the standings with another history of one arm."""
         before = self.lifetime
         weight, mean, variance = before.weight.copy(), before.mean.copy(), before.variance.copy()
-        prior = self.priors.get(place, NO_PRIOR)
-        weight[place], mean[place], variance[place] = _together(history, prior, NO_DISCOUNT, 0)
-        known = self.histories.get(place)
+        prior = self.priors.get(index, NO_PRIOR)
+        weight[index], mean[index], variance[index] = _together(history, prior, NO_DISCOUNT, 0)
+        known = self.histories.get(index)
         pulls = self.pulls + history.pulls - (known.pulls if known else 0)
         columns = _filled(weight, mean, variance)
-        return ArmStats(self.priors, {**self.histories, place: history}, columns, pulls)
+        return ArmStats(self.priors, {**self.histories, index: history}, columns, pulls)
 
     def seen_by(
         self,
@@ -60,8 +60,8 @@ class ArmStats:
         """
         state = PolicyContext(self._total(discounting, trials, where), model)
         if discounting is not NO_DISCOUNT and discounting != NO_DISCOUNT:
-            places = range(len(self.lifetime)) if where is None else range(where.start, where.stop)
-            columns = _columns(places, self.priors, self.histories, discounting, trials)
+            indexes = range(len(self.lifetime)) if where is None else range(where.start, where.stop)
+            columns = _columns(indexes, self.priors, self.histories, discounting, trials)
         elif where is None:
             columns = self.lifetime
         else:
@@ -85,23 +85,23 @@ class ArmStats:
             if where is None
             else [
                 history
-                for place in range(where.start, where.stop)
-                if (history := self.histories.get(place)) is not None
+                for index in range(where.start, where.stop)
+                if (history := self.histories.get(index)) is not None
             ]
         )
         return math.fsum(history.remembered(discounting, trials)[0] for history in tried)
 
 
 def _columns(
-    places: range,
+    indexes: range,
     priors: Mapping[int, Prior],
     histories: Mapping[int, ArmHistory],
     discounting: Discounting,
     trials: int,
 ) -> ArmArrays:
-    weight, mean, variance = (np.zeros(len(places)) for _ in range(3))
-    for row, place in enumerate(places):
-        history, prior = histories.get(place), priors.get(place, NO_PRIOR)
+    weight, mean, variance = (np.zeros(len(indexes)) for _ in range(3))
+    for row, index in enumerate(indexes):
+        history, prior = histories.get(index), priors.get(index, NO_PRIOR)
         if history is not None:
             together = _together(history, prior, discounting, trials)
             weight[row], mean[row], variance[row] = together

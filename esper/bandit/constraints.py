@@ -108,14 +108,14 @@ def permanent_codes(
 ) -> Codes:
     """Return the constraint that rules a kernel out for the whole run, or 0, for each of them."""
     codes: Codes = np.zeros(len(kernels), np.int8)
-    for place, kernel in enumerate(kernels):
+    for index, kernel in enumerate(kernels):
         pinned = limits.pinned.get(kernel.site)
         if kernel.blueprint_id in limits.forbidden or kernel.site in limits.forbidden_sites:
-            codes[place] = Constraint.FORBIDDEN
+            codes[index] = Constraint.FORBIDDEN
         elif pinned is not None and kernel.blueprint_id not in pinned:
-            codes[place] = Constraint.NOT_PINNED
+            codes[index] = Constraint.NOT_PINNED
         elif kernel.site not in slots:
-            codes[place] = Constraint.NO_SEED_FREE
+            codes[index] = Constraint.NO_SEED_FREE
     return codes
 
 
@@ -187,7 +187,7 @@ def _mark(codes: Codes, constraint: Constraint, arms: Sequence[int], where: slic
             codes[arm - start] = constraint
 
 
-def _inside(place: slice, where: slice) -> slice:
+def _inside(index: slice, where: slice) -> slice:
     """Return a range of arms as counted from the start of another, cut to it."""
-    start = max(place.start, where.start) - where.start
-    return slice(start, max(start, min(place.stop, where.stop) - where.start))
+    start = max(index.start, where.start) - where.start
+    return slice(start, max(start, min(index.stop, where.stop) - where.start))

@@ -62,10 +62,10 @@ class ArmHistory(BaseModel):
         """The slope of its last `RECENT` rewards, per trial, by least squares; 0 before two."""
         rewards = [reward for _, reward in self.recent[-RECENT:]]
         middle = (len(rewards) - 1) / 2
-        spread = math.fsum((place - middle) ** 2 for place in range(len(rewards)))
+        spread = math.fsum((index - middle) ** 2 for index in range(len(rewards)))
         if not spread:
             return 0.0
-        return math.fsum((place - middle) * each for place, each in enumerate(rewards)) / spread
+        return math.fsum((index - middle) * each for index, each in enumerate(rewards)) / spread
 
     def reports_since(self, seq: int) -> int | None:
         """Reports from its last trial to report `seq`; None where it was never tried."""

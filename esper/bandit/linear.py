@@ -67,13 +67,13 @@ class LinearModel(BaseModel):
 def _cholesky(lower: Sequence[Sequence[float]], ridge: float) -> Rows:
     """Return L, lower triangular, with L Lᵀ the symmetric matrix plus `ridge` on its diagonal."""
     factor: Rows = []
-    for place, row in enumerate(lower):
+    for index, row in enumerate(lower):
         found: list[float] = []
-        for column in range(place):
+        for column in range(index):
             known = factor[column]
             found.append((row[column] - _dot(found, known)) / known[column])
         # Rounding may take what is left of a feature that others explain below what was added.
-        left = max(row[place] + ridge - _dot(found, found), ridge)
+        left = max(row[index] + ridge - _dot(found, found), ridge)
         found.append(math.sqrt(left))
         factor.append(found)
     return factor
@@ -90,11 +90,11 @@ def _forward(factor: Rows, right: Sequence[float]) -> list[float]:
 def _backward(factor: Rows, right: Sequence[float]) -> list[float]:
     """Return x with Lᵀ x = right."""
     found = list(right)
-    for place in reversed(range(len(factor))):
-        row = factor[place]
-        found[place] /= row[place]
-        for column in range(place):
-            found[column] -= row[column] * found[place]
+    for index in reversed(range(len(factor))):
+        row = factor[index]
+        found[index] /= row[index]
+        for column in range(index):
+            found[column] -= row[column] * found[index]
     return found
 
 

@@ -34,13 +34,13 @@ def cost_ranks(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
 
 def cost_ranks_by_site(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
     """Return the ranks of each kernel among those of its site, in order."""
-    places: dict[str, list[int]] = {}
-    for place, kernel in enumerate(kernels):
-        places.setdefault(kernel.site, []).append(place)
+    indexes: dict[str, list[int]] = {}
+    for index, kernel in enumerate(kernels):
+        indexes.setdefault(kernel.site, []).append(index)
     found: dict[int, CostRanks] = {}
-    for of_site in places.values():
-        found.update(zip(of_site, cost_ranks([kernels[place] for place in of_site]), strict=True))
-    return [found[place] for place in range(len(kernels))]
+    for of_site in indexes.values():
+        found.update(zip(of_site, cost_ranks([kernels[index] for index in of_site]), strict=True))
+    return [found[index] for index in range(len(kernels))]
 
 
 def ranks(values: Sequence[float | None]) -> list[float | None]:

@@ -31,17 +31,17 @@ class SlotId(NamedTuple):
 class SelectorInput(NamedTuple):
     """All that may be chosen from: arms at sites, seats at the same sites, and what is known.
 
-    `seats` are in the order of (site, slot), `places` tells where each stands, `slots` how many a
+    `slot_ids` are in the order of (site, slot), `slot_index` their index, `slots` how many a
     site has; in `closed` ones nothing may be planted. `features` (n, d) and `model` are for
     contextual policies.
     """
 
     arm_features: ArmFeatures
-    arms: ArmStats
-    seats: tuple[SlotId, ...]
-    places: Mapping[SlotId, int]
+    arm_stats: ArmStats
+    slot_ids: tuple[SlotId, ...]
+    slot_index: Mapping[SlotId, int]
     slots: Mapping[str, int]
-    seeds: ArmStats
+    slot_stats: ArmStats
     trials: int
     closed: frozenset[SlotId]
     features: FloatArray | None = None
@@ -51,7 +51,7 @@ class SelectorInput(NamedTuple):
 class ArmChoice(NamedTuple):
     """The seat and the arm to plant in it, by its place among the offers, with its score."""
 
-    seat: SlotId
+    slot_id: SlotId
     arm: int
     score: float
 
@@ -62,27 +62,27 @@ class SeedSelector:
 
     With `attention` there are two bandits, one among seats, and one at each site among its
     blueprints. Without, `policy` chooses among all arms, and the first free slot is taken. Equal
-    scores are told apart by chance; by one number for each arm where `draw_each`.
+    scores are told apart by chance; by one number for each arm where `draw_per_arm`.
     """
 
     policy: Policy
     attention: Policy | None
     limits: SelectionLimits
     seed: int
-    draw_each: bool = False
+    draw_per_arm: bool = False
 
-    def choose(self, options: SelectorInput, situation: Situation) -> ArmChoice | None:
+    def choose(self, inputs: SelectorInput, situation: Situation) -> ArmChoice | None:
         """Return what to plant next; None where constraints leave nothing."""
-        if situation.on_trial >= self.limits.max_on_trial or not options.arm_features.kernels:
+        if situation.on_trial >= self.limits.max_on_trial or not inputs.arm_features.kernels:
             return None
         if self.attention is not None:
-            return self._attend(options, situation)
-        best = self._best_arm(options, situation, slice(0, len(options.arm_features.kernels)))
+            return self._attend(inputs, situation)
+        best = self._best_arm(inputs, situation, slice(0, len(inputs.arm_features.kernels)))
         if best is None:
             return None
-        return ArmChoice(_first_open(options, options.arm_features.kernels[best[0]].site), *best)
+        return ArmChoice(_first_open(inputs, inputs.arm_features.kernels[best[0]].site), *best)
 
-    def seat_scores(self, options: SelectorInput, seq: int) -> FloatArray:
+    def slot_scores(self, inputs: SelectorInput, seq: int) -> FloatArray:
         """Return the score of each seat; the higher, the sooner it gets attention.
 
         Raises:
@@ -90,55 +90,55 @@ class SeedSelector:
         """
         if self.attention is None:
             raise ValueError("this selector has no policy for attention")
-        state, columns = options.seeds.seen_by(self.attention.discounting, options.trials)
+        state, columns = inputs.slot_stats.seen_by(self.attention.discounting, inputs.trials)
         return self.attention.score(state, columns, CounterRNG(self.seed, seq, _ATTENTION))
 
-    def arm_scores(self, options: SelectorInput, seq: int) -> FloatArray:
+    def arm_scores(self, inputs: SelectorInput, seq: int) -> FloatArray:
         """Return the score of each arm, among those of its site where attention chose it."""
-        count = len(options.arm_features.kernels)
+        count = len(inputs.arm_features.kernels)
         if self.attention is None:
-            return self._scores(options, seq, slice(0, count))
+            return self._scores(inputs, seq, slice(0, count))
         scores = np.empty(count)
-        for where in options.arm_features.sites.values():
-            scores[where] = self._scores(options, seq, where)
+        for where in inputs.arm_features.sites.values():
+            scores[where] = self._scores(inputs, seq, where)
         return scores
 
-    def _attend(self, options: SelectorInput, situation: Situation) -> ArmChoice | None:
-        if not options.seats:
+    def _attend(self, inputs: SelectorInput, situation: Situation) -> ArmChoice | None:
+        if not inputs.slot_ids:
             return None
-        scores = self.seat_scores(options, situation.seq)
-        codes: Codes = np.zeros(len(options.seats), np.int8)
-        for closed in options.closed:
+        scores = self.slot_scores(inputs, situation.seq)
+        codes: Codes = np.zeros(len(inputs.slot_ids), np.int8)
+        for closed in inputs.closed:
             # A report may tell of seats that its run did not open with.
-            if (known := options.places.get(closed)) is not None:
+            if (known := inputs.slot_index.get(closed)) is not None:
                 codes[known] = Constraint.NO_SEED_FREE
-        while (place := self._first(scores, codes, situation.seq, "seat")) is not None:
-            seat = options.seats[place]
-            best = self._best_arm(options, situation, options.arm_features.of_site(seat.site))
+        while (index := self._first(scores, codes, situation.seq, "seat")) is not None:
+            slot_id = inputs.slot_ids[index]
+            best = self._best_arm(inputs, situation, inputs.arm_features.of_site(slot_id.site))
             if best is not None:
-                return ArmChoice(seat, *best)
-            first = options.places[SlotId(seat.site, 0)]
-            codes[first : first + options.slots[seat.site]] = Constraint.NO_SEED_FREE
+                return ArmChoice(slot_id, *best)
+            first = inputs.slot_index[SlotId(slot_id.site, 0)]
+            codes[first : first + inputs.slots[slot_id.site]] = Constraint.NO_SEED_FREE
         return None
 
     def _best_arm(
-        self, options: SelectorInput, situation: Situation, where: slice
+        self, inputs: SelectorInput, situation: Situation, where: slice
     ) -> tuple[int, float] | None:
-        codes = constraint_codes(self.limits, situation, options.arm_features, where)
+        codes = constraint_codes(self.limits, situation, inputs.arm_features, where)
         if np.count_nonzero(codes) == len(codes):
             return None
-        scores = self._scores(options, situation.seq, where)
+        scores = self._scores(inputs, situation.seq, where)
         best = self._first(scores, codes, situation.seq, TIE_BREAK)
         return None if best is None else (where.start + best, float(scores[best]))
 
-    def _scores(self, options: SelectorInput, seq: int, where: slice) -> FloatArray:
-        policy, arm_features = self.policy, options.arm_features
+    def _scores(self, inputs: SelectorInput, seq: int, where: slice) -> FloatArray:
+        policy, arm_features = self.policy, inputs.arm_features
         if where.stop - where.start == len(arm_features.kernels):
             rows, purpose = None, _BLUEPRINT
         else:
             rows, purpose = where, f"{_BLUEPRINT}/{arm_features.kernels[where.start].site}"
-        state, columns = options.arms.seen_by(
-            policy.discounting, options.trials, rows, options.features, options.model
+        state, columns = inputs.arm_stats.seen_by(
+            policy.discounting, inputs.trials, rows, inputs.features, inputs.model
         )
         return policy.score(state, columns, CounterRNG(self.seed, seq, purpose))
 
@@ -157,16 +157,16 @@ class SeedSelector:
         if np.count_nonzero(equal) == 1:
             return best
         ties = np.flatnonzero(equal & (codes == 0))
-        if self.draw_each:
+        if self.draw_per_arm:
             return min(
-                (uniform(self.seed, seq, TIE_BREAK, place), place) for place in ties.tolist()
+                (uniform(self.seed, seq, TIE_BREAK, index), index) for index in ties.tolist()
             )[1]
         return int(ties[int(uniform(self.seed, seq, purpose, len(ties)) * len(ties))])
 
 
-def _first_open(options: SelectorInput, site: str) -> SlotId:
+def _first_open(inputs: SelectorInput, site: str) -> SlotId:
     """Return the first open seat of a site, which has one."""
     slot = 0
-    while (site, slot) in options.closed:
+    while (site, slot) in inputs.closed:
         slot += 1
     return SlotId(site, slot)

@@ -49,7 +49,7 @@ class PerformanceTracker:
     marginal: Mapping[HistoryKey, ArmHistory] = field(default_factory=dict)
     detailed: Mapping[HistoryKey, ArmHistory] = field(default_factory=dict)
     discounting: Discounting = NO_DISCOUNT
-    attention_forgetting: Discounting = NO_DISCOUNT
+    attention_discounting: Discounting = NO_DISCOUNT
 
     def of(self, tried: HistoryKey) -> ArmHistory | None:
         """Return the history of what was tried; None where it never was, or was let go."""
@@ -75,7 +75,7 @@ class PerformanceTracker:
             **self.marginal,
             arm: self.marginal.get(arm, ArmHistory()).after(trial, number, self.discounting),
             seed: self.marginal.get(seed, ArmHistory()).after(
-                trial, number, self.attention_forgetting
+                trial, number, self.attention_discounting
             ),
         }
         return replace(self, trials=number, marginal=marginal, detailed=detailed)

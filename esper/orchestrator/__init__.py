@@ -5,21 +5,36 @@ with the decisions. It reads nothing else, so the same reports give the same dec
 byte, in a worker or in a later audit. Read `fold.py` first.
 """
 
-from esper.orchestrator.fold import Folded, FoldError, RunUnfoldable, SequenceGap, decision_id, fold
-from esper.orchestrator.memory_update import memory_updates
-from esper.orchestrator.orchestrator import Intent, SeedOrchestrator
-from esper.orchestrator.state import FULL_ALPHA, FoldState
+from esper.orchestrator.explain import recorded_arms
+from esper.orchestrator.fold import (
+    Folded,
+    FoldError,
+    Intent,
+    RunUnfoldable,
+    SeedOrchestrator,
+    SequenceGap,
+    decision_id,
+    fold,
+)
+from esper.orchestrator.state import FULL_ALPHA, FoldState, PendingDecision, memory_updates
+from esper.orchestrator.trials import INDEPENDENT_TRIALS, apply_report
+from esper.orchestrator.view import build_view
 
 __all__ = [
     "FULL_ALPHA",
+    "INDEPENDENT_TRIALS",
     "FoldError",
     "FoldState",
     "Folded",
     "Intent",
+    "PendingDecision",
     "RunUnfoldable",
     "SeedOrchestrator",
     "SequenceGap",
+    "apply_report",
+    "build_view",
     "decision_id",
     "fold",
     "memory_updates",
+    "recorded_arms",
 ]

@@ -1,18 +1,37 @@
-"""The fold: one report in, the next state and the decisions it led to out."""
+"""Make decisions: fold one report into the state of its run and return the decisions it leads to.
+
+Read this file from `fold` downwards. `apply_report` (trials.py) puts the report into the state,
+`SeedOrchestrator.decide` chooses the plans, and `_decisions` turns the plans into records.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from esper.bandit import PURPOSE, TIE_BREAK, Policy
-from esper.orchestrator.answer import last_word, no_action
+from esper.errors import EsperError
 from esper.orchestrator.candidates import TooManyArms
-from esper.orchestrator.orchestrator import Intent, Proposal, SeedOrchestrator
-from esper.orchestrator.plan import DecisionPlan
+from esper.orchestrator.explain import lockstep_answer, recorded_arms, recorded_slots, why_idle
+from esper.orchestrator.manual_requests import answer_requests
 from esper.orchestrator.state import FoldState, PendingDecision, RequestedAlpha, StrategyState
-from esper.orchestrator.trials import ended_early, incidents_in_words, learn
+from esper.orchestrator.strategies import RULES
+from esper.orchestrator.strategy_selection import (
+    Rule,
+    SignalReadings,
+    choose_strategy,
+    read_signals,
+    strategy_choice,
+)
+from esper.orchestrator.trials import (
+    INDEPENDENT_TRIALS,
+    apply_report,
+    describe_incidents,
+    end_early,
+)
+from esper.orchestrator.view import DecisionPlan, View, build_view
 from esper.topics.codec import digest, sha256_of
 from esper.topics.models import (
+    ActiveStrategy,
     AdaptationDecision,
     Cause,
     Cull,
@@ -22,91 +41,143 @@ from esper.topics.models import (
     RandomStamp,
     Reweight,
     SeedReport,
+    Strategy,
 )
 
-SEAL: Proposal = (None, DecisionPlan((), "the run is closed; this seals its reports"))
+Proposal = tuple[Strategy | None, DecisionPlan]
+"""A plan, and the strategy that proposed it; None for a plan of no strategy."""
+
+SEAL: Final[Proposal] = (None, DecisionPlan((), "the run is closed; this seals its reports"))
 
 
-class FoldError(ValueError):
-    """A report that cannot be folded."""
+class FoldError(EsperError, ValueError):
+    """A report cannot be folded."""
 
 
 class RunUnfoldable(FoldError):
-    """This report can never be folded: its run was not opened, is closed, or asks too much."""
+    """The report can never be folded: its run is not open, is closed, or is out of bounds."""
 
 
 class SequenceGap(FoldError):
-    """A report is missing: folding past the hole would make decisions no audit could repeat."""
+    """A report is missing; decisions made without it could not be audited."""
 
 
 class Folded(NamedTuple):
-    """The state after a report, and the decisions it led to."""
+    """The state after a report, and the decisions that the report led to."""
 
     state: FoldState
     decisions: tuple[AdaptationDecision, ...]
 
 
-def fold(
-    state: FoldState | None,
-    report: SeedReport,
-    cause: Cause,
-) -> Folded:
-    """Fold one report into the state of its run (None before the first).
+def fold(state: FoldState | None, report: SeedReport, cause: Cause) -> Folded:
+    """Fold one report into the state of its run (None before the first report).
 
-    A report already folded changes nothing and leads to no decision. In a lockstep run every
-    other report leads to one at least: the last has no operations and ends the answer.
+    A report that is already folded changes nothing and leads to no decision. In a lockstep run
+    every other report leads to at least one decision; the last one has no operations and ends the
+    answer.
 
     Raises:
-        RunUnfoldable: there is no state, and the report opens none that could be folded; or the
-            run was closed by an earlier report, or offers too many arms.
-        SequenceGap: the report is not the next one.
+        RunUnfoldable: the first report has no valid run_config, an earlier report closed the run,
+            or the run has too many arms.
+        SequenceGap: the report's seq is not the next one.
     """
-    before = state or _opened(report)
+    before = state or _start(report)
     if report.seq <= before.last_seq:
         return Folded(before, ())
-    if before.closed:
-        raise RunUnfoldable(
-            f"run {report.run_id} was closed by report {before.last_seq}; {report.seq} comes after"
-        )
-    if report.seq != before.last_seq + 1:
-        raise SequenceGap(
-            f"run {report.run_id}: report {before.last_seq + 1} is missing, next is {report.seq}"
-        )
+    _check_next(before, report)
     try:
-        after = learn(before, report, cause.sha256)
+        after = apply_report(before, report, cause.sha256)
     except TooManyArms as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
     intent = SeedOrchestrator().decide(after, report)
-    view = intent.view
-    plans: list[Proposal] = [SEAL] if report.closing else list(intent.plans)
-    reason = None
-    idle = not any(plan.operations for _, plan in plans)
-    if not report.closing and (idle or report.paused):
-        reason = no_action(view)
-    if after.run.run_config.lockstep and not report.closing:
-        plans.append((None, last_word(view, len(plans))))
-    elif report.incidents and not plans:
-        plans.append((None, DecisionPlan((), reason or "nothing is decided")))
-    elif reason is not None and reason != before.said:
-        plans.append((None, DecisionPlan((), reason)))
-    if report.incidents:
-        plans[0] = _told_of_incidents(plans[0], report, after)
-    committed = _committed(replace(after, strategy_state=intent.strategy_state), report, plans)
-    after = replace(committed, said=reason)
+    plans, idle_reason = _plans(intent, after, report, before.idle_reason)
+    after = _remember(replace(after, strategy_state=intent.strategy_state), report, plans)
+    after = replace(after, idle_reason=idle_reason)
     decisions = _decisions(before, after, intent, cause, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256
     return Folded(replace(after, previous_sha256=previous), decisions)
 
 
+class Intent(NamedTuple):
+    """The plans for a report, in order, with the view that they were made for.
+
+    `strategy_state` and `choice` are None in runs without orchestration.
+    """
+
+    view: View
+    plans: tuple[Proposal, ...]
+    strategy_state: StrategyState | None = None
+    choice: ActiveStrategy | None = None
+
+
+@dataclass(frozen=True)
+class SeedOrchestrator:
+    """Choose a strategy by rules over signals and return its plan; pure.
+
+    A run without orchestration has no strategy: each trial is judged independently.
+    """
+
+    rules: Sequence[Rule] = RULES
+
+    def decide(self, state: FoldState, report: SeedReport) -> Intent:
+        """Return the plans for a report that `state` already includes."""
+        view, before = build_view(state, report), state.strategy_state
+        answers = tuple[Proposal, ...]((None, plan) for plan in answer_requests(report))
+        has_manual_operations = any(plan.operations for _, plan in answers)
+        if has_manual_operations or report.paused or report.closing or state.pending:
+            # Unanswered operations decide which slots are free; wait for the trainer's outcome.
+            return Intent(view, answers, before)
+        if before is None:
+            return Intent(view, answers + _independent_plans(view))
+        readings = read_signals(view)
+        after = choose_strategy(self.rules, before, view.orchestration, readings, report.seq)
+        choice = strategy_choice(self.rules, before, after, readings)
+        return Intent(view, answers + self._strategy_plan(view, after, readings), after, choice)
+
+    def _strategy_plan(
+        self, view: View, strategy_state: StrategyState, readings: SignalReadings
+    ) -> tuple[Proposal, ...]:
+        """Return the plan of the current strategy; empty without one."""
+        on = tuple(reading for reading in readings if reading.on(staying=True))
+        strategy = strategy_state.strategy
+        rule = next((rule for rule in self.rules if rule.strategy is strategy), None)
+        plan = None if rule is None else rule.propose(view, on)
+        if plan is None:
+            return ()
+        reason = _with_why(plan.reason, strategy_state)
+        return ((strategy, DecisionPlan(plan.operations, reason)),)
+
+
+def _independent_plans(view: View) -> tuple[Proposal, ...]:
+    plans: tuple[Proposal, ...] = ()
+    for strategy, propose in INDEPENDENT_TRIALS:
+        plan = propose(view)
+        if plan is None:
+            continue
+        plans += ((strategy, plan),)
+        view = view.beside(plan.operations)
+    return plans
+
+
+def _with_why(reason: str, strategy_state: StrategyState) -> str:
+    """Return a plan's reason, with the reason for its strategy unless that is already in it."""
+    _, _, why = strategy_state.why.rpartition(": ")
+    if why in reason:
+        return reason
+    return f"{reason}; since report {strategy_state.since_seq}: {strategy_state.why}"
+
+
 def decision_id(run_id: str, seq: int, index: int) -> str:
-    """The id of a decision: the digest of what it answers, so that a repetition has the same."""
+    """Return the id of a decision, a digest of its arguments; a repeated fold gives the same id."""
     return sha256_of(f"{run_id}/{seq}/{index}".encode())
 
 
-def _opened(report: SeedReport) -> FoldState:
+def _start(report: SeedReport) -> FoldState:
+    """Return the state before the first report of a run."""
     if report.run_config is None or report.seq != 0:
         raise RunUnfoldable(
-            f"run {report.run_id} begins with report {report.seq}, which does not open it"
+            f"run {report.run_id} starts with report {report.seq}, which has no run_config; "
+            "fold it from report 0"
         )
     try:
         return FoldState.opened_by(report)
@@ -114,70 +185,96 @@ def _opened(report: SeedReport) -> FoldState:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
 
 
-def _told_of_incidents(proposal: Proposal, report: SeedReport, state: FoldState) -> Proposal:
-    """Return the first answer to a report, with what the governor did before its own reason."""
-    strategy, plan = proposal
-    said = incidents_in_words(report, state.run.selection)
-    return strategy, replace(plan, reason=f"{said}; {plan.reason}")
+def _check_next(state: FoldState, report: SeedReport) -> None:
+    if state.closed:
+        raise RunUnfoldable(
+            f"run {report.run_id} was closed by report {state.last_seq}; {report.seq} comes after"
+        )
+    if report.seq != state.last_seq + 1:
+        raise SequenceGap(
+            f"run {report.run_id}: report {state.last_seq + 1} is missing, next is {report.seq}"
+        )
 
 
-def _committed(state: FoldState, report: SeedReport, plans: list[Proposal]) -> FoldState:
-    """Return the state that remembers what was asked for: answers to await, arms to leave alone."""
+def _plans(
+    intent: Intent, state: FoldState, report: SeedReport, last_idle_reason: str | None
+) -> tuple[list[Proposal], str | None]:
+    """Return the plans that become decisions, and the reason for no action (None: there is one)."""
+    plans: list[Proposal] = [SEAL] if report.closing else list(intent.plans)
+    reason = None
+    idle = not any(plan.operations for _, plan in plans)
+    if not report.closing and (idle or report.paused):
+        reason = why_idle(intent.view)
+    if state.run.run_config.lockstep and not report.closing:
+        plans.append((None, lockstep_answer(intent.view, len(plans))))
+    elif report.incidents and not plans:
+        plans.append((None, DecisionPlan((), reason or "nothing is decided")))
+    elif reason is not None and reason != last_idle_reason:
+        plans.append((None, DecisionPlan((), reason)))
+    if report.incidents:
+        strategy, plan = plans[0]
+        incidents = describe_incidents(report, state.run.selection)
+        plans[0] = strategy, replace(plan, reason=f"{incidents}; {plan.reason}")
+    return plans, reason
+
+
+def _remember(state: FoldState, report: SeedReport, plans: list[Proposal]) -> FoldState:
+    """Return the state with pending decisions, embargoes and rotation after the plans."""
     operations = [operation for _, plan in plans for operation in plan.operations]
     if not operations:
         return state
-    culled = [(each.site, each.kernel_id) for each in operations if isinstance(each, Cull)]
-    planted = [each for each in operations if isinstance(each, Plant)]
+    culled = [(op.site, op.kernel_id) for op in operations if isinstance(op, Cull)]
+    planted = [op for op in operations if isinstance(op, Plant)]
     until = report.seq + state.run.selection.limits.embargo_reports
-    awaited = tuple(
+    pending = tuple(
         PendingDecision(
             decision_id=decision_id(report.run_id, report.seq, index),
             planted=tuple(
-                (operation.site, operation.kernel_id)
-                for operation in plan.operations
-                if isinstance(operation, Plant)
+                (op.site, op.kernel_id) for op in plan.operations if isinstance(op, Plant)
             ),
         )
         for index, (_, plan) in enumerate(plans)
         if plan.operations
     )
     if state.strategy_state is not None:
-        cut = [trial for trial in state.trials if (trial.site, trial.kernel_id) in culled]
-        state = ended_early(state, cut, report)
+        ended = [trial for trial in state.trials if (trial.site, trial.kernel_id) in culled]
+        state = end_early(state, ended, report)
     return replace(
         state,
-        strategy_state=_asked(state.strategy_state, awaited, plans, report.seq),
+        strategy_state=_with_requests(state.strategy_state, pending, plans, report.seq),
         arms=state.arms.embargoed(culled, until),
-        pending=state.pending + awaited,
+        pending=state.pending + pending,
         rotation=_rotated(state, planted),
     )
 
 
-def _asked(
+def _with_requests(
     strategy_state: StrategyState | None,
-    awaited: Sequence[PendingDecision],
+    pending: Sequence[PendingDecision],
     plans: Sequence[Proposal],
     seq: int,
 ) -> StrategyState | None:
-    """Return the agenda that remembers which alphas were asked for, until they are answered."""
+    """Return the strategy state with the alphas that the plans request."""
     if strategy_state is None:
         return None
-    asking = [plan for _, plan in plans if plan.operations]
-    asked = [
+    with_operations = [plan for _, plan in plans if plan.operations]
+    requests = [
         RequestedAlpha(
-            decision_id=pending.decision_id,
-            site=operation.site,
-            slot=operation.slot,
-            kernel_id=operation.kernel_id,
-            alpha=operation.alpha,
+            decision_id=decision.decision_id,
+            site=op.site,
+            slot=op.slot,
+            kernel_id=op.kernel_id,
+            alpha=op.alpha,
             round_seq=seq,
-            round_size=len(pending.planted) if isinstance(operation, Plant) else None,
+            round_size=len(decision.planted) if isinstance(op, Plant) else None,
         )
-        for pending, plan in zip(awaited, asking, strict=True)
-        for operation in plan.operations
-        if isinstance(operation, Plant | Reweight)
+        for decision, plan in zip(pending, with_operations, strict=True)
+        for op in plan.operations
+        if isinstance(op, Plant | Reweight)
     ]
-    return strategy_state.model_copy(update={"asked": (*strategy_state.asked, *asked)})
+    return strategy_state.model_copy(
+        update={"requested_alphas": (*strategy_state.requested_alphas, *requests)}
+    )
 
 
 def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, ...]]:
@@ -192,11 +289,7 @@ def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, 
 
 
 def _decisions(
-    before: FoldState,
-    after: FoldState,
-    intent: Intent,
-    cause: Cause,
-    plans: list[Proposal],
+    before: FoldState, after: FoldState, intent: Intent, cause: Cause, plans: list[Proposal]
 ) -> tuple[AdaptationDecision, ...]:
     if not plans:
         return ()
@@ -216,14 +309,14 @@ def _decisions(
             apply_at_step=view.report.step + 1,
             cause=cause,
             policy=_stamp(run.policy, run.run_config.policy),
-            candidates=view.candidates(plan.operations),
-            seeds=view.seed_candidates(),
+            candidates=recorded_arms(view, plan.operations),
+            seeds=recorded_slots(view),
             attention=(
                 _stamp(run.attention, run.selection.attention)
                 if run.attention and run.selection.attention
                 else None
             ),
-            course=intent.course,
+            course=intent.choice,
             random=RandomStamp(
                 seed=run.run_config.seed,
                 seq=cause.seq,

@@ -1,4 +1,4 @@
-"""What stays as it is from a run's opening to its end."""
+"""The settings of a run, which stay the same from its first report to its last."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,69 +10,69 @@ from esper.bandit import Policy, SeedSelector, SlotId, attention_for, policy_for
 from esper.topics.codec import encode
 from esper.topics.models import Priors, RunConfig, Selection, SelectionLimits
 
-BEFORE_SELECTION: Final = Selection(
+DEFAULT_WITHOUT_SELECTION: Final = Selection(
     limits=SelectionLimits(dormant_reports=0), priors=Priors(cost=0.0, memory=0.0, category=0.0)
 )
-"""How runs were decided whose opening has no selection."""
+"""The selection of a run whose run_config has none."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run's id and opening, and what follows from them."""
+    """The id and run_config of a run, and the values derived from them."""
 
     run_id: str
     run_config: RunConfig
 
     @property
     def selects(self) -> bool:
-        """Whether the opening says how to select; of other runs the old bytes must come out."""
+        """Whether the run_config has a selection; other runs keep their older stored bytes."""
         return self.run_config.selection is not None
 
     @cached_property
     def selection(self) -> Selection:
-        """How the run chooses."""
-        return self.run_config.selection or BEFORE_SELECTION
+        """The selection of the run."""
+        return self.run_config.selection or DEFAULT_WITHOUT_SELECTION
 
     @cached_property
     def policy(self) -> Policy:
-        """The policy for blueprints.
+        """The policy that scores blueprints.
 
         Raises:
-            ValueError: there is none of that name, or not with these parameters.
+            ValueError: the policy's name or a parameter is unknown or out of range.
         """
         return policy_for(self.run_config.policy)
 
     @cached_property
     def attention(self) -> Policy | None:
-        """The policy for seats, where there is one.
+        """The policy that scores slots; None where `policy` alone chooses.
 
         Raises:
-            ValueError: there is none of that name, or it is contextual, which seats are not.
+            ValueError: as `policy`, or the policy is contextual, and slots have no features.
         """
         spec = self.selection.attention
         return None if spec is None else attention_for(spec)
 
     @cached_property
     def selector(self) -> SeedSelector:
-        """What chooses by these policies and limits."""
+        """The selector with the run's policies, limits and seed."""
         return SeedSelector(
             policy=self.policy,
             attention=self.attention,
             limits=self.selection.limits,
             seed=self.run_config.seed,
-            draw_each=not self.selects,
+            draw_per_arm=not self.selects,
         )
 
     @cached_property
-    def seats(self) -> tuple[SlotId, ...]:
-        """All seats, in order."""
+    def slot_ids(self) -> tuple[SlotId, ...]:
+        """All slots in the order of (site, slot)."""
         slots = self.run_config.slots
         return tuple(SlotId(site, slot) for site in sorted(slots) for slot in range(slots[site]))
 
     @cached_property
-    def seat_places(self) -> dict[SlotId, int]:
-        """Where each seat stands among them."""
-        return {seat: place for place, seat in enumerate(self.seats)}
+    def slot_index(self) -> dict[SlotId, int]:
+        """The index of each slot in `slot_ids`."""
+        return {slot_id: index for index, slot_id in enumerate(self.slot_ids)}
 
     @cached_property
     def signatures(self) -> dict[str, str]:
@@ -81,12 +81,12 @@ class RunContext:
 
     @cached_property
     def stored(self) -> dict[str, object]:
-        """The part of the stored state that never changes, ready for orjson."""
+        """The constant part of the stored state, encoded for orjson."""
         stored = {"run_id": orjson.Fragment(orjson.dumps(self.run_id))}
         for name, value in orjson.loads(encode(self.run_config)).items():
             stored[name] = orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
         return dict(stored)
 
     def check(self) -> None:
-        """Raise ValueError, in words, where the run asks for what there is not."""
+        """Raise ValueError where the run_config names an unknown policy or parameter."""
         _ = self.selector

@@ -1,11 +1,12 @@
-"""What the fold remembers of a run between two reports: plain, frozen, serialisable data."""
+"""The state that the fold keeps of a run between two reports: frozen, serialisable data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from esper.bandit import (
     ArmHistory,
@@ -13,29 +14,43 @@ from esper.bandit import (
     HistoryKey,
     HistoryRow,
     LinearModel,
+    MemoryUpdate,
     PerformanceTracker,
     SlotId,
 )
 from esper.orchestrator.candidates import Arm, Arms
 from esper.orchestrator.run import RunContext
 from esper.topics.codec import Undecodable, encode, sha256_of
-from esper.topics.models import LoadableKernel, RunConfig, SeedReport, SiteName, Strategy
+from esper.topics.models import (
+    Cull,
+    Fossilize,
+    LoadableKernel,
+    OmitDefault,
+    OmitsDefaults,
+    RunConfig,
+    SeedReport,
+    Selection,
+    SiteName,
+    Strategy,
+)
 
 FULL_ALPHA = 1.0
-"""The alpha of a kernel alone, and what all that are on trial at one site have together."""
+"""The alpha of a kernel alone at its site, and the sum of all alphas on trial at one site."""
 
 
-class _Frozen(BaseModel):
+class _Frozen(OmitsDefaults):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Trial(_Frozen):
-    """A planted seed whose worth is being measured; judged once, when enough is known.
+    """The trial of one planted seed, judged once, when it has enough measurements.
 
-    `contributions` has one entry per report at full alpha, None where it could not be measured. It
-    begins anew after the warm-up, of which `warmed_up` counts the reports.
-    The rest is of orchestrated runs: the alpha that it has or is on its way to, the report whose
-    answer opened its round and how many entered that, and whether its alpha is its last.
+    `contributions` has one entry per report at full alpha, None where the report has no
+    measurement; the list restarts after the warm-up, whose reports `warmed_up` counts.
+
+    Only orchestrated runs use the remaining fields: `alpha` is the alpha of the seed or the target
+    of its ramp, `round_seq` the report that started its tournament round, `round_size` the number
+    of candidates in that round, `settled` whether the alpha is final.
     """
 
     site: SiteName
@@ -43,30 +58,48 @@ class Trial(_Frozen):
     kernel_id: str
     contributions: tuple[float | None, ...] = ()
     judged: bool = False
-    warmed_up: Annotated[int, Field(exclude_if=lambda it: not it)] = 0
-    alpha: Annotated[float | None, Field(exclude_if=lambda it: it is None)] = None
-    round_seq: Annotated[int | None, Field(exclude_if=lambda it: it is None)] = None
-    round_size: Annotated[int | None, Field(exclude_if=lambda it: it is None)] = None
-    settled: Annotated[bool, Field(exclude_if=lambda it: not it)] = False
+    warmed_up: OmitDefault[int] = 0
+    alpha: OmitDefault[float | None] = None
+    round_seq: OmitDefault[int | None] = None
+    round_size: OmitDefault[int | None] = None
+    settled: OmitDefault[bool] = False
 
     @property
-    def seat(self) -> SlotId:
-        """The seed that it is of."""
+    def slot_id(self) -> SlotId:
+        """The slot of the seed."""
         return SlotId(self.site, self.slot)
+
+    def mean_contribution(self) -> float | None:
+        """Return the mean of the measured contributions; None without a measurement."""
+        measured = [value for value in self.contributions if value is not None]
+        # fsum rounds alike in every Python version; sum does not.
+        return math.fsum(measured) / len(measured) if measured else None
+
+    def warming_up(self, selection: Selection) -> bool:
+        """Return whether the seed is in its warm-up, whose contributions are not compared."""
+        return self.warmed_up < selection.warmup_reports
+
+    def cull(self) -> Cull:
+        """Return the operation that removes the seed."""
+        return Cull(site=self.site, slot=self.slot, kernel_id=self.kernel_id)
+
+    def fossilize(self) -> Fossilize:
+        """Return the operation that keeps the seed for good."""
+        return Fossilize(site=self.site, slot=self.slot, kernel_id=self.kernel_id)
 
 
 class PendingDecision(_Frozen):
-    """A decision that the trainer has not answered yet, and the arms it would plant."""
+    """A decision that awaits the trainer's outcome, and the (site, kernel_id) it would plant."""
 
     decision_id: str
     planted: tuple[tuple[SiteName, str], ...] = ()
 
 
 class RequestedAlpha(_Frozen):
-    """What a decision asks of a seed's alpha, remembered until the trainer has answered.
+    """The alpha that a decision requests for a seed, kept until the trainer reports the outcome.
 
-    `round_size` is that of the round that the decision opens; None where it plants nothing there
-    and only changes the alpha.
+    `round_size` is the size of the tournament round that the decision starts; None where the
+    decision only changes the seed's alpha.
     """
 
     decision_id: str
@@ -79,33 +112,45 @@ class RequestedAlpha(_Frozen):
 
 
 class StrategyState(_Frozen):
-    """What an orchestrated run intends: a strategy, since which report, and why.
+    """The strategy of an orchestrated run, the report that chose it, and why.
 
-    `losses` are its last probe losses, the newest last.
+    `losses` are the run's latest probe losses, the newest last. `requested_alphas` is stored as
+    `asked`.
     """
 
     strategy: Strategy | None = None
     since_seq: int = 0
     why: str = ""
     losses: tuple[float, ...] = ()
-    asked: tuple[RequestedAlpha, ...] = ()
+    requested_alphas: Annotated[tuple[RequestedAlpha, ...], Field(alias="asked")] = ()
+
+
+# Digests of committed histories cover the stored bytes, so stored keys never change.
+STORED_KEYS: Final[Mapping[str, str]] = {
+    "tracker": "tracked",
+    "idle_reason": "said",
+    "strategy_state": "agenda",
+}
+"""The stored key of each field of `FoldState` that is not stored under its own name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldState:
     """The state of one run after report `last_seq`.
 
-    `evidence_sha256` chains the digests of all reports folded so far, which puts every one of them
-    under the state's digest. `previous_sha256` is the digest of the last decision's bytes; it is
-    left out of the state's digest, which that decision contains. `occupied` holds the last report
-    in which a seat was not dormant, as long as that matters, `rotation` the categories planted
-    last at a site, `said` the last reason given for doing nothing, `strategy_state` what the run intends
-    where it is orchestrated, `first_loss` the first probe loss, where kernels are held against it.
+    `evidence_sha256` chains the digests of all folded reports, so the state's digest covers each.
+    `previous_sha256` is the digest of the last decision's bytes; the state's digest, which that
+    decision contains, leaves it out. `occupied` maps a slot to the last report in which the slot
+    was not dormant, for as long as a limit needs it. `rotation` holds the categories planted last
+    at each site. `idle_reason` is the last reason given for taking no action. `strategy_state` is
+    set in orchestrated runs, `first_loss` in runs with `keep_first_share`: the first probe loss.
+
+    Stored states use the keys of `STORED_KEYS`.
     """
 
     run: RunContext
     arms: Arms
-    seeds: ArmStats
+    slot_stats: ArmStats
     tracker: PerformanceTracker
     last_seq: int = -1
     closed: bool = False
@@ -115,7 +160,7 @@ class FoldState:
     occupied: Mapping[SlotId, int] = field(default_factory=dict)
     rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model: LinearModel | None = None
-    said: str | None = None
+    idle_reason: str | None = None
     strategy_state: StrategyState | None = None
     first_loss: float | None = None
     previous_sha256: str | None = None
@@ -125,11 +170,11 @@ class FoldState:
         """Return the state before the first report of a run.
 
         Raises:
-            ValueError: the report opens no run, or asks for a policy that there is not.
+            ValueError: the report has no run_config, or names an unknown policy.
         """
         run_config = report.run_config
         if run_config is None:
-            raise ValueError(f"report {report.seq} of run {report.run_id} opens no run")
+            raise ValueError(f"report {report.seq} of run {report.run_id} has no run_config")
         run = RunContext(report.run_id, run_config)
         run.check()
         tracker = _empty_tracker(run)
@@ -137,14 +182,14 @@ class FoldState:
         return cls(
             run=run,
             arms=Arms.of((), tracker, run),
-            seeds=_seeds(run, tracker),
+            slot_stats=_slot_stats(run, tracker),
             tracker=tracker,
             model=model,
             strategy_state=None if run.selection.orchestration is None else StrategyState(),
         )
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are stored as the same bytes, from which all the rest follows."""
+        """Return whether both are stored as the same bytes."""
         return isinstance(other, FoldState) and self.to_bytes() == other.to_bytes()
 
     __hash__ = None  # type: ignore[assignment]
@@ -155,7 +200,7 @@ class FoldState:
         return self.run.run_id
 
     def sha256(self) -> str:
-        """Return the digest of the state, `previous_sha256` left out."""
+        """Return the digest of the state without `previous_sha256`."""
         return sha256_of(orjson.dumps(self._stored(), option=orjson.OPT_SORT_KEYS))
 
     def to_bytes(self) -> bytes:
@@ -175,26 +220,26 @@ class FoldState:
         }
         if not self.run.selects:
             return stored
-        stored["tracked"] = orjson.Fragment(self.tracker.json)
-        stored["occupied"] = [[*seat, seq] for seat, seq in self.occupied.items()]
+        stored[STORED_KEYS["tracker"]] = orjson.Fragment(self.tracker.json)
+        stored["occupied"] = [[*slot_id, seq] for slot_id, seq in self.occupied.items()]
         if self.rotation:
             stored["rotation"] = self.rotation
         if self.model is not None:
             stored["model"] = self.model.model_dump()
-        if self.said is not None:
-            stored["said"] = self.said
+        if self.idle_reason is not None:
+            stored[STORED_KEYS["idle_reason"]] = self.idle_reason
         if self.strategy_state is not None:
-            stored["agenda"] = self.strategy_state.model_dump()
+            stored[STORED_KEYS["strategy_state"]] = self.strategy_state.model_dump(by_alias=True)
         if self.first_loss is not None:
             stored["first_loss"] = self.first_loss
         return stored
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "FoldState":
-        """Return the state that `to_bytes` wrote.
+        """Return the state from the bytes of `to_bytes`.
 
         Raises:
-            Undecodable: these bytes are no state of this version.
+            Undecodable: the bytes are not a state of this version.
         """
         try:
             return _Stored.model_validate_json(value).restored()
@@ -209,13 +254,13 @@ class _StoredArm(_Frozen):
     embargo_until_seq: int
 
 
-class _Tracked(_Frozen):
+class _StoredTracker(_Frozen):
     trials: int = 0
     rows: tuple[HistoryRow, ...] = ()
 
 
 class _Stored(RunConfig):
-    """A state as it is stored: the fields of the opening, and what changed since."""
+    """A stored state: the fields of the run_config, then the fields that reports change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -226,12 +271,16 @@ class _Stored(RunConfig):
     arms: tuple[_StoredArm, ...]
     trials: tuple[Trial, ...]
     pending: tuple[PendingDecision, ...]
-    tracked: _Tracked | None = None
+    tracker: Annotated[_StoredTracker | None, Field(alias=STORED_KEYS["tracker"])] = None
     occupied: tuple[tuple[SiteName, int, int], ...] = ()
     rotation: dict[SiteName, tuple[str, ...]] = {}
     model: LinearModel | None = None
-    said: Annotated[str | None, Field(max_length=500)] = None
-    agenda: StrategyState | None = None
+    idle_reason: Annotated[str | None, Field(max_length=500, alias=STORED_KEYS["idle_reason"])] = (
+        None
+    )
+    strategy_state: Annotated[StrategyState | None, Field(alias=STORED_KEYS["strategy_state"])] = (
+        None
+    )
     first_loss: float | None = None
     previous_sha256: str | None = None
 
@@ -249,7 +298,7 @@ class _Stored(RunConfig):
         return FoldState(
             run=run,
             arms=Arms.of(rows, tracker, run),
-            seeds=_seeds(run, tracker),
+            slot_stats=_slot_stats(run, tracker),
             tracker=tracker,
             last_seq=self.last_seq,
             closed=self.closed,
@@ -259,17 +308,17 @@ class _Stored(RunConfig):
             occupied={SlotId(site, slot): seq for site, slot, seq in self.occupied},
             rotation=self.rotation,
             model=self.model,
-            said=self.said,
-            strategy_state=self.agenda,
+            idle_reason=self.idle_reason,
+            strategy_state=self.strategy_state,
             first_loss=self.first_loss,
             previous_sha256=self.previous_sha256,
         )
 
     def _tracker(self, run: RunContext) -> PerformanceTracker:
         tracker = _empty_tracker(run)
-        if self.tracked is not None:
-            return tracker.with_rows(self.tracked.trials, self.tracked.rows)
-        # A run without a selection stores of each arm what its policy needs, and no more.
+        if self.tracker is not None:
+            return tracker.with_rows(self.tracker.trials, self.tracker.rows)
+        # A run without a selection stores only pulls and mean of each arm.
         rows = [
             HistoryRow(
                 site=arm.kernel.site,
@@ -285,14 +334,30 @@ class _Stored(RunConfig):
 def _empty_tracker(run: RunContext) -> PerformanceTracker:
     attention = run.attention or run.policy
     return PerformanceTracker(
-        discounting=run.policy.discounting, attention_forgetting=attention.discounting
+        discounting=run.policy.discounting, attention_discounting=attention.discounting
     )
 
 
-def _seeds(run: RunContext, tracker: PerformanceTracker) -> ArmStats:
+def _slot_stats(run: RunContext, tracker: PerformanceTracker) -> ArmStats:
     histories = {
-        place: history
-        for place, seat in enumerate(run.seats)
-        if (history := tracker.of(HistoryKey(seat.site, seat.slot))) is not None
+        index: history
+        for index, slot_id in enumerate(run.slot_ids)
+        if (history := tracker.of(HistoryKey(slot_id.site, slot_id.slot))) is not None
     }
-    return ArmStats.of(len(run.seats), histories, {})
+    return ArmStats.of(len(run.slot_ids), histories, {})
+
+
+def memory_updates(state: FoldState) -> list[MemoryUpdate]:
+    """Return the trials and mean reward of each tried arm, for the memory of the run's family.
+
+    Priors are left out, and so are sites whose signature the run_config does not state: memory
+    finds arms by signature.
+    """
+    signatures = state.run.signatures
+    return [
+        MemoryUpdate(
+            signatures[arm.kernel.site], arm.kernel.blueprint_id, float(arm.pulls), arm.mean
+        )
+        for arm in state.arms
+        if arm.pulls and arm.kernel.site in signatures
+    ]

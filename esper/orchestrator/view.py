@@ -1,52 +1,81 @@
-"""The board on which strategies move: seeds in their seats, and arms to choose from."""
+"""The view that strategies decide on: a run at one report, and the plans they return."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
-
-import numpy as np
+from typing import NamedTuple, Self
 
 from esper.bandit import (
     NO_COSTS,
-    TIE_BREAK,
     ArmChoice,
     Codes,
     Constraint,
     Costs,
-    HistoryKey,
     SelectorInput,
     Situation,
     SlotId,
     constraint_codes,
     explain_constraint,
     features,
-    uniform,
 )
 from esper.orchestrator.candidates import Arm
 from esper.orchestrator.state import FULL_ALPHA, FoldState, Trial
-from esper.orchestrator.trials import mean_contribution, warming_up
 from esper.topics.models import (
-    Candidate,
     Cull,
     Fossilize,
     Operation,
     Orchestration,
     Plant,
     Reweight,
-    SeedCandidate,
     SeedReport,
+    Strategy,
 )
 
 ALPHA_TOLERANCE = 1e-6
-"""Room for less alpha than this is none: sums of shares round."""
+"""Less alpha than this counts as zero, because sums of alphas round."""
+
+Clause = tuple[str, str]
+"""A site, and a part of a plan's reason about that site."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionPlan:
+    """The operations of one decision and the reason for them.
+
+    The trainer applies all operations at one step, or none. `request_id` names the user's request
+    that the plan answers.
+    """
+
+    operations: tuple[Operation, ...]
+    reason: str
+    request_id: str | None = None
+
+    @classmethod
+    def of(
+        cls, strategy: Strategy, operations: Sequence[Operation], clauses: Sequence[Clause]
+    ) -> Self | None:
+        """Return the plan of a strategy; None without operations.
+
+        The reason groups the clauses by site: `conv2 · REPLACE: clause, clause; fc1: clause`.
+        """
+        if not operations:
+            return None
+        by_site: dict[str, list[str]] = {}
+        for site, text in clauses:
+            by_site.setdefault(site, []).append(text)
+        parts, label = [], f" · {strategy.upper()}"
+        for site, texts in by_site.items():
+            parts.append(f"{site}{label}: {', '.join(texts)}")
+            label = ""
+        return cls(tuple(operations), "; ".join(parts))
 
 
 class View(NamedTuple):
-    """A run as strategies see it; `after` and `beside` give the boards that a plan leads to.
+    """A run as strategies see it; `after` and `beside` return the view after some operations.
 
-    `occupied` are the seats that are not dormant, `resting` those that have been for too short.
-    `shares` are the alphas of what is on trial where the run is orchestrated, empty elsewhere.
+    `occupied` are the slots that are not dormant, `resting` the slots that became dormant too
+    recently. `alphas` are the alphas of the seeds on trial in orchestrated runs, empty in others.
     """
 
     state: FoldState
@@ -54,50 +83,50 @@ class View(NamedTuple):
     situation: Situation
     occupied: frozenset[SlotId]
     resting: frozenset[SlotId]
-    shares: Mapping[SlotId, float] = MappingProxyType({})
+    alphas: Mapping[SlotId, float] = MappingProxyType({})
+
+    @property
+    def orchestration(self) -> Orchestration:
+        """The orchestration settings of an orchestrated run."""
+        orchestration = self.state.run.selection.orchestration
+        assert orchestration is not None, f"run {self.state.run_id} has no orchestration"
+        return orchestration
 
     def judged(self) -> Iterator[tuple[Trial, float | None]]:
-        """Yield each trial that ended, with its mean contribution (None: not measurable)."""
+        """Yield each judged trial with its mean contribution (None: not measurable)."""
         for trial in self.state.trials:
             if trial.judged:
-                yield trial, mean_contribution(trial)
+                yield trial, trial.mean_contribution()
 
     def worth_keeping(self, contribution: float | None) -> bool:
-        """Whether a mean contribution is as large as is asked of what is to stay."""
+        """Return whether a mean contribution reaches the threshold for keeping a seed."""
         least = self._least_contribution()
         return contribution is not None and least is not None and contribution >= least
 
     @property
     def least_share(self) -> float:
-        """The share of the probe loss that is asked of what is to stay."""
+        """The threshold for keeping a seed, as a share of the probe loss."""
         selection = self.state.run.selection
         if not selection.keep_first_share:
             return selection.keep_share
         return self.share(self._least_contribution()) or selection.keep_share
 
     def _least_contribution(self) -> float | None:
-        """Return what is asked for; None where the probe loss is not known."""
+        """Return the threshold for keeping a seed; None where the probe loss is unknown."""
         loss, selection = self.report.probe_loss, self.state.run.selection
         if loss is None:
             return None
-        # A network also leans on what it could do without. What is worth its place gives much of
-        # all that there was to learn, not only of the little that is left.
+        # A network also relies on seeds that it could do without. A seed must give a share of the
+        # loss at the start of the run, not only of the little loss that remains.
         first = abs(self.state.first_loss or 0.0)
         return max(selection.keep_share * abs(loss), selection.keep_first_share * first)
 
     def warming_up(self, trial: Trial) -> bool:
-        """Whether a seed still learns, so that it cannot be compared with others."""
-        return warming_up(trial, self.state.run.selection)
-
-    @property
-    def orchestration(self) -> Orchestration:
-        """The rules of an orchestrated run."""
-        orchestration = self.state.run.selection.orchestration
-        assert orchestration is not None, f"run {self.state.run_id} pursues no course"
-        return orchestration
+        """Return whether a seed is in its warm-up, so that it is not compared with others."""
+        return trial.warming_up(self.state.run.selection)
 
     def share(self, contribution: float | None) -> float | None:
-        """Return a contribution as a share of the probe loss; None where either is not known."""
+        """Return a contribution as a share of the probe loss; None where either is unknown."""
         loss = self.report.probe_loss
         if contribution is None or loss is None:
             return None
@@ -105,11 +134,11 @@ class View(NamedTuple):
 
     @property
     def closed(self) -> frozenset[SlotId]:
-        """The seats in which nothing may be planted."""
+        """The slots in which no kernel may be planted."""
         return self.occupied | self.resting if self.resting else self.occupied
 
-    def options(self) -> SelectorInput:
-        """Return all there is to choose from."""
+    def selector_input(self) -> SelectorInput:
+        """Return the arms, slots and statistics that the selector chooses from."""
         state = self.state
         rows = None
         if state.model is not None:
@@ -117,11 +146,11 @@ class View(NamedTuple):
             rows = features(state.run.run_config.sites, self.report.gradients, kernels)
         return SelectorInput(
             arm_features=state.arms.arm_features,
-            arms=state.arms.arm_stats,
-            seats=state.run.seats,
-            places=state.run.seat_places,
+            arm_stats=state.arms.arm_stats,
+            slot_ids=state.run.slot_ids,
+            slot_index=state.run.slot_index,
             slots=state.run.run_config.slots,
-            seeds=state.seeds,
+            slot_stats=state.slot_stats,
             trials=state.tracker.trials,
             closed=self.closed,
             features=rows,
@@ -129,25 +158,25 @@ class View(NamedTuple):
         )
 
     def best(self) -> ArmChoice | None:
-        """What to plant next, or None where nothing may be planted."""
-        return self.state.run.selector.choose(self.options(), self.situation)
+        """Return the arm and slot to plant next; None where constraints rule out every arm."""
+        return self.state.run.selector.choose(self.selector_input(), self.situation)
 
     def arm(self, choice: ArmChoice) -> Arm:
-        """The arm that was chosen."""
+        """Return the chosen arm."""
         return self.state.arms.rows[choice.arm]
 
-    def room(self, site: str) -> float:
-        """The alpha that what is on trial at a site leaves to others, of the whole."""
-        shares = [alpha for seat, alpha in self.shares.items() if seat.site == site]
-        left = FULL_ALPHA - math.fsum(shares)
+    def alpha_left(self, site: str) -> float:
+        """Return the alpha that the seeds on trial at a site leave of `FULL_ALPHA`."""
+        alphas = [alpha for slot_id, alpha in self.alphas.items() if slot_id.site == site]
+        left = FULL_ALPHA - math.fsum(alphas)
         return left if left > ALPHA_TOLERANCE else 0.0
 
     def plant(self, choice: ArmChoice, alpha: float = FULL_ALPHA) -> Plant:
-        """The operation that plants what was chosen."""
+        """Return the operation that plants the chosen arm."""
         kernel = self.arm(choice).kernel
         return Plant(
             site=kernel.site,
-            slot=choice.seat.slot,
+            slot=choice.slot_id.slot,
             kernel_id=kernel.kernel_id,
             blueprint_id=kernel.blueprint_id,
             alpha=alpha,
@@ -155,7 +184,7 @@ class View(NamedTuple):
         )
 
     def reweight(self, trial: Trial, alpha: float) -> Reweight:
-        """The operation that gives what is on trial another alpha."""
+        """Return the operation that changes the alpha of a seed on trial."""
         return Reweight(
             site=trial.site,
             slot=trial.slot,
@@ -166,59 +195,59 @@ class View(NamedTuple):
         )
 
     def of_new_categories(self) -> "View":
-        """Return the board on which no category may be planted that is anywhere in the network."""
+        """Return the view that rules out every category present anywhere in the network."""
         categories = {category for _, category in self.situation.present}
         sites = self.state.run.run_config.slots
         present = frozenset((site, category) for site in sites for category in categories)
         return self._replace(situation=self.situation._replace(present=present))
 
     def without_kernel(self, kernel_id: str) -> "View":
-        """Return the board on which a kernel may be planted nowhere: no plan plants one twice."""
-        there = {(site, kernel_id) for site in self.state.run.run_config.slots}
+        """Return the view that rules out a kernel at every site; no plan plants a kernel twice."""
+        at_all_sites = {(site, kernel_id) for site in self.state.run.run_config.slots}
         return self._replace(
-            situation=self.situation._replace(culled=self.situation.culled | there)
+            situation=self.situation._replace(culled=self.situation.culled | at_all_sites)
         )
 
     def after(self, operations: tuple[Operation, ...]) -> "View":
-        """Return the board as it will be once the operations are applied.
+        """Return the view after the trainer has applied the operations.
 
-        A culled seat stays closed, for its embargo begins; its trial is over.
+        A culled slot stays closed, because its embargo begins; its trial is over.
         """
         if not operations:
             return self
         planted = [op for op in operations if isinstance(op, Plant)]
         culled = [op for op in operations if isinstance(op, Cull)]
         ended = sum(isinstance(op, Cull | Fossilize) for op in operations)
-        shares = (
-            _shares_after(self.shares, operations) if self.state.strategy_state else self.shares
+        alphas = (
+            _alphas_after(self.alphas, operations) if self.state.strategy_state else self.alphas
         )
         before = self.situation
         occupied = self.occupied | {SlotId(op.site, op.slot) for op in planted}
         situation = before._replace(
             on_trial=before.on_trial + len(planted) - ended,
-            used=_together([before.used, *(self._costs(op.site, op.kernel_id) for op in planted)]),
-            closed_sites=_closed_sites(self.state, occupied, self.resting, shares),
+            used=_sum([before.used, *(self._costs(op.site, op.kernel_id) for op in planted)]),
+            closed_sites=_closed_sites(self.state, occupied, self.resting, alphas),
             present=before.present | {(op.site, self._category(op)) for op in planted},
             culled=before.culled | {(op.site, op.kernel_id) for op in culled},
         )
-        return self._replace(situation=situation, occupied=occupied, shares=shares)
+        return self._replace(situation=situation, occupied=occupied, alphas=alphas)
 
     def beside(self, operations: tuple[Operation, ...]) -> "View":
-        """Return the board for a plan that must be right whether or not these are applied.
+        """Return the view for a plan that must hold whether or not the operations are applied.
 
-        The trainer may refuse them, so the places on trial that they would free still count.
+        The trainer may refuse them, so trials that they would end still count as on trial.
         """
         after = self.after(operations)
         on_trial = max(self.situation.on_trial, after.situation.on_trial)
         return after._replace(situation=after.situation._replace(on_trial=on_trial))
 
     def blueprint_of(self, trial: Trial) -> str:
-        """The name of what is on trial; a shortened kernel id where it is no longer offered."""
+        """Return the blueprint id of a seed; the kernel id's first 12 characters if unknown."""
         arm = self.state.arms.on(trial.site, trial.kernel_id)
         return arm.kernel.blueprint_id if arm else trial.kernel_id[:12]
 
     def codes(self) -> Codes:
-        """Return, for each arm in order, the number of what rules it out now, or 0."""
+        """Return, for each arm in order, the number of the constraint that rules it out, or 0."""
         arm_features = self.state.arms.arm_features
         everything = slice(0, len(arm_features.kernels))
         return constraint_codes(
@@ -226,77 +255,17 @@ class View(NamedTuple):
         )
 
     def exclusions(self) -> list[tuple[Constraint, str | None]]:
-        """Return, for each arm in order, what rules it out now, also in words; None: nothing."""
+        """Return, for each arm in order, its constraint and the explanation (or None)."""
         limits, arm_features = self.state.run.selection.limits, self.state.arms.arm_features
         return [
             (
                 Constraint(code),
-                explain_constraint(Constraint(code), limits, self.situation, arm_features, place)
+                explain_constraint(Constraint(code), limits, self.situation, arm_features, index)
                 if code
                 else None,
             )
-            for place, code in enumerate(self.codes().tolist())
+            for index, code in enumerate(self.codes().tolist())
         ]
-
-    def candidates(self, operations: tuple[Operation, ...]) -> tuple[Candidate, ...]:
-        """All arms as the decision for these operations records them, the best first."""
-        run = self.state.run
-        if not self.state.arms:
-            return ()
-        scores = run.selector.arm_scores(self.options(), self.report.seq).tolist()
-
-        chosen = [(op.site, op.kernel_id) for op in operations if isinstance(op, Plant)]
-        first = {self.state.arms.arm_features.by_kernel[name] for name in chosen}
-
-        def rank(place: int) -> tuple[float, float, int]:
-            if run.selects:
-                return -scores[place], float(place not in first), place
-            chance = uniform(run.run_config.seed, self.report.seq, TIE_BREAK, place)
-            return -scores[place], chance, place
-
-        exclusions = self.exclusions()
-        return tuple(
-            self._candidate(place, scores[place], *exclusions[place])
-            for place in sorted(range(len(scores)), key=rank)
-        )
-
-    def _candidate(
-        self, place: int, score: float, constraint: Constraint, excluded: str | None
-    ) -> Candidate:
-        arm, run = self.state.arms.rows[place], self.state.run
-        prior = self.state.arms.arm_stats.priors.get(place)
-        return Candidate(
-            site=arm.kernel.site,
-            blueprint_id=arm.kernel.blueprint_id,
-            kernel_id=arm.kernel.kernel_id,
-            pulls=arm.pulls,
-            mean=arm.mean if arm.pulls else None,
-            score=None if score == np.inf else score,
-            excluded=excluded,
-            constraint=constraint.label if run.selects and constraint else None,
-            prior_weight=prior.weight if prior else None,
-            prior_mean=prior.mean if prior else None,
-        )
-
-    def seed_candidates(self) -> tuple[SeedCandidate, ...]:
-        """All seats as the decision records them, the best first; none without attention."""
-        run = self.state.run
-        if run.attention is None:
-            return ()
-        scores = run.selector.seat_scores(self.options(), self.report.seq).tolist()
-        order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
-        return tuple(self._seed_candidate(run.seats[place], scores[place]) for place in order)
-
-    def _seed_candidate(self, seat: SlotId, score: float) -> SeedCandidate:
-        history = self.state.tracker.of(HistoryKey(*seat))
-        return SeedCandidate(
-            site=seat.site,
-            slot=seat.slot,
-            pulls=history.pulls if history else 0,
-            mean=history.mean if history else None,
-            score=None if score == np.inf else score,
-            free=seat not in self.closed and not self.situation.everywhere,
-        )
 
     def _category(self, operation: Operation) -> str:
         arm = self.state.arms.on(operation.site, operation.kernel_id)
@@ -307,48 +276,48 @@ class View(NamedTuple):
 
 
 def build_view(state: FoldState, report: SeedReport) -> View:
-    """Return the board after a report that was learnt from."""
+    """Return the view of a run whose state includes the report."""
     limits = state.run.selection.limits
-    seats, present = [], []
+    slot_ids, present = [], []
     for seed in report.seeds:
-        seats.append(SlotId(seed.site, seed.slot))
+        slot_ids.append(SlotId(seed.site, seed.slot))
         # By blueprint, not by kernel: what was planted may be superseded by a newer kernel.
         if seed.blueprint_id is not None:
             present.append((seed.site, state.arms.category(seed.site, seed.blueprint_id)))
-    occupied = frozenset(seats)
+    occupied = frozenset(slot_ids)
     resting = frozenset(
         [
-            seat
-            for seat, seq in state.occupied.items()
-            if report.seq - seq < limits.dormant_reports and seat not in occupied
+            slot_id
+            for slot_id, seq in state.occupied.items()
+            if report.seq - seq < limits.dormant_reports and slot_id not in occupied
         ]
     )
-    shares: dict[SlotId, float] = {}
+    alphas: dict[SlotId, float] = {}
     if state.strategy_state is not None:
-        shares = {trial.seat: trial.alpha or 0.0 for trial in state.trials}
-    opened_lately = report.seq + 1 < limits.dormant_reports
+        alphas = {trial.slot_id: trial.alpha or 0.0 for trial in state.trials}
+    just_started = report.seq + 1 < limits.dormant_reports
     situation = Situation(
         seq=report.seq,
         on_trial=len(state.trials),
         used=_used(state, report) if limits.budgets else NO_COSTS,
-        everywhere=Constraint.DORMANT_TIME if opened_lately else Constraint.NONE,
-        closed_sites=_closed_sites(state, occupied, resting, shares),
+        everywhere=Constraint.DORMANT_TIME if just_started else Constraint.NONE,
+        closed_sites=_closed_sites(state, occupied, resting, alphas),
         present=frozenset(present),
         rotating=_rotating(state) if limits.rotation else frozenset(),
     )
-    return View(state, report, situation, occupied, resting, shares)
+    return View(state, report, situation, occupied, resting, alphas)
 
 
-def _shares_after(
-    shares: Mapping[SlotId, float], operations: Iterable[Operation]
+def _alphas_after(
+    alphas: Mapping[SlotId, float], operations: Iterable[Operation]
 ) -> Mapping[SlotId, float]:
-    after = dict(shares)
+    after = dict(alphas)
     for operation in operations:
-        seat = SlotId(operation.site, operation.slot)
+        slot_id = SlotId(operation.site, operation.slot)
         if isinstance(operation, Plant | Reweight):
-            after[seat] = operation.alpha
+            after[slot_id] = operation.alpha
         else:
-            after.pop(seat, None)
+            after.pop(slot_id, None)
     return after
 
 
@@ -356,25 +325,24 @@ def _closed_sites(
     state: FoldState,
     occupied: frozenset[SlotId],
     resting: frozenset[SlotId],
-    shares: Mapping[SlotId, float],
+    alphas: Mapping[SlotId, float],
 ) -> dict[str, Constraint]:
-    """Return why nothing can be planted: for each site of which every seat is closed, or the whole
-    alpha given away."""
+    """Return the constraint of each site where every slot is closed or no alpha is left."""
     slots = state.run.run_config.slots
     left: dict[str, int] = {}
     given: dict[str, list[float]] = {}
-    for seat, alpha in shares.items():
-        given.setdefault(seat.site, []).append(alpha)
+    for slot_id, alpha in alphas.items():
+        given.setdefault(slot_id.site, []).append(alpha)
     closed = {
         site: Constraint.NO_ROOM
-        for site, alphas in given.items()
-        if FULL_ALPHA - math.fsum(alphas) <= ALPHA_TOLERANCE
+        for site, site_alphas in given.items()
+        if FULL_ALPHA - math.fsum(site_alphas) <= ALPHA_TOLERANCE
     }
-    for constraint, seats in (
+    for constraint, slot_ids in (
         (Constraint.NO_SEED_FREE, occupied),
         (Constraint.DORMANT_TIME, resting),
     ):
-        for site, _ in seats:
+        for site, _ in slot_ids:
             left[site] = left.get(site, slots.get(site, 0)) - 1
             if left[site] == 0:
                 closed[site] = constraint
@@ -382,7 +350,7 @@ def _closed_sites(
 
 
 def _rotating(state: FoldState) -> frozenset[tuple[str, str]]:
-    """Return the categories that rest at their sites, as long as another one is on offer there."""
+    """Return the (site, category) that rotation rules out, if the site has another category."""
     rotation = state.run.selection.limits.rotation
     pairs: set[tuple[str, str]] = set()
     for site, planted in state.rotation.items():
@@ -394,7 +362,7 @@ def _rotating(state: FoldState) -> frozenset[tuple[str, str]]:
 
 
 def _used(state: FoldState, report: SeedReport) -> Costs:
-    return _together(
+    return _sum(
         costs_of(state.arms.at(seed.site, seed.blueprint_id), seed.params)
         for seed in report.seeds
         if seed.blueprint_id is not None
@@ -402,8 +370,10 @@ def _used(state: FoldState, report: SeedReport) -> Costs:
 
 
 def costs_of(arm: Arm | None, params: int = 0) -> Costs:
-    """What a planted kernel costs: its parameters where it is offered no more, and no ratios where
-    none were measured."""
+    """Return the costs of a planted kernel; `params` alone where its arm is unknown.
+
+    A ratio that was not measured counts as 0.
+    """
     if arm is None:
         return Costs(params)
     cost = arm.kernel.cost
@@ -412,6 +382,6 @@ def costs_of(arm: Arm | None, params: int = 0) -> Costs:
     return Costs(arm.kernel.params, cost.memory_ratio or 0.0, cost.latency_ratio or 0.0)
 
 
-def _together(costs: Iterable[Costs]) -> Costs:
+def _sum(costs: Iterable[Costs]) -> Costs:
     params, memory, latency = zip(*costs, strict=True) if (costs := tuple(costs)) else ((), (), ())
     return Costs(sum(params), math.fsum(memory), math.fsum(latency))

@@ -121,7 +121,7 @@ def test_the_finding_shows_both_values_of_the_first_field_that_differs(honest: R
 
 @pytest.mark.parametrize(
     ("index", "complaint"),
-    [(0, "begins with report 1"), (7, "report 7 is missing, next is 8")],
+    [(0, "starts with report 1"), (7, "report 7 is missing, next is 8")],
 )
 def test_a_missing_report_is_found_at_the_one_that_follows(
     honest: RunRecords, index: int, complaint: str

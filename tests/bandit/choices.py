@@ -98,8 +98,8 @@ def cases(draw: st.DrawFn) -> Case:
     """A choice at report 10, over sites of up to two seats each; one site may have none."""
     offered, bounds = draw(kernels()), draw(limits)
     slots = {site: draw(st.integers(1, 2)) for site in SITES[: draw(st.integers(2, 3))]}
-    seats = tuple(SlotId(site, slot) for site in sorted(slots) for slot in range(slots[site]))
-    closed = draw(st.frozensets(st.sampled_from(seats)))
+    slot_ids = tuple(SlotId(site, slot) for site in sorted(slots) for slot in range(slots[site]))
+    closed = draw(st.frozensets(st.sampled_from(slot_ids)))
     embargoes = [draw(seldom(0, st.sampled_from([10, 11, 30]))) for _ in offered]
     full = {
         site: draw(st.sampled_from([Constraint.NO_SEED_FREE, Constraint.DORMANT_TIME]))
@@ -119,17 +119,17 @@ def cases(draw: st.DrawFn) -> Case:
         ),
     )
     histories = {
-        place: ArmHistory(pulls=draw(st.integers(1, 9)), mean=draw(st.floats(0, 1)))
-        for place in range(len(offered))
+        index: ArmHistory(pulls=draw(st.integers(1, 9)), mean=draw(st.floats(0, 1)))
+        for index in range(len(offered))
         if draw(st.booleans())
     }
     options = SelectorInput(
         arm_features=ArmFeatures.of(offered, embargoes, permanent_codes(bounds, slots, offered)),
         arms=ArmStats.of(len(offered), histories, {}),
-        seats=seats,
-        places={seat: place for place, seat in enumerate(seats)},
+        slot_ids=slot_ids,
+        indexes={slot_id: index for index, slot_id in enumerate(slot_ids)},
         slots=slots,
-        seeds=ArmStats.of(len(seats), {}, {}),
+        seeds=ArmStats.of(len(slot_ids), {}, {}),
         trials=9,
         closed=closed,
         features=np.ones((len(offered), 3)),

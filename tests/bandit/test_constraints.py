@@ -135,8 +135,8 @@ def test_every_constraint_found_can_be_put_in_words(case: Case) -> None:
     found = constraint_codes(
         case.limits, case.situation, arm_features, slice(0, len(arm_features.kernels))
     )
-    for place, code in enumerate(found.tolist()):
+    for index, code in enumerate(found.tolist()):
         if code:
             assert explain_constraint(
-                Constraint(code), case.limits, case.situation, arm_features, place
+                Constraint(code), case.limits, case.situation, arm_features, index
             )

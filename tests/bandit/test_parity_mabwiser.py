@@ -32,8 +32,8 @@ def fitted(policy: object, rewards: list[float], step: int = 1) -> MAB:
     pulled, _ = history()
     mab = MAB(list(range(ARMS)), policy, seed=2)
     mab.fit(pulled[:ARMS], rewards[:ARMS])
-    for place in range(ARMS, len(pulled), step):
-        mab.partial_fit(pulled[place : place + step], rewards[place : place + step])
+    for index in range(ARMS, len(pulled), step):
+        mab.partial_fit(pulled[index : index + step], rewards[index : index + step])
     return mab
 
 

@@ -36,8 +36,8 @@ def breaks(case: Case, choice: ArmChoice) -> list[str]:
     arm = options.arm_features.kernels[choice.arm]
     cost = arm.cost
     broken = {
-        "seat of another site": choice.seat.site != arm.site,
-        "seat closed": choice.seat in options.closed or choice.seat not in options.seats,
+        "seat of another site": choice.slot_id.site != arm.site,
+        "seat closed": choice.slot_id in options.closed or choice.slot_id not in options.slot_ids,
         "no seat yet": bool(situation.everywhere),
         "too many on trial": situation.on_trial >= limits.max_on_trial,
         "forbidden": arm.blueprint_id in limits.forbidden or arm.site in limits.forbidden_sites,
@@ -67,10 +67,10 @@ def breaks(case: Case, choice: ArmChoice) -> list[str]:
 def every_choice(case: Case) -> list[ArmChoice]:
     """All that could be chosen, rules or not."""
     return [
-        ArmChoice(seat, place, 0.0)
-        for place, arm in enumerate(case.options.arm_features.kernels)
-        for seat in case.options.seats
-        if seat.site == arm.site
+        ArmChoice(slot_id, index, 0.0)
+        for index, arm in enumerate(case.options.arm_features.kernels)
+        for slot_id in case.options.slot_ids
+        if slot_id.site == arm.site
     ]
 
 
@@ -87,24 +87,24 @@ def test_no_choice_ever_breaks_a_rule_and_none_is_missed(
         assert not breaks(case, choice)
 
 
-def options(means: dict[tuple[str, str], float], seats: dict[SlotId, float]) -> SelectorInput:
+def options(means: dict[tuple[str, str], float], slot_ids: dict[SlotId, float]) -> SelectorInput:
     """Arms and seats that were tried five times each, with these mean rewards."""
     offered = [kernel(site, name, name) for site, name in sorted(means)]
-    places = sorted(seats)
+    indexes = sorted(slot_ids)
     return SelectorInput(
         arm_features=ArmFeatures.of(offered, [0] * len(offered), np.zeros(len(offered), np.int8)),
         arms=_standings([means[name] for name in sorted(means)]),
-        seats=tuple(places),
-        places={seat: place for place, seat in enumerate(places)},
-        slots=Counter(seat.site for seat in places),
-        seeds=_standings([seats[seat] for seat in places]),
+        slot_ids=tuple(indexes),
+        indexes={slot_id: index for index, slot_id in enumerate(indexes)},
+        slots=Counter(slot_id.site for slot_id in indexes),
+        seeds=_standings([slot_ids[slot_id] for slot_id in indexes]),
         trials=5 * len(offered),
         closed=frozenset(),
     )
 
 
 def _standings(means: list[float]) -> ArmStats:
-    histories = {place: ArmHistory(pulls=5, mean=mean) for place, mean in enumerate(means)}
+    histories = {index: ArmHistory(pulls=5, mean=mean) for index, mean in enumerate(means)}
     return ArmStats.of(len(means), histories, {})
 
 
@@ -118,7 +118,7 @@ def test_attention_chooses_the_seat_and_the_policy_what_goes_there() -> None:
         options(MEANS, SEATS), Situation(seq=9)
     )
     assert choice is not None
-    assert (choice.seat, choice.arm) == (SlotId("fc", 0), 3)
+    assert (choice.slot_id, choice.arm) == (SlotId("fc", 0), 3)
 
 
 def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site() -> None:
@@ -126,7 +126,7 @@ def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site(
         options(MEANS, SEATS), Situation(seq=9)
     )
     assert choice is not None
-    assert (choice.seat, choice.arm) == (SlotId("conv", 0), 0)
+    assert (choice.slot_id, choice.arm) == (SlotId("conv", 0), 0)
 
 
 def test_a_closed_seat_is_passed_over() -> None:
@@ -135,7 +135,7 @@ def test_a_closed_seat_is_passed_over() -> None:
     for attention in (None, UCB1):
         choice = SeedSelector(UCB1, attention, SelectionLimits(), 0).choose(case, Situation(seq=9))
         assert choice is not None
-        assert choice.seat == SlotId("fc", 1)
+        assert choice.slot_id == SlotId("fc", 1)
 
 
 def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() -> None:
@@ -147,7 +147,7 @@ def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() ->
         case._replace(arm_features=arm_features), Situation(seq=9)
     )
     assert choice is not None
-    assert choice.seat == SlotId("conv", 0)
+    assert choice.slot_id == SlotId("conv", 0)
 
 
 @pytest.mark.parametrize("attention", [None, UCB1])

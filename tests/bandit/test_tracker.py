@@ -51,9 +51,9 @@ def test_each_history_counts_the_trials_that_it_is_of(done: Trials) -> None:
                 ):
                     of = [
                         reward
-                        for at, seat, name, reward in done
+                        for at, slot_id, name, reward in done
                         if at == site
-                        and tried.slot in (None, seat)
+                        and tried.slot in (None, slot_id)
                         and tried.blueprint_id in (None, name)
                     ]
                     history = tracked.of(tried) or ArmHistory()

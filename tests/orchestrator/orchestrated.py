@@ -57,9 +57,9 @@ class Run:
     def go(self, *arm_features: LoadableKernel) -> AdaptationDecision | None:
         """Make one report, have what is decided applied, and return it."""
         measured = {}
-        for place, seed in self.trainer.seeds.items():
+        for slot_id, seed in self.trainer.seeds.items():
             if seed.blueprint_id is not None:
-                measured[place] = self.worth.get((place[0], seed.blueprint_id), 0.05)
+                measured[slot_id] = self.worth.get((slot_id[0], seed.blueprint_id), 0.05)
         decisions = self.trainer.report(*arm_features, contributions=measured, probe_loss=self.loss)
         asked = [decision for decision in decisions if decision.operations]
         assert len(asked) <= 1, "one plan at a time"

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from esper.audit import cause_of
-from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
-from esper.orchestrator.fold import FoldError, decision_id
+from esper.orchestrator import FoldError, FoldState, RunUnfoldable, SequenceGap, decision_id, fold
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, digest, encode, sha256_of
 from esper.topics.models import (
@@ -393,7 +392,7 @@ def test_a_missing_report_is_never_folded_past(trainer: Trainer) -> None:
 @pytest.mark.parametrize("seq", [0, 1])
 def test_a_run_that_was_not_opened_cannot_be_folded(trainer: Trainer, seq: int) -> None:
     report = SeedReport(run_id="run", seq=seq, step=0)
-    with pytest.raises(RunUnfoldable, match=f"begins with report {seq}, which does not open it"):
+    with pytest.raises(RunUnfoldable, match=f"starts with report {seq}, which has no run_config"):
         fold(None, report, cause_of(trainer.reports[0], report))
 
 

@@ -148,8 +148,8 @@ def test_no_limit_is_broken_in_any_run_under_any_policy(data: st.DataObject) -> 
     for _ in range(data.draw(st.integers(5, 40))):
         arrived, arm_features = arm_features[:2], arm_features[2:]
         measured = {
-            place: data.draw(contributions)
-            for place, seed in trainer.seeds.items()
+            slot_id: data.draw(contributions)
+            for slot_id, seed in trainer.seeds.items()
             if seed.state is SeedState.ACTIVE
         }
         probe_loss = data.draw(st.none() | st.floats(0, 2))

@@ -58,8 +58,8 @@ def test_a_run_paused_again_says_so_again(trainer: Trainer) -> None:
 
 
 def test_a_paused_run_goes_on_learning(grown: Trainer) -> None:
-    place = ("fc", place_of(grown))
-    grown.report(paused=True, contributions={place: 0.25})
+    index = ("fc", place_of(grown))
+    grown.report(paused=True, contributions={index: 0.25})
     (trial,) = grown.folded.trials
     assert trial.contributions[-1] == 0.25
 

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from esper.bandit.memory import FamilyMemory, snapshot, with_run
-from esper.orchestrator import FoldState
-from esper.orchestrator.memory_update import memory_updates
+from esper.orchestrator import FoldState, memory_updates
 from esper.orchestrator.run import RunContext
 from esper.topics.models import MemorySnapshot, RememberedArm
 from tests.orchestrator.trained_memory import SIGNATURES, taught_run

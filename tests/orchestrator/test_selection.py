@@ -6,9 +6,7 @@ import pytest
 
 from esper.audit import RunRecords, audit, cause_of
 from esper.bandit import POLICIES
-from esper.orchestrator import FoldState, fold
-from esper.orchestrator.fold import RunUnfoldable
-from esper.orchestrator.view import build_view
+from esper.orchestrator import FoldState, RunUnfoldable, build_view, fold
 from esper.topics.bus import Record
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.topics.codec import decode, encode
@@ -233,7 +231,7 @@ def test_the_seed_that_did_better_gets_attention_first() -> None:
     while len(planted) < 7:
         trainer.accept(decisions)
         planted += [(plant.site, plant.slot) for plant in plants(decisions)]
-        worth = {place: 0.2 if place[0] == "fc" else 0.01 for place in trainer.seeds}
+        worth = {index: 0.2 if index[0] == "fc" else 0.01 for index in trainer.seeds}
         decisions = trainer.report(contributions=worth)
     assert sorted(planted[:4]) == [("conv", 0), ("conv", 1), ("fc", 0), ("fc", 1)]
     assert {site for site, _ in planted[4:]} == {"fc"}
@@ -249,7 +247,7 @@ def test_a_run_with_more_arms_than_a_decision_can_list_is_refused_in_words() -> 
     assert len(decision.candidates) == 10_000
     assert len(encode(decision)) < MAX_MESSAGE_BYTES
     trainer.accept([decision])
-    with pytest.raises(RunUnfoldable, match="10001 arms are on offer and 10000 is the most"):
+    with pytest.raises(RunUnfoldable, match="10001 arms exceed the limit of 10000"):
         trainer.report(kernel("layer0", "one-more"))
 
 

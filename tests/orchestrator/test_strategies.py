@@ -108,7 +108,7 @@ def test_where_all_is_spent_nothing_is_diversified_and_it_is_said_why() -> None:
     assert operations(kept, Fossilize)
     for _ in range(20):
         assert run.go() is None
-    assert run.trainer.folded.said == "no action: all 1 arms are ruled out by no-seed-free"
+    assert run.trainer.folded.idle_reason == "no action: all 1 arms are ruled out by no-seed-free"
 
 
 # -- the tournament -----------------------------------------------------------------------------
@@ -131,9 +131,9 @@ def test_a_clear_loser_is_culled_at_the_first_rung_and_pays_for_it() -> None:
 
 
 def test_half_of_a_round_is_left_after_one_rung_and_a_quarter_after_two() -> None:
-    slots = {f"s{index}": 1 for index in range(8)}
+    slots = {f"s{slot_id}": 1 for slot_id in range(8)}
     arm_features = [kernel(site, "a") for site in slots]
-    worth = {(f"s{index}", "a"): 0.0005 * 3**index for index in range(8)}
+    worth = {(f"s{slot_id}", "a"): 0.0005 * 3**slot_id for slot_id in range(8)}
     run = Run(worth, slots, arm_features, max_on_trial=8, rung_reports=2, trial_reports=20)
     left = {}
     for _ in range(12):
@@ -427,8 +427,8 @@ def asked_of(run: Run) -> AdaptationDecision:
     """Report until something is asked for, which is not answered yet."""
     while True:
         measured = {
-            place: run.worth[place[0], seed.blueprint_id]
-            for place, seed in run.trainer.seeds.items()
+            slot_id: run.worth[slot_id[0], seed.blueprint_id]
+            for slot_id, seed in run.trainer.seeds.items()
             if seed.blueprint_id
         }
         asked = [each for each in run.trainer.report(contributions=measured) if each.operations]

@@ -7,10 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from esper.orchestrator.signals import SignalReading
 from esper.orchestrator.state import StrategyState
 from esper.orchestrator.strategies import RULES
-from esper.orchestrator.strategy_selection import Rule, chosen
+from esper.orchestrator.strategy_selection import Rule, SignalReading, choose_strategy
 from esper.topics.models import Orchestration, Strategy
 from tests.orchestrator.orchestrated import TWO, Run, flat
 
@@ -28,7 +27,7 @@ def after(
     seq: int = 10,
     rules: Sequence[Rule] = RULES,
 ) -> StrategyState:
-    return chosen(rules, strategy_state, RATIO, readings, seq)
+    return choose_strategy(rules, strategy_state, RATIO, readings, seq)
 
 
 def pursuing(strategy: Strategy, since_seq: int = 0) -> StrategyState:
@@ -142,7 +141,7 @@ def test_between_the_thresholds_a_run_goes_on_to_specialise(ratios: list[float])
     trainer = run.trainer
     begun = None
     for ratio in (9.0, *ratios):
-        (a,) = [place for place, seed in trainer.seeds.items() if seed.blueprint_id == "a"]
+        (a,) = [slot_id for slot_id, seed in trainer.seeds.items() if seed.blueprint_id == "a"]
         measured = dict.fromkeys(trainer.seeds, 0.2) | {a: 0.2 * ratio}
         asked = [each for each in trainer.report(contributions=measured) if each.operations]
         for decision in asked:

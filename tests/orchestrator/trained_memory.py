@@ -33,8 +33,8 @@ def taught_run(
     while trainer.seq < reports:
         trainer.accept(decisions)
         contributions = {
-            place: worth[seed.kernel_id]
-            for place, seed in trainer.seeds.items()
+            slot_id: worth[seed.kernel_id]
+            for slot_id, seed in trainer.seeds.items()
             if seed.kernel_id is not None
         }
         decisions = trainer.report(contributions=contributions)

@@ -51,7 +51,7 @@ def selection(
     keep_first_share: float = 0.0,
     **more: Any,
 ) -> Selection:
-    """How a run of the tests selects, with short trials; other arguments are fields of `SelectionLimits`."""
+    """Return the selection of a test run, with short trials; `more` are `SelectionLimits`."""
     return Selection(
         attention=attention,
         limits=SelectionLimits(
@@ -158,19 +158,19 @@ class Trainer:
         """Take a decision in: its slots load from now on."""
         for operation in decision.operations:
             if isinstance(operation, Plant):
-                place = operation.site, operation.slot
-                assert place not in self.seeds, "a kernel is planted where a slot is not free"
-                self.seeds[place] = Seed(SeedState.LOADING)
+                slot_id = operation.site, operation.slot
+                assert slot_id not in self.seeds, "a kernel is planted where a slot is not free"
+                self.seeds[slot_id] = Seed(SeedState.LOADING)
 
     def apply(self, decision: AdaptationDecision) -> None:
         """Apply a reserved decision; what cannot be applied fails the test."""
         for operation in decision.operations:
-            place = operation.site, operation.slot
-            seed = self.seeds[place]
+            slot_id = operation.site, operation.slot
+            seed = self.seeds[slot_id]
             match operation:
                 case Plant():
                     assert seed.state is SeedState.LOADING
-                    self.seeds[place] = Seed(
+                    self.seeds[slot_id] = Seed(
                         SeedState.BLENDING,
                         operation.kernel_id,
                         operation.blueprint_id,
@@ -179,7 +179,7 @@ class Trainer:
                 case Cull():
                     assert seed.state in (SeedState.BLENDING, SeedState.ACTIVE)
                     assert seed.kernel_id == operation.kernel_id
-                    self.seeds[place] = Seed(SeedState.CULLED)
+                    self.seeds[slot_id] = Seed(SeedState.CULLED)
                 case Fossilize():
                     assert (seed.state, seed.kernel_id) == (SeedState.ACTIVE, operation.kernel_id)
                     seed.state = SeedState.FOSSILIZED
@@ -283,11 +283,11 @@ class Trainer:
         return record
 
     def _age(self) -> None:
-        for place, seed in list(self.seeds.items()):
+        for slot_id, seed in list(self.seeds.items()):
             if seed.state is SeedState.BLENDING:
                 seed.state = SeedState.ACTIVE
             elif seed.state in (SeedState.CULLED, SeedState.ROLLED_BACK):
-                del self.seeds[place]
+                del self.seeds[slot_id]
 
 
 def grown_run(
@@ -310,8 +310,8 @@ def grown_run(
     while trainer.seq < reports - 1:
         trainer.accept(decisions)
         contributions = {
-            place: worth[planted.kernel_id]
-            for place, planted in trainer.seeds.items()
+            index: worth[planted.kernel_id]
+            for index, planted in trainer.seeds.items()
             if planted.kernel_id is not None
         }
         decisions = trainer.report(contributions=contributions)

@@ -56,6 +56,6 @@ class LinearThompson:
         normals = rng.normals(width, WEIGHTS).tolist()
         weights = model.weights(normals, self.sigma, self.weight_sigma)
         believed = np.full(count, NEUTRAL)
-        for place, weight in enumerate(weights):
-            believed += arms.features[:, place] * weight
+        for index, weight in enumerate(weights):
+            believed += arms.features[:, index] * weight
         return gaussian_draws(arms, rng.normals(count), believed, self.sigma, self.arm_sigma)

@@ -1,8 +1,7 @@
-"""What a run may intend, and what calls for it.
+"""Strategies, and the rules that choose them.
 
-A strategy is a pure function in a file of its own and a row in `RULES`: it looks at the board and
-at the signs that are on, and proposes a plan, or nothing. The first rule that is called for decides
-which of them moves.
+A strategy is a pure function in a module of its own and a row in `RULES`. It gets the view and the
+signals that are on, and returns a plan, or None for no change. The first rule that applies chooses.
 """
 
 from esper.orchestrator.strategies.diversify import diversify

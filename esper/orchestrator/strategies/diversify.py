@@ -1,30 +1,31 @@
-"""DIVERSIFY: a tournament of kernels of other kinds, whose losers go early."""
+"""DIVERSIFY: a tournament among kernels of different categories, with early elimination."""
 
 from esper.orchestrator.explain import expected, fallen_behind
-from esper.orchestrator.plan import DecisionPlan, culling
-from esper.orchestrator.signals import SignalReadings
-from esper.orchestrator.strategies.successive_halving import TournamentCandidate, candidates, losers
-from esper.orchestrator.view import View
+from esper.orchestrator.strategies.successive_halving import (
+    TournamentCandidate,
+    choose_candidates,
+    losers,
+)
+from esper.orchestrator.strategy_selection import SignalReadings
+from esper.orchestrator.view import DecisionPlan, View
 from esper.topics.models import Operation, Strategy
 
 
 def diversify(view: View, readings: SignalReadings) -> DecisionPlan | None:
-    """Propose to cull who has fallen behind in a round, and to open one where it is time.
+    """Cull the losers of each tournament round, and start a round on a plateau or when idle.
 
-    It is time where nothing is on trial or the probe loss is on a plateau; as many enter as may be
-    on trial at once.
+    A round fills the run up to its limit of seeds on trial.
     """
     behind = losers(view)
-    culls: tuple[Operation, ...] = tuple(culling(each.trial) for each in behind)
-    clauses = [(each.trial.site, fallen_behind(view, each.trial, each.best)) for each in behind]
-    afterwards = view.after(culls)
-    entering: tuple[TournamentCandidate, ...] = ()
-    if any(each.name in ("plateau", "idle") for each in readings):
+    culls: tuple[Operation, ...] = tuple(loser.trial.cull() for loser in behind)
+    clauses = [(loser.trial.site, fallen_behind(view, loser.trial, loser.best)) for loser in behind]
+    view_after = view.after(culls)
+    candidates: tuple[TournamentCandidate, ...] = ()
+    if any(reading.name in ("plateau", "idle") for reading in readings):
         limit = view.state.run.selection.limits.max_on_trial
-        entering = candidates(afterwards, limit - afterwards.situation.on_trial)
-    for each in entering:
-        alpha = f"at alpha {each.plant.alpha:.2g}"
-        clauses.append((each.plant.site, f"{expected(afterwards, each.choice)}, {alpha}"))
-    return DecisionPlan.of(
-        Strategy.DIVERSIFY, (*culls, *(each.plant for each in entering)), clauses
-    )
+        candidates = choose_candidates(view_after, limit - view_after.situation.on_trial)
+    for candidate in candidates:
+        text = f"{expected(view_after, candidate.choice)}, at alpha {candidate.plant.alpha:.2g}"
+        clauses.append((candidate.plant.site, text))
+    plants = (candidate.plant for candidate in candidates)
+    return DecisionPlan.of(Strategy.DIVERSIFY, (*culls, *plants), clauses)

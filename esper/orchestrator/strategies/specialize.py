@@ -1,37 +1,37 @@
-"""SPECIALIZE: the best seed of a site gets the whole alpha, and is kept once it is proven."""
+"""SPECIALIZE: the best seed of a site gets the full alpha, and is kept once proven."""
 
 from esper.orchestrator.explain import contributed
-from esper.orchestrator.plan import DecisionPlan, culling, keeping
-from esper.orchestrator.signals import SignalReadings
 from esper.orchestrator.state import FULL_ALPHA, Trial
-from esper.orchestrator.view import ALPHA_TOLERANCE, View
+from esper.orchestrator.strategy_selection import SignalReadings
+from esper.orchestrator.view import ALPHA_TOLERANCE, DecisionPlan, View
 from esper.topics.models import Operation, Strategy
 
 
 def specialize(view: View, readings: SignalReadings) -> DecisionPlan | None:
-    """Propose to cull whom the best of a site dominates and to raise its alpha to the whole.
+    """Cull the seeds that the site's best dominates and raise its alpha to 1.
 
-    What has passed its trial with the whole alpha is kept for good.
+    A seed that passed its trial at alpha 1 is fossilized.
     """
     operations: tuple[Operation, ...] = ()
     clauses = []
-    for each in readings:
-        if each.name not in ("dominant", "proven"):
+    for reading in readings:
+        if reading.name not in ("dominant", "proven"):
             continue
-        best, rest = each.trials[0], each.trials[1:]
-        operations += tuple(culling(trial) for trial in rest)
-        what = f"{contributed(view, best)}, {each.words}" if rest else contributed(view, best)
+        best, rest = reading.trials[0], reading.trials[1:]
+        operations += tuple(trial.cull() for trial in rest)
+        text = contributed(view, best)
+        if rest:
+            text += f", {reading.description}"
         if (step := _next_step(view, best)) is not None:
             operations += (step[0],)
-            what += f", {step[1]}"
-        clauses.append((best.site, what))
+            text += f", {step[1]}"
+        clauses.append((best.site, text))
     return DecisionPlan.of(Strategy.SPECIALIZE, operations, clauses)
 
 
 def _next_step(view: View, best: Trial) -> tuple[Operation, str] | None:
-    """Return what is next for the best of a site, also in words."""
+    """Return the next operation for the best seed of a site, and its description."""
     if (best.alpha or 0.0) < FULL_ALPHA - ALPHA_TOLERANCE:
-        return view.reweight(
-            best, FULL_ALPHA
-        ), f"its alpha goes from {best.alpha:.2g} to {FULL_ALPHA:g}"
-    return (keeping(best), "kept") if best.judged else None
+        reweight = view.reweight(best, FULL_ALPHA)
+        return reweight, f"its alpha goes from {best.alpha:.2g} to {FULL_ALPHA:g}"
+    return (best.fossilize(), "kept") if best.judged else None

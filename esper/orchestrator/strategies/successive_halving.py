@@ -1,11 +1,12 @@
-"""Tournament growth: candidates that enter a round together, and those that fall behind in it.
+"""Tournaments: candidates that are planted in one round, and early elimination of the losers.
 
-Successive halving (Karnin, Koren, Somekh, "Almost Optimal Exploration in Multi-Armed Bandits",
-2013; Jamieson, Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
-2016), in which the number that may be left halves each time that the number of measurements
-doubles. There the lower half always goes; here only what is clearly worse than the best does, by a
-one-sided t-test of the paired differences at 5 % (Student, "The Probable Error of a Mean", 1908):
-the measurements of a report are of the same weights and samples, so their noise is shared.
+Successive halving: Karnin, Koren, Somekh, "Almost Optimal Exploration in Multi-Armed Bandits"
+(ICML 2013), algorithm 3; Jamieson, Talwalkar, "Non-stochastic Best Arm Identification and
+Hyperparameter Optimization" (AISTATS 2016), section 3. The allowed number of candidates halves each
+time that the number of measurements doubles. The papers eliminate the lower half; this module
+eliminates only candidates that are clearly worse than the best one, by a one-sided paired t-test at
+5 % (Student, "The Probable Error of a Mean", Biometrika 6, 1908). The test is paired because all
+measurements of a report use the same weights and samples and so share their noise.
 """
 
 from collections import Counter
@@ -15,30 +16,29 @@ from typing import Final, NamedTuple
 
 from esper.bandit import ArmChoice
 from esper.orchestrator.state import Trial
-from esper.orchestrator.trials import mean_contribution
 from esper.orchestrator.view import View
 from esper.topics.models import Orchestration, Plant
 
 T_95: Final = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
-"""The 95 % quantile of Student's t with 1, 2, .. degrees of freedom; beyond, the last is used."""
+"""The 95 % quantile of Student's t for 1 to 9 degrees of freedom; more degrees use the last."""
 
 
 class TournamentCandidate(NamedTuple):
-    """A candidate that is planted, and how it was chosen."""
+    """A candidate of a round: the selector's choice, and the operation that plants it."""
 
     choice: ArmChoice
     plant: Plant
 
 
-def candidates(view: View, count: int) -> tuple[TournamentCandidate, ...]:
-    """Return up to so many candidates to plant at once, all of them within the limits.
+def choose_candidates(view: View, count: int) -> tuple[TournamentCandidate, ...]:
+    """Return up to `count` candidates to plant in one decision, within all limits.
 
-    The first is the selector's best. After it, of those whose category is not in the network yet,
-    the best; of all, where there are none. Those at one site share the alpha that is left there in
-    equal parts, so that they compete for the same room.
+    The first is the selector's best. Each next one is the best of a category that the network does
+    not have; without such a category, the best of all. The candidates at one site share its
+    remaining alpha equally.
     """
     choices: list[ArmChoice] = []
-    places = view.state.run.selection.limits.max_on_trial
+    max_on_trial = view.state.run.selection.limits.max_on_trial
     ahead = view
     while len(choices) < count:
         choice = (ahead.of_new_categories().best() if choices else None) or ahead.best()
@@ -46,14 +46,13 @@ def candidates(view: View, count: int) -> tuple[TournamentCandidate, ...]:
             break
         choices.append(choice)
         site = ahead.arm(choice).kernel.site
-        # As if all that may be on trial shared this site: how many do is not known yet.
-        plant = view.plant(choice, view.room(site) / places)
+        # The number of candidates at this site is not known yet, so assume the largest one.
+        plant = view.plant(choice, view.alpha_left(site) / max_on_trial)
         ahead = ahead.after((plant,)).without_kernel(plant.kernel_id)
-    sharing = Counter(choice.seat.site for choice in choices)
+    at_site = Counter(choice.slot_id.site for choice in choices)
+    alphas = {site: view.alpha_left(site) / count for site, count in at_site.items()}
     return tuple(
-        TournamentCandidate(
-            choice, view.plant(choice, view.room(choice.seat.site) / sharing[choice.seat.site])
-        )
+        TournamentCandidate(choice, view.plant(choice, alphas[choice.slot_id.site]))
         for choice in choices
     )
 
@@ -66,7 +65,7 @@ class Loser(NamedTuple):
 
 
 def losers(view: View) -> tuple[Loser, ...]:
-    """Return the candidates that their rounds can do without, the worst of each round first."""
+    """Return the candidates to eliminate from their rounds, the worst of each round first."""
     rounds: dict[int, list[Trial]] = {}
     for trial in view.state.trials:
         if trial.round_seq is not None:
@@ -75,27 +74,27 @@ def losers(view: View) -> tuple[Loser, ...]:
         loser
         for trials in rounds.values()
         if not any(view.warming_up(trial) for trial in trials)
-        for loser in _behind(trials, view.orchestration)
+        for loser in _losers_of_round(trials, view.orchestration)
     )
 
 
-def _behind(trials: Sequence[Trial], orchestration: Orchestration) -> Iterable[Loser]:
-    means = [(mean, trial) for trial in trials if (mean := mean_contribution(trial)) is not None]
+def _losers_of_round(trials: Sequence[Trial], orchestration: Orchestration) -> Iterable[Loser]:
+    means = [(mean, trial) for trial in trials if (mean := trial.mean_contribution()) is not None]
     reports = min(len(trial.contributions) for trial in trials)
     size = max(trial.round_size or 0 for trial in trials)
     surplus = len(trials) - _allowed(size, reports, orchestration.rung_reports)
     if len(means) < len(trials) or surplus <= 0:
         return
-    means.sort(key=lambda each: (-each[0], each[1].seat))
+    means.sort(key=lambda pair: (-pair[0], pair[1].slot_id))
     best_mean, best = means[0]
     for mean, trial in means[: -surplus - 1 : -1]:
-        alike = mean * orchestration.comparable_ratio_stay >= best_mean
-        if not trial.judged and not alike and clearly_worse(trial, best):
+        comparable = mean * orchestration.comparable_ratio_stay >= best_mean
+        if not trial.judged and not comparable and clearly_worse(trial, best):
             yield Loser(trial, best)
 
 
 def _allowed(size: int, reports: int, rung_reports: int) -> int:
-    """Return how many of a round may be left after so many reports."""
+    """Return the number of candidates that a round of `size` may have after `reports` reports."""
     left, rung = size, rung_reports
     while reports >= rung and left > 1:
         left, rung = ceil(left / 2), 2 * rung
@@ -103,9 +102,9 @@ def _allowed(size: int, reports: int, rung_reports: int) -> int:
 
 
 def clearly_worse(one: Trial, other: Trial) -> bool:
-    """Whether what one gave is less than what another did in the same reports, beyond the noise.
+    """Return whether `one` contributed significantly less than `other` in the same reports.
 
-    Two reports that both saw it are the least by which noise can be told.
+    With fewer than two common reports the noise is unknown, and the result is False.
     """
     pairs = zip(reversed(one.contributions), reversed(other.contributions), strict=False)
     differences = [b - a for a, b in pairs if a is not None and b is not None]
@@ -113,5 +112,5 @@ def clearly_worse(one: Trial, other: Trial) -> bool:
     if count < 2:
         return False
     mean = fsum(differences) / count
-    variance = fsum((each - mean) ** 2 for each in differences) / (count - 1)
+    variance = fsum((difference - mean) ** 2 for difference in differences) / (count - 1)
     return mean > T_95[min(count - 1, len(T_95)) - 1] * sqrt(variance / count)
