@@ -114,6 +114,6 @@ def _resident_bytes(stack: Stack) -> int:
     state = read_state(stack.settings.home / STACK_FILE)
     if state is None:
         raise BenchmarkError(f"no stack runs in {stack.settings.home}")
-    worker = psutil.Process(state.started("compile").pid)
+    worker = psutil.Process(state.require_process("compile").pid)
     processes = (worker, *worker.children(recursive=True))
     return sum(process.memory_info().rss for process in processes)

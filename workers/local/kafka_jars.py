@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from esper.workers.local.errors import DownloadError, MissingPackageError
-from esper.workers.local.lock import exclusive
+from esper.workers.local.lock import file_lock
 
 KAFKA_VERSION = "4.3.0"
 DOWNLOAD_THREADS = 8
@@ -80,7 +80,7 @@ def kafka_class_path(cache: Path | None = None) -> str:
     """
     directory = _directory(cache or default_cache())
     if not directory.is_dir():
-        with exclusive(directory.with_name(f"{directory.name}.lock")):
+        with file_lock(directory.with_name(f"{directory.name}.lock")):
             if not directory.is_dir():
                 _fetch_all(directory)
     return os.pathsep.join(str(directory / _file_name(c)) for c in _pins())

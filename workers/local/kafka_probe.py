@@ -1,4 +1,4 @@
-"""Asks a broker, in its own protocol, whether it is part of a working cluster."""
+"""Check over the Kafka protocol whether a broker serves in a working cluster."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _REQUEST = (
 )
 
 
-def answers(bootstrap_servers: str) -> bool:
-    """Whether one of `host:port,host:port` answers DescribeCluster with a registered broker.
+def is_answering(bootstrap_servers: str) -> bool:
+    """Return whether one of `host:port,host:port` answers DescribeCluster with a broker.
 
-    A listening port alone is not enough: a starting broker accepts connections before it may serve.
+    An open port is not enough: a starting broker accepts connections before it serves.
     """
-    return any(_answers(address) for address in bootstrap_servers.split(","))
+    return any(_is_answering(address) for address in bootstrap_servers.split(","))
 
 
-def _answers(address: str) -> bool:
+def _is_answering(address: str) -> bool:
     host, _, port = address.strip().rpartition(":")
     try:
         with socket.create_connection((host, int(port)), ANSWER_TIMEOUT_S) as connection:
@@ -46,7 +46,7 @@ def _answers(address: str) -> bool:
 
 
 def _live_brokers(reply: BinaryIO) -> int:
-    """Number of brokers in a DescribeCluster v0 response; 0 when it reports an error."""
+    """Return the number of brokers in a DescribeCluster v0 response; 0 if it reports an error."""
     _exactly(reply, 4 + 4)  # size, correlation id
     _uvarint(reply)  # header tags
     _exactly(reply, 4)  # throttle time
@@ -60,12 +60,12 @@ def _live_brokers(reply: BinaryIO) -> int:
 
 
 def _compact_string(reply: BinaryIO) -> bytes:
-    """A string whose length plus one comes first; 0 there means null."""
+    """Read a string that starts with its length plus one; 0 stands for null."""
     return _exactly(reply, max(0, _uvarint(reply) - 1))
 
 
 def _uvarint(reply: BinaryIO) -> int:
-    """An unsigned integer in groups of seven bits, lowest first."""
+    """Read an unsigned integer in groups of seven bits, lowest first."""
     value = shift = 0
     while True:
         (byte,) = _exactly(reply, 1)

@@ -1,4 +1,4 @@
-"""One at a time, also over processes."""
+"""A lock between processes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the advisory lock on `path` (created if absent), waiting for who holds it now."""
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the advisory lock on `path` during the block; create the file, wait for the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

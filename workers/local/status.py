@@ -1,4 +1,4 @@
-"""How each part of the local stack is, asked of the part itself."""
+"""Health of each service of the local stack, from a request to the service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esper.workers.local.worker import is_healthy, metrics_address
 
 
 class Health(StrEnum):
-    """How a part is, seen from outside."""
+    """Health of a service."""
 
     RUNNING = "running"
     NOT_ANSWERING = "not answering"
@@ -22,7 +22,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """One line of `esper status`; a running service without a pid is not ours."""
+    """One line of `esper status`; a service without a pid was not started by the stack."""
 
     name: str
     health: Health
@@ -32,13 +32,17 @@ class ServiceStatus:
 
 
 def service_statuses(state: StackState | None) -> list[ServiceStatus]:
-    """Kafka, Redis and the workers, in this order; all stopped when there is no state."""
+    """Return the status of Kafka, Redis and the workers, in this order; stopped without a state."""
     if state is None:
         return [ServiceStatus(name, Health.STOPPED) for name in (KAFKA, REDIS, *WORKERS)]
     broker, redis_url = state.kafka_bootstrap_servers, state.redis_url
     services = [
-        _service_status(KAFKA, broker, state.process(KAFKA), answers=kafka_probe.answers(broker)),
-        _service_status(REDIS, redis_url, state.process(REDIS), answers=redis.answers(redis_url)),
+        _service_status(
+            KAFKA, broker, state.process(KAFKA), answers=kafka_probe.is_answering(broker)
+        ),
+        _service_status(
+            REDIS, redis_url, state.process(REDIS), answers=redis.is_answering(redis_url)
+        ),
     ]
     return services + [_worker_status(name, state.process(name)) for name in WORKERS]
 
@@ -46,8 +50,8 @@ def service_statuses(state: StackState | None) -> list[ServiceStatus]:
 def _service_status(
     name: str, address: str, record: ProcessRecord | None, *, answers: bool
 ) -> ServiceStatus:
-    """A service is as it answers; who does not answer is stopped only if it was ours and ended."""
-    if record is None:  # The environment named it: it is not ours to know more about.
+    """Return RUNNING if the service answers, STOPPED only if the stack started it and it ended."""
+    if record is None:  # Named by the environment, not started by the stack.
         return ServiceStatus(name, Health.RUNNING if answers else Health.NOT_ANSWERING, address)
     return _process_status(record, address, answers=answers)
 

@@ -1,4 +1,4 @@
-"""A worker of the stack as a process: its command, its environment, its health."""
+"""A worker process of the local stack: command, environment and health."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEALTH_TIMEOUT_S = 1.0
 def spawn_worker(
     name: str, home: Path, state: StackState, *, die_with_parent: bool
 ) -> ProcessRecord:
-    """Start the worker `name` on the addresses of `state`; it is not ready yet."""
+    """Start the worker `name` with the addresses of `state`; return before it is ready."""
     port = free_port()
     record = process.spawn(
         name,
@@ -35,12 +35,12 @@ def spawn_worker(
 
 
 def wait_until_healthy(record: ProcessRecord) -> None:
-    """Return once the worker says that it works. Raises StartError."""
+    """Return when the worker is healthy; raise StartError if it is not in time."""
     process.wait_until_ready(record, lambda: is_healthy(record), START_TIMEOUT_S)
 
 
 def is_healthy(record: ProcessRecord) -> bool:
-    """Whether the worker answers `GET /healthz` with 200."""
+    """Return whether the worker answers `GET /healthz` with 200."""
     connection = HTTPConnection(LOOPBACK, record.metrics_port, timeout=HEALTH_TIMEOUT_S)
     try:
         connection.request("GET", "/healthz")
@@ -52,7 +52,7 @@ def is_healthy(record: ProcessRecord) -> bool:
 
 
 def metrics_address(record: ProcessRecord) -> str:
-    """Where the worker serves `/metrics` and `/healthz`."""
+    """Return the base URL of the worker's `/metrics` and `/healthz`."""
     return f"http://{LOOPBACK}:{record.metrics_port}"
 
 
@@ -70,8 +70,8 @@ def _environment(name: str, home: Path, state: StackState, port: int) -> dict[st
 
 
 def _instance_id(name: str, home: Path) -> str:
-    """The same at each start, so that the group takes a restarted worker back at once.
+    """Return an id that is the same at each start, so that a restart causes no rebalance.
 
-    Differs between machines and folders: two stacks on one shared broker must not fence each other.
+    It differs between machines and folders: equal ids on one broker would fence each other.
     """
     return f"{name}-{socket.gethostname()}-{zlib.crc32(str(home).encode()):08x}"

@@ -1,4 +1,4 @@
-"""The pip-installed Kafka is the real thing: seen with librdkafka, a client that is not ours."""
+"""The Kafka service, tested with librdkafka, a client independent of Esper."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def service(tmp_path: Path) -> Iterator[KafkaService]:
 
 
 def test_the_broker_of_this_session_answers(kafka: KafkaService) -> None:
-    assert kafka_probe.answers(kafka.bootstrap_servers)
+    assert kafka_probe.is_answering(kafka.bootstrap_servers)
     assert len(_admin(kafka.bootstrap_servers).list_topics(timeout=TIMEOUT_S).brokers) == 1
 
 
-def test_no_topic_springs_up_by_being_written_to(kafka: KafkaService) -> None:
+def test_writing_to_an_unknown_topic_does_not_create_it(kafka: KafkaService) -> None:
     name = f"never-created-{uuid4().hex}"
 
     with pytest.raises(KafkaException, match="UNKNOWN_TOPIC"):
@@ -57,7 +57,7 @@ def test_a_restart_keeps_address_and_records(service: KafkaService, tmp_path: Pa
         again.stop()
 
 
-def test_a_record_of_the_largest_size_passes_and_a_larger_one_does_not(
+def test_the_message_size_limit_is_enforced(
     service: KafkaService,
 ) -> None:
     service.start()
@@ -77,10 +77,10 @@ def test_stop_leaves_no_process(service: KafkaService, tmp_path: Path) -> None:
 
     assert not _processes_of(tmp_path)
     assert not psutil.pid_exists(record.pid)  # Not even a zombie.
-    assert not kafka_probe.answers(service.bootstrap_servers)
+    assert not kafka_probe.is_answering(service.bootstrap_servers)
 
 
-def test_a_start_that_takes_too_long_leaves_no_process(
+def test_a_start_that_exceeds_the_timeout_leaves_no_process(
     service: KafkaService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("esper.workers.local.kafka.START_TIMEOUT_S", 0.1)
@@ -91,7 +91,7 @@ def test_a_start_that_takes_too_long_leaves_no_process(
     assert not _processes_of(tmp_path)
 
 
-def test_a_failed_start_tells_what_the_broker_said(service: KafkaService, tmp_path: Path) -> None:
+def test_a_failed_start_quotes_the_broker_log(service: KafkaService, tmp_path: Path) -> None:
     service.start()
     service.stop()
     meta = tmp_path / "kafka" / "data" / "meta.properties"
@@ -107,9 +107,7 @@ def test_a_failed_start_tells_what_the_broker_said(service: KafkaService, tmp_pa
     assert "\n" not in message
 
 
-def test_a_port_taken_meanwhile_is_an_error_with_the_remedy(
-    service: KafkaService, tmp_path: Path
-) -> None:
+def test_a_used_port_raises_with_the_remedy(service: KafkaService, tmp_path: Path) -> None:
     port = int((tmp_path / "kafka" / "controller-port").read_text())
     with socket.create_server((LOOPBACK, port)), pytest.raises(PortError) as caught:
         service.start()
@@ -118,16 +116,16 @@ def test_a_port_taken_meanwhile_is_an_error_with_the_remedy(
     assert "controller-port" in str(caught.value)
 
 
-def test_the_probe_is_not_deceived_by_another_server() -> None:
+def test_the_probe_returns_false_for_another_server() -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
         thread = threading.Thread(target=_speak_http_once, args=(server,))
         thread.start()
-        assert not kafka_probe.answers(f"{LOOPBACK}:{server.getsockname()[1]}")
+        assert not kafka_probe.is_answering(f"{LOOPBACK}:{server.getsockname()[1]}")
         thread.join()
 
 
-def test_the_probe_says_no_where_nothing_listens() -> None:
-    assert not kafka_probe.answers(f"{LOOPBACK}:{free_port()}")
+def test_the_probe_returns_false_without_a_server() -> None:
+    assert not kafka_probe.is_answering(f"{LOOPBACK}:{free_port()}")
 
 
 def _speak_http_once(server: socket.socket) -> None:

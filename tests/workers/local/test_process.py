@@ -1,12 +1,10 @@
-"""Processes are started apart, found again for certain, and leave nothing behind."""
+"""Managed processes: started in their own session, identified safely, stopped completely."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,6 +13,7 @@ import pytest
 from esper.workers.local import process
 from esper.workers.local.errors import StartError
 from esper.workers.local.process import ProcessRecord
+from tests.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 PARENT_AND_CHILD = [
@@ -25,13 +24,13 @@ PARENT_AND_CHILD = [
     "print(child.pid, flush=True)\n"
     "time.sleep(600)",
 ]
-TALKER = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
-DEAF = [
+PRINTING = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
+IGNORING_SIGTERM = [
     sys.executable,
     "-c",
     "import signal, time\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    "print('deaf', flush=True)\n"
+    "print('ready', flush=True)\n"
     "time.sleep(600)",
 ]
 
@@ -69,8 +68,8 @@ def test_stop_ends_children_that_outlived_a_killed_parent(log: Path) -> None:
     assert _is_gone(child)
 
 
-def test_stop_kills_what_ignores_sigterm_after_the_grace_period(log: Path) -> None:
-    record = process.spawn("deaf", DEAF, log=log)
+def test_stop_kills_a_process_that_ignores_sigterm(log: Path) -> None:
+    record = process.spawn("ignoring", IGNORING_SIGTERM, log=log)
     _first_line(log)
 
     process.stop(record, grace_s=0.2)
@@ -78,7 +77,7 @@ def test_stop_kills_what_ignores_sigterm_after_the_grace_period(log: Path) -> No
     assert not process.is_alive(record)
 
 
-def test_stop_spares_a_stranger_with_a_reused_pid(log: Path) -> None:
+def test_stop_does_not_touch_another_process_with_a_reused_pid(log: Path) -> None:
     stranger = process.spawn("stranger", PARENT_AND_CHILD, log=log)
     child = int(_first_line(log))
     ended_long_ago = stranger.model_copy(update={"created": stranger.created - 60.0})
@@ -92,14 +91,14 @@ def test_stop_spares_a_stranger_with_a_reused_pid(log: Path) -> None:
         process.stop(stranger)
 
 
-def test_a_process_that_ended_is_not_alive_although_unreaped(log: Path) -> None:
+def test_an_ended_process_is_not_alive_and_is_reaped(log: Path) -> None:
     record = process.spawn("short", [sys.executable, "-c", ""], log=log)
 
-    assert _becomes(lambda: not process.is_alive(record))
+    wait_until(lambda: not process.is_alive(record), "the end of the process")
     assert not psutil.pid_exists(record.pid)
 
 
-def test_a_record_read_back_finds_the_process(log: Path) -> None:
+def test_a_deserialized_record_finds_the_process(log: Path) -> None:
     record = process.spawn("sleeper", SLEEP, log=log)
 
     again = ProcessRecord.model_validate_json(record.model_dump_json())
@@ -109,33 +108,38 @@ def test_a_record_read_back_finds_the_process(log: Path) -> None:
     assert not process.is_alive(record)
 
 
-@pytest.mark.parametrize(("leashed", "survives"), [(True, False), (False, True)])
-def test_a_leashed_process_dies_when_its_parent_is_killed(
-    log: Path, leashed: bool, survives: bool
-) -> None:
+@pytest.mark.parametrize(("tied", "survives"), [(True, False), (False, True)])
+def test_only_a_tied_process_dies_with_its_parent(log: Path, tied: bool, survives: bool) -> None:
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
         "from esper.workers.local import process\n"
-        f"record = process.spawn('child', {TALKER!r}, log=Path({str(log)!r}),"
-        f" die_with_parent={leashed})\n"
+        f"record = process.spawn('child', {PRINTING!r}, log=Path({str(log)!r}),"
+        f" die_with_parent={tied})\n"
+        f"sentinel = process.spawn('sentinel', {PRINTING!r}, log=Path({str(log)!r} + '.sentinel'),"
+        " die_with_parent=True)\n"
         "print(record.model_dump_json(), flush=True)\n"
+        "print(sentinel.model_dump_json(), flush=True)\n"
         "time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         record = ProcessRecord.model_validate_json(parent.stdout.readline())
-        assert _first_line(log) == "here"  # From now on the leash is the kernel's business.
+        sentinel = ProcessRecord.model_validate_json(parent.stdout.readline())
+        assert _first_line(Path(f"{log}.sentinel")) == "here"
+        assert _first_line(log) == "here"
 
         parent.kill()
         parent.wait()
-
-    gone = _becomes(lambda: not process.is_alive(record), within_s=1.0)
+        # The end of a tied sibling shows that the kernel has sent the signals.
+        wait_until(lambda: not process.is_alive(sentinel), "the end of the tied sentinel")
+    if not survives:
+        wait_until(lambda: not process.is_alive(record), "the end of the tied process")
+    assert process.is_alive(record) is survives
     process.stop(record)
-    assert gone is not survives
 
 
-def test_a_leash_is_refused_to_a_thread_that_would_end_before_the_service(log: Path) -> None:
+def test_die_with_parent_is_refused_outside_the_main_thread(log: Path) -> None:
     refusals: list[StartError] = []
 
     def start() -> None:
@@ -151,12 +155,12 @@ def test_a_leash_is_refused_to_a_thread_that_would_end_before_the_service(log: P
     assert "main thread" in str(refusals[0])
 
 
-def test_a_missing_command_is_an_error_that_names_it(log: Path) -> None:
+def test_a_missing_command_raises_with_its_name(log: Path) -> None:
     with pytest.raises(StartError, match="no-such-server"):
         process.spawn("server", ["no-such-server"], log=log)
 
 
-def test_a_failed_start_is_told_on_one_line_with_the_end_of_the_log(log: Path) -> None:
+def test_a_failed_start_raises_one_line_with_the_end_of_the_log(log: Path) -> None:
     dying = "import sys; sys.exit('FATAL port 80: permission denied\\n\\tat frame 1')"
     record = process.spawn("server", [sys.executable, "-c", dying], log=log)
 
@@ -170,7 +174,7 @@ def test_a_failed_start_is_told_on_one_line_with_the_end_of_the_log(log: Path) -
     assert "frame" not in message
 
 
-def test_an_earlier_run_in_the_same_log_is_not_told_again(log: Path) -> None:
+def test_the_error_does_not_quote_an_earlier_process_in_the_same_log(log: Path) -> None:
     for reason in ("first", "second"):
         last = process.spawn("server", [sys.executable, "-c", f"exit('{reason}')"], log=log)
         process.wait_until_gone(last, timeout_s=10.0)
@@ -181,7 +185,7 @@ def test_an_earlier_run_in_the_same_log_is_not_told_again(log: Path) -> None:
     assert log.read_text() == "first\nsecond\n"
 
 
-def test_a_start_that_takes_too_long_is_an_error_that_says_so(log: Path) -> None:
+def test_a_start_that_exceeds_the_timeout_raises(log: Path) -> None:
     record = process.spawn("sleeper", SLEEP, log=log)
 
     with pytest.raises(StartError, match=r"sleeper is not ready after 0\.1 s: \(empty log\)"):
@@ -191,22 +195,13 @@ def test_a_start_that_takes_too_long_is_an_error_that_says_so(log: Path) -> None
 
 
 def _first_line(log: Path) -> str:
-    assert _becomes(lambda: log.exists() and "\n" in log.read_text())
+    wait_until(lambda: log.exists() and "\n" in log.read_text(), f"a line in {log}")
     return log.read_text().splitlines()[0]
 
 
 def _is_gone(pid: int) -> bool:
-    """Gone, or only waiting to be reaped by whoever adopted it."""
+    """Return whether the process has ended; a zombie counts as ended."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def _becomes(condition: Callable[[], bool], within_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

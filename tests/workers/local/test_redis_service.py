@@ -1,4 +1,4 @@
-"""The pip-installed Redis is the real thing, and keeps its address and data."""
+"""The Redis service: a real server that keeps its address and data across restarts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from esper.workers.local.redis import RedisService
 
 
 def test_the_server_of_this_session_answers(redis_url: str) -> None:
-    assert redis.answers(redis_url)
+    assert redis.is_answering(redis_url)
     with Redis.from_url(redis_url) as client:
         assert client.ping()
 
@@ -44,10 +44,10 @@ def test_stop_leaves_no_process(tmp_path: Path) -> None:
     service.stop()
 
     assert not process.is_alive(record)
-    assert not redis.answers(service.url)
+    assert not redis.is_answering(service.url)
 
 
-def test_a_port_taken_meanwhile_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+def test_a_used_port_raises_with_the_remedy(tmp_path: Path) -> None:
     service = RedisService(tmp_path)
     port = int((tmp_path / "port").read_text())
     with socket.create_server((LOOPBACK, port)), pytest.raises(PortError) as caught:

@@ -1,4 +1,4 @@
-"""One call brings the stack up, one takes it down, and neither leaves anything half done."""
+"""The local stack: started and stopped by one call each, completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from esper.workers.local.ports import LOOPBACK, free_port
 from esper.workers.local.stack import LocalStack
 from esper.workers.local.state import StackState
 from esper.workers.local.status import Health
+from tests.waiting import wait_until
 
 NO_ADDRESSES: dict[str, str] = {}
 
@@ -31,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(home: Path) -> Iterator[LocalStack]:
-    """Services without workers, up for this module."""
+    """Return a running stack without workers, for this module."""
     stack = LocalStack(home, NO_ADDRESSES)
     stack.start(_silent, workers=False)
     yield stack
@@ -40,13 +41,13 @@ def stack(home: Path) -> Iterator[LocalStack]:
 
 @pytest.fixture
 def own_stack(tmp_path: Path) -> Iterator[LocalStack]:
-    """A stack for one test; what is started under `tmp_path`, by whomever, ends with the test."""
+    """Return a stack in `tmp_path`; all that is started there is stopped after the test."""
     stack = LocalStack(tmp_path, NO_ADDRESSES)
     yield stack
     stack.stop()
 
 
-def test_what_runs_is_written_down_for_every_other_command(stack: LocalStack, home: Path) -> None:
+def test_the_state_file_has_addresses_keys_and_processes(stack: LocalStack, home: Path) -> None:
     written = orjson.loads((home / "stack.json").read_bytes())
 
     assert written.keys() == {
@@ -71,11 +72,11 @@ def test_every_topic_of_the_catalog_exists(stack: LocalStack, home: Path) -> Non
     }
 
 
-def test_the_private_key_is_for_its_owner_alone(stack: LocalStack, home: Path) -> None:
+def test_only_the_owner_can_read_the_private_key(stack: LocalStack, home: Path) -> None:
     assert stat.S_IMODE(_state(home).signing_key_file.stat().st_mode) == 0o600
 
 
-def test_status_tells_what_answers_and_what_was_not_started(stack: LocalStack) -> None:
+def test_status_shows_running_and_stopped_services(stack: LocalStack) -> None:
     assert {part.name: part.health for part in stack.status()} == {
         "kafka": Health.RUNNING,
         "redis": Health.RUNNING,
@@ -84,17 +85,17 @@ def test_status_tells_what_answers_and_what_was_not_started(stack: LocalStack) -
     }
 
 
-def test_a_second_start_starts_nothing_anew(stack: LocalStack, home: Path) -> None:
+def test_a_second_start_keeps_the_running_services(stack: LocalStack, home: Path) -> None:
     before = _state(home)
-    said: list[str] = []
+    messages: list[str] = []
 
-    LocalStack(home, NO_ADDRESSES).start(said.append, workers=False)
+    LocalStack(home, NO_ADDRESSES).start(messages.append, workers=False)
 
     assert _state(home) == before
-    assert "kafka: already running" in said
+    assert "kafka: already running" in messages
 
 
-def test_a_killed_service_is_seen_and_comes_back_under_its_address(
+def test_a_killed_service_is_reported_and_restarts_at_its_address(
     stack: LocalStack, home: Path
 ) -> None:
     before = _state(home)
@@ -110,8 +111,8 @@ def test_a_killed_service_is_seen_and_comes_back_under_its_address(
     assert after.process("redis") != before.process("redis")
 
 
-def test_a_frozen_service_is_running_but_does_not_answer(stack: LocalStack, home: Path) -> None:
-    redis = _state(home).started("redis")
+def test_a_frozen_service_is_reported_as_not_answering(stack: LocalStack, home: Path) -> None:
+    redis = _state(home).require_process("redis")
     subprocess.run(["kill", "-STOP", str(redis.pid)], check=True)
     try:
         assert _health(stack, "redis") is Health.NOT_ANSWERING
@@ -134,7 +135,7 @@ def test_stop_ends_every_process_and_keeps_keys_and_addresses(
     assert again.kafka_bootstrap_servers == state.kafka_bootstrap_servers
 
 
-def test_when_one_part_fails_what_this_start_had_started_is_stopped(
+def test_a_failed_start_stops_the_services_that_it_started(
     own_stack: LocalStack, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -143,18 +144,18 @@ def test_when_one_part_fails_what_this_start_had_started_is_stopped(
     seen: list[StackState] = []
 
     def remember(message: str) -> None:
-        if message == "kafka: starting":  # By now Redis is up, and written down.
+        if message == "kafka: starting":  # Redis runs and is in the state file.
             seen.append(_state(tmp_path))
 
     with socket.create_server((LOOPBACK, port)), pytest.raises(PortError, match=str(port)):
         own_stack.start(remember, workers=False)
 
-    redis = seen[0].started("redis")
+    redis = seen[0].require_process("redis")
     assert not process.is_alive(redis)
     assert not (tmp_path / "stack.json").exists()
 
 
-def test_addresses_in_the_environment_win_and_nothing_is_started(
+def test_services_named_in_the_environment_are_used_and_not_started(
     stack: LocalStack, home: Path, own_stack: LocalStack, tmp_path: Path
 ) -> None:
     running = _state(home)
@@ -173,7 +174,7 @@ def test_addresses_in_the_environment_win_and_nothing_is_started(
     assert _health(stack, "kafka") is Health.RUNNING
 
 
-def test_a_killed_starter_takes_the_services_with_it_when_asked_to(
+def test_with_die_with_parent_services_die_with_a_killed_starter(
     own_stack: LocalStack, tmp_path: Path
 ) -> None:
     script = (
@@ -194,17 +195,17 @@ def test_a_killed_starter_takes_the_services_with_it_when_asked_to(
         starter.kill()
         starter.wait()
 
+    assert records
     for record in records:
-        process.wait_until_gone(record, timeout_s=5.0)
-    assert [record.name for record in records if process.is_alive(record)] == []
+        wait_until(lambda r=record: not process.is_alive(r), f"the end of {record.name}")
 
 
-def test_a_part_that_was_not_started_cannot_be_restarted(stack: LocalStack) -> None:
+def test_a_service_that_was_not_started_cannot_be_restarted(stack: LocalStack) -> None:
     with pytest.raises(NotRunningError, match="has not started 'compile'"):
         stack.restart("compile")
 
 
-def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_state_file_raises_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text('{"processes": 1}')
 
     with pytest.raises(StateError, match=r"stack\.json is damaged"):
@@ -212,7 +213,7 @@ def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
 
 
 def _silent(message: str) -> None:
-    """Progress that nobody watches."""
+    """Ignore a progress message."""
 
 
 def _state(home: Path) -> StackState:
