@@ -1,5 +1,6 @@
-"""What crosses the wire: the topics, the events on them, their bytes, and the bus.
+"""The wire: the topics, the events on them, their bytes, and the Kafka client.
 
-Everything another process can observe of Esper is defined here; the domain (`esper`) and the
-processes (`workers`) import from this package and never the other way round.
+Public modules: `models` (the events), `catalog` (the topics), `codec` (events to bytes and back),
+`bus` (producer and consumer) and `asyncapi` (the contract as documents). The rest of Esper imports
+from these modules; they import nothing from it but `esper.errors`.
 """

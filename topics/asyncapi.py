@@ -1,7 +1,7 @@
 """The contract as documents: AsyncAPI 3, and one JSON Schema (draft 7) for each event.
 
-Both are generated from the catalog and the models, so they say what the code does:
-`python -m esper.topics.asyncapi DIR` writes `asyncapi.json` and `schemas/*.json`.
+`python -m esper.topics.asyncapi DIR` generates `asyncapi.json`, `schemas/*.json` and
+`fingerprint.json` from the catalog and the models.
 """
 
 import sys
@@ -27,9 +27,13 @@ from esper.topics.catalog import (
     topic_specs,
 )
 from esper.topics.codec import TYPE_PREFIX
-
-CONTRACT_VERSION = "2.0.0"
-"""Raised by hand: the minor part for a new optional field, the major part for anything else."""
+from esper.topics.contract_version import (
+    CONTRACT_VERSION,
+    FINGERPRINT_FILE,
+    VersionNotRaised,
+    check_version,
+    fingerprint,
+)
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 KAFKA_BINDING_VERSION = "0.5.0"
@@ -37,31 +41,31 @@ KAFKA_BINDING_VERSION = "0.5.0"
 Schema = dict[str, Any]
 
 
-class Flow(NamedTuple):
-    """Who sends to, or receives from, a topic."""
+class TopicOperation(NamedTuple):
+    """A client that sends to, or receives from, a topic."""
 
-    who: str
+    client: str
     action: Literal["send", "receive"]
     topic: Topic
 
 
-FLOWS: tuple[Flow, ...] = (
-    Flow("author", "send", BLUEPRINT_SUBMITTED),
-    Flow("planner", "receive", BLUEPRINT_SUBMITTED),
-    Flow("trainer", "send", TRAINING_RUN),
-    Flow("planner", "receive", TRAINING_RUN),
-    Flow("planner", "send", KERNEL_REQUESTED),
-    Flow("compiler", "receive", KERNEL_REQUESTED),
-    Flow("planner", "send", KERNEL_COMPILED),
-    Flow("compiler", "send", KERNEL_COMPILED),
-    Flow("compiler", "send", KERNEL_READY),
-    Flow("trainer", "receive", KERNEL_READY),
-    Flow("trainer", "send", SEED_METRICS),
-    Flow("bandit", "receive", SEED_METRICS),
-    Flow("bandit", "send", ADAPTATION_DECISION),
-    Flow("trainer", "receive", ADAPTATION_DECISION),
-    Flow("operator", "send", RUN_CONTROL),
-    Flow("trainer", "receive", RUN_CONTROL),
+TOPIC_OPERATIONS: tuple[TopicOperation, ...] = (
+    TopicOperation("author", "send", BLUEPRINT_SUBMITTED),
+    TopicOperation("planner", "receive", BLUEPRINT_SUBMITTED),
+    TopicOperation("trainer", "send", TRAINING_RUN),
+    TopicOperation("planner", "receive", TRAINING_RUN),
+    TopicOperation("planner", "send", KERNEL_REQUESTED),
+    TopicOperation("compiler", "receive", KERNEL_REQUESTED),
+    TopicOperation("planner", "send", KERNEL_COMPILED),
+    TopicOperation("compiler", "send", KERNEL_COMPILED),
+    TopicOperation("compiler", "send", KERNEL_READY),
+    TopicOperation("trainer", "receive", KERNEL_READY),
+    TopicOperation("trainer", "send", SEED_METRICS),
+    TopicOperation("bandit", "receive", SEED_METRICS),
+    TopicOperation("bandit", "send", ADAPTATION_DECISION),
+    TopicOperation("trainer", "receive", ADAPTATION_DECISION),
+    TopicOperation("operator", "send", RUN_CONTROL),
+    TopicOperation("trainer", "receive", RUN_CONTROL),
 )
 
 
@@ -77,7 +81,7 @@ def document() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "channels": dict(_channels()),
-        "operations": {_operation_id(flow): _operation(flow) for flow in FLOWS},
+        "operations": {_operation_id(entry): _operation(entry) for entry in TOPIC_OPERATIONS},
         "components": {
             "messages": {topic.model.__name__: _message(topic) for topic in TOPICS}
             | {"DeadLetter": _dead_letter()},
@@ -87,16 +91,25 @@ def document() -> dict[str, Any]:
 
 
 def schemas() -> dict[str, Schema]:
-    """Return one self-contained JSON Schema for each event, by the name of its model.
+    """Return a self-contained JSON Schema for each event, by the name of its model.
 
-    They describe what is accepted: fields with a default may be missing, unknown ones are ignored.
+    The schemas describe accepted values: fields with a default may be missing, and unknown fields
+    are ignored.
     """
     return {topic.model.__name__: _schema(topic) for topic in TOPICS}
 
 
 def write(directory: Path) -> list[Path]:
-    """Write the document and the schemas under a directory; return the files."""
-    contents = {directory / "asyncapi.json": document()}
+    """Write the document, the schemas and the fingerprint to a directory; return the files.
+
+    Raises:
+        VersionNotRaised: the directory holds documents of this version with other events.
+    """
+    check_version(directory)
+    contents = {
+        directory / "asyncapi.json": document(),
+        directory / FINGERPRINT_FILE: fingerprint(),
+    }
     contents |= {
         directory / "schemas" / f"{name}.json": schema for name, schema in schemas().items()
     }
@@ -107,7 +120,7 @@ def write(directory: Path) -> list[Path]:
 
 
 def rendered(content: dict[str, Any]) -> bytes:
-    """Return a document as it is written: indented JSON, ending in a line break."""
+    """Return the bytes of a document: indented JSON that ends with a line break."""
     return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -130,7 +143,7 @@ def _definitions(ref_template: str) -> dict[str, Schema]:
 
 
 def _without_discriminators(schema: Any) -> Any:
-    """Drop a keyword of OpenAPI; the constant in each alternative says the same in JSON Schema."""
+    """Return a schema without OpenAPI's `discriminator`, a copy of the `const`s."""
     if isinstance(schema, dict):
         return {
             name: _without_discriminators(value)
@@ -146,7 +159,7 @@ def _channels() -> Iterator[tuple[str, dict[str, Any]]]:
     specs = {spec.name: spec for spec in topic_specs()}
     for topic in TOPICS:
         yield topic.name, _channel(specs[topic.name], topic.model.__name__, topic.summary)
-        summary = f"Records of {topic.name} that could not be understood, byte for byte."
+        summary = f"Records of {topic.name} that could not be processed, byte for byte."
         yield topic.dead_letters, _channel(specs[topic.dead_letters], "DeadLetter", summary)
 
 
@@ -187,7 +200,7 @@ def _message(topic: Topic) -> dict[str, Any]:
 
 
 def _event_headers(name: str) -> Schema:
-    """CloudEvents 1.0 in Kafka's binary mode, and W3C Trace Context."""
+    """Return the schema of CloudEvents 1.0 in Kafka's binary mode, and W3C Trace Context."""
     sha256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     return {
         "type": "object",
@@ -207,7 +220,7 @@ def _dead_letter() -> dict[str, Any]:
     number = {"type": "string", "pattern": "^[0-9]+$"}
     return {
         "name": "DeadLetter",
-        "summary": "The untouched record, key and headers included, with reason and origin.",
+        "summary": "The unchanged record with key and headers, and headers with reason and origin.",
         "headers": {
             "type": "object",
             "required": ["dlq-reason", "dlq-topic", "dlq-partition", "dlq-offset"],
@@ -217,32 +230,36 @@ def _dead_letter() -> dict[str, Any]:
                 "dlq-partition": number,
                 "dlq-offset": number,
                 "dlq-value-bytes": number
-                | {"description": "Present where the value was too large; it stays at its origin."},
+                | {"description": "Size of a value too large to copy; read it from its origin."},
             },
         },
         "payload": {"description": "Any bytes."},
     }
 
 
-def _operation_id(flow: Flow) -> str:
-    return f"{flow.who}-{flow.action}s-{flow.topic.name}"
+def _operation_id(operation: TopicOperation) -> str:
+    return f"{operation.client}-{operation.action}s-{operation.topic.name}"
 
 
-def _operation(flow: Flow) -> dict[str, Any]:
-    message = f"#/channels/{flow.topic.name}/messages/{flow.topic.model.__name__}"
+def _operation(operation: TopicOperation) -> dict[str, Any]:
+    channel = f"#/channels/{operation.topic.name}"
     return {
-        "action": flow.action,
-        "channel": {"$ref": f"#/channels/{flow.topic.name}"},
-        "messages": [{"$ref": message}],
-        "tags": [{"name": flow.who}],
+        "action": operation.action,
+        "channel": {"$ref": channel},
+        "messages": [{"$ref": f"{channel}/messages/{operation.topic.model.__name__}"}],
+        "tags": [{"name": operation.client}],
     }
 
 
 def main() -> None:
-    """Write the contract under the directory named on the command line."""
+    """Write the contract to the directory that the command line names."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m esper.topics.asyncapi DIR")
-    for file in write(Path(sys.argv[1])):
+    try:
+        files = write(Path(sys.argv[1]))
+    except VersionNotRaised as error:
+        sys.exit(str(error))
+    for file in files:
         print(file)
 
 

@@ -1,4 +1,4 @@
-"""The topics: what each carries, how it is keyed, partitioned and kept."""
+"""The topics: event, key, partitions, cleanup policy and retention."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
 class Cleanup(StrEnum):
-    """How Kafka forgets: by age, or all but the last record of each key."""
+    """Kafka's `cleanup.policy`: delete by age, or keep the last record of each key."""
 
     DELETE = "delete"
     COMPACT = "compact"
@@ -30,9 +30,9 @@ class Cleanup(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic; `key` names the field of `model` whose value is the record's key.
+    """One topic; `key` names the field of `model` whose value is the record key.
 
-    `retention_ms` is how long records are kept where cleanup is by age; -1 keeps them for ever.
+    `retention_ms` applies with `Cleanup.DELETE`; -1 keeps records for ever.
     """
 
     name: str
@@ -45,17 +45,17 @@ class Topic:
 
     @property
     def dead_letters(self) -> str:
-        """Name of the topic that takes what could not be understood on this one."""
+        """Name of the dead-letter topic."""
         return f"{self.name}.dlq"
 
     def key_of(self, event: Event) -> bytes:
-        """The record key of an event, as bytes."""
+        """Return the record key of an event."""
         return str(getattr(event, self.key)).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A worker's table; its changelog has the partitions of the topic whose keys it uses."""
+    """A Faust table; its changelog has as many partitions as the `source` topic of its keys."""
 
     app: str
     name: str
@@ -63,7 +63,7 @@ class Table:
 
     @property
     def changelog(self) -> str:
-        """The name Faust gives to the changelog topic."""
+        """Name that Faust gives to the changelog topic."""
         return f"{self.app}-{self.name}-changelog"
 
 
@@ -74,7 +74,7 @@ BLUEPRINT_SUBMITTED = Topic(
     partitions=1,
     cleanup=Cleanup.DELETE,
     retention_ms=-1,
-    summary="Networks to grow with, from anyone; plain JSON is enough.",
+    summary="Blueprints from any producer; plain JSON without headers is accepted.",
 )
 TRAINING_RUN = Topic(
     name="training-run",
@@ -82,7 +82,7 @@ TRAINING_RUN = Topic(
     key="run_id",
     partitions=1,
     cleanup=Cleanup.COMPACT,
-    summary="The sites of each run, and whether it is open.",
+    summary="The sites of a run, and whether the run is open.",
 )
 KERNEL_REQUESTED = Topic(
     name="kernel-requested",
@@ -98,7 +98,7 @@ KERNEL_COMPILED = Topic(
     key="kernel_id",
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.DELETE,
-    summary="Every compile attempt, ready or rejected, with the reason and the measurements.",
+    summary="Every compile attempt, ready or rejected, with measurements or a reason.",
 )
 KERNEL_READY = Topic(
     name="kernel-ready",
@@ -106,7 +106,7 @@ KERNEL_READY = Topic(
     key="kernel_id",
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.COMPACT,
-    summary="Where each finished kernel lies, its digest and its signature.",
+    summary="Location, digest and signature of each finished kernel.",
 )
 SEED_METRICS = Topic(
     name="seed-metrics",
@@ -115,7 +115,7 @@ SEED_METRICS = Topic(
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.DELETE,
     retention_ms=90 * DAY_MS,
-    summary="The reports of each run, in order.",
+    summary="The reports of a run, in order.",
 )
 ADAPTATION_DECISION = Topic(
     name="adaptation-decision",
@@ -124,7 +124,7 @@ ADAPTATION_DECISION = Topic(
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.DELETE,
     retention_ms=90 * DAY_MS,
-    summary="What to plant, keep and remove; hash-chained within a run.",
+    summary="Decisions to plant, keep and remove kernels; a hash chain within a run.",
 )
 RUN_CONTROL = Topic(
     name="run-control",
@@ -132,7 +132,7 @@ RUN_CONTROL = Topic(
     key="run_id",
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.DELETE,
-    summary="What people ask of a run: to cull, to keep, to pause, to resume.",
+    summary="Manual requests to a run: cull, keep, pause, resume.",
 )
 
 TOPICS: tuple[Topic, ...] = (
@@ -158,7 +158,7 @@ TABLES: tuple[Table, ...] = (PLANNED_BLUEPRINTS, PLANNED_RUNS, FOLDED_RUNS)
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What a broker must hold: a name, a partition count and the topic's configuration."""
+    """A topic to create: name, partition count and topic configuration."""
 
     name: str
     partitions: int
@@ -166,7 +166,7 @@ class TopicSpec:
 
 
 def topic_specs() -> Iterator[TopicSpec]:
-    """Yield every topic Esper needs: the catalog, its dead letters, and the tables' changelogs."""
+    """Yield every topic that Esper needs: catalog, dead-letter topics and tables' changelogs."""
     for topic in TOPICS:
         yield _spec(topic.name, topic.partitions, topic.cleanup, topic.retention_ms)
         yield _spec(topic.dead_letters, 1, Cleanup.DELETE, 30 * DAY_MS)

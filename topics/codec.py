@@ -1,7 +1,7 @@
-"""Events as bytes and back: canonical JSON, and CloudEvents headers in Kafka's binary mode.
+"""Events to bytes and back: canonical JSON, and CloudEvents headers in Kafka's binary mode.
 
-Canonical means: keys sorted, no white space, shortest form of each number. Equal events have
-equal bytes, in every process, so bytes can be hashed, signed and compared.
+Canonical JSON has sorted keys, no white space and the shortest form of numbers. Equal events have
+equal bytes in every process, so that bytes can be hashed, signed and compared.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from esper.errors import EsperError
 from esper.topics.models import Event
 
 E = TypeVar("E", bound=Event)
@@ -20,14 +21,14 @@ Headers = tuple[tuple[str, bytes], ...]
 
 TYPE_PREFIX = "esper."
 
-MAX_WHERE = 200
-"""Characters of a message that name the place of a fault; a key of the sender's can be longer."""
+MAX_PATH_CHARS = 200
+"""Most characters of a field's path in an error; a key from outside can be longer."""
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Undecodable(ValueError):
-    """Bytes that are not an event of the expected model; the message says where they differ."""
+class Undecodable(EsperError, ValueError):
+    """Bytes are not an event of the expected model; the message names the first invalid field."""
 
 
 def encode(event: BaseModel) -> bytes:
@@ -39,42 +40,42 @@ def decode(model: type[E], value: bytes | None) -> E:
     """Return the event that `value` encodes.
 
     Raises:
-        Undecodable: `value` is missing, is not JSON, or is not a `model`.
+        Undecodable: `value` is None, is not JSON, or does not validate as a `model`.
     """
     if value is None:
         raise Undecodable(f"{model.__name__}: the record has no value")
     try:
         return model.model_validate_json(value)
     except ValidationError as error:
-        raise Undecodable(f"{model.__name__}: {_first_difference(error)}") from error
+        raise Undecodable(f"{model.__name__}: {_first_fault(error)}") from error
 
 
-def _first_difference(error: ValidationError) -> str:
+def _first_fault(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = ".".join(str(part) for part in first["loc"])[:MAX_WHERE] or "value"
-    # A key may hold what a terminal or a log acts on; `repr` writes that as escapes.
+    path = ".".join(str(part) for part in first["loc"])[:MAX_PATH_CHARS] or "value"
+    # `repr` escapes control characters, on which a terminal would act.
     where = repr(path)[1:-1]
     more = error.error_count() - 1
     return f"{where}: {first['msg']}" + (f" (and {more} more)" if more else "")
 
 
 def sha256_of(value: bytes) -> str:
-    """Return the SHA-256 of bytes, in hexadecimal."""
+    """Return the hexadecimal SHA-256 of bytes."""
     return hashlib.sha256(value).hexdigest()
 
 
 def digest(event: BaseModel) -> str:
-    """Return the SHA-256 of an event's canonical JSON."""
+    """Return the hexadecimal SHA-256 of an event's canonical JSON."""
     return sha256_of(encode(event))
 
 
 def new_traceparent() -> str:
-    """Return a fresh W3C Trace Context `traceparent` (version 00, sampled)."""
+    """Return a random W3C Trace Context `traceparent` (version 00, sampled)."""
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 
 def child_traceparent(parent: str | None) -> str:
-    """Return a `traceparent` in the trace of `parent`, or in a new one where there is none."""
+    """Return a new span's `traceparent` in the trace of `parent`, or in a new trace without one."""
     valid = TRACEPARENT.fullmatch(parent or "")
     if valid is None:
         return new_traceparent()
@@ -86,7 +87,7 @@ def cloud_event_headers(
 ) -> Headers:
     """Return the headers of an event: CloudEvents 1.0, Kafka protocol binding, binary mode.
 
-    The id is the digest of the value, so that a repeated send is recognisably the same event.
+    The id is the SHA-256 of the value, so that consumers recognise a repeated record.
     """
     return (
         ("ce_specversion", b"1.0"),
@@ -99,7 +100,7 @@ def cloud_event_headers(
 
 
 def traceparent_of(headers: Headers) -> str | None:
-    """Return the `traceparent` among headers, or None."""
+    """Return the `traceparent` header, or None."""
     for name, value in headers:
         if name == "traceparent":
             return value.decode("ascii", "replace")

@@ -83,7 +83,7 @@ def constraint_codes(
         codes[:] = Constraint.ON_TRIAL
         return codes
     # From the least to the most general: what is written last is what is named.
-    if limits.budgets:
+    if limits.has_budget:
         _over_budget(codes, limits, situation.used, arm_features, where)
     for pair in situation.rotating:
         _mark(codes, Constraint.CATEGORY_RESTS, arm_features.by_category.get(pair, ()), where)

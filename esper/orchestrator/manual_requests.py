@@ -24,7 +24,7 @@ def answer_requests(report: SeedReport) -> Iterator[DecisionPlan]:
 
 
 def _answer(request: RunRequest, report: SeedReport) -> DecisionPlan:
-    requested = f"asked for by hand: {request.words}"
+    requested = f"asked for by hand: {request.as_command}"
     if request.site is None:
         return DecisionPlan((), requested, request.request_id)
     seeds = [

@@ -299,7 +299,7 @@ def build_view(state: FoldState, report: SeedReport) -> View:
     situation = Situation(
         seq=report.seq,
         on_trial=len(state.trials),
-        used=_used(state, report) if limits.budgets else NO_COSTS,
+        used=_used(state, report) if limits.has_budget else NO_COSTS,
         everywhere=Constraint.DORMANT_TIME if just_started else Constraint.NONE,
         closed_sites=_closed_sites(state, occupied, resting, alphas),
         present=frozenset(present),

@@ -1,294 +1,183 @@
-"""Every event there can be: a hypothesis strategy for each model of the catalog."""
+"""A hypothesis strategy for each event, derived from the annotations of the model's fields.
 
-from typing import Any
+A new event or field needs no change here unless its model has a validator over several fields:
+add such a rule to `RULES`. `test_event_strategies.py` fails for a field that keeps its default.
+"""
 
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from pydantic import StringConstraints
+from pydantic.fields import FieldInfo
 
-from esper.topics.models import (
-    AdaptationDecision,
-    Blueprint,
-    Candidate,
-    Cause,
-    Characterisation,
-    CompileStatus,
-    Cull,
-    DecisionOutcome,
-    Event,
-    Fossilize,
-    Incident,
-    IncidentKind,
-    KernelCompiled,
-    KernelCost,
-    KernelReady,
-    KernelRefusal,
-    KernelRequested,
-    LoadableKernel,
-    Node,
-    OutcomeStatus,
-    Parameter,
-    Plant,
-    PolicySpec,
-    PolicyStamp,
-    RandomStamp,
-    RequestKind,
-    RolledBackSeed,
-    RunConfig,
-    RunRequest,
-    RunStatus,
-    SeedReport,
-    SeedState,
-    SeedStatus,
-    SiteKind,
-    SiteSignature,
-    Strategy,
-    TrainingRun,
-)
+from esper.topics.catalog import TOPICS
+from esper.topics.models import Event, Orchestration, RequestKind, RunRequest, SeedReport
 
-INT64 = 1 << 63
+Fields = dict[str, Any]
 
-identifiers = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True)
-node_names = st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True)
-site_names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,8}", fullmatch=True)
-sha256s = st.binary(min_size=32, max_size=32).map(bytes.hex)
-counts = st.integers(0, INT64 - 1)
-finite = st.floats(allow_nan=False, allow_infinity=False)
-positive = st.floats(0, allow_nan=False, allow_infinity=False)
-words = st.text(max_size=40)
+MAX_ITEMS = 3
+MAX_CHARS = 12
 
 
-def maybe(strategy: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """A value, or None."""
-    return st.none() | strategy
+def _request(fields: Fields) -> Fields:
+    """Give a request of a seed a site, and no site or slot to another request."""
+    if fields["kind"] in (RequestKind.CULL, RequestKind.KEEP):
+        return fields | {"site": fields.get("site") or "fc1"}
+    return fields | {"site": None, "slot": None}
 
 
-def several(strategy: SearchStrategy[Any], least: int = 0) -> SearchStrategy[tuple[Any, ...]]:
-    """A few values, as a tuple."""
-    return st.lists(strategy, min_size=least, max_size=3).map(tuple)
+def _orchestration(fields: Fields) -> Fields:
+    """Make the entering threshold of each pair the stricter one."""
+    rules = Orchestration.model_construct(**fields)
+    ordered: Fields = {}
+    for name, stricter, looser in (
+        ("plateau_share", min, max),
+        ("dominance", max, min),
+        ("comparable_ratio", min, max),
+    ):
+        pair = getattr(rules, name), getattr(rules, f"{name}_stay")
+        ordered |= {name: stricter(pair), f"{name}_stay": looser(pair)}
+    return fields | ordered
 
 
-def named(names: SearchStrategy[str], values: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """A small mapping."""
-    return st.dictionaries(names, values, max_size=3)
+RULES: Mapping[type[Event], Callable[[Fields], Fields]] = {
+    RunRequest: _request,
+    Orchestration: _orchestration,
+}
+"""Changes that make independently drawn fields of a model valid together."""
 
 
-integers = st.integers(-INT64, INT64 - 1)
-nodes = st.builds(
-    Node,
-    id=node_names,
-    op=words.map(lambda text: text[:32]),
-    inputs=several(node_names, least=1),
-    args=named(
-        node_names,
-        integers | finite | st.booleans() | words | several(integers | words),
-    ),
-)
-blueprints = st.builds(
-    Blueprint,
-    blueprint_id=identifiers,
-    kind=st.sampled_from(SiteKind)
-    | st.lists(st.sampled_from(SiteKind), min_size=1, unique=True).map(tuple),
-    summary=words,
-    category=identifiers,
-    parameters=named(
-        node_names,
-        st.builds(Parameter, default=integers | words, least=integers, most=integers),
-    ),
-    values=named(node_names, integers),
-    nodes=several(nodes, least=1),
-    output=node_names,
-)
-signatures = st.builds(
-    SiteSignature,
-    kind=st.sampled_from(SiteKind),
-    x=several(st.integers(1, 1 << 20), least=1),
-    h=several(st.integers(1, 1 << 20), least=1),
-    dtype=st.sampled_from(("float32", "float16", "bfloat16")),
-    device=st.sampled_from(("cpu", "cuda")),
-)
-runs = st.builds(
-    TrainingRun,
-    run_id=identifiers,
-    status=st.sampled_from(RunStatus),
-    sites=named(site_names, signatures),
-    task=identifiers,
-    host_params=counts,
-)
-requests = st.builds(
-    KernelRequested, kernel_id=sha256s, blueprint=blueprints, site_signature=signatures
-)
-attempts = st.builds(
-    KernelCompiled,
-    kernel_id=sha256s,
-    blueprint_id=identifiers,
-    status=st.sampled_from(CompileStatus),
-    site_signature=maybe(signatures),
-    reason_code=maybe(identifiers),
-    reason=maybe(words),
-    sha256=maybe(sha256s),
-    characterisation=maybe(
-        st.builds(
-            Characterisation,
-            params=counts,
-            bytes=counts,
-            flops=counts,
-            activation_bytes=counts,
-            forward_ms=positive,
-            backward_ms=positive,
-            peak_bytes=counts,
-            batch=st.integers(1, 8),
-            device=st.just("cpu"),
-            host_forward_ms=maybe(positive),
-            host_backward_ms=maybe(positive),
-            host_peak_bytes=maybe(counts),
-            causal=maybe(st.booleans()),
+@cache
+def events_of(model: type[Event]) -> SearchStrategy[Any]:
+    """Return a strategy for a model: required fields always, other fields sometimes."""
+    fields = {
+        name: strategy_for(Annotated[field.annotation, field])
+        for name, field in model.model_fields.items()
+    }
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    drawn = st.fixed_dictionaries(
+        {name: strategy for name, strategy in fields.items() if name in required},
+        optional={name: strategy for name, strategy in fields.items() if name not in required},
+    )
+    rule = RULES.get(model, lambda fields: fields)
+    return drawn.map(lambda fields: model(**rule(fields)))
+
+
+def strategy_for(annotation: Any, limits: Mapping[str, Any] | None = None) -> SearchStrategy[Any]:
+    """Return a strategy for the values that a field's annotation allows.
+
+    Raises:
+        TypeError: the annotation has a form that no event has used yet; add it here.
+    """
+    limits = limits or {}
+    arguments = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin is Annotated:
+            return strategy_for(arguments[0], {**limits, **_limits(arguments[1:])})
+        case origin if origin in (Union, types.UnionType):
+            return st.one_of(*(strategy_for(member, limits) for member in arguments))
+        case origin if origin is Literal:
+            return st.sampled_from(arguments)
+        case origin if origin is tuple:
+            return _lists(arguments[0], limits).map(tuple)
+        case origin if origin is dict:
+            keys, values = map(strategy_for, arguments)
+            return st.dictionaries(keys, values, max_size=MAX_ITEMS)
+    if not isinstance(annotation, type):
+        raise TypeError(f"no strategy for {annotation}; add its form to tests/topics/events.py")
+    return _plain(annotation, limits)
+
+
+def _plain(kind: type, limits: Mapping[str, Any]) -> SearchStrategy[Any]:
+    if kind is types.NoneType:
+        return st.none()
+    if issubclass(kind, Event):
+        return st.deferred(lambda: events_of(kind))
+    if issubclass(kind, Enum):
+        return st.sampled_from(kind)
+    if kind is bool:
+        return st.booleans()
+    if kind is str:
+        return _texts(limits)
+    if kind is int:
+        least, most = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+        return st.integers(
+            None if least is None else least + ("gt" in limits),
+            None if most is None else most - ("lt" in limits),
         )
-    ),
-    timings_ms=named(words, positive),
-)
-costs = st.builds(
-    KernelCost, flops=counts, latency_ratio=maybe(positive), memory_ratio=maybe(positive)
-)
-kernels = st.builds(
-    KernelReady,
-    kernel_id=sha256s,
-    blueprint_id=identifiers,
-    category=identifiers,
-    site_signature=signatures,
-    location=words,
-    sha256=sha256s,
-    ed25519_signature=st.binary(min_size=64, max_size=64).map(bytes.hex),
-    bytes=counts,
-    params=counts,
-    cost=maybe(costs),
-)
-loadable = st.builds(
-    LoadableKernel,
-    kernel_id=sha256s,
-    site=site_names,
-    blueprint_id=identifiers,
-    category=identifiers,
-    params=counts,
-    cost=maybe(costs),
-)
-seeds = st.builds(
-    SeedStatus,
-    site=site_names,
-    slot=counts,
-    state=st.sampled_from(SeedState),
-    kernel_id=maybe(sha256s),
-    blueprint_id=maybe(identifiers),
-    alpha=finite,
-    params=counts,
-    age_steps=counts,
-    contribution=maybe(finite),
-)
-outcomes = st.builds(
-    DecisionOutcome,
-    decision_id=sha256s,
-    status=st.sampled_from(OutcomeStatus),
-    step=counts,
-    reason=maybe(words),
-    latency_ms=maybe(finite),
-)
-openings = st.builds(
-    RunConfig,
-    seed=counts,
-    slots=named(site_names, st.integers(1, 64)),
-    policy=st.builds(PolicySpec, name=identifiers, params=named(words, finite)),
-    host_params=counts,
-    report_interval_steps=st.integers(1, INT64 - 1),
-    lockstep=st.booleans(),
-)
-asked = {"request_id": sha256s, "run_id": identifiers}
-asks = st.builds(
-    RunRequest,
-    **asked,
-    kind=st.sampled_from((RequestKind.CULL, RequestKind.KEEP)),
-    site=site_names,
-    slot=maybe(counts),
-) | st.builds(RunRequest, **asked, kind=st.sampled_from((RequestKind.PAUSE, RequestKind.RESUME)))
-incidents = st.builds(
-    Incident,
-    kind=st.sampled_from(IncidentKind),
-    step=counts,
-    loss=maybe(finite),
-    restored_step=maybe(counts),
-    seeds=several(
-        st.builds(
-            RolledBackSeed, site=site_names, slot=counts, kernel_id=sha256s, decision_id=sha256s
+    if kind is float:
+        return st.floats(
+            limits.get("ge", limits.get("gt")),
+            limits.get("le", limits.get("lt")),
+            exclude_min="gt" in limits,
+            exclude_max="lt" in limits,
+            allow_nan=False,
+            allow_infinity=False,
         )
-    ),
-)
-reports = st.builds(
-    SeedReport,
-    run_id=identifiers,
-    seq=counts,
-    step=counts,
-    train_loss=maybe(finite),
-    probe_loss=maybe(finite),
-    run_config=maybe(openings),
-    kernels=several(loadable),
-    refusals=several(st.builds(KernelRefusal, kernel_id=sha256s, reason=words)),
-    seeds=several(seeds),
-    outcomes=several(outcomes),
-    paused=st.booleans(),
-    requests=several(asks),
-    incidents=several(incidents),
-    closing=st.booleans(),
-)
-places = {"site": site_names, "slot": counts, "kernel_id": sha256s}
-plants = st.builds(
-    Plant,
-    **places,
-    blueprint_id=identifiers,
-    alpha=st.floats(0, 1, exclude_min=True),
-    ramp_steps=counts,
-    ramp=st.sampled_from(("linear", "cosine")),
-)
-operations = plants | st.builds(Cull, **places) | st.builds(Fossilize, **places)
-decisions = st.builds(
-    AdaptationDecision,
-    decision_id=sha256s,
-    run_id=identifiers,
-    seq=counts,
-    index=counts,
-    strategy=maybe(st.sampled_from(Strategy)),
-    operations=several(operations),
-    reason=words,
-    apply_at_step=st.integers(1, INT64),
-    cause=st.builds(
-        Cause, topic=words, partition=counts, offset=counts, seq=counts, sha256=sha256s
-    ),
-    policy=st.builds(PolicyStamp, name=identifiers, version=counts, params_sha256=sha256s),
-    candidates=several(
-        st.builds(
-            Candidate,
-            site=site_names,
-            blueprint_id=identifiers,
-            kernel_id=sha256s,
-            pulls=counts,
-            mean=maybe(finite),
-            score=maybe(finite),
-            excluded=maybe(words),
-        )
-    ),
-    random=st.builds(RandomStamp, seed=counts, seq=counts, purpose=identifiers),
-    state_before_sha256=sha256s,
-    state_after_sha256=sha256s,
-    previous_sha256=maybe(sha256s),
-    request_id=maybe(sha256s),
-)
+    raise TypeError(f"no strategy for {kind}; add it to tests/topics/events.py")
+
+
+def _lists(items: Any, limits: Mapping[str, Any]) -> SearchStrategy[list[Any]]:
+    return st.lists(
+        strategy_for(items),
+        min_size=limits.get("min_length", 0),
+        max_size=min(MAX_ITEMS, limits.get("max_length", MAX_ITEMS)),
+        unique=limits.get("unique", False),
+    )
+
+
+def _texts(limits: Mapping[str, Any]) -> SearchStrategy[str]:
+    pattern = limits.get("pattern")
+    if pattern is None:
+        return st.text(max_size=min(MAX_CHARS, limits.get("max_length", MAX_CHARS)))
+    if digest := re.fullmatch(r"\^\[0-9a-f\]\{(\d+)\}\$", pattern):
+        size = int(digest[1]) // 2
+        return st.binary(min_size=size, max_size=size).map(bytes.hex)
+    short = re.sub(r"\{0,\d+\}", f"{{0,{MAX_CHARS}}}", pattern.strip("^$"))
+    return st.from_regex(short, fullmatch=True)
+
+
+def _limits(metadata: Iterable[Any]) -> dict[str, Any]:
+    """Return the constraints among an annotation's metadata, by their names in `Field`."""
+    found: dict[str, Any] = {}
+    for entry in metadata:
+        match entry:
+            case Ge(ge):
+                found["ge"] = ge
+            case Gt(gt):
+                found["gt"] = gt
+            case Le(le):
+                found["le"] = le
+            case Lt(lt):
+                found["lt"] = lt
+            case MinLen(size):
+                found["min_length"] = size
+            case MaxLen(size):
+                found["max_length"] = size
+            case StringConstraints():
+                found["pattern"] = entry.pattern
+                found["max_length"] = entry.max_length
+            case FieldInfo():
+                found |= _limits(entry.metadata)
+                if isinstance(entry.json_schema_extra, dict):
+                    found["unique"] = entry.json_schema_extra.get("uniqueItems", False)
+            case _:
+                if (pattern := getattr(entry, "pattern", None)) is not None:
+                    found["pattern"] = pattern
+    return {name: value for name, value in found.items() if value is not None}
+
 
 EVENTS: dict[type[Event], SearchStrategy[Any]] = {
-    Blueprint: blueprints,
-    TrainingRun: runs,
-    KernelRequested: requests,
-    KernelCompiled: attempts,
-    KernelReady: kernels,
-    SeedReport: reports,
-    AdaptationDecision: decisions,
-    RunRequest: asks,
+    topic.model: events_of(topic.model) for topic in TOPICS
 }
+"""The events of the topics; other events are parts of these."""
 
 any_event: SearchStrategy[Event] = st.one_of(*EVENTS.values())
+reports = EVENTS[SeedReport]

@@ -181,7 +181,7 @@ def send_to_dlq(servers: str, record: Record) -> Record:
     async def send() -> None:
         producer = Producer(servers, source="/esper/test")
         try:
-            await producer.dead_letter(record, "no event of ours")
+            await producer.send_to_dlq(record, "no event of ours")
         finally:
             await producer.stop()
 
@@ -265,7 +265,8 @@ def test_without_a_broker_there_is_one_line_that_says_what_to_do(door: str, addr
 def test_a_program_without_logging_prints_nothing_beside_that_line() -> None:
     program = """
 from esper.topics.bus import BrokerUnreachable, Bus, read_topic
-for attempt in (lambda: Bus.connect("127.0.0.1:1", source="/a"), lambda: read_topic("127.0.0.1:1", "a")):
+servers = "127.0.0.1:1"
+for attempt in (lambda: Bus.connect(servers, source="/a"), lambda: read_topic(servers, "a")):
     try:
         attempt()
     except BrokerUnreachable:

@@ -18,7 +18,7 @@ from esper.topics.catalog import (
 )
 from esper.topics.models import SeedReport
 from esper.workers.faust import bytes_table, make_app
-from tests.topics.events import EVENTS, reports
+from tests.topics.events import EVENTS
 
 SPECS = {spec.name: spec for spec in topic_specs()}
 
@@ -43,7 +43,7 @@ def test_the_key_is_a_required_field_of_the_event(topic: Topic) -> None:
 
 
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
-@given(reports)
+@given(EVENTS[SeedReport])
 def test_the_key_of_an_event_is_the_field_as_bytes(report: SeedReport) -> None:
     assert SEED_METRICS.key_of(report) == report.run_id.encode()
 

@@ -11,16 +11,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
-from esper.topics.asyncapi import FLOWS, document, main, rendered, schemas, write
+from esper.topics.asyncapi import TOPIC_OPERATIONS, document, main, rendered, schemas, write
 from esper.topics.catalog import TOPICS, topic_specs
 from esper.topics.codec import cloud_event_headers, encode
-from esper.topics.models import Event
+from esper.topics.contract_version import (
+    FINGERPRINT_FILE,
+    VersionNotRaised,
+    check_version,
+    fingerprint,
+    shape_digest,
+)
+from esper.topics.models import Count, Event, SiteFacts
 from tests.topics.events import EVENTS
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "contracts"
 REMEDY = "the contract changed: run `make contracts` and commit it"
 AUTHORED = "AuthoredBlueprint.json"
-"""Made of the table of ops, with a test beside it: tests/blueprint/test_schema.py."""
+"""Generated from the table of ops and tested in tests/blueprint/test_schema.py."""
 
 DOCUMENT = document()
 SCHEMAS = schemas()
@@ -69,6 +76,78 @@ def test_the_command_writes_the_contract_and_says_what_it_wrote(
     main()
     assert str(tmp_path / "schemas" / "Blueprint.json") in capsys.readouterr().out
     assert (tmp_path / "asyncapi.json").read_bytes() == rendered(DOCUMENT)
+
+
+# -- the version --------------------------------------------------------------------------------
+
+
+def test_the_version_is_raised_when_an_event_changes_its_shape() -> None:
+    check_version(COMMITTED)
+    assert (COMMITTED / FINGERPRINT_FILE).exists()
+
+
+def test_a_changed_shape_under_the_same_version_is_refused_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    before = fingerprint()
+    before["events"]["SeedReport"] = "0" * 64
+    del before["events"]["RunRequest"]
+    (tmp_path / FINGERPRINT_FILE).write_bytes(rendered(before))
+    with pytest.raises(
+        VersionNotRaised, match=r"the shape of RunRequest, SeedReport changed.*make contracts"
+    ):
+        write(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [FINGERPRINT_FILE]
+
+
+def test_a_changed_shape_under_a_new_version_is_written(tmp_path: Path) -> None:
+    before = fingerprint() | {"version": "2.0.0", "events": {}}
+    (tmp_path / FINGERPRINT_FILE).write_bytes(rendered(before))
+    write(tmp_path)
+    assert orjson.loads((tmp_path / FINGERPRINT_FILE).read_bytes()) == fingerprint()
+
+
+def test_prose_and_the_names_of_nested_models_are_no_part_of_a_shape() -> None:
+    class Facts(SiteFacts):
+        """Other words."""
+
+    class Before(Event):
+        """One docstring."""
+
+        title: Count
+        facts: SiteFacts
+
+    class After(Event):
+        title: Count
+        facts: Facts
+
+    assert shape_digest(Before) == shape_digest(After)
+
+
+def test_fields_types_bounds_and_defaults_are_part_of_a_shape() -> None:
+    class Plain(Event):
+        title: int = 0
+
+    class Renamed(Event):
+        description: int = 0
+
+    class Retyped(Event):
+        title: float = 0
+
+    class Bounded(Event):
+        title: Count = 0
+
+    class OtherDefault(Event):
+        title: int = 1
+
+    class Required(Event):
+        title: int
+
+    class Extended(Plain):
+        step: int = 0
+
+    shapes = (Plain, Renamed, Retyped, Bounded, OtherDefault, Required, Extended)
+    assert len({shape_digest(model) for model in shapes}) == len(shapes)
 
 
 # -- the schemas are true -----------------------------------------------------------------------
@@ -145,7 +224,7 @@ def test_every_topic_and_its_dead_letters_are_channels_as_the_broker_has_them() 
 
 
 def test_every_operation_names_its_channel_and_a_message_of_that_channel() -> None:
-    assert len(DOCUMENT["operations"]) == len(FLOWS)
+    assert len(DOCUMENT["operations"]) == len(TOPIC_OPERATIONS)
     for operation in DOCUMENT["operations"].values():
         assert operation["action"] in {"send", "receive"}
         channel = operation["channel"]["$ref"]
@@ -155,7 +234,7 @@ def test_every_operation_names_its_channel_and_a_message_of_that_channel() -> No
 
 
 def test_every_topic_is_sent_to_and_carries_its_event() -> None:
-    sent = {flow.topic.name for flow in FLOWS if flow.action == "send"}
+    sent = {operation.topic.name for operation in TOPIC_OPERATIONS if operation.action == "send"}
     for topic in TOPICS:
         assert topic.name in sent
         (message,) = DOCUMENT["channels"][topic.name]["messages"].values()

@@ -8,9 +8,9 @@ from esper.topics.models.event import INT64, Event, Identifier
 from esper.topics.models.run import SiteKind
 
 MAX_NODES = 128
-"""More nodes than any sensible kernel has; bounds the work a stranger's message can cause.
+"""Most nodes of a blueprint; bounds the work that a message from outside can cause.
 
-So does `fail_fast`: a list of a million faults takes no longer to refuse than its first.
+`fail_fast` bounds it too: a list of a million invalid items is refused at the first one.
 """
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -19,8 +19,8 @@ Expression = Annotated[str, StringConstraints(max_length=64)]
 Integer = Annotated[int, Field(ge=-INT64, lt=INT64)]
 
 
-def _form(value: object) -> str | None:
-    """Return which form of an argument or kind a value has, so that only that one is tried."""
+def _value_tag(value: object) -> str | None:
+    """Return the tag of the union member to validate a value against."""
     match value:
         case bool():
             return "flag"
@@ -34,9 +34,10 @@ def _form(value: object) -> str | None:
             return None
 
 
-def _forms(expected: str) -> Discriminator:
+def _one_of(expected: str) -> Discriminator:
+    """Return a discriminator whose error names the accepted forms of a value."""
     return Discriminator(
-        _form,
+        _value_tag,
         custom_error_type="no_such_form",
         custom_error_message=f"Input should be {expected}",
     )
@@ -44,21 +45,25 @@ def _forms(expected: str) -> Discriminator:
 
 Size = Annotated[
     Annotated[Integer, Tag("number")] | Annotated[Expression, Tag("text")],
-    _forms("a whole number or a size expression"),
+    _one_of("a whole number or a size expression"),
 ]
 Argument = Annotated[
     Annotated[Integer | float, Tag("number")]
     | Annotated[bool, Tag("flag")]
     | Annotated[Expression, Tag("text")]
     | Annotated[tuple[Size, ...], Tag("list"), Field(max_length=8, fail_fast=True)],
-    _forms("a number, true or false, a size expression, or a list of sizes"),
+    _one_of("a number, true or false, a size expression, or a list of sizes"),
 ]
 
 
 def _distinct(kinds: tuple[SiteKind, ...]) -> tuple[SiteKind, ...]:
-    """Refuse a kind that is named twice."""
+    """Return the kinds.
+
+    Raises:
+        ValueError: the list names a kind twice.
+    """
     if len(set(kinds)) < len(kinds):
-        raise ValueError("a kind is named twice")
+        raise ValueError(f"{', '.join(kinds)} names a kind twice; name it once")
     return kinds
 
 
@@ -70,7 +75,10 @@ Kinds = Annotated[
 
 
 class Node(Event):
-    """One op; `inputs` are `x`, `h` or earlier nodes, `args` numbers, flags, expressions, lists."""
+    """One op of a blueprint.
+
+    `inputs` are `x`, `h` or earlier nodes; `args` are numbers, flags, size expressions or lists.
+    """
 
     id: NodeName
     op: Annotated[str, StringConstraints(max_length=32)]
@@ -79,9 +87,9 @@ class Node(Event):
 
 
 class Parameter(Event):
-    """A number that makes a blueprint a family: from `least` to `most`, else the `default`.
+    """An integer that makes a blueprint a family: from `least` to `most`, `default` if not chosen.
 
-    The default is a number, or a size expression, whose value is brought within the range.
+    The default is a number or a size expression, whose value is clamped to the range.
     """
 
     default: Size
@@ -90,18 +98,18 @@ class Parameter(Event):
 
 
 class Blueprint(Event):
-    """A small network described by data; compiled once for every site signature it meets.
+    """A small network as data, compiled once for every site signature that it fits.
 
-    `kind` names the kinds of site it serves, one or several; sizes are those that all of them
-    have. `parameters` may be used like sizes; `values` chooses some of them.
-    `nodes` are in order: a node reads only `x`, `h` and nodes before it. `output` names the node
-    whose value, of the shape of `h`, is what the kernel adds to the site.
+    `kind` is one kind of site or a list of kinds; a blueprint for several kinds may use only the
+    sizes that all of them have. `parameters` may be used like sizes; `values` sets some of them.
+    `nodes` are in topological order: a node reads only `x`, `h` and earlier nodes. `output` names
+    the node whose value, of the shape of `h`, the kernel adds to the site's output.
     """
 
     blueprint_id: Identifier
     kind: Annotated[
         Annotated[SiteKind, Tag("text")] | Annotated[Kinds, Tag("list")],
-        _forms("a kind of site or a list of kinds"),
+        _one_of("a kind of site or a list of kinds"),
     ]
     summary: Annotated[str, StringConstraints(max_length=300)] = ""
     category: Identifier = "other"
@@ -112,5 +120,5 @@ class Blueprint(Event):
 
     @property
     def kinds(self) -> tuple[SiteKind, ...]:
-        """The kinds of site it serves."""
+        """The kinds of site that the blueprint serves."""
         return (self.kind,) if isinstance(self.kind, SiteKind) else self.kind

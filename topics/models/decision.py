@@ -1,4 +1,4 @@
-"""One decision: what to do, and everything needed to derive it again and to believe it."""
+"""A decision: the operations to apply, and all that is needed to derive the decision again."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from esper.topics.models.omit_default import OmitDefault
 
 
 class Strategy(StrEnum):
-    """The intention behind a decision."""
+    """The goal of a decision."""
 
     REPLACE = "replace"
     DIVERSIFY = "diversify"
@@ -19,10 +19,9 @@ class Strategy(StrEnum):
 
 
 class Plant(Event):
-    """Load a kernel into a dormant slot and blend it in over `ramp_steps` steps up to `alpha`.
+    """Load a kernel into a dormant slot and raise its alpha from 0 to `alpha` within `ramp_steps`.
 
-    `ramp` is the shape of the way there. A linear one is left out of the bytes, which are then
-    those of earlier versions.
+    `ramp` is the shape of the schedule.
     """
 
     op: Literal["plant"] = "plant"
@@ -45,7 +44,7 @@ class Cull(Event):
 
 
 class Fossilize(Event):
-    """Make the kernel of a slot part of the host for good."""
+    """Make the kernel of a slot a permanent part of the host."""
 
     op: Literal["fossilize"] = "fossilize"
     site: SiteName
@@ -54,7 +53,7 @@ class Fossilize(Event):
 
 
 class Reweight(Event):
-    """Bring the alpha of an active seed from where it is to `alpha` over `ramp_steps` steps."""
+    """Move the alpha of an active seed from its present value to `alpha` in `ramp_steps` steps."""
 
     op: Literal["reweight"] = "reweight"
     site: SiteName
@@ -68,7 +67,7 @@ Operation = Annotated[Plant | Cull | Fossilize | Reweight, Field(discriminator="
 
 
 class Cause(Event):
-    """The record that a decision answers: where it stood, and the digest of its value."""
+    """The report that a decision answers: its record's coordinates and its value's SHA-256."""
 
     topic: str
     partition: Count
@@ -78,7 +77,7 @@ class Cause(Event):
 
 
 class PolicyStamp(Event):
-    """Which policy scored the candidates; the digest is of its parameters' canonical JSON."""
+    """The policy that scored the candidates; the digest is of its parameters' canonical JSON."""
 
     name: Identifier
     version: Count
@@ -86,10 +85,10 @@ class PolicyStamp(Event):
 
 
 class Candidate(Event):
-    """One arm as the policy saw it. `score` is None for an arm never tried, which ranks first.
+    """One arm with the policy's score; a `score` of None (an arm never tried) ranks first.
 
-    `excluded` says in words, and `constraint` by name, what rules it out now. The prior is what was
-    believed of it before its first trial: a mean reward, and the number of trials that is worth.
+    `excluded` explains, and `constraint` names, what rules the arm out now. The prior describes
+    the arm before its first trial: a mean reward, and how many trials that mean counts as.
     """
 
     site: SiteName
@@ -105,9 +104,9 @@ class Candidate(Event):
 
 
 class SeedCandidate(Event):
-    """One seed as the policy for attention saw it: how what was planted there has done.
+    """One seed with the attention policy's score; a `score` of None (never tried) ranks first.
 
-    `score` is None for a seed never tried, which ranks first; `free` is whether a kernel may be
+    `pulls` and `mean` cover all kernels tried in the seed; `free` is whether a kernel may be
     planted there now.
     """
 
@@ -120,7 +119,7 @@ class SeedCandidate(Event):
 
 
 class RandomStamp(Event):
-    """The counter of every random number used: same (seed, seq, purpose), same numbers."""
+    """The counter of the random numbers used: equal (seed, seq, purpose) give equal numbers."""
 
     seed: Count
     seq: Count
@@ -128,11 +127,11 @@ class RandomStamp(Event):
 
 
 class Signal(Event):
-    """One sign by which a strategy is chosen: what was found, and what it is held against.
+    """One measurement that helps to choose the strategy, and the threshold that it is compared to.
 
-    `threshold` is the one that counted: the looser one where the strategy that it calls for is
-    pursued already. `value` is None where there is nothing to measure. A site is named where the
-    sign is of a site.
+    `threshold` is the looser one of two where the run already pursues the strategy that the signal
+    calls for. `value` is None where nothing could be measured. `site` is absent from signals of the
+    whole run.
     """
 
     name: Identifier
@@ -143,9 +142,9 @@ class Signal(Event):
 
 
 class ActiveStrategy(Event):
-    """The strategy that a run pursues: since which report, and what made it so, in words.
+    """The strategy that a run pursues, the report since which it does, and the reason in words.
 
-    `changed` is whether this report did; `signals` are those of this report.
+    `changed` is whether this report changed the strategy; `signals` are those of this report.
     """
 
     strategy: Strategy
@@ -156,17 +155,17 @@ class ActiveStrategy(Event):
 
 
 class AdaptationDecision(Event):
-    """A plan of operations that the trainer applies between two steps: all of it, or none.
+    """Operations that the trainer applies together, or refuses together, between two steps.
 
-    `previous_sha256` is the digest of the previous decision's record value in this run (None for
-    the first), which chains the decisions. The state digests are those of the fold before and
-    after the report named by `cause`. The decision that answers a run's closing report has no
-    strategy and no operations: it seals the record. In a lockstep run such a decision, the last
-    of its seq, ends the answer to every other report too; in any run with a selection it says, once
-    until that changes, why nothing can be planted. `seeds` and `attention` are absent where no
-    policy chose among seeds, `course` where the run pursues none. `request_id` is the id of what a
-    person asked for, in the decision that answers it: with operations that do it, or none and a
-    reason; it never ends an answer.
+    `previous_sha256` is the digest of the value of the run's previous decision (None for the
+    first), so that decisions form a hash chain. The state digests are of the fold's state before
+    and after the report that `cause` names. A decision without strategy and operations seals the
+    run's record when it answers the closing report; in a lockstep run, a decision like this ends
+    the answer to each other report; in a run with a selection, it says why nothing can be planted,
+    once until the reason changes. `seeds` and `attention` are absent where no policy chose among
+    seeds, `course` where the run pursues no strategy. `request_id` is the id of the `RunRequest`
+    that the decision answers, with operations or with a reason; such a decision never ends an
+    answer.
     """
 
     decision_id: Sha256

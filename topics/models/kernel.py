@@ -1,4 +1,4 @@
-"""Compile work, its outcome, and where a finished kernel lies."""
+"""Requests to compile a kernel, the results, and the location of a finished kernel."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from esper.topics.models.blueprint import Blueprint
-from esper.topics.models.event import Count, Event, Identifier, Sha256
+from esper.topics.models.event import Count, Event, Identifier, PositiveCount, Sha256
 from esper.topics.models.run import SiteSignature
 
 Milliseconds = Annotated[float, Field(ge=0)]
 
 
 class KernelRequested(Event):
-    """One unit of compile work: this blueprint, for this signature, by this pipeline."""
+    """One unit of compile work: a blueprint, a site signature and a pipeline."""
 
     kernel_id: Sha256
     blueprint: Blueprint
@@ -22,20 +22,20 @@ class KernelRequested(Event):
 
 
 class CompileStatus(StrEnum):
-    """How one attempt ended."""
+    """The result of one attempt to compile."""
 
     READY = "ready"
     REJECTED = "rejected"
 
 
 class Characterisation(Event):
-    """What the validator measured on the very bytes that were published.
+    """The validator's measurements of the published bytes.
 
-    `flops` and `activation_bytes` follow from the plan, for one sample going forward. Times are
-    medians over a batch of `batch` on `device`, `peak_bytes` the most that was live going forward
-    and back beyond weights and inputs. `host_*` are the same of a layer as the site's host would
-    have, measured in turn; absent where that layer is too large to measure. `causal` is whether a
-    sequence's value at a position was seen to depend on later ones: absent for other kinds.
+    `flops` and `activation_bytes` are computed from the plan, for one sample, forward only. Times
+    are medians for a batch of `batch` samples on `device`. `peak_bytes` is the peak memory of
+    forward and backward without weights and inputs. `host_*` are the same measurements of a layer
+    like the site's host layer; absent where that layer is too large to measure. `causal` is whether
+    outputs at a position are independent of later positions; absent for kinds other than sequences.
     """
 
     params: Count
@@ -45,7 +45,7 @@ class Characterisation(Event):
     forward_ms: Milliseconds
     backward_ms: Milliseconds
     peak_bytes: Count
-    batch: Annotated[int, Field(ge=1)]
+    batch: PositiveCount
     device: Literal["cpu", "cuda"]
     host_forward_ms: Milliseconds | None = None
     host_backward_ms: Milliseconds | None = None
@@ -54,9 +54,9 @@ class Characterisation(Event):
 
 
 class KernelCompiled(Event):
-    """Every attempt to compile: ready with its measurements, or rejected with a reason.
+    """One attempt to compile: ready with measurements, or rejected with a reason.
 
-    `site_signature` is absent where the blueprint was refused before any site was considered.
+    `site_signature` is absent where the planner refused the blueprint for all sites.
     """
 
     kernel_id: Sha256
@@ -71,10 +71,10 @@ class KernelCompiled(Event):
 
 
 class KernelCost(Event):
-    """What a kernel costs to run, for a selector that weighs it.
+    """The cost of running a kernel, as the bandit's policies use it.
 
-    `flops` are those of one sample, forward. The ratios are kernel ÷ host layer, of the time
-    forward and backward and of the peak of memory; absent where no host layer was measured.
+    `flops` are of one sample, forward only. The ratios are kernel ÷ host layer, of the time of
+    forward and backward and of peak memory; absent where no host layer was measured.
     """
 
     flops: Count
@@ -83,10 +83,10 @@ class KernelCost(Event):
 
 
 class KernelReady(Event):
-    """A kernel anyone may load: where it lies, and everything needed to refuse a forgery.
+    """A kernel that trainers may load: its location, and what is needed to detect a forgery.
 
     `ed25519_signature` is the hexadecimal signature of the artifact's bytes by this deployment.
-    `cost` is absent from what earlier versions announced.
+    `cost` is absent from records of earlier contracts.
     """
 
     kernel_id: Sha256

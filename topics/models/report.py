@@ -1,11 +1,11 @@
-"""One report of a run: everything a decision may depend on, because the trainer put it there."""
+"""A report of a run: the trainer puts everything into it that a decision may depend on."""
 
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AliasChoices, Field, StringConstraints
 
-from esper.topics.models.event import Count, Event, Identifier, Sha256, SiteName
+from esper.topics.models.event import Count, Event, Identifier, PositiveCount, Sha256, SiteName
 from esper.topics.models.kernel import KernelCost
 from esper.topics.models.omit_default import OmitDefault
 from esper.topics.models.request import RunRequest
@@ -14,7 +14,7 @@ from esper.topics.models.selection import MemorySnapshot, Selection, SiteFacts
 
 
 class SeedState(StrEnum):
-    """Where a seed is in its life; `esper.seed.states` holds the legal transitions."""
+    """The lifecycle of a seed; `esper.seed.states` holds the legal transitions."""
 
     DORMANT = "dormant"
     LOADING = "loading"
@@ -26,11 +26,7 @@ class SeedState(StrEnum):
 
 
 class LoadableKernel(Event):
-    """A kernel that the trainer holds, verified, and could plant at a site from now on.
-
-    Where `cost` is absent it is left out of the bytes, which are then those of earlier versions:
-    states with such kernels keep their digests.
-    """
+    """A kernel that the trainer has verified and can plant at a site from this report on."""
 
     kernel_id: Sha256
     site: SiteName
@@ -43,8 +39,8 @@ class LoadableKernel(Event):
 class SeedStatus(Event):
     """One seed that is not dormant.
 
-    `contribution` is probe loss without the seed minus probe loss with it, same weights and same
-    batch; None where it was not measured.
+    `contribution` is probe loss without the seed minus probe loss with it, for equal weights and
+    the same batch; None where it was not measured.
     """
 
     site: SiteName
@@ -59,7 +55,7 @@ class SeedStatus(Event):
 
 
 class OutcomeStatus(StrEnum):
-    """What became of a decision in the trainer; a dry run withholds them all."""
+    """What the trainer did with a decision; a dry run withholds all decisions."""
 
     APPLIED = "applied"
     REFUSED = "refused"
@@ -67,7 +63,10 @@ class OutcomeStatus(StrEnum):
 
 
 class DecisionOutcome(Event):
-    """Answer to one decision; `latency_ms` is from the decision's record to its taking effect."""
+    """The trainer's answer to one decision.
+
+    `latency_ms` is from the timestamp of the decision's record to the end of its application.
+    """
 
     decision_id: Sha256
     status: OutcomeStatus
@@ -77,7 +76,7 @@ class DecisionOutcome(Event):
 
 
 class IncidentKind(StrEnum):
-    """What made the governor step in."""
+    """Why the governor intervened."""
 
     NAN = "nan"
     DIVERGENCE = "divergence"
@@ -85,7 +84,7 @@ class IncidentKind(StrEnum):
 
 
 class RolledBackSeed(Event):
-    """A seed that an incident took out, and the decision that had planted it."""
+    """A seed that the governor rolled back, and the decision that had planted it."""
 
     site: SiteName
     slot: Count
@@ -94,11 +93,11 @@ class RolledBackSeed(Event):
 
 
 class Incident(Event):
-    """The governor stepped in after the optimizer's step `step`.
+    """An intervention of the governor after the optimizer's step `step`.
 
-    `loss` is the training loss that made it, None where that was not finite; `restored_step` the
-    step as of which weights and optimizer are again, None where nothing was restored. Without
-    seeds nothing was on trial: the host did it by itself, and was left alone.
+    `loss` is the training loss that triggered it, None if not finite. `restored_step` is the step
+    of the snapshot that weights and optimizer were restored to, None if nothing was restored.
+    Without `seeds` no kernel was on trial: the host caused the incident and was left unchanged.
     """
 
     kind: IncidentKind
@@ -109,25 +108,24 @@ class Incident(Event):
 
 
 class KernelRefusal(Event):
-    """A kernel on offer that the trainer would not take: missing, altered, forged or unfit."""
+    """An announced kernel that the trainer rejected: missing, altered, forged or incompatible."""
 
     kernel_id: Sha256
     reason: Annotated[str, StringConstraints(max_length=500)]
 
 
 class RunConfig(Event):
-    """What the first report adds: the run's constants, all that seeds the fold's state.
+    """The constants of a run, from which the fold's first state is made; part of the first report.
 
-    In a `lockstep` run the trainer waits for the answer to each report, so every report gets one.
-    Without a `selection` the run is decided as runs were before there was one. What is absent is
-    left out of the bytes.
+    In a `lockstep` run the trainer waits for the answer to each report, so each report gets one.
+    Without a `selection`, the defaults apply, but no dormant time and no priors.
     """
 
     seed: Count
     slots: dict[SiteName, Annotated[int, Field(ge=1, le=64)]]
     policy: PolicySpec
     host_params: Count
-    report_interval_steps: Annotated[int, Field(ge=1)]
+    report_interval_steps: PositiveCount
     lockstep: OmitDefault[bool] = False
     sites: OmitDefault[dict[SiteName, SiteFacts]] = {}
     selection: OmitDefault[Selection | None] = None
@@ -135,16 +133,15 @@ class RunConfig(Event):
 
 
 class SeedReport(Event):
-    """A run as of one step.
+    """The state of a run at one step.
 
-    `seq` counts the reports of a run from 0 without holes; `run_config` is present exactly when seq
-    is 0. `kernels` and `refusals` list what became loadable, or was refused, since the last
-    report, `outcomes` what decisions came to since then. Losses are means per sample; None means
-    not measured or not finite. `gradients` are, by site, the norm of the loss gradient of the host
-    layer's parameters in the step before; where none were measured they are left out of the bytes.
-    `incidents` are what the governor did since the last report; without any they are left out.
-    `paused` is whether the trainer wants nothing decided, `requests` what people asked of the run
-    since the last report; both are left out where there is nothing to say.
+    `seq` counts the reports of a run from 0 without gaps. `run_config` is present exactly when seq
+    is 0; contract 2 called the field `opening`, and that name is still read. `kernels`, `refusals`,
+    `outcomes`, `incidents` and `requests` hold the news since the last report: kernels that became
+    loadable, kernels that were rejected, answers to decisions, interventions of the governor and
+    requests of people. Losses are means per sample; None means not measured or not finite.
+    `gradients` maps a site to the norm of the loss gradient of the host layer's parameters in the
+    previous step. While `paused`, the trainer accepts no decision.
     """
 
     run_id: Identifier

@@ -1,4 +1,4 @@
-"""What a person asks of a run while it trains."""
+"""A request of a person to a run while it trains."""
 
 from enum import StrEnum
 from typing import Self
@@ -10,7 +10,7 @@ from esper.topics.models.omit_default import OmitDefault
 
 
 class RequestKind(StrEnum):
-    """What is asked for."""
+    """The kinds of requests."""
 
     CULL = "cull"
     KEEP = "keep"
@@ -18,13 +18,14 @@ class RequestKind(StrEnum):
     RESUME = "resume"
 
 
-OF_SEEDS = frozenset({RequestKind.CULL, RequestKind.KEEP})
+SITE_KINDS = frozenset({RequestKind.CULL, RequestKind.KEEP})
 
 
 class RunRequest(Event):
-    """Something asked of a run by hand; its id makes it count once, however often it is heard.
+    """A manual request to a run; repeated records with the same `request_id` count once.
 
-    To cull and to keep name a site; without a slot, all that is planted there is meant.
+    `cull` and `keep` name a site; without a slot they address all kernels planted there. `pause`
+    and `resume` name neither.
     """
 
     request_id: Sha256
@@ -34,17 +35,17 @@ class RunRequest(Event):
     slot: OmitDefault[Count | None] = None
 
     @model_validator(mode="after")
-    def _name_what_is_meant(self) -> Self:
-        if (self.site is not None) != (self.kind in OF_SEEDS):
+    def _check_target(self) -> Self:
+        if (self.site is not None) != (self.kind in SITE_KINDS):
             needs = "needs a" if self.site is None else "takes no"
             raise ValueError(f"a request to {self.kind} {needs} site")
         if self.slot is not None and self.site is None:
-            raise ValueError("a slot is one of a site; name that too")
+            raise ValueError(f"slot {self.slot} has no site; name its site")
         return self
 
     @property
-    def words(self) -> str:
-        """What is asked for, as on the command line: `cull conv2/0`."""
+    def as_command(self) -> str:
+        """The request as on the command line: `cull conv2/0`."""
         if self.site is None:
             return self.kind.value
         return f"{self.kind} {self.site}" + ("" if self.slot is None else f"/{self.slot}")

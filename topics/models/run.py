@@ -1,4 +1,4 @@
-"""A training run as the planner and the decisions see it: its sites and how it is to be steered."""
+"""A training run as the planner and the bandit see it: its sites and its policy."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from esper.topics.models.event import Count, Event, Identifier, SiteName
 
 
 class SiteKind(StrEnum):
-    """What the last dimensions of a site's tensors mean."""
+    """The meaning of the dimensions of a site's tensors after the batch dimension."""
 
     VECTOR = "vector"
     SEQUENCE = "sequence"
@@ -21,7 +21,7 @@ Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
 
 
 class SiteSignature(Event):
-    """All that a kernel must know of a site to fit it.
+    """The properties of a site that a kernel is compiled for.
 
     `x` and `h` are the shapes of the site's input and output without the batch dimension:
     (D,) for a vector, (T, D) for a sequence, (C, H, W) for a feature map.
@@ -35,27 +35,27 @@ class SiteSignature(Event):
 
     @property
     def text(self) -> str:
-        """Kind and shapes, as `feature_map:4x8x8>8x8x8`: what runs have in common at such sites."""
+        """Kind and shapes, as in `feature_map:4x8x8>8x8x8`; the key of memory across runs."""
         x, h = ("x".join(map(str, shape)) for shape in (self.x, self.h))
         return f"{self.kind}:{x}>{h}"
 
 
 class RunStatus(StrEnum):
-    """Whether kernels are still wanted for a run."""
+    """Whether kernels are still compiled for a run."""
 
     OPEN = "open"
     CLOSED = "closed"
 
 
 class PolicySpec(Event):
-    """The bandit policy of a run and its numeric parameters, by name."""
+    """The name of a bandit policy and its numeric parameters, by name."""
 
     name: Identifier = "ucb1"
     params: dict[str, float] = {}
 
 
 class TrainingRun(Event):
-    """A run announces its sites when it opens, and that nothing more is wanted when it closes."""
+    """The sites of a run, announced when it opens, and the end of the run when it closes."""
 
     run_id: Identifier
     status: RunStatus

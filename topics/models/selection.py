@@ -1,10 +1,10 @@
-"""How a run chooses: its policies, what they may never exceed, and what earlier runs taught."""
+"""How a run selects kernels: policies, limits, priors, rules for strategies, memory of runs."""
 
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from esper.topics.models.event import Count, Event, Identifier, SiteName
+from esper.topics.models.event import Count, Event, Identifier, PositiveCount, SiteName
 from esper.topics.models.omit_default import OmitDefault
 from esper.topics.models.run import PolicySpec, SiteKind
 
@@ -12,29 +12,31 @@ Budget = Annotated[float, Field(gt=0)]
 Reward = Annotated[float, Field(ge=0, le=1)]
 
 ROLLBACK_EMBARGO_REPORTS: Final = 96
-"""Four times what a kernel that was merely too weak is left alone for."""
+"""Four times the embargo of a kernel that was culled for a low contribution."""
 
 COST_SPREAD: Final = 0.2
-"""Of runs whose opening does not tell; it is left out of the bytes."""
+"""Default of `Priors.cost_spread`."""
 
 
 class SelectionLimits(Event):
-    """What no decision may break, whatever a policy prefers.
+    """Limits that every decision respects, whatever the policies prefer.
 
-    A seed is planted no sooner than `dormant_reports` after it fell dormant, which it is when the
-    run opens. Of each budget 80 % is used: `max_params` is what all planted kernels may add
-    together, the ratios are sums over them of kernel ÷ host layer, of the peak of memory and of
-    the time of a step. Where a budget is set, a kernel whose cost is unknown is not planted.
-    `rotation` is how many of the categories last planted at a site rest there, as long as another
-    one is on offer.
-    Where `pinned` names a site, only the blueprints named are planted there. A kernel that the
-    governor rolled back may not be planted again for `rollback_embargo_reports`.
+    `max_on_trial` bounds the seeds on trial together. A seed must be dormant for `dormant_reports`,
+    from the start of the run too, before a kernel is planted in it. `embargo_reports` is how long a
+    culled kernel, and `rollback_embargo_reports` how long a kernel that the governor rolled back,
+    may not be planted again.
+    Budgets cover all planted kernels together, and decisions use 80 % of each: `max_params` bounds
+    the parameters, `max_memory_ratio` and `max_latency_ratio` the sums of kernel ÷ host layer of
+    peak memory and step time. Where a budget is set, a kernel of unknown cost is not planted.
+    `rotation` is the number of most recent categories at a site that are not planted there again
+    while another category is available. `forbidden` lists blueprints and `forbidden_sites` sites
+    that are never used. At a `pinned` site, only the listed blueprints are planted.
     """
 
     max_on_trial: Annotated[int, Field(ge=1, le=64)] = 2
     dormant_reports: Count = 5
     embargo_reports: Count = 24
-    max_params: Annotated[int, Field(ge=1)] | None = None
+    max_params: PositiveCount | None = None
     max_memory_ratio: Budget | None = None
     max_latency_ratio: Budget | None = None
     rollback_embargo_reports: OmitDefault[Count] = ROLLBACK_EMBARGO_REPORTS
@@ -44,17 +46,17 @@ class SelectionLimits(Event):
     pinned: dict[SiteName, tuple[Identifier, ...]] = {}
 
     @property
-    def budgets(self) -> bool:
+    def has_budget(self) -> bool:
         """Whether any budget is set."""
         return not self.max_params is self.max_memory_ratio is self.max_latency_ratio is None
 
 
 class Priors(Event):
-    """How many trials each source of belief about an untried arm is worth; 0 leaves it out.
+    """The number of trials that each source of a prior on an untried arm counts as; 0 disables it.
 
-    `cost` believes that what costs less is the better try: `cost_spread` is by how much reward the
-    cheapest kernel of a site is expected to exceed the dearest. `memory` caps what earlier runs of
-    the blueprint count, `category` what those of others of its category do.
+    `cost` expects more reward of cheaper kernels; `cost_spread` is the expected difference in
+    reward between the cheapest and the most expensive kernel of a site. `memory` caps the weight of
+    earlier runs of the same blueprint, `category` that of other blueprints of its category.
     """
 
     cost: Annotated[float, Field(ge=0, le=100)] = 1.0
@@ -69,23 +71,23 @@ Ratio = Annotated[float, Field(ge=1, le=1000)]
 
 
 class Orchestration(Event):
-    """What a run takes as a sign that it should intend something else; see docs/choosing.md.
+    """The rules by which a run changes its strategy; see docs/choosing.md.
 
-    Shares are of the probe loss, ratios are of two mean contributions, and what is counted in
-    reports is counted at full alpha. Of two thresholds for one sign the stricter one calls for a
-    strategy, and the other (`.._stay`) keeps it.
+    Shares are fractions of the probe loss, ratios are of two mean contributions, and reports are
+    counted at full alpha. A signal has two thresholds: the stricter one selects a strategy, the
+    other one (`.._stay`) keeps it.
 
-    The probe loss is on a plateau when the best of the last `plateau_reports` is less than
-    `plateau_share` better than the best of as many before; a run that `waits_for_plateau` opens no
-    round before, even where nothing is on trial. A seed does harm when its mean contribution over
-    the last `harm_reports` is below minus `harm_share`. One seed of a site dominates when it gives
-    `dominance` times what the second does; seeds are comparable when the best gives no more than
-    `comparable_ratio` times what the worst does. Of the candidates of one round half may be left
-    after `rung_reports`, a quarter after twice, an eighth after four times as many. After the
-    strategy has changed it stays for `cooldown_reports`, harm excepted. What is weighed anew takes
-    `reweight_reports` to get there, while the host follows.
-    Comparable seeds share their alpha in equal parts or, `softmax`, in proportion to the
-    exponential of their contribution, as a share, over `temperature`.
+    The probe loss has plateaued when its best value of the last `plateau_reports` is less than
+    `plateau_share` better than its best value of the same number of reports before. With
+    `waits_for_plateau`, no round starts until the probe loss has plateaued. A seed does harm when
+    its mean contribution over the last `harm_reports` is below -`harm_share`. A seed dominates its
+    site when it contributes `dominance` times as much as the second; seeds are comparable when the
+    best contributes at most `comparable_ratio` times as much as the worst. Successive halving keeps
+    half of a round's candidates after `rung_reports`, a quarter after twice and an eighth after
+    four times that number. A changed strategy stays for `cooldown_reports`, unless a seed does
+    harm. A change of alpha takes `reweight_reports`.
+    `ensemble` divides alpha among comparable seeds: in equal parts, or by the softmax of their
+    contributions as shares of the probe loss, divided by `temperature`.
     """
 
     plateau_reports: Reports = 8
@@ -105,7 +107,7 @@ class Orchestration(Event):
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.02
 
     @model_validator(mode="after")
-    def _stays_longer_than_it_enters(self) -> Self:
+    def _check_thresholds(self) -> Self:
         for name, enter, stay, stricter in (
             ("plateau_share", self.plateau_share, self.plateau_share_stay, min),
             ("dominance", self.dominance, self.dominance_stay, max),
@@ -113,21 +115,21 @@ class Orchestration(Event):
         ):
             if stricter(enter, stay) != enter:
                 raise ValueError(
-                    f"{name} is {enter} and {name}_stay {stay}; "
-                    "what calls for a strategy must be the stricter one"
+                    f"{name} is {enter} and {name}_stay {stay}; make {name} the stricter one"
                 )
         return self
 
 
 class Selection(Event):
-    """How seeds and kernels are chosen: first which seed gets attention, then what goes there.
+    """How seeds and kernels are selected: first a seed, then a kernel for its site.
 
-    `attention` chooses the seed, and the opening's `policy` the blueprint for its site; without it
-    that policy chooses among all (site, blueprint) at once. Once at full alpha a seed first learns
-    for `warmup_reports`, in which only harm counts; then it is on trial until `trial_reports`
-    contributions were measured, and kept when their mean is at least `keep_share` of the probe
-    loss, and `keep_first_share` of the first that the run measured. With an `orchestration` the
-    run pursues one strategy at a time, by its rules; without, each trial is judged for itself.
+    `attention` is the policy that selects the seed; the run's `policy` selects the blueprint for
+    its site. Without `attention`, the run's policy selects among all (site, blueprint) pairs. At
+    full alpha a seed warms up for `warmup_reports`, in which only harm counts. Its trial lasts
+    until `trial_reports` contributions are measured. The kernel is kept if their mean is at least
+    `keep_share` of the probe loss and `keep_first_share` of the first probe loss of the run. With
+    an `orchestration` the run pursues one strategy at a time by its rules; without, trials are
+    judged independently.
     """
 
     attention: PolicySpec | None = None
@@ -141,9 +143,10 @@ class Selection(Event):
 
 
 class SiteFacts(Event):
-    """What a policy may know of a site: `depth` is its place among the run's sites, from 0 to 1.
+    """The features of a site for contextual policies.
 
-    `signature` is the same text for sites of equal signature; `params` are the host layer's own.
+    `depth` is the position among the run's sites, from 0 to 1; `signature` is
+    `SiteSignature.text`; `params` is the parameter count of the host layer.
     """
 
     kind: SiteKind
@@ -153,9 +156,9 @@ class SiteFacts(Event):
 
 
 class RememberedArm(Event):
-    """What earlier runs of a task family found of a blueprint at sites of one signature.
+    """The results of a blueprint at sites of one signature in earlier runs of a task family.
 
-    `weight` is how many trials it counts as after discounting, `mean` their mean reward.
+    `weight` is the number of trials after discounting, `mean` their mean reward.
     """
 
     signature: Annotated[str, StringConstraints(max_length=200)]
@@ -165,7 +168,7 @@ class RememberedArm(Event):
 
 
 class MemorySnapshot(Event):
-    """What a run knew of earlier ones when it opened; `note` says why, where it knew nothing."""
+    """The memory of earlier runs when a run opened; where it is empty, `note` says why."""
 
     family: Identifier
     arms: Annotated[tuple[RememberedArm, ...], Field(max_length=2000)] = ()

@@ -59,7 +59,7 @@ async def read(model: type[E], record: Record, producer: Producer) -> E | None:
 
 async def send_to_dlq(record: Record, label: DlqReason, reason: str, producer: Producer) -> None:
     """Send a record's unchanged bytes to its dead letter topic, count it and log it."""
-    await producer.dead_letter(record, reason)
+    await producer.send_to_dlq(record, reason)
     DEAD_LETTERS.labels(record.topic, label).inc()
     log.warning(
         "dead letter",
