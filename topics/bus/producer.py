@@ -111,7 +111,7 @@ class Producer:
         for event, traceparent in events:
             await self.publish(topic, event, traceparent=traceparent)
 
-    async def dead_letter(self, record: Record, reason: str) -> RecordPosition:
+    async def send_to_dlq(self, record: Record, reason: str) -> RecordPosition:
         """Put a record's untouched bytes on its topic's dead letters, with reason and origin.
 
         A value that the broker will not take again, even compressed, stays where it is: the dead
