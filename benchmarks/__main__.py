@@ -1,79 +1,53 @@
-"""`python -m benchmarks NAME`: run a benchmark, list them, or render what they say."""
+"""`python -m benchmarks COMMAND`: measure, list, compare two checkouts, render the pages."""
 
 import sys
-from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks import figures
-from benchmarks.catalog import BENCHMARKS, measure
-from benchmarks.figures import result_file
-from benchmarks.result import BenchmarkError, Result
-from esper.workers.cli import Json, console, print_table
+from benchmarks import catalog_page, figures
+from benchmarks.compare import compare
+from benchmarks.kept import BENCHMARKS as PACKAGE
+from benchmarks.output import Json, Quick, Save, check_flags, show
+from benchmarks.registry import BENCHMARKS, measure
+from benchmarks.result import BenchmarkError
+from esper.workers.cli import print_table
 
-Name = Annotated[str, typer.Argument(help="A benchmark, or `list`, or `figures`.")]
-Quick = Annotated[bool, typer.Option(help="Only show that it works: the figures mean nothing.")]
-Save = Annotated[bool, typer.Option(help="Keep the result, for `figures` to render.")]
+Name = Annotated[str, typer.Argument(help="A benchmark; see `list`.")]
+Before = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The other checkout.")]
+Pairs = Annotated[int, typer.Option(min=1, help="Runs in each checkout.")]
 
 
 def main(name: Name, json: Json = False, quick: Quick = False, save: Save = False) -> None:
-    """Measure one thing and print it, as a table or as JSON.
+    """Measure one benchmark and print it, as a table or as JSON.
 
-    `list` names the benchmarks; `figures` renders docs/figures.md, docs/catalog.md, docs/regret.md
-    and its pictures from the results that were kept.
+    Other commands: `list` names the benchmarks; `figures` renders docs/figures.md, docs/figures/
+    and docs/catalog.md from saved results; `compare BEFORE_DIR NAME` measures two checkouts.
     """
-    if quick and save:
-        raise typer.BadParameter("a quick result must not be kept; leave out --quick or --save")
+    check_flags(quick=quick, save=save)
     if name == "list":
-        print_table(("name", "what"), [(each.name, each.what) for each in BENCHMARKS])
+        print_table(("name", "summary"), [(entry.name, entry.summary) for entry in BENCHMARKS])
     elif name == "figures":
-        _render()
+        figures.write()
+        catalog_page.DOCUMENT.write_text(catalog_page.render())
     else:
-        _show(measure(name, quick=quick), json=json, save=save)
+        show(measure(name, quick=quick), PACKAGE, json=json, save=save)
 
 
-def _render() -> None:
-    pages = [import_module(f"benchmarks.{each.page}") for each in BENCHMARKS if each.page]
-    for page in (figures, *pages):
-        page.DOCUMENT.write_text(page.render())
-    for each in BENCHMARKS:
-        if each.plots:
-            for file, picture in import_module(f"benchmarks.{each.plots}").draw().items():
-                file.write_text(picture)
-
-
-def _show(result: Result, *, json: bool, save: bool) -> None:
-    if save:
-        result_file(result.name).write_text(result.to_json())
-    if json:
-        sys.stdout.write(result.to_json())
-        return
-    console.print(f"{result.name} at {result.commit}{' (modified)' if result.modified else ''}")
-    print_table(
-        ("figure", "unit", "median", "middle half", "worst", "n", "reached"),
-        [
-            (
-                each.key,
-                each.unit,
-                f"{each.median:.4g}",
-                "{:.4g} to {:.4g}".format(*each.spread),
-                f"{each.worst:.4g}",
-                each.n,
-                {True: "yes", False: "no", None: ""}[each.reached],
-            )
-            for each in result.figures
-        ],
-    )
+def compare_command(
+    before: Before, name: Name, pairs: Pairs = 3, quick: Quick = False, json: Json = False
+) -> None:
+    """Measure a benchmark alternately in another checkout and in this one; print the ratios."""
+    result = compare(before, name, pairs, quick=quick)
+    show(result, PACKAGE, json=json, save=False)
 
 
 if __name__ == "__main__":
     try:
-        if sys.argv[1:2] == ["growth"]:
-            from benchmarks.growth.command import growth
-
-            sys.argv[:2] = [f"{sys.argv[0]} growth"]
-            typer.run(growth)
+        if sys.argv[1:2] == ["compare"]:
+            sys.argv[:2] = [f"{sys.argv[0]} compare"]
+            typer.run(compare_command)
         else:
             typer.run(main)
     except BenchmarkError as error:

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.bare_loop import fold_in_bare_loop
 from benchmarks.report_load import REPORTS_A_DECISION, Load, put_on_topic
-from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
+from benchmarks.result import BenchmarkError, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from esper.topics.bus import Bus, Record, StartOffset
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
@@ -26,7 +26,7 @@ FOLD_TIMEOUT_S: Final = 120.0
 WORKER: Final = "bandit"
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """Rounds, and the load of each: runs, and decisions of each run."""
 
     rounds: int
@@ -34,21 +34,21 @@ class Amount(NamedTuple):
     decisions_a_run: int
 
 
-FULL: Final = Amount(rounds=5, runs=48, decisions_a_run=16)
-QUICK: Final = Amount(rounds=1, runs=4, decisions_a_run=2)
+FULL: Final = Workload(rounds=5, runs=48, decisions_a_run=16)
+QUICK: Final = Workload(rounds=1, runs=4, decisions_a_run=2)
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on a stack of its own."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Amount) -> Measured:
+def measure(stack: Stack, amount: Workload) -> Measurement:
     """Measure on a running stack, whose bandit worker is stopped and started in each round."""
     rates = [_round(stack, amount, worker_first=number % 2 == 0) for number in range(amount.rounds)]
     worker, clear_baseline = ([each[side] for each in rates] for side in ("worker", "bare"))
-    return Measured(
+    return Measurement(
         parameters={**amount._asdict(), "reports_a_decision": REPORTS_A_DECISION},
         figures=(
             ratio(
@@ -64,7 +64,7 @@ def measure(stack: Stack, amount: Amount) -> Measured:
     )
 
 
-def _round(stack: Stack, amount: Amount, *, worker_first: bool) -> dict[str, float]:
+def _round(stack: Stack, amount: Workload, *, worker_first: bool) -> dict[str, float]:
     """Return the reports a second of both sides over one new load."""
     load = Load(f"load-{secrets.token_hex(4)}", amount.runs, amount.decisions_a_run)
     servers = stack.settings.kafka_bootstrap_servers

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from benchmarks.result import BenchmarkError, Figure, Goal, Measured, figure, ratio
+from benchmarks.result import BenchmarkError, Figure, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from benchmarks.submissions import (
     DIGITS_SITES,
@@ -34,7 +34,7 @@ SITES: Final = {
 """Sites of three sizes for each kind: a blueprint of one kind makes three kernels."""
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """How much is measured: bursts, each of so many blueprints, at sites of so many sizes."""
 
     bursts: int
@@ -42,8 +42,8 @@ class Amount(NamedTuple):
     signatures: int
 
 
-FULL: Final = Amount(bursts=3, blueprints=200, signatures=3)
-QUICK: Final = Amount(bursts=1, blueprints=4, signatures=1)
+FULL: Final = Workload(bursts=3, blueprints=200, signatures=3)
+QUICK: Final = Workload(bursts=1, blueprints=4, signatures=1)
 
 
 class Burst(NamedTuple):
@@ -56,13 +56,13 @@ class Burst(NamedTuple):
     after: int
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on a stack of its own."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Amount) -> Measured:
+def measure(stack: Stack, amount: Workload) -> Measurement:
     """Measure bursts on a running stack, after one of every entry of the catalog."""
     sites = SITES if amount.signatures > 1 else DIGITS_SITES
     blueprints = new_blueprints()
@@ -73,7 +73,7 @@ def measure(stack: Stack, amount: Amount) -> Measured:
             _burst(stack, submitter, tuple(islice(blueprints, amount.blueprints)))
             for _ in range(amount.bursts)
         ]
-    return Measured(
+    return Measurement(
         parameters={**amount._asdict(), "compile_processes": 1},
         figures=tuple(_figures(bursts)),
     )

@@ -1,11 +1,12 @@
-"""Rendering `docs/catalog.md`: what ships, what it is for, and what it costs.
+"""Render `docs/catalog.md`: purpose and cost of every shipped blueprint.
 
-Sizes and FLOPs come from the blueprints themselves, times and memory from the kept result.
+Sizes and FLOPs come from the blueprints, times and memory from the saved result.
 """
 
-from benchmarks.catalog_table import SITES, key_of, site_of, size_of
-from benchmarks.figures import kept_result, number, table
+from benchmarks.kept import kept_result
+from benchmarks.kernel_costs import SITES, key_of, site_of, size_of
 from benchmarks.origin import ROOT
+from benchmarks.page import commit_of, machine_of, middle_half, number, table
 from benchmarks.result import Result
 from esper.blueprint import resolve, shipped
 from esper.compiler import host_flops
@@ -17,14 +18,14 @@ NAME = "catalog"
 HEAD = """# The shipped blueprints
 
 Rendered by `python -m benchmarks figures` from the catalog and `benchmarks/results/catalog.json`;
-do not edit. To measure anew, on a machine that does nothing else:
+do not edit. To measure again, on a machine without other work:
 `python -m benchmarks catalog --save`, then render. [Write your own](blueprints.md).
 
-A kernel is compared with a layer such as its host would have at the site: `Linear` for vectors and
-sequences, a 3x3 `Conv2d` for feature maps, of the same width. FLOPs are of one sample going
-forward; ÷ layer is the kernel's over the layer's: FLOPs, median time forward and backward on one
-thread of a CPU, and the peak of live memory beyond weights and inputs. On small sites time is that
-of calling ops, so that it counts how many there are.
+A kernel is compared with a typical layer of its site: `Linear` for vectors and sequences, a 3x3
+`Conv2d` for feature maps, of the same width. FLOPs are per sample, forward only. ÷ layer is the
+kernel's value over the layer's: FLOPs, median time of forward and backward on one CPU thread, and
+peak of live memory without weights and inputs. On small sites calling an op takes longer than
+computing it, so that the time counts the ops.
 """
 
 KIND_NAMES = {
@@ -40,16 +41,16 @@ COSTS = (
 
 
 def render() -> str:
-    """Return the whole document.
+    """Return the document.
 
     Raises:
-        BenchmarkError: there is no result, or it lacks an entry of the catalog.
+        BenchmarkError: no result is saved, or it lacks an entry of the catalog.
     """
     result = kept_result(NAME)
-    return "\n".join([HEAD, _what_they_are(), *(_costs(kind, result) for kind in SiteKind)])
+    return "\n".join([HEAD, _purposes(), *(_costs(kind, result) for kind in SiteKind)])
 
 
-def _what_they_are() -> str:
+def _purposes() -> str:
     rows = [
         (
             f"`{blueprint.blueprint_id}`",
@@ -59,14 +60,14 @@ def _what_they_are() -> str:
         )
         for blueprint in shipped()
     ]
-    return f"## What they are for\n\n{table(('blueprint', 'kinds', 'family', 'what it is'), rows)}"
+    return f"## Purpose\n\n{table(('blueprint', 'kinds', 'family', 'summary'), rows)}"
 
 
 def _family(blueprint: Blueprint) -> str:
-    """Return the named parameters as `rank = D//8 (1 to 512)`."""
+    """Return the named parameters, as `rank = D//8`, 1 to 512."""
     return "<br>".join(
-        f"`{name}` = `{each.default}`, {each.least} to {each.most}"
-        for name, each in blueprint.parameters.items()
+        f"`{name}` = `{parameter.default}`, {parameter.least} to {parameter.most}"
+        for name, parameter in blueprint.parameters.items()
     )
 
 
@@ -77,24 +78,21 @@ def _costs(kind: SiteKind, result: Result) -> str:
         if kind in blueprint.kinds
         for shape in SITES[kind]
     ]
-    machine = ", ".join(f"{name} {value}" for name, value in result.machine.items())
-    changed = ", with changes not in it" if result.modified else ""
-    origin = f"Measured at commit {result.commit}{changed}; {machine}."
+    origin = f"Measured at commit {commit_of(result)}; {machine_of(result)}."
     return f"## {KIND_NAMES[kind]}\n\n{origin}\n\n{table(COSTS, rows)}"
 
 
 def _row(blueprint: Blueprint, site: SiteSignature, result: Result) -> tuple[str, ...]:
     resolved = resolve(blueprint, site)
     latency, memory = (
-        result.figure(key_of(blueprint, site, what)) for what in ("latency", "memory")
+        result.figure(key_of(blueprint, site, quantity)) for quantity in ("latency", "memory")
     )
-    low, high = (number(bound) for bound in latency.spread)
     return (
         f"`{blueprint.blueprint_id}`",
         size_of(site),
         f"{resolved.params:,}",
         f"{resolved.flops:,}",
         number(resolved.flops / host_flops(site)),
-        f"{number(latency.median)} ({low} to {high})",
+        f"{number(latency.median)} ({middle_half(latency)})",
         number(memory.median),
     )

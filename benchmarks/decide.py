@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from mabwiser.mab import MAB, LearningPolicy
 from river import bandit
 
-from benchmarks.result import Figure, Goal, Measured, figure
-from benchmarks.timing import in_turn, scaled
+from benchmarks.result import Figure, Goal, Measurement, figure
+from benchmarks.timing import interleaved, scaled
 from esper.bandit import ArmHistory, policy_for
 from esper.orchestrator import (
     INDEPENDENT_TRIALS,
@@ -56,12 +56,12 @@ SIZES: Final = (_Size(8, 10.0, 1000, 50), _Size(10_000, 150.0, 40, 10))
 QUICK_ROUNDS: Final = 1
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Time the fold, and its parts, on the same report."""
     figures = [
         each for size in SIZES for each in _size(size, QUICK_ROUNDS if quick else size.rounds)
     ]
-    return Measured(
+    return Measurement(
         parameters={
             "blueprints_a_site": BLUEPRINTS_A_SITE,
             "policy": "ucb1",
@@ -74,8 +74,8 @@ def run(quick: bool = False) -> Measured:
 
 def _size(size: _Size, rounds: int) -> list[Figure]:
     state, report = _state(size.arms), _report()
-    seconds = in_turn(_choices(state, report), rounds=rounds, repeats=size.in_a_row)
-    seconds |= in_turn(_folds(state, report), rounds=rounds)
+    seconds = interleaved(_choices(state, report), rounds=rounds, repeats=size.in_a_row)
+    seconds |= interleaved(_folds(state, report), rounds=rounds)
     micros = {name: scaled(values, 1e6) for name, values in seconds.items()}
     return [
         figure(

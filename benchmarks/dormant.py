@@ -9,9 +9,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from benchmarks.result import Figure, Goal, Measured, ratio
+from benchmarks.result import Figure, Goal, Measurement, ratio
 from benchmarks.threads import one_thread
-from benchmarks.timing import in_turn, scaled
+from benchmarks.timing import interleaved, scaled
 from esper.blueprint import shipped
 from esper.compiler import BlueprintCompiler, initial_tensors
 from esper.kernel import Kernel
@@ -58,12 +58,12 @@ class AlwaysBlending(nn.Module):
         return h + self.alpha * torch.zeros_like(h)
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure both layers."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     with one_thread():
         figures = [each for name in LAYERS for each in _layer(name, rounds)]
-    return Measured(
+    return Measurement(
         parameters={"batch": BATCH, "rounds": rounds, "calls_a_round": REPEATS},
         figures=tuple(figures),
     )
@@ -72,7 +72,7 @@ def run(quick: bool = False) -> Measured:
 def _layer(name: str, rounds: int) -> list[Figure]:
     make, shape = LAYERS[name]
     x = torch.randn(BATCH, *shape, requires_grad=True)
-    seconds = in_turn(
+    seconds = interleaved(
         {variant: _pass(layer, x) for variant, layer in _variants(make, shape).items()},
         rounds=rounds,
         repeats=REPEATS,

@@ -30,7 +30,7 @@ from benchmarks.kernels import (
     pass_of,
     plain_of,
 )
-from benchmarks.result import RATIO, Figure, Goal, Measured, figure, ratio
+from benchmarks.result import RATIO, Figure, Goal, Measurement, figure, ratio
 from benchmarks.threads import one_thread
 from benchmarks.timing import scaled
 from esper.compiler import KernelOptimizer
@@ -45,18 +45,18 @@ QUICK_STRIDE: Final = 6
 Call = Callable[[Tensor, Tensor], Tensor]
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on the CPU, on one thread."""
     with one_thread():
         return measure("cpu", quick)
 
 
-def measure(device: Device, quick: bool = False) -> Measured:
+def measure(device: Device, quick: bool = False) -> Measurement:
     """Return kernel time ÷ plain time for every shipped blueprint, in each mode."""
     check_device(device)
     modes = {mode: [*_mode(mode, device, quick)] for mode in MODES}
     modes["compiled"] = [*_compiled(device, quick)]
-    return Measured(
+    return Measurement(
         parameters={"batch": BATCH, "most_pairs": PAIRS, "device": device_name(device)},
         figures=(*(_over_all(mode, found) for mode, found in modes.items()), *modes["eager"]),
     )

@@ -1,124 +1,106 @@
-"""Rendering `docs/figures.md` from the results that were kept, so that the two cannot differ."""
+"""Render `docs/figures.md` and the pages under `docs/figures/` from saved results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from benchmarks.catalog import BENCHMARKS
-from benchmarks.goals import ROWS, Row
+from benchmarks.goals import GOALS, GoalRow
+from benchmarks.kept import BENCHMARKS as OWN
+from benchmarks.kept import EXPERIMENTS, kept_result, result_file
 from benchmarks.origin import ROOT
-from benchmarks.result import RATIO, BenchmarkError, Figure, Result
+from benchmarks.page import (
+    commit_of,
+    goal_of,
+    machine_of,
+    middle_half,
+    number,
+    pairs,
+    table,
+    with_unit,
+    yes_or_no,
+)
+from benchmarks.registry import BENCHMARKS
+from benchmarks.result import Figure, Result
 
-DOCUMENT = ROOT / "docs" / "figures.md"
-RESULTS = Path(__file__).parent / "results"
+DOCUMENT: Final = ROOT / "docs" / "figures.md"
+FOLDER: Final = ROOT / "docs" / "figures"
+PAGES: Final = {
+    **{entry.name: OWN for entry in BENCHMARKS if entry.page is None},
+    "convergence": EXPERIMENTS,
+}
+"""Results with a page under `docs/figures/`, and the package that measures each."""
 
-HEAD = """# Figures
+HEAD: Final = """# Figures
 
-Rendered by `python -m benchmarks figures` from `benchmarks/results/`; do not edit. To measure one
-anew, on a machine that does nothing else: `python -m benchmarks NAME --save`, then render.
+Rendered by `python -m benchmarks figures` from the saved results; do not edit. To measure again, on
+a machine without other work: `python -m benchmarks NAME --save`, then render.
 
-Values are medians, with the middle half (25th to 75th percentile) and the number of measurements.
-Ratios are medians of the ratios of neighbouring measurements: both sides were taken in one run, in
-turn. The ratios carry over to other machines, the times do not.
+Each line is one goal. `measured` gives the medians, or the worst value where the goal is about the
+worst; the page behind the link has the spread, the number of measurements, every other figure, and
+the reason where a goal is not reached. A ratio is the median over pairs of neighbouring
+measurements from one run. Ratios carry over to other machines, times do not.
 """
 
 
-def result_file(name: str) -> Path:
-    """Return where the result of a benchmark is kept."""
-    return RESULTS / f"{name}.json"
-
-
-def kept_result(name: str) -> Result:
-    """Return the result of a benchmark that was kept.
-
-    Raises:
-        BenchmarkError: there is none, or it is of a quick run, which measures nothing.
-    """
-    file = result_file(name)
-    if not file.exists():
-        raise BenchmarkError(
-            f"no {file.name}; measure it with `python -m benchmarks {name} --save`"
-        )
-    result = Result.model_validate_json(file.read_bytes())
-    if result.quick:
-        raise BenchmarkError(
-            f"{file.name} is from a quick run; measure it with "
-            f"`python -m benchmarks {name} --save`, for what is of a quick run measures nothing"
-        )
-    return result
-
-
-def kept_results() -> dict[str, Result]:
-    """Return the results that were kept, by benchmark.
-
-    Raises:
-        BenchmarkError: one is from a quick run, which measures nothing.
-    """
-    names = (benchmark.name for benchmark in BENCHMARKS)
-    return {name: kept_result(name) for name in names if result_file(name).exists()}
+def write() -> None:
+    """Write the document and its pages."""
+    DOCUMENT.write_text(render())
+    FOLDER.mkdir(exist_ok=True)
+    for file, text in render_pages().items():
+        file.write_text(text)
 
 
 def render() -> str:
-    """Return the whole document.
+    """Return `docs/figures.md`.
 
     Raises:
-        BenchmarkError: a result lacks a figure that has a goal, or is from a quick run.
+        BenchmarkError: a result is from a quick run, or lacks a figure that has a goal.
     """
-    results = kept_results()
-    sections = [HEAD, _goals(results)]
-    sections += [
-        _section(results[each.name])
-        for each in BENCHMARKS
-        if each.name in results and each.page is None
-    ]
-    return "\n".join(sections)
+    rows = [_goal_line(row) for row in GOALS]
+    return f"{HEAD}\n{table(('figure', 'goal', 'measured', 'reached', 'details'), rows)}"
 
 
-def _goals(results: dict[str, Result]) -> str:
-    rows = [
-        (row.what, row.goal, _measured(row, results), _verdict(row, results), row.command)
-        for row in ROWS
-    ]
-    return f"## Goals\n\n{table(('figure', 'goal', 'measured', 'reached', 'command'), rows)}"
+def render_pages() -> dict[Path, str]:
+    """Return the pages under `docs/figures/`, by file.
+
+    Raises:
+        BenchmarkError: a result is from a quick run, or lacks a figure that has a goal.
+    """
+    return {
+        FOLDER / f"{name}.md": _page(kept_result(name, package), package)
+        for name, package in PAGES.items()
+        if result_file(name, package).exists()
+    }
 
 
-def _measured(row: Row, results: dict[str, Result]) -> str:
-    if row.page:
-        return f"see [{row.page}]({row.page})"
-    result = results.get(row.benchmark)
-    if result is None:
-        return "not measured yet"
-    return "<br>".join(_value_against_goal(result.figure(key)) for key in row.figures)
+def _goal_line(row: GoalRow) -> tuple[str, ...]:
+    if not row.figures:
+        return (row.title, row.goal, "", "", f"[{row.name}]({row.page})")
+    if not result_file(row.name, row.package).exists():
+        return (row.title, row.goal, "not measured yet", "", f"`{row.command}`")
+    figures = [kept_result(row.name, row.package).figure(key) for key in row.figures]
+    return (
+        row.title,
+        row.goal,
+        ", ".join(_value(figure) for figure in figures),
+        "**no**" if any(figure.reached is False for figure in figures) else "yes",
+        f"[{row.name}]({row.page or f'figures/{row.name}.md'})",
+    )
 
 
-def _verdict(row: Row, results: dict[str, Result]) -> str:
-    """Return yes; or no, or nothing, with the reason."""
-    result = results.get(row.benchmark)
-    if result is None:
-        return ""
-    missed = [key for key in row.figures if result.figure(key).reached is False]
-    return f"no: {row.reason}" if missed else "yes"
+def _value(figure: Figure) -> str:
+    """Return the number that the goal is about."""
+    worst = figure.goal is not None and figure.goal.of == "worst"
+    return with_unit(figure.worst if worst else figure.median, figure.unit)
 
 
-def _value_against_goal(figure: Figure) -> str:
-    value = figure.worst if figure.goal and figure.goal.of == "worst" else figure.median
-    low, high = (number(bound) for bound in figure.spread)
-    text = f"**{_with_unit(value, figure.unit)}** ({low} to {high}, n {figure.n})"
-    if figure.goal is None:
-        return f"{figure.what}: {text}"
-    sign = {"at most": "≤", "at least": "≥"}[figure.goal.sense]
-    of = "worst " if figure.goal.of == "worst" else ""
-    return f"{figure.what}: {of}{text}, goal {sign} {number(figure.goal.limit)}"
-
-
-def _section(result: Result) -> str:
-    machine = ", ".join(f"{name} {value}" for name, value in result.machine.items())
-    parameters = ", ".join(f"{name} {value}" for name, value in result.parameters.items())
-    changed = ", with changes not in it" if result.modified else ""
+def _page(result: Result, package: str) -> str:
+    command = f"python -m {package} {result.name}"
     rows = [
         (
-            figure.what,
-            _with_unit(figure.median, figure.unit),
-            " to ".join(number(bound) for bound in figure.spread),
+            figure.title,
+            with_unit(figure.median, figure.unit),
+            middle_half(figure),
             number(figure.p90),
             number(figure.worst),
             str(figure.n),
@@ -127,31 +109,39 @@ def _section(result: Result) -> str:
         for figure in result.figures
     ]
     columns = ("figure", "median", "middle half", "p90", "worst", "n", "medians of both sides")
-    return (
-        f"## {result.name}\n\n`python -m benchmarks {result.name}` at commit {result.commit}"
-        f"{changed}; {machine}; {parameters}.\n\n{table(columns, rows)}"
+    return "\n".join(
+        [
+            f"# {result.name}\n",
+            f"Rendered by `python -m benchmarks figures`; do not edit. Measured by `{command}` at "
+            f"commit {commit_of(result)}; {machine_of(result)}; {pairs(result.parameters)}.\n",
+            *_goals(result, package),
+            f"## All figures\n\n{table(columns, rows)}",
+        ]
     )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
+def _goals(result: Result, package: str) -> Iterator[str]:
+    """Yield the goals of a result, with the reason for each that is missed."""
+    goals = [row for row in GOALS if (row.name, row.package) == (result.name, package)]
+    if not goals:
+        return
+    yield "## Goals\n"
+    for row in goals:
+        figures = [result.figure(key) for key in row.figures]
+        rows = [
+            (
+                figure.title,
+                f"**{_value(figure)}** ({middle_half(figure)}, n {figure.n})",
+                f"{goal_of(figure)}{_of_worst(figure)}",
+                yes_or_no(figure.reached),
+            )
+            for figure in figures
+        ]
+        yield f"{row.title[0].upper()}{row.title[1:]}: {row.goal}.\n"
+        yield table(("figure", "measured (middle half)", "goal", "reached"), rows)
+        if any(figure.reached is False for figure in figures):
+            yield f"Not reached: {row.reason}.\n"
 
-    def lines() -> Iterator[str]:
-        yield _line(columns)
-        yield _line(["---"] * len(columns))
-        yield from map(_line, rows)
 
-    return "\n".join(lines()) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _with_unit(value: float, unit: str) -> str:
-    return number(value) if unit in (RATIO, "share") else f"{number(value)} {unit}"
-
-
-def number(value: float) -> str:
-    """Return a number in as many digits as a reader needs."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _of_worst(figure: Figure) -> str:
+    return ", worst value" if figure.goal is not None and figure.goal.of == "worst" else ""

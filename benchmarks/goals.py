@@ -1,8 +1,11 @@
-"""The figures that Esper sets out to reach, with what measures each and what stands in the way."""
+"""The performance goals: the figures that measure each, and why a goal is missed."""
 
 from dataclasses import dataclass
+from typing import Final
 
-KERNEL_OVER_PLAIN = (
+from benchmarks.kept import BENCHMARKS, EXPERIMENTS
+
+KERNEL_OVER_PLAIN: Final = (
     "kernel-over-plain",
     "kernel-over-plain-autocast",
     "kernel-over-plain-checkpoint",
@@ -12,51 +15,53 @@ KERNEL_OVER_PLAIN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One goal: the figures of a benchmark that answer it, or the page beside that tells.
+class GoalRow:
+    """One goal, and the figures of result `name` that measure it.
 
-    `reason` says why it is not reached, where it is not.
+    `reason` is shown where the goal is missed. `page` is the page with the details, if it is not
+    the one under `docs/figures/`; a goal without figures is judged on that page.
     """
 
-    what: str
+    title: str
     goal: str
-    benchmark: str
+    name: str
     figures: tuple[str, ...]
-    reason: str
+    reason: str = ""
     page: str = ""
+    package: str = BENCHMARKS
 
     @property
     def command(self) -> str:
-        """The command that measures it."""
-        return f"`python -m benchmarks {self.benchmark}`"
+        """The command that measures the figures."""
+        return f"python -m {self.package} {self.name}"
 
 
-ROWS = (
-    Row(
+GOALS: Final = (
+    GoalRow(
         "dormant seeded layer ÷ plain layer, forward + backward, smallest layers",
         "≤ 1.005",
         "dormant",
         ("linear-dormant", "linear-emptied", "conv-dormant", "conv-emptied"),
-        "the layer runs the host's own code; what is left is what two plain layers differ by "
+        "the layer runs the host's own code; the rest is the difference between two plain layers "
         "(the twin, below)",
     ),
-    Row(
+    GoalRow(
         "active kernel ÷ the same network as a plain `nn.Module`, over the catalog: eager, "
-        "autocast bf16, gradient checkpointing, compiled host",
+        "autocast bf16, both forms of gradient checkpointing, compiled host",
         "≤ 1.00 on CPU",
         "executor",
         KERNEL_OVER_PLAIN,
         "the loop over the plan costs more than it saves",
     ),
-    Row(
+    GoalRow(
         "the same on a GPU",
         "≤ 1.00",
         "executor-cuda",
         KERNEL_OVER_PLAIN,
         "the loop over the plan costs more than it saves",
     ),
-    Row(
-        "a pass of the optimiser for CPUs, with ÷ without it, on the kernels that it changes",
+    GoalRow(
+        "each pass of the optimiser for CPUs, with ÷ without it, on the kernels that it changes",
         "≤ 0.99",
         "passes",
         (
@@ -70,7 +75,7 @@ ROWS = (
         ),
         "the pass does not pay",
     ),
-    Row(
+    GoalRow(
         "the same for GPUs, eager and captured as a graph",
         "≤ 0.99",
         "passes-cuda",
@@ -85,59 +90,62 @@ ROWS = (
         ),
         "the pass does not pay",
     ),
-    Row(
-        "host conv + 4 conv seeds on an H200, forward + backward ÷ eager sequential",
+    GoalRow(
+        "host conv + 4 conv seeds on an H200, forward + backward ÷ eager sequential: batch 32 in "
+        "fp32 and bf16, batch 512 in both",
         "≤ 0.30 (batch 32) and ≤ 0.80 (batch 512)",
         "seeds-cuda",
         ("small-fp32-grown", "small-bf16-grown", "large-fp32-grown", "large-bf16-grown"),
-        "large sites wait for memory: the kernels' own group norms and biases, each a pass over it",
+        "large sites are bound by memory: each group norm and bias of a kernel is a pass over it",
     ),
-    Row(
-        "submitted on the topic → kernel-ready, median",
-        "≤ 0.15 s, and ≤ 1.3 times compile alone",
+    GoalRow(
+        "submitted on the topic → kernel-ready, median; the same ÷ compile alone",
+        "≤ 150 ms, and ≤ 1.3",
         "pipeline",
         ("submitted-to-ready", "submitted-to-ready-over-compile"),
-        "building takes so little that three confirmed records (blueprint, request, ready) and "
-        "two agents, at a few milliseconds each, weigh more than half as much",
+        "a build is so short that three confirmed records (blueprint, request, ready) and two "
+        "agents, at a few milliseconds each, cost more than half of it",
     ),
-    Row(
+    GoalRow(
         "one decision, 8 arms and 10,000 arms",
         "≤ 10 µs and ≤ 150 µs",
         "decide",
         ("choice-8", "choice-10000"),
-        "each operation on columns costs what it costs in numpy, however few arms there are",
+        "each numpy operation on the arm arrays has a fixed cost, however few arms there are",
     ),
-    Row(
-        "decision on the topic → active in the trainer",
-        "≤ 1 step + 10 ms",
+    GoalRow(
+        "decision on the topic → active in the trainer, less one step",
+        "≤ 10 ms",
         "pipeline",
         ("decision-to-active-beyond-a-step",),
-        "fetching and decoding the decision and building its kernel (under 1 ms alone) happen on "
-        "threads that share the interpreter with training, on a machine shared with the workers",
+        "threads that share the interpreter with training fetch and decode the decision and build "
+        "its kernel (under 1 ms alone), on a machine shared with the workers",
     ),
-    Row(
-        "p99 step time, pipeline busy ÷ pipeline off, trainer and pipeline on a core each",
-        "≤ 1.02, no stall over 1 ms beyond it",
+    GoalRow(
+        "p99 step time, pipeline busy ÷ pipeline off, trainer and pipeline on a core each: without "
+        "the steps that report, with them; longest stall beyond it",
+        "≤ 1.02, ≤ 1.02, ≤ 1 ms",
         "steps",
         ("p99-busy-over-off", "p99-busy-over-off-all", "stall-beyond-off"),
-        "with the steps that report: each of those has a probe to measure, whose share of training "
-        "time stands in the next row; what the machine does besides is in beside ÷ off, below",
+        "each step that reports measures a probe, whose share of training time is the next goal; "
+        "beside ÷ off, below, shows the part of other work on the machine",
     ),
-    Row(
-        "bits of a training with a busy pipeline, decisions withheld, that are other without Esper",
+    GoalRow(
+        "bytes of a training with a busy pipeline, decisions withheld, that differ without Esper: "
+        "weights, optimizer, losses, random state",
         "0",
         "twin",
         ("differing-weights", "differing-optimizer", "differing-losses", "differing-random"),
-        "something beside the training thread draws random numbers, or a probe leaves a trace",
+        "code beside the training thread draws random numbers, or a probe leaves a trace",
     ),
-    Row(
+    GoalRow(
         "probes and reports as a share of training time, default reporting interval",
-        "≤ 3 %",
+        "≤ 0.03",
         "steps",
         ("report-share",),
         "the host here is so small that a probe of 200 samples costs as much as a training step",
     ),
-    Row(
+    GoalRow(
         "seed-metrics through the bandit worker ÷ a bare aiokafka loop, 1 decision in 20 reports",
         "≥ 0.5",
         "bandit",
@@ -145,21 +153,21 @@ ROWS = (
         "the worker survives a crash and the bare loop does not: it writes each run's state to a "
         "table with a changelog, and waits for the broker twice in each batch",
     ),
-    Row(
+    GoalRow(
         "memory of the bandit worker over the last tenth of 10^6 reports ÷ over the third tenth",
         "≤ 1.05",
         "memory-flat",
         ("late-over-early",),
-        "something of each report, or of each run that is over, is kept",
+        "the worker keeps data of each report, or of each closed run",
     ),
-    Row(
-        "decide + apply from 10 to 10,000 seeds",
-        "at most linear in the seeds that change",
+    GoalRow(
+        "decide + apply with 10,000 ÷ 10 seeds: none changes, one changes",
+        "≤ 1.25: at most linear in the seeds that change",
         "grow-step",
         ("step-flat", "change-flat"),
-        "a kernel joins and leaves in time that hangs on its own parameters only",
+        "planting or culling a kernel takes time that depends on more than its own parameters",
     ),
-    Row(
+    GoalRow(
         "final loss of a run whose kernels explode ÷ that of the run never grown, the worst",
         "≤ 1.01",
         "governor",
@@ -167,56 +175,70 @@ ROWS = (
         "the steps between the snapshot and the alarm are lost, and the run is too short to make "
         "up for them",
     ),
-    Row(
+    GoalRow(
         "a training step with the governor ÷ without, a small host and one of 10M parameters",
         "≤ 1.02",
         "governor",
         ("step-small", "step-10m"),
-        "reading a loss costs about a microsecond a step, a snapshot a copy of all in each report",
+        "reading the loss costs about a microsecond a step, a snapshot copies the weights in each "
+        "report",
     ),
-    Row(
+    GoalRow(
         "regret after 1,000 trials of five Bernoulli arms ÷ that of reference implementations: "
         "Thompson sampling, KL-UCB",
         "≤ 1.10",
         "regret",
         ("thompson-beta-over-reference", "kl-ucb-over-reference"),
-        "200 seeds are too few, or the policy is not the one of the paper",
+        "200 seeds are too few, or the policy differs from the paper's",
+        page="regret.md",
+        package=EXPERIMENTS,
     ),
-    Row(
-        "regret where arms drift: sliding window ÷ stationary",
+    GoalRow(
+        "regret where arms drift: sliding window ÷ stationary, the worst of all resamples",
         "< 1 in every resample of the seeds",
         "regret",
         ("drift-ucb", "drift-thompson", "switch-ucb", "switch-thompson"),
         "arms change faster than the window forgets",
+        page="regret.md",
+        package=EXPERIMENTS,
     ),
-    Row(
-        "regret of a contextual policy ÷ one that is not, where features inform, where they do not",
-        "< 1, ≤ 1.10",
+    GoalRow(
+        "regret of a contextual policy ÷ a policy without context: informative features, "
+        "uninformative features",
+        "< 1 in every resample, ≤ 1.10",
         "regret",
         ("context-informative", "context-uninformative"),
-        "what features say outweighs what arms show",
+        "the features outweigh the observed rewards",
+        page="regret.md",
+        package=EXPERIMENTS,
     ),
-    Row(
-        "regret with memory ÷ without: of a like family, of an unlike one",
-        "≤ 0.5 in the first 50 trials, ≤ 1.15",
+    GoalRow(
+        "regret with memory ÷ without: similar family, first 50 trials; dissimilar family, first "
+        "50 and first 200",
+        "≤ 0.5, ≤ 1.15, ≤ 1.15",
         "regret",
         ("memory-like", "memory-unlike-50", "memory-unlike-200"),
         "memory counts as too few trials, or as too many",
+        page="regret.md",
+        package=EXPERIMENTS,
     ),
-    Row(
-        "the conv teacher, where the right choice is known: the right site and blueprint are more "
-        "than half of the last third of choices",
-        "≥ 90 % of runs",
+    GoalRow(
+        "the conv teacher, where the right choice is known: share of runs in which the right site "
+        "and blueprint are more than half of the last third of choices",
+        "≥ 0.9",
         "convergence",
         ("majority-default",),
-        "how a site has done says little of the one blueprint that it lacks, until that was tried",
+        "the rewards of a site say little about the one blueprint that it needs before that "
+        "blueprint is tried",
+        package=EXPERIMENTS,
     ),
-    Row(
-        "bandit less random on four structural teachers; on the null teacher",
+    GoalRow(
+        "test accuracy, bandit less random on four structural teachers; bandit less host on the "
+        "null teacher",
         "≥ +5 points, interval excludes 0; within ±0.5",
-        "growth --suite known-answer --seeds 40",
+        "evidence",
         (),
-        "",
         page="evidence.md",
+        package=EXPERIMENTS,
     ),
 )

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from benchmarks.exploding import Explosion, Injector, grown, never_grown
-from benchmarks.result import Figure, Goal, Measured, figure, ratio
+from benchmarks.result import Figure, Goal, Measurement, figure, ratio
 from benchmarks.stack import local_stack
 from benchmarks.threads import one_thread
-from benchmarks.timing import in_turn, scaled
+from benchmarks.timing import interleaved, scaled
 from esper.blueprint import shipped_named
 from esper.training import GovernorSettings
 from esper.training.governor import Governor
@@ -32,7 +32,7 @@ REPORT_EVERY: Final = 50
 BATCH: Final = 64
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """Seeds; steps on trial after which kernels explode; steps of a run; rounds of timing."""
 
     seeds: tuple[int, ...]
@@ -41,8 +41,8 @@ class Amount(NamedTuple):
     rounds: int
 
 
-FULL = Amount(seeds=tuple(range(5)), after=(2, 15, 40), steps=1600, rounds=8)
-QUICK = Amount(seeds=(0,), after=(15,), steps=200, rounds=1)
+FULL = Workload(seeds=tuple(range(5)), after=(2, 15, 40), steps=1600, rounds=8)
+QUICK = Workload(seeds=(0,), after=(15,), steps=200, rounds=1)
 
 HOSTS: Final = {"small": (32, 64, 10), "10m": (1024, 2560, 2816)}
 """Widths of a perceptron of three layers: 3 thousand parameters, and 10 million."""
@@ -51,7 +51,7 @@ SMALL_ROUNDS: Final = 10
 """Rounds of the small host for each of the large one's, which takes so much longer."""
 
 
-def run(quick: bool) -> Measured:
+def run(quick: bool) -> Measurement:
     """Measure both."""
     amount = QUICK if quick else FULL
     with one_thread():
@@ -78,10 +78,10 @@ def run(quick: bool) -> Measured:
         luck,
     )
     parameters = amount._asdict() | {"report_every": REPORT_EVERY, "batch": BATCH, "hosts": HOSTS}
-    return Measured(parameters=parameters, figures=(*saved, control, *costs), runs=tuple(rows))
+    return Measurement(parameters=parameters, figures=(*saved, control, *costs), runs=tuple(rows))
 
 
-def _exploded(amount: Amount) -> Iterator[dict[str, Any]]:
+def _exploded(amount: Workload) -> Iterator[dict[str, Any]]:
     """Yield a row for each run: seed, when and how kernels explode, and how it ended."""
     with local_stack() as stack:
         publish_blueprints(stack.settings, map(shipped_named, BLUEPRINTS))
@@ -108,8 +108,8 @@ def _luck(seed: int, steps: int) -> float:
     return shifted.loss / never_grown(seed, steps).loss
 
 
-def _cost(name: str, widths: tuple[int, int, int], amount: Amount) -> Figure:
-    taken = in_turn(
+def _cost(name: str, widths: tuple[int, int, int], amount: Workload) -> Figure:
+    taken = interleaved(
         {
             "with": _training(widths, governed=True),
             "without": _training(widths, governed=False),

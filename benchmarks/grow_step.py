@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import esper
-from benchmarks.result import Figure, Goal, Measured, figure, ratio
+from benchmarks.result import Figure, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
-from benchmarks.timing import in_turn, scaled
+from benchmarks.timing import interleaved, scaled
 from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler, initial_tensors
 from esper.kernel import Kernel
@@ -50,7 +50,7 @@ FLAT: Final = Goal(sense="at most", limit=1.25)
 BLUEPRINT: Final = "low-rank-skip"
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """Numbers of seeds, the smallest first; rounds; calls in a round."""
 
     seeds: tuple[int, ...]
@@ -58,21 +58,21 @@ class Amount(NamedTuple):
     repeats: int
 
 
-FULL: Final = Amount(seeds=(10, 100, 1_000, 10_000), rounds=200, repeats=100)
-QUICK: Final = Amount(seeds=(10, 100), rounds=3, repeats=3)
+FULL: Final = Workload(seeds=(10, 100, 1_000, 10_000), rounds=200, repeats=100)
+QUICK: Final = Workload(seeds=(10, 100), rounds=3, repeats=3)
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on a stack of its own."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Amount) -> Measured:
+def measure(stack: Stack, amount: Workload) -> Measurement:
     """Measure on a running stack."""
     with one_thread():
         figures = [*_none_changing(stack, amount), *_one_changing(amount), _poll(amount)]
-    return Measured(
+    return Measurement(
         parameters={**amount._asdict(), "slots_a_site": SLOTS_A_SITE}, figures=tuple(figures)
     )
 
@@ -95,13 +95,13 @@ class Layers(nn.Module):
         return y
 
 
-def _none_changing(stack: Stack, amount: Amount) -> Iterator[Figure]:
+def _none_changing(stack: Stack, amount: Workload) -> Iterator[Figure]:
     """Yield the step of a run in which nothing happens, by number of seeds."""
     with ExitStack() as runs:
         steps = {
             str(seeds): runs.enter_context(_step_of_a_run(stack, seeds)) for seeds in amount.seeds
         }
-        seconds = in_turn(steps, rounds=amount.rounds, repeats=amount.repeats)
+        seconds = interleaved(steps, rounds=amount.rounds, repeats=amount.repeats)
     yield from _by_seeds("step", "growth.step, none changing", seconds, FLAT)
 
 
@@ -123,15 +123,15 @@ def _step_of_a_run(stack: Stack, seeds: int) -> Iterator[Callable[[], None]]:
         yield partial(growth.step, torch.zeros(()))
 
 
-def _one_changing(amount: Amount) -> Iterator[Figure]:
+def _one_changing(amount: Workload) -> Iterator[Figure]:
     """Yield what it takes to plant one kernel and cull it again, and to report, by seeds."""
     seed_managers = {str(seeds): _Garden(seeds) for seeds in amount.seeds}
-    changes = in_turn(
+    changes = interleaved(
         {seeds: seed_manager.plant_and_cull for seeds, seed_manager in seed_managers.items()},
         rounds=amount.rounds,
     )
     yield from _by_seeds("change", "one seed planted and culled", changes, FLAT)
-    reports = in_turn(
+    reports = interleaved(
         {seeds: seed_manager.report for seeds, seed_manager in seed_managers.items()},
         rounds=amount.rounds,
     )
@@ -193,9 +193,9 @@ class _Garden:
         self._reporter.next(self._seed_manager.sites, ProbeResult(0.5, {}), step=1, train_loss=None)
 
 
-def _poll(amount: Amount) -> Figure:
+def _poll(amount: Workload) -> Figure:
     mailbox, queue = deque[object](), deque[object]()
-    seconds = in_turn(
+    seconds = interleaved(
         {"poll": lambda: mailbox or queue}, rounds=amount.rounds, repeats=amount.repeats
     )
     return figure("poll", "looking into an empty mailbox", "µs", scaled(seconds["poll"], 1e6))

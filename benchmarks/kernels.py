@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.result import BenchmarkError
-from benchmarks.timing import in_turn
+from benchmarks.timing import interleaved
 from esper.blueprint import shipped
 from esper.compiler import BlueprintCompiler, initial_tensors
 from esper.kernel import SOURCE_IMPORTS, Kernel, KernelPlan, to_source
@@ -135,4 +135,4 @@ def paired(calls: dict[str, Step], budget_s: float, most: int) -> dict[str, list
         for call in calls.values():
             call()
         round_s = perf_counter() - start
-    return in_turn(calls, rounds=max(5, min(most, int(budget_s / round_s))))
+    return interleaved(calls, rounds=max(5, min(most, int(budget_s / round_s))))

@@ -16,7 +16,7 @@ import psutil
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.report_load import REPORTS_A_DECISION, Load
-from benchmarks.result import BenchmarkError, Goal, Measured, figure, ratio
+from benchmarks.result import BenchmarkError, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from esper.settings import STACK_FILE
 from esper.topics.catalog import SEED_METRICS
@@ -41,7 +41,7 @@ LATE: Final = (0.9, 1.0)
 STALL_TIMEOUT_S: Final = 60.0
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """Short runs of ten reports, and long runs with so many decisions, one in twenty reports."""
 
     short_runs: int
@@ -55,8 +55,8 @@ class Amount(NamedTuple):
         return self.short_runs * REPORTS_A_SHORT_RUN + long
 
 
-FULL: Final = Amount(short_runs=90_000, long_runs=10, decisions_a_long_run=500)
-QUICK: Final = Amount(short_runs=600, long_runs=2, decisions_a_long_run=20)
+FULL: Final = Workload(short_runs=90_000, long_runs=10, decisions_a_long_run=500)
+QUICK: Final = Workload(short_runs=600, long_runs=2, decisions_a_long_run=20)
 
 
 class Sample(NamedTuple):
@@ -66,13 +66,13 @@ class Sample(NamedTuple):
     resident: int
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on a stack of its own."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Amount) -> Measured:
+def measure(stack: Stack, amount: Workload) -> Measurement:
     """Measure on a running stack, whose bandit worker is started anew."""
     stack.stop_worker(WORKER)
     stack.start_worker(WORKER)
@@ -81,7 +81,7 @@ def measure(stack: Stack, amount: Amount) -> Measured:
     taken_s = time.monotonic() - begun
     early, late = (_between(samples, amount.reports, part) for part in (EARLY, LATE))
     pairs = min(len(early), len(late))
-    return Measured(
+    return Measurement(
         parameters={**amount._asdict(), "reports": amount.reports},
         figures=(
             ratio(
@@ -98,7 +98,7 @@ def measure(stack: Stack, amount: Amount) -> Measured:
     )
 
 
-def _fold(stack: Stack, amount: Amount) -> list[Sample]:
+def _fold(stack: Stack, amount: Workload) -> list[Sample]:
     """Let the worker fold the load while it is published; return what it held meanwhile."""
     worker = _record(stack)
     samples: list[Sample] = []
@@ -161,7 +161,7 @@ def _between(samples: Sequence[Sample], reports: int, part: tuple[float, float])
     return [each.resident / MEGABYTE for each in found or [nearest]]
 
 
-async def _publish(amount: Amount, servers: str, failed: threading.Event) -> None:
+async def _publish(amount: Workload, servers: str, failed: threading.Event) -> None:
     producer = AIOKafkaProducer(
         bootstrap_servers=servers, enable_idempotence=True, acks="all", linger_ms=5
     )
@@ -176,7 +176,7 @@ async def _publish(amount: Amount, servers: str, failed: threading.Event) -> Non
         await producer.stop()
 
 
-def _load(amount: Amount) -> Iterator[tuple[str, bytes]]:
+def _load(amount: Workload) -> Iterator[tuple[str, bytes]]:
     """Yield run and value of every report: of the long runs one in between, now and then."""
     name = f"memory-{secrets.token_hex(4)}"
     long = Load(f"{name}-long", amount.long_runs, amount.decisions_a_long_run)

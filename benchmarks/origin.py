@@ -1,4 +1,4 @@
-"""Where a result comes from: the machine it was measured on, and the code it was measured of."""
+"""The origin of a result: machine, commit, and whether the code differed from the commit."""
 
 import os
 import platform
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent
-MEASURED_CODE = ("topics", "esper", "workers", "benchmarks/*.py")
+MEASURED_CODE = ("topics", "esper", "workers", "benchmarks/*.py", "experiments/*.py")
 
 
 def machine() -> dict[str, Any]:
-    """Return cores that this process may use, processor, Python and torch."""
+    """Return usable cores, processor, system, Python and torch."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
@@ -24,16 +24,17 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit that is checked out, abbreviated; `unknown` outside a checkout."""
-    return _git("rev-parse", "--short=12", "HEAD") or "unknown"
+    """Return the abbreviated commit that is checked out; `unknown` outside a checkout."""
+    return git("rev-parse", "--short=12", "HEAD") or "unknown"
 
 
 def modified() -> bool:
-    """Whether the code that a benchmark runs differs from the commit."""
-    return bool(_git("status", "--porcelain", "--", *MEASURED_CODE))
+    """Return whether the measured code differs from the commit."""
+    return bool(git("status", "--porcelain", "--", *MEASURED_CODE))
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """Return the output of a git command in this checkout; empty on failure."""
     ended = subprocess.run(
         ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from benchmarks.by_hand import BY_HAND
+from benchmarks.hand_written import HAND_WRITTEN
 from benchmarks.kernels import (
     BATCH,
     SHAPES,
@@ -29,7 +29,7 @@ from benchmarks.kernels import (
     paired,
     pass_of,
 )
-from benchmarks.result import RATIO, Figure, Goal, Measured, figure, ratio
+from benchmarks.result import RATIO, Figure, Goal, Measurement, figure, ratio
 from benchmarks.threads import one_thread
 from benchmarks.timing import scaled
 from esper.compiler import PASSES, KernelOptimizer, LiveBytes, Pass, free_early
@@ -43,20 +43,20 @@ QUICK_S: Final = 0.01
 WARMING_STEPS: Final = 3
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure the passes for CPUs, on one thread."""
     with one_thread():
         return measure("cpu", quick)
 
 
-def measure(device: Device, quick: bool = False) -> Measured:
+def measure(device: Device, quick: bool = False) -> Measurement:
     """Return time with a pass ÷ time without it: medians for each pass, and cases of those used."""
     check_device(device)
     figures: list[Figure] = []
     for each in (*PASSES, optimizer(device)):
         for mode, make in MODES[device].items():
             figures += _of_pass(each, mode, [*_measured(each, make, mode, device, quick)], device)
-    return Measured(
+    return Measurement(
         parameters={"batch": BATCH, "most_pairs": PAIRS, "device": device_name(device)},
         figures=(*figures, *_freeing(device, quick)),
     )
@@ -85,7 +85,7 @@ def _of_pass(each: Pass, mode: str, found: list[Figure], device: Device) -> Iter
 def _measured(
     each: Pass, make: "MakeStep", mode: str, device: Device, quick: bool
 ) -> Iterator[Figure]:
-    for case in (*cases(device, quick), *by_hand(device, quick)):
+    for case in (*cases(device, quick), *hand_written_cases(device, quick)):
         plan = case.plan()
         if free_early(changed := each.run(plan)) == free_early(plan):
             continue
@@ -104,9 +104,9 @@ def _steps(case: Case, plans: dict[str, KernelPlan], make: "MakeStep") -> dict[s
     return {name: make(kernel_of(plan), x, h) for name, plan in plans.items()}
 
 
-def by_hand(device: Device, quick: bool) -> Iterator[Case]:
+def hand_written_cases(device: Device, quick: bool) -> Iterator[Case]:
     """Yield the graphs written by hand, at the sites of the shipped ones."""
-    for blueprint in BY_HAND:
+    for blueprint in HAND_WRITTEN:
         for shape in SHAPES[blueprint.kinds[0]][: 1 if quick else None]:
             signature = SiteSignature(kind=blueprint.kinds[0], x=shape, h=shape, device=device)
             yield Case(blueprint, signature)

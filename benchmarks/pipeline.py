@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import esper
-from benchmarks.result import BenchmarkError, Figure, Goal, Measured, figure, ratio
+from benchmarks.result import BenchmarkError, Figure, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from benchmarks.submissions import DIGITS_SITES, Submitter, of_one_kind, renamed
 from benchmarks.threads import one_thread
@@ -51,7 +51,7 @@ STEPS: Final = {
 E = TypeVar("E", bound=Event)
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """How much is measured: rounds over the catalog, decisions out of runs of so many epochs.
 
     No rounds: two entries, once.
@@ -62,22 +62,22 @@ class Amount(NamedTuple):
     epochs: int
 
 
-FULL: Final = Amount(rounds=4, decisions=60, epochs=120)
-QUICK: Final = Amount(rounds=0, decisions=1, epochs=20)
+FULL: Final = Workload(rounds=4, decisions=60, epochs=120)
+QUICK: Final = Workload(rounds=0, decisions=1, epochs=20)
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on a stack of its own."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Amount) -> Measured:
+def measure(stack: Stack, amount: Workload) -> Measurement:
     """Measure both ways on a running stack: decisions first, for which few blueprints are known."""
     publish_blueprints(stack.settings, shipped())
     decided = _decisions(stack, amount)
     submitted = _submissions(stack, amount.rounds)
-    return Measured(
+    return Measurement(
         parameters={**amount._asdict(), "report_every_steps": 20, "compile_processes": 1},
         figures=(*submitted, *decided),
     )
@@ -177,7 +177,7 @@ async def _built_alone_s(
     return perf_counter() - start
 
 
-def _decisions(stack: Stack, amount: Amount) -> tuple[Figure, ...]:
+def _decisions(stack: Stack, amount: Workload) -> tuple[Figure, ...]:
     latency_ms: list[float] = []
     step_ms: list[float] = []
     with one_thread():

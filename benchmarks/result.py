@@ -1,17 +1,21 @@
-"""What a benchmark returns: figures with their spread and goals, and the origin of them."""
+"""The result of a benchmark: figures with spread and goal, parameters, machine and commit."""
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from esper.errors import EsperError
+
 SIGNIFICANT_DIGITS = 5
 RATIO = "ratio"
+SHARE = "share"
 
 
-class BenchmarkError(Exception):
-    """A figure that cannot be measured, or not shown; the message says what to do."""
+class BenchmarkError(EsperError):
+    """A figure cannot be measured or rendered."""
 
 
 class _Frozen(BaseModel):
@@ -19,7 +23,7 @@ class _Frozen(BaseModel):
 
 
 class Spread(_Frozen):
-    """Measurements: median, the middle half [25th, 75th percentile], 90th percentile, largest."""
+    """Median, middle half (25th and 75th percentile), 90th percentile and maximum of n values."""
 
     median: float
     spread: tuple[float, float]
@@ -32,12 +36,13 @@ class Spread(_Frozen):
         """Return the spread of values.
 
         Raises:
-            BenchmarkError: there are none.
+            BenchmarkError: `values` is empty.
         """
         if not values:
             raise BenchmarkError("nothing was measured; see the log of the workers for the cause")
-        several = [*values, *values] if len(values) == 1 else values  # one alone has no quantiles
-        twentieths = quantiles(several, n=20, method="inclusive")
+        # `quantiles` needs two values at least.
+        sample = [*values, *values] if len(values) == 1 else values
+        twentieths = quantiles(sample, n=20, method="inclusive")
         return cls(
             median=rounded(median(values)),
             spread=(rounded(twentieths[4]), rounded(twentieths[14])),
@@ -48,40 +53,40 @@ class Spread(_Frozen):
 
 
 class Goal(_Frozen):
-    """A limit on one number of a figure's spread, inclusive."""
+    """An inclusive limit on the median or the worst value of a figure."""
 
     sense: Literal["at most", "at least"]
     limit: float
     of: Literal["median", "worst"] = "median"
 
     def met_by(self, spread: Spread) -> bool:
-        """Whether measurements reach the goal."""
+        """Return whether the measured values reach the goal."""
         value: float = getattr(spread, self.of)
         return value <= self.limit if self.sense == "at most" else value >= self.limit
 
 
 class Figure(Spread):
-    """One figure in its unit; `sides` are what a ratio was made from, each n times.
+    """One measured quantity: `key` is unique in its benchmark, `title` is for readers.
 
-    `key` names the figure within its benchmark, `what` is for a reader.
+    `sides` holds numerator and denominator of a ratio, `n` values each.
     """
 
     key: str
-    what: str
+    title: str
     unit: str
     goal: Goal | None = None
-    sides: dict[str, Spread] = {}
+    sides: Annotated[dict[str, Spread], Field(exclude_if=lambda sides: not sides)] = {}
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is met; None where there is none."""
+        """Whether the goal is met; None without a goal."""
         return None if self.goal is None else self.goal.met_by(self)
 
 
 def figure(
     key: str,
-    what: str,
+    title: str,
     unit: str,
     values: Sequence[float],
     *,
@@ -92,7 +97,7 @@ def figure(
     return Figure(
         **Spread.of(values).model_dump(),
         key=key,
-        what=what,
+        title=title,
         unit=unit,
         goal=goal,
         sides={name: Spread.of(side) for name, side in (sides or {}).items()},
@@ -101,25 +106,25 @@ def figure(
 
 def ratio(
     key: str,
-    what: str,
+    title: str,
     over: tuple[str, Sequence[float]],
     under: tuple[str, Sequence[float]],
     *,
     goal: Goal | None = None,
 ) -> Figure:
-    """Return the figure of one side over another, pair by pair; a side is its name and values.
+    """Return the figure of `over` ÷ `under`, pair by pair; a side is (name, values).
 
-    Measurements of a pair were taken next to each other, so that what disturbs the machine
-    disturbs both.
+    The two values of a pair are measured next to each other, so that a disturbance of the machine
+    affects both.
     """
     values = [ours / theirs for ours, theirs in zip(over[1], under[1], strict=True)]
-    return figure(key, what, RATIO, values, goal=goal, sides=dict((over, under)))
+    return figure(key, title, RATIO, values, goal=goal, sides=dict((over, under)))
 
 
-class Measured(_Frozen):
-    """What a benchmark measured, and with which parameters.
+class Measurement(_Frozen):
+    """The figures of one benchmark run and its parameters.
 
-    `runs` has a row for each run of an experiment, none left out; `curves` are for plots, by name.
+    `runs` has a row per training run, failed ones included; `curves` are the lines of plots.
     """
 
     parameters: dict[str, Any]
@@ -130,8 +135,8 @@ class Measured(_Frozen):
     ] = {}
 
 
-class Result(Measured):
-    """A measurement with its origin; `modified` is whether code differed from the commit."""
+class Result(Measurement):
+    """A measurement with machine and commit; `modified`: the code differed from the commit."""
 
     name: str
     quick: bool
@@ -140,24 +145,45 @@ class Result(Measured):
     modified: bool
 
     def to_json(self) -> str:
-        """Return the result as indented JSON, ending in a newline."""
-        return self.model_dump_json(indent=2) + "\n"
+        """Return the result as JSON with one line per figure, run and curve."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        fields["figures"] = [
+            {name: entry[name] for name in ("key", "title", "unit")} | entry
+            for entry in fields["figures"]
+        ]
+        lines = (f"{json.dumps(name)}: {_by_line(value)}" for name, value in fields.items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def figure(self, key: str) -> Figure:
-        """Return one figure.
+        """Return the figure of a key.
 
         Raises:
-            BenchmarkError: this result has none of that key.
+            BenchmarkError: the result has no such figure.
         """
         for found in self.figures:
             if found.key == key:
                 return found
         raise BenchmarkError(
-            f"the result of {self.name} has no figure {key!r}; measure it again with "
-            f"`python -m benchmarks {self.name} --save`"
+            f"the result of {self.name} has no figure {key!r}; measure it again with --save"
         )
 
 
+def _by_line(value: Any) -> str:
+    """Return JSON of a field; its items stand on a line each where they are containers."""
+    if isinstance(value, list):
+        items = [_in_line(item) for item in value]
+    elif isinstance(value, dict) and any(isinstance(item, list) for item in value.values()):
+        items = [f"{json.dumps(name)}: {_in_line(item)}" for name, item in value.items()]
+    else:
+        return _in_line(value)
+    opening, closing = "[]" if isinstance(value, list) else "{}"
+    return f"{opening}\n" + ",\n".join(items) + f"\n{closing}"
+
+
+def _in_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def rounded(value: float) -> float:
-    """Return a value in as many digits as results keep."""
+    """Return a value rounded to the digits that results keep."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.kernels import Precision, bfloat16, check_device, device_name, kernel_of, plain_of
-from benchmarks.result import Figure, Goal, Measured, figure, ratio
+from benchmarks.result import Figure, Goal, Measurement, figure, ratio
 from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.kernel import Kernel
@@ -112,7 +112,7 @@ class Plain(nn.Module):
         return y
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure one site of each size and precision, then whole training steps."""
     check_device("cuda")
     figures: list[Figure] = []
@@ -126,7 +126,7 @@ def run(quick: bool = False) -> Measured:
     figures += training_figures(quick)
     for case in cases:
         figures.append(compiled_figure(*case, quick))
-    return Measured(parameters=parameters(), figures=tuple(figures))
+    return Measurement(parameters=parameters(), figures=tuple(figures))
 
 
 def parameters() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from statistics import median, quantiles
 from typing import Final, NamedTuple
 
 from benchmarks.paced_trainer import PacedTrainer, Segment
-from benchmarks.result import BenchmarkError, Figure, Goal, Measured, figure, ratio
+from benchmarks.result import BenchmarkError, Figure, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack, on_cores
 from benchmarks.submissions import DIGITS_SITES, Submitter, new_blueprints
 from esper.training.grow import REPORT_EVERY
@@ -26,15 +26,15 @@ SETTLING_STEPS: Final = 100
 """Not timed, at the start of each turn: caches fill, and mail that came meanwhile is taken in."""
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """Rounds, and steps of each side in a round."""
 
     rounds: int
     steps: int
 
 
-FULL: Final = Amount(rounds=12, steps=1000)
-QUICK: Final = Amount(rounds=2, steps=60)
+FULL: Final = Workload(rounds=12, steps=1000)
+QUICK: Final = Workload(rounds=2, steps=60)
 
 
 class Sides(NamedTuple):
@@ -45,7 +45,7 @@ class Sides(NamedTuple):
     busy: Segment
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on a stack of its own, which has a core of its own."""
     trainer_core, pipeline_core = two_cores()
     with on_cores({pipeline_core}), local_stack() as stack:
@@ -64,7 +64,7 @@ def two_cores() -> tuple[int, int]:
     return cores[0], cores[1]
 
 
-def measure(stack: Stack, amount: Amount, trainer_core: int) -> Measured:
+def measure(stack: Stack, amount: Workload, trainer_core: int) -> Measurement:
     """Measure on a running stack; that it has a core of its own is the caller's business."""
     # Both are made before either is waited for: what they import, they import side by side.
     plain, growing = (PacedTrainer(each, trainer_core) for each in (None, stack.settings))
@@ -74,7 +74,7 @@ def measure(stack: Stack, amount: Amount, trainer_core: int) -> Measured:
             _round(plain, growing, author, amount.steps, backwards=number % 2 == 1)
             for number in range(amount.rounds)
         ]
-    return Measured(
+    return Measurement(
         parameters={
             **amount._asdict(),
             "report_every_steps": REPORT_EVERY,

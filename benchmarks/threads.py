@@ -1,4 +1,4 @@
-"""Torch on one thread, as a host too small to share runs."""
+"""Torch restricted to one thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread while the block runs."""
+    """Restrict torch to one thread within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Timing calls against each other: in turn, in changing order, by one clock."""
+"""Timing several calls against each other, interleaved and in shuffled order."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -7,13 +7,13 @@ from time import perf_counter
 WARMING_ROUNDS = 5
 
 
-def in_turn(
+def interleaved(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, repeats: int = 1
 ) -> dict[str, list[float]]:
-    """Return seconds per call, one value a round, of each of several functions.
+    """Return seconds per call of each function, one value per round.
 
-    In a round each is called `repeats` times in a row. The order is shuffled for each round: what
-    follows a heavy neighbour finds colder caches, and that must not always be the same.
+    A round calls each function `repeats` times in a row. The order is shuffled every round,
+    because a call finds colder caches after a heavy neighbour.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
@@ -32,5 +32,5 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def scaled(values: list[float], factor: float) -> list[float]:
-    """Return seconds in another unit: 1e3 for ms, 1e6 for µs."""
+    """Return seconds in another unit: factor 1e3 for ms, 1e6 for µs."""
     return [value * factor for value in values]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 import esper
-from benchmarks.result import BenchmarkError, Figure, Goal, Measured, figure
+from benchmarks.result import BenchmarkError, Figure, Goal, Measurement, figure
 from benchmarks.stack import Stack, local_stack
 from benchmarks.submissions import Submitter, new_blueprints
 from benchmarks.threads import one_thread
@@ -34,7 +34,7 @@ REPORT_EVERY: Final = 10
 PATIENCE_S: Final = 120.0
 
 
-class Amount(NamedTuple):
+class Workload(NamedTuple):
     """How many pairs of twins, and what the busy one goes through at the least."""
 
     pairs: int
@@ -42,8 +42,8 @@ class Amount(NamedTuple):
     decisions: int
 
 
-FULL: Final = Amount(pairs=5, steps=2000, decisions=20)
-QUICK: Final = Amount(pairs=1, steps=100, decisions=2)
+FULL: Final = Workload(pairs=5, steps=2000, decisions=20)
+QUICK: Final = Workload(pairs=1, steps=100, decisions=2)
 
 
 class Host(nn.Module):
@@ -116,28 +116,28 @@ class Pair:
     differing: dict[str, int]
 
 
-def run(quick: bool = False) -> Measured:
+def run(quick: bool = False) -> Measurement:
     """Measure on a stack of its own."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Amount) -> Measured:
+def measure(stack: Stack, amount: Workload) -> Measurement:
     """Measure on a running stack."""
     pairs = [pair(stack.settings, seed, amount) for seed in range(1, amount.pairs + 1)]
-    return Measured(
+    return Measurement(
         parameters={**amount._asdict(), "report_every_steps": REPORT_EVERY},
         figures=tuple(_figures(pairs)),
     )
 
 
-def pair(settings: Settings, seed: int, amount: Amount, **arguments: Any) -> Pair:
-    """Train the busy twin, and the plain one for as many steps; `arguments` are fields of GrowConfig."""
+def pair(settings: Settings, seed: int, amount: Workload, **arguments: Any) -> Pair:
+    """Train the busy twin, then the plain one for as many steps; `arguments` are of `GrowConfig`."""
     with one_thread():
         return _pair(settings, seed, amount, arguments)
 
 
-def _pair(settings: Settings, seed: int, amount: Amount, arguments: dict[str, Any]) -> Pair:
+def _pair(settings: Settings, seed: int, amount: Workload, arguments: dict[str, Any]) -> Pair:
     busy = Twin(seed)
     growth = esper.grow(
         busy.model,
@@ -183,7 +183,7 @@ def _bytes_differing(ours: Tensor | None, theirs: Tensor | None) -> int:
     return int((ours != theirs).sum())
 
 
-def _train(twin: Twin, growth: Growth, amount: Amount) -> None:
+def _train(twin: Twin, growth: Growth, amount: Workload) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while len(twin.losses) < amount.steps or _withheld(growth) < amount.decisions:
         if time.monotonic() > deadline:

@@ -2,7 +2,7 @@
 
 The 2 of UCB1's paper is for rewards that spread over all of [0, 1], by a standard deviation of 1/2;
 for one of s it is 8 s². Rewards of one blueprint at one site were seen to spread by 0.035, those of
-a site with whatever is planted there by 0.06 (`python -m benchmarks convergence`).
+a site with whatever is planted there by 0.06 (`python -m experiments convergence`).
 
 What a kernel costs says little of what it gives. Where the dearest one was expected to earn 0.2
 less than the cheapest, the right one of the conv teacher was first tried at step 1,081 of 3,000,

@@ -1,4 +1,4 @@
-"""One small stack for all benchmarks that need one."""
+"""One local stack for all benchmarks that need one."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from benchmarks.stack import Stack, local_stack
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Kafka, Redis and both workers, up for these tests."""
+    """Start Kafka, Redis and both workers for these tests."""
     with local_stack() as running:
         yield running

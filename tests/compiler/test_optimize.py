@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.by_hand import BY_HAND
+from benchmarks.hand_written import HAND_WRITTEN
 from esper.blueprint import shipped
 from esper.compiler import BlueprintCompiler, KernelOptimizer
 from esper.compiler.initialise import initial_tensors
@@ -25,7 +25,7 @@ SHAPES = {
     SiteKind.SEQUENCE: (6, 16),
     SiteKind.FEATURE_MAP: (8, 6, 6),
 }
-BLUEPRINTS = {blueprint.blueprint_id: blueprint for blueprint in (*shipped(), *BY_HAND)}
+BLUEPRINTS = {blueprint.blueprint_id: blueprint for blueprint in (*shipped(), *HAND_WRITTEN)}
 CASES = [(name, kind) for name, blueprint in BLUEPRINTS.items() for kind in blueprint.kinds]
 DEVICES = ("cpu", "cuda")
 
@@ -130,12 +130,12 @@ def test_a_pass_changes_a_kernel_of_the_benchmark(each: Pass) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_only_passes_that_pay_on_its_device_change_a_plan(device: str) -> None:
     plan = plan_of(BLUEPRINTS["multi-scale-conv"], SiteKind.FEATURE_MAP, device)
-    by_hand = plan
+    hand_written_cases = plan
     for each in PASSES:
         if device in each.devices:
-            by_hand = each.run(by_hand)
-    assert KernelOptimizer().optimize(plan) == free_early(by_hand)
-    assert ("conv2d_as_product" in ops_of(by_hand)) == (device == "cpu")
+            hand_written_cases = each.run(hand_written_cases)
+    assert KernelOptimizer().optimize(plan) == free_early(hand_written_cases)
+    assert ("conv2d_as_product" in ops_of(hand_written_cases)) == (device == "cpu")
 
 
 def test_every_value_is_freed_once_by_its_last_reader() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.growth.planting import Workshop
 from esper.bandit import DEFAULT_SELECTION
 from esper.blueprint import shipped
 from esper.kernel import Kernel
@@ -30,6 +29,7 @@ from esper.tasks.charlm import (
     next_character_loss,
 )
 from esper.topics.models import SelectionLimits, SiteKind
+from experiments.growth.planting import KernelBuilder
 from tests.seed.conftest import one_thread
 
 __all__ = ["one_thread"]
@@ -131,11 +131,11 @@ def test_only_blueprints_that_do_not_look_ahead_may_be_planted() -> None:
     sites = find_sites(CharacterHost(), CHARLM.sites, load_library().probe[0][:1], slots=1)
     (signature,) = {site.signature.text: site.signature for site in sites.values()}.values()
     offered = [each for each in shipped() if SiteKind.SEQUENCE in each.kinds]
-    workshop = Workshop(offered)
+    builder = KernelBuilder(offered)
     ahead = {
         each.blueprint_id
         for each in offered
-        if looks_ahead(workshop.kernel(each.blueprint_id, signature))
+        if looks_ahead(builder.kernel(each.blueprint_id, signature))
     }
     assert ahead == {each.blueprint_id for each in offered} - set(CAUSAL)
     assert "self-attention" in ahead
