@@ -1,7 +1,6 @@
-"""Exporting a grown network: plain PyTorch source, safetensors, and its lineage.
+"""Export of a grown network as plain PyTorch source, safetensors weights and its lineage.
 
-The folder needs torch and safetensors to run, not Esper. The network is written as it computes in
-evaluation mode.
+The folder runs with torch and safetensors, without Esper. The source is that of evaluation mode.
 """
 
 import importlib.util
@@ -21,7 +20,7 @@ from esper.training.source import ExportError, model_source, one_line, seed_name
 SOURCE = "model.py"
 WEIGHTS = "weights.safetensors"
 TOLERANCE = 1e-6
-"""Relative to the largest output: other memory formats add in another order."""
+"""Relative to the largest output, at least 1: other memory formats sum in another order."""
 
 
 def export_model(
@@ -34,11 +33,11 @@ def export_model(
 ) -> Path:
     """Write `model.py`, `weights.safetensors` and `lineage.json`; return the folder.
 
-    What was written is loaded again and must give the same output on `sample`, an input of
-    shape (1, ..), within `TOLERANCE`.
+    The exported network is loaded and must give the model's output on `sample`, an input of shape
+    (1, ..), within `TOLERANCE`.
 
     Raises:
-        ExportError: the host cannot be written as source, or the result computes otherwise.
+        ExportError: the host cannot be written as source, or the outputs differ.
     """
     grown = {name: site for name, site in sites.items() if site.bank is not None}
     with evaluation_mode(model):
@@ -46,7 +45,7 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(source)
     lineage = run_history.lineage(
-        run_id, (each for site in sites.values() for each in _grown_at(site))
+        run_id, (kernel for site in sites.values() for kernel in _grown_at(site))
     )
     (folder / LINEAGE).write_bytes(orjson.dumps(lineage, option=orjson.OPT_INDENT_2))
     try:
@@ -55,7 +54,10 @@ def export_model(
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(f"the exported source does not run: {one_line(error)}") from error
+        raise ExportError(
+            f"the exported source does not run: {one_line(error)}; write the host without this "
+            "operation"
+        ) from error
     return folder
 
 
@@ -63,17 +65,17 @@ def _grown_at(site: Site) -> Iterator[KernelPlacement]:
     planted = {slot.index: seed for slot, seed in site.seeds()}
     for slot in site.slots:
         if (seed := planted.get(slot.index)) is not None:
-            of = seed.kernel.kernel_id, seed.kernel.sha256
-            yield KernelPlacement(site.name, slot.index, *of, alpha=float(seed.alpha))
+            kernel = seed.kernel.kernel_id, seed.kernel.sha256
+            yield KernelPlacement(site.name, slot.index, *kernel, alpha=float(seed.alpha))
         elif slot.planted is not None and slot.merged_sha256 is not None:
             merged = slot.planted.kernel_id, slot.merged_sha256
             yield KernelPlacement(site.name, slot.index, *merged, merged=True, alpha=slot.alpha)
 
 
 def load_exported(folder: Path) -> nn.Module:
-    """Return the network in a folder that `export_model` wrote, in evaluation mode.
+    """Return the network that `export_model` wrote to a folder, in evaluation mode.
 
-    This runs the folder's `model.py`.
+    Executes the folder's `model.py`.
     """
     network: nn.Module = _module(folder).load(folder)
     return network
@@ -89,7 +91,7 @@ def _module(folder: Path) -> Any:
 
 
 def _weights(model: nn.Module, grown: Mapping[str, Site], folder: Path) -> dict[str, Tensor]:
-    """Return the tensors that the exported source asks for, under its names."""
+    """Return the tensors of the exported network's state dict."""
     tensors = _by_exported_name(model, grown)
     wanted = _module(folder).GrownNetwork().state_dict()
     return {
@@ -99,7 +101,7 @@ def _weights(model: nn.Module, grown: Mapping[str, Site], folder: Path) -> dict[
 
 
 def _by_exported_name(model: nn.Module, grown: Mapping[str, Site]) -> dict[str, Tensor]:
-    # Not the state dict: it leaves out buffers that are not persistent, which the source needs.
+    # Not the state dict, which lacks the non-persistent buffers that the source needs.
     own = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
@@ -127,4 +129,7 @@ def _verify(model: nn.Module, sample: Tensor, folder: Path) -> None:
     within = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not torch.allclose(found, expected, rtol=0.0, atol=within, equal_nan=True):
         worst = float((expected - found).abs().max())
-        raise ExportError(f"the exported source computes otherwise: outputs differ by {worst:.2g}")
+        raise ExportError(
+            f"the outputs of the exported source differ by {worst:.2g}, more than {within:.2g}; "
+            "make the host deterministic in evaluation mode"
+        )

@@ -1,4 +1,4 @@
-"""What made a network what it is: the run's decisions, their kernels, and what became of them."""
+"""The record of a run's decisions, their kernels and outcomes, and its file `lineage.json`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from esper.errors import EsperError
 from esper.topics.codec import digest
 from esper.topics.models import (
     AdaptationDecision,
@@ -24,7 +25,7 @@ LINEAGE: Final = "lineage.json"
 
 
 class SeedRecord(NamedTuple):
-    """One planting and its fate. `contribution` is the last one measured, None if none was."""
+    """One planting and its fate. `contribution` is the last measured; None if never measured."""
 
     step: int
     site: str
@@ -36,9 +37,9 @@ class SeedRecord(NamedTuple):
 
 
 class KernelPlacement(NamedTuple):
-    """A kernel in the network as it is: beside the layer of its site, or merged into it.
+    """A kernel in a grown network: beside the layer of its site, or `merged` into the layer.
 
-    `sha256` is that of the artifact it came as, `alpha` what it is weighed with.
+    `sha256` is the digest of the kernel's artifact, `alpha` the factor of its output.
     """
 
     site: str
@@ -50,10 +51,10 @@ class KernelPlacement(NamedTuple):
 
 
 class GrownKernel(KernelReady):
-    """A kernel of a grown network, as `lineage.json` has it: what was announced, and where it is.
+    """A kernel of a grown network in `lineage.json`: its announcement, its slot and its alpha.
 
-    With that it can be fetched, verified and planted again. One that is `merged` has become part
-    of its layer.
+    These suffice to fetch, verify and plant the kernel again. A `merged` kernel is part of its
+    site's layer.
     """
 
     site: str
@@ -63,12 +64,12 @@ class GrownKernel(KernelReady):
 
     @property
     def ready(self) -> KernelReady:
-        """What was announced of it."""
+        """The kernel's announcement."""
         return KernelReady(**{name: getattr(self, name) for name in KernelReady.model_fields})
 
 
 class Lineage(BaseModel):
-    """What `lineage.json` says of a network: of which run it is, and the kernels in it."""
+    """The part of `lineage.json` that is read: the run's id and the kernels in its network."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -77,21 +78,21 @@ class Lineage(BaseModel):
     seeds: tuple[GrownKernel, ...]
 
 
-class LineageUnreadable(ValueError):
-    """A folder without a lineage, or with one that says too little; the message says what."""
+class LineageUnreadable(EsperError, ValueError):
+    """A folder without a readable `lineage.json`; the message names the field."""
 
 
 SeedKey = tuple[str, str, int]
-"""What planted a seed and where: (decision_id, site, slot)."""
+"""A planted seed: (decision_id, site, slot)."""
 
 
 @dataclass(slots=True)
 class RunHistory:
-    """Decisions in the order in which they came, answers by decision id, kernels by kernel id.
+    """Decisions in order of arrival, outcomes by decision id, kernels by kernel id.
 
-    Of decisions that ask for nothing only the seal is kept: a lockstep run has one for each report.
-    `contributions` has the last measurement of what a decision planted, `merged` what of it became
-    part of a layer, `incidents` what the governor did.
+    Of decisions without operations only the seal is recorded: a lockstep run has one for each
+    report. `contributions` are the last measured, `merged` the seeds that are part of a layer,
+    `incidents` those that the governor noted.
     """
 
     decisions: list[AdaptationDecision] = field(default_factory=list)
@@ -103,7 +104,7 @@ class RunHistory:
     sealed: bool = False
 
     def seed_records(self) -> list[SeedRecord]:
-        """Return every planting that was asked for, in order, with what became of it."""
+        """Return every planting that was decided, in order, with its fate."""
         return [
             SeedRecord(
                 step=self._step(decision),
@@ -120,11 +121,11 @@ class RunHistory:
         ]
 
     def lineage(self, run_id: str, grown: Iterable[KernelPlacement]) -> dict[str, Any]:
-        """Return the content of `lineage.json`, where the network is made of `grown`."""
+        """Return the content of `lineage.json` for a network with the kernels `grown`."""
         return {
             "format": "esper-lineage/1",
             "run_id": run_id,
-            "seeds": [self._seed(each) for each in grown],
+            "seeds": [self._seed(placement) for placement in grown],
             "decisions": [
                 {
                     "sha256": digest(decision),
@@ -147,9 +148,9 @@ class RunHistory:
             return f"refused: {outcome.reason}"
         if outcome.status is OutcomeStatus.WITHHELD:
             return "withheld in a dry run"
-        place = (decision.decision_id, plant.site, plant.slot)
+        key = (decision.decision_id, plant.site, plant.slot)
         for incident in self.incidents:
-            if place in {(seed.decision_id, seed.site, seed.slot) for seed in incident.seeds}:
+            if key in {(seed.decision_id, seed.site, seed.slot) for seed in incident.seeds}:
                 return f"rolled back after {incident.kind} at {incident.step}"
         for later in self.decisions[index + 1 :]:
             answer = self.outcomes.get(later.decision_id)
@@ -167,14 +168,14 @@ class RunHistory:
         return "merged" if merged else "kept"
 
     def _seed(self, grown: KernelPlacement) -> dict[str, Any]:
-        told = {
+        seed = {
             "site": grown.site,
             "slot": grown.slot,
             "alpha": grown.alpha,
             **self.kernels[grown.kernel_id].model_dump(mode="json"),
             "sha256": grown.sha256,
         }
-        return told | {"merged": True} if grown.merged else told
+        return seed | {"merged": True} if grown.merged else seed
 
     def _outcome(self, decision_id: str) -> dict[str, Any] | None:
         outcome = self.outcomes.get(decision_id)
@@ -189,22 +190,22 @@ def _ends(operation: Operation, plant: Plant) -> bool:
 
 
 def read_lineage(folder: Path) -> Lineage:
-    """Return the lineage in a folder that a run was exported to.
+    """Return the lineage in the folder of an exported network.
 
     Raises:
-        LineageUnreadable: there is none, or it is of a version that said less.
+        LineageUnreadable: `lineage.json` is missing, or lacks a field.
     """
     file = folder / LINEAGE
     try:
         return Lineage.model_validate_json(file.read_bytes())
     except OSError as error:
         raise LineageUnreadable(
-            f"cannot read {file}: {error.strerror}; name a folder that a run was exported to"
+            f"cannot read {file}: {error.strerror}; name the folder of an exported network"
         ) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise LineageUnreadable(
-            f"{file} does not say what is in the network: {where}: {first['msg']}; if an earlier "
-            "version wrote it, export the run anew, or train it again"
+            f"{file} does not describe a network: {where}: {first['msg']}; if an earlier version "
+            "wrote the file, export the run again, or train it again"
         ) from error

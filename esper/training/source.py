@@ -1,4 +1,4 @@
-"""A grown model as Python source: the host by symbolic tracing, each kernel from its plan."""
+"""Python source of a grown model: the host by symbolic tracing, each kernel from its plan."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import fx, nn
 
+from esper.errors import EsperError
 from esper.kernel import to_source
 from esper.seed import BANK_NAME, Site, forward_channels_first
 from esper.version import VERSION
@@ -37,25 +38,25 @@ def load(folder=Path(__file__).parent):
 '''
 
 
-class ExportError(ValueError):
-    """A host that cannot be written as plain PyTorch source; the message names what prevents it."""
+class ExportError(EsperError, ValueError):
+    """A host that cannot be written as plain PyTorch source; the message names the obstacle."""
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what an error says, or else its kind."""
+    """Return the first line of an error's message, or its class name if the message is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def seed_names(slot: int) -> tuple[str, str]:
-    """The attribute names of a slot's kernel and alpha in the exported source."""
+    """Return the attribute names of a slot's kernel and alpha in the exported source."""
     return f"kernel{slot}", f"alpha{slot}"
 
 
 def model_source(model: nn.Module, grown: Mapping[str, Site], run_id: str) -> str:
-    """Return source that defines `GrownNetwork` and `load`; the model is in evaluation mode.
+    """Return source that defines `GrownNetwork` and `load`; call it in evaluation mode.
 
     Raises:
-        ExportError: the model's forward depends on values, or a layer is not torch's own.
+        ExportError: the forward depends on tensor values, or a layer is not one of torch.nn.
     """
     kernels = {
         seed.kernel.kernel_id: to_source(seed.kernel.plan, _kernel_class(seed.kernel.kernel_id))
@@ -109,32 +110,31 @@ def _site_source(site: Site) -> str:
 
 
 def _layer_source(name: str, layer: nn.Module) -> str:
-    """Return the call that makes the host's layer at a site: one of torch's own, or several in a
-    row."""
-    inside = {name: each for name, each in layer.named_children() if name != BANK_NAME}
+    """Return the constructor call of a site's layer: a layer of torch.nn, or an `nn.Sequential`."""
+    inside = {name: child for name, child in layer.named_children() if name != BANK_NAME}
     if not inside:
         return _constructor(name, layer)
     plain = type(layer) is nn.Sequential and list(inside) == [str(at) for at in range(len(inside))]
     if not plain or any(
-        BANK_NAME in part._modules for each in inside.values() for part in each.modules()
+        BANK_NAME in part._modules for child in inside.values() for part in child.modules()
     ):
         raise ExportError(
-            f"{name} has layers inside, and something grew around them; only what grew at single "
-            "layers, or at a Sequential of such, can be written as source yet"
+            f"{name} has inner layers and a seed planted around them; grow at single layers, or at "
+            "an nn.Sequential of single layers"
         )
-    parts = (_layer_source(f"{name}.{at}", each) for at, each in inside.items())
+    parts = (_layer_source(f"{name}.{at}", child) for at, child in inside.items())
     return f"nn.Sequential({', '.join(parts)})"
 
 
 class _Tracer(fx.Tracer):
-    """Takes a site, with all that is in it, as one layer."""
+    """A tracer to which a site, with its seeds, is one layer."""
 
     def __init__(self, grown: Mapping[str, Site]) -> None:
         super().__init__()
         self._grown = grown
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is called and not looked into."""
+        """Return whether to call a module instead of tracing into it."""
         return module_qualified_name in self._grown or super().is_leaf_module(
             m, module_qualified_name
         )
@@ -164,7 +164,7 @@ def _trace(model: nn.Module, grown: Mapping[str, Site]) -> fx.Graph:
             f"forward whose course does not depend on values: {one_line(error)}"
         ) from error
     finally:
-        # The tracer leaves the constants that it met on the model.
+        # The tracer stores constants as attributes of the model.
         constants = vars(model).keys() - before
         for name in constants:
             delattr(model, name)
@@ -178,20 +178,21 @@ def _trace(model: nn.Module, grown: Mapping[str, Site]) -> fx.Graph:
 
 def _forward_source(graph: fx.Graph) -> str:
     for node in graph.nodes:
-        # Annotations name what the exported file need not import.
+        # Annotations would name types that the exported file does not import.
         node.type = None
     code = graph.python_code("self")
     unknown = sorted(set(code.globals) - KNOWN_GLOBALS)
     if unknown:
         raise ExportError(
-            f"the host's forward calls {', '.join(unknown)}, which is not part of torch"
+            f"the host's forward calls {', '.join(unknown)}, which is not part of torch; "
+            "use operations of torch only"
         )
-    # The tracer frees each intermediate value by name; a reader need not see that.
+    # The tracer frees each intermediate value by name, which only clutters the source.
     return re.sub(r";\s+\w+(?: = \w+)* = None", "", code.src).strip("\n")
 
 
 def _members(model: nn.Module, graph: fx.Graph, grown: Mapping[str, Site]) -> Iterator[str]:
-    """Yield the statements of __init__ that make all that the graph refers to."""
+    """Yield the statements of `__init__` that create every module and tensor of the graph."""
     made: set[str] = set()
     for node in graph.nodes:
         if node.op not in ("call_module", "get_attr") or node.target in made:
@@ -238,17 +239,20 @@ def _tensor(model: nn.Module, name: str) -> str:
 
 
 def _constructor(name: str, layer: nn.Module) -> str:
-    """Return the call that makes a layer like this one, checked by making it."""
+    """Return the constructor call of a layer, checked by executing it."""
     kind = type(layer)
     call = f"nn.{kind.__name__}({layer.extra_repr()})"
     if getattr(nn, kind.__name__, None) is not kind:
-        raise ExportError(f"{name} is a {kind.__qualname__}, which is not a layer of torch.nn")
+        raise ExportError(
+            f"{name} is a {kind.__qualname__}, which is not a layer of torch.nn; "
+            "use a layer of torch.nn"
+        )
     try:
         twin = eval(call, {"nn": nn, "torch": torch})
     except (SyntaxError, TypeError, NameError, ValueError) as error:
         raise ExportError(f"{name} cannot be written as {call}: {error}") from error
     if _shapes(twin) != _shapes(layer):
-        raise ExportError(f"{name} has other tensors than {call} makes")
+        raise ExportError(f"{name} has other tensors than {call} creates; use the plain layer")
     return call
 
 

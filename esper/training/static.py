@@ -1,7 +1,7 @@
-"""The static final network: all that is in a grown network, planted before the first step.
+"""The static final network: a host with all kernels of a grown network before its first step.
 
-Trained from the same seed on the same batches, it is the control that tells whether growing
-matters, and not only the shape that came of it. Nothing else of Esper runs in it.
+It is the control for growth: trained from the same seed on the same batches, it shows what the
+final architecture gives without growing. No other part of Esper runs in it.
 """
 
 from collections.abc import Mapping
@@ -10,21 +10,22 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from esper.errors import EsperError
 from esper.kernel import FetchedKernel, load_kernel
 from esper.seed import STREAMS, Seed, Site, find_sites
 from esper.training.export import export_model
 from esper.training.lineage import GrownKernel, Lineage, RunHistory
 
 
-class StaticNetworkRefused(ValueError):
+class StaticNetworkRefused(EsperError, ValueError):
     """A lineage that cannot be planted in this host; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticNetwork:
-    """A host with kernels planted in it; `model` is the host, to be trained as any other.
+    """A host with kernels planted in it; `model` is the host, an ordinary module to train.
 
-    Make its optimizer after this: the kernels are among `model.parameters()`.
+    Create the optimizer afterwards: the kernels are among `model.parameters()`.
     """
 
     model: nn.Module
@@ -33,10 +34,10 @@ class StaticNetwork:
     sample: Tensor
 
     def export(self, folder: str | Path) -> Path:
-        """Write the network as `Growth.export` does, of no decisions; return the folder.
+        """Write the network as `Growth.export` does, with no decisions; return the folder.
 
         Raises:
-            ExportError: the host cannot be written as source; the message says what is in the way.
+            ExportError: the host cannot be written as source; the message names the obstacle.
         """
         kernels = {seed.kernel_id: seed.ready for seed in self.lineage.seeds}
         sample = self.sample.to(next(self.model.parameters()).device)
@@ -53,19 +54,20 @@ class StaticNetwork:
 def static_network(
     host: nn.Module, lineage: Lineage, kernels: Mapping[str, FetchedKernel], sample: Tensor
 ) -> StaticNetwork:
-    """Plant in a fresh host, at its site, slot and final alpha, each kernel that a network has.
+    """Plant every kernel of a lineage in a fresh host, at its site, slot and final alpha.
 
-    Kernels are as at their birth, exact no-ops; those that were merged into a layer stand beside
-    it. `kernels` are by kernel id, as `fetch_kernels(.., lineage.seeds)` returns them; `sample` is an
-    input of shape (1, ..).
+    Kernels start as they were announced, exact no-ops; kernels that were merged into a layer are
+    planted beside it. `kernels` are by kernel id, as `fetch_kernels(.., lineage.seeds)` returns
+    them; `sample` is an input of shape (1, ..).
 
     Raises:
         StaticFinalRefused: nothing is in the network, or this is not the host that it grew from.
-        SiteRefused: the host has no such site.
+        SiteRefused: the host lacks a site of the lineage.
     """
     if not lineage.seeds:
         raise StaticNetworkRefused(
-            f"nothing is in the network of run {lineage.run_id}: its static final is the host"
+            f"the network of run {lineage.run_id} has no kernels: its static final is the host; "
+            "train the host itself"
         )
     names = dict.fromkeys(seed.site for seed in lineage.seeds)
     slots = 1 + max(seed.slot for seed in lineage.seeds)
@@ -80,10 +82,12 @@ def _plant(site: Site, grown: GrownKernel, verified: FetchedKernel) -> None:
     if kernel.plan.signature != site.signature:
         raise StaticNetworkRefused(
             f"kernel {grown.kernel_id[:12]} is for a site of {kernel.plan.signature}, but "
-            f"{site.name} is one of {site.signature}; give the host that the run began with"
+            f"{site.name} is a site of {site.signature}; give the host that the run began with"
         )
     if any(slot.index == grown.slot for slot, _ in site.seeds()):
-        raise StaticNetworkRefused(f"the lineage has two kernels at {site.name}/{grown.slot}")
+        raise StaticNetworkRefused(
+            f"the lineage has two kernels at {site.name}/{grown.slot}; export the run again"
+        )
     seed = Seed(kernel, grown.alpha).to(next(site.layer.parameters()).device)
     STREAMS.record_stream(seed)
     site.plant(grown.slot, seed)

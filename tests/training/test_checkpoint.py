@@ -441,7 +441,7 @@ def test_a_rollback_to_before_the_checkpoint_is_refused_in_words(
     first.train_to_a_report()
     interrupted(first)
     second = Training(settings, saved)
-    with pytest.raises(CheckpointRefused, match="there is no snapshot here; go on from a check"):
+    with pytest.raises(CheckpointRefused, match="there is no snapshot here; resume from a check"):
         second.train(first.steps)
     second.growth.close()
 

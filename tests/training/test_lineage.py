@@ -1,4 +1,4 @@
-"""Lineage: what was asked for, and what became of it."""
+"""`RunHistory.seed_records`: every planting with its fate."""
 
 import pytest
 
@@ -25,7 +25,7 @@ PLANTED = decision(PLANT, name="planted", apply_at_step=5)
 def answered(
     *answers: tuple[AdaptationDecision, OutcomeStatus | None, int], reason: str | None = None
 ) -> RunHistory:
-    """The record of decisions, each with its answer and the step of it."""
+    """Return a history of decisions with their outcomes (None: no outcome yet) and steps."""
     run_history = RunHistory(decisions=[plan for plan, _, _ in answers])
     for plan, status, step in answers:
         if status is not None:
@@ -61,31 +61,33 @@ APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
         ),
     ],
 )
-def test_the_life_of_a_seed_ends_as_its_decisions_were_answered(
+def test_the_fate_of_a_seed_follows_from_the_outcomes_of_its_decisions(
     run_history: RunHistory, step: int, fate: str
 ) -> None:
-    (life,) = run_history.seed_records()
-    assert (life.step, life.fate) == (step, fate)
-    assert (life.site, life.slot, life.blueprint_id) == ("fc1", 0, "low-rank-skip")
-    assert life.strategy == "diversify"
+    (record,) = run_history.seed_records()
+    assert (record.step, record.fate) == (step, fate)
+    assert (record.site, record.slot, record.blueprint_id) == ("fc1", 0, "low-rank-skip")
+    assert record.strategy == "diversify"
 
 
-def test_a_life_that_ends_in_its_layer_is_told_as_merged() -> None:
+def test_the_fate_of_a_merged_seed_names_the_merge() -> None:
     keep = decision(KEEP, name="keep")
     run_history = answered((PLANTED, APPLIED, 6), (keep, APPLIED, 60))
     run_history.merged.add((PLANTED.decision_id, "fc1", 0))
-    (life,) = run_history.seed_records()
-    assert life.fate == "merged at 60"
+    (record,) = run_history.seed_records()
+    assert record.fate == "merged at 60"
 
 
-def test_a_kernel_planted_again_has_two_lives() -> None:
+def test_a_kernel_planted_twice_has_two_records() -> None:
     again = decision(PLANT, name="again")
     run_history = answered(
         (PLANTED, APPLIED, 6), (decision(CULL, name="cull"), APPLIED, 40), (again, APPLIED, 80)
     )
     run_history.contributions[PLANTED.decision_id, "fc1", 0] = -0.1
     run_history.contributions[again.decision_id, "fc1", 0] = 0.3
-    assert [(life.step, life.contribution, life.fate) for life in run_history.seed_records()] == [
+    assert [
+        (record.step, record.contribution, record.fate) for record in run_history.seed_records()
+    ] == [
         (6, -0.1, "culled at 40"),
         (80, 0.3, "on trial at the end"),
     ]

@@ -1,4 +1,4 @@
-"""The static final network: what a run ended with, from the first step on."""
+"""The static final network: a host with the kernels of a grown network from its first step on."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ BESIDE, MERGED, MAP = "gated-linear-unit", "low-rank-skip", "conv-bottleneck"
 
 
 class Grown(NamedTuple):
-    """A grown network's folder, and where its kernels and their key lie."""
+    """A grown network's folder, the URL of its kernel store and the trusted key."""
 
     plot: Plot
     folder: Path
@@ -34,7 +34,7 @@ class Grown(NamedTuple):
 
 @pytest.fixture
 def grown(tmp_path: Path) -> Grown:
-    """Grown at two sites: a kernel beside each layer, and one merged into fc1."""
+    """Export a network with a kernel beside each of two layers, and one merged into fc1."""
     plot = Plot()
     plot.plant("fc1", 0, MERGED)
     plot.plant("conv", 1, MAP)
@@ -49,7 +49,7 @@ def grown(tmp_path: Path) -> Grown:
     ]
     key = tmp_path / "trusted.pem"
     key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    run_history = RunHistory(kernels={each.kernel_id: each for each in ready})
+    run_history = RunHistory(kernels={kernel.kernel_id: kernel for kernel in ready})
     folder = export_model(plot.model, plot.sites, images(1), run_history, RUN, tmp_path / "grown")
     return Grown(plot, folder, url, key)
 
@@ -59,7 +59,7 @@ def kernels_of(grown: Grown, lineage: Lineage) -> dict[str, FetchedKernel]:
 
 
 def planted(grown: Grown, model: Host) -> StaticNetwork:
-    """The static final of a grown network, in a host."""
+    """Return the static final of a grown network, in a host."""
     lineage = read_lineage(grown.folder)
     return static_network(model, lineage, kernels_of(grown, lineage), images(1))
 
@@ -73,7 +73,7 @@ def train(model: torch.nn.Module, steps: int) -> None:
         optimizer.zero_grad()
 
 
-def test_it_is_planted_where_it_grew_at_its_final_alpha_and_unmerged(grown: Grown) -> None:
+def test_kernels_are_planted_in_their_slots_at_their_final_alpha_and_unmerged(grown: Grown) -> None:
     static = planted(grown, host())
     assert {
         (site.name, slot.index, seed.kernel.kernel_id, round(float(seed.alpha), 6))
@@ -86,18 +86,18 @@ def test_it_is_planted_where_it_grew_at_its_final_alpha_and_unmerged(grown: Grow
     assert [seed.merged for seed in read_lineage(grown.folder).seeds if seed.slot == 0] == [True]
 
 
-def test_before_the_first_step_it_computes_what_its_host_does_to_the_bit(grown: Grown) -> None:
+def test_before_the_first_step_the_output_is_the_host_s_bit_for_bit(grown: Grown) -> None:
     static = planted(grown, host())
     with torch.no_grad():
         assert torch.equal(static.model(images(9)), host()(images(9)))
 
 
-def test_it_has_the_parameters_of_the_grown_network_and_of_what_that_merged(grown: Grown) -> None:
+def test_its_parameters_are_those_of_the_grown_network_and_of_merged_kernels(grown: Grown) -> None:
     static = planted(grown, host())
     merged = sum(seed.params for seed in static.lineage.seeds if seed.merged)
     assert merged > 0
-    assert sum(each.numel() for each in static.model.parameters()) == merged + sum(
-        each.numel() for each in grown.plot.model.parameters()
+    assert sum(parameter.numel() for parameter in static.model.parameters()) == merged + sum(
+        parameter.numel() for parameter in grown.plot.model.parameters()
     )
 
 
@@ -111,7 +111,7 @@ def test_training_changes_every_kernel_and_every_layer_of_the_host(grown: Grown)
     assert unchanged == []
 
 
-def test_two_from_one_seed_are_trained_to_the_same_bits(grown: Grown) -> None:
+def test_training_twice_from_one_seed_gives_the_same_bits(grown: Grown) -> None:
     first, second = planted(grown, host()), planted(grown, host())
     train(first.model, 5)
     train(second.model, 5)
@@ -119,7 +119,7 @@ def test_two_from_one_seed_are_trained_to_the_same_bits(grown: Grown) -> None:
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_trained_it_can_be_exported_and_its_export_planted_again(
+def test_a_trained_static_final_can_be_exported_and_planted_again(
     grown: Grown, tmp_path: Path
 ) -> None:
     static = planted(grown, host())
@@ -136,18 +136,18 @@ def test_trained_it_can_be_exported_and_its_export_planted_again(
 
 
 @pytest.mark.parametrize("missing", ["alpha", "ed25519_signature"])
-def test_a_lineage_that_says_too_little_is_refused_in_words(grown: Grown, missing: str) -> None:
+def test_a_lineage_that_lacks_a_field_is_refused_with_a_remedy(grown: Grown, missing: str) -> None:
     file = grown.folder / "lineage.json"
-    told = json.loads(file.read_bytes())
-    del told["seeds"][1][missing]
-    file.write_text(json.dumps(told))
+    lineage = json.loads(file.read_bytes())
+    del lineage["seeds"][1][missing]
+    file.write_text(json.dumps(lineage))
     with pytest.raises(LineageUnreadable, match=rf"seeds\.1\.{missing}: Field required") as refused:
         read_lineage(grown.folder)
-    assert "export the run anew" in str(refused.value)
+    assert "export the run again" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_a_folder_without_a_lineage_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_lineage_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(LineageUnreadable, match=r"cannot read .*lineage\.json"):
         read_lineage(tmp_path)
 
@@ -157,13 +157,13 @@ def test_another_host_is_refused(grown: Grown) -> None:
         planted(grown, Host(width=9))
 
 
-def test_a_network_in_which_nothing_grew_has_none() -> None:
+def test_a_lineage_without_kernels_is_refused() -> None:
     lineage = Lineage(format="esper-lineage/1", run_id=RUN, seeds=())
     with pytest.raises(StaticNetworkRefused, match="its static final is the host"):
         static_network(host(), lineage, {}, images(1))
 
 
-def test_a_kernel_that_was_altered_or_is_gone_is_refused(grown: Grown) -> None:
+def test_an_altered_or_a_missing_kernel_is_refused(grown: Grown) -> None:
     lineage = read_lineage(grown.folder)
     name = lineage.seeds[0].location.partition(":")[2]
     file = Path(grown.store.removeprefix("file:")) / f"{name}.safetensors"
