@@ -49,7 +49,7 @@ def forward_first_of_tuple(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def adapter_for(layer: nn.Module, output: Any) -> ForwardAdapter | None:
-    """Return the adapter for a layer that returned `output`; None if the layer can have no seeds."""
+    """Return the adapter for a layer that returned `output`; None if none fits."""
     if isinstance(layer, nn.MultiheadAttention):
         return forward_first_of_tuple
     if not isinstance(output, Tensor):

@@ -1,8 +1,8 @@
-"""Averaging, over ranks, gradients of parameters that came after DistributedDataParallel was built.
+"""Average gradients over ranks for parameters added after DistributedDataParallel was built.
 
-That wrapper reduces what the model had when it was wrapped. What grows later is reduced here: in
-buckets, while the backward pass still runs, in the same order on every rank, and not at all in
-passes that the wrapper does not reduce either (`no_sync`).
+DistributedDataParallel reduces only the parameters that the model had when it was wrapped. This
+module reduces parameters added later: in buckets, during the backward pass, in the same order on
+every rank, and not in passes that the wrapper does not reduce either (`no_sync`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,14 +21,14 @@ from esper.seed.private_torch import (
 )
 
 BUCKET_BYTES: Final = 25 << 20
-"""As large as those of DistributedDataParallel."""
+"""The bucket size of DistributedDataParallel."""
 
 
 class GradientSynchronizer:
-    """Gives each parameter that it knows the mean of its gradient over the ranks of a group.
+    """Replaces the gradient of each added parameter by its mean over the ranks of a group.
 
-    A rank on which a parameter had no gradient counts as zero; where no rank had one, none is made.
-    Ranks add and remove the same parameters in the same order, between two passes.
+    A rank without a gradient for a parameter counts as zero; if no rank has one, it stays None.
+    Ranks must add and remove the same parameters in the same order, between two passes.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class GradientSynchronizer:
         streams: StreamManager = STREAMS,
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        """Watch the passes of `host`; all ranks must make this call.
+        """Register a forward hook on `host`; all ranks must make this call.
 
-        A group of its own keeps the order apart from others'. `syncs` is asked in each forward
-        pass whether the gradients of its backward are reduced.
+        Pass a group that nothing else uses, so that other collectives cannot change the order.
+        `syncs` is called in each forward pass: whether to reduce the gradients of its backward.
         """
-        # Ranks connect at their first sum, small ones and large ones apart. In a backward pass they
-        # would do so while some wait for the sums of the wrapper, which others have not begun.
+        # Ranks connect at their first all-reduce, separately for small and large ones. In a
+        # backward pass this could deadlock with the wrapper's all-reduces.
         for size in (1, bucket_bytes // 4):
             dist.all_reduce(torch.zeros(size, device=next(host.parameters()).device), group=group)
         self._group = group
@@ -54,107 +54,109 @@ class GradientSynchronizer:
         self._bucket_bytes = bucket_bytes
         self._hooks: dict[nn.Parameter, RemovableHandle] = {}
         self._buckets: list[_Bucket] = []
-        self._where: dict[nn.Parameter, _Bucket] = {}
-        self._wanted = True
-        self._begun = False
+        self._bucket_of: dict[nn.Parameter, _Bucket] = {}
+        self._reduces = True
+        self._started = False
         self._launched = 0
-        self._hosts: dict[torch.device, torch.cuda.Stream] = {}
-        self._watch: RemovableHandle = host.register_forward_hook(self._note_forward)
+        self._host_streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._forward_hook: RemovableHandle = host.register_forward_hook(self._on_forward)
 
     def add(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Reduce the gradients of these too, from the next pass on."""
+        """Reduce the gradients of these parameters too, from the next pass on."""
         for parameter in parameters:
-            self._hooks[parameter] = self._watched(parameter)
+            self._hooks[parameter] = self._register_hook(parameter)
         self._fill_buckets()
 
     def remove(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Know these parameters no more."""
+        """Stop reducing the gradients of these parameters."""
         for parameter in parameters:
             self._hooks.pop(parameter).remove()
         self._fill_buckets()
 
     def undo_point(self) -> Callable[[], None]:
-        """Return what makes it know just the parameters of now again, in their order."""
-        kept = list(self._hooks)
+        """Return a function that restores the present parameters, in their order."""
+        present = list(self._hooks)
 
-        def put_back() -> None:
-            for parameter in self._hooks.keys() - set(kept):
+        def restore() -> None:
+            for parameter in self._hooks.keys() - set(present):
                 self._hooks.pop(parameter).remove()
-            for parameter in kept:
+            for parameter in present:
                 hook = self._hooks.pop(parameter, None)
-                self._hooks[parameter] = self._watched(parameter) if hook is None else hook
+                self._hooks[parameter] = self._register_hook(parameter) if hook is None else hook
             self._fill_buckets()
 
-        return put_back
+        return restore
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Remove all hooks from the model and its parameters."""
         self.remove(list(self._hooks))
-        self._watch.remove()
+        self._forward_hook.remove()
 
-    def _watched(self, parameter: nn.Parameter) -> RemovableHandle:
+    def _register_hook(self, parameter: nn.Parameter) -> RemovableHandle:
         register: Callable[..., RemovableHandle] = parameter.register_post_accumulate_grad_hook
-        return register(self._note_gradient)
+        return register(self._on_gradient)
 
     def _fill_buckets(self) -> None:
         self._buckets = [
-            _Bucket(tuple(own), self._group)
-            for own in _filled(list(self._hooks), self._bucket_bytes)
+            _Bucket(tuple(parameters), self._group)
+            for parameters in _in_buckets(list(self._hooks), self._bucket_bytes)
         ]
-        self._where = {one: bucket for bucket in self._buckets for one in bucket.parameters}
+        self._bucket_of = {
+            parameter: bucket for bucket in self._buckets for parameter in bucket.parameters
+        }
 
-    def _note_forward(self, host: nn.Module, inputs: Any, output: Any) -> None:
+    def _on_forward(self, host: nn.Module, inputs: Any, output: Any) -> None:
         if not (self._hooks and torch.is_grad_enabled()):
             return
         if current_graph_task_id() == NOT_IN_BACKWARD:
-            # A backward that failed left its traces.
-            self._begun = False
-        self._wanted = self._syncs()
-        self._hosts = {
+            # A backward pass that raised has not reset this.
+            self._started = False
+        self._reduces = self._syncs()
+        self._host_streams = {
             bucket.device: torch.cuda.current_stream(bucket.device)
             for bucket in self._buckets
             if bucket.device.type == "cuda"
         }
-        # The parameters of a site that did not run have no gradient to tell that backward has
-        # begun, and other ranks would wait for this one.
+        # A site that did not run has no gradients whose hooks could start the reduction, and
+        # other ranks would wait for this one.
         for tensor in _tensors(output):
             if tensor.requires_grad:
                 register: Callable[..., object] = tensor.register_hook
-                register(self._begin)
+                register(self._start)
 
-    def _begin(self, _: Tensor | None = None) -> None:
-        if self._begun:
+    def _start(self, _: Tensor | None = None) -> None:
+        if self._started:
             return
-        self._begun, self._launched = True, 0
+        self._started, self._launched = True, 0
         for bucket in self._buckets:
-            bucket.begin()
+            bucket.start()
         queue_backward_callback(self._finish)
 
-    def _note_gradient(self, parameter: Tensor) -> None:
-        self._begin()
-        if not self._wanted:
+    def _on_gradient(self, parameter: Tensor) -> None:
+        self._start()
+        if not self._reduces:
             return
         assert isinstance(parameter, nn.Parameter)
-        self._where[parameter].note(parameter)
+        self._bucket_of[parameter].mark_ready(parameter)
         while self._launched < len(self._buckets) and self._buckets[self._launched].complete:
             self._launch()
 
     def _launch(self) -> None:
         bucket = self._buckets[self._launched]
         self._launched += 1
-        host = self._hosts.get(bucket.device)
-        if host is None:
+        host_stream = self._host_streams.get(bucket.device)
+        if host_stream is None:
             bucket.launch()
             return
-        # Kernels of one bucket may have gone back on streams of their own, the last of them here.
-        record_and_wait(torch.cuda.current_stream(bucket.device), host)
-        with torch.cuda.stream(host):
+        # The backward of each kernel in the bucket may have run on another side stream.
+        record_and_wait(torch.cuda.current_stream(bucket.device), host_stream)
+        with torch.cuda.stream(host_stream):
             self._streams.join(bucket.device)
             bucket.launch()
 
     def _finish(self) -> None:
-        self._begun = False
-        if not self._wanted:
+        self._started = False
+        if not self._reduces:
             return
         while self._launched < len(self._buckets):
             self._launch()
@@ -163,9 +165,10 @@ class GradientSynchronizer:
 
 
 class _Bucket:
-    """Parameters of one dtype and device whose gradients travel together.
+    """Parameters of one dtype and device whose gradients are reduced in one flat tensor.
 
-    Behind the gradients travels one number for each parameter: whether any rank had its gradient.
+    After the gradients, the tensor holds one number per parameter: the share of ranks with a
+    gradient.
     """
 
     def __init__(self, parameters: tuple[nn.Parameter, ...], group: dist.ProcessGroup) -> None:
@@ -179,17 +182,17 @@ class _Bucket:
 
     @property
     def complete(self) -> bool:
-        """Whether every gradient has come in this pass."""
+        """Whether every gradient of this pass is computed."""
         return not self._missing
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._missing = set(self.parameters)
 
-    def note(self, parameter: nn.Parameter) -> None:
+    def mark_ready(self, parameter: nn.Parameter) -> None:
         self._missing.discard(parameter)
 
     def launch(self) -> None:
-        """Begin to reduce; CUDA's and the network's own threads do the work."""
+        """Start the asynchronous all-reduce."""
         present = self.parameters[0].new_ones(len(self.parameters))
         parts = []
         for index, parameter in enumerate(self.parameters):
@@ -202,7 +205,7 @@ class _Bucket:
         self._work = dist.all_reduce(self._flat, group=self._group, async_op=True)
 
     def finish(self) -> None:
-        """Put the means in place of the gradients."""
+        """Wait for the all-reduce and write the means to the gradients."""
         assert self._flat is not None
         assert self._work is not None
         self._work.wait()
@@ -217,16 +220,18 @@ class _Bucket:
         self._flat = self._work = None
 
 
-def _filled(parameters: Sequence[nn.Parameter], most_bytes: int) -> Iterator[list[nn.Parameter]]:
-    """Yield parameters in buckets: the order kept, one dtype and device each."""
+def _in_buckets(
+    parameters: Sequence[nn.Parameter], most_bytes: int
+) -> Iterator[list[nn.Parameter]]:
+    """Yield buckets of parameters in order, of one dtype and device each."""
     bucket: list[nn.Parameter] = []
     size = 0
     for parameter in parameters:
-        alike = bucket and (parameter.dtype, parameter.device) == (
+        fits = bucket and (parameter.dtype, parameter.device) == (
             bucket[0].dtype,
             bucket[0].device,
         )
-        if bucket and (not alike or size + parameter.nbytes > most_bytes):
+        if bucket and (not fits or size + parameter.nbytes > most_bytes):
             yield bucket
             bucket, size = [], 0
         bucket.append(parameter)
@@ -236,7 +241,7 @@ def _filled(parameters: Sequence[nn.Parameter], most_bytes: int) -> Iterator[lis
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors in what a model returned."""
+    """Yield the tensors in a model's output."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, dict):

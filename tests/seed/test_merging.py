@@ -138,7 +138,7 @@ def test_no_other_shipped_blueprint_is_taken_for_one(case: Case, kind: SiteKind)
         try:
             merge(site, 0)
         except MergeRefused as refusal:
-            assert "is no affine map of each position" in str(refusal)
+            assert "is not an affine map of each position" in str(refusal)
         else:
             merged.add(blueprint.blueprint_id)
     paths = set() if kind is SiteKind.FEATURE_MAP else {"low-rank-skip", "low-rank-skip-wide"}
@@ -321,11 +321,11 @@ STAYS: dict[str, tuple[Callable[[], Site], str]] = {
     ),
     "a pruned weight": (
         lambda: changed(lambda layer: pruned(layer, "weight")),
-        "the weight of 0 is made of other parameters",
+        "the weight of 0 is computed from other parameters",
     ),
     "a pruned bias": (
         lambda: changed(lambda layer: pruned(layer, "bias")),
-        "the weight of 0 is made of other parameters",
+        "the weight of 0 is computed from other parameters",
     ),
     "a frozen weight": (
         lambda: changed(lambda layer: layer.weight.requires_grad_(False)),
@@ -337,11 +337,11 @@ STAYS: dict[str, tuple[Callable[[], Site], str]] = {
     "a buffer that sees the weight": (lambda: in_a_host(tied_to_a_buffer), "shares a parameter"),
     "bfloat16": (
         lambda: changed(lambda layer: layer.bfloat16()),
-        "0 is in torch.bfloat16, to which a sum is rounded too much",
+        "0 is in torch.bfloat16, which rounds a sum too much",
     ),
     "another seed that reads h": (lambda: beside("identity"), "another seed of 0 reads h"),
     "another that reads both": (lambda: beside("film"), "another seed of 0 reads h"),
-    "a constant without a bias": (no_bias_for_a_constant, "the sum has a bias, and 0 has none"),
+    "a constant without a bias": (no_bias_for_a_constant, "the sum has a bias, and 0 has no bias"),
     "values that overflow": (huge, "not finite in torch.float32"),
     "a convolution in groups": (
         lambda: a_conv(nn.Conv2d(4, 4, 3, padding=1, groups=2), H, conv(4)),
@@ -349,27 +349,27 @@ STAYS: dict[str, tuple[Callable[[], Site], str]] = {
     ),
     "a kernel over neighbours": (
         lambda: a_conv(nn.Conv2d(4, 4, 3, padding=1), X, conv(4, kernel=3)),
-        "conv2d .n0. is no affine map of each position",
+        "conv2d .n0. is not an affine map of each position",
     ),
     "a kernel in groups": (
         lambda: a_conv(nn.Conv2d(4, 4, 3, padding=1), X, conv(4, groups=2), conv(4)),
-        "conv2d .n0. is no affine map of each position",
+        "conv2d .n0. is not an affine map of each position",
     ),
     "a product over the width of a map": (
         lambda: a_conv(nn.Conv2d(4, 4, 3, padding=1), H, linear(6)),
-        "linear .n0. is no affine map of each position",
+        "linear .n0. is not an affine map of each position",
     ),
     "x past a stride": (
         lambda: a_conv(nn.Conv2d(4, 4, 3, stride=2, padding=2), X, conv(4), size=3),
-        "no tap that reads x at the position of its result",
+        "no tap that reads x at the position of its output",
     ),
     "x past a stride, of one position": (
         lambda: a_conv(nn.Conv2d(4, 4, 3, stride=2, padding=1), X, conv(4), size=1),
-        "no tap that reads x at the position of its result",
+        "no tap that reads x at the position of its output",
     ),
     "x without a middle tap": (
         lambda: a_conv(nn.Conv2d(4, 4, 2, padding=1, dilation=2), X, conv(4)),
-        "no tap that reads x at the position of its result",
+        "no tap that reads x at the position of its output",
     ),
 }
 

@@ -57,12 +57,12 @@ class Reused(nn.Module):
     ("names", "reason"),
     [
         ([], "no site is named; name layers, for instance twice"),
-        (["nowhere"], "no layer 'nowhere'; there are twice, never"),
-        ([""], "the model itself is no site; name a layer of it: twice, never"),
+        (["nowhere"], "no layer 'nowhere'; it has twice, never"),
+        ([""], "the model itself cannot be a site; name one of its layers: twice, never"),
         (["twice"], "twice runs 2 times in one forward pass"),
         (["never"], "never runs 0 times in one forward pass"),
         (["rows"], r"rows computes \(2, 2\) of \(2, 2\) for 1 samples"),
-        (["wide"], "wide computes torch.float64 on cpu, which no kernel is made for"),
+        (["wide"], "wide computes torch.float64 on cpu, for which no kernel is compiled"),
         (["twice", "alias"], "two of twice, alias are the same layer"),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_layer_that_cannot_carry_seeds_is_refused_with_the_reason(
 def test_a_layer_that_grew_already_is_refused() -> None:
     model = host()
     plant(sites_of(model)["fc1"], 0, "low-rank-skip")
-    with pytest.raises(SiteRefused, match="fc1 has a forward of its own already"):
+    with pytest.raises(SiteRefused, match="fc1 already has its own forward"):
         sites_of(model, "fc1")
 
 

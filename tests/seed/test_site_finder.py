@@ -244,9 +244,9 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("words", "words computes torch.int64 on cpu, which no kernel is made for"),
-        ("late", "late takes positions first; make it with batch_first=True"),
-        ("lstm", "lstm, a LSTM, does not take and give a tensor; name a layer that does"),
+        ("words", "words computes torch.int64 on cpu, for which no kernel is compiled"),
+        ("late", "late takes positions first; create it with batch_first=True"),
+        ("lstm", "lstm, a LSTM, does not take and return a tensor; name a layer that does"),
         ("wide", r"wide computes \(1, 1, 5, 4\) of .* or with convolutions \(B, C, H, W\)"),
         ("scripted", "scripted is TorchScript, whose forward cannot change; use its original"),
     ],

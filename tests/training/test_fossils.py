@@ -141,7 +141,7 @@ def not_all_trained() -> Plot:
 
 
 BESIDE: dict[str, tuple[Callable[[], Plot], str]] = {
-    "not affine": (not_affine, "layer_norm .norm. is no affine map"),
+    "not affine": (not_affine, "layer_norm .norm. is not an affine map"),
     "another seed reads h": (beside_one_that_reads_h, "another seed of fc1 reads h"),
     "a frozen layer": (frozen, "fc1 is frozen"),
     "a weight that the optimizer leaves alone": (
