@@ -36,7 +36,7 @@ def linear(out: int, bias: bool = True) -> Op:
 
 
 def conv(out: int, bias: bool = True, *, kernel: int = 1, groups: int = 1) -> Op:
-    """A convolution; pointwise unless told."""
+    """A convolution; pointwise by default."""
     args = {"out": out, "kernel": kernel, "groups": groups, "dilation": 1, "stride": 1}
     return "conv2d", args | {"bias": bias}
 

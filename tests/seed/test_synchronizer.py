@@ -54,4 +54,4 @@ def test_nothing_is_reduced_where_the_wrapper_reduces_nothing(folder: Path) -> N
 def test_a_model_of_several_processes_must_be_wrapped(folder: Path) -> None:
     for rank in range(RANKS):
         said = (folder / f"unwrapped-{rank}").read_text()
-        assert said.startswith("this is one of 2 processes, and each would grow a network of its")
+        assert said.startswith("this is one of 2 processes, and each would grow a different network")

@@ -203,7 +203,7 @@ _WAITING: Final[list[weakref.ref[SiteGraphs]]] = []
 
 
 def capture_due() -> None:
-    """Capture the configurations that are due; does nothing if there are none.
+    """Capture the configurations that are due, if any.
 
     `Growth.step` calls this between two steps; a loop without `grow` may call it too.
     """
