@@ -1,4 +1,7 @@
-"""Shipped tasks: small, real, on every machine; each trains a host through the public API."""
+"""Shipped tasks: small data sets that need no download, and hosts to train on them.
+
+`train_task` takes a `Task` and a function that attaches growth, and returns a `TaskResult`.
+"""
 
 from typing import Final
 

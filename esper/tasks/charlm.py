@@ -1,6 +1,6 @@
-"""A character language model on the Python standard library's own source files.
+"""A character language model on the source files of Python's standard library.
 
-They are on every machine that runs Python. Versions of it differ, so what was read has a digest.
+They exist wherever Python runs. Python versions differ, so the text that was read has a digest.
 """
 
 import sysconfig
@@ -15,32 +15,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esper.errors import EsperError
 from esper.tasks.train import DatasetSplits, Samples, Task
 
 CONTEXT: Final = 64
 CHARACTERS: Final = 128
-"""Those of ASCII; files with any other are left out."""
+"""The characters of ASCII; files with other characters are left out."""
 
 WIDTH: Final = 64
 HEADS: Final = 4
 BLOCKS: Final = 2
 
 BYTES: Final = {"train": 1_000_000, "probe": 100_000, "test": 200_000}
-"""How much text there is of each part, from files that no other part has."""
+"""Bytes of text of each part; no two parts share a file."""
 
-OF_EACH_FILE: Final = 16_384
-"""How much of a file is read at most: no part is to be of a few large ones."""
+MAX_FILE_BYTES: Final = 16_384
+"""Bytes read of one file at most, so that no part consists of a few large files."""
 
-PROBED: Final = 96
-"""Windows of the probe text that are measured, spread evenly over it."""
+PROBE_WINDOWS: Final = 96
+"""Windows of the probe text that are measured, spread evenly over the text."""
 
 
-class TextMissing(FileNotFoundError):
-    """The standard library is not here as source; the message says what would do."""
+class TextMissing(EsperError, FileNotFoundError):
+    """The standard library is not installed as source files."""
 
 
 class Attention(nn.Module):
-    """Every position reads from itself and all earlier ones (Vaswani et al., 2017)."""
+    """Causal self-attention (Vaswani et al., Attention Is All You Need, 2017)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a hidden layer, each normalised before and added to what came in."""
+    """Attention and a hidden layer, each with normalisation before and a residual connection."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class CharacterHost(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The text of a part, and the names of the files that it is from."""
+    """The text of a part, and the names of its files."""
 
     files: tuple[str, ...]
     ascii: bytes
@@ -103,7 +104,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The texts of the parts, and a digest of all three."""
+    """The texts of the three parts."""
 
     train: Text
     probe: Text
@@ -111,7 +112,7 @@ class Library:
 
     @property
     def sha256(self) -> str:
-        """The digest of the texts in their order, each after its length."""
+        """The digest of train, probe and test text, each preceded by its length."""
         digest = sha256()
         for part in (self.train, self.probe, self.test):
             digest.update(len(part.ascii).to_bytes(8, "big") + part.ascii)
@@ -120,36 +121,36 @@ class Library:
 
 @cache
 def standard_library(folder: Path | None = None) -> Library:
-    """Read the modules in a folder, that of this interpreter's standard library unless given.
+    """Return the text of the modules in a folder; by default, of the standard library.
 
     Raises:
-        TextMissing: there are none, or too few.
+        TextMissing: the folder has too little Python source.
     """
     folder = folder or Path(sysconfig.get_path("stdlib"))
-    # By digest of the name: in alphabetical order a part would be of modules that are related.
+    # By digest of the name: in alphabetical order, a part would consist of related modules.
     files = sorted(folder.glob("*.py"), key=lambda file: sha256(file.name.encode()).digest())
     texts = iter([(file.name, text) for file in files if (text := file.read_bytes()).isascii()])
     train, probe, test = (_first(texts, count) for count in BYTES.values())
     if len(test.ascii) < BYTES["test"]:
         raise TextMissing(
             f"{folder} has fewer than {sum(BYTES.values()):,} bytes of Python source; train charlm "
-            "with an interpreter whose standard library is there as source files"
+            "with a Python interpreter whose standard library is installed as source files"
         )
     return Library(train, probe, test)
 
 
 def _first(texts: Iterator[tuple[str, bytes]], count: int) -> Text:
-    """Return so many bytes of the next files; what they have beyond that is nobody's."""
+    """Return `count` bytes of the next files; the rest of the last file is unused."""
     names, taken = [], b""
     while len(taken) < count and (following := next(texts, None)) is not None:
         name, text = following
         names.append(name)
-        taken += text[:OF_EACH_FILE]
+        taken += text[:MAX_FILE_BYTES]
     return Text(tuple(names), taken[:count])
 
 
 def windows(text: bytes) -> Samples:
-    """Return characters (N, 64), one window after another, and those that follow each."""
+    """Return windows of characters (N, 64), and the next character at each position (N, 64)."""
     codes = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
     count = (len(codes) - 1) // CONTEXT
     inputs = codes[: count * CONTEXT].view(count, CONTEXT)
@@ -157,10 +158,10 @@ def windows(text: bytes) -> Samples:
 
 
 def load_library() -> DatasetSplits:
-    """Return windows (N, 64) to train and to test, and 96 to probe."""
+    """Return windows (N, 64) for training, 96 for the probe, and for the test."""
     library = standard_library()
     inputs, following = windows(library.probe.ascii)
-    spread = torch.linspace(0, len(inputs) - 1, PROBED).long()
+    spread = torch.linspace(0, len(inputs) - 1, PROBE_WINDOWS).long()
     return DatasetSplits(
         train=windows(library.train.ascii),
         probe=(inputs[spread], following[spread]),
@@ -190,9 +191,9 @@ CAUSAL: Final = (
     "token-shift",
     "two-path-mixture",
 )
-"""Shipped blueprints for sequences in which no position sees a later one.
+"""Shipped blueprints for sequences in which no position reads a later one.
 
-Any other would read the very character that is to be predicted.
+The others would read the character that is to be predicted.
 """
 
 

@@ -1,4 +1,4 @@
-"""The file from which a training of a shipped task goes on."""
+"""The checkpoint file of a shipped task's training."""
 
 import os
 from collections.abc import Callable
@@ -9,54 +9,57 @@ import torch
 from torch import Generator, nn
 from torch.optim import Optimizer
 
+from esper.errors import EsperError
+
 FORMAT: Final = "esper-training/1"
-PARTS: Final = {"told", "epochs", "model", "optimizer", "shuffle", "growth", "epoch", "steps"}
+KEYS: Final = {"settings", "epochs", "model", "optimizer", "shuffle", "growth", "epoch", "steps"}
 
 
-class CheckpointUnusable(ValueError):
-    """A file from which this training cannot go on, or not be kept in; the message says why."""
+class CheckpointUnusable(EsperError, ValueError):
+    """A checkpoint file that cannot be read, written or resumed; the message says why."""
 
 
 class TrainingCheckpoint:
-    """What a training keeps after each epoch, all or nothing; `told` is what makes it this one.
+    """The file that a training writes atomically after each epoch.
 
-    It may go on for more `epochs` than were planned, not for fewer: that would leave steps on
-    record that are never taken again, and a run that nobody closes.
+    `settings` identify the training: a file with other settings is refused. A training may resume
+    for more `epochs` than planned, not for fewer: some recorded steps would never be taken again,
+    and the run would stay open.
 
-    `state` is what was kept by an earlier process, None where this one begins. Whoever attaches
-    growth sets `growth_state`, which returns the state of that.
+    `state` is the content that an earlier process wrote, None without one. Set `growth_state` to a
+    function that returns the state of growth.
     """
 
     growth_state: Callable[[], dict[str, Any]] = dict
 
-    def __init__(self, path: Path, told: dict[str, Any], epochs: int) -> None:
-        """Read the file, if there is one.
+    def __init__(self, path: Path, settings: dict[str, Any], epochs: int) -> None:
+        """Read the file, if it exists.
 
         Raises:
-            CheckpointUnusable: it is something else, or of a training that was told otherwise, or
-                it would have no folder.
+            CheckpointUnusable: the file is no checkpoint, has other settings or more epochs, or its
+                folder does not exist.
         """
         self.path = path
-        self._told = {"format": FORMAT, **told}
+        self._settings = {"format": FORMAT, **settings}
         self._epochs = epochs
         self.state: dict[str, Any] | None = None
         if path.exists():
             self.state = self._read()
         elif not path.parent.is_dir():
-            raise CheckpointUnusable(f"there is no folder {path.parent} for {path.name}; make it")
+            raise CheckpointUnusable(f"there is no folder {path.parent} for {path.name}; create it")
 
     @property
     def epoch(self) -> int:
-        """How many epochs were trained before this process."""
+        """The number of epochs trained by earlier processes."""
         return int(self.state["epoch"]) if self.state else 0
 
     @property
     def steps(self) -> int:
-        """How many steps they took."""
+        """The number of steps trained by earlier processes."""
         return int(self.state["steps"]) if self.state else 0
 
     def restore(self, model: nn.Module, optimizer: Optimizer, shuffle: Generator) -> None:
-        """Load what was kept, if anything was."""
+        """Load the file's state, if it has one."""
         if self.state is not None:
             model.load_state_dict(self.state["model"])
             optimizer.load_state_dict(self.state["optimizer"])
@@ -71,14 +74,14 @@ class TrainingCheckpoint:
         epoch: int,
         steps: int,
     ) -> None:
-        """Put the training as it stands in place of what was kept before.
+        """Replace the file by the present state of the training.
 
         Raises:
-            CheckpointUnusable: it cannot be written; what was kept before still is.
+            CheckpointUnusable: the file cannot be written; its old content is unchanged.
         """
         part = self.path.with_name(f"{self.path.name}.part")
         state = {
-            "told": self._told,
+            "settings": self._settings,
             "epochs": self._epochs,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -91,45 +94,44 @@ class TrainingCheckpoint:
             with part.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
-                # Before it has its name: a machine that loses power must not leave half of it.
+                # Before the rename, so that a loss of power leaves the old file or the new one.
                 os.fsync(file.fileno())
             part.replace(self.path)
         except OSError as error:
             raise CheckpointUnusable(
-                f"{self.path} cannot be written: {error.strerror}; see to it, and train again"
+                f"{self.path} cannot be written: {error.strerror}; make it writable and train again"
             ) from error
         finally:
             part.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Forget the training: it is over."""
+        """Delete the file: the training has ended."""
         self.path.unlink(missing_ok=True)
 
     def refusal(self, error: Exception) -> CheckpointUnusable:
-        """Return why the run that was kept does not go on, as an error that names the file."""
+        """Return an error that names the file, for an `error` in resuming the run."""
         return CheckpointUnusable(
-            f"{self.path} does not go on: {error}; or remove the file, to begin anew"
+            f"{self.path} cannot be resumed: {error}; or remove the file to start again"
         )
 
     def _read(self) -> dict[str, Any]:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            # Torch has half a dozen kinds for a file that is not its own.
+            # torch raises many exception types for a file of another format.
             raise self._unreadable() from error
-        if not isinstance(state, dict) or set(state) != PARTS:
+        if not isinstance(state, dict) or set(state) != KEYS:
             raise self._unreadable()
-        told = state["told"]
-        odd = [name for name, value in self._told.items() if told.get(name) != value]
-        if odd:
+        settings = state["settings"]
+        other = [name for name, value in self._settings.items() if settings.get(name) != value]
+        if other:
             raise CheckpointUnusable(
-                f"{self.path} is of a training with another {' and '.join(odd)}; "
-                "name another file, or train as it was told"
+                f"{self.path} is of a training with another {' and '.join(other)}; "
+                "name another file, or train with the settings of this one"
             )
         if state["epochs"] > self._epochs:
             raise CheckpointUnusable(
-                f"{self.path} is of a training for {state['epochs']} epochs; "
-                "ask for as many, or for more"
+                f"{self.path} is of a training for {state['epochs']} epochs; give at least as many"
             )
         return state
 

@@ -11,7 +11,7 @@ from esper.tasks.train import DatasetSplits, Task
 
 
 class DigitsHost(nn.Module):
-    """Two convolutions and two linear layers, narrow enough that structure can help."""
+    """Two convolutions and two linear layers, narrow enough that a kernel can help."""
 
     def __init__(self, first: int = 4, second: int = 8, hidden: int = 12) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class DigitsHost(nn.Module):
 
 
 def load_digits() -> DatasetSplits:
-    """Return images (N, 1, 8, 8) in [0, 1] with labels: 1,150 to train, 200 to probe, 447 to test.
+    """Return images (N, 1, 8, 8) in [0, 1] with labels: 1,150 train, 200 probe, 447 test.
 
-    They are split by a fixed permutation.
+    A fixed permutation splits them.
     """
     bunch = load_images()
     images = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16.0

@@ -1,4 +1,4 @@
-"""A small residual network on the same digits, enlarged: enough work for a GPU to show."""
+"""A small residual network on enlarged digits: enough work for a GPU to matter."""
 
 from typing import Final
 
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetHost(nn.Module):
-    """A stem, three stages of two blocks, and a hidden layer before the logits."""
+    """A convolution, three stages of two blocks, and a hidden layer before the logits."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def load_enlarged() -> DatasetSplits:
-    """Return the digits as images (N, 1, 32, 32), interpolated."""
+    """Return the digits as images (N, 1, 32, 32), bilinearly interpolated."""
     splits = load_digits()
     return DatasetSplits(*(_enlarged(part) for part in (splits.train, splits.probe, splits.test)))
 

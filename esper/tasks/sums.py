@@ -29,20 +29,20 @@ BLUEPRINTS: Final = (
 def load_sums() -> DatasetSplits:
     """Return pairs of enlarged digits as images (N, 1, 32, 64), and the last digits of their sums.
 
-    Digits that train make up no pair that probes or tests. They are drawn with one seed.
+    No digit is in pairs of two splits. The pairs are drawn with a fixed seed.
     """
     splits = load_enlarged()
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     return DatasetSplits(
-        train=_pairs(splits.train, PAIRS["train"], chance),
-        probe=_pairs(splits.probe, PAIRS["probe"], chance),
-        test=_pairs(splits.test, PAIRS["test"], chance),
+        train=_pairs(splits.train, PAIRS["train"], generator),
+        probe=_pairs(splits.probe, PAIRS["probe"], generator),
+        test=_pairs(splits.test, PAIRS["test"], generator),
     )
 
 
-def _pairs(samples: Samples, count: int, chance: torch.Generator) -> Samples:
+def _pairs(samples: Samples, count: int, generator: torch.Generator) -> Samples:
     images, labels = samples
-    first, second = torch.randint(len(labels), (2, count), generator=chance)
+    first, second = torch.randint(len(labels), (2, count), generator=generator)
     together: Tensor = torch.cat((images[first], images[second]), dim=-1)
     return together, (labels[first] + labels[second]) % 10
 

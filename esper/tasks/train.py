@@ -1,4 +1,4 @@
-"""Training a shipped task: the loop as a user writes it, with growth attached or not."""
+"""Training of a shipped task: an ordinary PyTorch loop, with or without growth."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,18 +17,18 @@ BATCH: Final = 32
 LEARNING_RATE: Final = 1e-3
 
 Samples = tuple[Tensor, Tensor]
-"""Inputs (N, ..) and labels (N,), or (N, T) where every position has one."""
+"""Inputs (N, ..) and labels: (N,), or (N, T) with one label per position."""
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
-"""The mean loss of outputs and labels, a scalar."""
+"""Takes outputs and labels; returns the mean loss, a scalar."""
 
 EVALUATION_BATCH: Final = 1024
-"""Samples that are tested at a time."""
+"""Samples per batch in `evaluate`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSplits:
-    """The samples of a task: what trains, what measures growth, what judges."""
+    """The samples of a task: for training, for the probe that measures seeds, and for the test."""
 
     train: Samples
     probe: Samples
@@ -42,9 +42,9 @@ class DatasetSplits:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A classification that is shipped: its host, the sites where it grows, and its samples.
+    """A classification task: its host, the sites where the host grows, and its samples.
 
-    `blueprints` are the only ones that may be planted, where not all may.
+    `blueprints` are those that may be planted; empty: all.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Task:
     blueprints: tuple[str, ...] = ()
 
     def allowed(self, selection: Selection) -> Selection:
-        """Return the selection, with every site pinned to what may be planted in this task."""
+        """Return the selection with every site pinned to the blueprints of this task."""
         if not self.blueprints:
             return selection
         limits = selection.limits
@@ -74,7 +74,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A trained host, its mean loss over the test labels, and the share that it gets right."""
+    """A trained host, its mean loss over the test labels, and the share of correct labels."""
 
     model: nn.Module
     test_loss: float
@@ -84,17 +84,17 @@ class TaskResult:
 
 
 class Steppable(Protocol):
-    """What the training loop needs of growth."""
+    """The part of `Growth` that the training loop calls."""
 
     def step(self, loss: Tensor) -> None:
-        """Called once after each optimizer step."""
+        """Take the loss of a training step, after the optimizer's step."""
 
 
 class NoGrowth:
-    """Growth that does nothing, for the twin that shows what growing changed."""
+    """A stand-in for `Growth` that does nothing: the baseline."""
 
     def step(self, loss: Tensor) -> None:
-        """Leave the model as it is."""
+        """Do nothing."""
 
 
 Attach = Callable[[nn.Module, Optimizer, DatasetSplits], AbstractContextManager[Steppable]]
@@ -104,7 +104,7 @@ OnEpoch = Callable[[int, float], None]
 def no_growth(
     model: nn.Module, optimizer: Optimizer, splits: DatasetSplits
 ) -> AbstractContextManager[Steppable]:
-    """Attach nothing."""
+    """Attach no growth: train the baseline."""
     return nullcontext(NoGrowth())
 
 
@@ -118,11 +118,11 @@ def train_task(
     checkpoint: TrainingCheckpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TaskResult:
-    """Train the host of a task from `seed` for `epochs` and test it; `attach` lets it grow or not.
+    """Train the host of a task from `seed` for `epochs` and test it; `attach` attaches growth.
 
     Two calls that differ only in `attach` start from the same weights and see the same batches.
-    With a file the training goes on from it and keeps itself there. It ends before its time with
-    the step after which there is `should_stop`.
+    With a `checkpoint` the training resumes from it and writes it after each epoch. It ends early
+    after a step at which `should_stop` returns true.
     """
     splits = task.load().to(device)
     torch.manual_seed(seed)
@@ -130,11 +130,11 @@ def train_task(
     optimizer = Adam(model.parameters(), lr=task.learning_rate)
     shuffle = torch.Generator().manual_seed(seed)
     inputs, labels = splits.train
-    steps, begun = (checkpoint.steps, checkpoint.epoch) if checkpoint else (0, 0)
+    steps, first_epoch = (checkpoint.steps, checkpoint.epoch) if checkpoint else (0, 0)
     with attach(model, optimizer, splits) as growth:
         if checkpoint is not None:
             checkpoint.restore(model, optimizer, shuffle)
-        for epoch in range(begun, epochs):
+        for epoch in range(first_epoch, epochs):
             model.train()
             order = torch.randperm(len(inputs), generator=shuffle).to(device)
             for batch in torch.split(order, task.batch):
@@ -157,11 +157,11 @@ def train_task(
 
 
 def evaluate(model: nn.Module, loss_fn: LossFn, samples: Samples) -> tuple[float, float]:
-    """Return the mean loss, and the share of labels that have the largest logit.
+    """Return the mean loss per label, and the share of labels with the largest logit.
 
-    The model is in evaluation mode afterwards.
+    Leaves the model in evaluation mode.
     """
-    loss, right = 0.0, 0
+    loss, correct = 0.0, 0
     model.eval()
     with torch.no_grad():
         for inputs, labels in zip(
@@ -169,6 +169,6 @@ def evaluate(model: nn.Module, loss_fn: LossFn, samples: Samples) -> tuple[float
         ):
             outputs = model(inputs)
             loss += float(loss_fn(outputs, labels)) * labels.numel()
-            right += int((outputs.argmax(dim=-1) == labels).sum())
+            correct += int((outputs.argmax(dim=-1) == labels).sum())
     count = samples[1].numel()
-    return loss / count, right / count
+    return loss / count, correct / count

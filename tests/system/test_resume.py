@@ -209,5 +209,5 @@ def test_a_file_whose_run_was_closed_is_named_with_what_to_do(
     again = command.start("--epochs", "2", "--json")
     _, errors = again.communicate(timeout=WAIT_S)
     assert again.returncode == 1
-    assert f"esper: {command.file} does not go on: run" in errors
-    assert errors.strip().endswith("or remove the file, to begin anew")
+    assert f"esper: {command.file} cannot be resumed: run" in errors
+    assert errors.strip().endswith("or remove the file to start again")

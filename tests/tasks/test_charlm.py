@@ -1,4 +1,4 @@
-"""The character language model: what it reads, and that growth cannot let it read ahead."""
+"""The character language model: its text, and that no kernel lets it read ahead."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -24,7 +24,7 @@ from esper.tasks.charlm import (
     CAUSAL,
     CHARACTERS,
     CONTEXT,
-    OF_EACH_FILE,
+    MAX_FILE_BYTES,
     load_library,
     next_character_loss,
 )
@@ -38,10 +38,10 @@ STEPS = 80
 
 
 def sources(folder: Path, count: int) -> Path:
-    """A folder of modules, each longer than what is read of it."""
-    for number in range(count):
-        line = f"x{number} = {number}\n"
-        (folder / f"module{number}.py").write_text(line * (OF_EACH_FILE // len(line) + 1))
+    """Write modules to a folder, all longer than the part that is read."""
+    for index in range(count):
+        line = f"x{index} = {index}\n"
+        (folder / f"module{index}.py").write_text(line * (MAX_FILE_BYTES // len(line) + 1))
     return folder
 
 
@@ -67,7 +67,7 @@ def test_the_same_folder_gives_the_same_text(tmp_path: Path) -> None:
     assert standard_library(folder).sha256 == first.sha256
 
 
-def test_the_digest_tells_texts_apart(tmp_path: Path) -> None:
+def test_another_text_has_another_digest(tmp_path: Path) -> None:
     folder = sources(tmp_path, 100)
     first = standard_library(folder)
     standard_library.cache_clear()
@@ -79,20 +79,20 @@ def test_the_digest_tells_texts_apart(tmp_path: Path) -> None:
 def test_files_that_are_not_ascii_are_left_out(tmp_path: Path) -> None:
     folder = sources(tmp_path, 100)
     for number in range(0, 20, 2):
-        (folder / f"module{number}.py").write_text("é" * OF_EACH_FILE)
+        (folder / f"module{number}.py").write_text("é" * MAX_FILE_BYTES)
     library = standard_library(folder)
     read = {*library.train.files, *library.probe.files, *library.test.files}
     assert not read & {f"module{number}.py" for number in range(0, 20, 2)}
 
 
-def test_without_sources_one_line_says_so(tmp_path: Path) -> None:
+def test_a_folder_with_too_little_source_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TextMissing) as refused:
         standard_library(sources(tmp_path, 3))
     (line,) = str(refused.value).splitlines()
     assert str(tmp_path) in line
 
 
-def test_what_follows_a_window_is_the_same_text_one_character_on() -> None:
+def test_targets_are_the_text_shifted_by_one_character() -> None:
     splits = load_library()
     inputs, following = splits.train
     text = standard_library().train.ascii
@@ -100,7 +100,7 @@ def test_what_follows_a_window_is_the_same_text_one_character_on() -> None:
     assert bytes(following[:2].flatten().tolist()) == text[1 : 2 * CONTEXT + 1]
 
 
-def test_the_host_predicts_from_what_came_before_alone() -> None:
+def test_the_host_reads_no_later_character() -> None:
     torch.manual_seed(0)
     host = CharacterHost().eval()
     inputs = torch.randint(CHARACTERS, (2, CONTEXT))
@@ -113,7 +113,7 @@ def test_the_host_predicts_from_what_came_before_alone() -> None:
 
 
 def looks_ahead(kernel: Kernel) -> bool:
-    """Whether what a kernel gives at a position changes with what comes later."""
+    """Return whether a kernel's output at a position depends on later positions."""
     torch.manual_seed(0)
     for parameter in kernel.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -130,34 +130,34 @@ def looks_ahead(kernel: Kernel) -> bool:
 def test_only_blueprints_that_do_not_look_ahead_may_be_planted() -> None:
     sites = find_sites(CharacterHost(), CHARLM.sites, load_library().probe[0][:1], slots=1)
     (signature,) = {site.signature.text: site.signature for site in sites.values()}.values()
-    offered = [each for each in shipped() if SiteKind.SEQUENCE in each.kinds]
+    offered = [blueprint for blueprint in shipped() if SiteKind.SEQUENCE in blueprint.kinds]
     builder = KernelBuilder(offered)
     ahead = {
-        each.blueprint_id
-        for each in offered
-        if looks_ahead(builder.kernel(each.blueprint_id, signature))
+        blueprint.blueprint_id
+        for blueprint in offered
+        if looks_ahead(builder.kernel(blueprint.blueprint_id, signature))
     }
-    assert ahead == {each.blueprint_id for each in offered} - set(CAUSAL)
+    assert ahead == {blueprint.blueprint_id for blueprint in offered} - set(CAUSAL)
     assert "self-attention" in ahead
 
 
-def test_every_site_is_pinned_to_what_may_be_planted() -> None:
+def test_every_site_is_pinned_to_the_causal_blueprints() -> None:
     selection = CHARLM.allowed(DEFAULT_SELECTION)
     assert selection.limits.pinned == dict.fromkeys(CHARLM.sites, CAUSAL)
 
 
-def test_who_pins_a_site_cannot_have_what_may_not_be_planted() -> None:
+def test_a_user_s_pin_cannot_allow_a_blueprint_that_reads_ahead() -> None:
     site, *_ = CHARLM.sites
     limits = SelectionLimits(pinned={site: ("self-attention", "low-rank-skip")})
     selection = CHARLM.allowed(DEFAULT_SELECTION.model_copy(update={"limits": limits}))
     assert selection.limits.pinned[site] == ("low-rank-skip",)
 
 
-def test_loss_is_that_of_every_character() -> None:
+def test_the_loss_is_the_mean_over_all_characters() -> None:
     logits = torch.randn(3, 5, CHARACTERS)
     following = torch.randint(CHARACTERS, (3, 5))
-    each = torch.log_softmax(logits, -1).gather(-1, following[..., None])
-    torch.testing.assert_close(next_character_loss(logits, following), -each.mean())
+    log_likelihood = torch.log_softmax(logits, -1).gather(-1, following[..., None])
+    torch.testing.assert_close(next_character_loss(logits, following), -log_likelihood.mean())
 
 
 def test_a_short_training_predicts_better_than_the_frequencies_of_characters(
@@ -165,12 +165,12 @@ def test_a_short_training_predicts_better_than_the_frequencies_of_characters(
 ) -> None:
     whole = load_library()
     test = (whole.test[0][:200], whole.test[1][:200])
-    taken = iter(range(1, 10_000))
+    steps = iter(range(1, 10_000))
     result = train_task(
         replace(CHARLM, load=lambda: DatasetSplits(whole.train, whole.probe, test)),
         seed=0,
         epochs=1,
-        should_stop=lambda: next(taken) >= STEPS,
+        should_stop=lambda: next(steps) >= STEPS,
     )
     frequencies = torch.bincount(test[1].flatten(), minlength=CHARACTERS) / test[1].numel()
     entropy = float(torch.special.entr(frequencies).sum())

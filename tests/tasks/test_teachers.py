@@ -1,4 +1,4 @@
-"""The conv teacher: what its host lacks is known, and nothing else makes up for it."""
+"""The conv teacher: only the known kernel at the known site raises the test accuracy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ PLANTED_AT = 200
 
 
 class Planter:
-    """Growth that plants one kernel by hand, at one step."""
+    """A stand-in for growth that plants one kernel at one step."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, site: str, blueprint: str) -> None:
         self._model, self._optimizer = model, optimizer
@@ -38,7 +38,7 @@ class Planter:
 
 
 def accuracy_with(site: str, blueprint: str) -> float:
-    """Test accuracy of the host with one kernel planted."""
+    """Return the test accuracy of the host with one kernel planted."""
 
     @contextmanager
     def attach(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[Planter]:
@@ -48,16 +48,16 @@ def accuracy_with(site: str, blueprint: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def never_grown() -> float:
-    """Test accuracy of the host as it is."""
+def baseline() -> float:
+    """Return the test accuracy of the host without kernels."""
     return train_task(CONV_TEACHER.task, 0, EPOCHS, no_growth).test_accuracy
 
 
-def test_the_host_is_as_small_as_stated() -> None:
+def test_the_host_has_1168_parameters() -> None:
     assert sum(parameter.numel() for parameter in StudentHost().parameters()) == 1168
 
 
-def test_no_sample_is_in_two_splits_and_every_class_in_each() -> None:
+def test_no_sample_is_in_two_splits_and_every_split_has_all_classes() -> None:
     splits = CONV_TEACHER.task.load()
     samples = torch.cat([part[0] for part in (splits.train, splits.probe, splits.test)])
     assert len(samples.unique(dim=0)) == len(samples) == 6500
@@ -65,23 +65,23 @@ def test_no_sample_is_in_two_splits_and_every_class_in_each() -> None:
         assert labels.unique().tolist() == list(range(10))
 
 
-def test_a_seed_makes_the_teacher_and_its_samples() -> None:
+def test_a_seed_determines_the_teacher_and_its_samples() -> None:
     one, again, other = (conv_teacher(seed).task.load().test for seed in (3, 3, 4))
     assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
     assert not torch.equal(one[1], other[1])
 
 
-def test_the_right_kernel_at_the_right_site_gives_the_host_what_it_lacks(
-    never_grown: float,
+def test_the_right_kernel_at_the_right_site_raises_the_accuracy(
+    baseline: float,
 ) -> None:
     right = accuracy_with(CONV_TEACHER.site, CONV_TEACHER.blueprint_id)
-    assert right > never_grown + 0.2
+    assert right > baseline + 0.2
 
 
 @pytest.mark.parametrize(
     ("site", "blueprint"), [("middle", "image-conv"), ("front", "channel-mixing-mlp")]
 )
-def test_a_wrong_site_or_a_wrong_kernel_does_not(
-    never_grown: float, site: str, blueprint: str
+def test_a_wrong_site_or_a_wrong_kernel_does_not_raise_the_accuracy(
+    baseline: float, site: str, blueprint: str
 ) -> None:
-    assert accuracy_with(site, blueprint) < never_grown + 0.05
+    assert accuracy_with(site, blueprint) < baseline + 0.05

@@ -1,7 +1,7 @@
 """Known-answer tasks: a teacher labels samples by a structure that the host lacks.
 
-Which kernel the host needs, and where, is known, so that what growth chooses can be judged. One
-teacher, `null`, is of the host's own family: there nothing should be planted.
+The kernel that the host needs, and its site, are known, so that choices of growth can be checked.
+The teacher `null` is a network like the host: nothing should be planted there.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ TEACHERS: Final[Mapping[str, Callable[[int], KnownAnswerTask]]] = {
     "retrieval": retrieval_teacher,
     "null": null_teacher,
 }
-"""Each makes a task of a seed."""
+"""Functions that make a task from a seed, by name."""
 
 CONV_TEACHER: Final = conv_teacher()
 

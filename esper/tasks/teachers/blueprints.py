@@ -1,4 +1,4 @@
-"""The blueprints among which growth chooses, for every teacher the same; a site takes what fits."""
+"""The blueprints that all known-answer tasks choose from; a site takes those of its kind."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ BILINEAR_SKIP: Final = Blueprint(
     ),
     output="project",
 )
-"""The shipped gated kernels read what the layer gives, which the bottleneck has narrowed."""
+"""The shipped gated kernels read the layer's output, after the bottleneck; this one its input."""
 
 _SHIPPED: Final = (
     "image-conv",

@@ -1,4 +1,4 @@
-"""Hosts that learn from teachers: small, with several sites, and with less behind the first one."""
+"""Hosts of known-answer tasks: small, with several sites, and a bottleneck at the first site."""
 
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -37,9 +37,9 @@ class StudentHost(nn.Module):
 
 
 class ReaderHost(nn.Module):
-    """640 parameters: every position by itself, and only the last two after the front.
+    """640 parameters: layers that read one position, and drop all but the last two after `front`.
 
-    It answers at the last position. What is to be read elsewhere must be read at the front.
+    The logits are of the last position. Only a kernel at `front` can read the other positions.
     """
 
     def __init__(self, hidden: int = READER_HIDDEN) -> None:
@@ -50,26 +50,26 @@ class ReaderHost(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 8) for sequences (B, T, 16)."""
-        passed_on = F.relu(self.front(x))[:, -KEPT_POSITIONS:]
-        logits: Tensor = self.back(F.relu(self.middle(passed_on))[:, -1])
+        last = F.relu(self.front(x))[:, -KEPT_POSITIONS:]
+        logits: Tensor = self.back(F.relu(self.middle(last))[:, -1])
         return logits
 
 
 def wide_student(params: int) -> StudentHost:
-    """Return the host, bottleneck and hidden layers widened alike, with at least `params`."""
+    """Return a student with at least `params` parameters: bottleneck and hidden layers widened."""
     return _widened(
         lambda hidden: StudentHost(round(hidden * BOTTLENECK / HIDDEN), hidden), HIDDEN, params
     )
 
 
 def wide_reader(params: int) -> ReaderHost:
-    """Return the host, its hidden layers widened, with at least `params` parameters."""
+    """Return a reader with hidden layers widened to at least `params` parameters."""
     return _widened(ReaderHost, READER_HIDDEN, params)
 
 
-def _widened(made: Callable[[int], Host], hidden: int, params: int) -> Host:
-    host = made(hidden)
+def _widened(make: Callable[[int], Host], hidden: int, params: int) -> Host:
+    host = make(hidden)
     while sum(parameter.numel() for parameter in host.parameters()) < params:
         hidden += 1
-        host = made(hidden)
+        host = make(hidden)
     return host

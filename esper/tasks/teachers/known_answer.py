@@ -1,4 +1,4 @@
-"""A task whose answer is known: which kernel its host lacks, and where."""
+"""A task with a known answer: the kernel that its host lacks, and the site for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from esper.tasks.train import Task
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswerTask:
-    """A task with the site and the blueprint that give its host what it lacks; None: nothing.
+    """A task with the site and the blueprint that its host lacks; None: the host lacks nothing.
 
-    `wide` makes the rival that never grows: the same host with at least as many parameters as the
-    host with its kernel.
+    `wide` makes the baseline without growth: the host widened to at least as many parameters as the
+    host with the kernel.
     """
 
     task: Task

@@ -1,4 +1,4 @@
-"""The teacher of sequences: the answer at one position depends on what is found at another."""
+"""The retrieval teacher: the label of one position is the value stored at another."""
 
 from functools import partial
 from typing import Final
@@ -16,14 +16,14 @@ KEYS: Final = READER_INPUTS - READER_CLASSES
 
 
 def retrieval_teacher(seed: int = 0) -> KnownAnswerTask:
-    """Return a task in which the last position asks for what stands beside its key elsewhere.
+    """Return a task in which the last position has a key, and the label is the key's value.
 
-    `seed` makes the samples.
+    `seed` determines the samples.
     """
     return KnownAnswerTask(
         task=Task(
             name="retrieval-teacher",
-            summary="what stands beside a key, a host of 640 parameters that reads no other place",
+            summary="the value of a key, a host of 640 parameters that reads no other position",
             host=ReaderHost,
             sites=("front", "middle", "back"),
             load=lambda: _pairs(seed),
@@ -40,7 +40,7 @@ def retrieval_teacher(seed: int = 0) -> KnownAnswerTask:
 def _pairs(seed: int) -> DatasetSplits:
     """Return sequences (N, 8, 16): seven pairs of a key and a value, then one of the keys again.
 
-    The label is the value that stands beside that key. No key is there twice.
+    The label is the value of that key. No key occurs in two pairs.
     """
     random = Generator().manual_seed(seed)
     count, pairs = sum(SIZES), POSITIONS - 1

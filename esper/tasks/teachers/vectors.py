@@ -1,6 +1,7 @@
-"""Teachers of vectors: each labels normal samples by something that the bottleneck hides, or not.
+"""Teachers of vectors: each labels normal samples by a function of the input.
 
-What the bottleneck of the host hides, no kernel behind it brings back.
+The host's bottleneck discards most of what the label depends on; no kernel behind it can
+recover it. The `null` teacher has the bottleneck too.
 """
 
 import math
@@ -28,16 +29,16 @@ SIDE: Final = 8
 FILTERS: Final = 8
 PRODUCTS: Final = 6
 SIZES: Final = (4000, 500, 2000)
-"""Samples to train, to probe and to test."""
+"""Samples for training, probe and test."""
 
 MANY_SIZES: Final = (8000, 500, 2000)
-"""Likewise, where 4,000 are so few that every kernel learns them by heart."""
+"""The same, for a task whose 4,000 training samples any kernel could memorise."""
 
 
 def conv_teacher(seed: int = 0) -> KnownAnswerTask:
-    """Return a task whose labels follow from patterns of 3x3 in images of 8x8, wherever they are.
+    """Return a task whose labels depend on 3x3 patterns in images of 8x8, at any position.
 
-    `seed` makes the teacher and its samples.
+    `seed` determines the teacher and its samples.
     """
     return _known(
         "conv-teacher",
@@ -49,7 +50,7 @@ def conv_teacher(seed: int = 0) -> KnownAnswerTask:
 
 
 def gating_teacher(seed: int = 0) -> KnownAnswerTask:
-    """Return a task whose labels follow from products of two projections of the input."""
+    """Return a task whose labels depend on products of two projections of the input."""
     return _known(
         "gating-teacher",
         "products of two projections, a host whose bottleneck hides most of them",
@@ -60,7 +61,7 @@ def gating_teacher(seed: int = 0) -> KnownAnswerTask:
 
 
 def low_rank_teacher(seed: int = 0) -> KnownAnswerTask:
-    """Return a task whose labels follow from a linear map of rank 10, of which 4 pass."""
+    """Return a task whose labels depend on a linear map of rank 10, of which 4 pass."""
     return _known(
         "low-rank-teacher",
         "a linear map of rank 10, a host that passes on 4",
@@ -71,7 +72,7 @@ def low_rank_teacher(seed: int = 0) -> KnownAnswerTask:
 
 
 def null_teacher(seed: int = 0) -> KnownAnswerTask:
-    """Return a task labelled by a network like the host: nothing is missing."""
+    """Return a task labelled by a network like the host, which lacks nothing."""
     return _known(
         "null-teacher",
         "a host of 1,168 parameters that lacks nothing",
@@ -107,18 +108,18 @@ def _known(
 
 
 Teacher = Callable[[Tensor, Generator], Tensor]
-"""From samples (N, 64) to a score (N, 10) of each class."""
+"""Maps samples (N, 64) to a score of each class (N, 10)."""
 
 
 def _labelled(seed: int, sizes: tuple[int, int, int], teacher: Teacher) -> DatasetSplits:
-    """Return normal samples (N, 64), each labelled with the class of the greatest score."""
+    """Return normal samples (N, 64), labelled with the class of the highest score."""
     random = Generator().manual_seed(seed)
     samples = torch.randn(sum(sizes), INPUTS, generator=random)
     return DatasetSplits(*split(samples, teacher(samples, random).argmax(dim=1), sizes))
 
 
 def split(inputs: Tensor, labels: Tensor, sizes: tuple[int, int, int]) -> Iterator[Samples]:
-    """Yield samples to train, to probe and to test."""
+    """Yield the samples for training, probe and test."""
     parts = list(sizes)
     return zip(torch.split(inputs, parts), torch.split(labels, parts), strict=True)
 
@@ -147,7 +148,7 @@ def _another_student(samples: Tensor, random: Generator) -> Tensor:
     front = F.relu(samples @ layer(INPUTS, BOTTLENECK) @ layer(BOTTLENECK, HIDDEN))
     middle = F.relu(front @ layer(HIDDEN, HIDDEN))
     back, mean = layer(HIDDEN, CLASSES), middle.mean(dim=0, keepdim=True)
-    # Scores of mean 0, still of a host's own weights: else one class has nearly all samples.
+    # Scores of mean 0, or one class would have nearly all samples; `back` stays a weight matrix.
     back = back - mean.T @ (mean @ back) / float(mean.square().sum())
     scores: Tensor = middle @ back
     return scores
