@@ -1,4 +1,4 @@
-"""Configuration, in one place: environment first, then the local stack's file, then defaults."""
+"""Configuration: environment variables first, then the local stack's file, then defaults."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ STACK_FILE = "stack.json"
 
 
 class Settings(BaseSettings):
-    """What a process of Esper may be told; the alias of each field is its environment variable."""
+    """Settings of all processes; the alias of a field is its environment variable."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
@@ -37,7 +37,7 @@ class Settings(BaseSettings):
 
     @property
     def kernel_store_url(self) -> str:
-        """Where kernels are kept: as configured, or files under the home directory."""
+        """URL of the kernel store: as configured, or files under the home directory."""
         return self.store_url or f"file:{self.home / 'kernels'}"
 
     @classmethod
@@ -49,15 +49,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, and that over the running local stack."""
+        """Order the sources: arguments, environment, file of the running local stack."""
         return init_settings, env_settings, _StackFile(settings_cls)
 
 
 class _StackFile(PydanticBaseSettingsSource):
-    """The addresses that `esper up` wrote down under the home directory."""
+    """The addresses that `esper up` wrote to a file in the home directory."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Not used: `__call__` reads all fields at once."""
+        """Not used: `__call__` reads all fields together."""
         raise NotImplementedError
 
     def __call__(self) -> dict[str, Any]:

@@ -1,3 +1,3 @@
-"""The version, apart so that it can be read without importing anything else."""
+"""The version, in a module without imports."""
 
 VERSION = "0.1.0"

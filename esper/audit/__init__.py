@@ -1,7 +1,7 @@
-"""Proof that a run's decisions are what its reports led to.
+"""The audit: derive a run's decisions from its reports again and compare the bytes.
 
-A run's records go in, from the topics or from an exported history; out comes either the count of
-decisions derived again byte for byte, or the first record that differs and how.
+A run's records go in, from the topics or from an exported history file. An `AuditResult` comes out:
+the number of identical decisions, or the first record that differs and the difference.
 """
 
 from esper.audit.compare import AuditResult, Finding, audit, cause_of

@@ -1,4 +1,4 @@
-"""The audit: fold the reports again and hold the result against the decisions on record."""
+"""Fold a run's reports again and compare the result with the recorded decisions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from esper.topics.codec import Undecodable, decode, encode, sha256_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 
 MAX_SHOWN = 100
-"""Characters shown of each of two values that differ."""
+"""Most characters shown of a value that differs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The first record that is not as it must be."""
+    """The first invalid record, and the fault."""
 
     topic: str
     partition: int
@@ -29,9 +29,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """What an audit found; identical when there is no finding.
+    """The result of an audit; without a finding, decisions are identical.
 
-    `repeats` counts records that were sent twice, byte for byte, which a restart may cause.
+    `repeats` counts identical copies of records, which a restarted producer may send.
     """
 
     run_id: str
@@ -43,7 +43,7 @@ class AuditResult:
 
     @property
     def identical(self) -> bool:
-        """Whether every decision was derived again, byte for byte, and none is missing."""
+        """Whether the recorded decisions are exactly the derived ones, byte for byte."""
         return self.finding is None
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class AuditResult:
         )
 
     def facts(self) -> dict[str, object]:
-        """Return the verdict for programs."""
+        """Return the result as JSON values."""
         return {
             "run_id": self.run_id,
             "identical": self.identical,
@@ -80,31 +80,31 @@ class _Derived(NamedTuple):
     report: Record
 
 
-def audit(history: RunRecords) -> AuditResult:
-    """Derive every decision of a run again from its reports and compare the bytes."""
+def audit(records: RunRecords) -> AuditResult:
+    """Derive every decision of a run from its reports again and compare the bytes."""
     repeats = 0
     closed = False
     expected: list[_Derived] = []
     found: list[Record] = []
     finding = None
     try:
-        for record in (*history.reports, *history.decisions):
+        for record in (*records.reports, *records.decisions):
             _check_digest(record)
-        reports = _without_repeats(history.run_id, history.reports, SeedReport)
-        found = _without_repeats(history.run_id, history.decisions, AdaptationDecision)
-        repeats = len(history.reports) + len(history.decisions) - len(reports) - len(found)
+        reports = _without_repeats(records.run_id, records.reports, SeedReport)
+        found = _without_repeats(records.run_id, records.decisions, AdaptationDecision)
+        repeats = len(records.reports) + len(records.decisions) - len(reports) - len(found)
         expected = list(_derive(reports))
         _compare(expected, found)
         closed = decode(SeedReport, reports[-1].value).closing
     except _Different as different:
         finding = different.finding
     return AuditResult(
-        history.run_id, len(history.reports), len(expected), repeats, closed, finding
+        records.run_id, len(records.reports), len(expected), repeats, closed, finding
     )
 
 
 def cause_of(record: Record, report: SeedReport) -> Cause:
-    """The cause that decisions name when they answer the report read from `record`."""
+    """Return the cause of the decisions that answer the report in `record`."""
     return Cause(
         topic=record.topic,
         partition=record.partition,
@@ -115,16 +115,22 @@ def cause_of(record: Record, report: SeedReport) -> Cause:
 
 
 def _check_digest(record: Record) -> None:
-    """Hold the value against the digest that its publisher put into the headers as event id."""
+    """Compare the value with the digest that its producer sent as event id in the headers."""
     event_id = dict(record.headers).get("ce_id")
     if event_id not in (None, sha256_of(record.value or b"").encode()):
-        raise _Different(record, "the value is not what was published: its digest differs")
+        raise _Different(
+            record, "the value is not the published one: its digest differs from ce_id"
+        )
 
 
 def _without_repeats(
     run_id: str, records: tuple[Record, ...], model: type[SeedReport] | type[AdaptationDecision]
 ) -> list[Record]:
-    """Drop identical repeats of an event; an event that returns with other bytes is a finding."""
+    """Return records without identical repeats.
+
+    Raises:
+        _Different: a record is out of order, invalid, of another run, or repeated with other bytes.
+    """
     first: dict[tuple[int, int], Record] = {}
     last_offset = -1
     for record in records:
@@ -163,13 +169,13 @@ def _compare(expected: list[_Derived], found: list[Record]) -> None:
     if len(expected) > len(found):
         derived = expected[len(found)]
         seq = decode(AdaptationDecision, derived.value).seq
-        raise _Different(derived.report, f"report {seq} leads to a decision that is not on record")
+        raise _Different(derived.report, f"report {seq} leads to a decision that is not recorded")
     if len(found) > len(expected):
         raise _Different(found[len(expected)], "no report leads to this decision")
 
 
 def _difference(expected: bytes, found: bytes) -> str:
-    """Say in which field two decisions differ first."""
+    """Return a description of the first field that differs between two decisions."""
     ours = decode(AdaptationDecision, expected).model_dump(mode="json")
     theirs = decode(AdaptationDecision, found).model_dump(mode="json")
     for where, derived, recorded in _differing(ours, theirs, ""):

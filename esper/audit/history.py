@@ -1,4 +1,7 @@
-"""A run's records as one file: JSON Lines, a header first, then each record as it was read."""
+"""A run's records, from Kafka or a history file.
+
+A history file is JSON Lines: a header, then one consumed record per line.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -7,6 +10,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from esper.errors import EsperError
 from esper.topics.bus import BusError, Record, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
 from esper.topics.codec import Undecodable, decode
@@ -15,16 +19,16 @@ from esper.topics.models import AdaptationDecision, Plant
 FORMAT: Final = "esper-history/1"
 
 
-class HistoryUnreadable(ValueError):
-    """A file, or a topic, from which no history of the run can be read."""
+class HistoryUnreadable(EsperError, ValueError):
+    """The records of a run cannot be read from a file or from Kafka."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecords:
-    """The records of one run, reports and decisions each in the order in which they stood.
+    """The records of one run: reports and decisions, each in log order.
 
-    `kernels` are the announcements of the kernels it planted, where they were asked for: an audit
-    needs none, a replay does.
+    `kernels` are the `kernel-ready` records of the kernels that the run planted. A replay needs
+    them; an audit does not, and they are empty unless `with_kernels` read them.
     """
 
     run_id: str
@@ -34,22 +38,22 @@ class RunRecords:
 
     @property
     def planted(self) -> frozenset[str]:
-        """The ids of the kernels that its decisions plant; of those that can be read."""
+        """The ids of the kernels that the decodable decisions plant."""
         return frozenset(_planted(self.decisions))
 
     @classmethod
     def of(cls, run_id: str, records: Iterable[Record]) -> "RunRecords":
-        """Sort records by topic, keeping their order.
+        """Return the records of a run among `records`, by topic and in order.
 
         Raises:
-            HistoryUnreadable: there is not one report of the run.
+            HistoryUnreadable: `records` hold no report of the run.
         """
         records = tuple(records)
         own = [record for record in records if record.key == run_id.encode()]
         reports = tuple(record for record in own if record.topic == SEED_METRICS.name)
         decisions = tuple(record for record in own if record.topic == ADAPTATION_DECISION.name)
         if not reports:
-            raise HistoryUnreadable(f"there is no report of run {run_id!r}")
+            raise HistoryUnreadable(f"no report of run {run_id!r}; check the run id")
         kernels = tuple(record for record in records if record.topic == KERNEL_READY.name)
         return cls(run_id, reports, decisions, kernels)
 
@@ -58,7 +62,7 @@ def fetch_history(bootstrap_servers: str, run_id: str) -> RunRecords:
     """Read a run's records from its two topics.
 
     Raises:
-        HistoryUnreadable: the broker does not answer, or has no such run.
+        HistoryUnreadable: the broker does not answer, or holds no report of the run.
     """
     key = run_id.encode()
     try:
@@ -71,35 +75,37 @@ def fetch_history(bootstrap_servers: str, run_id: str) -> RunRecords:
     return RunRecords.of(run_id, records)
 
 
-def with_kernels(bootstrap_servers: str, history: RunRecords) -> RunRecords:
-    """Return a run's records with the last announcement of each kernel that it planted.
+def with_kernels(bootstrap_servers: str, records: RunRecords) -> RunRecords:
+    """Return a run's records with the last `kernel-ready` record of each planted kernel.
 
     Raises:
         HistoryUnreadable: the broker does not answer.
     """
-    planted = {kernel_id.encode() for kernel_id in history.planted}
+    planted = {kernel_id.encode() for kernel_id in records.planted}
     try:
-        standing = read_topic(bootstrap_servers, KERNEL_READY.name) if planted else []
+        ready = read_topic(bootstrap_servers, KERNEL_READY.name) if planted else []
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
-    last = {record.key: record for record in standing if record.key in planted}
-    return replace(history, kernels=tuple(last.values()))
+    last = {record.key: record for record in ready if record.key in planted}
+    return replace(records, kernels=tuple(last.values()))
 
 
-def write_history(history: RunRecords, file: Path) -> int:
-    """Write a history; return the number of records."""
-    records = (*history.reports, *history.decisions, *history.kernels)
-    header = _Header(format=FORMAT, run_id=history.run_id)
-    lines = [header.model_dump_json(), *(_Line.of(record).model_dump_json() for record in records)]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(records)
+def write_history(records: RunRecords, file: Path) -> int:
+    """Write a run's records to a history file; return the number of records."""
+    lines = [
+        _Line.of(record).model_dump_json()
+        for record in (*records.reports, *records.decisions, *records.kernels)
+    ]
+    header = _Header(format=FORMAT, run_id=records.run_id).model_dump_json()
+    file.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return len(lines)
 
 
 def read_history(file: Path) -> RunRecords:
-    """Read what `write_history` wrote.
+    """Read a file that `write_history` wrote.
 
     Raises:
-        HistoryUnreadable: the file is missing or is no history; the message names the line.
+        HistoryUnreadable: the file is missing or is no history file; the message names the line.
     """
     try:
         lines = file.read_bytes().split(b"\n")
@@ -109,7 +115,8 @@ def read_history(file: Path) -> RunRecords:
         run_id = _Header.model_validate_json(lines[0]).run_id
     except ValidationError as error:
         raise HistoryUnreadable(
-            f"{file} is not a history: its first line is no {FORMAT} header"
+            f"{file} is not a history: its first line is no {FORMAT} header; "
+            "export one with `esper history export`"
         ) from error
     records = []
     for number, line in enumerate(lines[1:], start=2):
@@ -143,7 +150,7 @@ class _Base64(_Strict):
 
 
 Text = str | _Base64
-"""Bytes as JSON: the text itself where they are UTF-8, as ours are; else base64."""
+"""Bytes as JSON: a string if they are UTF-8, else base64."""
 
 
 class _Line(_Strict):
@@ -197,7 +204,7 @@ def _planted(decisions: Iterable[Record]) -> Iterator[str]:
         try:
             operations = decode(AdaptationDecision, record.value).operations
         except Undecodable:
-            # Whoever needs to read it says so; the records are kept as they are.
+            # The audit reports an undecodable decision; reading keeps its record.
             continue
         for operation in operations:
             if isinstance(operation, Plant):

@@ -7,10 +7,13 @@ from esper.topics.codec import decode
 from esper.topics.models import SeedReport
 
 
-def last_state(history: RunRecords) -> FoldState:
-    """Return the state of a run after its last report; of one that an audit found identical."""
+def last_state(records: RunRecords) -> FoldState:
+    """Return the state of a run after its last report.
+
+    The run must have passed an audit, so that its reports are in order and can be folded.
+    """
     state: FoldState | None = None
-    for record in history.reports:
+    for record in records.reports:
         report = decode(SeedReport, record.value)
         state, _ = fold(state, report, cause_of(record, report))
     assert state is not None

@@ -1,16 +1,14 @@
-"""Where kernels lie between the worker that made them and the trainers that run them.
+"""The kernel store and the memory of earlier runs; the only door to Redis.
 
-Beside them, what earlier runs found (`esper.store.run_memory`). The only door to Redis.
-
-In: the bytes of an artifact. Out: a location, which is relative to the configured store, so that
-worker and trainer may reach the same store by different paths or addresses. A store promises
-nothing about what it returns: whoever reads verifies.
+The bytes of an artifact go in and a location comes out. The location is relative to the store, so
+that worker and trainer can reach one store by different paths or addresses. A store does not verify
+the bytes it returns; the reader does. `RedisRunMemory` keeps results of runs for later ones.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from esper.store.refusal import (
+from esper.store.errors import (
     KernelMissing,
     MemoryUnreadable,
     StoreError,
@@ -35,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Resolved on first use, so that a process without Redis never loads its client.
+    # Resolved on first use, so that a process that needs no Redis does not load its client.
     if name == "RedisRunMemory":
         from esper.store.run_memory import RedisRunMemory
 
@@ -44,39 +42,39 @@ def __getattr__(name: str) -> object:
 
 
 class KernelStore(Protocol):
-    """Kernels by location; every method may block and is safe to call from any thread."""
+    """Kernels by location; methods may block and are thread-safe."""
 
     def put(self, kernel_id: str, data: bytes) -> str:
-        """Keep an artifact and return its location; the same bytes always get the same one.
+        """Store an artifact and return its location; equal bytes have equal locations.
 
         Raises:
-            StoreUnavailable: the store cannot be reached or does not take it.
+            StoreUnavailable: the store cannot be reached or cannot write.
         """
         ...
 
     def get(self, location: str) -> bytes:
-        """Return what lies at a location, unverified.
+        """Return the unverified bytes at a location.
 
         Raises:
-            KernelMissing: nothing lies there, or it is no location of this store.
+            KernelMissing: the location is empty, or is no location of this store.
             StoreUnavailable: the store cannot be reached.
         """
         ...
 
     def ping(self) -> None:
-        """Return if the store answers.
+        """Check that the store answers.
 
         Raises:
-            StoreUnavailable: it does not.
+            StoreUnavailable: the store does not answer.
         """
         ...
 
 
 def open_store(url: str) -> KernelStore:
-    """Return the store at `file:PATH` or `redis://HOST:PORT/DB`, without connecting to it yet.
+    """Return the store at `file:PATH` or `redis://HOST:PORT/DB` without connecting to it.
 
     Raises:
-        StoreUrlInvalid: the URL is of neither form.
+        StoreUrlInvalid: the URL has neither form.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "file" and rest:
@@ -88,14 +86,14 @@ def open_store(url: str) -> KernelStore:
 
         return RedisStore(url)
     raise StoreUrlInvalid(
-        f"{url!r} is no kernel store; ESPER_STORE_URL is file:PATH or redis://HOST:PORT/DB"
+        f"{url!r} is no kernel store; set ESPER_STORE_URL to file:PATH or redis://HOST:PORT/DB"
     )
 
 
 def location_in(url: str, location: str) -> str:
-    """Return where in the store at a URL an artifact lies that has this location in another.
+    """Return the location in the store at a URL of an artifact at a location in another store.
 
-    Artifacts are named by their content, and so by the same name in every store.
+    Artifacts are named by their content, so they have the same name in every store.
     """
     scheme = "file" if url.startswith("file:") else "redis"
     return f"{scheme}:{location.partition(':')[2]}"

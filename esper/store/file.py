@@ -1,12 +1,12 @@
-"""The embedded store: one file for each artifact under a directory, which may be shared."""
+"""The file store: one file per artifact under a directory, which can be shared."""
 
 import os
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
+from esper.store.errors import KernelMissing, StoreUnavailable
 from esper.store.naming import name_in, name_of
-from esper.store.refusal import KernelMissing, StoreUnavailable
 
 SCHEME: Final = "file"
 SUFFIX: Final = ".safetensors"
@@ -19,7 +19,7 @@ class FileStore:
         self._root = root
 
     def put(self, kernel_id: str, data: bytes) -> str:
-        """Write the artifact and rename it into place, so that no reader sees half of it."""
+        """Write the artifact and rename it into place, so that readers see whole files only."""
         name = name_of(kernel_id, data)
         target = self._path(name)
         try:
@@ -28,14 +28,17 @@ class FileStore:
                 try:
                     file.write(data)
                     file.flush()
-                    # The kernel is announced next: it must outlive a crash of this machine.
+                    # The caller announces the kernel next: the file must survive a crash.
                     os.fsync(file.fileno())
                     Path(file.name).rename(target)
                 except BaseException:
                     Path(file.name).unlink(missing_ok=True)
                     raise
         except OSError as error:
-            raise StoreUnavailable(f"cannot write a kernel under {self._root}: {error}") from error
+            raise StoreUnavailable(
+                f"cannot write a kernel under {self._root} ({error}); "
+                "check permissions and free space"
+            ) from error
         return f"{SCHEME}:{name}"
 
     def get(self, location: str) -> bytes:
@@ -44,18 +47,27 @@ class FileStore:
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise KernelMissing(f"no kernel at {location} under {self._root}") from error
+            raise KernelMissing(
+                f"no kernel at {location} under {self._root}; "
+                "use the store that the compile worker writes to"
+            ) from error
         except OSError as error:
-            raise StoreUnavailable(f"cannot read {path}: {error}") from error
+            raise StoreUnavailable(
+                f"cannot read {path} ({error}); check its permissions"
+            ) from error
 
     def ping(self) -> None:
-        """Return if the directory is there, or can be made, and can be written to."""
+        """Check that the directory exists or can be made, and is writable."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreUnavailable(f"cannot make {self._root}: {error}") from error
+            raise StoreUnavailable(
+                f"cannot make {self._root} ({error}); set ESPER_STORE_URL to another directory"
+            ) from error
         if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
-            raise StoreUnavailable(f"{self._root} cannot be read and written by this user")
+            raise StoreUnavailable(
+                f"this user cannot read and write {self._root}; change its permissions"
+            )
 
     def _path(self, name: str) -> Path:
         return self._root / f"{name}{SUFFIX}"

@@ -1,12 +1,12 @@
-"""Kernels in Redis: for workers and trainers that share no disk."""
+"""The Redis store, for workers and trainers without a shared disk."""
 
 from typing import Final, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from esper.store.errors import KernelMissing, StoreUnavailable, StoreUrlInvalid
 from esper.store.naming import name_in, name_of
-from esper.store.refusal import KernelMissing, StoreUnavailable, StoreUrlInvalid
 
 SCHEME: Final = "redis"
 KEY_PREFIX: Final = "esper:kernel:"
@@ -25,11 +25,13 @@ class RedisStore:
                 socket_timeout=ANSWER_TIMEOUT_S,
             )
         except ValueError as error:
-            raise StoreUrlInvalid(f"{without_password(url)!r}: {error}") from error
+            raise StoreUrlInvalid(
+                f"{without_password(url)!r} is no Redis URL ({error}); use redis://HOST:PORT/DB"
+            ) from error
         self._url = without_password(url)
 
     def put(self, kernel_id: str, data: bytes) -> str:
-        """Set the artifact's key; setting it again to the same bytes changes nothing."""
+        """Set the artifact's key; a repeated `put` changes nothing."""
         name = name_of(kernel_id, data)
         try:
             self._client.set(f"{KEY_PREFIX}{name}", data)
@@ -38,28 +40,34 @@ class RedisStore:
         return f"{SCHEME}:{name}"
 
     def get(self, location: str) -> bytes:
-        """Return the bytes under a location's key."""
+        """Return the bytes of a location's key."""
         name = name_in(location, SCHEME)
         try:
             data = cast("bytes | None", self._client.get(f"{KEY_PREFIX}{name}"))
         except RedisError as error:
             raise self._unavailable(error) from error
         if data is None:
-            raise KernelMissing(f"no kernel at {location} in {self._url}")
+            raise KernelMissing(
+                f"no kernel at {location} in {self._url}; "
+                "use the store that the compile worker writes to"
+            )
         return data
 
     def ping(self) -> None:
-        """Return if the server answers a PING."""
+        """Check that the server answers a PING."""
         try:
             self._client.ping()
         except RedisError as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: RedisError) -> StoreUnavailable:
-        return StoreUnavailable(f"Redis at {self._url} does not answer as it should: {error}")
+        return StoreUnavailable(
+            f"Redis at {self._url} fails ({error}); "
+            "start it with `esper up`, or set ESPER_STORE_URL"
+        )
 
 
 def without_password(url: str) -> str:
-    """Return the URL as it may be told."""
+    """Return the URL without user name and password, for messages."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

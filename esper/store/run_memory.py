@@ -1,7 +1,7 @@
-"""What the runs of each task family found, in Redis: one hash for a family.
+"""The memory of earlier runs in Redis: one hash per task family.
 
-Its fields are `schema`, `runs` (ids, as JSON) and, for each arm, `<signature> <blueprint>` with
-[weight, mean, time in ms]. A hash of another schema is refused, never guessed at.
+The fields of a hash are `schema`, `runs` (ids, as JSON) and, per arm, `<signature> <blueprint>`:
+[weight, mean, time in ms]. A hash with another schema is an error.
 """
 
 import random
@@ -18,8 +18,8 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from redis.retry import Retry
 
 from esper.bandit import ArmName, ArmRecord, FamilyMemory, MemoryUpdate, with_run
+from esper.store.errors import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
 from esper.store.redis import without_password
-from esper.store.refusal import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
 from esper.topics.models import Identifier
 
 KEY_PREFIX: Final = "esper:memory:"
@@ -27,7 +27,7 @@ SCHEMA: Final = b"1"
 CONNECT_TIMEOUT_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 1.0
 FOLD_TIMEOUT_S: Final = 2.0
-"""Shorter than for kernels, without which nothing grows: without memory everything does."""
+"""Timeouts are shorter than for kernels, because a run works without memory too."""
 
 RETRY_WITHIN_S: Final = 0.02
 
@@ -44,13 +44,13 @@ _ARM: Final = TypeAdapter(tuple[Weight, Reward, int])
 
 
 class RedisRunMemory:
-    """The memory of each family; every method may block, and is safe to call from any thread."""
+    """The memory of each task family; methods may block and are thread-safe."""
 
     def __init__(self, url: str, *, kept_days: float = 90.0) -> None:
-        """Keep each family for so many days after the last run that it learnt from.
+        """Keep each family for `kept_days` after its last run.
 
         Raises:
-            StoreUrlInvalid: it is no URL of a Redis server.
+            StoreUrlInvalid: `url` is no URL of a Redis server.
         """
         self._url = without_password(url)
         self._kept_ms = int(kept_days * 86_400_000)
@@ -59,51 +59,54 @@ class RedisRunMemory:
                 url,
                 socket_connect_timeout=CONNECT_TIMEOUT_S,
                 socket_timeout=ANSWER_TIMEOUT_S,
-                # By default it tries for long: whoever asks would rather go on without.
+                # The client's default retries take longer than a caller should wait.
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            raise StoreUrlInvalid(f"{self._url!r}: {error}") from error
+            raise StoreUrlInvalid(
+                f"{self._url!r} is no Redis URL ({error}); use redis://HOST:PORT/DB"
+            ) from error
 
     def read(self, family: str) -> FamilyMemory:
-        """Return what is known of a family; nothing where no run of it was folded.
+        """Return the memory of a family, empty if no run of it was folded.
 
         Raises:
-            MemoryUnreadable: it is of another schema, or not ours.
+            MemoryUnreadable: the key has another schema, or another type.
             StoreUnavailable: Redis cannot be reached.
         """
         try:
-            return self._decoded(family, _fields(self._client, family))
+            return self._decode(family, _fields(self._client, family))
         except RedisError as error:
-            raise self._refusal(family, error) from error
+            raise self._error(family, error) from error
 
     def fold(
-        self, family: str, lessons: Iterable[MemoryUpdate], *, run_id: str, at_ms: int
+        self, family: str, updates: Iterable[MemoryUpdate], *, run_id: str, at_ms: int
     ) -> bool:
-        """Add what a run found; return whether it counts now, not from an earlier time.
+        """Add the results of a run; return False if the run was added before.
 
-        All of it or nothing: where another writer comes between, it is folded anew.
+        The update is atomic: it is retried when another client writes the family in between.
 
         Raises:
-            MemoryUnreadable, StoreUnavailable: as `read`, and nothing has changed.
+            MemoryUnreadable, StoreUnavailable: see `read`; nothing has changed.
         """
-        learnt = list(lessons)
+        pending = list(updates)
         deadline = time.monotonic() + FOLD_TIMEOUT_S
         try:
             while time.monotonic() < deadline:
                 with self._client.pipeline() as pipe:
-                    counts = self._folded_once(pipe, family, learnt, run_id, at_ms)
+                    counts = self._fold_once(pipe, family, pending, run_id, at_ms)
                 if counts is not None:
                     return counts
                 time.sleep(random.uniform(0, RETRY_WITHIN_S))
         except RedisError as error:
-            raise self._refusal(family, error) from error
+            raise self._error(family, error) from error
         raise StoreUnavailable(
-            f"too many write to family {family!r} in Redis at {self._url} at once; try again"
+            f"family {family!r} in Redis at {self._url} was not updated within "
+            f"{FOLD_TIMEOUT_S:g} s because other clients write it; retry"
         )
 
     def families(self) -> list[str]:
-        """Return the names of the families of which something is kept.
+        """Return the sorted names of the stored families.
 
         Raises:
             StoreUnavailable: Redis cannot be reached.
@@ -115,7 +118,7 @@ class RedisRunMemory:
         return sorted(cast(bytes, key).decode().removeprefix(KEY_PREFIX) for key in keys)
 
     def forget(self, family: str) -> bool:
-        """Drop all that is kept of a family, whatever its schema; return whether there was any.
+        """Delete a family of any schema; return whether it existed.
 
         Raises:
             StoreUnavailable: Redis cannot be reached.
@@ -126,21 +129,21 @@ class RedisRunMemory:
             raise self._unavailable(error) from error
 
     def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
         self._client.close()
 
-    def _folded_once(
-        self, pipe: Pipeline, family: str, lessons: list[MemoryUpdate], run_id: str, at_ms: int
+    def _fold_once(
+        self, pipe: Pipeline, family: str, updates: list[MemoryUpdate], run_id: str, at_ms: int
     ) -> bool | None:
-        """Return whether the run counts now; None where another writer came between."""
+        """Return whether the run was added; None if another client wrote the family in between."""
         key = _key(family)
         pipe.watch(key)  # type: ignore[no-untyped-call]
         found = _fields(pipe, family)
-        before = self._decoded(family, found)
-        after = with_run(before, lessons, run_id=run_id, at_ms=at_ms)
+        before = self._decode(family, found)
+        after = with_run(before, updates, run_id=run_id, at_ms=at_ms)
         if after is before:
             return False
-        fields = _encoded(after)
+        fields = _encode(after)
         pipe.multi()
         pipe.hset(
             key, mapping={name: value for name, value in fields.items() if found.get(name) != value}
@@ -154,7 +157,7 @@ class RedisRunMemory:
             return None
         return True
 
-    def _decoded(self, family: str, fields: Mapping[bytes, bytes]) -> FamilyMemory:
+    def _decode(self, family: str, fields: Mapping[bytes, bytes]) -> FamilyMemory:
         if not fields:
             return FamilyMemory()
         schema = fields.get(_SCHEMA_FIELD, b"none")
@@ -173,18 +176,21 @@ class RedisRunMemory:
             raise self._unreadable(family, "is damaged") from error
         return FamilyMemory(arms, runs)
 
-    def _refusal(self, family: str, error: RedisError) -> MemoryUnreadable | StoreUnavailable:
+    def _error(self, family: str, error: RedisError) -> MemoryUnreadable | StoreUnavailable:
         if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
             return self._unreadable(family, "is no hash")
         return self._unavailable(error)
 
     def _unavailable(self, error: RedisError) -> StoreUnavailable:
-        return StoreUnavailable(f"Redis at {self._url} does not answer as it should: {error}")
+        return StoreUnavailable(
+            f"Redis at {self._url} fails ({error}); "
+            "start it with `esper up`, or set ESPER_REDIS_URL"
+        )
 
-    def _unreadable(self, family: str, what: str) -> MemoryUnreadable:
+    def _unreadable(self, family: str, fault: str) -> MemoryUnreadable:
         return MemoryUnreadable(
-            f"the memory of family {family!r} in Redis at {self._url} {what}; use the version of "
-            f"Esper that wrote it, or drop it with `esper memory forget {family}`"
+            f"the memory of family {family!r} in Redis at {self._url} {fault}; use the version of "
+            f"Esper that wrote it, or delete it with `esper memory forget {family}`"
         )
 
 
@@ -196,7 +202,7 @@ def _fields(client: Redis, family: str) -> Mapping[bytes, bytes]:
     return cast("Mapping[bytes, bytes]", client.hgetall(_key(family)))
 
 
-def _encoded(memory: FamilyMemory) -> dict[bytes, bytes]:
+def _encode(memory: FamilyMemory) -> dict[bytes, bytes]:
     arms = {
         f"{signature} {blueprint}".encode(): orjson.dumps(tuple(arm))
         for (signature, blueprint), arm in memory.arms.items()

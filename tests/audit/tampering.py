@@ -1,4 +1,4 @@
-"""What an attacker with the exported file can do to it, from the clumsy to the careful."""
+"""Changes that an attacker can make to an exported history file, from simple to careful."""
 
 from dataclasses import replace
 
@@ -10,12 +10,12 @@ Records = tuple[Record, ...]
 
 
 def with_value(record: Record, value: bytes) -> Record:
-    """The record with another value; its headers still tell the digest of the old one."""
+    """Return the record with another value and the old event id."""
     return replace(record, value=value)
 
 
 def forged(record: Record, value: bytes) -> Record:
-    """The record with another value, and with the event id that goes with it."""
+    """Return the record with another value and the matching event id."""
     headers = tuple(
         (name, sha256_of(value).encode() if name == "ce_id" else text)
         for name, text in record.headers
@@ -24,7 +24,7 @@ def forged(record: Record, value: bytes) -> Record:
 
 
 def bare(history: RunRecords) -> RunRecords:
-    """The history without any headers, as clients that are not ours would write it."""
+    """Return the records without headers, as other Kafka clients may write them."""
     return replace(
         history,
         reports=tuple(replace(record, headers=()) for record in history.reports),
@@ -33,23 +33,23 @@ def bare(history: RunRecords) -> RunRecords:
 
 
 def changed(records: Records, index: int, record: Record) -> Records:
-    """The records with another one in place of one of them."""
+    """Return the records with the one at an index replaced."""
     return (*records[:index], record, *records[index + 1 :])
 
 
 def without(records: Records, index: int) -> Records:
-    """The records with one of them dropped."""
+    """Return the records without the one at an index."""
     return records[:index] + records[index + 1 :]
 
 
 def swapped(records: Records, index: int) -> Records:
-    """The records with one of them and the next in each other's place."""
+    """Return the records with the one at an index and the next exchanged."""
     first, second = records[index : index + 2]
     return (*records[:index], second, first, *records[index + 2 :])
 
 
 def swapped_places(records: Records, index: int) -> Records:
-    """Like `swapped`, but the offsets rise as they should."""
+    """Return the records exchanged as by `swapped`, with ascending offsets."""
     first, second = records[index : index + 2]
     return (
         *records[:index],

@@ -16,7 +16,7 @@ def audit_of(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["audit", *map(str, arguments)])
 
 
-def test_an_honest_history_exits_0_and_says_what_was_derived() -> None:
+def test_an_honest_history_exits_0_and_prints_counts() -> None:
     result = audit_of("--history", HISTORIES / "honest.jsonl")
     history = read_history(HISTORIES / "honest.jsonl")
     assert result.exit_code == 0
@@ -50,7 +50,7 @@ def test_a_tampered_history_exits_1_and_names_the_first_record(
     assert result.output.count("\n") == 1
 
 
-def test_for_programs_there_is_one_json_document() -> None:
+def test_json_output_is_one_document() -> None:
     result = audit_of("--history", HISTORIES / "tampered-report.jsonl", "--json")
     assert result.exit_code == 1
     facts = json.loads(result.output)
@@ -58,7 +58,7 @@ def test_for_programs_there_is_one_json_document() -> None:
     assert facts["finding"].startswith("seed-metrics[")
 
 
-def test_a_run_without_its_seal_exits_0_and_says_so(tmp_path: Path) -> None:
+def test_a_run_without_its_seal_exits_0_with_a_warning(tmp_path: Path) -> None:
     whole = read_history(HISTORIES / "honest.jsonl")
     cut = tmp_path / "cut.jsonl"
     write_history(type(whole)(whole.run_id, whole.reports[:-1], whole.decisions[:-1]), cut)
@@ -69,7 +69,7 @@ def test_a_run_without_its_seal_exits_0_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not a history", '{"format":"esper-history/1"}'])
-def test_a_file_that_is_no_history_exits_2_in_one_line(tmp_path: Path, text: str) -> None:
+def test_an_invalid_history_file_exits_2_with_one_line(tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text(text)
     result = audit_of("--history", file)
@@ -84,7 +84,7 @@ def test_a_missing_file_exits_2(tmp_path: Path) -> None:
     assert "cannot read" in result.output
 
 
-def test_without_a_broker_a_run_exits_2_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_broker_exits_2_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     result = audit_of("digits")
     assert result.exit_code == 2
@@ -92,5 +92,5 @@ def test_without_a_broker_a_run_exits_2_with_the_remedy(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("arguments", [(), ("run", "--history", "file")])
-def test_neither_or_both_of_run_and_file_is_wrong_use(arguments: tuple[str, ...]) -> None:
+def test_neither_or_both_of_run_and_file_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     assert audit_of(*arguments).exit_code == 2

@@ -1,4 +1,4 @@
-"""The audit: an honest run is derived again whole, and every change has a first record."""
+"""The audit derives an honest run again, and finds the first record of every change."""
 
 from dataclasses import replace
 
@@ -29,14 +29,14 @@ def honest() -> RunRecords:
 
 
 def finding_of(history: RunRecords) -> Finding:
-    verdict = audit(history)
-    assert not verdict.identical
-    assert verdict.finding is not None
-    return verdict.finding
+    result = audit(history)
+    assert not result.identical
+    assert result.finding is not None
+    return result.finding
 
 
 def names(finding: Finding, record: Record) -> bool:
-    """Whether a finding is about a record."""
+    """Return whether a finding is about a record."""
     where = finding.topic, finding.partition, finding.offset
     return where == (record.topic, record.partition, record.offset)
 
@@ -56,30 +56,30 @@ def test_an_honest_run_is_identical(honest: RunRecords) -> None:
     assert len(honest.decisions) > 5
 
 
-def test_a_run_without_headers_is_audited_like_any_other(honest: RunRecords) -> None:
+def test_a_run_without_headers_is_audited(honest: RunRecords) -> None:
     assert audit(bare(honest)).identical
 
 
-def test_records_sent_twice_are_counted_and_no_finding(honest: RunRecords) -> None:
-    """A restarted worker, or a producer that was not sure, sends the same bytes again."""
+def test_identical_repeats_are_counted_and_are_no_finding(honest: RunRecords) -> None:
+    """A restarted worker or a retrying producer sends the same bytes again."""
 
     def twice(records: tuple[Record, ...]) -> tuple[Record, ...]:
         again = replace(records[3], offset=records[-1].offset + 1)
         return (*records, again)
 
     history = replace(honest, reports=twice(honest.reports), decisions=twice(honest.decisions))
-    verdict = audit(history)
-    assert verdict.identical
-    assert verdict.closed
-    assert verdict.repeats == 2
+    result = audit(history)
+    assert result.identical
+    assert result.closed
+    assert result.repeats == 2
 
 
-def test_a_run_that_goes_on_is_identical_so_far_and_not_closed(honest: RunRecords) -> None:
+def test_an_open_run_is_identical_and_not_closed(honest: RunRecords) -> None:
     seal = decode(AdaptationDecision, honest.decisions[-1].value)
     assert seal.strategy is None
-    verdict = audit(replace(honest, reports=honest.reports[:-1], decisions=honest.decisions[:-1]))
-    assert verdict.identical
-    assert not verdict.closed
+    result = audit(replace(honest, reports=honest.reports[:-1], decisions=honest.decisions[:-1]))
+    assert result.identical
+    assert not result.closed
 
 
 # -- reports ------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_the_finding_shows_both_values_of_the_first_field_that_differs(honest: R
     ("index", "complaint"),
     [(0, "starts with report 1"), (7, "report 7 is missing, next is 8")],
 )
-def test_a_missing_report_is_found_at_the_one_that_follows(
+def test_a_missing_report_is_found_at_the_next_report(
     honest: RunRecords, index: int, complaint: str
 ) -> None:
     finding = finding_of(replace(honest, reports=without(honest.reports, index)))
@@ -143,7 +143,7 @@ def test_reports_out_of_order_are_found(honest: RunRecords) -> None:
     assert finding.what == f"out of order: it follows offset {honest.reports[11].offset}"
 
 
-def test_reports_out_of_order_are_found_where_the_offsets_were_mended(honest: RunRecords) -> None:
+def test_reports_out_of_order_with_corrected_offsets_are_found(honest: RunRecords) -> None:
     finding = finding_of(replace(honest, reports=swapped_places(honest.reports, 10)))
     assert finding.offset == honest.reports[10].offset
     assert "report 10 is missing, next is 11" in finding.what
@@ -170,7 +170,7 @@ def test_a_report_after_the_closing_one_is_found(honest: RunRecords) -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"", b"not json", b'{"run_id":"run"}', b"\xff"])
-def test_a_record_that_is_no_report_is_found(honest: RunRecords, value: bytes | None) -> None:
+def test_an_undecodable_report_is_found(honest: RunRecords, value: bytes | None) -> None:
     record = replace(bare(honest).reports[4], value=value)
     reports = changed(honest.reports, 4, record)
     finding = finding_of(replace(honest, reports=reports))
@@ -186,7 +186,7 @@ def test_a_report_of_another_run_under_this_key_is_found(honest: RunRecords) -> 
     assert finding.what == "belongs to run sun"
 
 
-def test_an_event_id_that_is_no_text_is_a_finding_like_another(honest: RunRecords) -> None:
+def test_an_event_id_that_is_not_utf8_is_a_finding(honest: RunRecords) -> None:
     record = replace(honest.reports[4], headers=(("ce_id", b"\xff"),))
     finding = finding_of(replace(honest, reports=changed(honest.reports, 4, record)))
     assert names(finding, record)
@@ -221,9 +221,7 @@ def test_a_decision_with_the_same_fields_in_other_bytes_is_found(honest: RunReco
 
 
 @pytest.mark.parametrize("index", [0, 3])
-def test_a_missing_decision_is_found_at_the_one_that_follows(
-    honest: RunRecords, index: int
-) -> None:
+def test_a_missing_decision_is_found_at_the_next_decision(honest: RunRecords, index: int) -> None:
     finding = finding_of(replace(honest, decisions=without(honest.decisions, index)))
     assert names(finding, honest.decisions[index + 1])
 
@@ -231,11 +229,11 @@ def test_a_missing_decision_is_found_at_the_one_that_follows(
 def test_a_missing_last_decision_is_found_at_the_report_it_answers(honest: RunRecords) -> None:
     finding = finding_of(replace(honest, decisions=honest.decisions[:-1]))
     assert names(finding, honest.reports[-1])
-    assert finding.what == "report 59 leads to a decision that is not on record"
+    assert finding.what == "report 59 leads to a decision that is not recorded"
 
 
 def test_all_decisions_missing_is_found(honest: RunRecords) -> None:
-    assert "not on record" in finding_of(replace(honest, decisions=())).what
+    assert "not recorded" in finding_of(replace(honest, decisions=())).what
 
 
 def test_decisions_out_of_order_are_found(honest: RunRecords) -> None:

@@ -1,4 +1,4 @@
-"""The history file: what is read is what was written, and what is no history is named."""
+"""The history file: reading inverts writing, and errors name the invalid line."""
 
 from pathlib import Path
 
@@ -34,17 +34,17 @@ report = records.map(lambda record: Record("seed-metrics", 0, 0, 0, b"run", reco
 
 @settings(suppress_health_check=list(HealthCheck))
 @given(report, st.lists(records, max_size=6))
-def test_a_history_is_read_as_it_was_written(
+def test_reading_a_history_inverts_writing_it(
     tmp_path: Path, first: Record, others: list[Record]
 ) -> None:
-    """Also values that are not UTF-8, missing values, and headers of any bytes."""
+    """Values may be missing or not UTF-8; headers may hold any bytes."""
     history = RunRecords.of("run", [first, *others])
     file = tmp_path / "run.history.jsonl"
     assert write_history(history, file) == len(others) + 1
     assert read_history(file) == history
 
 
-def test_a_history_is_one_line_for_each_record_and_readable_by_people(tmp_path: Path) -> None:
+def test_a_history_has_one_readable_line_per_record(tmp_path: Path) -> None:
     run = grown_run()
     file = tmp_path / "run.history.jsonl"
     write_history(RunRecords.of("run", [*run.reports, *run.decisions]), file)
@@ -58,7 +58,7 @@ def test_records_of_other_runs_are_left_out() -> None:
     assert RunRecords.of("run", [foreign, own, foreign]).reports == (own,)
 
 
-def test_announcements_of_kernels_are_kept_and_an_audit_does_without(tmp_path: Path) -> None:
+def test_kernel_records_are_kept_and_not_needed_by_an_audit(tmp_path: Path) -> None:
     run = grown_run()
     ready = Record("kernel-ready", 3, 7, 0, b"f" * 64, b"{}")
     history = RunRecords.of("run", [*run.reports, *run.decisions, ready])
@@ -68,7 +68,7 @@ def test_announcements_of_kernels_are_kept_and_an_audit_does_without(tmp_path: P
     assert audit(history) == audit(RunRecords.of("run", [*run.reports, *run.decisions]))
 
 
-def test_a_history_knows_the_kernels_that_were_planted() -> None:
+def test_planted_lists_the_kernels_of_decodable_decisions() -> None:
     run = grown_run()
     planted = {
         operation.kernel_id
@@ -82,8 +82,8 @@ def test_a_history_knows_the_kernels_that_were_planted() -> None:
     assert history.planted == planted
 
 
-def test_a_history_without_a_report_is_none() -> None:
-    with pytest.raises(HistoryUnreadable, match="there is no report of run 'run'"):
+def test_records_without_a_report_are_an_error() -> None:
+    with pytest.raises(HistoryUnreadable, match="no report of run 'run'"):
         RunRecords.of("run", [])
 
 
@@ -106,10 +106,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (HEADER + LINE.replace('"value":"{}"', '"value":7'), r"line 2: .*\(value"),
         (HEADER + LINE.replace('"{}"', '{"base64":"%"}'), r"line 2: .*\(value"),
         (HEADER + LINE.replace("[]", '[["name"]]'), r"line 2: .*\(headers"),
-        (HEADER, "there is no report of run 'run'"),
+        (HEADER, "no report of run 'run'"),
     ],
 )
-def test_what_is_no_history_is_refused_with_the_line(
+def test_an_invalid_history_file_is_an_error_that_names_the_line(
     tmp_path: Path, text: str, complaint: str
 ) -> None:
     file = tmp_path / "bad.jsonl"

@@ -1,4 +1,4 @@
-"""A committed lockstep run: every report is answered, and no answer can be taken away unnoticed."""
+"""A committed lockstep run: every report is answered, and a removed answer is found."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,13 @@ ENDS = [index for index, decision in enumerate(DECISIONS) if not decision.operat
 
 
 def test_the_lockstep_history_is_identical_and_closed() -> None:
-    verdict = audit(LOCKSTEP)
-    assert verdict.finding is None
-    assert verdict.closed
-    assert len(ENDS) < verdict.decisions == len(DECISIONS)
+    result = audit(LOCKSTEP)
+    assert result.finding is None
+    assert result.closed
+    assert len(ENDS) < result.decisions == len(DECISIONS)
 
 
-def test_each_of_its_reports_has_one_end_of_an_answer_as_its_last_decision() -> None:
+def test_the_last_decision_of_every_report_ends_its_answer() -> None:
     reports = [decode(SeedReport, record.value).seq for record in LOCKSTEP.reports]
     assert [DECISIONS[index].seq for index in ENDS] == reports
     assert {decision.seq: decision for decision in DECISIONS} == {

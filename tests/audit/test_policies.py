@@ -1,4 +1,4 @@
-"""A committed real run under every policy: each of its decisions is derived again."""
+"""A committed real run under every policy: all its decisions are derived again."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +14,16 @@ from tests.audit.tampering import changed, forged
 FOLDER = Path(__file__).parent / "histories" / "policies"
 
 
-def test_there_is_a_history_of_every_policy() -> None:
+def test_every_policy_has_a_history() -> None:
     assert {file.stem for file in FOLDER.glob("*.jsonl")} == set(POLICIES)
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-def test_the_history_of_a_policy_is_identical_and_its_trials_taught_something(name: str) -> None:
+def test_the_history_of_a_policy_is_identical_and_has_finished_trials(name: str) -> None:
     history = read_history(FOLDER / f"{name}.jsonl")
-    verdict = audit(history)
-    assert verdict.identical, str(verdict)
-    assert verdict.closed
+    result = audit(history)
+    assert result.identical, str(result)
+    assert result.closed
     run_config = decode(SeedReport, history.reports[0].value).run_config
     decisions = [decode(AdaptationDecision, record.value) for record in history.decisions]
     assert run_config is not None
@@ -34,8 +34,8 @@ def test_the_history_of_a_policy_is_identical_and_its_trials_taught_something(na
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-def test_under_every_policy_a_contribution_that_was_changed_is_found_out(name: str) -> None:
-    """Also where every digest in the record was made to fit."""
+def test_a_changed_contribution_is_found_under_every_policy(name: str) -> None:
+    """The digests in the records are forged to match."""
     history = read_history(FOLDER / f"{name}.jsonl")
     reports = [decode(SeedReport, record.value) for record in history.reports]
     measured = next(

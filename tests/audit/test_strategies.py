@@ -1,4 +1,4 @@
-"""A committed real run in which each strategy decides: each of its decisions is derived again."""
+"""A committed real run for every strategy: all its decisions are derived again."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,23 +26,23 @@ DOES = {
     Strategy.SPECIALIZE: Fossilize,
     Strategy.ENSEMBLE: Reweight,
 }
-"""An operation that only a strategy that truly worked comes to."""
+"""An operation that a run contains only if the strategy took effect."""
 
 
-def test_there_is_a_history_of_every_strategy() -> None:
+def test_every_strategy_has_a_history() -> None:
     assert {file.stem for file in FOLDER.glob("*.jsonl")} == set(Strategy)
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_the_history_of_a_strategy_is_identical_and_it_decided_in_it(strategy: Strategy) -> None:
+def test_the_history_of_a_strategy_is_identical_and_has_its_decisions(strategy: Strategy) -> None:
     history = read_history(FOLDER / f"{strategy}.jsonl")
-    verdict = audit(history)
-    assert verdict.identical, str(verdict)
-    assert verdict.closed
+    result = audit(history)
+    assert result.identical, str(result)
+    assert result.closed
     decisions = [decode(AdaptationDecision, record.value) for record in history.decisions]
     of_it = [decision for decision in decisions if decision.strategy is strategy]
-    operations = [each for decision in of_it for each in decision.operations]
-    assert any(isinstance(each, DOES[strategy]) for each in operations)
+    operations = [operation for decision in of_it for operation in decision.operations]
+    assert any(isinstance(operation, DOES[strategy]) for operation in operations)
     for decision in of_it:
         assert decision.course is not None
         assert decision.course.strategy is strategy
@@ -50,8 +50,8 @@ def test_the_history_of_a_strategy_is_identical_and_it_decided_in_it(strategy: S
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_another_course_in_a_decision_is_found_out(strategy: Strategy) -> None:
-    """Also where the digest in the record was made to fit."""
+def test_a_changed_course_in_a_decision_is_found(strategy: Strategy) -> None:
+    """The digest in the record is forged to match."""
     history = read_history(FOLDER / f"{strategy}.jsonl")
     decisions = [decode(AdaptationDecision, record.value) for record in history.decisions]
     place = next(place for place, decision in enumerate(decisions) if decision.strategy is strategy)
@@ -65,7 +65,7 @@ def test_another_course_in_a_decision_is_found_out(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_an_alpha_that_was_changed_in_a_report_is_found_out(strategy: Strategy) -> None:
+def test_a_changed_alpha_in_a_report_is_found(strategy: Strategy) -> None:
     history = read_history(FOLDER / f"{strategy}.jsonl")
     reports = [decode(SeedReport, record.value) for record in history.reports]
     place = next(place for place, report in enumerate(reports) if report.seeds)

@@ -24,14 +24,14 @@ many = settings(max_examples=80, deadline=None, suppress_health_check=list(Healt
 
 
 def flipped(record: Record, place: float, flip: int) -> bytes:
-    """The record's value with some bits of one byte turned over."""
+    """Return the record's value with bits of one byte flipped."""
     value = bytearray(record.value or b"")
     value[int(place * len(value))] ^= flip
     return bytes(value)
 
 
 def with_record(history: RunRecords, index: int, record: Record) -> RunRecords:
-    """The history with one record, counted from the first report on, in place of another."""
+    """Return the records with the one at an index replaced, counting reports first."""
     reports = len(history.reports)
     if index < reports:
         return replace(history, reports=changed(history.reports, index, record))
@@ -39,13 +39,13 @@ def with_record(history: RunRecords, index: int, record: Record) -> RunRecords:
 
 
 def test_the_honest_history_is_identical_and_closed() -> None:
-    verdict = audit(HONEST)
-    assert verdict.finding is None
-    assert verdict.closed
-    assert verdict.decisions == len(HONEST.decisions) >= 3
+    result = audit(HONEST)
+    assert result.finding is None
+    assert result.closed
+    assert result.decisions == len(HONEST.decisions) >= 3
 
 
-def test_the_tampered_histories_are_the_honest_one_with_one_change() -> None:
+def test_each_tampered_history_differs_from_the_honest_one_in_one_change() -> None:
     for name, history in tampered(HONEST):
         assert read_history(HISTORIES / name) == history, (
             f"{name} is out of date: run `python -m tests.audit.histories.make`"
@@ -68,10 +68,10 @@ def test_one_changed_byte_of_any_record_is_found_at_that_record(
 
 @many
 @given(records, places, flips, st.booleans())
-def test_one_changed_byte_is_found_when_the_event_id_was_made_to_fit_or_removed(
+def test_one_changed_byte_with_a_forged_or_removed_event_id_is_found(
     index: int, place: float, flip: int, headers: bool
 ) -> None:
-    """What remains against the careful is the chain of decisions, which covers every report."""
+    """The hash chain of decisions covers every report and reveals the change."""
     history = HONEST if headers else bare(HONEST)
     fake = forged(RECORDS[index], flipped(RECORDS[index], place, flip))
     if not headers:
@@ -91,8 +91,8 @@ def test_no_record_can_be_dropped(index: int) -> None:
     assert audit(shorter).finding is not None
 
 
-def test_a_history_cut_short_everywhere_at_once_is_seen_to_be_unsealed() -> None:
-    """Reports and decisions that end together are a run that went no further."""
+def test_a_history_without_its_last_reports_and_decisions_is_unsealed() -> None:
+    """Without later records this equals a run that stopped there."""
     seals = audit(replace(HONEST, reports=HONEST.reports[:-1], decisions=HONEST.decisions[:-1]))
     assert seals.identical
     assert not seals.closed

@@ -1,4 +1,4 @@
-"""The file store."""
+"""The file store, on a temporary directory."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from esper.topics.codec import sha256_of
 KERNEL_ID = sha256_of(b"the plan")
 
 
-def test_what_was_put_is_got_from_anywhere_the_store_is_mounted(tmp_path: Path) -> None:
+def test_a_location_is_valid_wherever_the_store_is_mounted(tmp_path: Path) -> None:
     location = open_store(f"file:{tmp_path / 'here'}").put(KERNEL_ID, b"bytes")
     (tmp_path / "here").rename(tmp_path / "there")
     assert open_store(f"file:{tmp_path / 'there'}").get(location) == b"bytes"
     assert str(tmp_path) not in location
 
 
-def test_the_same_bytes_have_one_location_and_others_another(tmp_path: Path) -> None:
+def test_locations_are_equal_for_equal_bytes_only(tmp_path: Path) -> None:
     store = open_store(f"file:{tmp_path}")
     first = store.put(KERNEL_ID, b"bytes")
     assert store.put(KERNEL_ID, b"bytes") == first
@@ -25,7 +25,7 @@ def test_the_same_bytes_have_one_location_and_others_another(tmp_path: Path) -> 
     assert store.get(first) == b"bytes"
 
 
-def test_putting_again_mends_a_file_that_was_altered(tmp_path: Path) -> None:
+def test_put_overwrites_an_altered_file(tmp_path: Path) -> None:
     store = open_store(f"file:{tmp_path}")
     location = store.put(KERNEL_ID, b"bytes")
     next(tmp_path.rglob("*.safetensors")).write_bytes(b"altered")
@@ -33,7 +33,7 @@ def test_putting_again_mends_a_file_that_was_altered(tmp_path: Path) -> None:
     assert store.get(location) == b"bytes"
 
 
-def test_nothing_but_whole_artifacts_is_left_behind(tmp_path: Path) -> None:
+def test_put_leaves_no_temporary_file(tmp_path: Path) -> None:
     open_store(f"file:{tmp_path}").put(KERNEL_ID, b"bytes")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.suffix for path in files] == [".safetensors"]
@@ -53,12 +53,12 @@ def test_nothing_but_whole_artifacts_is_left_behind(tmp_path: Path) -> None:
         f"file:{KERNEL_ID}/{KERNEL_ID}",
     ],
 )
-def test_what_is_no_location_of_the_store_is_missing(tmp_path: Path, location: str) -> None:
+def test_an_invalid_location_is_missing(tmp_path: Path, location: str) -> None:
     with pytest.raises(KernelMissing):
         open_store(f"file:{tmp_path}").get(location)
 
 
-def test_a_file_outside_the_store_cannot_be_named(tmp_path: Path) -> None:
+def test_a_location_cannot_address_a_file_outside_the_store(tmp_path: Path) -> None:
     (tmp_path / "outside.safetensors").write_bytes(b"secret")
     store = open_store(f"file:{tmp_path / 'store'}")
     store.ping()
@@ -67,7 +67,7 @@ def test_a_file_outside_the_store_cannot_be_named(tmp_path: Path) -> None:
             store.get(f"file:{name}")
 
 
-def test_an_id_that_is_no_kernel_id_names_no_file(tmp_path: Path) -> None:
+def test_an_invalid_kernel_id_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no kernel id"):
         open_store(f"file:{tmp_path}").put("../escape", b"bytes")
 
@@ -82,6 +82,6 @@ def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "file:", "s3://bucket", "memory:", "/var/kernels"])
-def test_a_url_of_no_known_store_is_refused(url: str) -> None:
+def test_an_unknown_store_url_is_refused(url: str) -> None:
     with pytest.raises(StoreUrlInvalid, match="ESPER_STORE_URL"):
         open_store(url)

@@ -12,13 +12,13 @@ KERNEL_ID = sha256_of(b"the plan")
 ARTIFACT = bytes(range(256)) * 4096
 
 
-def test_what_was_put_is_got_by_another_client(redis_url: str) -> None:
+def test_another_client_gets_the_stored_bytes(redis_url: str) -> None:
     location = open_store(redis_url).put(KERNEL_ID, ARTIFACT)
     assert open_store(redis_url).get(location) == ARTIFACT
     assert redis_url not in location
 
 
-def test_a_location_that_was_never_put_is_missing(redis_url: str) -> None:
+def test_an_unused_location_is_missing(redis_url: str) -> None:
     store = open_store(redis_url)
     store.ping()
     with pytest.raises(KernelMissing):
@@ -27,7 +27,7 @@ def test_a_location_that_was_never_put_is_missing(redis_url: str) -> None:
         store.get("redis:another-key")
 
 
-def test_a_server_that_is_not_there_is_unavailable_and_keeps_its_password_to_itself() -> None:
+def test_an_unreachable_server_is_unavailable_and_its_password_is_not_shown() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,7 +47,7 @@ def test_a_malformed_url_is_refused() -> None:
         open_store("redis://host:port/0")
 
 
-def test_what_was_copied_from_one_store_to_another_lies_there_by_the_same_name(
+def test_a_copied_artifact_has_the_same_name_in_the_other_store(
     redis_url: str, tmp_path: Path
 ) -> None:
     file_url = f"file:{tmp_path}"

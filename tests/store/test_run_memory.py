@@ -29,14 +29,12 @@ def memory(redis_url: str) -> RedisRunMemory:
     return RedisRunMemory(redis_url)
 
 
-def test_a_family_of_which_no_run_was_folded_knows_nothing(
-    memory: RedisRunMemory, family: str
-) -> None:
+def test_an_unknown_family_is_empty(memory: RedisRunMemory, family: str) -> None:
     assert memory.read(family) == FamilyMemory()
     assert family not in memory.families()
 
 
-def test_what_was_folded_is_read_by_another_client(
+def test_another_client_reads_the_folded_run(
     memory: RedisRunMemory, redis_url: str, family: str
 ) -> None:
     assert memory.fold(family, LEARNT, run_id="one", at_ms=5)
@@ -70,7 +68,9 @@ runs = st.lists(
 
 @settings(max_examples=15, deadline=None)
 @given(runs)
-def test_redis_holds_what_the_value_says(redis_url: str, history: list[list[MemoryUpdate]]) -> None:
+def test_redis_holds_the_same_memory_as_the_pure_fold(
+    redis_url: str, history: list[list[MemoryUpdate]]
+) -> None:
     memory, family = RedisRunMemory(redis_url), f"family-{secrets.token_hex(4)}"
     value = FamilyMemory()
     for number, learnt in enumerate(history):
@@ -79,12 +79,12 @@ def test_redis_holds_what_the_value_says(redis_url: str, history: list[list[Memo
     assert memory.read(family) == value
 
 
-def test_many_writers_at_once_lose_no_run_and_count_none_twice(redis_url: str, family: str) -> None:
-    """Each run comes twice, from clients of their own, as after a worker that was killed."""
+def test_concurrent_writers_lose_no_run_and_count_no_run_twice(redis_url: str, family: str) -> None:
+    """Each run is folded twice by separate clients, as after a killed worker."""
     names = [f"run-{number % 20}" for number in range(40)]
 
     def fold(name: str) -> bool:
-        # An arm of its own is discounted by no other run: what it weighs tells how often it came.
+        # Each run has its own arm, so that the arm's weight shows how often the run was counted.
         learnt = [MemoryUpdate(f"vector:{name.removeprefix('run-')}1>4", "a", 3, 0.5)]
         return RedisRunMemory(redis_url).fold(family, learnt, run_id=name, at_ms=1)
 
@@ -96,7 +96,7 @@ def test_many_writers_at_once_lose_no_run_and_count_none_twice(redis_url: str, f
     assert [arm.weight for arm in found.arms.values()] == [3.0] * 20
 
 
-def test_a_family_is_kept_for_so_long_after_its_last_run(redis_url: str, family: str) -> None:
+def test_a_family_expires_kept_days_after_its_last_run(redis_url: str, family: str) -> None:
     client, memory = Redis.from_url(redis_url), RedisRunMemory(redis_url, kept_days=1)
     memory.fold(family, LEARNT, run_id="one", at_ms=5)
     client.pexpire(KEY_PREFIX + family, 60_000)
@@ -104,7 +104,7 @@ def test_a_family_is_kept_for_so_long_after_its_last_run(redis_url: str, family:
     assert 86_300_000 < client.pttl(KEY_PREFIX + family) <= 86_400_000
 
 
-def test_what_is_forgotten_in_the_value_is_dropped_from_the_hash(
+def test_a_forgotten_arm_is_deleted_from_the_hash(
     redis_url: str, memory: RedisRunMemory, family: str
 ) -> None:
     memory.fold(family, [MemoryUpdate(CONV, "once", 1, 0.5)], run_id="first", at_ms=0)
@@ -114,7 +114,7 @@ def test_what_is_forgotten_in_the_value_is_dropped_from_the_hash(
     assert sorted(fields) == [f"{CONV} again", "runs", "schema"]
 
 
-def test_a_family_that_is_dropped_is_gone(memory: RedisRunMemory, family: str) -> None:
+def test_a_forgotten_family_is_empty(memory: RedisRunMemory, family: str) -> None:
     memory.fold(family, LEARNT, run_id="one", at_ms=5)
     assert memory.forget(family)
     assert not memory.forget(family)
@@ -134,7 +134,7 @@ def test_a_family_that_is_dropped_is_gone(memory: RedisRunMemory, family: str) -
         ({"schema": "1", "runs": "{", f"{CONV} a": "[1.0, 0.5, 0]"}, "is damaged"),
     ],
 )
-def test_what_is_of_another_version_is_refused_in_words_and_left_as_it_is(
+def test_another_schema_is_an_error_with_the_remedy_and_is_not_changed(
     redis_url: str, memory: RedisRunMemory, family: str, fields: dict[str, str], what: str
 ) -> None:
     client = Redis.from_url(redis_url, decode_responses=True)
@@ -147,7 +147,7 @@ def test_what_is_of_another_version_is_refused_in_words_and_left_as_it_is(
     assert memory.forget(family)
 
 
-def test_a_key_that_is_no_hash_is_refused_in_words(
+def test_a_key_of_another_type_is_an_error(
     redis_url: str, memory: RedisRunMemory, family: str
 ) -> None:
     Redis.from_url(redis_url).set(KEY_PREFIX + family, "a string")
@@ -157,7 +157,7 @@ def test_a_key_that_is_no_hash_is_refused_in_words(
         memory.fold(family, LEARNT, run_id="one", at_ms=5)
 
 
-def test_a_server_that_is_not_there_is_said_to_be_so_at_once(family: str) -> None:
+def test_an_unreachable_server_is_unavailable_within_a_second(family: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -168,20 +168,20 @@ def test_a_server_that_is_not_there_is_said_to_be_so_at_once(family: str) -> Non
         lambda: memory.forget(family),
         memory.families,
     ):
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(StoreUnavailable, match=str(port)) as failure:
             call()
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - started < 1.0
         assert "secret" not in str(failure.value)
 
 
-def test_a_server_that_never_answers_is_waited_for_once(family: str) -> None:
+def test_a_silent_server_is_waited_for_once(family: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         memory = RedisRunMemory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="imeout"):
             memory.fold(family, LEARNT, run_id="one", at_ms=5)
-        assert time.monotonic() - begun < 1.5 * ANSWER_TIMEOUT_S
+        assert time.monotonic() - started < 1.5 * ANSWER_TIMEOUT_S
 
 
 def test_a_malformed_url_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Topics of a test alone on the session's broker, and what is said and heard there."""
+"""Topics of a single test on the session's broker, and helpers to produce and consume."""
 
 import asyncio
 import secrets
@@ -30,16 +30,16 @@ def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-class Heard(list[Record]):
-    """What a follower was given."""
+class Consumed(list[Record]):
+    """The records that a consumer delivered."""
 
     def seqs(self) -> list[int]:
-        """The sequence numbers, repeats of a record left out."""
+        """Return the sequence numbers without repeats."""
         return list(dict.fromkeys(decode(SeedReport, record.value).seq for record in self))
 
 
 def neighbour_of(run_id: str) -> str:
-    """Another run, whose records are in the same partition."""
+    """Return the id of another run whose records are in the same partition."""
     partition = partition_of(run_id.encode(), PARTITIONS)
     names = (f"neighbour-{number}" for number in range(1000))
     return next(name for name in names if partition_of(name.encode(), PARTITIONS) == partition)
@@ -59,7 +59,7 @@ def servers(kafka: Any) -> str:
 
 @pytest.fixture
 def topic(servers: str) -> Topic:
-    """A topic of this test alone, with its dead letters."""
+    """A topic of this test, with its dead-letter topic."""
     name = f"bus-{secrets.token_hex(4)}"
     limit = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
     made = Topic(name, SeedReport, "run_id", PARTITIONS, Cleanup.DELETE, "Reports of a test.")
@@ -76,8 +76,8 @@ def bus(servers: str) -> Iterator[Bus]:
 
 
 @contextmanager
-def away(kafka: Any) -> Iterator[None]:
-    """The broker is stopped inside; it comes back with its address and its data."""
+def outage(kafka: Any) -> Iterator[None]:
+    """Stop the broker inside the block; start it again with the same address and data."""
     kafka.stop()
     try:
         yield

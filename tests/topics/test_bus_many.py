@@ -1,4 +1,4 @@
-"""Publishing many events at once, and finding one record among many, on a real broker."""
+"""Publish many events together, and find one record among many, on a real broker."""
 
 import asyncio
 import threading
@@ -22,16 +22,16 @@ from esper.topics.bus import (
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
 from esper.topics.codec import Headers, decode
 from esper.topics.models import SeedReport
-from tests.topics.conftest import PARTITIONS, Heard, away, eventually, neighbour_of, report
+from tests.topics.conftest import PARTITIONS, Consumed, eventually, neighbour_of, outage, report
 
 
 def publish_all(servers: str, topic: Topic, reports: list[SeedReport]) -> None:
-    """Publish from an event loop, as the workers do."""
+    """Publish from an event loop, as workers do."""
 
     async def publish() -> None:
         producer = Producer(servers, source="/esper/test")
         try:
-            await producer.publish_all(topic, [TracedEvent(each) for each in reports])
+            await producer.publish_all(topic, [TracedEvent(event) for event in reports])
         finally:
             await producer.stop()
 
@@ -46,61 +46,61 @@ def test_many_events_are_published_in_order_within_each_key(servers: str, topic:
 
 
 class WatchedProducer(Producer):
-    """A producer that counts how many records it has under way, of each key and of all."""
+    """A producer that counts its pending records, by key and in total."""
 
     def __init__(self, servers: str) -> None:
         super().__init__(servers, source="/esper/test")
-        self._under_way: Counter[bytes | None] = Counter()
-        self.most_of_a_key = 0
-        self.most_of_all = 0
+        self._pending: Counter[bytes | None] = Counter()
+        self.most_pending_of_a_key = 0
+        self.most_pending = 0
 
     async def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
     ) -> RecordPosition:
-        self._under_way[key] += 1
-        self.most_of_a_key = max(self.most_of_a_key, *self._under_way.values())
-        self.most_of_all = max(self.most_of_all, self._under_way.total())
+        self._pending[key] += 1
+        self.most_pending_of_a_key = max(self.most_pending_of_a_key, *self._pending.values())
+        self.most_pending = max(self.most_pending, self._pending.total())
         try:
             return await super().send(topic, key, value, headers)
         finally:
-            self._under_way[key] -= 1
+            self._pending[key] -= 1
 
 
-def test_keys_go_side_by_side_and_of_a_key_one_record_waits_for_the_one_before(
+def test_keys_are_sent_concurrently_and_records_of_a_key_one_after_another(
     servers: str, topic: Topic
 ) -> None:
     async def publish() -> WatchedProducer:
         producer = WatchedProducer(servers)
         reports = [report(run, seq) for seq in range(5) for run in ("a", "b", "c")]
-        await producer.publish_all(topic, [TracedEvent(each) for each in reports])
+        await producer.publish_all(topic, [TracedEvent(event) for event in reports])
         await producer.stop()
         return producer
 
     watched = asyncio.run(publish())
-    assert watched.most_of_a_key == 1
-    assert watched.most_of_all == 3
+    assert watched.most_pending_of_a_key == 1
+    assert watched.most_pending == 3
 
 
-def test_an_outage_leaves_no_hole_and_no_disorder_within_a_key(
+def test_an_outage_leaves_no_gap_and_no_disorder_within_a_key(
     kafka: Any, servers: str, topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client library gives records up here, so that the producer sends them again."""
+    """The short timeout makes the client library fail, so that `Producer` retries."""
     monkeypatch.setattr("esper.topics.bus.producer.REQUEST_TIMEOUT_S", 0.3)
     runs = [f"run-{number}" for number in range(6)]
     reports = [report(run, seq) for seq in range(40) for run in runs]
     publishing = threading.Thread(target=publish_all, args=(servers, topic, reports))
     publishing.start()
     eventually(lambda: read_topic(servers, topic.name))
-    with away(kafka):
+    with outage(kafka):
         time.sleep(2.0)
     publishing.join(60)
     assert not publishing.is_alive()
     for run in runs:
-        first = Heard(read_topic(servers, topic.name, key=run.encode())).seqs()
-        assert first == list(range(40)), "the first time that each is there, repeats left out"
+        first = Consumed(read_topic(servers, topic.name, key=run.encode())).seqs()
+        assert first == list(range(40)), "order of first occurrences"
 
 
-def test_an_event_that_is_too_large_is_unpublishable_and_what_follows_it_is_not_sent(
+def test_an_event_that_is_too_large_is_an_error_and_later_events_of_its_key_are_not_sent(
     servers: str, topic: Topic
 ) -> None:
     wide = report("run", 0).model_copy(update={"run_id": "r" * (MAX_MESSAGE_BYTES + 1)})
@@ -111,7 +111,7 @@ def test_an_event_that_is_too_large_is_unpublishable_and_what_follows_it_is_not_
     assert read_topic(servers, topic.name) == []
 
 
-def test_a_record_is_found_in_the_part_of_a_partition_that_is_asked_for(
+def test_a_record_is_found_only_inside_the_offset_range(
     servers: str, bus: Bus, topic: Topic
 ) -> None:
     neighbour = neighbour_of("mine")
@@ -124,7 +124,7 @@ def test_a_record_is_found_in_the_part_of_a_partition_that_is_asked_for(
         span = OffsetRange(topic.name, partition, start, stop)
         found = asyncio.run(
             find_record(
-                servers, span, b"mine", lambda each: decode(SeedReport, each.value).seq == seq
+                servers, span, b"mine", lambda record: decode(SeedReport, record.value).seq == seq
             )
         )
         return found.offset if found else None

@@ -53,7 +53,7 @@ def test_reports_and_decisions_of_a_run_are_in_partitions_of_the_same_number() -
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
-def test_every_topic_has_dead_letters_kept_by_age(topic: Topic) -> None:
+def test_every_topic_has_a_dead_letter_topic_with_a_retention_time(topic: Topic) -> None:
     spec = SPECS[f"{topic.name}.dlq"]
     assert spec.name == topic.dead_letters
     assert spec.partitions == 1
@@ -64,7 +64,7 @@ def test_every_topic_has_dead_letters_kept_by_age(topic: Topic) -> None:
 def test_a_changelog_has_the_name_that_faust_gives_it_and_the_partitions_of_its_source(
     table: Table, tmp_path: Path
 ) -> None:
-    """A changelog that is missing, or has another count, makes Faust lose every record."""
+    """A missing changelog, or another partition count, makes Faust lose every record."""
     app = make_app(table.app, bootstrap_servers="nowhere:1", data_dir=tmp_path / "data")
     faust_topic = bytes_table(app, table.name, table.source.partitions).changelog_topic
     assert list(faust_topic.topics) == [table.changelog]
@@ -78,5 +78,5 @@ def test_no_name_appears_twice() -> None:
     assert len(names) == len(set(names))
 
 
-def test_compacted_topics_have_no_age_limit() -> None:
+def test_compacted_topics_have_no_retention_time() -> None:
     assert "retention.ms" not in dict(SPECS["kernel-ready"].config)

@@ -1,4 +1,4 @@
-"""The codec: one canonical form for each event, and clear words for what is none."""
+"""The codec: one canonical form for each event, and errors that name the invalid field."""
 
 import math
 import os
@@ -43,7 +43,7 @@ few = settings(max_examples=40, deadline=None, suppress_health_check=list(Health
 
 
 def altered(event: Event, **changes: Any) -> bytes:
-    """The JSON of an event with fields changed, or left out where the change is `...`."""
+    """Return the JSON of an event with fields changed, or without a field changed to `...`."""
     fields = orjson.loads(encode(event)) | changes
     return orjson.dumps({name: value for name, value in fields.items() if value is not ...})
 
@@ -53,7 +53,7 @@ def altered(event: Event, **changes: Any) -> bytes:
 
 @few
 @given(any_event)
-def test_what_is_decoded_is_what_was_encoded(event: Event) -> None:
+def test_decoding_inverts_encoding(event: Event) -> None:
     value = encode(event)
     decoded = decode(type(event), value)
     assert decoded == event
@@ -62,7 +62,7 @@ def test_what_is_decoded_is_what_was_encoded(event: Event) -> None:
 
 @few
 @given(any_event)
-def test_keys_are_sorted_at_every_depth_and_there_is_no_white_space(event: Event) -> None:
+def test_encoded_keys_are_sorted_at_every_depth_without_white_space(event: Event) -> None:
     value = encode(event)
     assert orjson.dumps(orjson.loads(value), option=orjson.OPT_SORT_KEYS) == value
     assert list(orjson.loads(value)) == sorted(orjson.loads(value))
@@ -111,7 +111,7 @@ def test_equal_events_have_equal_bytes_in_every_process() -> None:
 
 
 def test_the_bytes_of_a_known_report_never_change() -> None:
-    """Digests of old records must stay what they are: a history is audited years later."""
+    """Histories are audited years later, so digests of old records must not change."""
     report = SeedReport(run_id="digits", seq=0, step=0, probe_loss=1e-07)
     assert encode(report) == (
         b'{"closing":false,"kernels":[],"outcomes":[],"probe_loss":1e-7,"refusals":[],'
@@ -128,7 +128,7 @@ def test_a_report_of_contract_2_is_read_with_its_run_config() -> None:
     assert decode(SeedReport, encode(report).replace(b'"run_config"', b'"opening"')) == report
 
 
-def test_a_linear_ramp_leaves_the_bytes_of_a_plant_as_they_were_before_there_were_others() -> None:
+def test_a_linear_ramp_is_left_out_of_the_bytes() -> None:
     plant = Plant(
         site="fc1", slot=0, kernel_id="0" * 64, blueprint_id="film", alpha=1.0, ramp_steps=50
     )
@@ -138,7 +138,7 @@ def test_a_linear_ramp_leaves_the_bytes_of_a_plant_as_they_were_before_there_wer
     assert orjson.loads(encode(cosine)) == orjson.loads(encode(plant)) | {"ramp": "cosine"}
 
 
-# -- what is accepted ---------------------------------------------------------------------------
+# -- accepted ---------------------------------------------------------------------------
 
 
 @few
@@ -179,11 +179,11 @@ def test_a_missing_required_field_is_an_error_that_names_it(
         decode(model, altered(event, **{field: ...}))
 
 
-# -- what is refused ----------------------------------------------------------------------------
+# -- refused ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("value", "complaint"),
+    ("value", "message"),
     [
         (None, "the record has no value"),
         (b"", "Invalid JSON"),
@@ -196,8 +196,8 @@ def test_a_missing_required_field_is_an_error_that_names_it(
         (b"null", "should be an object"),
     ],
 )
-def test_what_is_no_event_is_refused_in_words(value: bytes | None, complaint: str) -> None:
-    with pytest.raises(Undecodable, match=f"^SeedReport: .*{complaint}"):
+def test_invalid_json_is_an_error_that_names_the_cause(value: bytes | None, message: str) -> None:
+    with pytest.raises(Undecodable, match=f"^SeedReport: .*{message}"):
         decode(SeedReport, value)
 
 
@@ -227,14 +227,14 @@ def test_a_value_of_another_type_or_range_is_an_error_that_names_the_field(
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
-def test_numbers_that_are_not_finite_are_refused_on_read(number: str) -> None:
+def test_non_finite_numbers_are_refused_on_read(number: str) -> None:
     value = f'{{"run_id":"a","seq":0,"step":0,"train_loss":{number}}}'.encode()
     with pytest.raises(Undecodable, match="train_loss: Input should be a finite number"):
         decode(SeedReport, value)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_not_finite_are_refused_where_an_event_is_made(number: float) -> None:
+def test_non_finite_numbers_are_refused_in_constructors(number: float) -> None:
     with pytest.raises(ValidationError, match="finite"):
         SeedReport(run_id="a", seq=0, step=0, probe_loss=number)
     with pytest.raises(ValidationError, match="finite"):
@@ -249,8 +249,8 @@ def test_an_operation_without_its_kind_is_refused() -> None:
 
 @few
 @given(st.integers() | st.floats(), st.sampled_from(("seq", "step", "train_loss")))
-def test_whatever_number_is_read_can_be_written_again(number: float, field: str) -> None:
-    """An integer of a thousand bits must not pass the gate and break the writer behind it."""
+def test_every_decoded_number_can_be_encoded(number: float, field: str) -> None:
+    """An integer of a thousand bits must fail in `decode`, not later in `encode`."""
     text = str(number).replace("nan", "NaN").replace("inf", "Infinity")
     fields = {"run_id": '"a"', "seq": "0", "step": "0"} | {field: text}
     value = "{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}"
@@ -262,7 +262,7 @@ def test_whatever_number_is_read_can_be_written_again(number: float, field: str)
 
 
 @given(number=st.integers())
-def test_whatever_argument_a_blueprint_has_can_be_written_again(number: int) -> None:
+def test_every_decoded_blueprint_argument_can_be_encoded(number: int) -> None:
     node = f'{{"id":"mix","op":"linear","inputs":["x"],"args":{{"out":{number}}}}}'
     value = f'{{"blueprint_id":"b","kind":"vector","nodes":[{node}],"output":"mix"}}'.encode()
     try:
@@ -273,14 +273,14 @@ def test_whatever_argument_a_blueprint_has_can_be_written_again(number: int) -> 
     assert decode(Blueprint, encode(blueprint)) == blueprint
 
 
-def test_a_complaint_stays_short_however_long_the_names_are() -> None:
-    """It travels in a header of the dead letter."""
+def test_an_error_stays_short_for_long_field_names() -> None:
+    """The error becomes a header of the dead letter."""
     args = {"a" * 1_000_000: 1}
     node = {"id": "mix", "op": "linear", "inputs": ["x"], "args": args}
     value = {"blueprint_id": "b", "kind": "vector", "nodes": [node], "output": "mix"}
-    with pytest.raises(Undecodable) as complaint:
+    with pytest.raises(Undecodable) as message:
         decode(Blueprint, orjson.dumps(value))
-    assert len(str(complaint.value)) < 500
+    assert len(str(message.value)) < 500
 
 
 def test_events_are_frozen() -> None:
@@ -313,9 +313,9 @@ def test_the_same_value_has_the_same_event_id() -> None:
 
 
 def test_a_given_traceparent_is_passed_on() -> None:
-    given_one = new_traceparent()
-    headers = cloud_event_headers("SeedReport", b"{}", source="/a", traceparent=given_one)
-    assert traceparent_of(headers) == given_one
+    parent = new_traceparent()
+    headers = cloud_event_headers("SeedReport", b"{}", source="/a", traceparent=parent)
+    assert traceparent_of(headers) == parent
 
 
 def test_without_headers_there_is_no_traceparent() -> None:
@@ -341,7 +341,7 @@ def test_a_child_is_another_span_of_the_same_trace() -> None:
         f"00-{'1' * 31}-{'1' * 16}-01",
     ],
 )
-def test_the_child_of_what_is_no_traceparent_starts_a_trace(parent: str | None) -> None:
+def test_the_child_of_an_invalid_traceparent_starts_a_trace(parent: str | None) -> None:
     version, trace, span, flags = child_traceparent(parent).split("-")
     assert (version, flags) == ("00", "01")
     assert int(trace, 16) and len(trace) == 32
@@ -349,6 +349,5 @@ def test_the_child_of_what_is_no_traceparent_starts_a_trace(parent: str | None) 
     assert parent is None or trace not in parent
 
 
-def test_every_topic_has_a_strategy_here() -> None:
-    """A new event is tested by adding its strategy to `tests/topics/events.py`."""
+def test_every_topic_has_a_strategy() -> None:
     assert {topic.model for topic in TOPICS} == set(EVENTS)

@@ -1,4 +1,4 @@
-"""The contract documents: generated, committed, and true of the events on the wire."""
+"""The contract documents are generated, committed, and match the events on the wire."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ SCHEMAS = schemas()
 
 
 def at(pointer: str) -> Any:
-    """What a reference within the document points to."""
+    """Return the target of a reference within the document."""
     found: Any = DOCUMENT
     for part in pointer.removeprefix("#/").split("/"):
         found = found[part]
@@ -42,7 +42,7 @@ def at(pointer: str) -> Any:
 
 
 def references(node: Any) -> Iterator[str]:
-    """All references below a node."""
+    """Yield all references below a node."""
     if isinstance(node, dict):
         for name, value in node.items():
             if name == "$ref" and isinstance(value, str):
@@ -69,7 +69,7 @@ def test_the_committed_contract_is_what_the_code_generates(tmp_path: Path) -> No
     assert not changed, REMEDY
 
 
-def test_the_command_writes_the_contract_and_says_what_it_wrote(
+def test_the_command_writes_the_contract_and_lists_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["esper.topics.asyncapi", str(tmp_path)])
@@ -150,7 +150,7 @@ def test_fields_types_bounds_and_defaults_are_part_of_a_shape() -> None:
     assert len({shape_digest(model) for model in shapes}) == len(shapes)
 
 
-# -- the schemas are true -----------------------------------------------------------------------
+# -- schemas -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -175,7 +175,9 @@ def test_every_event_on_the_wire_matches_its_schema(
 @pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.__name__)
 @settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_a_schema_requires_what_the_codec_requires(model: type[Event], data: st.DataObject) -> None:
+def test_a_schema_requires_the_same_fields_as_the_codec(
+    model: type[Event], data: st.DataObject
+) -> None:
     event = orjson.loads(encode(data.draw(EVENTS[model])))
     validator = Draft7Validator(SCHEMAS[model.__name__])
     for name, field in model.model_fields.items():
@@ -203,14 +205,14 @@ def test_the_document_has_the_parts_that_asyncapi_3_requires() -> None:
     assert DOCUMENT.keys() <= permitted | {"operations", "components"}
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_resolves() -> None:
     found = list(references(DOCUMENT))
     assert found
     for reference in found:
         assert at(reference), reference
 
 
-def test_every_topic_and_its_dead_letters_are_channels_as_the_broker_has_them() -> None:
+def test_every_topic_and_dead_letter_topic_is_a_channel_with_the_broker_s_configuration() -> None:
     specs = {spec.name: spec for spec in topic_specs()}
     assert DOCUMENT["channels"].keys() == (
         {topic.name for topic in TOPICS} | {topic.dead_letters for topic in TOPICS}
@@ -233,7 +235,7 @@ def test_every_operation_names_its_channel_and_a_message_of_that_channel() -> No
             assert message["$ref"].startswith(f"{channel}/messages/")
 
 
-def test_every_topic_is_sent_to_and_carries_its_event() -> None:
+def test_every_topic_has_a_producer_and_carries_its_event() -> None:
     sent = {operation.topic.name for operation in TOPIC_OPERATIONS if operation.action == "send"}
     for topic in TOPICS:
         assert topic.name in sent
@@ -244,7 +246,7 @@ def test_every_topic_is_sent_to_and_carries_its_event() -> None:
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
-def test_the_headers_we_send_match_those_of_the_document(topic: Any) -> None:
+def test_sent_headers_match_the_document(topic: Any) -> None:
     name = topic.model.__name__
     headers = cloud_event_headers(name, b"{}", source="/esper/test")
     schema = at(f"#/components/messages/{name}")["headers"]

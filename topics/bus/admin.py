@@ -1,4 +1,4 @@
-"""Creating the topics of the catalog, and seeing which there are."""
+"""Create the topics of the catalog, and list the topics of a broker."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ VISIBLE_TIMEOUT_S = 10.0
 
 
 def create_topics(bootstrap_servers: str, *, replication_factor: int = 1) -> list[str]:
-    """Create what is missing of the catalog and return the names of what was created.
+    """Create the catalog's missing topics and return their names.
 
     Raises:
         BrokerUnreachable: no broker answers.
-        TopicMismatch: a topic exists with another partition count; it is left as it is.
-        BusError: the broker refused to create a topic; the message names it and says why.
+        TopicMismatch: a topic exists with another partition count; it is not changed.
+        BusError: the broker refused to create a topic.
     """
     return create_topics_from(bootstrap_servers, list(topic_specs()), replication_factor)
 
@@ -29,12 +29,12 @@ def create_topics(bootstrap_servers: str, *, replication_factor: int = 1) -> lis
 def create_topics_from(
     bootstrap_servers: str, specs: list[TopicSpec], replication_factor: int = 1
 ) -> list[str]:
-    """Like `create_topics`, for topics other than the catalog's."""
+    """Create the missing topics of a list; see `create_topics`."""
     return asyncio.run(_create(bootstrap_servers, specs, replication_factor))
 
 
 async def partition_counts(bootstrap_servers: str) -> dict[str, int]:
-    """Return the partition count of every topic the broker has, by name.
+    """Return the partition count of every topic of the broker, by name.
 
     Raises:
         BrokerUnreachable: no broker answers.
@@ -65,7 +65,11 @@ async def _create(
         for name, code, *message in response.topic_errors:
             error = for_code(code)
             if code and error is not TopicAlreadyExistsError:
-                raise BusError(f"cannot create topic {name}: {message or error.__name__}")
+                why = message or error.__name__
+                raise BusError(
+                    f"the broker refused to create topic {name}: {why}; "
+                    "check its configuration and permissions"
+                )
         await _wait_until_visible(admin, specs)
         return [spec.name for spec in missing]
     finally:
@@ -87,7 +91,10 @@ async def _wait_until_visible(admin: AIOKafkaAdminClient, specs: list[TopicSpec]
     deadline = time.monotonic() + VISIBLE_TIMEOUT_S
     while missing := _missing(specs, await _partitions(admin)):
         if time.monotonic() > deadline:
-            raise BusError(f"topic {missing[0].name} was created but does not appear")
+            raise BusError(
+                f"topic {missing[0].name} was created but is missing from the broker's metadata "
+                f"after {VISIBLE_TIMEOUT_S:.0f} s; run `esper topics create` again"
+            )
         await asyncio.sleep(0.05)
 
 

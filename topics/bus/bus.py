@@ -1,4 +1,4 @@
-"""The bus for threads: an event loop on a thread of its own, behind a synchronous face."""
+"""The Kafka client for threads: a synchronous interface to an event loop on a second thread."""
 
 import asyncio
 import logging
@@ -26,41 +26,41 @@ T = TypeVar("T")
 Deliver = Callable[[Record], None]
 
 DISCONNECT_TIMEOUT_S = 0.5
-"""How long parting from the broker may take once nothing is under way."""
+"""Longest disconnect once no send is pending."""
 
 
 class StartOffset(Enum):
-    """From where a follower reads."""
+    """The offset from which a consumer reads."""
 
     EARLIEST = "earliest"
     LATEST = "latest"
 
 
 class Bus:
-    """Publishes without waiting and follows topics, while the caller's thread does other things.
+    """A producer and consumers that never block the caller's thread.
 
-    Callbacks given to `follow` run on the bus's thread and must return quickly.
+    The callbacks of `consume` run on the bus's thread and must return quickly.
     """
 
     def __init__(self, bootstrap_servers: str, *, source: str) -> None:
         self._bootstrap_servers = bootstrap_servers
-        self._publisher = Producer(bootstrap_servers, source=source)
+        self._producer = Producer(bootstrap_servers, source=source)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="esper-bus", daemon=True)
-        self._followers: list[Future[None]] = []
-        self._under_way: set[Future[RecordPosition]] = set()
+        self._consumers: list[Future[None]] = []
+        self._pending: set[Future[RecordPosition]] = set()
 
     @classmethod
     def connect(cls, bootstrap_servers: str, *, source: str) -> "Bus":
         """Return a connected bus.
 
         Raises:
-            BrokerUnreachable: no broker answered within five seconds.
+            BrokerUnreachable: no broker answered within `CONNECT_TIMEOUT_S`.
         """
         bus = cls(bootstrap_servers, source=source)
         bus._thread.start()
         try:
-            bus._submit(bus._publisher.start()).result()
+            bus._submit(bus._producer.start()).result()
         except BaseException:
             bus.close()
             raise
@@ -69,16 +69,17 @@ class Bus:
     def publish(
         self, topic: Topic, event: Event, *, traceparent: str | None = None
     ) -> "Future[RecordPosition]":
-        """Hand an event over and return at once; the future ends when the broker has it.
+        """Send an event; return a future of its record's position, set on acknowledgement.
 
-        While the broker is away the future stays pending. Cancelling it gives the event up. Events
-        handed over without waiting may be written in another order; who needs one waits.
+        The future stays pending while the broker is unreachable; cancel it to drop the event.
+        Events with pending futures may be written in another order: await a future before the next
+        call where order matters.
         """
-        return self._sent(self._publisher.publish(topic, event, traceparent=traceparent))
+        return self._sent(self._producer.publish(topic, event, traceparent=traceparent))
 
     def send(self, topic: str, key: bytes | None, value: bytes) -> "Future[RecordPosition]":
-        """Like `publish`, for bytes that are sent as they are."""
-        return self._sent(self._publisher.send(topic, key, value, ()))
+        """Send bytes unchanged; see `publish`."""
+        return self._sent(self._producer.send(topic, key, value, ()))
 
     def consume(
         self,
@@ -88,34 +89,35 @@ class Bus:
         key: bytes | None = None,
         start: StartOffset = StartOffset.LATEST,
     ) -> None:
-        """Call `deliver` with each record, of one key or of all, from `start` on, until `close`.
+        """Call `deliver` with each record from `start` on, of one key or of all, until `close`.
 
-        Returns when the position is fixed: a record written afterwards will be delivered. An
-        outage of the broker delays delivery and loses nothing.
+        Returns when the start offsets are known: records written afterwards are delivered. A broker
+        outage delays delivery and loses no record.
 
         Raises:
-            BrokerUnreachable, TopicMismatch: there is no broker, or no such topic.
+            BrokerUnreachable: no broker answers.
+            TopicMismatch: the topic does not exist.
         """
-        consumer = self._submit(self._position(topic, key, start)).result()
-        follower = self._submit(_deliver_all(consumer, deliver, key))
-        follower.add_done_callback(partial(_say_why, topic))
-        self._followers.append(follower)
+        consumer = self._submit(self._consumer_at(topic, key, start)).result()
+        delivery = self._submit(_deliver_all(consumer, deliver, key))
+        delivery.add_done_callback(partial(_log_failure, topic))
+        self._consumers.append(delivery)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Stop following, give what is under way `timeout_s` to arrive, and end the thread.
+        """Stop consuming, wait up to `timeout_s` for pending sends, and end the thread.
 
-        What has not arrived by then is given up, with a warning; its futures are cancelled.
+        Logs a warning and cancels the futures of sends that are still pending.
         """
         if not self._thread.is_alive():
             return
-        for follower in self._followers:
-            follower.cancel()
-        late = wait(self._under_way.copy(), timeout_s).not_done
-        if late:
-            log.warning("%d records are given up: the broker did not confirm them", len(late))
-        for sending in late:
+        for delivery in self._consumers:
+            delivery.cancel()
+        unsent = wait(self._pending.copy(), timeout_s).not_done
+        if unsent:
+            log.warning("dropped %d records: the broker did not acknowledge them", len(unsent))
+        for sending in unsent:
             sending.cancel()
-        self._submit(self._part()).result()
+        self._submit(self._disconnect()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -125,22 +127,22 @@ class Bus:
         finally:
             self._loop.close()
 
-    async def _part(self) -> None:
+    async def _disconnect(self) -> None:
         try:
             async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
-                await self._publisher.stop()
+                await self._producer.stop()
         except TimeoutError:
-            log.debug("the broker did not answer the farewell")
+            log.debug("the broker did not answer within %s s of closing", DISCONNECT_TIMEOUT_S)
         await _cancel_all()
 
-    async def _position(
+    async def _consumer_at(
         self, topic: str, key: bytes | None, start: StartOffset
     ) -> AIOKafkaConsumer:
         consumer = new_consumer(self._bootstrap_servers)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 partitions = await assign(consumer, self._bootstrap_servers, topic, key)
-                # Both wait until the broker has told the offsets.
+                # Both calls wait for the broker's answer with the offsets.
                 if start is StartOffset.EARLIEST:
                     await consumer.seek_to_beginning(*partitions)
                 else:
@@ -155,8 +157,8 @@ class Bus:
 
     def _sent(self, work: Coroutine[Any, Any, RecordPosition]) -> "Future[RecordPosition]":
         sending = self._submit(work)
-        self._under_way.add(sending)
-        sending.add_done_callback(self._under_way.discard)
+        self._pending.add(sending)
+        sending.add_done_callback(self._pending.discard)
         return sending
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
@@ -169,7 +171,7 @@ async def _deliver_all(consumer: AIOKafkaConsumer, deliver: Deliver, key: bytes 
             try:
                 message = await consumer.getone()
             except KafkaError as error:
-                log.warning("the broker does not answer (%s); trying again", error)
+                log.warning("the broker does not answer (%s); retrying", error)
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
             if key in (None, message.key):
@@ -178,10 +180,10 @@ async def _deliver_all(consumer: AIOKafkaConsumer, deliver: Deliver, key: bytes 
         await consumer.stop()
 
 
-def _say_why(topic: str, follower: "Future[None]") -> None:
-    """A follower ends only when it is cancelled, or when its callback fails."""
-    if not follower.cancelled() and (error := follower.exception()):
-        log.error("nothing follows %s any more: its callback failed", topic, exc_info=error)
+def _log_failure(topic: str, delivery: "Future[None]") -> None:
+    """Log why a consumer ended, unless it was cancelled: its callback failed."""
+    if not delivery.cancelled() and (error := delivery.exception()):
+        log.error("stopped consuming %s: its callback failed", topic, exc_info=error)
 
 
 async def _cancel_all() -> None:

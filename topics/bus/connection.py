@@ -1,4 +1,4 @@
-"""Connecting a client of the Kafka library: quickly, or with one error that says what to do."""
+"""Connect a client of the Kafka library within a few seconds, or raise one error."""
 
 import asyncio
 import logging
@@ -10,23 +10,23 @@ from esper.topics.bus.errors import BrokerUnreachable
 
 CONNECT_TIMEOUT_S = 5.0
 
-# The library writes a line for every failed attempt. Where the program has set up no logging
-# those would end up on stderr; our own errors and warnings say the same, once.
+# The library logs every failed attempt, to stderr if the program has not configured logging. Our
+# errors and warnings report the same once.
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
 class Client(Protocol):
-    """What all clients of the library have in common."""
+    """The common method of the library's clients."""
 
     async def start(self) -> None:
         """Connect."""
 
 
 async def connect(client: Client, bootstrap_servers: str) -> None:
-    """Start a client; the caller stops it, also after an error.
+    """Start a client; the caller must stop it, also after an error.
 
     Raises:
-        BrokerUnreachable: no broker answered within five seconds, or the address is none.
+        BrokerUnreachable: no broker answered within `CONNECT_TIMEOUT_S`, or the address is invalid.
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):

@@ -1,4 +1,4 @@
-"""Reading a topic from its beginning to where it ends now."""
+"""Read a topic from its earliest offset to its present end."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from esper.topics.catalog import MAX_MESSAGE_BYTES
 POLL_MS = 1_000
 
 STALL_TIMEOUT_S = 10.0
-"""How long reading waits for the next records before it takes the broker for lost."""
+"""Longest wait for the next records; the broker then counts as unreachable."""
 
 
 class OffsetRange(NamedTuple):
-    """A part of a partition: the offsets from `start` up to, and without, `stop`."""
+    """The offsets of a partition from `start` up to, and without, `stop`."""
 
     topic: str
     partition: int
@@ -29,18 +29,18 @@ class OffsetRange(NamedTuple):
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition that a keyed record is sent to (Kafka's default, murmur2)."""
+    """Return the partition of a key by Kafka's default partitioner (murmur2)."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 def read_topic(bootstrap_servers: str, topic: str, *, key: bytes | None = None) -> list[Record]:
     """Return all records of a topic up to its present end, in order within each partition.
 
-    With `key`, only the records of that key, read from the one partition that holds them.
+    With `key`, return the records of that key only, and read only the partition of the key.
 
     Raises:
         BrokerUnreachable: no broker answers, or it stopped answering.
-        TopicMismatch: there is no such topic.
+        TopicMismatch: the topic does not exist.
     """
     return asyncio.run(_read(bootstrap_servers, topic, key))
 
@@ -59,24 +59,24 @@ async def _read(bootstrap_servers: str, topic: str, key: bytes | None) -> list[R
 
 async def find_record(
     bootstrap_servers: str,
-    where: OffsetRange,
+    offsets: OffsetRange,
     key: bytes,
     wanted: Callable[[Record], bool],
 ) -> Record | None:
-    """Return the first record of a key in a part of a partition that is `wanted`, if there is one.
+    """Return the first record of a key in an offset range for which `wanted` is true, or None.
 
     Raises:
         BrokerUnreachable: no broker answers, or it stopped answering.
     """
-    if where.start >= where.stop:
+    if offsets.start >= offsets.stop:
         return None
     consumer = new_consumer(bootstrap_servers)
-    partition = TopicPartition(where.topic, where.partition)
+    partition = TopicPartition(offsets.topic, offsets.partition)
     try:
         await connect(consumer, bootstrap_servers)
         consumer.assign([partition])
-        consumer.seek(partition, where.start)
-        return await _first(consumer, partition, where.stop, key, wanted)
+        consumer.seek(partition, offsets.start)
+        return await _first(consumer, partition, offsets.stop, key, wanted)
     except TimeoutError as error:
         raise BrokerUnreachable(bootstrap_servers) from error
     finally:
@@ -108,19 +108,19 @@ async def _drain(consumer: AIOKafkaConsumer, key: bytes | None) -> list[Record]:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(STALL_TIMEOUT_S) as limit:
         ends = await consumer.end_offsets(list(consumer.assignment()))
-        while any([await consumer.position(where) < end for where, end in ends.items()]):
-            for where, messages in (await consumer.getmany(timeout_ms=POLL_MS)).items():
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for partition, messages in (await consumer.getmany(timeout_ms=POLL_MS)).items():
                 limit.reschedule(loop.time() + STALL_TIMEOUT_S)
                 found += [
                     Record.from_client(message)
                     for message in messages
-                    if message.offset < ends[where] and key in (None, message.key)
+                    if message.offset < ends[partition] and key in (None, message.key)
                 ]
     return found
 
 
 def new_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
-    """Return an unstarted consumer outside any group, which commits nothing."""
+    """Return an unstarted consumer without a group, which commits no offsets."""
     return AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
         group_id=None,
@@ -134,16 +134,18 @@ def new_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
 async def assign(
     consumer: AIOKafkaConsumer, bootstrap_servers: str, topic: str, key: bytes | None
 ) -> list[TopicPartition]:
-    """Start a consumer on the partitions of a topic, or on the one of `key`; return them.
+    """Start a consumer on all partitions of a topic, or on that of `key`; return the partitions.
 
     Raises:
         BrokerUnreachable, TopicMismatch: see `read`.
     """
     count = (await partition_counts(bootstrap_servers)).get(topic)
     if count is None:
-        raise TopicMismatch(f"there is no topic {topic!r}; create it with `esper topics create`")
-    numbers = range(count) if key is None else [partition_of(key, count)]
-    partitions = [TopicPartition(topic, number) for number in numbers]
+        raise TopicMismatch(
+            f"no topic {topic!r} on the broker; create it with `esper topics create`"
+        )
+    indices = range(count) if key is None else [partition_of(key, count)]
+    partitions = [TopicPartition(topic, index) for index in indices]
     await connect(consumer, bootstrap_servers)
     consumer.assign(partitions)
     return partitions

@@ -1,7 +1,9 @@
-"""What can go wrong between this process and the broker."""
+"""Errors between this process and the broker."""
+
+from esper.errors import EsperError
 
 
-class BusError(Exception):
+class BusError(EsperError):
     """Base of all errors of the bus."""
 
 
@@ -16,8 +18,8 @@ class BrokerUnreachable(BusError):
 
 
 class TopicMismatch(BusError):
-    """A topic exists with another partition count than the catalog's."""
+    """A topic does not exist, or has another partition count than the catalog's."""
 
 
 class RecordTooLarge(BusError):
-    """The broker will never take this record, however often it is sent."""
+    """A record is larger than its topic accepts; sending it again cannot succeed."""

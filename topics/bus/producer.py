@@ -1,4 +1,4 @@
-"""Publishing from an event loop: confirmed, idempotent, and patient with a broker that is away."""
+"""An asyncio producer: acknowledged, idempotent, and retrying while the broker is unreachable."""
 
 import asyncio
 import logging
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 RETRY_PAUSE_S = 0.25
 
 REQUEST_TIMEOUT_S = 10.0
-"""After this the client library gives a record up, and `Producer` hands it over again."""
+"""Timeout of the client library for one record; `Producer` then sends the record again."""
 
 MAX_DEAD_LETTER_BYTES = 64 * 1024 * 1024
 
 
 class RecordPosition(NamedTuple):
-    """Where the broker put a record."""
+    """The coordinates of a written record."""
 
     topic: str
     partition: int
@@ -34,7 +34,7 @@ class RecordPosition(NamedTuple):
 
 
 class TracedEvent(NamedTuple):
-    """An event to publish, and the trace that it belongs to."""
+    """An event to publish, and the `traceparent` of its trace."""
 
     event: Event
     traceparent: str | None = None
@@ -43,8 +43,8 @@ class TracedEvent(NamedTuple):
 class Producer:
     """A producer whose `publish` returns when all in-sync replicas have the record.
 
-    While the broker is away, `publish` waits and tries again; a record may then be written twice,
-    which every reader of Esper's topics tolerates.
+    While the broker is unreachable, `publish` retries. A record may then be written twice; every
+    consumer of Esper's topics ignores repeats.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Producer:
         self._max_record_bytes = max_record_bytes
         self._client: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
-        self._undertaker: Producer | None = None
+        self._dlq_producer: Producer | None = None
 
     async def start(self) -> None:
         """Connect.
@@ -72,18 +72,18 @@ class Producer:
         await self._connected()
 
     async def stop(self) -> None:
-        """Flush what is under way and disconnect; returns at once if never started."""
-        if self._undertaker is not None:
-            await self._undertaker.stop()
+        """Flush pending sends and disconnect; return immediately if never started."""
+        if self._dlq_producer is not None:
+            await self._dlq_producer.stop()
         await self._drop(self._client)
 
     async def publish(
         self, topic: Topic, event: Event, *, traceparent: str | None = None
     ) -> RecordPosition:
-        """Send an event to its topic and wait until the broker has it.
+        """Send an event to its topic and wait for the acknowledgement.
 
         Raises:
-            RecordTooLarge: the record is larger than the topic takes.
+            RecordTooLarge: the record is larger than the topic accepts.
         """
         value = encode(event)
         headers = cloud_event_headers(
@@ -92,30 +92,30 @@ class Producer:
         return await self.send(topic.name, topic.key_of(event), value, headers)
 
     async def publish_all(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
-        """Publish events and return when the broker has all of them, in order within each key.
+        """Publish events and return when all are acknowledged, in order within each key.
 
-        Keys go side by side. Of one key the next event is sent when the one before is confirmed:
-        whatever fails and is sent again, its record has no hole and is never out of order.
+        Keys are sent concurrently. Within a key, an event is sent after the acknowledgement of the
+        previous one, so that retries leave neither gaps nor disorder.
 
         Raises:
-            ExceptionGroup: of `RecordTooLarge`, see `publish`; of its key nothing more was sent.
+            ExceptionGroup: of `RecordTooLarge`, see `publish`; its key's later events are not sent.
         """
         by_key: dict[bytes, list[TracedEvent]] = {}
         for traced in events:
             by_key.setdefault(topic.key_of(traced.event), []).append(traced)
         async with asyncio.TaskGroup() as tasks:
-            for in_turn in by_key.values():
-                tasks.create_task(self._publish_in_turn(topic, in_turn))
+            for ordered in by_key.values():
+                tasks.create_task(self._publish_in_order(topic, ordered))
 
-    async def _publish_in_turn(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
+    async def _publish_in_order(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
         for event, traceparent in events:
             await self.publish(topic, event, traceparent=traceparent)
 
     async def send_to_dlq(self, record: Record, reason: str) -> RecordPosition:
-        """Put a record's untouched bytes on its topic's dead letters, with reason and origin.
+        """Copy a record to its topic's dead-letter topic, with headers for reason and origin.
 
-        A value that the broker will not take again, even compressed, stays where it is: the dead
-        letter then has the header `dlq-value-bytes` in its place.
+        A value that is too large even when compressed is not copied: the dead letter then has a
+        header `dlq-value-bytes` with its size.
         """
         origin: Headers = (
             ("dlq-reason", reason.encode()),
@@ -124,16 +124,16 @@ class Producer:
             ("dlq-offset", str(record.offset).encode()),
         )
         topic, headers = f"{record.topic}.dlq", (*record.headers, *origin)
-        if self._undertaker is None:
-            # Its sender may have compressed the record to get it past the broker's limit.
-            self._undertaker = Producer(
+        if self._dlq_producer is None:
+            # The record's producer may have compressed it to fit the broker's limit.
+            self._dlq_producer = Producer(
                 self._bootstrap_servers,
                 source=self._source,
                 compression="gzip",
                 max_record_bytes=MAX_DEAD_LETTER_BYTES,
             )
         try:
-            return await self._undertaker.send(topic, record.key, record.value, headers)
+            return await self._dlq_producer.send(topic, record.key, record.value, headers)
         except RecordTooLarge:
             size = str(len(record.value or b"")).encode()
             return await self.send(topic, record.key, None, (*headers, ("dlq-value-bytes", size)))
@@ -141,23 +141,26 @@ class Producer:
     async def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
     ) -> RecordPosition:
-        """Send bytes and wait until the broker has them; see `publish`."""
-        say_once = _once(log.warning)
+        """Send bytes and wait for the acknowledgement; see `publish`."""
+        warn_once = _first_call_of(log.warning)
         while True:
             try:
                 return await self._send_once(topic, key, value, headers)
             except MessageSizeTooLargeError as error:
                 size = len(value or b"")
-                raise RecordTooLarge(f"{topic}: a record of {size} bytes is too large") from error
+                raise RecordTooLarge(
+                    f"{topic}: a record of {size} bytes is too large; "
+                    "send a smaller one, or raise the topic's max.message.bytes"
+                ) from error
             except (KafkaError, BrokerUnreachable) as error:
-                say_once("%s: the broker does not confirm (%s); trying again", topic, error)
+                warn_once("%s: the broker does not acknowledge (%s); retrying", topic, error)
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _send_once(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
     ) -> RecordPosition:
         if key is None and value is None:
-            # The client library does not send such a record, which others may well have sent us.
+            # The client library refuses a record without both, which other producers can send.
             value = b""
         producer = await self._connected()
         try:
@@ -166,7 +169,7 @@ class Producer:
             )
         except KafkaError as error:
             if not error.retriable:
-                # An idempotent producer is spent after a fatal error; the next try makes a new one.
+                # A fatal error ends an idempotent producer; the next attempt makes a new one.
                 await self._drop(producer)
             raise
         return RecordPosition(metadata.topic, metadata.partition, metadata.offset)
@@ -193,20 +196,21 @@ class Producer:
             raise
         return producer
 
-    async def _drop(self, producer: AIOKafkaProducer | None) -> None:
-        """Stop a producer, unless another task has replaced it already."""
-        if producer is self._client and producer is not None:
+    async def _drop(self, client: AIOKafkaProducer | None) -> None:
+        """Stop a client, unless another task has replaced it."""
+        if client is self._client and client is not None:
             self._client = None
-            await producer.stop()
+            await client.stop()
 
 
-def _once(say: Callable[..., None]) -> Callable[..., None]:
-    said = False
+def _first_call_of(log_message: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that passes its first call on and ignores later ones."""
+    logged = False
 
-    def say_first(*message: object) -> None:
-        nonlocal said
-        if not said:
-            said = True
-            say(*message)
+    def log_first(*message: object) -> None:
+        nonlocal logged
+        if not logged:
+            logged = True
+            log_message(*message)
 
-    return say_first
+    return log_first

@@ -1,4 +1,4 @@
-"""One record of a topic, as read: the bytes, and where they stood."""
+"""A consumed record: its bytes and coordinates."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from esper.topics.codec import Headers
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record's bytes and position; `timestamp_ms` is the producer's clock, since the epoch."""
+    """A record's bytes and coordinates; `timestamp_ms` is the producer's time since the epoch."""
 
     topic: str
     partition: int
@@ -20,7 +20,7 @@ class Record:
 
     @classmethod
     def from_client(cls, message: Any) -> "Record":
-        """Take over a consumer record of the Kafka client."""
+        """Return the record of a message of the Kafka library."""
         return cls(
             topic=message.topic,
             partition=message.partition,

@@ -1,4 +1,4 @@
-"""Makes the tampered histories from the honest one: `python -m tests.audit.histories.make`."""
+"""Make the tampered histories from the honest one: `python -m tests.audit.histories.make`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ EXCHANGED_REPORT = 6
 
 
 def tampered(honest: RunRecords) -> Iterator[tuple[str, RunRecords]]:
-    """Yield the name of each file with what stands in it."""
+    """Yield the name and the records of each tampered history file."""
     report = honest.reports[ALTERED_REPORT]
     value = one_digit_more(report.value or b"")
     for name, altered in (

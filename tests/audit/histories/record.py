@@ -1,4 +1,4 @@
-"""Records one real run under every policy, or under those named:
+"""Record one real run under every policy, or under the named ones:
 `python -m tests.audit.histories.record [POLICY …]`.
 
 It starts a stack of its own, offers few blueprints, since each decision lists all arms, and exports
@@ -28,7 +28,7 @@ def main() -> None:
         os.environ["ESPER_HOME"] = home
         _esper("up")
         try:
-            _esper("blueprint", "publish", *(str(CATALOG / f"{each}.json") for each in BLUEPRINTS))
+            _esper("blueprint", "publish", *(str(CATALOG / f"{name}.json") for name in BLUEPRINTS))
             for name in sys.argv[1:] or sorted(POLICIES):
                 run = json.loads(_esper("train", "digits", "--json", *_arguments(name)))["run_id"]
                 _esper("history", "export", run, str(HERE / "policies" / f"{name}.jsonl"))
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _arguments(policy: str) -> list[str]:
-    """Let the policy choose seeds too, where it can."""
+    """Return arguments that make the policy select seeds too, unless it is contextual."""
     attends = not policy_for(PolicySpec(name=policy)).contextual
     return [
         *("--epochs", str(EPOCHS), "--no-memory", "--dormant-reports", "2"),

@@ -1,4 +1,4 @@
-"""Records one real run in which each strategy decides, or those named:
+"""Record one real run for every strategy, or for the named ones:
 `python -m tests.audit.histories.record_strategies [STRATEGY …]`.
 
 It starts a stack of its own, offers few blueprints, since each decision lists all arms, and exports
@@ -40,10 +40,10 @@ RULES: Final[Mapping[Strategy, Orchestration]] = {
         ensemble="softmax",
     ),
 }
-"""Rules by which each strategy has something to do in a short run."""
+"""Rules that make each strategy act in a short run."""
 
 LIMITS: Final = SelectionLimits(dormant_reports=2, forbidden_sites=("conv1", "conv2"))
-"""One site, so that candidates meet there."""
+"""One site, so that candidates compete there."""
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
-    """Train until a run has a decision of the strategy that was applied, and write its history."""
+    """Train runs until one applies a decision of the strategy, and write its history."""
     selection = DEFAULT_SELECTION.model_copy(
         update={"limits": LIMITS, "orchestration": RULES[strategy]}
     )
@@ -83,12 +83,15 @@ def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
 
 
 def decided(run_history: RunHistory, strategy: Strategy) -> int:
-    """Return how many decisions of a strategy were applied."""
+    """Return the number of applied decisions of a strategy."""
     applied = {
-        name for name, each in run_history.outcomes.items() if each.status is OutcomeStatus.APPLIED
+        name
+        for name, outcome in run_history.outcomes.items()
+        if outcome.status is OutcomeStatus.APPLIED
     }
     return sum(
-        each.strategy is strategy and each.decision_id in applied for each in run_history.decisions
+        decision.strategy is strategy and decision.decision_id in applied
+        for decision in run_history.decisions
     )
 
 
