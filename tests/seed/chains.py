@@ -1,4 +1,4 @@
-"""Kernels that are chains of one op after another, for layers that take them in."""
+"""Kernels that are chains of ops, for tests of merging."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ Op = tuple[str, dict[str, Any]]
 
 
 def lone_site(layer: nn.Module, x: Tensor) -> Site:
-    """A layer by itself as a site, its batch being `x`; it and what is planted may be float64."""
+    """Return the site of a lone layer with batch `x`; layer and kernels may be float64."""
     return find_sites(nn.Sequential(layer), ["0"], x[:1].float(), slots=3)["0"]
 
 
 def chain(site: Site, start: int, *ops: Op, seed: int = 0) -> Kernel:
-    """A kernel of random weights that applies `ops` in turn, first to slot `start`."""
+    """Return a kernel with random weights that applies `ops` in turn, first to value `start`."""
     steps = tuple(
         PlanStep(node=f"n{at}", op=op, inputs=(at + 1 if at else start,), args=args)
         for at, (op, args) in enumerate(ops)

@@ -1,4 +1,4 @@
-"""One thread for the tensors of these tests: they are far too small to share between two."""
+"""One thread for these tests: their tensors are too small for several."""
 
 from collections.abc import Iterator
 

@@ -26,21 +26,21 @@ class Host(nn.Module):
 
 
 def images(count: int = 5, seed: int = 0) -> Tensor:
-    """Inputs (count, 2, 6, 6) of a `Host`."""
+    """Return inputs (count, 2, 6, 6) of a `Host`."""
     return torch.randn(count, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
 
 
 def labels(count: int = 5, seed: int = 0) -> Tensor:
-    """Targets (count,) of a `Host`."""
+    """Return targets (count,) of a `Host`."""
     return torch.randint(3, (count,), generator=torch.Generator().manual_seed(seed))
 
 
 def host(seed: int = 0) -> Host:
-    """A host whose weights follow from a seed."""
+    """Return a host with weights from a random seed."""
     torch.manual_seed(seed)
     return Host()
 
 
 def sites_of(model: nn.Module, *names: str, slots: int = 3) -> dict[str, Site]:
-    """The sites of a `Host`."""
+    """Return the sites of a `Host`."""
     return find_sites(model, names or SITES, images(1), slots)

@@ -18,20 +18,20 @@ KEY = Ed25519PrivateKey.generate()
 
 @cache
 def built(blueprint_id: str, signature: SiteSignature) -> Built:
-    """What a compile worker publishes for a shipped blueprint at a site."""
+    """Return the result that a compile worker publishes for a shipped blueprint at a site."""
     outcome = build_kernel(request_for(shipped_named(blueprint_id), signature))
     assert isinstance(outcome, Built), outcome
     return outcome
 
 
 def kernel_for(blueprint_id: str, signature: SiteSignature) -> Kernel:
-    """A fresh kernel from the published bytes."""
+    """Return a fresh kernel from the published bytes."""
     made = built(blueprint_id, signature)
     return Kernel(*unpack(made.artifact), made.sha256)
 
 
 def announced(store: KernelStore, blueprint_id: str, signature: SiteSignature) -> KernelReady:
-    """Put a kernel into a store, and return what `kernel-ready` says of it."""
+    """Put a kernel into a store, and return its `KernelReady`."""
     request = request_for(shipped_named(blueprint_id), signature)
     made = built(blueprint_id, signature)
     return KernelReady(
@@ -56,7 +56,7 @@ def plant(site: Site, slot: int, blueprint_id: str, alpha: float = 1.0) -> Seed:
 
 
 def awaken(module: nn.Module, seed: int = 0) -> None:
-    """Give parameters values as after training, so that kernels add something."""
+    """Add noise to parameters, as if trained, so that kernels have nonzero output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

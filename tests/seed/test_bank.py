@@ -1,4 +1,4 @@
-"""The math of a seed: y = h + the sum of alpha * k(x, h), and what follows from it."""
+"""The math of a seed: y = h + the sum of alpha * k(x, h), and its consequences."""
 
 import copy
 
@@ -86,7 +86,7 @@ def test_the_output_is_h_plus_alpha_times_the_kernel_exactly(
     assert torch.equal(site.layer(x), h + added)
 
 
-def test_the_seeds_of_a_site_add_up_and_none_sees_the_others() -> None:
+def test_the_outputs_of_a_sites_seeds_are_summed_and_independent() -> None:
     site, x = a_site(SiteKind.VECTOR)
     h = site.layer(x)
     seeds = [plant(site, slot, "linear-bottleneck", alpha) for slot, alpha in enumerate((0.2, 0.7))]
@@ -97,7 +97,7 @@ def test_the_seeds_of_a_site_add_up_and_none_sees_the_others() -> None:
 
 
 @pytest.mark.parametrize("kind", list(INPUTS))
-def test_alpha_may_differ_from_sample_to_sample(kind: SiteKind) -> None:
+def test_alpha_may_be_a_tensor_with_one_value_per_sample(kind: SiteKind) -> None:
     site, x = a_site(kind)
     h = site.layer(x)
     name = "conv-bottleneck" if kind is SiteKind.FEATURE_MAP else "linear-bottleneck"
@@ -126,7 +126,7 @@ def test_a_fresh_kernel_leaves_the_gradients_of_the_host_bit_equal() -> None:
         assert torch.equal(found, parameter.grad), name
 
 
-def test_the_host_keeps_its_whole_gradient_beside_a_trained_kernel() -> None:
+def test_the_host_path_keeps_its_full_gradient_beside_a_trained_kernel() -> None:
     """d(sum of y)/dh is one for the host's own path, plus what passes through the kernel."""
     site, x = a_site(SiteKind.VECTOR)
     seed = Seed(kernel_for("linear-bottleneck", site.signature), alpha=0.5)
@@ -139,14 +139,14 @@ def test_the_host_keeps_its_whole_gradient_beside_a_trained_kernel() -> None:
     torch.testing.assert_close(whole, 1 + through)
 
 
-def test_under_autocast_a_seed_does_not_widen_what_its_layer_computes() -> None:
+def test_under_autocast_a_seed_does_not_widen_the_dtype_of_its_layer() -> None:
     site, x = a_site(SiteKind.FEATURE_MAP)
     plant(site, 0, "squeeze-excite")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert site.layer(x).dtype == torch.bfloat16
 
 
-def test_alpha_is_kept_with_the_weights_and_trained_by_nobody() -> None:
+def test_alpha_is_a_buffer_in_the_state_dict_and_not_a_parameter() -> None:
     site, _ = a_site(SiteKind.VECTOR)
     seed = plant(site, 0, "low-rank-skip", alpha=0.25)
     assert "alpha" in seed.state_dict()

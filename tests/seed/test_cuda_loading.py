@@ -1,4 +1,4 @@
-"""Kernels on their way to a GPU hold up nothing that it computes; elsewhere this is skipped."""
+"""Loading a kernel to a GPU does not delay its work; skipped without a GPU."""
 
 import threading
 
@@ -12,7 +12,7 @@ from esper.seed import Seed, Site, StreamManager, find_sites
 from esper.training.frame_decoder import FrameDecoder
 from tests.seed.kernels import built
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 DEVICE = torch.device("cuda", 0)
 LONG_CYCLES = 2_000_000_000
@@ -31,14 +31,14 @@ def site() -> Site:
 
 
 def letter(site: Site, token: str = "t") -> Frame:
-    """The frame in which a kernel's bytes come."""
+    """Return the frame that carries a kernel's bytes."""
     made = built("linear-bottleneck", site.signature)
     listed = [["kernel", made.sha256, len(made.artifact)]]
     return Frame(Kind.KERNELS_PREPARED, {"token": token, "kernels": listed}, made.artifact)
 
 
 def delivered(site: Site, frame: Frame) -> Delivery[Kernel]:
-    """What becomes of a frame on a thread like that of the mail."""
+    """Return the delivery of a frame, decoded on a thread as in a trainer."""
     found: list[Delivery[Kernel]] = []
     decoder = FrameDecoder("run", {"0": site})
     thread = threading.Thread(
@@ -66,7 +66,7 @@ def test_a_kernel_arrives_while_the_gpu_is_busy_with_a_step(site: Site) -> None:
     assert all(weight.device == DEVICE for weight in kernel.parameters())
 
 
-def test_what_arrives_has_the_weights_that_were_sent(site: Site) -> None:
+def test_a_loaded_kernel_has_the_weights_that_were_sent(site: Site) -> None:
     kernel = a_kernel(site)
     sent = built("linear-bottleneck", site.signature)
     expected = load_kernel(sent.artifact, sent.sha256).state_dict()
@@ -75,7 +75,7 @@ def test_what_arrives_has_the_weights_that_were_sent(site: Site) -> None:
     )
 
 
-def test_planting_and_ramping_wait_for_nothing(site: Site) -> None:
+def test_planting_and_ramping_do_not_synchronize_with_the_gpu(site: Site) -> None:
     kernel = a_kernel(site)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -87,13 +87,13 @@ def test_planting_and_ramping_wait_for_nothing(site: Site) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def overwritten(site: Site, *, adopts: bool) -> bool:
-    """Whether a kernel that came later lies where a step still reads one that was dropped."""
+def overwritten(site: Site, *, records: bool) -> bool:
+    """Return whether a later kernel got memory that a step still reads from a dropped one."""
     streams = StreamManager()
     shape = (4 << 20,)
     first = nn.ParameterList([nn.Parameter(torch.ones(shape))])
     streams.to_device(first, DEVICE)
-    if adopts:
+    if records:
         streams.record_stream(first)
     torch.cuda._sleep(LONG_CYCLES // 10)
     read = first[0].detach() * 1.0
@@ -102,16 +102,20 @@ def overwritten(site: Site, *, adopts: bool) -> bool:
     return not bool((read == 1.0).all())
 
 
-def test_a_kernel_that_was_dropped_keeps_its_memory_until_the_step_has_read_it(site: Site) -> None:
-    assert not any(overwritten(site, adopts=True) for _ in range(5))
+def test_the_memory_of_a_dropped_kernel_is_not_reused_until_the_step_has_read_it(
+    site: Site,
+) -> None:
+    assert not any(overwritten(site, records=True) for _ in range(5))
 
 
-def test_without_adopting_it_would_not(site: Site) -> None:
-    assert any(overwritten(site, adopts=False) for _ in range(5))
+def test_without_record_stream_the_memory_of_a_dropped_kernel_is_reused_too_early(
+    site: Site,
+) -> None:
+    assert any(overwritten(site, records=False) for _ in range(5))
 
 
 def all_that_is_left() -> list[torch.Tensor]:
-    """Take what the allocator holds already, in large pieces and then in small ones."""
+    """Allocate all memory that the allocator has cached, in large pieces and then in small ones."""
     hoard = []
     for size in (4 << 20, 1 << 18, 1 << 9):
         while True:
@@ -122,7 +126,7 @@ def all_that_is_left() -> list[torch.Tensor]:
     return hoard
 
 
-def test_without_memory_for_a_kernel_it_is_refused_and_training_goes_on(site: Site) -> None:
+def test_a_kernel_without_memory_is_refused_and_training_goes_on(site: Site) -> None:
     frame = letter(site, token="too large")
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)

@@ -1,4 +1,4 @@
-"""Two ranks train on GPUs, one each if there are two, what one process does; else skipped."""
+"""Two ranks on one or two GPUs train the same as one process; skipped without a GPU."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ import torch
 from tests.seed.ranks import run_on_ranks
 from tests.seed.two_ranks import CASES, RANKS, full_precision, trained
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each rank has left the weights of each case."""
+    """Return the folder with the weights of each case and rank."""
     made = tmp_path_factory.mktemp("ranks")
     run_on_ranks("tests.seed.two_ranks", RANKS, made, "cuda")
     return made
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_on_a_gpu_train_what_one_process_does_on_the_joined_batch(
+def test_two_ranks_on_a_gpu_train_the_same_as_one_process_on_the_joined_batch(
     folder: Path, case: str
 ) -> None:
     full_precision()

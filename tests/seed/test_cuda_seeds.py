@@ -1,6 +1,6 @@
-"""Planted sites on a GPU: what is replayed from a graph is what the eager code computes.
+"""Planted sites on a GPU: a replayed graph computes the same as the eager pass.
 
-These tests need a GPU; elsewhere they are skipped, and `test_graphs.py` holds the control flow.
+Skipped without a GPU; `test_site_graphs.py` tests the control flow on the CPU.
 """
 
 import copy
@@ -28,24 +28,24 @@ from esper.seed.cuda.streams import StreamDependencies
 from esper.topics.models import SiteKind
 from tests.seed.kernels import awaken, kernel_for
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 SIZES = {
     SiteKind.FEATURE_MAP: (8, 12, 12),
     SiteKind.SEQUENCE: (10, 16),
     SiteKind.VECTOR: (16,),
 }
-CASES = [(each.blueprint_id, kind) for each in shipped() for kind in each.kinds]
+CASES = [(blueprint.blueprint_id, kind) for blueprint in shipped() for kind in blueprint.kinds]
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 CLOSE = {"fp32": (1e-4, 1e-5), "bf16": (4e-2, 4e-2)}
-"""Relative and absolute tolerance: sums are made in another order, alpha is multiplied in first."""
+"""Relative and absolute tolerance: sums have another order, and alpha is multiplied first."""
 
 Gradients = dict[str, Tensor]
 
 
 @pytest.fixture(autouse=True)
 def full_precision() -> Iterator[None]:
-    """Compare fp32 as fp32, not as what tensor cores make of it."""
+    """Compute fp32 in full precision, without tf32."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -64,13 +64,13 @@ class Model(nn.Module):
         self.site = nn.Conv2d(width, width, 3, padding=1) if conv else nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the site makes of what the first layer makes."""
+        """Return the site's output."""
         y: Tensor = self.site(torch.tanh(self.before(x)))
         return y
 
 
 def a_model(kind: SiteKind, *blueprints: str) -> tuple[Model, Site]:
-    """A model on the GPU with kernels planted that add something."""
+    """Return a model on the GPU with planted kernels of nonzero output, and its site."""
     torch.manual_seed(0)
     model = Model(kind).cuda()
     site = find_sites(model, ["site"], a_batch(kind, 1), slots=4)["site"]
@@ -93,7 +93,7 @@ def a_batch(kind: SiteKind, count: int = 4, seed: int = 0) -> Tensor:
 
 
 def a_pass(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """One forward and backward pass, which adds to the gradients; returns the output."""
+    """Run a forward and backward pass, which adds to the gradients; return the output."""
     with torch.autocast("cuda", dtype, enabled=dtype is not None):
         y = model(x)
     y.float().square().mean().backward()
@@ -101,16 +101,18 @@ def a_pass(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Ten
 
 
 def gradients(model: nn.Module) -> Gradients:
-    """Copies of all gradients; the model has none afterwards."""
+    """Return copies of all gradients and clear them in the model."""
     found = {
-        name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
     }
     model.zero_grad(set_to_none=True)
     return found
 
 
 def settle(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> None:
-    """Run a model until its graphs are there."""
+    """Run a model until its graphs are captured."""
     for _ in range(PASSES_BEFORE_CAPTURE):
         a_pass(model, x, dtype)
         capture_due()
@@ -118,7 +120,7 @@ def settle(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Non
 
 
 def stats(site: Site) -> CaptureStats:
-    """What became of the passes."""
+    """Return the counts of passes."""
     assert site.bank is not None
     return site.bank.capture_stats
 
@@ -126,7 +128,7 @@ def stats(site: Site) -> CaptureStats:
 def eagerly(
     model: nn.Module, x: Tensor, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Gradients]:
-    """Output and gradients of a twin that never replays."""
+    """Return output and gradients of a copy that never replays."""
     twin = copy.deepcopy(model)
     for module in twin.modules():
         if isinstance(module, SeedBank):
@@ -136,7 +138,7 @@ def eagerly(
 
 
 def assert_same(model: nn.Module, x: Tensor, precision: str = "fp32") -> None:
-    """One more pass gives what the eager twin gives."""
+    """Assert that a pass gives the same as the eager copy."""
     dtype = PRECISIONS[precision]
     rtol, atol = CLOSE[precision]
     expected, wanted = eagerly(model, x, dtype)
@@ -150,7 +152,7 @@ def assert_same(model: nn.Module, x: Tensor, precision: str = "fp32") -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] != "dropout-mlp"])
-def test_a_replay_computes_what_the_eager_code_does(
+def test_a_replay_computes_the_same_as_the_eager_pass(
     name: str, kind: SiteKind, precision: str
 ) -> None:
     model, site = a_model(kind, name)
@@ -160,7 +162,7 @@ def test_a_replay_computes_what_the_eager_code_does(
     assert stats(site).replays == 1
 
 
-def test_several_kernels_side_by_side_are_as_exact() -> None:
+def test_several_kernels_on_side_streams_are_as_exact() -> None:
     names = ("conv-bottleneck", "residual-conv3x3", "pointwise-mix", "squeeze-excite")
     model, site = a_model(SiteKind.FEATURE_MAP, *names)
     settle(model, a_batch(SiteKind.FEATURE_MAP))
@@ -173,7 +175,7 @@ FMAP = SiteKind.FEATURE_MAP
 
 
 def settled(*names: str) -> tuple[Model, Site]:
-    """A model of images whose site replays."""
+    """Return a model of images whose site replays, and the site."""
     model, site = a_model(FMAP, *(names or ("conv-bottleneck", "residual-conv3x3")))
     settle(model, a_batch(FMAP))
     assert stats(site).captures == 1
@@ -195,15 +197,15 @@ def test_gradients_add_up_over_several_passes() -> None:
 def test_gradients_and_outputs_are_the_callers_own() -> None:
     model, _ = settled()
     first = a_pass(model, a_batch(FMAP, seed=1))
-    kept, grads = first.clone(), [each.grad for each in model.parameters()]
-    copies = [each.clone() for each in grads if each is not None]
+    kept, grads = first.clone(), [weight.grad for weight in model.parameters()]
+    copies = [grad.clone() for grad in grads if grad is not None]
     model.zero_grad(set_to_none=True)
     a_pass(model, a_batch(FMAP, seed=2))
     assert torch.equal(first, kept)
     assert all(torch.equal(*pair) for pair in zip(grads, copies, strict=True))
 
 
-def test_a_recording_is_made_while_the_loss_of_the_step_lives() -> None:
+def test_a_graph_is_captured_while_the_loss_of_the_step_is_alive() -> None:
     model, site = a_model(FMAP, "conv-bottleneck")
     for _ in range(PASSES_BEFORE_CAPTURE):
         loss = model(a_batch(FMAP)).square().mean()
@@ -258,7 +260,7 @@ def test_a_second_derivative_is_right() -> None:
         )
 
 
-def test_weights_and_alphas_change_without_a_new_recording() -> None:
+def test_weights_and_alphas_change_without_a_new_capture() -> None:
     model, site = settled()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(4):
@@ -271,7 +273,7 @@ def test_weights_and_alphas_change_without_a_new_recording() -> None:
     assert stats(site).captures == 1
 
 
-def test_another_kernel_is_eager_at_once_and_recorded_when_settled() -> None:
+def test_a_new_kernel_runs_eagerly_first_and_is_captured_when_settled() -> None:
     model, site = settled("conv-bottleneck")
     plant(site, 1, "pointwise-mix")
     replays = stats(site).replays
@@ -293,7 +295,7 @@ def test_another_kernel_is_eager_at_once_and_recorded_when_settled() -> None:
         (SiteKind.FEATURE_MAP, "identity"),
     ],
 )
-def test_a_layer_takes_in_a_kernel_that_was_replayed_beside_it(
+def test_a_kernel_that_was_replayed_beside_its_layer_merges_into_it(
     kind: SiteKind, blueprint: str
 ) -> None:
     model, site = a_model(kind, blueprint)
@@ -306,7 +308,7 @@ def test_a_layer_takes_in_a_kernel_that_was_replayed_beside_it(
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6 * float(before.abs().max()))
 
 
-def test_old_recordings_give_their_memory_back() -> None:
+def test_dropped_graphs_release_their_memory() -> None:
     model, site = settled()
     used = []
     for _ in range(6):
@@ -319,7 +321,7 @@ def test_old_recordings_give_their_memory_back() -> None:
     assert used[-1] <= used[1]
 
 
-def test_weights_put_in_place_of_others_are_noticed() -> None:
+def test_replaced_weights_run_eagerly_and_are_captured_again() -> None:
     model, site = settled()
     with torch.no_grad():
         model.site.weight.data = model.site.weight.data * 2
@@ -353,10 +355,10 @@ def test_fp16_with_a_gradient_scaler_trains() -> None:
         optimizer.zero_grad()
         capture_due()
     assert stats(site).captures == 2
-    assert all(bool(each.isfinite().all()) for each in model.parameters())
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
 
 
-def test_images_channels_last_stay_so() -> None:
+def test_images_stay_channels_last() -> None:
     model, site = a_model(FMAP, "conv-bottleneck")
     model.to(memory_format=torch.channels_last)
     x = a_batch(FMAP).to(memory_format=torch.channels_last)
@@ -364,9 +366,9 @@ def test_images_channels_last_stay_so() -> None:
     y = a_pass(model, x)
     assert stats(site).replays == 1
     assert y.is_contiguous(memory_format=torch.channels_last)
-    for each in model.parameters():
-        assert each.grad is not None
-        assert each.grad.stride() == each.stride()
+    for weight in model.parameters():
+        assert weight.grad is not None
+        assert weight.grad.stride() == weight.stride()
 
 
 def test_no_step_waits_for_the_gpu() -> None:
@@ -386,7 +388,7 @@ def test_no_step_waits_for_the_gpu() -> None:
     assert stats(site).replays == 3
 
 
-def test_random_numbers_go_on_as_if_nothing_was_recorded() -> None:
+def test_a_capture_does_not_change_the_random_number_state() -> None:
     model, _ = a_model(SiteKind.VECTOR, "dropout-mlp")
     for _ in range(PASSES_BEFORE_CAPTURE):
         a_pass(model, a_batch(SiteKind.VECTOR))
@@ -397,7 +399,7 @@ def test_random_numbers_go_on_as_if_nothing_was_recorded() -> None:
     assert not torch.equal(first, second)
 
 
-def test_without_memory_for_a_recording_training_goes_on() -> None:
+def test_training_goes_on_without_memory_for_a_capture() -> None:
     model, site = a_model(FMAP, "conv-bottleneck")
     x = a_batch(FMAP, 4096)
     for _ in range(PASSES_BEFORE_CAPTURE):
@@ -420,11 +422,11 @@ def test_without_memory_for_a_recording_training_goes_on() -> None:
     torch.empty(1 << 24, device="cuda").record_stream(side)
     torch.cuda.synchronize()
     torch.empty(1 << 10, device="cuda")
-    assert torch.cuda.memory_allocated() <= used + 1024, "the allocator believes in a recording"
+    assert torch.cuda.memory_allocated() <= used + 1024, "the allocator assumes a running capture"
 
 
-def no_edge(first: torch.cuda.Stream, then: torch.cuda.Stream) -> None:
-    """Order nothing."""
+def no_wait(recorded: torch.cuda.Stream, waiting: torch.cuda.Stream) -> None:
+    """Add no dependency."""
 
 
 class Late(nn.Module):
@@ -442,17 +444,17 @@ class Late(nn.Module):
         return added
 
 
-def races(edges: StreamDependencies, passes: int) -> int:
-    """How many of some passes over streams differ, by a bit, from the sequential ones.
+def races(dependencies: StreamDependencies, passes: int) -> int:
+    """Return how many of `passes` passes over streams differ, by a bit, from sequential ones.
 
-    Host and branch are delayed at random, and what memory held before is not a number, so that a
-    missing edge shows.
+    Host and branch are delayed at random, and free memory is filled with NaN, so that a missing
+    dependency shows.
     """
     torch.manual_seed(0)
     layer = nn.Conv2d(8, 8, 3, padding=1).cuda()
     site = find_sites(nn.Sequential(layer), ["0"], a_batch(FMAP, 1), slots=1)["0"]
     branch = AsyncConv2dKernel(
-        kernel_for("residual-conv3x3", site.signature), StreamManager(2, edges)
+        kernel_for("residual-conv3x3", site.signature), StreamManager(2, dependencies)
     )
     awaken(branch)
     branch.cuda()
@@ -492,9 +494,11 @@ def test_a_thousand_passes_over_streams_equal_the_sequential_ones() -> None:
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize(
-    "edges",
-    [StreamDependencies(fork=no_edge), StreamDependencies(join=no_edge)],
+    "dependencies",
+    [StreamDependencies(fork=no_wait), StreamDependencies(join=no_wait)],
     ids=["fork", "join"],
 )
-def test_without_one_of_the_edges_they_do_not(edges: StreamDependencies) -> None:
-    assert races(edges, 100) > 0
+def test_without_one_of_the_stream_dependencies_they_differ(
+    dependencies: StreamDependencies,
+) -> None:
+    assert races(dependencies, 100) > 0

@@ -1,4 +1,4 @@
-"""Several GPUs in one process, each with streams and graphs of its own; elsewhere skipped."""
+"""Several GPUs in one process, each with its own streams and graphs; skipped below two GPUs."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from esper.seed.cuda import PASSES_BEFORE_CAPTURE
 from tests.seed.kernels import awaken, kernel_for
 from tests.seed.test_cuda_loading import delivered, letter
 
-pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two GPUs here")
+pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
 
 GPUS = (torch.device("cuda", 0), torch.device("cuda", 1))
 WIDTH = 16
@@ -25,7 +25,7 @@ class Halves(nn.Module):
         self.first, self.second = (nn.Linear(WIDTH, WIDTH).to(gpu) for gpu in GPUS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what both make of x."""
+        """Return the output of both layers in turn."""
         y: Tensor = self.second(torch.tanh(self.first(x)).to(GPUS[1]))
         return y
 
@@ -58,16 +58,16 @@ def test_sites_on_two_gpus_are_each_replayed_there_and_right() -> None:
         assert site.bank is not None
         assert site.bank.capture_stats.captures == 1
         assert site.bank.capture_stats.replays == 1
-    for one, other in zip(replayed, eager, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for found, expected in zip(replayed, eager, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_each_gpu_has_streams_of_its_own() -> None:
+def test_each_gpu_has_its_own_streams() -> None:
     own = [{stream.device for stream in STREAMS.side_streams(gpu)} for gpu in GPUS]
     assert own == [{gpu} for gpu in GPUS]
 
 
-def test_a_kernel_is_brought_to_the_gpu_of_its_site() -> None:
+def test_a_kernel_is_moved_to_the_gpu_of_its_site() -> None:
     _, (_, second) = planted()
     frame = letter(second)
     delivery = delivered(second, frame)

@@ -1,4 +1,4 @@
-"""Gradients that come on several streams are reduced whole; elsewhere this is skipped."""
+"""Gradients computed on several streams are reduced completely; skipped without a GPU."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from esper.seed import AsyncConv2dKernel, GradientSynchronizer, StreamManager, find_sites
 from tests.seed.kernels import awaken, kernel_for
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 SHAPE = (2, 8, 12, 12)
 PASSES = 200
@@ -19,7 +19,7 @@ PASSES = 200
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
-    """A group of this process alone: what it sums up is what was there."""
+    """Return a group of this process alone: an all-reduce returns its input."""
     meeting = f"file://{tmp_path_factory.mktemp('group') / 'meeting'}"
     dist.init_process_group("nccl", init_method=meeting, rank=0, world_size=1)
     torch.backends.cudnn.deterministic = True
@@ -42,7 +42,7 @@ class _Delayed(torch.autograd.Function):
 
 
 class Late(nn.Module):
-    """A kernel whose way back on the GPU starts after a delay, in clock cycles."""
+    """A kernel whose backward on the GPU starts after a delay, in clock cycles."""
 
     def __init__(self, kernel: nn.Module) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Host(nn.Module):
         self.layer = nn.Conv2d(8, 8, 3, padding=1).cuda()
         sample = torch.zeros(1, *SHAPE[1:], device="cuda")
         site = find_sites(nn.Sequential(self.layer), ["0"], sample, slots=1)["0"]
-        kernels = [kernel_for(each, site.signature) for each in ("residual-conv3x3", "gated-conv")]
+        kernels = [kernel_for(name, site.signature) for name in ("residual-conv3x3", "gated-conv")]
         self.branches = nn.ModuleList(AsyncConv2dKernel(kernel, streams) for kernel in kernels)
         awaken(self.branches)
         self.branches.cuda()
@@ -73,7 +73,7 @@ class Host(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y, the kernels side by side."""
+        """Return y, with kernels on side streams."""
         h = self.layer(x)
         with self.streams.fork(x.device) as fork:
             added = [fork.start(late, x, h) for late in self.late]
@@ -86,7 +86,7 @@ def wrong_sums(
     streams: StreamManager,
     kind: type[GradientSynchronizer] = GradientSynchronizer,
 ) -> int:
-    """In how many of some passes, delayed at random, a reduced gradient is not what it was."""
+    """Return in how many passes, delayed at random, a reduced gradient is wrong."""
     host = Host(streams)
     kernels = list(host.branches.parameters())
     synchronizer = kind(host, group, streams=streams)
@@ -115,18 +115,18 @@ def wrong_sums(
 
 
 class Unordered(GradientSynchronizer):
-    """Sums up a bucket where its last gradient came, whatever the others' streams are at."""
+    """A synchronizer that reduces a bucket without waiting for other streams."""
 
     def _launch(self) -> None:
         self._buckets[self._launched].launch()
         self._launched += 1
 
 
-def test_gradients_of_kernels_on_several_streams_are_reduced_whole(
+def test_gradients_from_several_streams_are_reduced_completely(
     group: dist.ProcessGroup,
 ) -> None:
     assert wrong_sums(group, StreamManager(2)) == 0
 
 
-def test_without_waiting_for_the_streams_they_would_not_be(group: dist.ProcessGroup) -> None:
+def test_without_waiting_for_the_streams_they_are_not(group: dist.ProcessGroup) -> None:
     assert wrong_sums(group, StreamManager(2), Unordered) > 0

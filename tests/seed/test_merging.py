@@ -1,4 +1,4 @@
-"""Merging: a layer takes a kernel in where it then computes the same, and leaves it where not."""
+"""Merging: a kernel merges into its layer if the layer then computes the same as both."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ def grown(case: Case) -> tuple[Site, Tensor]:
 
 
 def seen(site: Site, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Output, and the gradient of the input under a loss that is not linear."""
+    """Return the output, and the input's gradient under a nonlinear loss."""
     x = x.clone().requires_grad_()
     y = site.layer(x)
     y.square().sum().backward()
@@ -70,7 +70,7 @@ def seen(site: Site, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def assert_merges(site: Site, x: Tensor, slot: int = 0) -> None:
-    """The layer takes in what is in a slot; outputs and gradients stay what they were."""
+    """Merge a slot's kernel and assert that outputs and gradients are unchanged."""
     before = seen(site, x)
     without = type(site.layer).forward(site.layer, x)
     assert not torch.allclose(before[0], without, rtol=1e-3), "the kernel adds nothing"
@@ -107,7 +107,7 @@ SHIPPED = [
     [(blueprint_id, case) for blueprint_id, (_, case) in SHIPPED],
     ids=[f"{blueprint_id} at {name}" for blueprint_id, (name, _) in SHIPPED],
 )
-def test_a_shipped_blueprint_that_is_affine_becomes_part_of_the_layer(
+def test_an_affine_shipped_blueprint_merges_into_the_layer(
     blueprint_id: str, case: Case, dtype: torch.dtype
 ) -> None:
     site, x = grown(case)
@@ -128,7 +128,7 @@ def test_a_shipped_blueprint_that_is_affine_becomes_part_of_the_layer(
     ],
     ids=["vector", "sequence", "map"],
 )
-def test_no_other_shipped_blueprint_is_taken_for_one(case: Case, kind: SiteKind) -> None:
+def test_no_other_shipped_blueprint_merges(case: Case, kind: SiteKind) -> None:
     merged = set()
     for blueprint in shipped():
         if kind not in blueprint.kinds:
@@ -148,7 +148,7 @@ def test_no_other_shipped_blueprint_is_taken_for_one(case: Case, kind: SiteKind)
 @in_both
 @pytest.mark.parametrize("start", [X, H], ids=["reads x", "reads h"])
 @pytest.mark.parametrize("case", SAME_SIZE.values(), ids=SAME_SIZE)
-def test_pointwise_convolutions_become_part_of_a_convolution(
+def test_pointwise_convolutions_merge_into_a_convolution(
     case: Case, start: int, dtype: torch.dtype
 ) -> None:
     site, x = grown(case)
@@ -160,14 +160,14 @@ def test_pointwise_convolutions_become_part_of_a_convolution(
 
 
 @pytest.mark.parametrize("case", CONVS.values(), ids=CONVS)
-def test_what_reads_h_merges_whatever_stride_and_padding(case: Case) -> None:
+def test_a_kernel_that_reads_h_merges_for_any_stride_and_padding(case: Case) -> None:
     site, x = in_double(*grown(case))
     sow(site, 0, chain(site, H, conv(5, False), conv(8, False)).double())
     assert_merges(site, x)
 
 
 @pytest.mark.parametrize("op", ["conv2d_as_product", "conv2d_at_one"])
-def test_a_pointwise_convolution_merges_in_the_form_that_it_has_on_a_cpu(op: str) -> None:
+def test_a_pointwise_convolution_merges_in_its_cpu_form(op: str) -> None:
     site, x = in_double(*grown(SAME_SIZE["one position" if op == "conv2d_at_one" else "3x3"]))
     sow(site, 0, chain(site, X, (op, {"out": 8, "bias": True})).double())
     assert_merges(site, x)
@@ -180,7 +180,7 @@ def chains(middle: tuple[Op, ...], product: Callable[[int, bool], Op]) -> st.Sea
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), start=st.sampled_from([X, H]), alpha=st.floats(0.01, 1))
-def test_any_chain_of_affine_ops_merges_into_what_it_computed(
+def test_any_chain_of_affine_ops_merges_and_computes_the_same(
     data: st.DataObject, start: int, alpha: float
 ) -> None:
     over_maps = data.draw(st.booleans())
@@ -193,7 +193,7 @@ def test_any_chain_of_affine_ops_merges_into_what_it_computed(
     assert_merges(site, x)
 
 
-def test_where_a_device_has_no_memory_for_the_sum_it_is_made_on_the_cpu(
+def test_without_memory_on_the_device_the_sum_is_computed_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site, x = grown(LINEARS["vector"])
@@ -215,7 +215,7 @@ def test_where_a_device_has_no_memory_for_the_sum_it_is_made_on_the_cpu(
 # -- beside other seeds -------------------------------------------------------------------------
 
 
-def test_a_seed_beside_it_that_reads_x_goes_on_as_it_was() -> None:
+def test_another_seed_that_reads_x_is_unchanged_by_a_merge() -> None:
     site, x = grown(LINEARS["vector"])
     awaken(plant(site, 0, "low-rank-skip").kernel)
     awaken(plant(site, 1, "identity").kernel, seed=1)
@@ -242,7 +242,7 @@ def a_conv(layer: nn.Conv2d, start: int, *ops: Op, size: int = 6) -> Site:
 
 
 class MyLinear(nn.Linear):
-    """A layer that may compute what it likes."""
+    """A subclass of a layer, which may compute anything."""
 
 
 class Block(nn.Module):
@@ -258,7 +258,7 @@ class Block(nn.Module):
 
 
 def changed(change: Callable[[nn.Linear], object]) -> Site:
-    """A site whose layer is changed after the kernel was planted."""
+    """Return a site whose layer is changed after the kernel was planted."""
     site = a_linear()
     assert isinstance(site.layer, nn.Linear)
     change(site.layer)
@@ -390,13 +390,13 @@ def assert_stays(site: Site, reason: str) -> None:
 
 
 @pytest.mark.parametrize(("make", "reason"), STAYS.values(), ids=STAYS)
-def test_a_kernel_that_the_layer_cannot_take_in_stays_and_no_bit_changes(
+def test_a_refused_merge_keeps_the_kernel_and_changes_no_bit(
     make: Callable[[], Site], reason: str
 ) -> None:
     assert_stays(make(), reason)
 
 
-def test_layers_that_share_nothing_are_not_taken_for_tied() -> None:
+def test_layers_without_shared_parameters_are_not_tied() -> None:
     host = nn.Sequential(nn.Linear(6, 6), nn.LazyLinear(3), nn.Linear(6, 6))
     host[1].register_buffer("sparse", torch.eye(3).to_sparse())
     host[1].forward = lambda x: x

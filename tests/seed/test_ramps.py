@@ -14,20 +14,20 @@ STEPS = st.integers(1, 100_000)
 every_shape = pytest.mark.parametrize("ramp", RAMPS.values(), ids=RAMPS)
 
 
-def test_there_is_a_shape_for_every_name_that_a_plan_may_give() -> None:
+def test_every_ramp_name_of_a_plant_has_a_ramp() -> None:
     assert set(RAMPS) == set(get_args(Plant.model_fields["ramp"].annotation))
 
 
 @every_shape
 @given(steps=STEPS, data=st.data())
-def test_a_share_is_above_zero_and_at_most_one(ramp: Ramp, steps: int, data: st.DataObject) -> None:
+def test_a_ramp_is_above_zero_and_at_most_one(ramp: Ramp, steps: int, data: st.DataObject) -> None:
     step = data.draw(st.integers(1, steps))
     assert 0 < ramp(step / steps) <= 1
 
 
 @every_shape
 @given(steps=STEPS, data=st.data())
-def test_a_share_grows_from_step_to_step(ramp: Ramp, steps: int, data: st.DataObject) -> None:
+def test_a_ramp_grows_from_step_to_step(ramp: Ramp, steps: int, data: st.DataObject) -> None:
     step = data.draw(st.integers(1, steps))
     before = ramp((step - 1) / steps) if step > 1 else 0.0
     assert before < ramp(step / steps)
@@ -35,7 +35,7 @@ def test_a_share_grows_from_step_to_step(ramp: Ramp, steps: int, data: st.DataOb
 
 @every_shape
 @given(steps=st.integers(1, 2**62))
-def test_a_ramp_begins_above_zero_however_long_it_is_and_ends_at_exactly_one(
+def test_a_ramp_of_any_length_begins_above_zero_and_ends_at_exactly_one(
     ramp: Ramp, steps: int
 ) -> None:
     assert ramp(1 / steps) > 0

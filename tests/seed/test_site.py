@@ -1,4 +1,4 @@
-"""Sites: which layers may carry seeds, and that a site without any is the host's own layer."""
+"""Sites: which layers may carry seeds; a site without seeds is the host's own layer."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ from tests.seed.hosts import Host, host, images, sites_of
 from tests.seed.kernels import awaken, plant
 
 
-def test_a_signature_says_what_the_layer_was_seen_to_compute() -> None:
+def test_a_signature_has_the_shapes_dtype_and_device_observed_at_the_layer() -> None:
     sites = sites_of(host())
     conv, fc1 = sites["conv"].signature, sites["fc1"].signature
     assert (conv.kind, conv.x, conv.h) == (SiteKind.FEATURE_MAP, (2, 6, 6), (8, 6, 6))
@@ -73,14 +73,14 @@ def test_a_layer_that_cannot_carry_seeds_is_refused_with_the_reason(
         find_sites(Reused(), names, torch.randn(1, 4), slots=1)
 
 
-def test_a_layer_that_grew_already_is_refused() -> None:
+def test_a_layer_that_already_grows_is_refused() -> None:
     model = host()
     plant(sites_of(model)["fc1"], 0, "low-rank-skip")
     with pytest.raises(SiteRefused, match="fc1 already has its own forward"):
         sites_of(model, "fc1")
 
 
-def test_looking_for_sites_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
+def test_finding_sites_changes_neither_the_model_nor_the_random_number_state() -> None:
     class Noisy(Host):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x + torch.rand_like(x))
@@ -97,13 +97,13 @@ def test_looking_for_sites_leaves_the_model_and_the_random_numbers_as_they_were(
 
 
 def assert_is_the_hosts_own(model: Host) -> None:
-    """Nothing of Esper is left in a model: it runs, saves and lists what it did before."""
+    """Assert that nothing of Esper is left in a model: forward, state and modules are its own."""
     assert not any("forward" in vars(module) for module in model.modules())
     assert [type(module) for module in model.modules()] == [Host, nn.Conv2d, nn.Linear, nn.Linear]
     assert list(model.state_dict()) == list(host().state_dict())
 
 
-def test_a_site_with_nothing_planted_is_the_hosts_own_layer() -> None:
+def test_a_dormant_site_is_the_hosts_own_layer() -> None:
     model = host()
     sites = sites_of(model)
     assert_is_the_hosts_own(model)
@@ -122,7 +122,7 @@ def test_a_site_whose_last_seed_is_removed_is_the_hosts_own_layer_again() -> Non
     assert torch.equal(model(images()), host()(images()))
 
 
-def test_a_site_may_be_planted_again_after_it_was_emptied() -> None:
+def test_an_emptied_site_can_be_planted_again() -> None:
     model = host()
     site = sites_of(model)["fc1"]
     plant(site, 0, "low-rank-skip")
@@ -133,12 +133,12 @@ def test_a_site_may_be_planted_again_after_it_was_emptied() -> None:
 
 
 @pytest.mark.parametrize("take", [lambda site: site.seed(0), lambda site: site.remove(0)])
-def test_nothing_can_be_taken_from_a_site_that_is_empty(take: Callable[[object], object]) -> None:
+def test_removing_from_an_empty_site_is_refused(take: Callable[[object], object]) -> None:
     with pytest.raises(KeyError, match="fc1 has nothing planted"):
         take(sites_of(host())["fc1"])
 
 
-def test_the_path_of_a_seed_is_where_the_model_has_it() -> None:
+def test_the_module_path_of_a_seed_names_its_module_in_the_host() -> None:
     model = host()
     site = sites_of(model)["fc1"]
     seed = plant(site, 2, "low-rank-skip")
@@ -146,7 +146,7 @@ def test_the_path_of_a_seed_is_where_the_model_has_it() -> None:
 
 
 def grown() -> Host:
-    """A host with kernels that add something."""
+    """Return a host with kernels of nonzero output."""
     model = host()
     sites = sites_of(model)
     awaken(plant(sites["conv"], 0, "conv-bottleneck", alpha=0.5))
@@ -183,7 +183,7 @@ def test_a_grown_model_saves_and_loads_its_state() -> None:
     assert torch.equal(other(images()), model(images()))
 
 
-def test_a_grown_model_that_was_pickled_whole_computes_the_same() -> None:
+def test_a_pickled_grown_model_computes_the_same() -> None:
     model = grown()
     twin = pickle.loads(pickle.dumps(model))
     assert torch.equal(twin(images()), model(images()))

@@ -1,4 +1,4 @@
-"""Sites anywhere in a host: any layer that takes a tensor and gives one, however it is called."""
+"""Sites anywhere in a host: any layer that takes and returns a tensor, for any form of call."""
 
 import copy
 import pickle
@@ -70,7 +70,7 @@ class Tokens(nn.Module):
 
 
 class Chain(nn.Module):
-    """Layers in a row that are named as one: (B, 5, 6) to (B, 3)."""
+    """A site that is an `nn.Sequential`: (B, 5, 6) to (B, 3)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Chain(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A host with a site, an input of it, and a blueprint for the site."""
+    """A host with a site, the shape of its input, and a blueprint for the site."""
 
     host: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -119,7 +119,7 @@ def made(case: Case) -> tuple[nn.Module, Site, Tensor]:
 
 
 def watched(model: nn.Module, site: Site, batch: Tensor) -> Tensor:
-    """What a layer gives in a pass of the model, as kernels see h: (B, T, D) for lines."""
+    """Return a layer's output in a pass of the model, laid out as h: (B, T, D) for Conv1d."""
     seen = []
 
     def watch(_: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -133,7 +133,7 @@ def watched(model: nn.Module, site: Site, batch: Tensor) -> Tensor:
 
 
 @EACH_CASE
-def test_the_signature_is_what_the_layer_was_seen_to_compute(case: Case) -> None:
+def test_the_signature_has_the_shapes_observed_at_the_layer(case: Case) -> None:
     _, site, _ = made(case)
     assert (site.signature.x, site.signature.h) == (case.x, case.h)
     expected = SiteKind.FEATURE_MAP if len(case.h) == 3 else SiteKind.SEQUENCE
@@ -162,7 +162,7 @@ def test_the_output_differs_from_the_hosts_own_by_exactly_alpha_times_k(
 
 
 @EACH_CASE
-def test_evaluation_without_gradient_runs_what_is_planted_too(case: Case) -> None:
+def test_evaluation_without_gradient_runs_planted_kernels_too(case: Case) -> None:
     """Torch has a fused path for whole encoder layers, which calls none of the layers in them."""
     model, site, batch = made(case)
     model.eval()
@@ -175,7 +175,7 @@ def test_evaluation_without_gradient_runs_what_is_planted_too(case: Case) -> Non
 
 
 @EACH_CASE
-def test_a_fresh_kernel_changes_no_bit_and_learns(case: Case) -> None:
+def test_a_fresh_kernel_is_an_exact_no_op_and_learns(case: Case) -> None:
     model, site, batch = made(case)
     before = model(batch)
     seed = plant(site, 0, case.blueprint)
@@ -194,7 +194,7 @@ def test_a_fresh_kernel_changes_no_bit_and_learns(case: Case) -> None:
 
 
 @EACH_CASE
-def test_a_copy_and_a_pickle_have_seeds_of_their_own(case: Case) -> None:
+def test_a_copy_and_a_pickle_have_their_own_seeds(case: Case) -> None:
     model, site, batch = made(case)
     awaken(plant(site, 0, case.blueprint).kernel)
     model.eval()
@@ -251,7 +251,7 @@ class Odd(nn.Module):
         ("scripted", "scripted is TorchScript, whose forward cannot change; use its original"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_grows(name: str, reason: str) -> None:
+def test_a_layer_that_cannot_be_a_site_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(SiteRefused, match=reason):
         find_sites(Odd(), [name], torch.ones(1, 5), slots=1)
 
@@ -263,21 +263,21 @@ def test_what_cannot_work_is_refused_before_anything_grows(name: str, reason: st
         (FullyShardedDataParallel, "sharded over ranks, and a kernel would not be"),
     ],
 )
-def test_a_wrapper_under_which_kernels_would_not_train_alike_is_refused(
+def test_a_wrapper_that_would_not_train_kernels_consistently_is_refused(
     wrapper: type[nn.Module], reason: str
 ) -> None:
     with pytest.raises(SiteRefused, match=f"{reason}; use DistributedDataParallel"):
         unwrap_model(wrapper.__new__(wrapper))
 
 
-def test_a_model_in_no_wrapper_is_its_own_host() -> None:
+def test_an_unwrapped_model_is_its_own_host() -> None:
     model = nn.Linear(2, 2)
     assert unwrap_model(model) is model
 
 
-def test_sites_are_suggested_in_the_order_in_which_they_run_and_each_with_its_reason() -> None:
+def test_sites_are_suggested_in_execution_order_with_reasons() -> None:
     suggestions = suggest_sites(Tokens(), torch.randn(1, 5, 8))
-    assert [(each.name, each.chosen) for each in suggestions] == [
+    assert [(suggestion.name, suggestion.chosen) for suggestion in suggestions] == [
         ("attend", True),
         ("encode.self_attn", True),
         ("encode.linear1", True),
@@ -287,12 +287,12 @@ def test_sites_are_suggested_in_the_order_in_which_they_run_and_each_with_its_re
     assert suggestions[-1].reason == "out gives the output of the model"
 
 
-def test_of_many_layers_eight_are_suggested_from_the_first_to_the_last() -> None:
+def test_of_many_layers_eight_evenly_spread_are_suggested() -> None:
     suggestions = suggest_sites(ResNetHost(), torch.randn(1, 1, 32, 32))
-    chosen = [each.name for each in suggestions if each.chosen]
+    chosen = [suggestion.name for suggestion in suggestions if suggestion.chosen]
     assert len(chosen) == 8
     assert (chosen[0], chosen[-1]) == ("stem", "hidden")
-    assert {each.reason for each in suggestions if each.name == "logits"} == {
+    assert {suggestion.reason for suggestion in suggestions if suggestion.name == "logits"} == {
         "logits gives the output of the model"
     }
 
@@ -301,6 +301,8 @@ def test_a_layer_that_never_runs_is_not_suggested_and_the_reason_says_so() -> No
     model = Images()
     model.spare = nn.Linear(2, 2)
     (spare,) = (
-        each for each in suggest_sites(model, torch.randn(1, 2, 6, 6)) if each.name == "spare"
+        suggestion
+        for suggestion in suggest_sites(model, torch.randn(1, 2, 6, 6))
+        if suggestion.name == "spare"
     )
     assert (spare.chosen, spare.reason[:16]) == (False, "spare runs 0 tim")

@@ -1,7 +1,6 @@
-"""When a planted site is recorded and replayed, and when and why it is eager: on the CPU.
+"""When a planted site is captured and replayed, and when and why it runs eagerly: on the CPU.
 
-The recording itself is stood in for by one that calls the region; `test_cuda_seeds.py` runs the
-real one on a GPU.
+`FakeGraph` stands in for a captured graph; `test_cuda_seeds.py` captures real ones on a GPU.
 """
 
 import copy
@@ -37,7 +36,7 @@ from tests.seed.kernels import awaken, kernel_for, plant
 
 
 class Growing:
-    """A host with a site that is recorded on the CPU, and what was recorded there."""
+    """A host with a site whose graphs are fake, on the CPU, and the graphs captured there."""
 
     def __init__(self, name: str = "conv", blueprint: str = "residual-conv3x3") -> None:
         self.model = host().train()
@@ -46,10 +45,10 @@ class Growing:
         self.fails: Exception | None = None
         plant(self.site, 0, blueprint)
         awaken(self.bank)
-        self.bank.graphs = SiteGraphs(self.record, devices=("cpu",))
+        self.bank.graphs = SiteGraphs(self.capture, devices=("cpu",))
 
-    def record(self, region: CapturedRegion, spec: CallSpec, streams: StreamManager) -> FakeGraph:
-        """Record, unless that is to fail."""
+    def capture(self, region: CapturedRegion, spec: CallSpec, streams: StreamManager) -> FakeGraph:
+        """Return a fake graph, or raise `fails` if set."""
         if self.fails:
             raise self.fails
         self.made.append(FakeGraph(region, spec, streams))
@@ -62,25 +61,25 @@ class Growing:
 
     @property
     def stats(self) -> CaptureStats:
-        """What became of the passes."""
+        """The counts of passes."""
         stats: CaptureStats = self.bank.capture_stats
         return stats
 
     def step(self, count: int = 5) -> Tensor:
-        """A training step and what comes between it and the next."""
+        """Run a training step, and the captures due after it."""
         y: Tensor = self.model(images(count))
         y.sum().backward()
         capture_due()
         return y
 
     def settle(self) -> None:
-        """Train until the site is recorded."""
+        """Train until the site is captured."""
         for _ in range(PASSES_BEFORE_CAPTURE):
             self.step()
         assert len(self.made) == 1
 
 
-def test_a_configuration_is_recorded_when_it_came_often_enough_and_then_replayed() -> None:
+def test_a_repeated_configuration_is_captured_and_then_replayed() -> None:
     growing = Growing()
     growing.settle()
     assert growing.stats.replays == 0
@@ -95,7 +94,7 @@ def test_a_configuration_is_recorded_when_it_came_often_enough_and_then_replayed
     assert growing.stats.capture_ms > 0
 
 
-def test_nothing_is_recorded_during_a_step() -> None:
+def test_nothing_is_captured_during_a_step() -> None:
     growing = Growing()
     for _ in range(PASSES_BEFORE_CAPTURE + 2):
         growing.model(images()).sum().backward()
@@ -104,7 +103,7 @@ def test_nothing_is_recorded_during_a_step() -> None:
     assert len(growing.made) == 1
 
 
-def test_a_step_is_the_same_replayed_or_not() -> None:
+def test_a_replayed_step_equals_an_eager_one() -> None:
     growing = Growing()
     twin = copy.deepcopy(growing.model)
     twin.conv.esper_seeds.graphs.enabled = False  # type: ignore[union-attr]
@@ -113,19 +112,19 @@ def test_a_step_is_the_same_replayed_or_not() -> None:
     assert growing.stats.replays == 1
 
 
-def test_the_layer_is_in_the_graph_where_it_is_torchs_own() -> None:
+def test_a_layer_of_torch_is_part_of_the_graph() -> None:
     growing = Growing()
     growing.settle()
     (spec,) = growing.made[0].spec.inputs
-    assert spec.size == (5, 2, 6, 6), "x alone: the graph makes h itself"
+    assert spec.size == (5, 2, 6, 6), "only x: the graph computes h"
 
 
-def test_a_layer_whose_weight_is_made_anew_for_each_call_stays_out() -> None:
+def test_a_layer_whose_weight_is_recomputed_in_each_call_is_not_part_of_the_graph() -> None:
     growing = Growing()
     prune.l1_unstructured(growing.model.conv, "weight", amount=0.2)  # type: ignore[no-untyped-call]
     growing.settle()
     (spec,) = growing.made[0].spec.inputs
-    assert spec.size == (5, 8, 6, 6), "h alone: this kernel does not read x"
+    assert spec.size == (5, 8, 6, 6), "only h: this kernel does not read x"
 
 
 def test_another_shape_is_eager_and_counted() -> None:
@@ -134,10 +133,10 @@ def test_another_shape_is_eager_and_counted() -> None:
     growing.step(3)
     assert growing.stats.fallbacks[EagerReason.CHANGING] == 2
     growing.step()
-    assert growing.stats.replays == 1, "one other batch costs the recording nothing"
+    assert growing.stats.replays == 1, "one other batch does not drop the graph"
 
 
-def test_shapes_that_always_change_are_never_recorded() -> None:
+def test_shapes_that_always_change_are_never_captured() -> None:
     growing = Growing()
     for count in [2, 3, 4, 5, 6] * 3:
         growing.step(count)
@@ -145,7 +144,7 @@ def test_shapes_that_always_change_are_never_recorded() -> None:
     assert growing.stats.fallbacks == {EagerReason.CHANGING: 15}
 
 
-def test_a_smaller_last_batch_of_each_epoch_is_never_recorded() -> None:
+def test_a_smaller_last_batch_of_each_epoch_is_never_captured() -> None:
     growing = Growing()
     growing.settle()
     for _ in range(PASSES_BEFORE_CAPTURE + 1):
@@ -155,7 +154,7 @@ def test_a_smaller_last_batch_of_each_epoch_is_never_recorded() -> None:
     assert growing.stats.replays == PASSES_BEFORE_CAPTURE + 1
 
 
-def test_only_the_latest_recordings_are_kept() -> None:
+def test_only_the_latest_graphs_are_kept() -> None:
     growing = Growing()
     for count in range(2, 4 + MAX_GRAPHS):
         for _ in range(PASSES_BEFORE_CAPTURE):
@@ -167,7 +166,7 @@ def test_only_the_latest_recordings_are_kept() -> None:
     assert growing.stats.replays == 1
 
 
-def test_a_kernel_that_comes_or_goes_is_served_at_once_and_recorded_anew() -> None:
+def test_a_planted_or_removed_kernel_takes_effect_immediately_and_is_captured_again() -> None:
     growing = Growing()
     growing.settle()
     plant(growing.site, 1, "pointwise-mix")
@@ -181,13 +180,13 @@ def test_a_kernel_that_comes_or_goes_is_served_at_once_and_recorded_anew() -> No
     assert growing.stats.replays == 0
 
 
-def test_the_recordings_of_what_was_planted_before_are_gone() -> None:
+def test_graphs_of_previously_planted_kernels_are_freed() -> None:
     growing = Growing()
     plant(growing.site, 1, "pointwise-mix")
     growing.settle()
-    recording = weakref.ref(growing.made.pop())
+    graph = weakref.ref(growing.made.pop())
     seed = growing.site.remove(1)
-    assert recording() is None, "its memory is free at once"
+    assert graph() is None, "its memory is freed immediately"
     growing.site.plant(1, seed)
     growing.step()
     assert growing.stats.replays == 0
@@ -312,7 +311,7 @@ def off(growing: Growing) -> None:
         (off, EagerReason.OFF, 1),
     ],
 )
-def test_where_a_graph_would_do_otherwise_the_pass_is_eager_and_counted(
+def test_a_pass_that_a_replay_would_change_is_eager_and_counted(
     act: Callable[[Growing], None], reason: EagerReason, passes: int
 ) -> None:
     growing = Growing()
@@ -332,7 +331,7 @@ def test_hooks_of_the_layer_itself_run_around_a_replay() -> None:
     assert len(seen) == PASSES_BEFORE_CAPTURE + 1
 
 
-def test_what_changes_how_tensors_are_made_is_no_hindrance() -> None:
+def test_a_default_device_does_not_prevent_a_replay() -> None:
     growing = Growing()
     growing.settle()
     with torch.device("cpu"):
@@ -340,7 +339,7 @@ def test_what_changes_how_tensors_are_made_is_no_hindrance() -> None:
     assert growing.stats.replays == 1
 
 
-def test_weights_put_in_place_of_others_are_recorded_when_they_settled() -> None:
+def test_replaced_weights_are_captured_when_settled() -> None:
     growing = Growing()
     growing.settle()
     other_weights(growing)
@@ -359,7 +358,7 @@ def test_weights_put_in_place_of_others_are_recorded_when_they_settled() -> None
         ),
     ],
 )
-def test_what_cannot_be_recorded_stays_eager_and_says_so_once(
+def test_a_failed_capture_stays_eager_and_is_logged_once(
     error: Exception, reason: EagerReason, caplog: pytest.LogCaptureFixture
 ) -> None:
     growing = Growing()
@@ -372,7 +371,7 @@ def test_what_cannot_be_recorded_stays_eager_and_says_so_once(
     assert [str(error) in record.message for record in caplog.records] == [True]
 
 
-def test_a_copy_or_a_pickle_has_no_recordings_of_the_original() -> None:
+def test_a_copy_or_a_pickle_has_no_graphs_of_the_original() -> None:
     growing = Growing()
     growing.settle()
     twin = copy.deepcopy(growing.model)
@@ -382,7 +381,7 @@ def test_a_copy_or_a_pickle_has_no_recordings_of_the_original() -> None:
     assert torch.equal(again(images()), growing.model(images()))
 
 
-def test_what_is_due_at_a_site_that_is_gone_is_forgotten() -> None:
+def test_a_capture_due_at_a_removed_site_is_dropped() -> None:
     growing = Growing()
     for _ in range(PASSES_BEFORE_CAPTURE):
         growing.model(images()).sum().backward()
@@ -392,7 +391,7 @@ def test_what_is_due_at_a_site_that_is_gone_is_forgotten() -> None:
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what reads a tensor's value on the CPU, for which a GPU would have to finish."""
+    """Fails on an op that reads a tensor's value on the CPU, which would wait for a GPU."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         waits = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
@@ -401,7 +400,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("name", "blueprint"), [("conv", "squeeze-excite"), ("fc1", "swiglu")])
-def test_no_step_reads_a_value_back(name: str, blueprint: str) -> None:
+def test_no_step_reads_a_tensor_value_on_the_cpu(name: str, blueprint: str) -> None:
     growing = Growing(name, blueprint)
     with NoWaiting():
         growing.step()
@@ -411,14 +410,14 @@ def test_no_step_reads_a_value_back(name: str, blueprint: str) -> None:
         growing.step().sum().item()
 
 
-def test_a_convolution_written_with_seeds_runs_the_code_of_a_site() -> None:
+def test_a_seeded_convolution_computes_the_same_as_a_site() -> None:
     growing = Growing()
     conv = growing.model.conv
     layer = AsyncSeededConv2d(2, 8, 3, padding=1)
     layer.load_state_dict(conv.state_dict(), strict=False)
     x = images()
     assert torch.equal(layer(x), nn.functional.conv2d(x, conv.weight, conv.bias, padding=1))
-    layer.bank.graphs = SiteGraphs(growing.record, devices=("cpu",))
+    layer.bank.graphs = SiteGraphs(growing.capture, devices=("cpu",))
     kernel = kernel_for("residual-conv3x3", growing.site.signature)
     kernel.load_state_dict(growing.site.seed(0).kernel.state_dict())
     layer.plant(1, Seed(kernel, 1.0))
@@ -434,16 +433,16 @@ def test_a_convolution_written_with_seeds_runs_the_code_of_a_site() -> None:
     assert torch.equal(layer(x), nn.functional.conv2d(x, conv.weight, conv.bias, padding=1))
 
 
-def test_seeds_lie_channels_last_where_their_layer_does() -> None:
+def test_seeds_of_a_channels_last_layer_are_channels_last() -> None:
     model = host().to(memory_format=torch.channels_last)
     site: Site = sites_of(model)["conv"]
     kernel = plant(site, 0, "residual-conv3x3").kernel
-    images_last = [each for each in kernel.parameters() if each.dim() == 4]
-    assert images_last
-    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in images_last)
+    weights = [weight for weight in kernel.parameters() if weight.dim() == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
-def test_the_page_explains_every_reason() -> None:
+def test_the_gpu_page_explains_every_eager_reason() -> None:
     page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     assert re.findall(r"`([a-z-]+)`", "".join(rows)) == list(EagerReason)

@@ -1,4 +1,4 @@
-"""The life of a seed: the table is complete, and nothing outside it happens."""
+"""The states of a slot: the transition table is complete, and others are refused."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def slot_in(state: SeedState) -> Slot:
     )
 
 
-def test_every_state_has_its_row() -> None:
+def test_every_state_has_transitions() -> None:
     assert set(TRANSITIONS) == set(S)
 
 
@@ -66,19 +66,19 @@ def test_an_illegal_transition_is_refused_naming_seed_and_both_states(
 
 
 @pytest.mark.parametrize("to", [S.CULLED, S.ROLLED_BACK])
-def test_a_slot_that_is_emptied_forgets_what_was_planted(to: SeedState) -> None:
+def test_an_emptied_slot_forgets_its_plant(to: SeedState) -> None:
     slot = slot_in(S.ACTIVE)
     slot.advance(to, step=9)
     assert slot.planted is None
     assert slot.decision_id is None
 
 
-def test_a_fossilized_slot_remembers_what_was_planted() -> None:
+def test_a_fossilized_slot_remembers_its_plant() -> None:
     slot = slot_in(S.ACTIVE)
     slot.advance(S.FOSSILIZED, step=9)
     assert slot.planted is PLANT
 
 
-def test_a_spent_slot_leads_nowhere() -> None:
+def test_a_fossilized_slot_has_no_transitions() -> None:
     with pytest.raises(IllegalTransition, match="it may become nothing"):
         slot_in(S.FOSSILIZED).check(S.CULLED)

@@ -1,4 +1,4 @@
-"""Streams: on a device without any, the same work one after another; the waits, in their order."""
+"""Streams: on a device without streams, branches run sequentially; branches equal a sequence."""
 
 from collections.abc import Callable
 from typing import cast
@@ -19,18 +19,20 @@ Forward = Callable[[Tensor], Tensor]
 CPU = torch.device("cpu")
 
 
-def test_a_device_without_streams_has_none() -> None:
+def test_a_device_without_streams_has_no_side_streams() -> None:
     assert StreamManager().side_streams(CPU) == ()
     StreamManager().join(CPU)
 
 
-def test_fewer_than_no_streams_are_refused() -> None:
+def test_a_negative_number_of_streams_is_refused() -> None:
     with pytest.raises(ValueError, match="-1 side streams; use at least 0"):
         StreamManager(-1)
 
 
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(0, 4))
-def test_work_runs_in_turn_on_the_calling_thread(numbers: list[int], streams: int) -> None:
+def test_without_streams_branches_run_in_turn_on_the_calling_thread(
+    numbers: list[int], streams: int
+) -> None:
     ran: list[int] = []
 
     def work(x: Tensor) -> Tensor:
@@ -40,14 +42,14 @@ def test_work_runs_in_turn_on_the_calling_thread(numbers: list[int], streams: in
     with StreamManager(streams).fork(CPU) as fork:
         doubled = [fork.start(work, torch.tensor(number)) for number in numbers]
     assert ran == numbers
-    assert [int(each) for each in doubled] == [2 * number for number in numbers]
+    assert [int(number) for number in doubled] == [2 * number for number in numbers]
 
 
 class OneByOne(BranchGroup):
-    """Branches as over streams, on the CPU: one after the other, all joined at the end."""
+    """Branches on the CPU: run sequentially, all joined at the end."""
 
     def start(self, work: Callable[..., Tensor], *reads: Tensor) -> Tensor:
-        """Run at once."""
+        """Run immediately."""
         return work(*reads)
 
     def join(self) -> None:
@@ -55,27 +57,27 @@ class OneByOne(BranchGroup):
 
 
 class ForkedOnCpu(StreamManager):
-    """Takes the way of a GPU with side streams."""
+    """A manager that takes the code path of a GPU with side streams."""
 
     def fork(self, device: torch.device) -> BranchGroup:
-        """Return branches that believe in streams."""
+        """Return branches that report a stream."""
         branches = OneByOne((), self.dependencies)
         branches.streams = (cast(torch.cuda.Stream, object()),)
         return branches
 
 
 def forked(host: Forward, x: Tensor, seeds: list[Seed]) -> Tensor:
-    """What a layer and its kernels compute over streams."""
+    """Return the sum on the code path with streams."""
     return sum_in_parallel(host, x, seeds, ForkedOnCpu())
 
 
 def by_default(host: Forward, x: Tensor, seeds: list[Seed]) -> Tensor:
-    """What a site runs on the CPU."""
+    """Return the sum as a site computes it on the CPU."""
     return sum_in_parallel(host, x, seeds, StreamManager(4))
 
 
 @pytest.mark.parametrize("ours", [forked, by_default])
-def test_side_by_side_is_bit_equal_to_one_after_the_other(ours: Callable[..., Tensor]) -> None:
+def test_a_parallel_sum_is_bit_equal_to_a_sequential_one(ours: Callable[..., Tensor]) -> None:
     site = sites_of(host())["conv"]
     for slot, name in enumerate(("residual-conv3x3", "squeeze-excite", "spatial-attention")):
         plant(site, slot, name, alpha=0.3)
@@ -102,7 +104,7 @@ def test_side_by_side_is_bit_equal_to_one_after_the_other(ours: Callable[..., Te
         assert torch.equal(found, expected)
 
 
-def test_an_error_in_a_branch_is_the_callers() -> None:
+def test_an_error_in_a_branch_is_raised_to_the_caller() -> None:
     def fail(x: Tensor) -> Tensor:
         raise ZeroDivisionError
 
@@ -110,7 +112,7 @@ def test_an_error_in_a_branch_is_the_callers() -> None:
         fork.start(fail, torch.zeros(1))
 
 
-def test_an_async_kernel_computes_what_the_kernel_does() -> None:
+def test_an_async_kernel_computes_the_same_as_its_kernel() -> None:
     site = sites_of(host())["conv"]
     kernel = kernel_for("residual-conv3x3", site.signature)
     awaken(kernel)
@@ -118,13 +120,13 @@ def test_an_async_kernel_computes_what_the_kernel_does() -> None:
     assert torch.equal(AsyncConv2dKernel(kernel)(x, h), kernel(x, h))
 
 
-def test_an_async_kernel_is_one_of_feature_maps() -> None:
+def test_an_async_kernel_of_another_site_kind_is_refused() -> None:
     site = sites_of(host())["fc1"]
     with pytest.raises(ValueError, match="is for a vector; AsyncConv2dKernel runs kernels of feat"):
         AsyncConv2dKernel(kernel_for("linear-bottleneck", site.signature))
 
 
-def test_a_seed_knows_what_its_kernel_reads() -> None:
+def test_a_seed_reports_whether_its_kernel_reads_x_or_h() -> None:
     site = sites_of(host())["fc1"]
     bottleneck = Seed(kernel_for("linear-bottleneck", site.signature))
     low_rank = Seed(kernel_for("low-rank-skip", site.signature))

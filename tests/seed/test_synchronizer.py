@@ -1,4 +1,4 @@
-"""Two ranks train what one process does on whole batches, kernels that came later included."""
+"""Two ranks train the same as one process on whole batches, including kernels planted later."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from tests.seed.ranks import run_on_ranks
 from tests.seed.two_ranks import CASES, RANKS, trained
 
 TOLERANCE = 1e-6
-"""A mean of two means rounds otherwise than the mean of all."""
+"""A mean of two means is rounded differently from the mean of all."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each rank has left the weights of each case."""
+    """Return the folder with the weights of each case and rank."""
     made = tmp_path_factory.mktemp("ranks")
     run_on_ranks("tests.seed.two_ranks", RANKS, made)
     return made
@@ -27,7 +27,9 @@ def of_rank(folder: Path, case: str, rank: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_train_what_one_process_does_on_the_joined_batch(folder: Path, case: str) -> None:
+def test_two_ranks_train_the_same_as_one_process_on_the_joined_batch(
+    folder: Path, case: str
+) -> None:
     expected = trained(case, None).model.state_dict()
     found = of_rank(folder, case, 0)
     assert expected.keys() == found.keys()
@@ -42,7 +44,7 @@ def test_ranks_stay_equal_bit_for_bit(folder: Path, case: str) -> None:
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_nothing_is_reduced_where_the_wrapper_reduces_nothing(folder: Path) -> None:
+def test_nothing_is_reduced_under_no_sync(folder: Path) -> None:
     one, other = (
         torch.load(folder / f"without_sync_between-{rank}-unreduced.pt", weights_only=True)
         for rank in range(RANKS)
@@ -53,5 +55,7 @@ def test_nothing_is_reduced_where_the_wrapper_reduces_nothing(folder: Path) -> N
 
 def test_a_model_of_several_processes_must_be_wrapped(folder: Path) -> None:
     for rank in range(RANKS):
-        said = (folder / f"unwrapped-{rank}").read_text()
-        assert said.startswith("this is one of 2 processes, and each would grow a different network")
+        message = (folder / f"unwrapped-{rank}").read_text()
+        assert message.startswith(
+            "this is one of 2 processes, and each would grow a different network"
+        )

@@ -1,6 +1,6 @@
-"""What two ranks train, each on its half of every batch; `test_synchronizer.py` runs and judges it.
+"""Train two ranks, each on its half of every batch; `test_synchronizer.py` runs this module.
 
-The same functions train one process on whole batches, which is what the ranks must equal.
+The same functions train one process on whole batches, which must give the same weights.
 """
 
 import faulthandler
@@ -24,13 +24,13 @@ from tests.seed.kernels import awaken, kernel_for
 
 RANKS: Final = 2
 STUCK_AFTER_S: Final = 45.0
-"""A rank that waits for ever says where; who started it waits a little longer."""
+"""A rank that hangs prints its stack after this time; the test waits a little longer."""
 
 BATCH: Final = 8
 STEPS: Final = 4
 LOW: Final = -10.0
 SMALL_BUCKET_BYTES: Final = 600
-"""So small that the kernels of these hosts need several."""
+"""Small, so that the kernels of these hosts fill several buckets."""
 
 
 class Routing(Host):
@@ -47,7 +47,7 @@ class Routing(Host):
 
 
 class Share:
-    """What one process sees of the training: all of it, or a rank's part with its wrapper."""
+    """The training of one process: all of a batch, or a rank's share with its wrapper."""
 
     def __init__(self, rank: int | None, device: str = "cpu") -> None:
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ class Share:
         seed = self.sites[name].remove(slot)
         gone = set(seed.parameters())
         group = self.optimizer.param_groups[0]
-        group["params"] = [one for one in group["params"] if one not in gone]
+        group["params"] = [weight for weight in group["params"] if weight not in gone]
         if self.synchronizer is not None:
             self.synchronizer.remove(seed.parameters())
 
@@ -189,8 +189,8 @@ def a_site_that_runs_on_one_rank_or_on_none(share: Share) -> None:
 
 
 CASES: Final[dict[str, Callable[[Share], None]]] = {
-    each.__name__: each
-    for each in (
+    case.__name__: case
+    for case in (
         every_step,
         without_sync_between,
         accumulating,
@@ -203,19 +203,19 @@ CASES: Final[dict[str, Callable[[Share], None]]] = {
 
 
 def trained(case: str, rank: int | None, device: str = "cpu") -> Share:
-    """Train as a case says."""
+    """Return the share after training as in a case."""
     share = Share(rank, device)
     CASES[case](share)
     return share
 
 
 def full_precision() -> None:
-    """Let a GPU compute float32 as such, not as what tensor cores make of it."""
+    """Compute float32 in full precision on a GPU, without tf32."""
     torch.backends.cudnn.allow_tf32 = False
 
 
 def gpu_of(rank: int) -> tuple[str, str]:
-    """Return a rank's GPU and how ranks speak: one for each over NCCL, or one for all."""
+    """Return a rank's GPU and the backend: NCCL with a GPU per rank, else gloo on one GPU."""
     if torch.cuda.device_count() < RANKS:
         return "cuda:0", "gloo"
     torch.cuda.set_device(rank)
