@@ -183,7 +183,7 @@ class RedisRunMemory:
 
     def _unavailable(self, error: RedisError) -> StoreUnavailable:
         return StoreUnavailable(
-            f"Redis at {self._url} fails ({error}); "
+            f"Redis at {self._url} does not answer ({error}); "
             "start it with `esper up`, or set ESPER_REDIS_URL"
         )
 

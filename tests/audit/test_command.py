@@ -27,7 +27,7 @@ def test_an_honest_history_exits_0_and_prints_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "topic", "complaint"),
+    ("name", "topic", "message"),
     [
         ("tampered-report", "seed-metrics", "its digest differs"),
         ("forged-report", "adaptation-decision", "the fold gives"),
@@ -40,13 +40,13 @@ def test_an_honest_history_exits_0_and_prints_counts() -> None:
     ],
 )
 def test_a_tampered_history_exits_1_and_names_the_first_record(
-    name: str, topic: str, complaint: str
+    name: str, topic: str, message: str
 ) -> None:
     result = audit_of("--history", HISTORIES / f"{name}.jsonl")
     assert result.exit_code == 1
     assert result.output.startswith("different: run digits-")
     assert f", {topic}[" in result.output
-    assert complaint in result.output
+    assert message in result.output
     assert result.output.count("\n") == 1
 
 

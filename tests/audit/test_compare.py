@@ -120,15 +120,15 @@ def test_the_finding_shows_both_values_of_the_first_field_that_differs(honest: R
 
 
 @pytest.mark.parametrize(
-    ("index", "complaint"),
+    ("index", "message"),
     [(0, "starts with report 1"), (7, "report 7 is missing, next is 8")],
 )
 def test_a_missing_report_is_found_at_the_next_report(
-    honest: RunRecords, index: int, complaint: str
+    honest: RunRecords, index: int, message: str
 ) -> None:
     finding = finding_of(replace(honest, reports=without(honest.reports, index)))
     assert names(finding, honest.reports[index + 1])
-    assert complaint in finding.what
+    assert message in finding.what
 
 
 def test_a_missing_last_report_leaves_the_seal_without_a_cause(honest: RunRecords) -> None:

@@ -93,7 +93,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("", "its first line is no esper-history/1 header"),
         ("\n", "its first line is no esper-history/1 header"),
@@ -110,9 +110,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_history_file_is_an_error_that_names_the_line(
-    tmp_path: Path, text: str, complaint: str
+    tmp_path: Path, text: str, message: str
 ) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text(text)
-    with pytest.raises(HistoryUnreadable, match=complaint):
+    with pytest.raises(HistoryUnreadable, match=message):
         read_history(file)

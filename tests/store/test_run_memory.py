@@ -16,7 +16,7 @@ from esper.store.run_memory import ANSWER_TIMEOUT_S, KEY_PREFIX, RedisRunMemory
 
 CONV = "feature_map:4x8x8>8x8x8"
 FC = "vector:32>12"
-LEARNT = [MemoryUpdate(CONV, "low-rank", 4, 0.7), MemoryUpdate(FC, "dropout-mlp", 2, 0.1)]
+UPDATES = [MemoryUpdate(CONV, "low-rank", 4, 0.7), MemoryUpdate(FC, "dropout-mlp", 2, 0.1)]
 
 
 @pytest.fixture
@@ -37,17 +37,17 @@ def test_an_unknown_family_is_empty(memory: RedisRunMemory, family: str) -> None
 def test_another_client_reads_the_folded_run(
     memory: RedisRunMemory, redis_url: str, family: str
 ) -> None:
-    assert memory.fold(family, LEARNT, run_id="one", at_ms=5)
+    assert memory.fold(family, UPDATES, run_id="one", at_ms=5)
     assert RedisRunMemory(redis_url).read(family) == with_run(
-        FamilyMemory(), LEARNT, run_id="one", at_ms=5
+        FamilyMemory(), UPDATES, run_id="one", at_ms=5
     )
     assert family in memory.families()
 
 
 def test_the_same_run_counts_once(memory: RedisRunMemory, family: str) -> None:
-    assert memory.fold(family, LEARNT, run_id="one", at_ms=5)
+    assert memory.fold(family, UPDATES, run_id="one", at_ms=5)
     before = memory.read(family)
-    assert not memory.fold(family, LEARNT, run_id="one", at_ms=6)
+    assert not memory.fold(family, UPDATES, run_id="one", at_ms=6)
     assert memory.read(family) == before
 
 
@@ -69,13 +69,13 @@ runs = st.lists(
 @settings(max_examples=15, deadline=None)
 @given(runs)
 def test_redis_holds_the_same_memory_as_the_pure_fold(
-    redis_url: str, history: list[list[MemoryUpdate]]
+    redis_url: str, runs_updates: list[list[MemoryUpdate]]
 ) -> None:
     memory, family = RedisRunMemory(redis_url), f"family-{secrets.token_hex(4)}"
     value = FamilyMemory()
-    for number, learnt in enumerate(history):
-        memory.fold(family, learnt, run_id=f"run-{number}", at_ms=number)
-        value = with_run(value, learnt, run_id=f"run-{number}", at_ms=number)
+    for number, updates in enumerate(runs_updates):
+        memory.fold(family, updates, run_id=f"run-{number}", at_ms=number)
+        value = with_run(value, updates, run_id=f"run-{number}", at_ms=number)
     assert memory.read(family) == value
 
 
@@ -85,8 +85,8 @@ def test_concurrent_writers_lose_no_run_and_count_no_run_twice(redis_url: str, f
 
     def fold(name: str) -> bool:
         # Each run has its own arm, so that the arm's weight shows how often the run was counted.
-        learnt = [MemoryUpdate(f"vector:{name.removeprefix('run-')}1>4", "a", 3, 0.5)]
-        return RedisRunMemory(redis_url).fold(family, learnt, run_id=name, at_ms=1)
+        updates = [MemoryUpdate(f"vector:{name.removeprefix('run-')}1>4", "a", 3, 0.5)]
+        return RedisRunMemory(redis_url).fold(family, updates, run_id=name, at_ms=1)
 
     with ThreadPoolExecutor(8) as threads:
         counted = list(threads.map(fold, names))
@@ -98,9 +98,9 @@ def test_concurrent_writers_lose_no_run_and_count_no_run_twice(redis_url: str, f
 
 def test_a_family_expires_kept_days_after_its_last_run(redis_url: str, family: str) -> None:
     client, memory = Redis.from_url(redis_url), RedisRunMemory(redis_url, kept_days=1)
-    memory.fold(family, LEARNT, run_id="one", at_ms=5)
+    memory.fold(family, UPDATES, run_id="one", at_ms=5)
     client.pexpire(KEY_PREFIX + family, 60_000)
-    memory.fold(family, LEARNT, run_id="two", at_ms=5)
+    memory.fold(family, UPDATES, run_id="two", at_ms=5)
     assert 86_300_000 < client.pttl(KEY_PREFIX + family) <= 86_400_000
 
 
@@ -115,7 +115,7 @@ def test_a_forgotten_arm_is_deleted_from_the_hash(
 
 
 def test_a_forgotten_family_is_empty(memory: RedisRunMemory, family: str) -> None:
-    memory.fold(family, LEARNT, run_id="one", at_ms=5)
+    memory.fold(family, UPDATES, run_id="one", at_ms=5)
     assert memory.forget(family)
     assert not memory.forget(family)
     assert memory.read(family) == FamilyMemory()
@@ -142,7 +142,7 @@ def test_another_schema_is_an_error_with_the_remedy_and_is_not_changed(
     with pytest.raises(MemoryUnreadable, match=f"{what}; use .* `esper memory forget {family}"):
         memory.read(family)
     with pytest.raises(MemoryUnreadable, match=what):
-        memory.fold(family, LEARNT, run_id="one", at_ms=5)
+        memory.fold(family, UPDATES, run_id="one", at_ms=5)
     assert client.hgetall(KEY_PREFIX + family) == fields
     assert memory.forget(family)
 
@@ -154,7 +154,7 @@ def test_a_key_of_another_type_is_an_error(
     with pytest.raises(MemoryUnreadable, match="is no hash"):
         memory.read(family)
     with pytest.raises(MemoryUnreadable, match="is no hash"):
-        memory.fold(family, LEARNT, run_id="one", at_ms=5)
+        memory.fold(family, UPDATES, run_id="one", at_ms=5)
 
 
 def test_an_unreachable_server_is_unavailable_within_a_second(family: str) -> None:
@@ -164,7 +164,7 @@ def test_an_unreachable_server_is_unavailable_within_a_second(family: str) -> No
     memory = RedisRunMemory(f"redis://user:secret@127.0.0.1:{port}/0")
     for call in (
         lambda: memory.read(family),
-        lambda: memory.fold(family, LEARNT, run_id="one", at_ms=5),
+        lambda: memory.fold(family, UPDATES, run_id="one", at_ms=5),
         lambda: memory.forget(family),
         memory.families,
     ):
@@ -180,7 +180,7 @@ def test_a_silent_server_is_waited_for_once(family: str) -> None:
         memory = RedisRunMemory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="imeout"):
-            memory.fold(family, LEARNT, run_id="one", at_ms=5)
+            memory.fold(family, UPDATES, run_id="one", at_ms=5)
         assert time.monotonic() - started < 1.5 * ANSWER_TIMEOUT_S
 
 

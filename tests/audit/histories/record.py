@@ -1,8 +1,8 @@
 """Record one real run under every policy, or under the named ones:
 `python -m tests.audit.histories.record [POLICY …]`.
 
-It starts a stack of its own, offers few blueprints, since each decision lists all arms, and exports
-the run of each policy to `policies/`.
+The command starts a separate stack, publishes few blueprints, because each decision lists all arms,
+and exports the run of each policy to `policies/`.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Record one real run for every strategy, or for the named ones:
 `python -m tests.audit.histories.record_strategies [STRATEGY …]`.
 
-It starts a stack of its own, offers few blueprints, since each decision lists all arms, and exports
-the runs to `strategies/`. A run in which its strategy decides nothing is tried again on another
-seed.
+The command starts a separate stack, publishes few blueprints, because each decision lists all arms,
+and exports the runs to `strategies/`. If a strategy decides nothing, its run is repeated with
+another seed.
 """
 
 import sys
@@ -79,7 +79,7 @@ def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
             history = fetch_history(settings.kafka_bootstrap_servers, run.run_id)
             write_history(history, HERE / f"{strategy}.jsonl")
             return
-    raise SystemExit(f"{strategy} decided nothing on any of {len(SEEDS)} seeds; change its rules")
+    raise SystemExit(f"{strategy} decided nothing on {len(SEEDS)} seeds; change RULES[{strategy}]")
 
 
 def decided(run_history: RunHistory, strategy: Strategy) -> int:
