@@ -1,4 +1,4 @@
-"""A scenario for each test of the guards."""
+"""The scenario fixture of the guards' tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from .scenario import Scenario
 
 @pytest.fixture
 def scenario(kafka: Any, tmp_path: Path) -> Iterator[Scenario]:
-    """A topic, a consumer group and the workers of one test, on the session's broker."""
+    """Return the scenario of one test on the session's broker."""
     opened = Scenario(kafka.bootstrap_servers, tmp_path)
     try:
         yield opened

@@ -1,4 +1,4 @@
-"""Making and running a Faust app: what it refuses, and what it is not told by the environment."""
+"""Creating and running a Faust app: refused topics, and no settings from the environment."""
 
 import asyncio
 import logging
@@ -26,14 +26,14 @@ from esper.workers.faust.guards import GuardedApp
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """`run` silences debug records for the process; here the process goes on."""
+    """Undo what `run` does to the logging of the process."""
     yield
     logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
 def topic(kafka: Any) -> str:
-    """A topic of two partitions."""
+    """Return a topic with two partitions."""
     name = f"app-{uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     admin.create_topics([NewTopic(name, 2, 1)])[name].result(20)
@@ -48,9 +48,7 @@ def app_on(bootstrap_servers: str, directory: Path) -> GuardedApp:
     )
 
 
-def test_every_topic_that_is_missing_or_has_another_count_is_named_with_the_remedy(
-    kafka: Any, topic: str
-) -> None:
+def test_every_missing_or_wrong_topic_is_named_with_the_remedy(kafka: Any, topic: str) -> None:
     with pytest.raises(TopicsNotReady) as refusal:
         asyncio.run(verify_topics(kafka.bootstrap_servers, {topic: 12, "missing-topic": 1}))
     line = str(refusal.value)
@@ -60,11 +58,11 @@ def test_every_topic_that_is_missing_or_has_another_count_is_named_with_the_reme
     assert "\n" not in line
 
 
-def test_topics_as_expected_are_accepted(kafka: Any, topic: str) -> None:
+def test_expected_topics_are_accepted(kafka: Any, topic: str) -> None:
     asyncio.run(verify_topics(kafka.bootstrap_servers, {topic: 2}))
 
 
-def test_a_worker_without_its_topic_ends_with_code_2_and_the_line(
+def test_a_worker_without_its_topic_exits_with_2_and_one_line(
     kafka: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = app_on(kafka.bootstrap_servers, tmp_path)
@@ -72,7 +70,7 @@ def test_a_worker_without_its_topic_ends_with_code_2_and_the_line(
     assert "missing-topic is missing; run `esper topics create`" in capsys.readouterr().err
 
 
-def test_a_worker_without_the_changelog_of_its_table_ends_with_code_2_and_the_line(
+def test_a_worker_without_its_changelog_exits_with_2_and_one_line(
     kafka: Any, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = app_on(kafka.bootstrap_servers, tmp_path)
@@ -81,7 +79,7 @@ def test_a_worker_without_the_changelog_of_its_table_ends_with_code_2_and_the_li
     assert f"{app.conf.id}-runs-changelog is missing" in capsys.readouterr().err
 
 
-def test_a_worker_without_a_broker_ends_with_one_line(
+def test_a_worker_without_a_broker_exits_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as unused:
@@ -94,7 +92,7 @@ def test_a_worker_without_a_broker_ends_with_one_line(
 def test_the_environment_does_not_change_an_app(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Faust prefers variables, without any prefix, to what it is given in code."""
+    """Faust prefers unprefixed environment variables to arguments."""
     monkeypatch.setenv("BROKER_URL", "kafka://elsewhere:1")
     monkeypatch.setenv("STREAM_WAIT_EMPTY", "false")
     monkeypatch.setenv("TOPIC_ALLOW_DECLARE", "true")

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.workers.faust.guards.record_batches import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, split
+from tests.waiting import wait_until
 
-from .scenario import Scenario, wait_until
+from .scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ def test_fetching_pauses_at_the_in_flight_limit(scenario: Scenario) -> None:
     worker = scenario.start("in-batches", instance_id="one", max_in_flight_bytes=1)
     worker.wait_for("start", 0)
     scenario.publish("1", "2", "3")
-    scenario.let_commits_settle()
+    worker.wait_for_passes("fetch")
     worker.terminate()
     assert worker.exit_code() == 1
     assert "1 records still in flight" in worker.output()
 
-    scenario.take_what_is_left()
+    scenario.read_the_rest()
     assert {0, 1, 2, 3} <= scenario.done()
 
 

@@ -1,4 +1,4 @@
-"""A table write is on its changelog before the record that caused it is acknowledged."""
+"""A table write is on the changelog before its record is acknowledged."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ def test_a_confirmed_write_is_on_the_changelog(kafka: Any, tmp_path: Path) -> No
     changelog = f"{name}-kept-changelog"
     create_topics_from(servers, [TopicSpec(name, 1, ()), TopicSpec(changelog, 1, ())])
     app = make_app(name, bootstrap_servers=servers, data_dir=tmp_path)
-    app.conf.producer_linger = 3.0  # what is not waited for stays away longer than reading takes
+    app.conf.producer_linger = 3.0  # an unconfirmed write arrives after the read below
     table = bytes_table(app, "kept", 1)
     found: list[bytes | None] = []
 
@@ -30,7 +30,7 @@ def test_a_confirmed_write_is_on_the_changelog(kafka: Any, tmp_path: Path) -> No
         async def keep(event: Any) -> None:
             table[event.key] = event.value
             await table.confirmed()
-            # No commit, no pause: what is not there now would be lost by a kill now.
+            # A write that is missing now would be lost by a kill now.
             records = await asyncio.to_thread(read_topic, servers, changelog)
             found.extend(record.value for record in records)
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,10 +1,10 @@
-"""A worker for the tests of the guards; what it does with a record is written in the record.
+"""A worker for the tests of the guards; each record tells the worker how to process it.
 
-A record's value is its number, and optionally a word: `hang` is never finished, `raise` raises,
-`cancelled` ends as if a task that it awaits was cancelled, `sleep` takes half a second, `work`
-5 ms. A tame worker ignores the word. Every step is a line in the journal, which survives `kill
--9`: the machine's monotonic time in nanoseconds, then `ready`, `start NUMBER PARTITION OFFSET` or
-`done NUMBER PARTITION OFFSET`.
+A record's value is its number and an optional command: `hang` never finishes, `raise` raises,
+`cancelled` raises CancelledError, `sleep` takes 0.5 s, `work` 5 ms. With `--ignore-commands` all
+records finish at once. Every step is a line in the journal, which survives `kill -9`: monotonic
+time in ns, then `ready`, `commit` or `fetch` (a pass has ended), `start NUMBER PARTITION OFFSET`
+or `done NUMBER PARTITION OFFSET`.
 """
 
 import argparse
@@ -50,11 +50,11 @@ class Journal:
 
 
 class Handler:
-    """Does with a record what its value says."""
+    """Processes a record by the command in its value."""
 
-    def __init__(self, journal: Journal, *, tame: bool) -> None:
+    def __init__(self, journal: Journal, *, ignore_commands: bool) -> None:
         self._journal = journal
-        self._tame = tame
+        self._ignore_commands = ignore_commands
 
     async def __call__(self, event: EventT[bytes]) -> None:
         await self._handle(event.value, event.message.partition, event.message.offset)
@@ -67,11 +67,11 @@ class Handler:
         number, _, word = value.decode().partition(" ")
         where = (number, partition, offset)
         self._journal.write("start", *where)
-        if not self._tame:
-            await self._obey(word)
+        if not self._ignore_commands:
+            await self._run_command(word)
         self._journal.write("done", *where)
 
-    async def _obey(self, word: str) -> None:
+    async def _run_command(self, word: str) -> None:
         match word:
             case "hang":
                 await asyncio.Event().wait()
@@ -89,7 +89,7 @@ Agent = Callable[[StreamT[bytes]], Coroutine[Any, Any, None]]
 
 
 def automatic(handle: Handler) -> Agent:
-    """As Faust's manual has it: one after the other, acknowledged by the stream."""
+    """Return an agent as in Faust's manual: one record at a time, acknowledged by the stream."""
 
     async def agent(stream: StreamT[bytes]) -> None:
         async for event in stream.events():
@@ -99,7 +99,7 @@ def automatic(handle: Handler) -> Agent:
 
 
 def unordered(handle: Handler) -> Agent:
-    """All at once, each acknowledged when it is done."""
+    """Return an agent that processes all records concurrently and acknowledges each when done."""
 
     async def agent(stream: StreamT[bytes]) -> None:
         manual = stream.noack()
@@ -116,7 +116,7 @@ def unordered(handle: Handler) -> Agent:
 
 
 def in_order(handle: Handler) -> Agent:
-    """Through `process_in_order`."""
+    """Return an agent that uses `process_in_order`."""
 
     async def agent(stream: StreamT[bytes]) -> None:
         await process_in_order(stream, handle, concurrency=CONCURRENCY)
@@ -125,7 +125,7 @@ def in_order(handle: Handler) -> Agent:
 
 
 def in_batches(handle: Handler, app: GuardedApp, partitions: int) -> Agent:
-    """Through `process_batches`, with a table write for each record."""
+    """Return an agent that uses `process_batches`, with a table write per record."""
     table = bytes_table(app, "seen", partitions)
 
     async def handle_batch(record_batches: Sequence[RecordBatch]) -> None:
@@ -142,7 +142,7 @@ def in_batches(handle: Handler, app: GuardedApp, partitions: int) -> Agent:
 
 
 def with_table(handle: Handler, app: GuardedApp, partitions: int) -> Agent:
-    """One after the other, with a table write for each record."""
+    """Return an agent that processes one record at a time, with a table write per record."""
     table = bytes_table(app, "seen", partitions)
 
     async def agent(stream: StreamT[bytes]) -> None:
@@ -154,7 +154,7 @@ def with_table(handle: Handler, app: GuardedApp, partitions: int) -> Agent:
 
 
 def main() -> int:
-    """Run one worker as the arguments say and return its exit code."""
+    """Run one worker; return its exit code."""
     logging.basicConfig(level=logging.WARNING)
     options = _options()
     journal = Journal(options.journal)
@@ -168,7 +168,7 @@ def main() -> int:
         guards=[Guard(name) for name in options.guards],
     )
     app.conf.broker_commit_interval = 0.2
-    handle = Handler(journal, tame=options.tame)
+    handle = Handler(journal, ignore_commands=options.ignore_commands)
     agents: dict[str, Callable[[], Agent]] = {
         "automatic": lambda: automatic(handle),
         "unordered": lambda: unordered(handle),
@@ -178,6 +178,7 @@ def main() -> int:
     }
     topic_of = batch_topic if options.agent == "in-batches" else raw_topic
     app.agent(topic_of(app, options.topic), name="agent")(agents[options.agent]())
+    _journal_passes(journal)
     if options.max_in_flight_bytes:
         guarded.MAX_IN_FLIGHT_BYTES = options.max_in_flight_bytes
     if options.slow_seek:
@@ -190,8 +191,23 @@ def main() -> int:
     return run(app, topics={options.topic: options.partitions})
 
 
+def _journal_passes(journal: Journal) -> None:
+    """Write a line after each commit and each fetch, also if it had nothing to do."""
+
+    def journaled(what: str, method: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            result = await method(*args, **kwargs)
+            journal.write(what)
+            return result
+
+        return call
+
+    GuardedConsumer.commit = journaled("commit", GuardedConsumer.commit)  # type: ignore[method-assign]
+    GuardedConsumer._getmany = journaled("fetch", GuardedConsumer._getmany)  # type: ignore[method-assign]
+
+
 def _slow_down_seeks(seconds: float) -> None:
-    """Widen the window between a seek and what follows it, in which records can get lost."""
+    """Delay the steps after a seek, to widen the window in which records can get lost."""
     perform_seek = GuardedConsumer.perform_seek
 
     async def slow(consumer: GuardedConsumer) -> None:
@@ -211,7 +227,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--slow-seek", type=float, default=0.0)
     parser.add_argument("--max-in-flight-bytes", type=int, default=0)
     parser.add_argument("--guards", nargs="*", default=[])
-    parser.add_argument("--tame", action="store_true")
+    parser.add_argument("--ignore-commands", action="store_true")
     return parser.parse_args()
 
 
