@@ -3,7 +3,7 @@
 FROM python:3.12-slim AS build
 
 # The package index that serves torch's CPU wheels. Left empty, torch comes from the default
-# index with its CUDA libraries, several gigabytes of them; only the trainer can make use of those.
+# index with several gigabytes of CUDA libraries, which only the trainer can use.
 ARG TORCH_INDEX_URL=""
 
 RUN python -m venv /opt/esper
@@ -11,14 +11,15 @@ ENV PATH=/opt/esper/bin:$PATH
 WORKDIR /src
 
 COPY constraints.txt ./
-# --no-deps: that index serves torch, and need not serve what torch depends on. The installation
-# below adds it, and finds torch already there.
+# --no-deps: that index may lack the dependencies of torch. The installation below adds them and
+# finds torch installed.
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ -n "$TORCH_INDEX_URL" ]; then \
         pip install --no-deps --index-url "$TORCH_INDEX_URL" --constraint constraints.txt torch; \
     fi
 
 COPY pyproject.toml README.md LICENSE ./
+# esper/topics and esper/workers are links to the folders beside it: pip follows them.
 COPY topics topics
 COPY esper esper
 COPY workers workers
@@ -32,13 +33,13 @@ LABEL org.opencontainers.image.title="esper" \
       org.opencontainers.image.description="Neural networks that grow while they train" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-# Created here so that a new volume mounted on either starts out writable for the user below.
+# Created here so that a new volume mounted on either is writable for the user below.
 RUN install --directory --owner=10001 --group=10001 --mode=0700 \
     /var/lib/esper /var/lib/esper/keys
 
 COPY --from=build /opt/esper /opt/esper
 
-# HOME is for libraries that cache there: the root filesystem may be read-only, /tmp never is.
+# Libraries write caches to HOME: the root filesystem may be read-only, /tmp never is.
 ENV PATH=/opt/esper/bin:$PATH \
     ESPER_HOME=/var/lib/esper \
     HOME=/tmp \
@@ -46,7 +47,7 @@ ENV PATH=/opt/esper/bin:$PATH \
     PYTHONUNBUFFERED=1
 
 WORKDIR /var/lib/esper
-# By number, so that Kubernetes can tell that it is not root.
+# A number, so that Kubernetes can check that the user is not root.
 USER 10001:10001
 
 ENTRYPOINT ["esper"]

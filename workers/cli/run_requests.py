@@ -54,7 +54,7 @@ def find_open_run(bootstrap_servers: str, run_id: str) -> TrainingRun:
     """Return the latest event of an open run.
 
     Raises:
-        AskingRefused: there is none of that id, or it is closed.
+        AskingRefused: no run has that id, or it is closed.
     """
     announced: dict[str, TrainingRun] = {}
     for record in read_topic(bootstrap_servers, TRAINING_RUN.name):
@@ -79,7 +79,7 @@ def new_request(
     """Return a request with a new id.
 
     Raises:
-        AskingRefused: the run does not grow at that site.
+        AskingRefused: the run has no such site.
     """
     if site is not None and site not in run.sites:
         raise InvalidRequest(

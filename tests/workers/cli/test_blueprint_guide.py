@@ -28,7 +28,9 @@ def commands(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(lines):
         if line.startswith("$ "):
             rest = lines[number + 1 :]
-            upto = next((at for at, each in enumerate(rest) if each.startswith("$ ")), len(rest))
+            upto = next(
+                (index for index, line in enumerate(rest) if line.startswith("$ ")), len(rest)
+            )
             yield line[2:], rest[:upto]
 
 

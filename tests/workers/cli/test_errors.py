@@ -1,4 +1,4 @@
-"""What the `esper` command says when something is wrong: one line, what to do, an exit code."""
+"""Errors of the `esper` command: one line with a remedy, and an exit code."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from esper.workers.local.ports import free_port
 
 
 def esper(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in an environment that names no running service."""
+    """Run the command in an environment without addresses of services."""
     unset = ("KAFKA_BOOTSTRAP_SERVERS", "ESPER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     return subprocess.run(
@@ -25,12 +25,12 @@ def esper(*words: str, home: Path, **variables: str) -> subprocess.CompletedProc
 
 
 def keys(home: Path) -> dict[str, str]:
-    """A pair of keys, as a running stack would have them."""
+    """Create a key pair; return the setting of its public key."""
     assert esper("keys", "create", str(home / "keys"), home=home).returncode == 0
     return {"ESPER_TRUSTED_KEY_FILE": str(home / "keys" / "trusted-key.pem")}
 
 
-def test_training_without_a_broker_says_to_start_one(tmp_path: Path) -> None:
+def test_training_without_a_broker_names_the_remedy(tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     ended = esper(
         "train", "digits", home=tmp_path, KAFKA_BOOTSTRAP_SERVERS=nowhere, **keys(tmp_path)
@@ -42,13 +42,13 @@ def test_training_without_a_broker_says_to_start_one(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_training_without_a_key_says_which_setting_is_missing(tmp_path: Path) -> None:
+def test_training_without_a_key_names_the_setting(tmp_path: Path) -> None:
     ended = esper("train", "digits", home=tmp_path)
     assert ended.returncode == 1
     assert "ESPER_TRUSTED_KEY_FILE" in ended.stderr
 
 
-def test_training_from_a_file_that_is_something_else_names_it(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path: Path) -> None:
     file = tmp_path / "training.pt"
     file.write_text("not a checkpoint")
     ended = esper("train", "digits", "--checkpoint", str(file), home=tmp_path)
@@ -73,19 +73,19 @@ def test_training_from_a_file_that_is_something_else_names_it(tmp_path: Path) ->
     ],
     ids=" ".join,
 )
-def test_wrong_use_exits_with_2(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_usage_error_exits_with_2(tmp_path: Path, words: tuple[str, ...]) -> None:
     ended = esper(*words, home=tmp_path)
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_an_audit_that_cannot_read_exits_with_2(tmp_path: Path) -> None:
+def test_an_audit_without_records_exits_with_2(tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     assert esper("audit", "a-run", home=tmp_path, KAFKA_BOOTSTRAP_SERVERS=nowhere).returncode == 2
     assert esper("audit", "--history", "missing.jsonl", home=tmp_path).returncode == 2
 
 
-def test_checking_a_wrong_blueprint_names_what_is_wrong(tmp_path: Path) -> None:
+def test_checking_an_invalid_blueprint_names_the_invalid_part(tmp_path: Path) -> None:
     file = tmp_path / "wrong.json"
     file.write_text(
         '{"blueprint_id": "wrong", "kind": "vector", "output": "a",'
@@ -96,7 +96,7 @@ def test_checking_a_wrong_blueprint_names_what_is_wrong(tmp_path: Path) -> None:
     assert "rm_rf" in ended.stdout
 
 
-def test_keys_are_created_once_and_then_kept(tmp_path: Path) -> None:
+def test_existing_keys_are_kept(tmp_path: Path) -> None:
     keys(tmp_path)
     before = (tmp_path / "keys" / "signing-key.pem").read_bytes()
     again = esper("keys", "create", str(tmp_path / "keys"), home=tmp_path)
@@ -104,7 +104,7 @@ def test_keys_are_created_once_and_then_kept(tmp_path: Path) -> None:
     assert (tmp_path / "keys" / "signing-key.pem").read_bytes() == before
 
 
-def test_a_worker_without_a_signing_key_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_worker_without_a_signing_key_names_the_remedy(tmp_path: Path) -> None:
     ended = esper("worker", "compile", home=tmp_path)
     assert ended.returncode == 1
     assert "esper keys create" in ended.stderr

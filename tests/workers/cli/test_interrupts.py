@@ -1,4 +1,4 @@
-"""What ends a command is not lost, wherever it arrives."""
+"""`interruptible`: a signal ends the block, wherever it arrives."""
 
 import gc
 import signal
@@ -15,7 +15,7 @@ def test_a_signal_ends_the_block(number: signal.Signals) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_that_a_finalizer_swallowed_is_raised_at_the_next_check() -> None:
+def test_a_signal_lost_in_a_finalizer_is_raised_at_the_next_check() -> None:
     class Finalized:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
@@ -28,7 +28,7 @@ def test_a_signal_that_a_finalizer_swallowed_is_raised_at_the_next_check() -> No
             check()
 
 
-def test_handlers_are_put_back() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with interruptible():
         pass

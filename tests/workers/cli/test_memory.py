@@ -1,4 +1,4 @@
-"""`esper memory`: what is remembered, dropping it, and learning from a run's record."""
+"""`esper memory`: show, forget, and learn from the topics of a run."""
 
 import json
 import secrets
@@ -41,7 +41,7 @@ def family() -> str:
 
 @pytest.fixture
 def memory(redis_url: str, family: str) -> RedisRunMemory:
-    """A memory that knows of one run of the family, three hours ago."""
+    """Return a family with one run in memory, three hours old."""
     memory = RedisRunMemory(redis_url)
     hours_ago = int(time.time() * 1000) - 3 * 3_600_000
     learnt = [MemoryUpdate(FC, "low-rank", 4, 0.75), MemoryUpdate(FC, "dropout-mlp", 1, 0.25)]
@@ -59,18 +59,18 @@ def words_of(result: Result) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("memory")
-def test_all_families_are_shown_in_brief(family: str) -> None:
+def test_show_lists_all_families(family: str) -> None:
     result = esper("show")
     assert result.exit_code == 0
     assert [family, "1", "2", "5.0", "3", "h", "ago"] in words_of(result)
     (facts,) = [
-        each for each in json.loads(esper("show", "--json").output) if each["family"] == family
+        row for row in json.loads(esper("show", "--json").output) if row["family"] == family
     ]
     assert (facts["runs"], facts["arms"], facts["weight"]) == (1, 2, 5.0)
 
 
 @pytest.mark.usefixtures("memory")
-def test_one_family_is_shown_with_the_best_of_each_site_first(family: str) -> None:
+def test_show_orders_a_family_by_site_and_mean(family: str) -> None:
     result = esper("show", family)
     assert result.exit_code == 0
     assert [line for line in words_of(result) if line[:1] == [FC]] == [
@@ -84,9 +84,7 @@ def test_one_family_is_shown_with_the_best_of_each_site_first(family: str) -> No
     }
 
 
-def test_a_family_is_dropped_only_when_that_is_confirmed(
-    memory: RedisRunMemory, family: str
-) -> None:
+def test_forget_asks_for_confirmation(memory: RedisRunMemory, family: str) -> None:
     assert esper("forget", family, answer="n\n").exit_code == 1
     assert memory.read(family).arms
     assert esper("forget", family, "--yes").exit_code == 0
@@ -94,13 +92,15 @@ def test_a_family_is_dropped_only_when_that_is_confirmed(
 
 
 @pytest.mark.parametrize("command", ["show", "forget"])
-def test_a_family_that_is_unknown_is_wrong_use(command: str, family: str) -> None:
+def test_an_unknown_family_is_a_usage_error(command: str, family: str) -> None:
     result = esper(command, family)
     assert result.exit_code == 2
     assert f"no memory of family '{family}'" in " ".join(result.output.split())
 
 
-def test_memory_of_another_schema_is_named_and_can_be_dropped(redis_url: str, family: str) -> None:
+def test_memory_of_another_schema_is_reported_and_can_be_deleted(
+    redis_url: str, family: str
+) -> None:
     Redis.from_url(redis_url).hset(KEY_PREFIX + family, mapping={"schema": "2"})
     result = esper("show")
     assert result.exit_code == 0
@@ -108,7 +108,7 @@ def test_memory_of_another_schema_is_named_and_can_be_dropped(redis_url: str, fa
     assert esper("forget", family, "--yes").exit_code == 0
 
 
-def test_without_redis_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_redis_the_error_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ESPER_REDIS_URL")
     result = esper("show")
     assert isinstance(result.exception, RedisNotConfigured)
@@ -131,8 +131,8 @@ def recorded(kafka: Any, family: str | None, *, closing: bool = True, forged: bo
         state, decisions = fold(state, report, cause_of(record, report))
         for decision in decisions:
             reason = "another" if forged else decision.reason
-            told = decision.model_copy(update={"reason": reason})
-            bus.publish(ADAPTATION_DECISION, told).result(WAIT_S)
+            published = decision.model_copy(update={"reason": reason})
+            bus.publish(ADAPTATION_DECISION, published).result(WAIT_S)
     bus.close()
     return run.run_id
 
@@ -143,9 +143,7 @@ def named(kafka: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return kafka
 
 
-def test_a_run_that_was_missed_is_learnt_from_its_record_once(
-    named: Any, redis_url: str, family: str
-) -> None:
+def test_learn_adds_a_missed_run_once(named: Any, redis_url: str, family: str) -> None:
     run_id = recorded(named, family)
     first, second = esper("learn", run_id), esper("learn", run_id)
     assert (first.exit_code, second.exit_code) == (0, 0)
@@ -173,7 +171,7 @@ def test_a_run_that_was_missed_is_learnt_from_its_record_once(
         ({"family": None}, 1, "runs without memory, so it has no family to add to"),
     ],
 )
-def test_a_run_that_teaches_nothing_is_refused_in_one_line(
+def test_learn_refuses_an_unusable_run_in_one_line(
     named: Any, redis_url: str, family: str, how: dict[str, Any], code: int, why: str
 ) -> None:
     result = esper("learn", recorded(named, **{"family": family} | how))
@@ -183,7 +181,7 @@ def test_a_run_that_teaches_nothing_is_refused_in_one_line(
     assert family not in RedisRunMemory(redis_url).families()
 
 
-def test_a_run_that_is_not_on_record_exits_2(named: Any) -> None:
+def test_learn_exits_2_for_an_unknown_run(named: Any) -> None:
     create_topics(named.bootstrap_servers)
     result = esper("learn", "never-was")
     assert result.exit_code == 2

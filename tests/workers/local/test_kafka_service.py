@@ -140,7 +140,7 @@ def _admin(bootstrap_servers: str) -> AdminClient:
 
 
 def _create_topic(bootstrap_servers: str, name: str) -> None:
-    admin = _admin(bootstrap_servers)  # Held until the answer is there: letting go cancels.
+    admin = _admin(bootstrap_servers)  # Keep the client until the result: deleting it cancels.
     created = admin.create_topics([NewTopic(name, 1, 1)])
     created[name].result(TIMEOUT_S)
 
@@ -150,7 +150,7 @@ def _produce(bootstrap_servers: str, topic: str, value: bytes) -> None:
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
-            "message.max.bytes": 10_000_000,  # So that it is the broker who refuses.
+            "message.max.bytes": 10_000_000,  # Above the broker's limit, so that the broker refuses.
             "topic.metadata.propagation.max.ms": 1_000,
         }
     )
