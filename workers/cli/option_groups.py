@@ -6,6 +6,16 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
+from esper.training import GrowConfig
+
+
+def config_help(field: str) -> str:
+    """Return the description of a `GrowConfig` field, the help text of its option."""
+    description = GrowConfig.model_fields[field].description
+    if not description:
+        raise ValueError(f"GrowConfig.{field} has no description; add one for the command line")
+    return description
+
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command whose dataclass parameters are replaced by one option per field.

@@ -92,7 +92,9 @@ def _send(run_id: str, kind: str, slot_text: str | None, timeout_s: float, json:
         }
         print_json(facts)
     else:
-        console.print(f"{run_id}: {request.as_command}: {result.message}", soft_wrap=True, markup=False)
+        console.print(
+            f"{run_id}: {request.as_command}: {result.message}", soft_wrap=True, markup=False
+        )
     raise typer.Exit(EXIT_CODES[result.status.value])
 
 

@@ -98,9 +98,7 @@ def test_an_unknown_family_is_a_usage_error(command: str, family: str) -> None:
     assert f"no memory of family '{family}'" in " ".join(result.output.split())
 
 
-def test_memory_of_another_schema_is_reported_and_can_be_deleted(
-    redis_url: str, family: str
-) -> None:
+def test_memory_of_another_schema_is_reported_and_deletable(redis_url: str, family: str) -> None:
     Redis.from_url(redis_url).hset(KEY_PREFIX + family, mapping={"schema": "2"})
     result = esper("show")
     assert result.exit_code == 0

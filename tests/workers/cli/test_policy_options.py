@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import typer
+from typer.main import get_command
 
 from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
 from esper.topics.models import PolicySpec, SelectionLimits
+from esper.training import GrowConfig
+from esper.workers.cli import app
 from esper.workers.cli.train.policy_options import PolicyOptions
 from esper.workers.cli.train.trainer import REPORT_EVERY, SLOTS
 from tests.workers.cli.test_errors import esper
@@ -96,3 +99,13 @@ def test_an_unknown_policy_on_the_command_line_exits_with_2(tmp_path: Path) -> N
     assert ended.returncode == 2
     assert "no policy 'oracle'" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "field"), [("policy", "policy"), ("memory", "memory"), ("lockstep", "lockstep")]
+)
+def test_the_help_of_an_option_is_the_description_of_its_config_field(
+    option: str, field: str
+) -> None:
+    (parameter,) = (p for p in get_command(app).commands["train"].params if p.name == option)
+    assert GrowConfig.model_fields[field].description in parameter.help

@@ -150,7 +150,7 @@ def _produce(bootstrap_servers: str, topic: str, value: bytes) -> None:
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
-            "message.max.bytes": 10_000_000,  # Above the broker's limit, so that the broker refuses.
+            "message.max.bytes": 10_000_000,  # Above the broker's own limit.
             "topic.metadata.propagation.max.ms": 1_000,
         }
     )

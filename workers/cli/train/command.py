@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper.settings import Settings
-from esper.workers.cli.option_groups import grouped
+from esper.workers.cli.option_groups import config_help, grouped
 from esper.workers.cli.output import Json, print_json
 from esper.workers.cli.train.policy_options import PolicyOptions
 from esper.workers.cli.train.replay_options import ReplayOptions, TrainingSetup, train_earlier_run
@@ -41,16 +41,14 @@ class TrainingOptions:
         bool,
         typer.Option(
             "--lockstep",
-            help="Wait for the decisions on each report. On a CPU, the same seed and blueprints "
-            "then give the same bits. Slower; for experiments.",
+            help=config_help("lockstep"),
         ),
     ] = False
     memory: Annotated[
         bool | None,
         typer.Option(
             "--memory/--no-memory",
-            help="Start from the results of earlier runs of this task, and add this run's results "
-            "for later ones. Default: --memory, or --no-memory with --lockstep.",
+            help=config_help("memory"),
         ),
     ] = None
     checkpoint: Annotated[

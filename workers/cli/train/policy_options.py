@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from esper.workers.cli.option_groups import config_help
+
 if TYPE_CHECKING:
     from esper.topics.models import PolicySpec, Selection
 
@@ -25,8 +27,7 @@ class PolicyOptions:
     policy: Annotated[
         str | None,
         _option(
-            help="Bandit policy that chooses which blueprint is planted. An unknown name prints "
-            "the known ones.",
+            help=f"{config_help('policy')} An unknown name prints the known ones.",
         ),
     ] = None
     policy_param: Annotated[
