@@ -1,8 +1,8 @@
 """Reports through the bandit worker against a bare aiokafka loop that folds the same records.
 
-Both are timed from the first decision they publish to the last, by the clocks that stamp the
-records: the first report of the load leads to a decision, and so do the last ones. The worker
-publishes at the end of a batch: the reports of its first batch are not counted.
+Both are timed from their first published decision to their last, by the timestamps of the records:
+the first report of the load leads to a decision, and so do the last ones. The worker publishes at
+the end of a batch, so the reports of its first batch are not counted.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.bare_loop import fold_in_bare_loop
-from benchmarks.report_load import REPORTS_A_DECISION, Load, put_on_topic
+from benchmarks.report_load import REPORTS_A_DECISION, ReportLoad, put_on_topic
 from benchmarks.result import BenchmarkError, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from esper.topics.bus import Bus, Record, StartOffset
@@ -27,7 +27,7 @@ WORKER: Final = "bandit"
 
 
 class Workload(NamedTuple):
-    """Rounds, and the load of each: runs, and decisions of each run."""
+    """Rounds, runs of a round, and decisions of a run."""
 
     rounds: int
     runs: int
@@ -39,34 +39,36 @@ QUICK: Final = Workload(rounds=1, runs=4, decisions_a_run=2)
 
 
 def run(quick: bool = False) -> Measurement:
-    """Measure on a stack of its own."""
+    """Measure on a new stack."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Workload) -> Measurement:
-    """Measure on a running stack, whose bandit worker is stopped and started in each round."""
-    rates = [_round(stack, amount, worker_first=number % 2 == 0) for number in range(amount.rounds)]
-    worker, clear_baseline = ([each[side] for each in rates] for side in ("worker", "bare"))
+def measure(stack: Stack, workload: Workload) -> Measurement:
+    """Measure on a running stack, whose bandit worker restarts in each round."""
+    rates = [
+        _round(stack, workload, worker_first=number % 2 == 0) for number in range(workload.rounds)
+    ]
+    worker, bare = ([by_side[side] for by_side in rates] for side in ("worker", "bare"))
     return Measurement(
-        parameters={**amount._asdict(), "reports_a_decision": REPORTS_A_DECISION},
+        parameters={**workload._asdict(), "reports_a_decision": REPORTS_A_DECISION},
         figures=(
             ratio(
                 "worker-over-bare",
                 "reports a second through the bandit worker ÷ through a bare aiokafka loop",
                 ("worker_reports_a_s", worker),
-                ("bare_reports_a_s", clear_baseline),
+                ("bare_reports_a_s", bare),
                 goal=GOAL,
             ),
             figure("worker", "reports through the bandit worker", "1/s", worker),
-            figure("bare", "reports through a bare aiokafka loop", "1/s", clear_baseline),
+            figure("bare", "reports through a bare aiokafka loop", "1/s", bare),
         ),
     )
 
 
-def _round(stack: Stack, amount: Workload, *, worker_first: bool) -> dict[str, float]:
-    """Return the reports a second of both sides over one new load."""
-    load = Load(f"load-{secrets.token_hex(4)}", amount.runs, amount.decisions_a_run)
+def _round(stack: Stack, workload: Workload, *, worker_first: bool) -> dict[str, float]:
+    """Return the reports per second of both sides over a new load."""
+    load = ReportLoad(f"load-{secrets.token_hex(4)}", workload.runs, workload.decisions_a_run)
     servers = stack.settings.kafka_bootstrap_servers
     stack.stop_worker(WORKER)
     starts = asyncio.run(_ends(servers))
@@ -83,35 +85,35 @@ def _round(stack: Stack, amount: Workload, *, worker_first: bool) -> dict[str, f
     return rates
 
 
-def _rate(load: Load, published_s: list[float], folded_before: int) -> float:
-    """Reports a second; `folded_before` of them were folded before the first decision was out."""
+def _rate(load: ReportLoad, published_s: list[float], folded_before: int) -> float:
+    """Return reports per second, without the `folded_before` reports before the first decision."""
     if len(published_s) != load.decisions:
         raise BenchmarkError(
-            f"{len(published_s)} decisions instead of {load.decisions}: one of the two sides did "
-            "not fold all reports, so there is nothing to compare"
+            f"{len(published_s)} decisions instead of {load.decisions}: one side did not fold "
+            "every report; see the worker's log"
         )
     return max(1, load.reports - folded_before) / (max(published_s) - min(published_s))
 
 
-def _fold_in_worker(stack: Stack, load: Load) -> list[float]:
-    """Let the worker fold a load and stop it again; return when each decision was published."""
+def _fold_in_worker(stack: Stack, load: ReportLoad) -> list[float]:
+    """Let the worker fold a load, then stop it; return the publication times of its decisions."""
     published_s: list[float] = []
-    all_there = threading.Event()
+    complete = threading.Event()
 
     def note(record: Record) -> None:
         if record.key is not None and record.key.startswith(load.name.encode()):
             published_s.append(record.timestamp_ms / 1e3)
         if len(published_s) == load.decisions:
-            all_there.set()
+            complete.set()
 
     bus = Bus.connect(stack.settings.kafka_bootstrap_servers, source="/esper/benchmark")
     try:
         bus.consume(ADAPTATION_DECISION.name, note, start=StartOffset.LATEST)
         stack.start_worker(WORKER)
-        if not all_there.wait(FOLD_TIMEOUT_S):
+        if not complete.wait(FOLD_TIMEOUT_S):
             raise BenchmarkError(
-                f"the bandit worker came to {len(published_s)} of {load.decisions} decisions "
-                f"within {FOLD_TIMEOUT_S:g} s"
+                f"the bandit worker made {len(published_s)} of {load.decisions} decisions within "
+                f"{FOLD_TIMEOUT_S:g} s; see its log"
             )
     finally:
         bus.close()
@@ -120,7 +122,7 @@ def _fold_in_worker(stack: Stack, load: Load) -> list[float]:
 
 
 async def _ends(servers: str) -> dict[int, int]:
-    """Return where each partition of `seed-metrics` ends now."""
+    """Return the end offset of each partition of `seed-metrics`."""
     consumer = AIOKafkaConsumer(bootstrap_servers=servers)
     await consumer.start()
     try:

@@ -1,7 +1,7 @@
-"""The bandit's work in a bare aiokafka loop: what a person would write without Faust and tables.
+"""The bandit's work in a bare aiokafka loop, without Faust and without tables.
 
-It decodes, folds, publishes decisions and commits batch by batch. It keeps its state in memory
-only, so it could not survive a restart; that is the price of the worker it is held against.
+The loop decodes, folds, publishes decisions and commits batch by batch. Its state is in memory
+only, so it cannot survive a restart, unlike the worker that it is compared with.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ SOURCE: Final = "/esper/benchmark/bare-loop"
 def fold_in_bare_loop(
     servers: str, starts: Mapping[int, int], reports: int, group: str
 ) -> list[float]:
-    """Fold `reports` reports from given offsets, by partition, in a process of its own.
+    """Fold `reports` reports from the offsets `starts` (by partition) in a new process.
 
-    Returns when each decision was published, in seconds since the epoch.
+    Return the publication times of the decisions, in seconds since the epoch.
 
     Raises:
-        BenchmarkError: the process did not get through them.
+        BenchmarkError: the process ended early or timed out.
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
@@ -42,7 +42,7 @@ def fold_in_bare_loop(
         target=_serve, args=(theirs, servers, dict(starts), reports, group), daemon=True
     )
     process.start()
-    # Else the pipe would stay open when the process dies, and waiting for it would not end early.
+    # While this end is open here, `poll` would not notice that the process died.
     theirs.close()
     try:
         if not ours.poll(TIMEOUT_S):
@@ -50,7 +50,7 @@ def fold_in_bare_loop(
         published_s: list[float] = ours.recv()
         return published_s
     except EOFError:
-        raise BenchmarkError("the bare loop ended early; its last words are above") from None
+        raise BenchmarkError("the bare loop ended early; its error is above") from None
     finally:
         process.kill()
         process.join()
@@ -86,7 +86,7 @@ class _Loop:
         self._published_s: list[float] = []
 
     async def run(self, reports: int) -> list[float]:
-        """Fold that many reports; return when each decision was published."""
+        """Fold `reports` reports; return the publication times of the decisions."""
         folded = 0
         while folded < reports:
             batches = await self._consumer.getmany(timeout_ms=POLL_MS)

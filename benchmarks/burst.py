@@ -1,4 +1,4 @@
-"""Many blueprints at once: what one compile worker gets through, and what it keeps of it."""
+"""Bursts of blueprints: throughput and memory of one compile worker."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -31,11 +31,11 @@ SITES: Final = {
     }.items()
     for index, shape in enumerate(shapes)
 }
-"""Sites of three sizes for each kind: a blueprint of one kind makes three kernels."""
+"""Sites of three sizes per kind: a blueprint of one kind makes three kernels."""
 
 
 class Workload(NamedTuple):
-    """How much is measured: bursts, each of so many blueprints, at sites of so many sizes."""
+    """Bursts, blueprints of a burst, and site sizes per kind."""
 
     bursts: int
     blueprints: int
@@ -47,7 +47,7 @@ QUICK: Final = Workload(bursts=1, blueprints=4, signatures=1)
 
 
 class Burst(NamedTuple):
-    """One burst: kernels asked for, those never seen, seconds, bytes resident before and after."""
+    """One burst: requested and lost kernels, seconds, resident bytes before and after."""
 
     kernels: int
     lost: int
@@ -57,24 +57,24 @@ class Burst(NamedTuple):
 
 
 def run(quick: bool = False) -> Measurement:
-    """Measure on a stack of its own."""
+    """Measure on a new stack."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Workload) -> Measurement:
-    """Measure bursts on a running stack, after one of every entry of the catalog."""
-    sites = SITES if amount.signatures > 1 else DIGITS_SITES
+def measure(stack: Stack, workload: Workload) -> Measurement:
+    """Measure bursts on a running stack, after one kernel of every catalog entry."""
+    sites = SITES if workload.signatures > 1 else DIGITS_SITES
     blueprints = new_blueprints()
     with Submitter(stack.settings, sites) as submitter:
-        if amount.signatures > 1:
+        if workload.signatures > 1:
             submitter.ready_after_s(*(renamed(entry, "warm") for entry in of_one_kind()))
         bursts = [
-            _burst(stack, submitter, tuple(islice(blueprints, amount.blueprints)))
-            for _ in range(amount.bursts)
+            _burst(stack, submitter, tuple(islice(blueprints, workload.blueprints)))
+            for _ in range(workload.bursts)
         ]
     return Measurement(
-        parameters={**amount._asdict(), "compile_processes": 1},
+        parameters={**workload._asdict(), "compile_processes": 1},
         figures=tuple(_figures(bursts)),
     )
 
@@ -82,7 +82,7 @@ def measure(stack: Stack, amount: Workload) -> Measurement:
 def _figures(bursts: Sequence[Burst]) -> Iterator[Figure]:
     yield figure(
         "kernels-per-second",
-        "kernels ready per second: one worker with one pair of processes, all blueprints at once",
+        "kernels ready per second: one worker, one pair of processes, a burst of blueprints",
         "1/s",
         [burst.kernels / burst.taken_s for burst in bursts],
     )
@@ -110,10 +110,10 @@ def _burst(stack: Stack, submitter: Submitter, blueprints: Sequence[Blueprint]) 
 
 
 def _resident_bytes(stack: Stack) -> int:
-    """Return what the compile worker and its processes hold; what they share counts for each."""
+    """Return resident bytes of the compile worker and its processes; shared pages count twice."""
     state = read_state(stack.settings.home / STACK_FILE)
     if state is None:
-        raise BenchmarkError(f"no stack runs in {stack.settings.home}")
+        raise BenchmarkError(f"no stack runs in {stack.settings.home}; run the benchmark again")
     worker = psutil.Process(state.require_process("compile").pid)
     processes = (worker, *worker.children(recursive=True))
     return sum(process.memory_info().rss for process in processes)

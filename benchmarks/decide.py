@@ -1,10 +1,10 @@
-"""One decision: how long it takes with 8 and with 10,000 arms, and where the time goes.
+"""One decision: its time with 8 and with 10,000 arms, and the time of its parts.
 
-The goals are for the choice: every arm is scored, constraints are checked, the best is taken. That
-is what a library's bandit does when it is asked for an arm, which is timed in turn with it, some
-calls in a row. A plan is the whole way from a report that was learnt from to operations and a
-reason in words; the fold around it also learns from the report, and records why. These are timed
-call by call, after other work, as they happen in a worker.
+The goals are for the choice: score every arm, check constraints, take the best. A library's bandit
+does the same when it is asked for an arm; both are timed interleaved, several calls in a row. A
+plan starts from a report that is already learned from, and ends with operations and a reason as
+text; the fold around it also learns from the report and records the decision. Plan and fold are
+timed call by call, after other work, as in a worker.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ RUN: Final = "benchmark"
 
 
 class _Size(NamedTuple):
-    """How many arms, what one choice may take, how often it is timed, and how often in a row."""
+    """Arms, the goal for one choice, timed rounds, and calls in a row per round."""
 
     arms: int
     goal_us: float
@@ -57,9 +57,9 @@ QUICK_ROUNDS: Final = 1
 
 
 def run(quick: bool = False) -> Measurement:
-    """Time the fold, and its parts, on the same report."""
+    """Time the fold and its parts on the same report."""
     figures = [
-        each for size in SIZES for each in _size(size, QUICK_ROUNDS if quick else size.rounds)
+        entry for size in SIZES for entry in _size(size, QUICK_ROUNDS if quick else size.rounds)
     ]
     return Measurement(
         parameters={
@@ -80,7 +80,7 @@ def _size(size: _Size, rounds: int) -> list[Figure]:
     return [
         figure(
             f"{name}-{size.arms}",
-            f"{size.arms:,} arms: {WHAT[name]}",
+            f"{size.arms:,} arms: {TITLES[name]}",
             "µs",
             values,
             goal=Goal(sense="at most", limit=size.goal_us) if name == "choice" else None,
@@ -89,18 +89,18 @@ def _size(size: _Size, rounds: int) -> list[Figure]:
     ]
 
 
-WHAT: Final = {
+TITLES: Final = {
     "choice": "the choice: score all, check constraints, take the best (UCB1)",
     "thompson-beta": "the same by Thompson sampling, beta",
     "thompson-gaussian": "the same by Thompson sampling, Gaussian",
     "river": "UCB of river 0.26.1 asked for an arm, no constraints",
     "mabwiser": "UCB1 of MABWiser 2.7.4 asked for an arm, no constraints",
-    "plan": "from report to plan: what is free, the choice, operations and words",
+    "plan": "from report to plan: free slots, the choice, operations and reason",
     "fold-decides": "one fold that decides",
-    "fold-waits": "one fold that decides nothing (an answer is awaited)",
+    "fold-waits": "one fold without a decision (an outcome is pending)",
     "learn": "of which learning from the report",
     "digests": "of which digests of the state before and after",
-    "record": "of which the record: all candidates in words, encoded and hashed",
+    "record": "of which the record: all candidates, encoded and hashed",
 }
 
 
@@ -145,20 +145,20 @@ def _folds(state: FoldState, report: SeedReport) -> dict[str, Callable[[], objec
 
 
 def _river(state: FoldState) -> Callable[[], object]:
-    """Ask river for an arm; its arms have the trials and means of ours."""
+    """Return a call of river's `pull`, with the trials and means of our arms."""
     policy = bandit.UCB(delta=1, burn_in=0, seed=0)
     names: list[int | str] = list(range(len(state.arms)))
-    for place, arm in enumerate(state.arms):
+    for index, arm in enumerate(state.arms):
         for _ in range(arm.pulls):
-            policy.update(place, arm.mean)  # type: ignore[no-untyped-call]
+            policy.update(index, arm.mean)  # type: ignore[no-untyped-call]
     return lambda: policy.pull(names)
 
 
 def _mabwiser(state: FoldState) -> Callable[[], object]:
-    """Ask MABWiser for an arm; its arms have the trials and means of ours."""
+    """Return a call of MABWiser's `predict`, with the trials and means of our arms."""
     mab = MAB(list(range(len(state.arms))), LearningPolicy.UCB1(alpha=1), seed=0)
-    trials = [(place, arm.mean) for place, arm in enumerate(state.arms) for _ in range(arm.pulls)]
-    mab.fit([place for place, _ in trials], [mean for _, mean in trials])
+    trials = [(index, arm.mean) for index, arm in enumerate(state.arms) for _ in range(arm.pulls)]
+    mab.fit([index for index, _ in trials], [mean for _, mean in trials])
     return lambda: mab.predict()
 
 
@@ -176,9 +176,9 @@ def _state(arms: int) -> FoldState:
     state = FoldState.opened_by(SeedReport(run_id=RUN, seq=0, step=0, run_config=run_config))
     kernels = [_kernel(number) for number in range(arms)]
     offered, tracker = state.arms.with_kernels(kernels, state.tracker, state.run)
-    for place in range(arms):
+    for index in range(arms):
         offered = offered.with_history(
-            place, ArmHistory(pulls=1 + place % 5, mean=0.5 + (place % 7) / 100)
+            index, ArmHistory(pulls=1 + index % 5, mean=0.5 + (index % 7) / 100)
         )
     return replace(state, last_seq=SEQ - 1, arms=offered, tracker=tracker)
 

@@ -1,6 +1,6 @@
-"""A dormant site against the plain layer: forward and backward, on the smallest layers there are.
+"""A dormant site against the plain layer: forward and backward on very small layers.
 
-Three other ways to carry an empty seed stand beside it, to show what they would cost.
+Three other designs of an empty seed are measured for comparison.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ LAYERS: Final[dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]] = {
     "linear": (lambda: nn.Linear(8, 8), (8,)),
     "conv": (lambda: nn.Conv2d(4, 4, 3, padding=1), (4, 8, 8)),
 }
-"""The layers measured, each with the shape of its input."""
+"""The measured layers, with their input shapes."""
 
 
-class AskingWrapper(nn.Module):
-    """Contrast: a module around the layer that asks on each call whether there is a seed."""
+class CheckingWrapper(nn.Module):
+    """For comparison: a wrapper that checks on each call whether it has a seed."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class AskingWrapper(nn.Module):
         self.seed: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer returns."""
+        """Return the layer's output."""
         h: Tensor = self.layer(x)
         return h if self.seed is None else h + self.seed(h)
 
 
 class AlwaysBlending(nn.Module):
-    """Contrast: a blend with a kernel of zeros at all times."""
+    """For comparison: a blend with a kernel of zeros on each call."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class AlwaysBlending(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer returns, computed in a roundabout way."""
+        """Return the layer's output plus alpha times zero."""
         h: Tensor = self.layer(x)
         return h + self.alpha * torch.zeros_like(h)
 
@@ -62,7 +62,7 @@ def run(quick: bool = False) -> Measurement:
     """Measure both layers."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     with one_thread():
-        figures = [each for name in LAYERS for each in _layer(name, rounds)]
+        figures = [entry for name in LAYERS for entry in _layer(name, rounds)]
     return Measurement(
         parameters={"batch": BATCH, "rounds": rounds, "calls_a_round": REPEATS},
         figures=tuple(figures),
@@ -82,7 +82,7 @@ def _layer(name: str, rounds: int) -> list[Figure]:
     return [
         ratio(
             f"{name}-{variant}",
-            f"{name}: {WHAT[variant]} ÷ plain layer",
+            f"{name}: {TITLES[variant]} ÷ plain layer",
             (f"{variant}_us", values),
             plain,
             goal=GOAL if variant in ("dormant", "emptied") else None,
@@ -91,11 +91,11 @@ def _layer(name: str, rounds: int) -> list[Figure]:
     ]
 
 
-WHAT: Final = {
-    "twin": "a second plain layer (what this measurement cannot tell apart)",
+TITLES: Final = {
+    "twin": "a second plain layer (the resolution of this measurement)",
     "dormant": "dormant site",
-    "emptied": "dormant site after a kernel came and went",
-    "wrapper": "a wrapper that asks whether there is a seed",
+    "emptied": "dormant site after a kernel was planted and removed",
+    "wrapper": "a wrapper that checks for a seed",
     "hook": "a forward hook that does nothing",
     "blend": "a blend that always runs",
 }
@@ -109,7 +109,7 @@ def _variants(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[str
         "twin": make(),
         "dormant": _site(make(), shape).layer,
         "emptied": _emptied(_site(make(), shape)),
-        "wrapper": AskingWrapper(make()),
+        "wrapper": CheckingWrapper(make()),
         "hook": hooked,
         "blend": AlwaysBlending(make()),
     }
@@ -121,7 +121,7 @@ def _site(layer: nn.Module, shape: tuple[int, ...]) -> Site:
 
 def _emptied(site: Site) -> nn.Module:
     kind = site.signature.kind
-    blueprint = next(each for each in shipped() if kind in each.kinds)
+    blueprint = next(entry for entry in shipped() if kind in entry.kinds)
     plan = BlueprintCompiler().compile(blueprint, site.signature)
     site.plant(0, Seed(Kernel(plan, initial_tensors(plan), sha256="")))
     site.remove(0)

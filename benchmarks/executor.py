@@ -1,9 +1,9 @@
 """The executor against the same network as a plain `nn.Module`: forward and backward.
 
-Both run in turn on the same inputs and weights; each pair gives one ratio, so that what disturbs
-the machine disturbs both. The plain module is the source that Esper exports of the same plan.
-Modes: as it is, under autocast to bfloat16, under both forms of gradient checkpointing, and
-planted in a host that is compiled, where a kernel stays as it is (see `SeedBank`).
+Both run interleaved on the same inputs and weights; each pair gives one ratio, so that a
+disturbance of the machine affects both. The plain module is the source that Esper exports for the
+same plan. Modes: eager, autocast to bfloat16, both forms of gradient checkpointing, and planted in
+a compiled host, where kernels stay eager (see `SeedBank`).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.kernels import (
     BATCH,
-    Case,
     Device,
+    KernelCase,
     Step,
     bfloat16,
     cases,
@@ -65,7 +65,7 @@ def measure(device: Device, quick: bool = False) -> Measurement:
 def _over_all(mode: str, found: list[Figure]) -> Figure:
     return figure(
         "kernel-over-plain" if mode == "eager" else f"kernel-over-plain-{mode}",
-        f"kernel ÷ the same network as a plain nn.Module, {WHAT[mode]}: medians of all cases",
+        f"kernel ÷ the same network as a plain nn.Module, {TITLES[mode]}: medians of all cases",
         RATIO,
         [case.median for case in found],
         goal=GOAL,
@@ -79,20 +79,20 @@ def _mode(mode: str, device: Device, quick: bool) -> Iterator[Figure]:
         yield _compared(mode, case, steps, quick)
 
 
-def _cases(device: Device, quick: bool) -> list[Case]:
+def _cases(device: Device, quick: bool) -> list[KernelCase]:
     return [*cases(device, quick)][:: QUICK_STRIDE if quick else 1]
 
 
-def _sides(case: Case) -> dict[str, nn.Module]:
+def _sides(case: KernelCase) -> dict[str, nn.Module]:
     kernel = kernel_of(KernelOptimizer().optimize(case.plan()))
     return {"kernel": kernel, "plain": plain_of(kernel)}
 
 
-def _compared(mode: str, case: Case, steps: dict[str, Step], quick: bool) -> Figure:
+def _compared(mode: str, case: KernelCase, steps: dict[str, Step], quick: bool) -> Figure:
     seconds = paired(steps, QUICK_S if quick else CASE_S, PAIRS)
     return ratio(
         case.name if mode == "eager" else f"{case.name}-{mode}",
-        f"{case.name}, {WHAT[mode]}",
+        f"{case.name}, {TITLES[mode]}",
         ("kernel_ms", scaled(seconds["kernel"], 1e3)),
         ("plain_ms", scaled(seconds["plain"], 1e3)),
     )
@@ -112,7 +112,7 @@ def _checkpointed(module: nn.Module, x: Tensor, h: Tensor, *, reentrant: bool) -
     leaves = (h, *module.parameters())
 
     def step() -> None:
-        # The reentrant form knows `backward` only, which adds up in `grad`.
+        # The reentrant form supports `backward` only, which accumulates in `grad`.
         torch.autograd.backward((h + call(x, h)).square().mean())
         for leaf in leaves:
             leaf.grad = None
@@ -126,9 +126,9 @@ MODES: Final[dict[str, Callable[[nn.Module, Tensor, Tensor], Step]]] = {
     "checkpoint": partial(_checkpointed, reentrant=False),
     "checkpoint-reentrant": partial(_checkpointed, reentrant=True),
 }
-"""How a module's forward and backward run, by mode; `compiled` is apart, with hosts of its own."""
+"""Makes the timed step of a module, by mode; `compiled` has its own hosts (`_compiled`)."""
 
-WHAT: Final = {
+TITLES: Final = {
     "eager": "eager",
     "autocast": "under autocast to bfloat16",
     "checkpoint": "under gradient checkpointing",
@@ -138,7 +138,7 @@ WHAT: Final = {
 
 
 class Host(nn.Module):
-    """The least host there is: what it computes comes from its seeds."""
+    """A minimal host: its output comes from its seeds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,8 +151,8 @@ class Host(nn.Module):
 
 
 def _compiled(device: Device, quick: bool) -> Iterator[Figure]:
-    """Yield the cases site by site: hosts are compiled once for each, and kernels come and go."""
-    by_site: dict[tuple[int, ...], list[Case]] = {}
+    """Yield the cases by site: hosts are compiled once per site, their kernels are replaced."""
+    by_site: dict[tuple[int, ...], list[KernelCase]] = {}
     for case in _cases(device, quick):
         by_site.setdefault(case.signature.h, []).append(case)
     for shape in by_site:

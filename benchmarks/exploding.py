@@ -1,4 +1,4 @@
-"""Kernels that explode: the fault injector, and the training that it is let loose on."""
+"""Exploding kernels: the fault injector, and the training that it disturbs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ HUGE: Final = 1e6
 SCALE: Final = 1e3
 GROWTH: Final = 1.2
 INPUTS, HIDDEN, OUTPUTS = 16, 24, 8
-TAUGHT: Final = 6
-"""Hidden units of the teacher: of 24, other batches alone move the final loss by over 1 %."""
+TEACHER_HIDDEN: Final = 6
+"""Hidden units of the teacher. With 24, other batches alone change the final loss by over 1 %."""
 
 NOISE: Final = 0.5
 BATCH: Final = 64
@@ -33,7 +33,7 @@ JUDGED_ON: Final = 8192
 
 
 class Explosion(StrEnum):
-    """What becomes of a kernel."""
+    """The kind of an explosion."""
 
     HUGE = "huge weights"
     NAN = "weights not a number"
@@ -43,9 +43,9 @@ class Explosion(StrEnum):
 
 @dataclass
 class Injector:
-    """Has every kernel explode that is `after` steps on trial; call it between steps.
+    """Makes every kernel explode after `after` steps on trial; call it between steps.
 
-    What has been kept for good is part of the host, and is let alone.
+    Fossilized kernels are part of the host and do not explode.
     """
 
     explosion: Explosion
@@ -54,7 +54,7 @@ class Injector:
     _ages: dict[Kernel, int] = field(default_factory=dict)
 
     def __call__(self, sites: Mapping[str, Site]) -> None:
-        """Let a step pass for what is planted."""
+        """Count one step for every planted kernel."""
         for site in sites.values():
             for slot, seed in site.seeds():
                 if slot.state not in ON_TRIAL:
@@ -74,7 +74,7 @@ class Injector:
             case Explosion.NAN:
                 _fill(kernel, torch.nan)
             case Explosion.SCALED:
-                # Fresh kernels end in zeros, which no scale makes explode.
+                # Fresh kernels end in zero weights, which scaling does not change.
                 _fill(kernel, 0.1)
                 kernel.register_forward_hook(lambda kernel, inputs, output: output * SCALE)
             case Explosion.GROWING:
@@ -105,18 +105,20 @@ class Regressor(nn.Module):
 
 
 class Teacher:
-    """What is to be learnt: a network smaller than the host, with noise that no one can predict.
+    """The target function: a network smaller than the host, plus noise.
 
-    Mean squared errors end near the noise's variance, 0.25, so that losses can be compared.
+    Mean squared errors end near the variance of the noise, 0.25, so that losses are comparable.
     """
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self._first = torch.randn(TAUGHT, INPUTS, generator=generator) / INPUTS**0.5
-        self._second = torch.randn(OUTPUTS, TAUGHT, generator=generator) / TAUGHT**0.5
+        self._first = torch.randn(TEACHER_HIDDEN, INPUTS, generator=generator) / INPUTS**0.5
+        self._second = (
+            torch.randn(OUTPUTS, TEACHER_HIDDEN, generator=generator) / TEACHER_HIDDEN**0.5
+        )
 
     def batch(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return inputs (count, 16) and targets (count, 8) that follow from a seed."""
+        """Return inputs (count, 16) and targets (count, 8) of a seed."""
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(count, INPUTS, generator=generator)
         y = F.relu(x @ self._first.T) @ self._second.T
@@ -125,7 +127,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run: its loss on samples that it never saw, its weights, and its growth."""
+    """A finished run: loss on unseen samples, weights, growth, and exploded kernels."""
 
     loss: float
     weights: dict[str, Tensor]
@@ -134,7 +136,7 @@ class Ended:
 
 
 def never_grown(seed: int, steps: int = STEPS, other_batches: int = 0) -> Ended:
-    """Train the host alone; on batches that come so many steps later, for what luck alone does."""
+    """Train the host alone; `other_batches` shifts the batches, to measure their random effect."""
     return _trained(seed, steps, None, None, other_batches)
 
 
@@ -147,7 +149,7 @@ def grown(
     steps: int = STEPS,
     replay: esper.RunRecording | None = None,
 ) -> Ended:
-    """Train the same host on the same batches in lockstep; what is planted may explode."""
+    """Train the same host on the same batches in lockstep; `injector` makes kernels explode."""
 
     def attach(model: nn.Module, optimizer: Optimizer, **given: Any) -> Growth:
         if replay is not None:

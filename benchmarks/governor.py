@@ -1,7 +1,7 @@
-"""What the governor saves, and what it costs.
+"""Benefit and cost of the governor.
 
-Runs with kernels that explode, on a real stack in lockstep, against the same runs never grown; and
-training steps with a governor against steps without one, nothing planted, reports included.
+Runs whose kernels explode, on a real stack in lockstep, against the same runs without growth; and
+training steps with a governor against steps without, with reports and without kernels.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,19 +48,19 @@ HOSTS: Final = {"small": (32, 64, 10), "10m": (1024, 2560, 2816)}
 """Widths of a perceptron of three layers: 3 thousand parameters, and 10 million."""
 
 SMALL_ROUNDS: Final = 10
-"""Rounds of the small host for each of the large one's, which takes so much longer."""
+"""Rounds of the small host per round of the large host, whose steps take longer."""
 
 
 def run(quick: bool) -> Measurement:
-    """Measure both."""
-    amount = QUICK if quick else FULL
+    """Measure the final losses and the costs."""
+    workload = QUICK if quick else FULL
     with one_thread():
         costs = [
-            _cost(name, HOSTS["small"] if quick else widths, amount)
+            _cost(name, HOSTS["small"] if quick else widths, workload)
             for name, widths in HOSTS.items()
         ]
-        rows = list(_exploded(amount))
-        luck = [_luck(seed, amount.steps) for seed in amount.seeds]
+        rows = list(_exploded(workload))
+        random_effect = [_random_effect(seed, workload.steps) for seed in workload.seeds]
     saved = [
         figure(
             f"final-loss-{explosion.name.lower()}",
@@ -73,22 +73,22 @@ def run(quick: bool) -> Measurement:
     ]
     control = figure(
         "final-loss-other-batches",
-        "the same of runs never grown, on other batches: what luck alone does",
+        "the same for runs never grown, on other batches: the random effect alone",
         "ratio",
-        luck,
+        random_effect,
     )
-    parameters = amount._asdict() | {"report_every": REPORT_EVERY, "batch": BATCH, "hosts": HOSTS}
+    parameters = workload._asdict() | {"report_every": REPORT_EVERY, "batch": BATCH, "hosts": HOSTS}
     return Measurement(parameters=parameters, figures=(*saved, control, *costs), runs=tuple(rows))
 
 
-def _exploded(amount: Workload) -> Iterator[dict[str, Any]]:
-    """Yield a row for each run: seed, when and how kernels explode, and how it ended."""
+def _exploded(workload: Workload) -> Iterator[dict[str, Any]]:
+    """Yield a row per run: seed, time and kind of the explosion, and final loss."""
     with local_stack() as stack:
         publish_blueprints(stack.settings, map(shipped_named, BLUEPRINTS))
-        alone = {seed: never_grown(seed, amount.steps).loss for seed in amount.seeds}
-        for seed, after, explosion in product(amount.seeds, amount.after, Explosion):
+        alone = {seed: never_grown(seed, workload.steps).loss for seed in workload.seeds}
+        for seed, after, explosion in product(workload.seeds, workload.after, Explosion):
             injector = Injector(explosion, after)
-            ended = grown(stack.settings, seed, injector, steps=amount.steps)
+            ended = grown(stack.settings, seed, injector, steps=workload.steps)
             assert ended.growth is not None
             incidents = ended.growth.run_history.incidents
             yield {
@@ -103,18 +103,18 @@ def _exploded(amount: Workload) -> Iterator[dict[str, Any]]:
             }
 
 
-def _luck(seed: int, steps: int) -> float:
+def _random_effect(seed: int, steps: int) -> float:
     shifted = never_grown(seed, steps, other_batches=10 * steps)
     return shifted.loss / never_grown(seed, steps).loss
 
 
-def _cost(name: str, widths: tuple[int, int, int], amount: Workload) -> Figure:
+def _cost(name: str, widths: tuple[int, int, int], workload: Workload) -> Figure:
     taken = interleaved(
         {
             "with": _training(widths, governed=True),
             "without": _training(widths, governed=False),
         },
-        rounds=amount.rounds * (SMALL_ROUNDS if name == "small" else 1),
+        rounds=workload.rounds * (SMALL_ROUNDS if name == "small" else 1),
     )
     per_step = {side: scaled(values, 1e6 / REPORT_EVERY) for side, values in taken.items()}
     return ratio(
@@ -127,7 +127,7 @@ def _cost(name: str, widths: tuple[int, int, int], amount: Workload) -> Figure:
 
 
 def _training(widths: tuple[int, int, int], *, governed: bool) -> Callable[[], None]:
-    """Return what trains a host from one report to the next."""
+    """Return a call that trains a host for one reporting interval."""
     torch.manual_seed(0)
     inputs, hidden, last = widths
     model = nn.Sequential(

@@ -1,7 +1,7 @@
 """`Growth.step` and a plan's application with 10 to 10,000 seeds, none or one of them changing.
 
-The step runs against a real stack in a run that never reports; applying and reporting are timed
-on the parts that do it, without the probe, whose cost is the host's own forward pass.
+The step runs on a real stack in a run that never reports. Applying and reporting are timed on
+their own parts, without the probe, whose cost is the host's forward pass.
 """
 
 from collections import deque
@@ -51,7 +51,7 @@ BLUEPRINT: Final = "low-rank-skip"
 
 
 class Workload(NamedTuple):
-    """Numbers of seeds, the smallest first; rounds; calls in a round."""
+    """Numbers of seeds in ascending order, rounds, and calls of a round."""
 
     seeds: tuple[int, ...]
     rounds: int
@@ -63,17 +63,17 @@ QUICK: Final = Workload(seeds=(10, 100), rounds=3, repeats=3)
 
 
 def run(quick: bool = False) -> Measurement:
-    """Measure on a stack of its own."""
+    """Measure on a new stack."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Workload) -> Measurement:
+def measure(stack: Stack, workload: Workload) -> Measurement:
     """Measure on a running stack."""
     with one_thread():
-        figures = [*_none_changing(stack, amount), *_one_changing(amount), _poll(amount)]
+        figures = [*_none_changing(stack, workload), *_one_changing(workload), _poll(workload)]
     return Measurement(
-        parameters={**amount._asdict(), "slots_a_site": SLOTS_A_SITE}, figures=tuple(figures)
+        parameters={**workload._asdict(), "slots_a_site": SLOTS_A_SITE}, figures=tuple(figures)
     )
 
 
@@ -86,7 +86,7 @@ class Layers(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """The names of its sites."""
+        """The names of the sites."""
         return [f"layers.{number}" for number in range(len(self.layers))]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,19 +95,19 @@ class Layers(nn.Module):
         return y
 
 
-def _none_changing(stack: Stack, amount: Workload) -> Iterator[Figure]:
-    """Yield the step of a run in which nothing happens, by number of seeds."""
+def _none_changing(stack: Stack, workload: Workload) -> Iterator[Figure]:
+    """Yield the time of a step without changes, by number of seeds."""
     with ExitStack() as runs:
         steps = {
-            str(seeds): runs.enter_context(_step_of_a_run(stack, seeds)) for seeds in amount.seeds
+            str(seeds): runs.enter_context(_step_of_a_run(stack, seeds)) for seeds in workload.seeds
         }
-        seconds = interleaved(steps, rounds=amount.rounds, repeats=amount.repeats)
+        seconds = interleaved(steps, rounds=workload.rounds, repeats=workload.repeats)
     yield from _by_seeds("step", "growth.step, none changing", seconds, FLAT)
 
 
 @contextmanager
 def _step_of_a_run(stack: Stack, seeds: int) -> Iterator[Callable[[], None]]:
-    """Give a function that does one `growth.step` of a run open at a host of that many seeds."""
+    """Yield a call of `growth.step` in a run on a host with `seeds` seeds."""
     host = Layers(seeds // SLOTS_A_SITE)
     with esper.grow(
         host,
@@ -123,40 +123,40 @@ def _step_of_a_run(stack: Stack, seeds: int) -> Iterator[Callable[[], None]]:
         yield partial(growth.step, torch.zeros(()))
 
 
-def _one_changing(amount: Workload) -> Iterator[Figure]:
-    """Yield what it takes to plant one kernel and cull it again, and to report, by seeds."""
-    seed_managers = {str(seeds): _Garden(seeds) for seeds in amount.seeds}
+def _one_changing(workload: Workload) -> Iterator[Figure]:
+    """Yield the time to plant and cull one kernel, and to report, by number of seeds."""
+    fixtures = {str(seeds): _SeedFixture(seeds) for seeds in workload.seeds}
     changes = interleaved(
-        {seeds: seed_manager.plant_and_cull for seeds, seed_manager in seed_managers.items()},
-        rounds=amount.rounds,
+        {seeds: fixture.plant_and_cull for seeds, fixture in fixtures.items()},
+        rounds=workload.rounds,
     )
     yield from _by_seeds("change", "one seed planted and culled", changes, FLAT)
     reports = interleaved(
-        {seeds: seed_manager.report for seeds, seed_manager in seed_managers.items()},
-        rounds=amount.rounds,
+        {seeds: fixture.report for seeds, fixture in fixtures.items()},
+        rounds=workload.rounds,
     )
     yield from _by_seeds("report", "one report made, without the probe", reports, None)
 
 
 def _by_seeds(
-    key: str, what: str, seconds: dict[str, list[float]], goal: Goal | None
+    key: str, title: str, seconds: dict[str, list[float]], goal: Goal | None
 ) -> Iterator[Figure]:
-    """Yield a figure for each number of seeds, and how the largest compares with the smallest."""
+    """Yield a figure per number of seeds, and the ratio of the largest to the smallest."""
     micros = {seeds: scaled(values, 1e6) for seeds, values in seconds.items()}
     for seeds, values in micros.items():
-        yield figure(f"{key}-{seeds}", f"{what}, of {int(seeds):,} seeds", "µs", values)
+        yield figure(f"{key}-{seeds}", f"{title}, of {int(seeds):,} seeds", "µs", values)
     fewest, *_, most = micros
     yield ratio(
         f"{key}-flat",
-        f"{what}: {int(most):,} ÷ {int(fewest):,} seeds",
+        f"{title}: {int(most):,} ÷ {int(fewest):,} seeds",
         (f"of_{most}_us", micros[most]),
         (f"of_{fewest}_us", micros[fewest]),
         goal=goal,
     )
 
 
-class _Garden:
-    """A garden of dormant seeds, with plans that fill the last slot and empty it again."""
+class _SeedFixture:
+    """A seed manager with dormant seeds, and plans that plant and cull at the last site."""
 
     def __init__(self, seeds: int) -> None:
         host = Layers(seeds // SLOTS_A_SITE)
@@ -181,24 +181,24 @@ class _Garden:
         self._reporter = Reporter("benchmark", _run_config(host.names))
 
     def plant_and_cull(self) -> None:
-        """Apply two plans of one operation each; the slot is dormant again."""
+        """Apply a plan that plants and one that culls; the slot ends dormant."""
         for plan in (self._plant, self._cull):
             self._seed_manager.reserve(plan, step=1)
             self._seed_manager.apply(plan, self._kernels, step=1)
         self._site.slots[0].advance(SeedState.DORMANT, step=1)
 
     def report(self) -> None:
-        """Do what a report does besides the probe."""
+        """Make a report without the probe."""
         self._seed_manager.end_embargoes(1, 20)
         self._reporter.next(self._seed_manager.sites, ProbeResult(0.5, {}), step=1, train_loss=None)
 
 
-def _poll(amount: Workload) -> Figure:
+def _poll(workload: Workload) -> Figure:
     mailbox, queue = deque[object](), deque[object]()
     seconds = interleaved(
-        {"poll": lambda: mailbox or queue}, rounds=amount.rounds, repeats=amount.repeats
+        {"poll": lambda: mailbox or queue}, rounds=workload.rounds, repeats=workload.repeats
     )
-    return figure("poll", "looking into an empty mailbox", "µs", scaled(seconds["poll"], 1e6))
+    return figure("poll", "polling an empty mailbox", "µs", scaled(seconds["poll"], 1e6))
 
 
 def _run_config(names: list[str]) -> RunConfig:
@@ -212,7 +212,7 @@ def _run_config(names: list[str]) -> RunConfig:
 
 
 def _decision(operation: Operation) -> AdaptationDecision:
-    """Return a decision that asks for one operation."""
+    """Return a decision with one operation."""
     digest = sha256_of(operation.op.encode())
     return AdaptationDecision(
         decision_id=digest,
@@ -221,7 +221,7 @@ def _decision(operation: Operation) -> AdaptationDecision:
         index=0,
         strategy=Strategy.DIVERSIFY,
         operations=(operation,),
-        reason="a benchmark asks for it",
+        reason="benchmark",
         apply_at_step=1,
         cause=Cause(topic="seed-metrics", partition=0, offset=0, seq=0, sha256=digest),
         policy=PolicyStamp(name="ucb1", version=1, params_sha256=digest),

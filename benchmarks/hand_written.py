@@ -1,13 +1,13 @@
-"""Blueprints as an author may write them and no shipped one is, for passes that improve those."""
+"""Blueprints with redundancies that no shipped blueprint has, for the optimiser's passes."""
 
 from typing import Any, Final
 
 from esper.topics.models import Blueprint, Node, SiteKind
 
-Row = tuple[str, str, tuple[str, ...], dict[str, Any]]
+NodeRow = tuple[str, str, tuple[str, ...], dict[str, Any]]
 
 
-def _blueprint(name: str, kind: SiteKind, rows: tuple[Row, ...]) -> Blueprint:
+def _blueprint(name: str, kind: SiteKind, rows: tuple[NodeRow, ...]) -> Blueprint:
     nodes = tuple(Node(id=id_, op=op, inputs=inputs, args=args) for id_, op, inputs, args in rows)
     return Blueprint(blueprint_id=name, kind=kind, nodes=nodes, output=nodes[-1].id)
 
@@ -45,4 +45,4 @@ HAND_WRITTEN: Final = (
     _halves(SiteKind.VECTOR, "linear", "D"),
     _halves(SiteKind.FEATURE_MAP, "conv2d", "C"),
 )
-"""Graphs that compute a value twice, or write out in steps what torch has as one op."""
+"""Graphs that compute a value twice, or use several steps for one torch op."""

@@ -35,6 +35,6 @@ def kept_result(name: str, package: str = BENCHMARKS) -> Result:
     result = Result.model_validate_json(file.read_bytes())
     if result.quick:
         raise BenchmarkError(
-            f"{file.name} is from a quick run, whose figures mean nothing; measure it with {command}"
+            f"{file.name} is from a quick run, which measures nothing; measure it with {command}"
         )
     return result

@@ -26,11 +26,11 @@ SHAPES: Final = {
     SiteKind.SEQUENCE: ((16, 32), (64, 128)),
     SiteKind.FEATURE_MAP: ((8, 8, 8), (16, 16, 16), (64, 16, 16)),
 }
-"""Sites at which kernels are measured: of the size of digits, and of small image models."""
+"""Sites at which kernels are measured: sizes of the digits host and of small image models."""
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class KernelCase:
     """A blueprint at a site."""
 
     blueprint: Blueprint
@@ -38,40 +38,40 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For the key of a figure: the blueprint, and the shape of the site."""
+        """Blueprint and site shape, for the key of a figure."""
         size = "x".join(map(str, self.signature.h))
         return f"{self.blueprint.blueprint_id}-{size}"
 
     def plan(self) -> KernelPlan:
-        """Return the plan as it is compiled, before any pass."""
+        """Return the compiled plan before any pass."""
         return BlueprintCompiler().compile(self.blueprint, self.signature)
 
 
-def cases(device: Device, quick: bool) -> Iterator[Case]:
-    """Yield every shipped blueprint at sites of several sizes; `quick`: at the smallest only."""
+def cases(device: Device, quick: bool) -> Iterator[KernelCase]:
+    """Yield every shipped blueprint at several site sizes; `quick`: at the smallest only."""
     for blueprint in shipped():
         for kind in blueprint.kinds:
             for shape in SHAPES[kind][: 1 if quick else None]:
-                yield Case(blueprint, SiteSignature(kind=kind, x=shape, h=shape, device=device))
+                yield KernelCase(
+                    blueprint, SiteSignature(kind=kind, x=shape, h=shape, device=device)
+                )
 
 
 def check_device(device: Device) -> None:
-    """Refuse a device that this machine lacks.
-
-    Raises:
-        BenchmarkError: there is no GPU.
-    """
+    """Raise `BenchmarkError` if the device is a GPU and torch finds none."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise BenchmarkError("this machine has no GPU that torch can use; run it on one that has")
+        raise BenchmarkError(
+            "torch finds no GPU on this machine; run the benchmark on a machine with one"
+        )
 
 
 def device_name(device: Device) -> str:
-    """Return what a reader must know of the device: of a GPU its name."""
+    """Return the name of the GPU, or `cpu`."""
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def kernel_of(plan: KernelPlan) -> Kernel:
-    """Return a kernel of random weights, as after training, on the device of its plan."""
+    """Return a kernel with random weights, as after training, on the device of its plan."""
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(value.shape, generator=generator)
@@ -81,7 +81,7 @@ def kernel_of(plan: KernelPlan) -> Kernel:
 
 
 def plain_of(kernel: Kernel) -> nn.Module:
-    """Return the same network, with the same weights, as the module that Esper would export."""
+    """Return the same network with the same weights as the plain module that Esper exports."""
     names: dict[str, Any] = {}
     exec(SOURCE_IMPORTS + to_source(kernel.plan, "Plain"), names)
     module: nn.Module = names["Plain"]().to(kernel.plan.signature.device)
@@ -90,7 +90,7 @@ def plain_of(kernel: Kernel) -> nn.Module:
 
 
 def inputs_of(signature: SiteSignature, batch: int = BATCH) -> tuple[Tensor, Tensor]:
-    """Return x and h of a batch; h asks for a gradient, as what a host computes does."""
+    """Return x and h of a batch; h requires a gradient, as the output of a host layer does."""
     x = torch.randn(batch, *signature.x, device=signature.device)
     return x, torch.randn(batch, *signature.h, device=signature.device, requires_grad=True)
 
@@ -102,7 +102,7 @@ def pass_of(
     h: Tensor,
     precision: Precision = nullcontext,
 ) -> Step:
-    """Return a forward and a backward pass of h + k(x, h), to its end also on a GPU."""
+    """Return a call of forward and backward of h + k(x, h), synchronised on a GPU."""
     wanted = (h, *weights)
 
     def step() -> None:
@@ -114,7 +114,7 @@ def pass_of(
 
 
 def finishing(step: Step) -> Step:
-    """Return a call that ends when the GPU has done what it asks for."""
+    """Return the call followed by a synchronisation of the GPU."""
 
     def whole() -> None:
         step()
@@ -129,7 +129,7 @@ def bfloat16(device: Device) -> Precision:
 
 
 def paired(calls: dict[str, Step], budget_s: float, most: int) -> dict[str, list[float]]:
-    """Return seconds of each call, in turn, for about `budget_s` seconds or `most` rounds."""
+    """Return seconds of each call, interleaved, for about `budget_s` seconds or `most` rounds."""
     for _ in range(WARMING_ROUNDS):
         start = perf_counter()
         for call in calls.values():

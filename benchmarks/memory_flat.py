@@ -1,6 +1,6 @@
-"""A million reports through the bandit worker: does it keep something of each?
+"""Memory of the bandit worker over a million reports.
 
-Most are of short runs that open and close side by side, the others of a few runs that never end.
+Most reports are of short runs that open and close in parallel, the rest of a few endless runs.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import psutil
 from aiokafka import AIOKafkaProducer
 
-from benchmarks.report_load import REPORTS_A_DECISION, Load
+from benchmarks.report_load import REPORTS_A_DECISION, ReportLoad
 from benchmarks.result import BenchmarkError, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack
 from esper.settings import STACK_FILE
@@ -31,18 +31,18 @@ MEGABYTE: Final = 1e6
 
 REPORTS_A_SHORT_RUN: Final = 10
 SIDE_BY_SIDE: Final = 60
-"""Short runs that are open at one time."""
+"""Short runs that are open in parallel."""
 
 SAMPLE_EVERY_S: Final = 0.25
 EARLY: Final = (0.2, 0.3)
 LATE: Final = (0.9, 1.0)
-"""Parts of the load, by reports folded, over which memory is compared."""
+"""Parts of the load, by folded reports, over which memory is compared."""
 
 STALL_TIMEOUT_S: Final = 60.0
 
 
 class Workload(NamedTuple):
-    """Short runs of ten reports, and long runs with so many decisions, one in twenty reports."""
+    """Short runs of ten reports; long runs, and decisions of each, one in twenty reports."""
 
     short_runs: int
     long_runs: int
@@ -50,7 +50,7 @@ class Workload(NamedTuple):
 
     @property
     def reports(self) -> int:
-        """The reports of all runs."""
+        """Number of reports of all runs."""
         long = self.long_runs * self.decisions_a_long_run * REPORTS_A_DECISION
         return self.short_runs * REPORTS_A_SHORT_RUN + long
 
@@ -60,29 +60,29 @@ QUICK: Final = Workload(short_runs=600, long_runs=2, decisions_a_long_run=20)
 
 
 class Sample(NamedTuple):
-    """Reports folded since the load began, and the bytes that the worker then held resident."""
+    """Reports folded since the start of the load, and resident bytes of the worker."""
 
     folded: int
     resident: int
 
 
 def run(quick: bool = False) -> Measurement:
-    """Measure on a stack of its own."""
+    """Measure on a new stack."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Workload) -> Measurement:
-    """Measure on a running stack, whose bandit worker is started anew."""
+def measure(stack: Stack, workload: Workload) -> Measurement:
+    """Measure on a running stack, whose bandit worker restarts first."""
     stack.stop_worker(WORKER)
     stack.start_worker(WORKER)
     begun = time.monotonic()
-    samples = _fold(stack, amount)
+    samples = _fold(stack, workload)
     taken_s = time.monotonic() - begun
-    early, late = (_between(samples, amount.reports, part) for part in (EARLY, LATE))
+    early, late = (_between(samples, workload.reports, part) for part in (EARLY, LATE))
     pairs = min(len(early), len(late))
     return Measurement(
-        parameters={**amount._asdict(), "reports": amount.reports},
+        parameters={**workload._asdict(), "reports": workload.reports},
         figures=(
             ratio(
                 "late-over-early",
@@ -93,20 +93,25 @@ def measure(stack: Stack, amount: Workload) -> Measurement:
                 goal=GOAL,
             ),
             figure("late", "memory of the bandit worker over the last tenth", "MB", late),
-            figure("rate", "reports through it meanwhile", "1/s", [amount.reports / taken_s]),
+            figure(
+                "rate",
+                "reports per second through the bandit worker",
+                "1/s",
+                [workload.reports / taken_s],
+            ),
         ),
     )
 
 
-def _fold(stack: Stack, amount: Workload) -> list[Sample]:
-    """Let the worker fold the load while it is published; return what it held meanwhile."""
+def _fold(stack: Stack, workload: Workload) -> list[Sample]:
+    """Publish the load while the worker folds it; return the samples of its memory."""
     worker = _record(stack)
     samples: list[Sample] = []
     failed = threading.Event()
-    watch = threading.Thread(target=_watch, args=(worker, amount.reports, samples, failed))
+    watch = threading.Thread(target=_watch, args=(worker, workload.reports, samples, failed))
     watch.start()
     try:
-        asyncio.run(_publish(amount, stack.settings.kafka_bootstrap_servers, failed))
+        asyncio.run(_publish(workload, stack.settings.kafka_bootstrap_servers, failed))
     except BaseException:
         failed.set()
         raise
@@ -115,7 +120,7 @@ def _fold(stack: Stack, amount: Workload) -> list[Sample]:
     if failed.is_set():
         folded = samples[-1].folded if samples else 0
         raise BenchmarkError(
-            f"the bandit worker stopped at {folded} of {amount.reports} reports; its log is "
+            f"the bandit worker stopped at {folded} of {workload.reports} reports; its log is "
             f"{stack.settings.home}/workers/{WORKER}.log"
         )
     return samples
@@ -147,27 +152,27 @@ def _folded(worker: ProcessRecord) -> int:
         for line in answer.read().decode().splitlines():
             if line.startswith(f"{COUNTED} "):
                 return int(float(line.split()[1]))
-    raise OSError(f"the worker does not measure {COUNTED}")
+    raise OSError(f"the worker's metrics lack {COUNTED}; is it of another version?")
 
 
 def _between(samples: Sequence[Sample], reports: int, part: tuple[float, float]) -> list[float]:
-    """The megabytes held while the reports of a part of the load were folded.
+    """Return the resident megabytes during a part of the load.
 
-    Of a load that is folded in less time than lies between samples: the nearest one.
+    If no sample is within the part, return the nearest one.
     """
     low, high = (share * reports for share in part)
-    found = [each for each in samples if low <= each.folded <= high]
-    nearest = min(samples, key=lambda each: abs(each.folded - (low + high) / 2))
-    return [each.resident / MEGABYTE for each in found or [nearest]]
+    found = [sample for sample in samples if low <= sample.folded <= high]
+    nearest = min(samples, key=lambda sample: abs(sample.folded - (low + high) / 2))
+    return [sample.resident / MEGABYTE for sample in found or [nearest]]
 
 
-async def _publish(amount: Workload, servers: str, failed: threading.Event) -> None:
+async def _publish(workload: Workload, servers: str, failed: threading.Event) -> None:
     producer = AIOKafkaProducer(
         bootstrap_servers=servers, enable_idempotence=True, acks="all", linger_ms=5
     )
     await producer.start()
     try:
-        for run_id, value in _load(amount):
+        for run_id, value in _load(workload):
             if failed.is_set():
                 return
             await producer.send(SEED_METRICS.name, value, key=run_id.encode())
@@ -176,13 +181,13 @@ async def _publish(amount: Workload, servers: str, failed: threading.Event) -> N
         await producer.stop()
 
 
-def _load(amount: Workload) -> Iterator[tuple[str, bytes]]:
-    """Yield run and value of every report: of the long runs one in between, now and then."""
+def _load(workload: Workload) -> Iterator[tuple[str, bytes]]:
+    """Yield run id and bytes of every report; reports of long runs are spread over the load."""
     name = f"memory-{secrets.token_hex(4)}"
-    long = Load(f"{name}-long", amount.long_runs, amount.decisions_a_long_run)
+    long = ReportLoad(f"{name}-long", workload.long_runs, workload.decisions_a_long_run)
     long_reports = ((report.run_id, encode(report)) for report in long)
-    every = amount.short_runs * REPORTS_A_SHORT_RUN // long.reports
-    for number, short in enumerate(_short_runs(name, amount.short_runs)):
+    every = workload.short_runs * REPORTS_A_SHORT_RUN // long.reports
+    for number, short in enumerate(_short_runs(name, workload.short_runs)):
         yield short
         if number % every == 0:
             yield from islice(long_reports, 1)
@@ -190,7 +195,7 @@ def _load(amount: Workload) -> Iterator[tuple[str, bytes]]:
 
 
 def _short_runs(name: str, runs: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the reports of the short runs, so many of them side by side."""
+    """Yield the reports of the short runs, `SIDE_BY_SIDE` runs in parallel."""
     forms = [encode(_short_report("RUN", seq)) for seq in range(REPORTS_A_SHORT_RUN)]
     for first in range(0, runs, SIDE_BY_SIDE):
         names = [f"{name}-{number}" for number in range(first, min(first + SIDE_BY_SIDE, runs))]
@@ -216,12 +221,12 @@ def _short_report(run_id: str, seq: int) -> SeedReport:
         run_config=run_config if seq == 0 else None,
         closing=seq == REPORTS_A_SHORT_RUN - 1,
     )
-    # A name that no field's value has, so that it can be replaced in the bytes.
+    # The upper-case id occurs in no other field, so it can be replaced in the bytes.
     return report.model_copy(update={"run_id": run_id})
 
 
 def _record(stack: Stack) -> ProcessRecord:
     state = read_state(stack.settings.home / STACK_FILE)
     if state is None:
-        raise BenchmarkError(f"no stack runs in {stack.settings.home}")
+        raise BenchmarkError(f"no stack runs in {stack.settings.home}; run the benchmark again")
     return state.require_process(WORKER)

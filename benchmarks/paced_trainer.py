@@ -1,7 +1,7 @@
-"""The digits host trained in a process of its own, so many steps at a time, and still in between.
+"""The digits host trained in its own process, a number of steps at a time, stopped in between.
 
-Two of them take turns on one core: while one trains, the other is stopped by the kernel, threads
-and all, and cannot be what disturbs it.
+Two trainers take turns on one core: while one trains, SIGSTOP holds the other with all its
+threads, so that it cannot disturb the first.
 """
 
 import os
@@ -33,11 +33,11 @@ ANSWER_TIMEOUT_S: Final = 60.0
 RUN: Final = "without-room"
 
 SPENT: Final = (SeedState.LOADING, SeedState.BLENDING, SeedState.ACTIVE, SeedState.FOSSILIZED)
-"""The way of a slot to its end."""
+"""The states of a slot up to its final state."""
 
 
 class Step(NamedTuple):
-    """Seconds of a training step, of `growth.step` within it, and whether growth reports in it."""
+    """Seconds of a training step and of its `growth.step`, and whether the step reports."""
 
     whole_s: float
     growth_s: float
@@ -45,23 +45,23 @@ class Step(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Steps in a row."""
+    """Consecutive steps."""
 
     steps: list[Step]
 
 
 class PacedTrainer:
-    """The parent's hold on one training process; a context manager."""
+    """The parent's handle of one training process; a context manager."""
 
     def __init__(self, settings: Settings | None, core: int) -> None:
-        """Start a trainer on a core, growing if there are settings to grow with."""
+        """Start a trainer on a core; it grows if `settings` are given."""
         context = get_context("spawn")
         self._link, other_end = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(other_end, settings, core), daemon=True
         )
         self._process.start()
-        # Else the pipe would stay open when the trainer dies, and waiting for it would not end.
+        # While this end is open here, `poll` would not notice that the trainer died.
         other_end.close()
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class PacedTrainer:
         self._end()
 
     def train(self, steps: int) -> Segment:
-        """Train for some steps in a row and stand still again.
+        """Train for `steps` steps, then stop again.
 
         Raises:
             BenchmarkError: the process has ended, or does not answer.
@@ -93,11 +93,11 @@ class PacedTrainer:
         try:
             if self._link.poll(ANSWER_TIMEOUT_S):
                 return self._link.recv()
-            what = f"did not answer within {ANSWER_TIMEOUT_S:g} s"
+            cause = f"did not answer within {ANSWER_TIMEOUT_S:g} s"
         except EOFError:
-            what = "ended; its last words are above"
+            cause = "ended; its error is above"
         self._end()
-        raise BenchmarkError(f"the training process {what}")
+        raise BenchmarkError(f"the training process {cause}")
 
     def _end(self) -> None:
         self._process.kill()
@@ -112,7 +112,7 @@ def _serve(link: Connection, settings: Settings | None, core: int) -> None:
     torch.set_num_threads(1)
     digits = load_digits()
     with _training(settings, digits) as step:
-        # Only now, and only this thread: what growth has started stays where the pipeline is.
+        # Only this thread moves: the processes and threads of growth stay on the pipeline's core.
         os.sched_setaffinity(0, {core})
         link.send(None)
         while steps := link.recv():
@@ -121,7 +121,7 @@ def _serve(link: Connection, settings: Settings | None, core: int) -> None:
 
 @contextmanager
 def _training(settings: Settings | None, digits: DatasetSplits) -> Iterator[Callable[[], Step]]:
-    """Give a function that trains the digits host one step."""
+    """Yield a call that trains the digits host for one step."""
     torch.manual_seed(0)
     model = DigitsHost()
     optimizer = Adam(model.parameters(), lr=LEARNING_RATE)
@@ -147,18 +147,17 @@ def _training(settings: Settings | None, digits: DatasetSplits) -> Iterator[Call
 
 
 def _batches(images: int) -> list[Tensor]:
-    """Return the indices of whole batches, in one random order."""
+    """Return the sample indices of full batches, in a random order."""
     return list(torch.randperm(images)[: images // BATCH * BATCH].view(-1, BATCH))
 
 
 def _grow_without_room(
     settings: Settings, model: nn.Module, optimizer: Optimizer, digits: DatasetSplits
 ) -> Growth:
-    """Attach growth that takes part in everything, but whose slots are all spent.
+    """Attach growth whose slots are all fossilized, so that no kernel can be planted.
 
-    Kernels are fetched and verified, reports are sent and folded. With no slot free nothing is
-    ever planted: the network computes the same as one that does not grow, and any difference in
-    time is the pipeline's.
+    Kernels are still fetched and verified, reports sent and folded. The network computes the same
+    as one without growth, so that any difference in time is the pipeline's.
     """
     growth = esper.grow(
         model,

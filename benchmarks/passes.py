@@ -1,9 +1,9 @@
-"""The optimiser's passes: what each gains, forward and backward, on the kernels that it changes.
+"""Gain of each optimiser pass, forward and backward, on the kernels that it changes.
 
-A plan and the same plan after one pass run in turn on the same inputs and weights; both free
-their values early. On a GPU also under autocast to bfloat16, and as captured graphs, where only
-the GPU's own time counts. A pass has a goal on the devices for which it is in the optimiser; on
-the others its figure shows why it is not.
+A plan and the same plan after one pass run interleaved on the same inputs and weights; both free
+values early. On a GPU they also run under autocast to bfloat16, and as captured graphs, where only
+GPU time counts. A pass has a goal on the devices for which the optimiser uses it; on the others
+its figure shows the reason why not.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ from benchmarks.hand_written import HAND_WRITTEN
 from benchmarks.kernels import (
     BATCH,
     SHAPES,
-    Case,
     Device,
+    KernelCase,
     Step,
     bfloat16,
     cases,
@@ -50,12 +50,13 @@ def run(quick: bool = False) -> Measurement:
 
 
 def measure(device: Device, quick: bool = False) -> Measurement:
-    """Return time with a pass ÷ time without it: medians for each pass, and cases of those used."""
+    """Return time with ÷ without each pass; passes in use also have a figure per case."""
     check_device(device)
     figures: list[Figure] = []
-    for each in (*PASSES, optimizer(device)):
+    for optimizer_pass in (*PASSES, optimizer(device)):
         for mode, make in MODES[device].items():
-            figures += _of_pass(each, mode, [*_measured(each, make, mode, device, quick)], device)
+            found = [*_measured(optimizer_pass, make, mode, device, quick)]
+            figures += _of_pass(optimizer_pass, mode, found, device)
     return Measurement(
         parameters={"batch": BATCH, "most_pairs": PAIRS, "device": device_name(device)},
         figures=(*figures, *_freeing(device, quick)),
@@ -63,53 +64,55 @@ def measure(device: Device, quick: bool = False) -> Measurement:
 
 
 def optimizer(device: Device) -> Pass:
-    """Return all that the optimiser does on a device, as one pass."""
+    """Return all passes of a device as one pass."""
     return Pass("optimizer", "every pass of this device", KernelOptimizer().optimize, (device,))
 
 
-def _of_pass(each: Pass, mode: str, found: list[Figure], device: Device) -> Iterator[Figure]:
-    """Yield the figure of a pass in one mode and, if the device has it, those of its cases."""
-    shipped = device in each.devices
+def _of_pass(
+    optimizer_pass: Pass, mode: str, found: list[Figure], device: Device
+) -> Iterator[Figure]:
+    """Yield the figure of a pass in one mode and, if the device uses it, those of its cases."""
+    shipped = device in optimizer_pass.devices
     yield figure(
-        f"{each.name}-{mode}",
-        f"{each.name}, {mode}{'' if shipped else ', measured and not used'}: {each.summary}; "
-        "with ÷ without, medians of all cases",
+        f"{optimizer_pass.name}-{mode}",
+        f"{optimizer_pass.name}, {mode}{'' if shipped else ', measured and not used'}: "
+        f"{optimizer_pass.summary}; with ÷ without, medians of all cases",
         RATIO,
         [case.median for case in found],
         goal=GOAL if shipped else None,
     )
-    if shipped and each.name != "optimizer":
+    if shipped and optimizer_pass.name != "optimizer":
         yield from found
 
 
 def _measured(
-    each: Pass, make: "MakeStep", mode: str, device: Device, quick: bool
+    optimizer_pass: Pass, make: "MakeStep", mode: str, device: Device, quick: bool
 ) -> Iterator[Figure]:
     for case in (*cases(device, quick), *hand_written_cases(device, quick)):
         plan = case.plan()
-        if free_early(changed := each.run(plan)) == free_early(plan):
+        if free_early(changed := optimizer_pass.run(plan)) == free_early(plan):
             continue
         steps = _steps(case, {"with": free_early(changed), "without": free_early(plan)}, make)
         seconds = paired(steps, QUICK_S if quick else CASE_S, PAIRS)
         yield ratio(
-            f"{each.name}-{mode}-{case.name}",
-            f"{each.name}, {mode}: {case.name}",
+            f"{optimizer_pass.name}-{mode}-{case.name}",
+            f"{optimizer_pass.name}, {mode}: {case.name}",
             ("with_ms", scaled(seconds["with"], 1e3)),
             ("without_ms", scaled(seconds["without"], 1e3)),
         )
 
 
-def _steps(case: Case, plans: dict[str, KernelPlan], make: "MakeStep") -> dict[str, Step]:
+def _steps(case: KernelCase, plans: dict[str, KernelPlan], make: "MakeStep") -> dict[str, Step]:
     x, h = inputs_of(case.signature)
     return {name: make(kernel_of(plan), x, h) for name, plan in plans.items()}
 
 
-def hand_written_cases(device: Device, quick: bool) -> Iterator[Case]:
-    """Yield the graphs written by hand, at the sites of the shipped ones."""
+def hand_written_cases(device: Device, quick: bool) -> Iterator[KernelCase]:
+    """Yield the hand-written graphs at the sites of the shipped blueprints."""
     for blueprint in HAND_WRITTEN:
         for shape in SHAPES[blueprint.kinds[0]][: 1 if quick else None]:
             signature = SiteSignature(kind=blueprint.kinds[0], x=shape, h=shape, device=device)
-            yield Case(blueprint, signature)
+            yield KernelCase(blueprint, signature)
 
 
 def _eager(kernel: Kernel, x: Tensor, h: Tensor) -> Step:
@@ -131,7 +134,7 @@ def _unfinished(kernel: Kernel, x: Tensor, h: Tensor) -> Step:
 
 
 def capture(step: Step) -> Step:
-    """Return the replay of a step as one CUDA graph, to its end on the GPU."""
+    """Return a call that replays a step as one CUDA graph and synchronises."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -149,27 +152,27 @@ MODES: Final[dict[Device, dict[str, MakeStep]]] = {
     "cpu": {"float32": _eager},
     "cuda": {"float32": _eager, "bfloat16": _autocast, "captured": _captured},
 }
-"""How a step runs, by device."""
+"""Makes the timed step of a kernel, by device and mode."""
 
 
 def _freeing(device: Device, quick: bool) -> Iterator[Figure]:
-    """Yield what freeing values early saves: the most bytes that live at a time, going forward."""
+    """Yield the peak of live bytes in forward passes, with ÷ without freeing values early."""
     found = []
     for case in cases(device, quick):
         plan = case.plan()
         if len(plan.steps) > 1:
-            freed, kept = (_peak_bytes(each, case) for each in (free_early(plan), plan))
+            freed, kept = (_peak_bytes(form, case) for form in (free_early(plan), plan))
             found.append(freed / kept)
     yield figure(
         "liveness-peak-bytes",
-        "liveness: most bytes of values that live at a time without gradient, with ÷ without",
+        "liveness: peak of live bytes without gradient, with ÷ without",
         RATIO,
         found,
         goal=GOAL,
     )
 
 
-def _peak_bytes(plan: KernelPlan, case: Case) -> int:
+def _peak_bytes(plan: KernelPlan, case: KernelCase) -> int:
     kernel, (x, h) = kernel_of(plan), inputs_of(case.signature)
     with torch.no_grad(), LiveBytes([x, h, *kernel.parameters()]) as live:
         kernel(x, h)

@@ -1,4 +1,4 @@
-"""From a submitted blueprint to a ready kernel, and from a decision to a changed network."""
+"""Latency from a submitted blueprint to a ready kernel, and from a decision to its effect."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,9 +52,9 @@ E = TypeVar("E", bound=Event)
 
 
 class Workload(NamedTuple):
-    """How much is measured: rounds over the catalog, decisions out of runs of so many epochs.
+    """Rounds over the catalog, decisions to measure, and epochs of a run.
 
-    No rounds: two entries, once.
+    With 0 rounds, two catalog entries are measured once.
     """
 
     rounds: int
@@ -67,18 +67,18 @@ QUICK: Final = Workload(rounds=0, decisions=1, epochs=20)
 
 
 def run(quick: bool = False) -> Measurement:
-    """Measure on a stack of its own."""
+    """Measure on a new stack."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Workload) -> Measurement:
-    """Measure both ways on a running stack: decisions first, for which few blueprints are known."""
+def measure(stack: Stack, workload: Workload) -> Measurement:
+    """Measure on a running stack: decisions first, while the stack has few blueprints."""
     publish_blueprints(stack.settings, shipped())
-    decided = _decisions(stack, amount)
-    submitted = _submissions(stack, amount.rounds)
+    decided = _decisions(stack, workload)
+    submitted = _submissions(stack, workload.rounds)
     return Measurement(
-        parameters={**amount._asdict(), "report_every_steps": 20, "compile_processes": 1},
+        parameters={**workload._asdict(), "report_every_steps": 20, "compile_processes": 1},
         figures=(*submitted, *decided),
     )
 
@@ -115,18 +115,18 @@ def _submissions(stack: Stack, rounds: int) -> tuple[Figure, ...]:
 
 
 def _shares(stack: Stack, pairs: Sequence["_Pair"]) -> Iterator[Figure]:
-    """Yield the share of each step in submitted → ready, as the worker timed it, and the rest."""
+    """Yield the share of each compile step in submitted → ready, and of the rest."""
     records = read_topic(stack.settings.kafka_bootstrap_servers, KERNEL_COMPILED.name)
     compiled = {event.kernel_id: event for event in _events(KernelCompiled, records)}
     rest = [1.0] * len(pairs)
-    for step, what in STEPS.items():
+    for step, title in STEPS.items():
         share = [
             compiled[pair.kernel_id].timings_ms.get(step, 0.0) / (pair.ready_s * 1e3)
             for pair in pairs
         ]
         rest = [left - taken for left, taken in zip(rest, share, strict=True)]
-        yield figure(f"share-{step}", f"{what}, as a share of submitted → ready", "share", share)
-    yield figure("share-topics", "all the rest: the way over the topics", "share", rest)
+        yield figure(f"share-{step}", f"{title}, as a share of submitted → ready", "share", share)
+    yield figure("share-topics", "the rest: transport over the topics", "share", rest)
 
 
 def _events(model: type[E], records: Iterable[Record]) -> Iterator[E]:
@@ -134,7 +134,7 @@ def _events(model: type[E], records: Iterable[Record]) -> Iterator[E]:
 
 
 class _Pair(NamedTuple):
-    """One kernel, made through the topics and alone; seconds."""
+    """One kernel, made through the topics and alone, in seconds."""
 
     kernel_id: str
     ready_s: float
@@ -142,7 +142,7 @@ class _Pair(NamedTuple):
 
 
 async def _in_pairs(stack: Stack, entries: Sequence[Blueprint], rounds: int) -> list[_Pair]:
-    """Return every entry made both ways, in turn, `rounds` times."""
+    """Make every entry through the topics and alone, alternately, `rounds` times."""
     pairs: list[_Pair] = []
     store = open_store(stack.settings.kernel_store_url)
     with (
@@ -152,7 +152,7 @@ async def _in_pairs(stack: Stack, entries: Sequence[Blueprint], rounds: int) -> 
         warming = [(f"w{i}", entry) for i, entry in enumerate(entries[:WARMING_SUBMISSIONS])]
         work = [(str(number), entry) for number in range(rounds) for entry in entries]
         for name, entry in (*warming, *work):
-            # Of two names, so of two kernel ids: neither side finds the other's work done.
+            # Two names give two kernel ids, so that neither side finds the other's kernel stored.
             submitted, built = renamed(entry, name), renamed(entry, f"{name}-alone")
             ready_s = await asyncio.to_thread(submitter.ready_after_s, submitted)
             alone_s = await _built_alone_s(compile_pool, store, built)
@@ -177,22 +177,22 @@ async def _built_alone_s(
     return perf_counter() - start
 
 
-def _decisions(stack: Stack, amount: Workload) -> tuple[Figure, ...]:
+def _decisions(stack: Stack, workload: Workload) -> tuple[Figure, ...]:
     latency_ms: list[float] = []
     step_ms: list[float] = []
     with one_thread():
         for seed in range(MAX_RUNS):
-            for taken_ms, last_step_ms in _grow(stack, seed, amount.epochs):
+            for taken_ms, last_step_ms in _grow(stack, seed, workload.epochs):
                 latency_ms.append(taken_ms)
                 step_ms.append(last_step_ms)
-            if len(latency_ms) >= amount.decisions:
+            if len(latency_ms) >= workload.decisions:
                 break
     pairs = list(zip(latency_ms, step_ms, strict=True))
     return (
         figure("decision-to-active", "decision on the topic → active", "ms", latency_ms),
         figure(
             "decision-to-active-beyond-a-step",
-            "the same, less the training step that was under way when it took effect",
+            "the same, less the training step that was running when it took effect",
             "ms",
             [taken - step for taken, step in pairs],
             goal=Goal(sense="at most", limit=ACTIVE_GOAL_MS),
@@ -207,7 +207,7 @@ def _decisions(stack: Stack, amount: Workload) -> tuple[Figure, ...]:
 
 
 class _Clocked:
-    """Growth that notes how long the training step before each of its own steps took."""
+    """Growth that records the duration of the training step before each `step` call."""
 
     def __init__(self, growth: Growth) -> None:
         self.growth = growth
@@ -215,14 +215,14 @@ class _Clocked:
         self._ended = perf_counter()
 
     def step(self, loss: Tensor) -> None:
-        """Take the time, and let the model grow."""
+        """Record the time and let the model grow."""
         self.step_s.append(perf_counter() - self._ended)
         self.growth.step(loss)
         self._ended = perf_counter()
 
 
 def _grow(stack: Stack, seed: int, epochs: int) -> list[tuple[float, float]]:
-    """Return (decision → active, the step before it) in ms, for every decision that was applied."""
+    """Return (decision → active, the step before it) in ms for every applied decision."""
     clocks: list[_Clocked] = []
 
     @contextmanager

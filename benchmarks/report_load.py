@@ -1,4 +1,4 @@
-"""Reports of many runs that lead to one decision in twenty, and putting them on their topic."""
+"""Reports of many runs, one in twenty of which leads to a decision, and their publication."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,15 @@ SITES: Final = {
     "conv2": SiteKind.FEATURE_MAP,
     "fc1": SiteKind.VECTOR,
 }
-"""The sites of the digits host; with the shipped blueprints, the arms of each run."""
+"""The sites of the digits host; with the shipped blueprints they are the arms of a run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """The reports of `runs` runs, each of `decisions_a_run` times twenty reports; `name` is new.
+class ReportLoad:
+    """The reports of `runs` runs of `decisions_a_run` times twenty reports; `name` must be new.
 
-    The first report of every twenty leads to a decision, which the trainer then refuses nineteen
-    reports long: nothing else is decided while an answer is awaited.
+    The first of every twenty reports leads to a decision. Its refusal comes twenty reports later,
+    and a pending decision prevents others.
     """
 
     name: str
@@ -50,28 +50,28 @@ class Load:
 
     @property
     def reports(self) -> int:
-        """The number of reports of all runs."""
+        """Number of reports of all runs."""
         return self.runs * self.decisions_a_run * REPORTS_A_DECISION
 
     @property
     def decisions(self) -> int:
-        """The number of decisions that they lead to."""
+        """Number of decisions that the reports lead to."""
         return self.runs * self.decisions_a_run
 
     def __iter__(self) -> Iterator[SeedReport]:
-        """Yield the reports, the runs side by side, each in order."""
+        """Yield the reports, runs interleaved, each run in order."""
         names = [f"{self.name}-{number}" for number in range(self.runs)]
         for seq in range(self.decisions_a_run * REPORTS_A_DECISION):
             for run_id in names:
                 yield _report(run_id, seq)
 
 
-async def put_on_topic(load: Load, servers: str) -> None:
-    """Publish a load to `seed-metrics`, in order; return when the broker has it."""
+async def put_on_topic(load: ReportLoad, servers: str) -> None:
+    """Publish a load to `seed-metrics` in order; return when the broker has confirmed it."""
     producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True, acks="all")
     await producer.start()
     try:
-        # One send after the other: sends begun side by side may overtake each other.
+        # Sequential sends, because concurrent sends may change the order.
         confirmed = [await _send(producer, report) for report in load]
         await asyncio.gather(*confirmed)
     finally:
@@ -105,7 +105,7 @@ def _report(run_id: str, seq: int) -> SeedReport:
 
 
 def _refusal(run_id: str, seq: int) -> DecisionOutcome:
-    """The answer to the decision of twenty reports ago."""
+    """Return the refusal of the decision of twenty reports ago."""
     return DecisionOutcome(
         decision_id=decision_id(run_id, seq - REPORTS_A_DECISION, 0),
         status=OutcomeStatus.REFUSED,
@@ -121,7 +121,7 @@ def _run_config() -> RunConfig:
         policy=DEFAULT_POLICY,
         host_params=1000,
         report_interval_steps=STEPS_A_REPORT,
-        # As by default, but with something to decide in the very first report.
+        # Without dormant reports, the first report already leads to a decision.
         selection=DEFAULT_SELECTION.model_copy(
             update={"limits": SelectionLimits(dormant_reports=0)}
         ),
@@ -160,4 +160,4 @@ KERNELS: Final = tuple(_kernels())
 KEPT: Final = tuple(
     _kept(next(kernel for kernel in KERNELS if kernel.site == site)) for site in SITES
 )
-"""One kept seed at each site: what a report of a run under way carries."""
+"""One kept seed at each site, as in the reports of a real run."""

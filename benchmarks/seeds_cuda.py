@@ -1,10 +1,10 @@
 """A host convolution with four planted kernels on a GPU, forward and backward, against eager code.
 
-`eager` is what a user writes: the same convolution and the same kernels as plain modules, one
-after the other. Against it run the form that a host grows into (a graph with the kernels on
-streams beside the convolution) and what it is made of, one by one.
-A round times some steps in a row of each, in changing order, between two CUDA events; gradients
-are made anew each step, of the input too, as in the middle of a network.
+`eager` is user code: the same convolution and the same kernels as plain modules, one after the
+other. It is compared with the form that a host grows into (a graph with the kernels on streams
+beside the convolution) and with the parts of that form.
+A round times several steps in a row of each form, in shuffled order, between two CUDA events. Each
+step computes new gradients, also of the input, as in the middle of a network.
 """
 
 import random
@@ -54,7 +54,7 @@ Step = Callable[[], object]
 
 
 class Shape(NamedTuple):
-    """A batch of images at the site, and what is wanted there."""
+    """A batch of images at the site, and its goal."""
 
     batch: int
     channels: int
@@ -68,8 +68,8 @@ SHAPES: Final = {
 }
 
 
-class Grown(NamedTuple):
-    """How a planted site runs: over which streams eagerly, and how it is recorded, if it is."""
+class GrownForm(NamedTuple):
+    """How a planted site runs: streams of the eager form, and of the recorded form if any."""
 
     eager: StreamManager
     recorded: StreamManager | None
@@ -77,12 +77,12 @@ class Grown(NamedTuple):
 
 
 GROWN: Final = {
-    "grown": Grown(NO_SIDE_STREAMS, STREAMS, fused=True),
-    "streams": Grown(STREAMS, None, fused=False),
-    "graph": Grown(NO_SIDE_STREAMS, NO_SIDE_STREAMS, fused=False),
-    "graph-streams": Grown(NO_SIDE_STREAMS, STREAMS, fused=False),
+    "grown": GrownForm(NO_SIDE_STREAMS, STREAMS, fused=True),
+    "streams": GrownForm(STREAMS, None, fused=False),
+    "graph": GrownForm(NO_SIDE_STREAMS, NO_SIDE_STREAMS, fused=False),
+    "graph-streams": GrownForm(NO_SIDE_STREAMS, STREAMS, fused=False),
 }
-WHAT: Final = {
+TITLES: Final = {
     "grown": "as a host grows into it: graph, streams, fused sums",
     "grown-channels-last": "the same, input and weights channels last",
     "streams": "streams only",
@@ -94,7 +94,7 @@ CHANNELS_LAST: Final = "channels-last"
 
 
 class Plain(nn.Module):
-    """A layer and kernels as a user writes them."""
+    """A layer and kernels as plain user code."""
 
     def __init__(self, layer: nn.Module, kernels: list[nn.Module]) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Plain(nn.Module):
         self.register_buffer("alpha", torch.tensor(ALPHA))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer computes, and the kernels add."""
+        """Return the layer's output plus those of the kernels."""
         h = self.layer(x)
         y: Tensor = h
         for kernel in self.kernels:
@@ -130,7 +130,7 @@ def run(quick: bool = False) -> Measurement:
 
 
 def parameters() -> dict[str, Any]:
-    """Return what was measured, for the result."""
+    """Return the parameters of the result."""
     shapes = {name: list(shape[:3]) for name, shape in SHAPES.items()}
     return {"device": device_name("cuda"), "seeds": SEEDS, "steps_a_round": STEPS, **shapes}
 
@@ -139,14 +139,14 @@ def site_figures(name: str, shape: Shape, precision: Precision, quick: bool) -> 
     """Yield the ratio of each form to eager, at one site in one precision."""
     steps: dict[str, Step] = {}
     sites: dict[str, Site] = {}
-    for form in ("eager", *WHAT):
+    for form in ("eager", *TITLES):
         module, x = _form(form, shape, sites)
         steps[form] = _step(module, x, precision)
     ms = _interleaved(steps, QUICK_ROUNDS if quick else ROUNDS)
-    for form, what in WHAT.items():
+    for form, title in TITLES.items():
         yield ratio(
             f"{name}-{form}",
-            f"{name}, {what}",
+            f"{name}, {title}",
             (f"{form}_ms", ms[form]),
             ("eager_ms", ms["eager"]),
             goal=shape.goal if form == "grown" else None,
@@ -156,7 +156,7 @@ def site_figures(name: str, shape: Shape, precision: Precision, quick: bool) -> 
         f"{name}-capture",
         f"{name}, recording a configuration, outside of the steps",
         "ms",
-        [each.capture_ms / each.captures for each in stats if each.captures],
+        [site.capture_ms / site.captures for site in stats if site.captures],
     )
 
 
@@ -169,13 +169,13 @@ def compiled_figure(name: str, shape: Shape, precision: Precision, quick: bool) 
         "compile": _step(torch.compile(plain, dynamic=False), x, precision),  # type: ignore[arg-type]
     }
     ms = _interleaved(steps, QUICK_ROUNDS if quick else ROUNDS)
-    what = f"{name}, torch.compile of the plain modules"
+    title = f"{name}, torch.compile of the plain modules"
     over, under = ("compile_ms", ms["compile"]), ("eager_ms", ms["eager"])
-    return ratio(f"{name}-compile", what, over, under)
+    return ratio(f"{name}-compile", title, over, under)
 
 
 def _form(form: str, shape: Shape, sites: dict[str, Site]) -> tuple[nn.Module, Tensor]:
-    """Return the network in one form with its input, the same weights in each."""
+    """Return the network in one form and its input; weights are equal in all forms."""
     torch.manual_seed(0)
     _, channels, side, _ = shape
     layer = nn.Conv2d(channels, channels, 3, padding=1).cuda()
@@ -205,7 +205,7 @@ def _kernel(signature: SiteSignature) -> Kernel:
     return kernel_of(KernelOptimizer().optimize(BlueprintCompiler().compile(blueprint, signature)))
 
 
-def _plant(site: Site, seeds: int, how: Grown) -> None:
+def _plant(site: Site, seeds: int, how: GrownForm) -> None:
     for slot in range(seeds):
         site.plant(slot, Seed(_kernel(site.signature), ALPHA).cuda())
     bank = site.bank
@@ -269,7 +269,7 @@ def _training_step(form: str, precision: Precision) -> Step:
 
 
 def _interleaved(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Return milliseconds a step of each form, one value a round, all rounds in changing order."""
+    """Return milliseconds per step of each form, one value per round, in shuffled order."""
     for step in steps.values():
         for _ in range(WARMING_STEPS):
             step()

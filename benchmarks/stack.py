@@ -1,4 +1,4 @@
-"""A local stack for one benchmark: real Kafka, Redis and workers in a temporary home."""
+"""A local stack for one benchmark: Kafka, Redis and workers in a temporary home."""
 
 import os
 import tempfile
@@ -16,26 +16,26 @@ NO_ADDRESSES: dict[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A running stack, and the settings with which to use it."""
+    """A running stack and the settings to use it."""
 
     local: LocalStack
     settings: Settings
 
     def stop_worker(self, name: str) -> None:
-        """End one worker cleanly; records pile up for it from now on."""
+        """Stop one worker cleanly; its records stay on their topics."""
         state = read_state(self.settings.home / STACK_FILE)
         if state is None:
             raise BenchmarkError(f"no stack runs in {self.settings.home}")
         process.stop(state.require_process(name))
 
     def start_worker(self, name: str) -> None:
-        """Start a worker that was stopped; return once it is ready."""
+        """Start a stopped worker; return when it is ready."""
         self.local.restart(name)
 
 
 @contextmanager
 def local_stack() -> Iterator[Stack]:
-    """Run a stack that no address in the environment can replace, and end it with the block."""
+    """Run a stack within the block, whatever addresses the environment has."""
     with tempfile.TemporaryDirectory(prefix="esper-benchmark-") as folder:
         home = Path(folder)
         local = LocalStack(home, NO_ADDRESSES)
@@ -48,7 +48,7 @@ def local_stack() -> Iterator[Stack]:
 
 @contextmanager
 def on_cores(cores: Collection[int]) -> Iterator[None]:
-    """Keep this thread, and what it starts, to some cores while the block runs."""
+    """Restrict this thread, and processes that it starts, to `cores` within the block."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

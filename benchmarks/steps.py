@@ -1,8 +1,8 @@
-"""A training step with the pipeline busy against one with it off, trainer and pipeline pinned.
+"""Training steps with the pipeline busy against steps with it off, on separate cores.
 
 The trainer has one core; broker, store, workers and the author of blueprints share the other.
-A third side, a plain loop beside a busy pipeline that is not connected to it, tells what growth
-costs in the trainer's process from what sharing a machine costs.
+A third side, a plain loop beside a busy pipeline without a connection to it, separates the cost of
+growth in the trainer's process from the cost of a shared machine.
 """
 
 import os
@@ -23,11 +23,11 @@ P99_GOAL: Final = Goal(sense="at most", limit=1.02)
 STALL_GOAL: Final = Goal(sense="at most", limit=1.0, of="worst")
 SHARE_GOAL: Final = Goal(sense="at most", limit=0.03)
 SETTLING_STEPS: Final = 100
-"""Not timed, at the start of each turn: caches fill, and mail that came meanwhile is taken in."""
+"""Untimed steps at the start of each turn: caches fill, and queued messages are processed."""
 
 
 class Workload(NamedTuple):
-    """Rounds, and steps of each side in a round."""
+    """Rounds, and steps of each side per round."""
 
     rounds: int
     steps: int
@@ -37,8 +37,8 @@ FULL: Final = Workload(rounds=12, steps=1000)
 QUICK: Final = Workload(rounds=2, steps=60)
 
 
-class Sides(NamedTuple):
-    """One round: pipeline off, pipeline busy beside a plain loop, pipeline busy and connected."""
+class RoundSegments(NamedTuple):
+    """One round: pipeline off, busy beside a plain loop, busy and connected."""
 
     off: Segment
     beside: Segment
@@ -46,7 +46,7 @@ class Sides(NamedTuple):
 
 
 def run(quick: bool = False) -> Measurement:
-    """Measure on a stack of its own, which has a core of its own."""
+    """Measure on a new stack with its own core."""
     trainer_core, pipeline_core = two_cores()
     with on_cores({pipeline_core}), local_stack() as stack:
         return measure(stack, QUICK if quick else FULL, trainer_core)
@@ -56,27 +56,27 @@ def two_cores() -> tuple[int, int]:
     """Return a core for the trainer and one for everything else.
 
     Raises:
-        BenchmarkError: there is only one.
+        BenchmarkError: the process may use only one core.
     """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise BenchmarkError("the trainer needs a core to itself, and there is only one: use two")
+        raise BenchmarkError("1 usable core, but the trainer needs its own; use a machine with two")
     return cores[0], cores[1]
 
 
-def measure(stack: Stack, amount: Workload, trainer_core: int) -> Measurement:
-    """Measure on a running stack; that it has a core of its own is the caller's business."""
-    # Both are made before either is waited for: what they import, they import side by side.
-    plain, growing = (PacedTrainer(each, trainer_core) for each in (None, stack.settings))
+def measure(stack: Stack, workload: Workload, trainer_core: int) -> Measurement:
+    """Measure on a running stack; the caller gives the stack its own core."""
+    # Both processes start before either is waited for, so that they import in parallel.
+    plain, growing = (PacedTrainer(settings, trainer_core) for settings in (None, stack.settings))
     with Submitter(stack.settings, DIGITS_SITES) as submitter, plain, growing:
         author = _Author(submitter)
         rounds = [
-            _round(plain, growing, author, amount.steps, backwards=number % 2 == 1)
-            for number in range(amount.rounds)
+            _round(plain, growing, author, workload.steps, backwards=number % 2 == 1)
+            for number in range(workload.rounds)
         ]
     return Measurement(
         parameters={
-            **amount._asdict(),
+            **workload._asdict(),
             "report_every_steps": REPORT_EVERY,
             "kernels_compiled_meanwhile": author.kernels,
         },
@@ -85,7 +85,7 @@ def measure(stack: Stack, amount: Workload, trainer_core: int) -> Measurement:
 
 
 class _Author:
-    """Publishes one new blueprint after the other, on a thread, while `writing`."""
+    """Publishes one new blueprint after the other on a thread, within `writing`."""
 
     def __init__(self, submitter: Submitter) -> None:
         self._submitter = submitter
@@ -94,7 +94,7 @@ class _Author:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep the pipeline busy during the block, and let it finish afterwards."""
+        """Keep the pipeline busy within the block, then wait for its last kernel."""
         enough = threading.Event()
 
         def write() -> None:
@@ -113,7 +113,7 @@ class _Author:
 
 def _round(
     plain: PacedTrainer, growing: PacedTrainer, author: _Author, steps: int, *, backwards: bool
-) -> Sides:
+) -> RoundSegments:
     def busy(trainer: PacedTrainer) -> Segment:
         with author.writing():
             return _turn(trainer, steps)
@@ -123,7 +123,7 @@ def _round(
         ("beside", lambda: busy(plain)),
         ("busy", lambda: busy(growing)),
     ]
-    return Sides(**{name: turn() for name, turn in (turns[::-1] if backwards else turns)})
+    return RoundSegments(**{name: turn() for name, turn in (turns[::-1] if backwards else turns)})
 
 
 def _turn(trainer: PacedTrainer, steps: int) -> Segment:
@@ -131,24 +131,24 @@ def _turn(trainer: PacedTrainer, steps: int) -> Segment:
     return trainer.train(steps)
 
 
-def _times(rounds: list[Sides]) -> Iterator[Figure]:
-    """Yield what a step takes on each side, reporting steps left out; one value a round."""
-    for side, what in WHAT.items():
-        steps_ms = [_plain_steps_ms(getattr(each, side)) for each in rounds]
+def _times(rounds: list[RoundSegments]) -> Iterator[Figure]:
+    """Yield step times of each side without reporting steps, one value per round."""
+    for side, title in TITLES.items():
+        steps_ms = [_plain_steps_ms(getattr(segments, side)) for segments in rounds]
         for key, of in PERCENTILES.items():
             values = [of(values) for values in steps_ms]
-            yield figure(f"{key}-{side}", f"{what}: {key} of a step", "ms", values)
+            yield figure(f"{key}-{side}", f"{title}: {key} of a step", "ms", values)
 
 
-def _against_goals(rounds: list[Sides]) -> Iterator[Figure]:
+def _against_goals(rounds: list[RoundSegments]) -> Iterator[Figure]:
     def p99(side: str, *, reports: bool = False) -> list[float]:
         take = _all_steps_ms if reports else _plain_steps_ms
-        return [_p99(take(getattr(each, side))) for each in rounds]
+        return [_p99(take(getattr(segments, side))) for segments in rounds]
 
-    off, beside, busy = (p99(side) for side in WHAT)
+    off, beside, busy = (p99(side) for side in TITLES)
     yield ratio(
         "p99-busy-over-off",
-        "p99 of a step, pipeline busy ÷ off, steps that report left out",
+        "p99 of a step, pipeline busy ÷ off, without the steps that report",
         ("busy_ms", busy),
         ("off_ms", off),
         goal=P99_GOAL,
@@ -176,14 +176,14 @@ def _against_goals(rounds: list[Sides]) -> Iterator[Figure]:
         "stall-beyond-off",
         "worst step of a round, pipeline busy, beyond the worst with it off",
         "ms",
-        [max(_plain_steps_ms(each.busy)) - max(_plain_steps_ms(each.off)) for each in rounds],
+        [max(_plain_steps_ms(sides.busy)) - max(_plain_steps_ms(sides.off)) for sides in rounds],
         goal=STALL_GOAL,
     )
 
 
-def _reporting(rounds: list[Sides]) -> Iterator[Figure]:
-    """Yield what growth costs where it has work to do on the training thread."""
-    busy = [each.busy for each in rounds]
+def _reporting(rounds: list[RoundSegments]) -> Iterator[Figure]:
+    """Yield the cost of `growth.step` on the training thread."""
+    busy = [segments.busy for segments in rounds]
     reports_ms = [step.growth_s * 1e3 for segment in busy for step in segment.steps if step.reports]
     quiet_us = [
         step.growth_s * 1e6 for segment in busy for step in segment.steps if not step.reports
@@ -218,7 +218,7 @@ def _p99(values: list[float]) -> float:
     return quantiles(values, n=100, method="inclusive")[98]
 
 
-WHAT: Final = {
+TITLES: Final = {
     "off": "pipeline off",
     "beside": "pipeline busy, trainer not connected",
     "busy": "pipeline busy, trainer connected",

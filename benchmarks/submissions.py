@@ -1,4 +1,4 @@
-"""Submitting new blueprints to a running stack, and waiting for their kernels."""
+"""Submit new blueprints to a running stack and wait for their kernels."""
 
 import queue
 from collections.abc import Iterator, Mapping
@@ -20,32 +20,32 @@ DIGITS_SITES: Mapping[str, SiteSignature] = {
     "fc1": SiteSignature(kind=SiteKind.VECTOR, x=(32,), h=(12,)),
     "rows": SiteSignature(kind=SiteKind.SEQUENCE, x=(8, 16), h=(8, 16)),
 }
-"""One site of each kind; the first two are those of the digits host, the third of its size."""
+"""One site of each kind; two are sites of the digits host, the third has a similar size."""
 
 
 def of_one_kind() -> Iterator[Blueprint]:
-    """Yield every shipped blueprint once for each kind it serves, restricted to that kind."""
+    """Yield every shipped blueprint once per kind, restricted to that kind."""
     for blueprint in shipped():
         for kind in blueprint.kinds:
             yield blueprint.model_copy(update={"kind": kind})
 
 
 def renamed(blueprint: Blueprint, name: object) -> Blueprint:
-    """Return a blueprint under a name of its own: never seen before, so compiled anew."""
+    """Return a blueprint under a new name, so that it must be compiled."""
     return blueprint.model_copy(
         update={"blueprint_id": f"{blueprint.blueprint_id}-{blueprint.kinds[0][:1]}{name}"}
     )
 
 
 def new_blueprints() -> Iterator[Blueprint]:
-    """Yield the shipped blueprints over and over, each for one kind and under a new name."""
+    """Yield the shipped blueprints endlessly, restricted to one kind and under new names."""
     for number in count():
         for blueprint in of_one_kind():
             yield renamed(blueprint, number)
 
 
 class Submitter:
-    """An author of blueprints with a run open at given sites; a context manager."""
+    """Submits blueprints while a run with given sites is open; a context manager."""
 
     def __init__(self, settings: Settings, sites: Mapping[str, SiteSignature]) -> None:
         self._run = TrainingRun(run_id="benchmark", status=RunStatus.OPEN, sites=dict(sites))
@@ -65,25 +65,25 @@ class Submitter:
     def ready_after_s(self, *blueprints: Blueprint) -> float:
         """Publish blueprints and return the seconds until the last of their kernels is ready.
 
-        By one clock: from the first call that publishes to the arrival of the last record.
+        One clock measures from the first publication to the arrival of the last record.
 
         Raises:
-            BenchmarkError: a kernel is not ready within 30 s, or 30 s after the one before it.
+            BenchmarkError: 30 s passed without a further kernel.
         """
         missing, taken_s = self.await_kernels(*blueprints)
         if missing:
             raise BenchmarkError(
-                f"{len(missing)} kernels of {blueprints[0].blueprint_id} and others "
-                f"are not ready after {READY_TIMEOUT_S:g} s"
+                f"{len(missing)} kernels of {blueprints[0].blueprint_id} and others are not ready "
+                f"after {READY_TIMEOUT_S:g} s; see the log of the compile worker"
             )
         return taken_s
 
     def await_kernels(self, *blueprints: Blueprint) -> tuple[set[bytes], float]:
-        """Publish blueprints; return the ids of kernels that never came, and seconds to the last.
+        """Publish blueprints; return the ids of missing kernels, and the seconds to the last one.
 
-        A kernel is given up when none has come for 30 s.
+        Kernels are missing when none has arrived for 30 s.
         """
-        awaited = {each for blueprint in blueprints for each in self.kernels_of(blueprint)}
+        awaited = {key for blueprint in blueprints for key in self.kernels_of(blueprint)}
         start = perf_counter()
         for blueprint in blueprints:
             self._bus.publish(BLUEPRINT_SUBMITTED, blueprint)
@@ -99,7 +99,7 @@ class Submitter:
         return awaited, last - start
 
     def kernels_of(self, blueprint: Blueprint) -> list[bytes]:
-        """Return the ids of the kernels that a blueprint makes at the open run's sites."""
+        """Return the ids of a blueprint's kernels at the sites of the open run."""
         return [
             kernel_id(blueprint, signature).encode()
             for signature in self._run.sites.values()

@@ -1,7 +1,7 @@
-"""Twins: a training whose pipeline is busy and whose decisions are withheld, and the plain loop.
+"""A training with a busy pipeline and withheld decisions, compared bit by bit with a plain loop.
 
-Both begin alike. All that the pipeline does meanwhile, compiling and offering kernels, probing,
-reporting, deciding and building what is to be planted, must leave no bit of the training other.
+Both start equal. Compiling and offering kernels, probing, reporting, deciding and building the
+kernels to plant must not change any bit of the training.
 """
 
 import threading
@@ -31,11 +31,11 @@ ALIKE: Final = Goal(sense="at most", limit=0, of="worst")
 SITES: Final = ("conv2", "fc1")
 BATCH: Final = 32
 REPORT_EVERY: Final = 10
-PATIENCE_S: Final = 120.0
+TIMEOUT_S: Final = 120.0
 
 
 class Workload(NamedTuple):
-    """How many pairs of twins, and what the busy one goes through at the least."""
+    """Pairs of trainings, and the least steps and withheld decisions of the busy one."""
 
     pairs: int
     steps: int
@@ -47,7 +47,7 @@ QUICK: Final = Workload(pairs=1, steps=100, decisions=2)
 
 
 class Host(nn.Module):
-    """A digits host with all that a stray forward pass or random number would show in."""
+    """A digits host with batch norm and dropout, which show a stray pass or random number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class Host(nn.Module):
 
 @dataclass
 class Twin:
-    """A training that its seed alone makes what it is."""
+    """A training that depends on its seed alone."""
 
     seed: int
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Make model, optimizer and batches, by torch's own random numbers."""
+        """Make model, optimizer and batches with torch's global random state."""
         torch.manual_seed(self.seed)
         self.digits = load_digits()
         self.model = Host()
@@ -92,7 +92,7 @@ class Twin:
         self.losses.append(float(loss.detach()))
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return all that makes it what it is by now, by kind and name."""
+        """Return the whole state of the training, by kind and name."""
         moments = {
             f"{number}.{name}": torch.as_tensor(value)
             for number, state in self.optimizer.state_dict()["state"].items()
@@ -108,7 +108,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class Pair:
-    """What the busy twin went through, and how many bytes of each kind differ in the other."""
+    """Activity of the busy training, and the bytes of each kind that differ from the other."""
 
     steps: int
     kernels: int
@@ -117,27 +117,27 @@ class Pair:
 
 
 def run(quick: bool = False) -> Measurement:
-    """Measure on a stack of its own."""
+    """Measure on a new stack."""
     with local_stack() as stack:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Workload) -> Measurement:
+def measure(stack: Stack, workload: Workload) -> Measurement:
     """Measure on a running stack."""
-    pairs = [pair(stack.settings, seed, amount) for seed in range(1, amount.pairs + 1)]
+    pairs = [pair(stack.settings, seed, workload) for seed in range(1, workload.pairs + 1)]
     return Measurement(
-        parameters={**amount._asdict(), "report_every_steps": REPORT_EVERY},
+        parameters={**workload._asdict(), "report_every_steps": REPORT_EVERY},
         figures=tuple(_figures(pairs)),
     )
 
 
-def pair(settings: Settings, seed: int, amount: Workload, **arguments: Any) -> Pair:
-    """Train the busy twin, then the plain one for as many steps; `arguments` are of `GrowConfig`."""
+def pair(settings: Settings, seed: int, workload: Workload, **arguments: Any) -> Pair:
+    """Train the busy twin, then the plain one as long; `arguments` are fields of `GrowConfig`."""
     with one_thread():
-        return _pair(settings, seed, amount, arguments)
+        return _pair(settings, seed, workload, arguments)
 
 
-def _pair(settings: Settings, seed: int, amount: Workload, arguments: dict[str, Any]) -> Pair:
+def _pair(settings: Settings, seed: int, workload: Workload, arguments: dict[str, Any]) -> Pair:
     busy = Twin(seed)
     growth = esper.grow(
         busy.model,
@@ -150,7 +150,7 @@ def _pair(settings: Settings, seed: int, amount: Workload, arguments: dict[str, 
         config=esper.GrowConfig(**{"dry_run": True, "settings": settings, **arguments}),
     )
     with growth, _blueprints_coming(settings, growth):
-        _train(busy, growth, amount)
+        _train(busy, growth, workload)
         state = busy.state()
     plain = Twin(seed)
     for _ in busy.losses:
@@ -166,7 +166,7 @@ def _pair(settings: Settings, seed: int, amount: Workload, arguments: dict[str, 
 def differing(
     ours: dict[str, dict[str, Tensor]], theirs: dict[str, dict[str, Tensor]]
 ) -> dict[str, int]:
-    """Return how many bytes differ, by kind; a tensor that one lacks differs whole."""
+    """Return the number of differing bytes by kind; a missing tensor counts with all its bytes."""
     return {
         kind: sum(
             _bytes_differing(tensors.get(name), theirs[kind].get(name))
@@ -178,17 +178,18 @@ def differing(
 
 def _bytes_differing(ours: Tensor | None, theirs: Tensor | None) -> int:
     if ours is None or theirs is None or ours.shape != theirs.shape:
-        return max(each.nbytes for each in (ours, theirs) if each is not None)
-    ours, theirs = (each.detach().reshape(-1).view(torch.uint8) for each in (ours, theirs))
+        return max(tensor.nbytes for tensor in (ours, theirs) if tensor is not None)
+    ours, theirs = (tensor.detach().reshape(-1).view(torch.uint8) for tensor in (ours, theirs))
     return int((ours != theirs).sum())
 
 
-def _train(twin: Twin, growth: Growth, amount: Workload) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while len(twin.losses) < amount.steps or _withheld(growth) < amount.decisions:
+def _train(twin: Twin, growth: Growth, workload: Workload) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(twin.losses) < workload.steps or _withheld(growth) < workload.decisions:
         if time.monotonic() > deadline:
             raise BenchmarkError(
-                f"{_withheld(growth)} decisions in {PATIENCE_S:g} s, {amount.decisions} are wanted"
+                f"{_withheld(growth)} decisions in {TIMEOUT_S:g} s, {workload.decisions} are needed; "
+                "see the log of the bandit worker"
             )
         twin.step(growth)
 
@@ -200,7 +201,7 @@ def _withheld(growth: Growth) -> int:
 
 @contextmanager
 def _blueprints_coming(settings: Settings, growth: Growth) -> Iterator[None]:
-    """Have one new blueprint after the other compiled for the sites of a run."""
+    """Submit one new blueprint after the other for the sites of a run, within the block."""
     signatures = {name: site.signature for name, site in growth.sites.items()}
     enough = threading.Event()
     with Submitter(settings, signatures) as submitter, ThreadPoolExecutor(1) as thread:
@@ -220,25 +221,25 @@ def _blueprints_coming(settings: Settings, growth: Growth) -> Iterator[None]:
 
 
 def _figures(pairs: list[Pair]) -> Iterator[Figure]:
-    for kind, what in WHAT.items():
-        values = [float(each.differing[kind]) for each in pairs]
-        yield figure(f"differing-{kind}", f"{what} that differ", "bytes", values, goal=ALIKE)
-    yield figure("steps", "steps of each twin", "steps", [float(each.steps) for each in pairs])
+    for kind, title in TITLES.items():
+        values = [float(pair.differing[kind]) for pair in pairs]
+        yield figure(f"differing-{kind}", f"{title} that differ", "bytes", values, goal=ALIKE)
+    yield figure("steps", "steps of each twin", "steps", [float(pair.steps) for pair in pairs])
     yield figure(
         "kernels",
-        "kernels that were compiled meanwhile, verified and offered",
+        "kernels that were compiled, verified and offered during training",
         "kernels",
-        [float(each.kernels) for each in pairs],
+        [float(pair.kernels) for pair in pairs],
     )
     yield figure(
         "withheld",
-        "decisions that were made meanwhile, and withheld",
+        "decisions that were made and withheld during training",
         "decisions",
-        [float(each.withheld) for each in pairs],
+        [float(pair.withheld) for pair in pairs],
     )
 
 
-WHAT: Final = {
+TITLES: Final = {
     "weights": "weights and buffers",
     "optimizer": "the optimizer's moments",
     "losses": "the losses of all steps",

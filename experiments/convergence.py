@@ -148,22 +148,22 @@ def run(quick: bool = False) -> Measurement:
         return measure(stack, QUICK if quick else FULL)
 
 
-def measure(stack: Stack, amount: Workload) -> Measurement:
+def measure(stack: Stack, workload: Workload) -> Measurement:
     """Measure on a running stack without other blueprints."""
     publish_blueprints(stack.settings, map(shipped_named, BLUEPRINTS))
     runs: list[TrainedRun] = []
     with one_thread():
-        for seed in range(FIRST_SEED, FIRST_SEED + amount.seeds):
-            for setting in amount.settings:
+        for seed in range(FIRST_SEED, FIRST_SEED + workload.seeds):
+            for setting in workload.settings:
                 choosing = CHOOSING.model_copy(update={"attention": setting.attention})
                 growing = DEFAULT_SELECTION.model_copy(update={"attention": setting.attention})
                 for mode, selection in (("choosing", choosing), ("growing", growing)):
-                    runs.append(trained(stack, amount, setting, mode, selection, seed))
+                    runs.append(trained(stack, workload, setting, mode, selection, seed))
     answer = conv_teacher()
     return Measurement(
         parameters={
-            "seeds": amount.seeds,
-            "epochs": amount.epochs,
+            "seeds": workload.seeds,
+            "epochs": workload.epochs,
             "report_every_steps": REPORT_EVERY,
             "blueprints": len(BLUEPRINTS),
             "sites": len(answer.task.sites),
@@ -213,7 +213,7 @@ def figures_of(runs: Sequence[TrainedRun], answer: KnownAnswerTask) -> Iterator[
 
 def trained(
     stack: Stack,
-    amount: Workload,
+    workload: Workload,
     setting: PolicySetting,
     mode: str,
     selection: Selection,
@@ -241,7 +241,7 @@ def trained(
             growths.append(growth)
             yield growth
 
-    result = train_task(task, seed, amount.epochs, attach)
+    result = train_task(task, seed, workload.epochs, attach)
     growth = growths[0]
     return TrainedRun(
         mode=mode,

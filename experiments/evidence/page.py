@@ -48,7 +48,7 @@ CONTROLS: Final[Mapping[str, str]] = {
     "host": "the host without growth",
     "wide": "a host just wide enough for the parameters of the host with the right kernel",
     "static-right": "the right kernel from the first step on",
-    "static-final": "the final network of the bandit's run of the same seed, from the first step on",
+    "static-final": "the final network of the bandit's run of its seed, from the first step on",
     "random": "one random kernel, planted at a third of the run and kept",
     "periodic": "every 100 steps the next blueprint of the list at the next site, kept; the seed "
     "sets the start of the list",
@@ -100,16 +100,17 @@ def _method() -> str:
 ## Method
 
 The bandit's runs plant nothing before the host's probe loss has plateaued. Then up to
-{selection.limits.max_on_trial} kernels are on trial together, up to {controls.SLOTS} per site, which
-share the site's alpha. Each kernel learns for {selection.warmup_reports} reports of \
-{controls.REPORT_EVERY} steps, during which only
-harm counts, and is judged by the next {selection.trial_reports} reports: a kernel is kept if it \
-lowers the probe loss by
-{selection.keep_share:.0%} and by {selection.keep_first_share:.0%} of the first probe loss of the \
-run. These settings (`experiments/growth/controls.py`) were
-tuned on seeds from 1000 on, none of which is reported. `random-policy` has the same settings
-without the policy: the bandit's lead over it is the gain of choosing, the rest is that of the
-tournament. Kernels that are on trial when a run ends stay in its network.
+{selection.limits.max_on_trial} kernels are on trial together, up to {controls.SLOTS} per site, \
+which share the site's alpha. Each
+kernel learns for {selection.warmup_reports} reports of {controls.REPORT_EVERY} steps, during which \
+only harm counts, and is
+judged by the next {selection.trial_reports} reports: a kernel is kept if it lowers the probe loss \
+by {selection.keep_share:.0%} and by
+{selection.keep_first_share:.0%} of the first probe loss of the run. These settings
+(`experiments/growth/controls.py`) were tuned on seeds from 1000 on, none of which is reported.
+`random-policy` has the same settings without the policy: the bandit's lead over it is the gain of
+choosing, the rest is that of the tournament. Kernels that are on trial when a run ends stay in its
+network.
 """
 
 

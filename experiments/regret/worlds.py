@@ -97,7 +97,7 @@ def many(seed: int, trials: int, *, informed: bool) -> World:
 
 
 def contextual(seed: int, trials: int, *, informative: bool) -> World:
-    """Return six blueprints at each of ten sites, Gaussian; `informative`: features set the means."""
+    """Return six blueprints at each of ten sites; `informative`: features set the means."""
     generator = _generator(seed)
     x = _features(generator)
     if informative:
@@ -164,12 +164,12 @@ def _priors_from(
         world = World(_near(family, generator)[None, :], noise, EARLIER_TRIALS, SIGMA)
         agent = EsperAgent(world, EARLIER_RUNS * seed + run + 1_000_000, policy_for(GAUSSIAN))
         play(world, agent)
-        lessons = [
+        updates = [
             MemoryUpdate(SIGNATURE, tried.blueprint_id, history.pulls, history.mean)
             for tried, history in agent.tracker.marginal.items()
             if tried.blueprint_id is not None
         ]
-        memory = with_run(memory, lessons, run_id=f"run-{run}", at_ms=run)
+        memory = with_run(memory, updates, run_id=f"run-{run}", at_ms=run)
     kernels = [_kernel("site", str(index), "conv") for index in range(BLUEPRINTS)]
     known = snapshot(memory, [SIGNATURE])
     priors = priors_for(kernels, {"site": SIGNATURE}, known, Priors(cost=0.0))

@@ -26,7 +26,7 @@ from benchmarks import (
 )
 from benchmarks.origin import ROOT
 from benchmarks.paced_trainer import RUN
-from benchmarks.report_load import Load
+from benchmarks.report_load import ReportLoad
 from benchmarks.result import BenchmarkError, Measurement
 from benchmarks.stack import Stack
 from esper.orchestrator import FoldState, fold
@@ -98,7 +98,7 @@ def test_training_with_a_busy_pipeline_equals_the_plain_loop_bit_for_bit(stack: 
     figures = {figure.key: figure for figure in measured.figures}
     assert figures["kernels"].median > 0
     assert figures["withheld"].median >= twin.QUICK.decisions
-    assert {figures[f"differing-{kind}"].worst for kind in twin.WHAT} == {0}
+    assert {figures[f"differing-{kind}"].worst for kind in twin.TITLES} == {0}
 
 
 def test_training_with_applied_decisions_differs_from_the_plain_loop(stack: Stack) -> None:
@@ -124,7 +124,7 @@ def test_memory_flat_runs_and_folds_every_report(stack: Stack) -> None:
 
 
 def test_report_load_leads_to_one_decision_in_twenty_reports() -> None:
-    load = Load("load", runs=1, decisions_a_run=3)
+    load = ReportLoad("load", runs=1, decisions_a_run=3)
     state: FoldState | None = None
     decided = []
     for report in load:
