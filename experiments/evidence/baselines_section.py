@@ -48,8 +48,8 @@ grown network of its seed: `wide` is the host made wider, `adapters` the host wi
 from the start, `gromo` and `gromo-plain` the host grown by the library gromo (PyPI), with its batch
 normalisation and without. Esper grows in a tournament from the first step on: 12 kernels are on
 trial together, each enters once, learns for 28 reports of 10 steps, and stays if the probe loss
-without it would be half as much again (`TOURNAMENT` in `esper.bandit`, tuned by probe loss
-on seeds from 1000 on). After the tournament the network does not change.""",
+without it would be half as much again (`TOURNAMENT` in `esper.bandit`, tuned by probe loss on seeds
+from 1000 on). After the tournament no kernel is planted or culled.""",
         quantity="test accuracy",
         of=points,
         digits=1,

@@ -102,8 +102,8 @@ def _method() -> str:
 The bandit's runs plant nothing before the host's probe loss has plateaued. Then up to
 {selection.limits.max_on_trial} kernels are on trial together, up to {controls.SLOTS} per site, \
 which share the site's alpha. Each
-kernel learns for {selection.warmup_reports} reports of {controls.REPORT_EVERY} steps, during which \
-only harm counts, and is
+kernel learns for {selection.warmup_reports} reports of {controls.REPORT_EVERY} steps, during \
+which only harm counts, and is
 judged by the next {selection.trial_reports} reports: a kernel is kept if it lowers the probe loss \
 by {selection.keep_share:.0%} and by
 {selection.keep_first_share:.0%} of the first probe loss of the run. These settings
