@@ -1,4 +1,4 @@
-"""What a grown host must live with: each a way to train, the same for any model on any device."""
+"""Ways to train that a grown host must support, as functions of a model."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -16,10 +16,10 @@ from esper.seed import EagerReason, capture_due
 from tests.seed.hosts import images, labels
 
 STEPS: Final = 6
-"""Enough that on a GPU the last of them are replayed: three passes settle."""
+"""Enough steps that a GPU replays the last ones from a graph: the first three record it."""
 
 Train = Callable[[nn.Module], nn.Module]
-"""Trains a model and returns what is to be judged of it: itself, or a copy kept beside it."""
+"""Trains a model; returns the model to compare: itself, or an averaged copy."""
 
 Call = Callable[[nn.Module, Tensor], Tensor]
 
@@ -38,7 +38,7 @@ def loss_of(model: nn.Module, step: int, call: Call = lambda model, x: model(x))
 
 
 def finish(optimizer: Optimizer) -> None:
-    """End a step after its update, as a loop without `grow` does."""
+    """End a training step after the optimizer's, in a loop without `grow`."""
     optimizer.zero_grad()
     capture_due()
 
@@ -185,17 +185,17 @@ def frozen_host(model: nn.Module) -> nn.Module:
 
 
 ROUNDED: Final = 1e-5
-"""A graph multiplies alpha into weights and adds all kernels at once: other roundings."""
+"""Tolerance of float32 on a GPU: a graph folds alpha into weights and sums all kernels at once."""
 
 HALF: Final = 1e-3
-"""The same in bfloat16 or float16."""
+"""The same for bfloat16 and float16."""
 
 
 class Feature(NamedTuple):
-    """A way to train, and how far results may differ on a CPU and on a GPU.
+    """A way to train, and the tolerance of outputs on a CPU and on a GPU.
 
-    `on_gpu` is None where it has not been seen to work there. `eager` is why a planted site on a
-    GPU must not replay graphs meanwhile; without it, it must.
+    `on_gpu` is None if not tested there. `eager` is the reason why a planted site on a GPU must not
+    replay graphs; None: the site must replay them.
     """
 
     train: Train

@@ -1,4 +1,4 @@
-"""The page that says what a grown host lives with; `python -m tests.compat.page` writes it."""
+"""The page of supported features; `python -m tests.compat.page` writes docs/compatibility.md."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -8,12 +8,12 @@ from tests.compat.features import FEATURES, Feature
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "compatibility.md"
 
-HEAD: Final = """# What growth lives with
+HEAD: Final = """# Compatibility
 
-Rendered by `python -m tests.compat.page` from the tests; do not edit. In each row, a host with
-kernels at a convolution and a linear layer is trained beside the same network written by hand,
-and ends with the same outputs, bit for bit unless a tolerance is given. On a GPU the sites replay
-[graphs](gpu.md), which round otherwise; where they must not, "eager" says so, and is tested too.
+Rendered by `python -m tests.compat.page` from the tests; do not edit. Each row trains a host with
+kernels at a convolution and a linear layer, and the same network written by hand. Their outputs
+agree bit for bit unless a tolerance is given. On a GPU the sites replay [graphs](gpu.md), which
+round differently; "eager" marks features under which they must not, which is tested too.
 
 | feature | CPU | tolerance | GPU | tolerance on GPU |
 | --- | --- | --- | --- | --- |
@@ -22,9 +22,9 @@ and ends with the same outputs, bit for bit unless a tolerance is given. On a GP
 SEVERAL: Final = """
 ## Over several processes or GPUs
 
-Each row has a test of its own. Over NCCL, and with several GPUs, they ran on two H100.
+Each row has its own test. The tests over NCCL, and with several GPUs, ran on two H100.
 
-| what | CPU | GPU | test |
+| feature | CPU | GPU | test |
 | --- | --- | --- | --- |
 """
 
@@ -32,52 +32,53 @@ MORE: Final = """
 ## What else is tested
 
 Also tested, on the CPU: hooks of other libraries on a site's layer, weight normalisation, shared
-weights, `copy.deepcopy`, `pickle`, a state dict loaded into a host grown alike, steps in which a
-site does not run, hosts under `torch.compile` (compiled once, however many kernels come and go),
-evaluation, in which torch fuses encoder layers, and leaving: an emptied site is the host's own
-layer again.
+weights, `copy.deepcopy`, `pickle`, a state dict loaded into another host with the same kernels,
+steps in which a site does not run, hosts under `torch.compile` (compiled once, however many
+kernels are planted and culled), evaluation, in which torch fuses encoder layers, and removal: a
+site without seeds runs the host's layer alone.
 
 ## Where growth is possible
 
-At any submodule that takes a tensor and gives one of the same rank, samples first: `nn.Linear`,
+At any submodule that maps a tensor to one of the same rank, batch first: `nn.Linear`,
 `nn.Conv1d`, `nn.Conv2d`, `nn.MultiheadAttention` with `batch_first=True`, residual blocks,
-`nn.TransformerEncoderLayer` and layers inside it, a `nn.Sequential`. What grew around a block,
-attention among them, cannot be exported as source yet, unless it is a `nn.Sequential` of single
-layers.
+`nn.TransformerEncoderLayer` and layers inside it, an `nn.Sequential`. A network with a seed around
+a block, attention included, cannot be exported as source, unless the block is an `nn.Sequential`
+of single layers.
 
-## What keeping a kernel for good does
+## Fossilized kernels
 
-Its slot is spent. A kernel that is affine at each position, as `low-rank-skip` and `identity` are,
-is merged into a plain `nn.Linear` or `nn.Conv2d` where that computes the same up to rounding in
-float32: weight and bias of the layer take it in, and its own parameters leave model and optimizer.
-Any other stays beside its layer and trains on, and so does every kernel of a layer that is frozen,
-shared, normalised by weight or in half precision, or where another seed reads h; the log says why.
+The slot of a fossilized kernel is spent. A kernel that is affine at each position, such as
+`low-rank-skip` and `identity`, is merged into a plain `nn.Linear` or `nn.Conv2d` if that computes
+the same up to rounding in float32: its map is added to weight and bias of the layer, and its own
+parameters leave model and optimizer. Any other kernel stays beside its layer and is trained. So
+does every kernel of a layer that is frozen, shared, normalised by weight or in half precision, or
+at which another seed reads h; the log gives the reason.
 
-## What is refused, in a sentence, when growth begins
+## Refused when growth begins, with a one-line message
 
-- Of models: TorchScript; `nn.DataParallel`; models that FSDP shards; a model in no wrapper where
-  `torch.distributed` has several processes. `DistributedDataParallel` is
+- Of models: TorchScript; `nn.DataParallel`; models that FSDP shards; a model without a wrapper in
+  several `torch.distributed` processes. `DistributedDataParallel` is
   [supported](operations.md#over-several-processes).
-- Of layers: those that run several times or never in a forward pass, are named twice, or are part
-  of another growth; positions before samples; values other than float32, float16 and bfloat16;
+- Of layers: layers that run several times or never in a forward pass, are named twice, or belong to
+  another growth; positions before the batch; values other than float32, float16 and bfloat16;
   results that are not a tensor; layers that the optimizer does not train.
 - Of optimizers: `torch.optim.LBFGS` and `ZeroRedundancyOptimizer`.
-- Of runs: `lockstep` over several ranks, and ranks that call `grow` with other models, sites or
-  settings than rank 0.
+- Of runs: `lockstep` over several ranks, and ranks that call `grow` with a model, sites or settings
+  other than those of rank 0.
 """
 
 
-class OverSeveral(NamedTuple):
-    """What several processes or GPUs do together: over what it ran, and tests by their file."""
+class DistributedFeature(NamedTuple):
+    """A feature of several processes or GPUs, its back ends, and its tests as (file, name)."""
 
-    what: str
+    name: str
     cpu: str
     gpu: str
     tests: tuple[tuple[str, str], ...]
 
 
-OVER_SEVERAL: Final = (
-    OverSeveral(
+DISTRIBUTED: Final = (
+    DistributedFeature(
         "`DistributedDataParallel`",
         "gloo",
         "NCCL",
@@ -92,7 +93,7 @@ OVER_SEVERAL: Final = (
             ),
         ),
     ),
-    OverSeveral(
+    DistributedFeature(
         "growth under `torchrun`",
         "gloo",
         "NCCL",
@@ -103,7 +104,7 @@ OVER_SEVERAL: Final = (
             ),
         ),
     ),
-    OverSeveral(
+    DistributedFeature(
         "several GPUs in one process",
         "",
         "yes",
@@ -117,14 +118,14 @@ OVER_SEVERAL: Final = (
 )
 
 
-def rendered() -> str:
+def render() -> str:
     """Return the page."""
     rows = [
         f"| {name} | yes | {_tolerance(feature.within)} | {_on_gpu(feature)} |"
         for name, feature in FEATURES.items()
     ]
     several = [
-        f"| {row.what} | {row.cpu} | {row.gpu} | {_listed(row.tests)} |" for row in OVER_SEVERAL
+        f"| {row.name} | {row.cpu} | {row.gpu} | {_list(row.tests)} |" for row in DISTRIBUTED
     ]
     return HEAD + "\n".join(rows) + "\n" + SEVERAL + "\n".join(several) + "\n" + MORE
 
@@ -139,9 +140,9 @@ def _tolerance(within: float) -> str:
     return f"{within or 'none'}"
 
 
-def _listed(tests: tuple[tuple[str, str], ...]) -> str:
+def _list(tests: tuple[tuple[str, str], ...]) -> str:
     return "<br>".join(f"`{file}`: `{name}`" for file, name in tests)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered())
+    PAGE.write_text(render())

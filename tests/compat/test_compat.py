@@ -1,4 +1,4 @@
-"""A grown host trains as the same network written by hand does, whatever it has to live with."""
+"""A grown host trains like the same network written by hand, with every supported feature."""
 
 import copy
 import re
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from esper.seed import Seed, Site, find_sites
 from tests.compat.features import FEATURES, Feature, device_of, plainly
-from tests.compat.page import OVER_SEVERAL, PAGE, ROOT, OverSeveral, rendered
+from tests.compat.page import DISTRIBUTED, PAGE, ROOT, DistributedFeature, render
 from tests.seed.hosts import SITES, Host, host, images
 from tests.seed.kernels import awaken, kernel_for
 
@@ -26,8 +26,8 @@ ALPHA = 0.5
 
 
 @pytest.fixture(autouse=True)
-def same_every_time() -> Iterator[None]:
-    """Let a GPU compute float32 as such, and add in the same order each time."""
+def deterministic() -> Iterator[None]:
+    """Have a GPU compute in full float32, and sum in a fixed order."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     yield
@@ -35,7 +35,7 @@ def same_every_time() -> Iterator[None]:
 
 
 class ByHand(nn.Module):
-    """A layer and a kernel, as a user would write them."""
+    """A layer and a kernel in plain PyTorch."""
 
     def __init__(self, layer: nn.Module, kernel: nn.Module) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ByHand(nn.Module):
 
 
 def both(model: Host | None = None, device: str = "cpu") -> tuple[Host, Host, dict[str, Site]]:
-    """A grown host, the same network by hand, and the sites of the first."""
+    """Return a grown host, the same network written by hand, and the sites of the grown host."""
     grown = (model or host()).to(device)
     by_hand = copy.deepcopy(grown)
     sites = find_sites(grown, SITES, images(1).to(device), slots=3)
@@ -68,8 +68,8 @@ def assert_alike(one: nn.Module, other: nn.Module, within: float = 0.0) -> None:
     torch.testing.assert_close(one(x), other(x), rtol=0, atol=within)
 
 
-def assert_replayed_or_said_why(feature: Feature, site: Site) -> None:
-    """On a GPU, passes were replayed from a graph; or, where they must not be, counted as that."""
+def assert_replayed_or_eager(feature: Feature, site: Site) -> None:
+    """Assert that a GPU replayed passes from a graph, or counted them as eager if it must not."""
     assert site.bank is not None
     captures = site.bank.capture_stats
     if feature.eager is None:
@@ -83,18 +83,18 @@ def assert_replayed_or_said_why(feature: Feature, site: Site) -> None:
 def test_a_grown_host_trains_as_the_network_written_by_hand(feature: Feature, device: str) -> None:
     grown, by_hand, sites = both(device=device)
     before = copy.deepcopy(sites["fc1"].seed(0).kernel.state_dict())
-    judged = feature.train(grown)
+    trained = feature.train(grown)
     within = feature.within if device == "cpu" else feature.on_gpu
     assert within is not None
-    assert_alike(judged, feature.train(by_hand), within)
-    after = judged.get_submodule(sites["fc1"].module_path(0) + ".kernel").state_dict()
+    assert_alike(trained, feature.train(by_hand), within)
+    after = trained.get_submodule(sites["fc1"].module_path(0) + ".kernel").state_dict()
     assert all(not torch.equal(value, before[name]) for name, value in after.items())
     if device == "cuda":
         for site in sites.values():
-            assert_replayed_or_said_why(feature, site)
+            assert_replayed_or_eager(feature, site)
 
 
-def test_hooks_of_others_on_a_sites_layer_see_what_they_would() -> None:
+def test_hooks_on_a_site_s_layer_see_the_layer_s_values() -> None:
     grown, by_hand, _ = both()
     seen: dict[str, list[Tensor]] = {}
     for name, layer in {"grown": grown.fc1, "by hand": by_hand.fc1}.items():
@@ -129,7 +129,7 @@ def test_a_layer_that_shares_its_weight_with_another_grows() -> None:
     assert_alike(grown, by_hand)
 
 
-def test_a_state_dict_goes_into_another_host_grown_alike() -> None:
+def test_a_state_dict_loads_into_another_host_with_the_same_kernels() -> None:
     grown, _, _ = both()
     plainly(grown)
     other, _, _ = both(host(seed=7))
@@ -137,7 +137,7 @@ def test_a_state_dict_goes_into_another_host_grown_alike() -> None:
     assert_alike(grown, other)
 
 
-def test_a_step_in_which_a_site_does_not_run_leaves_its_kernel_alone() -> None:
+def test_a_step_without_a_site_does_not_change_its_kernel() -> None:
     grown, _, sites = both()
     kernel = sites["fc1"].seed(0).kernel
     before = copy.deepcopy(kernel.state_dict())
@@ -147,7 +147,7 @@ def test_a_step_in_which_a_site_does_not_run_leaves_its_kernel_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in kernel.state_dict().items())
 
 
-def test_a_kernel_with_values_that_are_not_finite_can_be_removed_and_the_host_lives() -> None:
+def test_a_host_trains_after_the_removal_of_a_kernel_that_is_not_finite() -> None:
     grown, _, sites = both()
     with torch.no_grad():
         for parameter in sites["fc1"].seed(0).kernel.parameters():
@@ -157,12 +157,12 @@ def test_a_kernel_with_values_that_are_not_finite_can_be_removed_and_the_host_li
     assert torch.isfinite(grown(images())).all()
 
 
-def test_the_page_is_what_the_tests_are() -> None:
-    assert PAGE.read_text() == rendered(), "run `python -m tests.compat.page`"
+def test_the_committed_page_is_rendered_from_the_tests() -> None:
+    assert PAGE.read_text() == render(), "run `python -m tests.compat.page`"
 
 
-@pytest.mark.parametrize("row", OVER_SEVERAL, ids=[row.what for row in OVER_SEVERAL])
-def test_every_test_that_the_page_names_exists(row: OverSeveral) -> None:
+@pytest.mark.parametrize("row", DISTRIBUTED, ids=[row.name for row in DISTRIBUTED])
+def test_every_test_that_the_page_names_exists(row: DistributedFeature) -> None:
     for file, name in row.tests:
         source = (ROOT / file).read_text()
         assert re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file} has no {name}"

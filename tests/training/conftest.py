@@ -1,4 +1,4 @@
-"""What the training tests share: one thread for tensors as small as these, and a broker."""
+"""Fixtures of the training tests: one torch thread, for small tensors, and a broker."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["one_thread"]
 
 @pytest.fixture(scope="module")
 def settings(kafka: Any, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The session's broker and Redis, a file store, and the key of the test kernels."""
+    """Return settings with the session's broker and Redis, a file store, and the test key."""
     home = tmp_path_factory.mktemp("home")
     key = home / "trusted.pem"
     key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

@@ -22,7 +22,7 @@ from esper.training.lineage import RunHistory
 from tests.seed.kernels import announced, awaken, kernel_for
 from tests.training.grow_fixture import RUN, decision, planting
 
-IN_A_STRANGERS_PYTHON = """
+WITHOUT_ESPER = """
 import sys
 
 class Absent:
@@ -68,7 +68,7 @@ class Plain(nn.Module):
 
 
 class Residual(nn.Module):
-    """A module of the user's own, with a parameter of its own and a buffer that is not saved."""
+    """A user's module with a parameter and a non-persistent buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Residual(nn.Module):
 
 
 class Nested(nn.Module):
-    """Modules of the user's own, tensors on the root, a head that forward does not run."""
+    """A host with user modules, tensors at the root, and a head that `forward` does not run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list[
 
 
 def grown(host: str, folder: Path) -> tuple[nn.Module, dict[str, Site], Tensor, RunHistory]:
-    """A host with trained-looking kernels, a batch for it, and the record of what it took in."""
+    """Return a host with non-zero kernels, a batch for it, and its run history."""
     torch.manual_seed(0)
     make, shape, blueprints = HOSTS[host]
     model = make()
@@ -183,7 +183,7 @@ def export(host: str, folder: Path) -> tuple[nn.Module, Tensor, Path]:
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, Tensor]]:
-    """By host: what the grown model computes, and what its export does in a stranger's Python."""
+    """Return by host: the grown model's output, and its export's output without Esper."""
     root = tmp_path_factory.mktemp("hosts")
     expected = {}
     for host in HOSTS:
@@ -194,7 +194,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor
             expected[host] = model.eval()(x)
     folders = [str(root / host / "out") for host in HOSTS]
     ran = subprocess.run(
-        [sys.executable, "-I", "-c", IN_A_STRANGERS_PYTHON, *folders],
+        [sys.executable, "-I", "-c", WITHOUT_ESPER, *folders],
         capture_output=True,
         text=True,
         timeout=60,
@@ -208,14 +208,14 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_what_is_exported_computes_the_same_where_esper_cannot_be_imported(
+def test_an_export_computes_the_same_where_esper_cannot_be_imported(
     host: str, computed: dict[str, tuple[Tensor, Tensor]]
 ) -> None:
     expected, found = computed[host]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_exporting_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_exporting_does_not_change_the_model(tmp_path: Path) -> None:
     model, sites, x, run_history = grown("plain", tmp_path)
     attributes = {name: set(vars(module)) for name, module in model.named_modules()}
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -225,7 +225,7 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
 
 
-def test_the_source_reads_like_a_persons(tmp_path: Path) -> None:
+def test_the_source_is_plain_python(tmp_path: Path) -> None:
     _, _, folder = export("nested", tmp_path)
     code = (folder / "model.py").read_text().split('"""', 2)[2]
     assert "y = y + self.alpha0 * self.kernel0(x, h)" in code
@@ -234,7 +234,7 @@ def test_the_source_reads_like_a_persons(tmp_path: Path) -> None:
         assert noise not in code
 
 
-def test_what_was_exported_can_be_trained_further(tmp_path: Path) -> None:
+def test_an_export_can_be_trained(tmp_path: Path) -> None:
     model, x, folder = export("plain", tmp_path)
     network = load_exported(folder).train()
     network(x).square().sum().backward()
@@ -346,9 +346,7 @@ def test_a_host_that_cannot_be_written_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("inner", [False, True], ids=["own", "grown inside"])
-def test_what_grew_around_a_block_cannot_be_written_yet_and_is_refused(
-    tmp_path: Path, inner: bool
-) -> None:
+def test_a_seed_around_a_block_is_refused(tmp_path: Path, inner: bool) -> None:
     block = nn.Sequential(nn.Conv2d(4, 4, 1)) if inner else Residual()
     model, x = nn.Sequential(block, nn.Conv2d(4, 2, 1)), torch.randn(1, 4, 5, 5)
     sites = find_sites(model, ["0", "0.0"] if inner else ["0"], x, slots=1)
@@ -358,7 +356,7 @@ def test_what_grew_around_a_block_cannot_be_written_yet_and_is_refused(
         export_model(model, sites, x, RunHistory(), RUN, tmp_path)
 
 
-def test_the_lineage_names_every_decision_and_the_bytes_of_what_grew(tmp_path: Path) -> None:
+def test_the_lineage_lists_every_decision_and_the_digests_of_kernels(tmp_path: Path) -> None:
     store = open_store(f"file:{tmp_path / 'kernels'}")
     torch.manual_seed(0)
     model = Plain()

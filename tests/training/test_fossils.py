@@ -1,4 +1,4 @@
-"""Kept for good: part of the layer where that computes the same, beside it where it does not."""
+"""Fossilized seeds: merged into the layer if that computes the same, otherwise beside it."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ from tests.training.grow_fixture import RUN, Plot, decision, planting
 
 S = SeedState
 WITHIN = 1e-6
-"""How far outputs may be off after a merge in float32, relative to the largest."""
+"""Tolerance of outputs after a merge in float32, relative to the largest output."""
 
 AFFINE = [
     ("fc1", "low-rank-skip"),
@@ -46,7 +46,7 @@ AFFINE = [
 
 
 def trained(site: str, blueprint_id: str, *, alpha: float = 0.6) -> Plot:
-    """A plot with one active seed that adds something."""
+    """Return a host with one active seed that changes its output."""
     plot = Plot()
     awaken(plot.plant(site, 0, blueprint_id, alpha=alpha, ramp_steps=2))
     plot.train(3)
@@ -65,7 +65,7 @@ def assert_as_before(plot: Plot, before: Tensor) -> None:
 
 
 def gone_from(plot: Plot, parameters: list[nn.Parameter]) -> bool:
-    """Whether parameters are neither the model's nor the optimizer's."""
+    """Return whether neither the model nor the optimizer holds these parameters."""
     optimizer = plot.optimizer
     held = [*plot.model.parameters(), *optimizer.state]
     held += [one for group in optimizer.param_groups for one in group["params"]]
@@ -73,7 +73,7 @@ def gone_from(plot: Plot, parameters: list[nn.Parameter]) -> bool:
 
 
 @pytest.mark.parametrize(("site", "blueprint_id"), AFFINE)
-def test_an_affine_kernel_becomes_part_of_its_layer_and_the_model_computes_the_same(
+def test_an_affine_kernel_merges_into_its_layer_and_the_model_computes_the_same(
     site: str, blueprint_id: str
 ) -> None:
     plot = trained(site, blueprint_id)
@@ -87,7 +87,7 @@ def test_an_affine_kernel_becomes_part_of_its_layer_and_the_model_computes_the_s
     assert [name for name, _ in plot.model.named_modules()] == ["", "conv", "fc1", "fc2"]
 
 
-def test_a_layer_that_took_a_kernel_in_trains_on_in_the_same_optimizer() -> None:
+def test_a_layer_with_a_merged_kernel_trains_in_the_same_optimizer() -> None:
     plot = trained("fc1", "low-rank-skip")
     weight = plot.model.fc1.weight
     plot.fossilize("fc1", 0)
@@ -100,7 +100,7 @@ def test_a_layer_that_took_a_kernel_in_trains_on_in_the_same_optimizer() -> None
     ]
 
 
-def test_the_slot_of_a_merged_kernel_is_spent_and_says_what_was_in_it() -> None:
+def test_the_slot_of_a_merged_kernel_is_spent_and_records_the_kernel() -> None:
     plot = trained("fc1", "low-rank-skip")
     slot, kernel = plot.sites["fc1"].slots[0], plot.sites["fc1"].seed(0).kernel
     planted, decision_id = slot.planted, slot.decision_id
@@ -171,7 +171,7 @@ def test_a_kernel_that_cannot_merge_stays_for_good_and_no_bit_changes(
 # -- among other seeds --------------------------------------------------------------------------
 
 
-def test_one_plan_may_cull_what_reads_h_and_have_the_layer_take_the_rest_in() -> None:
+def test_one_plan_may_cull_a_seed_that_reads_h_and_merge_another() -> None:
     plot = beside_one_that_reads_h()
     plot.sites["fc1"].seed(1).alpha.zero_()
     before = output(plot)
@@ -189,7 +189,7 @@ def test_one_plan_may_cull_what_reads_h_and_have_the_layer_take_the_rest_in() ->
     assert plot.sites["fc1"].bank is None
 
 
-def test_a_plan_that_keeps_one_kernel_and_plants_another_at_its_site_does_both() -> None:
+def test_one_plan_may_fossilize_a_kernel_and_plant_another_at_its_site() -> None:
     plot = trained("fc1", "low-rank-skip")
     before = output(plot)
     kept = plot.sites["fc1"].slots[0].planted
@@ -207,7 +207,7 @@ def test_a_plan_that_keeps_one_kernel_and_plants_another_at_its_site_does_both()
     assert plot.sites["fc1"].slots[0].merged_sha256 is not None
 
 
-def test_another_optimizer_takes_over_where_a_layer_took_a_kernel_in() -> None:
+def test_another_optimizer_trains_a_layer_with_a_merged_kernel() -> None:
     plot = trained("fc1", "low-rank-skip")
     plot.fossilize("fc1", 0)
     plot.plant("fc1", 1, "linear-bottleneck")
@@ -218,10 +218,10 @@ def test_another_optimizer_takes_over_where_a_layer_took_a_kernel_in() -> None:
     assert not torch.equal(plot.model.fc1.weight, before)
 
 
-# -- what is told -------------------------------------------------------------------------------
+# -- reports ------------------------------------------------------------------------------------
 
 
-def told(plot: Plot, measured: ProbeResult) -> list[SeedStatus]:
+def reported(plot: Plot, measured: ProbeResult) -> list[SeedStatus]:
     run_config = RunConfig(
         seed=0, slots={"fc1": 3}, policy=PolicySpec(), host_params=0, report_interval_steps=20
     )
@@ -229,12 +229,12 @@ def told(plot: Plot, measured: ProbeResult) -> list[SeedStatus]:
     return list(report.seeds)
 
 
-def test_a_merged_kernel_is_told_as_kept_with_no_parameters_of_its_own() -> None:
+def test_a_merged_kernel_is_reported_as_fossilized_with_0_parameters() -> None:
     plot = trained("fc1", "low-rank-skip", alpha=0.5)
     kernel_id = plot.sites["fc1"].seed(0).kernel.kernel_id
     plot.fossilize("fc1", 0)
     plot.train(4)
-    assert told(plot, ProbeResult(0.5, {})) == [
+    assert reported(plot, ProbeResult(0.5, {})) == [
         SeedStatus(
             site="fc1",
             slot=0,
@@ -248,14 +248,14 @@ def test_a_merged_kernel_is_told_as_kept_with_no_parameters_of_its_own() -> None
     ]
 
 
-def test_a_probe_measures_what_is_on_trial_beside_a_merged_kernel() -> None:
+def test_the_probe_measures_a_seed_on_trial_beside_a_merged_kernel() -> None:
     plot = trained("fc1", "low-rank-skip")
     plot.fossilize("fc1", 0)
     awaken(plot.plant("fc1", 1, "linear-bottleneck"))
     batch = images(20), labels(20)
     measured = Probe(batch, F.cross_entropy).measure(plot.model, plot.sites)
     assert list(measured.contributions) == [("fc1", 1)]
-    assert [one.contribution for one in told(plot, measured)] == [
+    assert [one.contribution for one in reported(plot, measured)] == [
         None,
         measured.contributions["fc1", 1],
     ]
@@ -265,16 +265,16 @@ def test_a_probe_measures_what_is_on_trial_beside_a_merged_kernel() -> None:
 
 
 def exported(plot: Plot, folder: Path, *blueprint_ids: str) -> tuple[Path, list[KernelReady]]:
-    """The folder of an export, and what was said of each kernel when it was published."""
+    """Export to a folder; return the folder and the announcements of the kernels."""
     store = open_store(f"file:{folder / 'kernels'}")
     signature = plot.sites["fc1"].signature
     ready = [announced(store, blueprint_id, signature) for blueprint_id in blueprint_ids]
-    run_history = RunHistory(kernels={each.kernel_id: each for each in ready})
+    run_history = RunHistory(kernels={kernel.kernel_id: kernel for kernel in ready})
     out = export_model(plot.model, plot.sites, images(1), run_history, RUN, folder / "out")
     return out, ready
 
 
-def test_the_export_of_a_layer_that_took_a_kernel_in_is_the_plain_layer(tmp_path: Path) -> None:
+def test_the_export_of_a_layer_with_a_merged_kernel_is_the_plain_layer(tmp_path: Path) -> None:
     plot = trained("fc1", "low-rank-skip")
     before = output(plot)
     plot.fossilize("fc1", 0)
@@ -287,19 +287,19 @@ def test_the_export_of_a_layer_that_took_a_kernel_in_is_the_plain_layer(tmp_path
     torch.testing.assert_close(found, before, rtol=0, atol=WITHIN * float(before.abs().max()))
 
 
-def test_the_lineage_tells_what_a_layer_took_in_beside_what_it_did_not(tmp_path: Path) -> None:
+def test_the_lineage_lists_merged_kernels_and_kernels_beside_their_layer(tmp_path: Path) -> None:
     plot = trained("fc1", "low-rank-skip")
     plot.fossilize("fc1", 0)
     plot.plant("fc1", 1, "linear-bottleneck")
     folder, ready = exported(plot, tmp_path, "low-rank-skip", "linear-bottleneck")
-    told_of = [
+    expected = [
         {
             "site": "fc1",
             "slot": slot,
             "alpha": alpha,
-            **each.model_dump(mode="json"),
+            **kernel.model_dump(mode="json"),
         }
-        for slot, (each, alpha) in enumerate(zip(ready, (0.6, 1.0), strict=True))
+        for slot, (kernel, alpha) in enumerate(zip(ready, (0.6, 1.0), strict=True))
     ]
-    told_of[0] |= {"merged": True, "alpha": 0.6}
-    assert json.loads((folder / "lineage.json").read_bytes())["seeds"] == told_of
+    expected[0] |= {"merged": True, "alpha": 0.6}
+    assert json.loads((folder / "lineage.json").read_bytes())["seeds"] == expected

@@ -1,4 +1,4 @@
-"""Gradients of sites: measured in the step that is reported, of the host's own layers."""
+"""Gradient norms of sites: of the host's own layers, in the step that is reported."""
 
 import math
 
@@ -22,7 +22,7 @@ REPORT_EVERY = 3
 
 
 def by_hand(layer: nn.Module) -> float:
-    """The norm of a plain layer's gradient."""
+    """Return the norm of a plain layer's gradient."""
     squares = sum(
         float((parameter.grad.double() ** 2).sum())
         for parameter in layer.parameters()
@@ -32,17 +32,17 @@ def by_hand(layer: nn.Module) -> float:
 
 
 def backward(plot: Plot) -> None:
-    """Half a training step, up to the gradients."""
+    """Run the forward and the backward pass of a training step."""
     F.cross_entropy(plot.model(images(16)), labels(16)).backward()
 
 
 def finish(plot: Plot) -> None:
-    """The other half."""
+    """Run the optimizer's step and zero the gradients."""
     plot.optimizer.step()
     plot.optimizer.zero_grad()
 
 
-def test_the_norms_of_the_awaited_step_are_there_after_gradients_are_zeroed() -> None:
+def test_norms_are_available_after_gradients_are_zeroed() -> None:
     plot = Plot()
     norms = GradientNorms(plot.sites)
     plot.seed_manager.measure_gradients(norms)
@@ -53,7 +53,7 @@ def test_the_norms_of_the_awaited_step_are_there_after_gradients_are_zeroed() ->
     assert norms.take() == {}
 
 
-def test_only_the_awaited_step_is_measured_and_nothing_stays_with_the_optimizer() -> None:
+def test_only_the_next_step_is_measured_and_no_hook_remains() -> None:
     plot = Plot()
     norms = GradientNorms(plot.sites)
     plot.train()
@@ -66,7 +66,7 @@ def test_only_the_awaited_step_is_measured_and_nothing_stays_with_the_optimizer(
     assert not plot.optimizer._optimizer_step_pre_hooks
 
 
-def test_what_is_planted_adds_nothing_to_the_norm_of_its_layer() -> None:
+def test_seeds_do_not_count_in_the_norm_of_their_layer() -> None:
     plot = Plot()
     norms = GradientNorms(plot.sites)
     layer = plot.sites["fc1"].layer
@@ -82,7 +82,7 @@ def test_what_is_planted_adds_nothing_to_the_norm_of_its_layer() -> None:
     assert norms.take()["fc1"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_is_not_finite_or_has_no_gradient_is_left_out() -> None:
+def test_sites_without_a_finite_norm_are_left_out() -> None:
     plot = Plot()
     norms = GradientNorms(plot.sites)
     plot.seed_manager.measure_gradients(norms)
@@ -108,7 +108,7 @@ def test_norms_of_a_fused_optimizer_are_without_the_scale_of_its_loss() -> None:
     assert norms.take()["fc1"] == pytest.approx(scaled / 1024.0, rel=1e-5)
 
 
-def test_who_looks_no_more_measures_no_more() -> None:
+def test_a_closed_membership_measures_nothing() -> None:
     model = host()
     optimizer = SGD(model.parameters(), lr=0.1)
     membership = OptimizerMembership(optimizer)

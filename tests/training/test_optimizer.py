@@ -29,7 +29,7 @@ BLUEPRINTS = {"conv": "squeeze-excite", "fc1": "low-rank-skip"}
 
 
 def groups_of(optimizer: Optimizer) -> Counter[int]:
-    """How many times each parameter stands in a group."""
+    """Return the number of groups that hold a parameter, by parameter."""
     return Counter(id(one) for group in optimizer.param_groups for one in group["params"])
 
 
@@ -47,7 +47,7 @@ def assert_nothing_is_remembered_of_the_gone(plot: Plot) -> None:
 def test_every_parameter_is_in_exactly_one_group_whatever_is_planted_and_culled(
     moves: list[tuple[str, int] | str],
 ) -> None:
-    """A place is planted if it is empty and culled if it is not."""
+    """A slot is planted if it is empty and culled otherwise."""
     plot = Plot()
     for move in moves:
         if isinstance(move, str):
@@ -77,7 +77,7 @@ def test_a_planted_kernel_trains_from_the_next_step_on(make: MakeOptimizer) -> N
 
 
 @EACH_OPTIMIZER
-def test_a_culled_kernel_trains_no_more_and_nothing_is_remembered(make: MakeOptimizer) -> None:
+def test_a_culled_kernel_is_not_trained_and_leaves_no_optimizer_state(make: MakeOptimizer) -> None:
     plot = Plot(make)
     kernel = plot.plant("fc1", 0, "linear-bottleneck")
     plot.train(2)
@@ -91,7 +91,7 @@ def test_a_culled_kernel_trains_no_more_and_nothing_is_remembered(make: MakeOpti
 
 
 @EACH_OPTIMIZER
-def test_a_kernel_culled_before_it_learned_leaves_the_bits_of_a_model_never_grown(
+def test_a_kernel_culled_before_it_learned_leaves_the_bits_of_a_model_without_growth(
     make: MakeOptimizer,
 ) -> None:
     grown, plain = Plot(make), Plot(make)
@@ -108,7 +108,7 @@ def test_a_kernel_culled_before_it_learned_leaves_the_bits_of_a_model_never_grow
 
 
 def flat_state(optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    """The tensors that an optimizer remembers, by parameter number and name."""
+    """Return the tensors of an optimizer's state, by parameter index and key."""
     return {
         f"{number}.{name}": value
         for number, remembered in optimizer.state_dict()["state"].items()
@@ -170,7 +170,7 @@ def test_a_kernel_joins_the_group_of_the_weight_where_the_bias_has_another() -> 
     assert not {id(parameter) for parameter in kernel.parameters()} & biases
 
 
-def test_an_optimizer_that_knows_names_knows_those_of_kernels() -> None:
+def test_an_optimizer_with_parameter_names_gets_the_names_of_kernels() -> None:
     plot = Plot(lambda model: Adam(model.named_parameters()))
     (group,) = plot.optimizer.param_groups
     plot.plant("fc1", 0, "linear-bottleneck")
@@ -194,13 +194,13 @@ def test_an_optimizer_that_parameters_cannot_join_is_refused() -> None:
         OptimizerMembership(LBFGS(host().parameters()))
 
 
-def test_an_optimizer_whose_parameters_are_shared_out_among_ranks_is_refused() -> None:
+def test_an_optimizer_that_divides_its_parameters_among_ranks_is_refused() -> None:
     shared = ZeroRedundancyOptimizer.__new__(ZeroRedundancyOptimizer)
     with pytest.raises(OptimizerRefused, match="ZeroRedundancyOptimizer divided its parameters"):
         OptimizerMembership(shared)
 
 
-def test_a_group_that_joined_later_is_found_and_one_that_left_is_not() -> None:
+def test_a_group_added_later_is_found_and_a_removed_group_is_not() -> None:
     model = host()
     optimizer = SGD(model.fc2.parameters(), lr=0.1)
     membership = OptimizerMembership(optimizer)
@@ -212,7 +212,7 @@ def test_a_group_that_joined_later_is_found_and_one_that_left_is_not() -> None:
         membership.check("fc2", model.fc2)
 
 
-def test_another_optimizer_takes_over_what_is_planted_and_what_will_be() -> None:
+def test_another_optimizer_trains_present_and_future_seeds() -> None:
     plot = Plot()
     kernel = plot.plant("fc1", 0, "linear-bottleneck")
     plot.train()
@@ -231,7 +231,7 @@ def test_another_optimizer_takes_over_what_is_planted_and_what_will_be() -> None
     assert not before._optimizer_step_post_hooks
 
 
-def test_an_optimizer_that_does_not_train_the_sites_takes_nothing_over() -> None:
+def test_an_optimizer_that_does_not_train_the_sites_changes_nothing() -> None:
     plot = Plot()
     plot.plant("fc1", 0, "linear-bottleneck")
     with pytest.raises(ParameterUntrained, match="no parameter of conv"):
@@ -242,7 +242,7 @@ def test_an_optimizer_that_does_not_train_the_sites_takes_nothing_over() -> None
     assert_each_parameter_is_in_one_group(plot)
 
 
-def test_whoever_holds_the_list_of_a_group_sees_kernels_come_and_go() -> None:
+def test_the_lists_of_a_group_are_changed_in_place() -> None:
     plot = Plot()
     held = plot.optimizer.param_groups[0]["params"]
     plot.plant("fc1", 0, "low-rank-skip")

@@ -1,4 +1,4 @@
-"""The probe: what each seed contributes, by leaving it out of one batched forward pass."""
+"""The probe: leave-one-out contributions of seeds in one batched forward pass."""
 
 import copy
 from typing import Any
@@ -17,13 +17,13 @@ from tests.training.grow_fixture import Plot
 BATCH = images(40, seed=3), labels(40, seed=3)
 
 
-def grown(*places: tuple[str, int]) -> Plot:
-    """A plot with seeds that matter at these places."""
+def grown(*slots: tuple[str, int]) -> Plot:
+    """Return a host with seeds that change its output, at these (site, slot) pairs."""
     plot = Plot()
     names = {"conv": ("conv-bottleneck", "squeeze-excite"), "fc1": ("linear-bottleneck",) * 2}
-    for number, (site, slot) in enumerate(places):
-        kernel = plot.plant(site, slot, names[site][slot], alpha=0.9 - 0.2 * number)
-        awaken(kernel, number)
+    for index, (site, slot) in enumerate(slots):
+        kernel = plot.plant(site, slot, names[site][slot], alpha=0.9 - 0.2 * index)
+        awaken(kernel, index)
     return plot
 
 
@@ -32,7 +32,7 @@ def measure(plot: Plot) -> ProbeResult:
 
 
 def naive(plot: Plot, site: str, slot: int) -> float:
-    """Loss without the seed minus loss with it, in two forward passes."""
+    """Return the loss without the seed minus the loss with it, from two forward passes."""
     seed = plot.sites[site].seed(slot)
     losses = []
     for alpha in (torch.zeros_like(seed.alpha), seed.alpha):
@@ -44,7 +44,7 @@ def naive(plot: Plot, site: str, slot: int) -> float:
 
 
 @pytest.mark.parametrize(
-    "places",
+    "slots",
     [
         [("fc1", 0)],
         [("conv", 0), ("fc1", 1)],
@@ -54,18 +54,18 @@ def naive(plot: Plot, site: str, slot: int) -> float:
     ids=str,
 )
 def test_a_contribution_is_the_loss_without_a_seed_minus_the_loss_with_it(
-    places: list[tuple[str, int]],
+    slots: list[tuple[str, int]],
 ) -> None:
-    plot = grown(*places)
+    plot = grown(*slots)
     measured = measure(plot)
-    assert list(measured.contributions) == places
-    for site, slot in places:
+    assert list(measured.contributions) == slots
+    for site, slot in slots:
         expected = naive(plot, site, slot)
         assert abs(expected) > 1e-4
         assert measured.contributions[site, slot] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_loss_is_that_of_the_model_as_it_is() -> None:
+def test_the_loss_is_that_of_the_whole_model() -> None:
     plot = grown(("conv", 0), ("fc1", 0))
     with torch.no_grad():
         expected = float(F.cross_entropy(plot.model(BATCH[0]), BATCH[1]))
@@ -84,8 +84,8 @@ def test_a_blending_seed_is_measured_at_its_present_alpha() -> None:
     assert measure(plot).contributions["fc1", 0] == pytest.approx(naive(plot, "fc1", 0), abs=1e-6)
 
 
-class Moody(nn.Module):
-    """A host whose modes and random numbers matter: BatchNorm, Dropout, and noise at all times."""
+class Stateful(nn.Module):
+    """A host that depends on mode and random numbers: BatchNorm, Dropout, and noise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,16 +100,16 @@ class Moody(nn.Module):
         return y
 
 
-def measured_moody() -> tuple[Moody, dict[str, Site], Probe]:
+def measured_stateful() -> tuple[Stateful, dict[str, Site], Probe]:
     torch.manual_seed(0)
-    model = Moody()
+    model = Stateful()
     model(images())
     model.norm.eval()
     return model, find_sites(model, ["conv"], images(1), slots=1), Probe(BATCH, F.cross_entropy)
 
 
-def test_measuring_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
-    model, sites, probe = measured_moody()
+def test_measuring_changes_neither_model_nor_random_numbers() -> None:
+    model, sites, probe = measured_stateful()
     state = copy.deepcopy(model.state_dict())
     random = torch.get_rng_state()
     probe.measure(model, sites)
@@ -119,7 +119,7 @@ def test_measuring_leaves_the_model_and_the_random_numbers_as_they_were() -> Non
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_measuring_leaves_every_alpha_the_tensor_that_it_was() -> None:
+def test_measuring_keeps_every_alpha_tensor() -> None:
     plot = grown(("conv", 0), ("fc1", 0))
     seeds = [seed for site in plot.sites.values() for _, seed in site.seeds()]
     alphas = [(seed.alpha, seed.alpha.clone()) for seed in seeds]
@@ -129,7 +129,7 @@ def test_measuring_leaves_every_alpha_the_tensor_that_it_was() -> None:
         assert torch.equal(alpha, value)
 
 
-def test_a_forward_that_fails_leaves_every_alpha_and_mode_as_it_was() -> None:
+def test_a_failing_forward_restores_every_alpha_and_mode() -> None:
     plot = grown(("fc1", 0))
     alpha = plot.sites["fc1"].seed(0).alpha
 
@@ -144,14 +144,14 @@ def test_a_forward_that_fails_leaves_every_alpha_and_mode_as_it_was() -> None:
     assert plot.model.training
 
 
-def test_a_loss_that_is_not_finite_is_not_measured() -> None:
+def test_a_loss_that_is_not_finite_is_none() -> None:
     plot = grown(("fc1", 0))
     with torch.no_grad():
         plot.model.fc2.bias.fill_(float("nan"))
     assert measure(plot) == ProbeResult(loss=None, contributions={("fc1", 0): None})
 
 
-def test_a_loss_that_only_one_seed_spoils_makes_no_contribution_of_it() -> None:
+def test_a_loss_that_is_not_finite_gives_no_contribution() -> None:
     plot = grown(("fc1", 0), ("fc1", 1))
     with torch.no_grad():
         next(plot.sites["fc1"].seed(0).kernel.parameters()).fill_(float("inf"))

@@ -1,4 +1,4 @@
-"""Another alpha for an active seed: on its way step by step, and at home in all that is kept."""
+"""`Reweight`: another alpha for an active seed, ramped, and stored in snapshots."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ S = SeedState
 
 
 def planted(*seeds: tuple[str, int, str], alpha: float = 0.5) -> Plot:
-    """A plot of active seeds that add something."""
+    """Return a host with active seeds that change its output."""
     plot = Plot()
     for site, slot, blueprint_id in seeds:
         awaken(plot.plant(site, slot, blueprint_id, alpha=alpha))
@@ -29,7 +29,7 @@ def planted(*seeds: tuple[str, int, str], alpha: float = 0.5) -> Plot:
 
 
 def reweight(plot: Plot, site: str, slot: int, alpha: float, ramp_steps: int = 0) -> Reweight:
-    """The operation that gives a planted seed another alpha."""
+    """Return the operation that gives a planted seed another alpha."""
     held = plot.sites[site].slots[slot].planted
     assert held is not None
     return Reweight(
@@ -42,7 +42,7 @@ def alpha_of(plot: Plot, site: str = "fc1", slot: int = 0) -> float:
 
 
 @pytest.mark.parametrize(("to", "ways"), [(1.0, [0.625, 0.75, 0.875, 1.0]), (0.1, None)])
-def test_alpha_goes_from_where_it_is_to_where_it_is_told_step_by_step(
+def test_alpha_is_ramped_linearly_from_its_present_value(
     to: float, ways: list[float] | None
 ) -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
@@ -60,7 +60,7 @@ def test_alpha_goes_from_where_it_is_to_where_it_is_told_step_by_step(
     assert alpha_of(plot) == pytest.approx(to)
 
 
-def test_a_second_change_begins_where_the_first_one_ended() -> None:
+def test_a_second_change_starts_at_the_alpha_of_the_first() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     plot.apply(decision(reweight(plot, "fc1", 0, 1.0), name="up"))
     plot.apply(decision(reweight(plot, "fc1", 0, 0.2, ramp_steps=2), name="down"))
@@ -69,14 +69,14 @@ def test_a_second_change_begins_where_the_first_one_ended() -> None:
     assert alpha_of(plot) == pytest.approx(0.2)
 
 
-def test_the_optimizer_trains_just_what_it_did_and_forgets_nothing() -> None:
+def test_optimizer_groups_and_state_do_not_change() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     members = [list(group["params"]) for group in plot.optimizer.param_groups]
     state = {parameter: dict(held) for parameter, held in plot.optimizer.state.items()}
     plot.apply(decision(reweight(plot, "fc1", 0, 1.0), name="raise"))
-    assert [[id(each) for each in group["params"]] for group in plot.optimizer.param_groups] == [
-        [id(each) for each in group] for group in members
-    ]
+    assert [
+        [id(member) for member in group["params"]] for group in plot.optimizer.param_groups
+    ] == [[id(member) for member in group] for group in members]
     assert plot.optimizer.state.keys() == state.keys()
     for parameter, held in state.items():
         assert all(plot.optimizer.state[parameter][name] is held[name] for name in held)
@@ -105,14 +105,14 @@ def test_a_plan_of_which_one_seed_cannot_be_reweighted_changes_no_alpha(place: i
     assert plot.sites["fc1"].slots[0].state is S.ACTIVE
 
 
-def test_a_seed_and_another_kernel_are_told_apart() -> None:
+def test_an_operation_that_names_another_kernel_is_refused() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     other = reweight(plot, "fc1", 0, 0.7).model_copy(update={"kernel_id": ZEROS})
     with pytest.raises(PlanRefused, match=r"holds kernel [0-9a-f]{12}, not 000000000000"):
         plot.apply(decision(other))
 
 
-def test_a_seed_is_kept_only_when_it_has_its_new_alpha() -> None:
+def test_a_seed_is_fossilized_only_at_its_new_alpha() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     plot.apply(decision(reweight(plot, "fc1", 0, 1.0, ramp_steps=3), name="raise"))
     held = reweight(plot, "fc1", 0, 1.0).kernel_id
@@ -124,7 +124,7 @@ def test_a_seed_is_kept_only_when_it_has_its_new_alpha() -> None:
     assert plot.sites["fc1"].slots[0].state is S.FOSSILIZED
 
 
-def test_a_seed_culled_on_the_way_leaves_nothing_behind() -> None:
+def test_a_seed_culled_during_its_ramp_leaves_no_trace() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     plot.apply(decision(reweight(plot, "fc1", 0, 1.0, ramp_steps=3), name="raise"))
     held = reweight(plot, "fc1", 0, 1.0).kernel_id
@@ -137,7 +137,7 @@ def test_a_seed_culled_on_the_way_leaves_nothing_behind() -> None:
     assert alpha_of(plot) == pytest.approx(0.4)
 
 
-def test_a_garden_filled_from_another_one_goes_on_at_the_same_alpha() -> None:
+def test_a_restored_seed_manager_continues_at_the_same_alpha() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     plot.apply(decision(reweight(plot, "fc1", 0, 1.0, ramp_steps=4), name="raise"))
     plot.train()
@@ -154,19 +154,19 @@ def test_a_garden_filled_from_another_one_goes_on_at_the_same_alpha() -> None:
     assert again.sites["fc1"].slots[0] == plot.sites["fc1"].slots[0]
 
 
-def test_a_bed_of_a_version_without_reweighting_is_read() -> None:
+def test_a_slot_snapshot_without_reweighting_fields_is_read() -> None:
     plot = planted(("fc1", 0, "low-rank-skip"))
     (snapshot,) = plot.seed_manager.snapshot()
-    told = json.loads(snapshot.model_dump_json())
-    del told["reweighted"], told["alpha_before"]
-    assert type(snapshot).model_validate(told | {"state": snapshot.state}) == snapshot
+    stored = json.loads(snapshot.model_dump_json())
+    del stored["reweighted"], stored["alpha_before"]
+    assert type(snapshot).model_validate(stored | {"state": snapshot.state}) == snapshot
 
 
 @pytest.mark.parametrize("blueprint_id", ["low-rank-skip", "gated-linear-unit"])
-def test_what_was_reweighted_and_kept_computes_the_same_exported(
+def test_the_export_of_a_reweighted_fossil_computes_the_same(
     blueprint_id: str, tmp_path: Path
 ) -> None:
-    """The first kind merges into its layer, the second stays beside it."""
+    """The first blueprint merges into its layer, the second stays beside it."""
     plot = planted(("fc1", 0, blueprint_id))
     plot.apply(decision(reweight(plot, "fc1", 0, 0.75), name="raise"))
     plot.train(2)

@@ -1,4 +1,4 @@
-"""Plans: applied whole or not at all, and blended in over the steps that they ask for."""
+"""Plans: applied as a whole or not at all; alphas ramped over the steps of the plan."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ S = SeedState
 
 
 def grown_plot() -> Plot:
-    """An active seed at fc1/0, one that blends at fc1/1, one kept for good at conv/0."""
+    """Return a host with an active seed at fc1/0, a blending one at fc1/1, a fossil at conv/0."""
     plot = Plot()
     plot.plant("fc1", 0, "linear-bottleneck")
     plot.plant("conv", 0, "squeeze-excite")
@@ -32,7 +32,7 @@ def grown_plot() -> Plot:
 
 
 def everything(plot: Plot) -> dict[str, Any]:
-    """All bits that a refused plan must leave as they were."""
+    """Return all state that a refused plan must not change."""
     return copy.deepcopy(
         {
             "model": plot.model.state_dict(),
@@ -50,7 +50,7 @@ def assert_unchanged(plot: Plot, before: dict[str, Any]) -> None:
 
 
 def possible(plot: Plot) -> list[Plant | Cull]:
-    """Operations that could be applied now."""
+    """Return operations that can be applied now."""
     planted = plot.sites["fc1"].slots[0].planted
     assert planted is not None
     return [
@@ -114,14 +114,14 @@ def test_a_plan_with_one_impossible_operation_changes_nothing(
 
 
 def reserved(plot: Plot) -> AdaptationDecision:
-    """A plan whose operations were possible when it arrived."""
+    """Return a reserved plan."""
     plan = decision(*possible(plot), name="late")
     plot.seed_manager.reserve(plan, plot.step)
     return plan
 
 
 def assert_refused_whole(plot: Plot, plan: AdaptationDecision, reason: str) -> None:
-    """A plan is refused when its kernels are there, and its release leaves no trace."""
+    """Assert that applying a reserved plan is refused, and that its release restores its slots."""
     kernels = plot.kernels_of(plan)
     before = everything(plot)
     with pytest.raises(PlanRefused, match=reason):
@@ -138,14 +138,14 @@ def test_a_plan_that_became_impossible_while_its_kernels_were_built_changes_noth
     assert_refused_whole(plot, plan, "seed fc1/0 is culled and cannot become culled")
 
 
-def test_a_plan_is_refused_whose_layer_is_no_longer_trained() -> None:
+def test_a_plan_for_a_layer_that_is_not_trained_is_refused() -> None:
     plot = grown_plot()
     plan = reserved(plot)
     OptimizerMembership(plot.optimizer).remove(plot.sites["conv"].layer.parameters())
     assert_refused_whole(plot, plan, "no parameter of conv is in the optimizer")
 
 
-def test_a_kernel_made_for_another_site_is_never_planted() -> None:
+def test_a_kernel_for_another_site_is_refused() -> None:
     plot = Plot()
     stranger = kernel_for("low-rank-skip", sites_of(host(), "fc2")["fc2"].signature)
     operation = Plant(
@@ -188,7 +188,7 @@ def test_alpha_rises_from_the_step_of_planting_to_its_target_and_the_seed_is_act
     ]
 
 
-def test_alpha_rises_in_the_shape_that_its_plan_asks_for() -> None:
+def test_alpha_rises_in_the_ramp_of_its_plan() -> None:
     plot = Plot()
     plot.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4, ramp="cosine")
     slot, seed = plot.sites["fc1"].slots[0], plot.sites["fc1"].seed(0)
@@ -205,14 +205,14 @@ def test_alpha_rises_in_the_shape_that_its_plan_asks_for() -> None:
 
 
 @pytest.mark.parametrize("ramp", ["linear", "cosine"])
-def test_a_ramp_of_no_steps_is_at_its_target_at_once(ramp: Shape) -> None:
+def test_a_ramp_of_0_steps_reaches_its_target_in_the_first_step(ramp: Shape) -> None:
     plot = Plot()
     plot.plant("fc1", 0, "low-rank-skip", alpha=0.5, ramp_steps=0, ramp=ramp)
     assert plot.sites["fc1"].slots[0].state is S.ACTIVE
     assert float(plot.sites["fc1"].seed(0).alpha) == 0.5
 
 
-def test_a_seed_culled_while_it_blends_is_left_alone_by_the_ramp() -> None:
+def test_the_alpha_of_a_seed_culled_while_blending_does_not_change() -> None:
     plot = grown_plot()
     seed = plot.sites["fc1"].seed(1)
     plot.cull("fc1", 1)
@@ -241,7 +241,7 @@ def test_a_culled_slot_stays_empty_until_its_embargo_ends() -> None:
     assert states == [S.CULLED, S.CULLED, S.CULLED, S.DORMANT, S.DORMANT]
 
 
-def test_a_kernel_kept_for_good_stays_and_trains_on() -> None:
+def test_a_fossilized_kernel_stays_and_trains() -> None:
     plot = grown_plot()
     kernel = plot.sites["conv"].seed(0).kernel
     before = copy.deepcopy(kernel.state_dict())
@@ -250,17 +250,17 @@ def test_a_kernel_kept_for_good_stays_and_trains_on() -> None:
     assert any(not torch.equal(value, before[name]) for name, value in kernel.state_dict().items())
 
 
-def test_a_slot_knows_the_operation_and_the_decision_that_filled_it() -> None:
+def test_a_slot_records_the_operation_and_the_decision_that_filled_it() -> None:
     plot = Plot()
     operation = planting(plot.sites["fc1"], 2, "low-rank-skip")
-    plan = decision(operation, name="who")
+    plan = decision(operation, name="filling")
     plot.apply(plan)
     assert plot.sites["fc1"].slots[2] == Slot(
         "fc1", 2, S.ACTIVE, planted=operation, decision_id=plan.decision_id, since_step=0
     )
 
 
-def test_culling_one_seed_leaves_the_other_of_its_site_as_it_was() -> None:
+def test_culling_one_seed_does_not_change_the_other_of_its_site() -> None:
     plot = grown_plot()
     awaken(plot.sites["fc1"].seed(1).kernel)
     kept = copy.deepcopy(plot.sites["fc1"].seed(1).state_dict())
@@ -268,7 +268,7 @@ def test_culling_one_seed_leaves_the_other_of_its_site_as_it_was() -> None:
     torch.testing.assert_close(plot.sites["fc1"].seed(1).state_dict(), kept, rtol=0, atol=0)
 
 
-def test_a_garden_whose_sites_are_not_trained_is_refused() -> None:
+def test_sites_that_the_optimizer_does_not_train_are_refused() -> None:
     model = host()
     optimizer = SGD(model.conv.parameters(), lr=0.1)
     with pytest.raises(ParameterUntrained, match="no parameter of fc1"):
@@ -278,7 +278,7 @@ def test_a_garden_whose_sites_are_not_trained_is_refused() -> None:
 
 
 @pytest.mark.parametrize("ran", [False, True], ids=["never run", "run without an update"])
-def test_a_kernel_culled_before_its_first_update_leaves_the_bits_of_a_run_never_grown(
+def test_a_kernel_culled_before_its_first_update_leaves_the_bits_of_a_run_without_growth(
     ran: bool,
 ) -> None:
     grown, never = Plot(), Plot()
