@@ -188,7 +188,7 @@ def _train(twin: Twin, growth: Growth, workload: Workload) -> None:
     while len(twin.losses) < workload.steps or _withheld(growth) < workload.decisions:
         if time.monotonic() > deadline:
             raise BenchmarkError(
-                f"{_withheld(growth)} decisions in {TIMEOUT_S:g} s instead of {workload.decisions}; "
+                f"{_withheld(growth)} decisions in {TIMEOUT_S:g} s, not {workload.decisions}; "
                 "see the log of the bandit worker"
             )
         twin.step(growth)
