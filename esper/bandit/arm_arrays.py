@@ -1,4 +1,4 @@
-"""Arms as policies see them: one column for each number, one entry for each arm."""
+"""Arms as arrays for policies: one array per number, one entry per arm."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
@@ -12,17 +12,17 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 
 LEAST_WEIGHT: Final = 1e-200
-"""Dividing what is below 1e100 by this, or more, gives a finite number."""
+"""A number below 1e100 divided by this weight or a larger one is finite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArmArrays:
-    """n arms: what each has shown so far, prior pseudo-observations included.
+    """The statistics of n arms, prior pseudo-observations included.
 
-    `weight` (n,) is how many trials it counts as, `mean` (n,) their mean reward in [0, 1],
-    `variance` (n,) their variance, 0 where one trial is all. A policy that forgets gets these as
-    of what it still remembers. `features` (n, d) is given to contextual policies only. `all_weigh`
-    is true only where no weight is 0, or so small that dividing by it could overflow.
+    `weight` (n,) is the number of trials, `mean` (n,) their mean reward in [0, 1], `variance` (n,)
+    their variance, 0 for a single trial. A discounting policy gets discounted or windowed values.
+    `features` (n, d) is set for contextual policies only. `all_weigh` is true only if every weight
+    exceeds `LEAST_WEIGHT`, so that dividing by the weights cannot overflow.
     """
 
     weight: FloatArray
@@ -36,8 +36,8 @@ class ArmArrays:
 
 
 class PolicyContext(NamedTuple):
-    """What a bandit knows beside its arms: the weights of all of them together, and, for a
-    contextual policy, its model of rewards."""
+    """The input of a policy beside the arms: the total number of trials, and the reward model of a
+    contextual policy."""
 
     total: float
     model: LinearModel | None = None

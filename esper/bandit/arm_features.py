@@ -1,4 +1,4 @@
-"""Arms as constraints see them: one column for each fact, arms of one site side by side."""
+"""Arms as arrays for constraints: one array per fact, the arms of one site adjacent."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ Integers: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArmFeatures:
-    """n arms in the order of (site, blueprint).
+    """n arms in the order of (site, blueprint_id).
 
-    `sites` gives where each site's arms begin and end, `by_kernel` the place of each
-    (site, kernel_id), `by_category` the places of each (site, category). Cost ratios are NaN where
-    they are not known. `banned` is what rules an arm out for the whole run, 0 where nothing does;
-    `latest_embargo` the greatest of `embargo_until`.
+    `sites` holds the range of each site's arms, `by_kernel` the index of each (site, kernel_id),
+    `by_category` the indexes of each (site, category). Cost ratios are NaN where unknown. `banned`
+    holds the constraint that rules an arm out for the whole run, or 0; `latest_embargo` is the
+    maximum of `embargo_until`.
     """
 
     kernels: tuple[LoadableKernel, ...]
@@ -39,7 +39,7 @@ class ArmFeatures:
     def of(
         cls, kernels: Sequence[LoadableKernel], embargo_until: Sequence[int], banned: Codes
     ) -> "ArmFeatures":
-        """Return the columns of kernels that are sorted by site and blueprint."""
+        """Return the features of kernels sorted by (site, blueprint_id)."""
         by_category: dict[tuple[str, str], list[int]] = {}
         for index, kernel in enumerate(kernels):
             by_category.setdefault((kernel.site, kernel.category), []).append(index)
@@ -52,8 +52,8 @@ class ArmFeatures:
             },
             by_category=by_category,
             params=np.array([kernel.params for kernel in kernels], np.int64),
-            memory_ratio=_known([cost.memory_ratio if cost else None for cost in costs]),
-            latency_ratio=_known([cost.latency_ratio if cost else None for cost in costs]),
+            memory_ratio=_with_nan([cost.memory_ratio if cost else None for cost in costs]),
+            latency_ratio=_with_nan([cost.latency_ratio if cost else None for cost in costs]),
             embargo_until=np.array(embargo_until, np.int64),
             latest_embargo=max(embargo_until, default=0),
             banned=banned,
@@ -61,18 +61,18 @@ class ArmFeatures:
         )
 
     def with_embargo(self, indexes: Sequence[int], until_seq: int) -> "ArmFeatures":
-        """Return the offers with some arms left alone until a report."""
+        """Return the features with an embargo on the arms at `indexes` until report `until_seq`."""
         embargo_until = self.embargo_until.copy()
         embargo_until[list(indexes)] = until_seq
         latest = max(self.latest_embargo, until_seq)
         return replace(self, embargo_until=embargo_until, latest_embargo=latest)
 
     def of_site(self, site: str) -> slice:
-        """Where the arms of a site stand; nowhere if there are none."""
-        return self.sites.get(site, NOWHERE)
+        """Return the range of a site's arms; an empty range for a site without arms."""
+        return self.sites.get(site, EMPTY_RANGE)
 
 
-NOWHERE = slice(0, 0)
+EMPTY_RANGE = slice(0, 0)
 
 
 def _slices(kernels: Sequence[LoadableKernel]) -> dict[str, slice]:
@@ -83,5 +83,5 @@ def _slices(kernels: Sequence[LoadableKernel]) -> dict[str, slice]:
     return slices
 
 
-def _known(values: Sequence[float | None]) -> NDArray[np.float64]:
+def _with_nan(values: Sequence[float | None]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], np.float64)

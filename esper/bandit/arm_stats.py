@@ -1,4 +1,4 @@
-"""Where n arms stand: the columns that policies score, kept up trial by trial."""
+"""The statistics of n arms, updated trial by trial."""
 
 import math
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from esper.bandit.priors import NO_PRIOR, Prior
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArmStats:
-    """n arms with their priors, and the histories of those that were tried, by place.
+    """The priors of n arms and the histories of tried arms, by index; `pulls` is their total.
 
-    `lifetime` is their columns for a policy that forgets nothing; a change of one arm copies them,
-    which is cheap, and computes that one.
+    `lifetime` holds the arrays for a policy without discounting. Updating one arm copies the arrays
+    and computes only its entry.
     """
 
     priors: Mapping[int, Prior]
@@ -30,23 +30,23 @@ class ArmStats:
     def of(
         cls, count: int, histories: Mapping[int, ArmHistory], priors: Mapping[int, Prior]
     ) -> "ArmStats":
-        """Return the standings of `count` arms."""
-        columns = _columns(range(count), priors, histories, NO_DISCOUNT, 0)
+        """Return the statistics of `count` arms."""
+        columns = _arrays_of(range(count), priors, histories, NO_DISCOUNT, 0)
         pulls = sum(history.pulls for history in histories.values())
         return cls(priors, histories, columns, pulls)
 
     def with_history(self, index: int, history: ArmHistory) -> "ArmStats":
-        """Return the standings with another history of one arm."""
+        """Return the statistics with another history of the arm at `index`."""
         before = self.lifetime
         weight, mean, variance = before.weight.copy(), before.mean.copy(), before.variance.copy()
         prior = self.priors.get(index, NO_PRIOR)
-        weight[index], mean[index], variance[index] = _together(history, prior, NO_DISCOUNT, 0)
+        weight[index], mean[index], variance[index] = _with_prior(history, prior, NO_DISCOUNT, 0)
         known = self.histories.get(index)
         pulls = self.pulls + history.pulls - (known.pulls if known else 0)
-        columns = _filled(weight, mean, variance)
+        columns = _arrays(weight, mean, variance)
         return ArmStats(self.priors, {**self.histories, index: history}, columns, pulls)
 
-    def seen_by(
+    def for_policy(
         self,
         discounting: Discounting,
         trials: int,
@@ -54,14 +54,14 @@ class ArmStats:
         features: FloatArray | None = None,
         model: LinearModel | None = None,
     ) -> tuple[PolicyContext, ArmArrays]:
-        """Return what a policy knows of all arms, or of a range of them, after `trials` trials.
+        """Return a policy's input: all arms, or the range `where`, after `trials` trials.
 
-        The total is that of the arms returned, and counts trials, not what priors are worth.
+        The total counts the trials of the returned arms, without their priors.
         """
-        state = PolicyContext(self._total(discounting, trials, where), model)
+        context = PolicyContext(self._total(discounting, trials, where), model)
         if discounting is not NO_DISCOUNT and discounting != NO_DISCOUNT:
             indexes = range(len(self.lifetime)) if where is None else range(where.start, where.stop)
-            columns = _columns(indexes, self.priors, self.histories, discounting, trials)
+            columns = _arrays_of(indexes, self.priors, self.histories, discounting, trials)
         elif where is None:
             columns = self.lifetime
         else:
@@ -73,9 +73,9 @@ class ArmStats:
                 all_weigh=whole.all_weigh,
             )
         if features is None:
-            return state, columns
+            return context, columns
         rows = features if where is None else features[where]
-        return state, replace(columns, features=rows)
+        return context, replace(columns, features=rows)
 
     def _total(self, discounting: Discounting, trials: int, where: slice | None) -> float:
         if where is None and (discounting is NO_DISCOUNT or discounting == NO_DISCOUNT):
@@ -89,10 +89,10 @@ class ArmStats:
                 if (history := self.histories.get(index)) is not None
             ]
         )
-        return math.fsum(history.remembered(discounting, trials)[0] for history in tried)
+        return math.fsum(history.moments(discounting, trials)[0] for history in tried)
 
 
-def _columns(
+def _arrays_of(
     indexes: range,
     priors: Mapping[int, Prior],
     histories: Mapping[int, ArmHistory],
@@ -103,24 +103,24 @@ def _columns(
     for row, index in enumerate(indexes):
         history, prior = histories.get(index), priors.get(index, NO_PRIOR)
         if history is not None:
-            together = _together(history, prior, discounting, trials)
-            weight[row], mean[row], variance[row] = together
+            moments = _with_prior(history, prior, discounting, trials)
+            weight[row], mean[row], variance[row] = moments
         elif prior is not NO_PRIOR:
             weight[row], mean[row] = prior.weight, prior.mean
-    return _filled(weight, mean, variance)
+    return _arrays(weight, mean, variance)
 
 
-def _filled(weight: FloatArray, mean: FloatArray, variance: FloatArray) -> ArmArrays:
+def _arrays(weight: FloatArray, mean: FloatArray, variance: FloatArray) -> ArmArrays:
     all_weigh = np.count_nonzero(weight > LEAST_WEIGHT) == len(weight)
     return ArmArrays(weight, mean, variance, all_weigh=bool(all_weigh))
 
 
-def _together(
+def _with_prior(
     history: ArmHistory, prior: Prior, discounting: Discounting, trials: int
 ) -> tuple[float, float, float]:
-    """Return weight, mean and variance of what was seen, joined with what was believed."""
-    weight, mean, variance = history.remembered(discounting, trials)
-    together = weight + prior.weight
-    # A share of nothing must leave the very bits of the mean.
-    share = prior.weight / together if together else 0.0
-    return together, mean + (prior.mean - mean) * share, variance
+    """Return weight, mean and variance of a history combined with a prior."""
+    weight, mean, variance = history.moments(discounting, trials)
+    total = weight + prior.weight
+    # A share of 0 leaves the bits of the mean unchanged.
+    share = prior.weight / total if total else 0.0
+    return total, mean + (prior.mean - mean) * share, variance

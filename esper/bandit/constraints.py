@@ -1,4 +1,4 @@
-"""What may not be planted now, whatever a policy prefers: one function over data."""
+"""Constraints on planting: `constraint_codes` rules arms out, whatever score they have."""
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
@@ -11,15 +11,15 @@ from esper.bandit.arm_features import ArmFeatures, Codes
 from esper.topics.models import LoadableKernel, SelectionLimits
 
 BUDGET_SHARE: Final = 0.8
-"""How much of a stated budget is used; the rest is for what was not measured."""
+"""The share of a budget that may be used; the rest allows for unmeasured costs."""
 
 Pairs = frozenset[tuple[str, str]]
 
 
 class Constraint(IntEnum):
-    """Why an arm is out, the most general first; of several that first is named.
+    """The reason that rules an arm out. Of several reasons, the lowest number is recorded.
 
-    NO_ROOM is said of whole sites, before what is said of single arms.
+    The exception is NO_ROOM, which applies to whole sites and precedes the reasons for single arms.
     """
 
     NONE = 0
@@ -39,12 +39,12 @@ class Constraint(IntEnum):
 
     @property
     def label(self) -> str:
-        """Its name as decisions record it."""
+        """The name of the constraint in decisions."""
         return self.name.lower().replace("_", "-")
 
 
 class Costs(NamedTuple):
-    """What planted kernels cost together: parameters, and ratios to their host layers."""
+    """The total cost of planted kernels: parameters, and ratios to their host layers."""
 
     params: int = 0
     memory_ratio: float = 0.0
@@ -55,12 +55,12 @@ NO_COSTS: Final = Costs()
 
 
 class Situation(NamedTuple):
-    """A run at one report, as far as constraints need it.
+    """The facts about a run at one report that constraints use.
 
-    `closed_sites` says of each site where no seed can be planted why (NO_SEED_FREE, DORMANT_TIME
-    or NO_ROOM); `everywhere` says it of all that are not named there. `present` are
-    (site, category) of what is planted or kept, `rotating` of what rests, `culled`
-    (site, kernel_id) of what is on its way out.
+    `closed_sites` maps a site without an open slot to the reason (NO_SEED_FREE, DORMANT_TIME or
+    NO_ROOM); `everywhere` is the reason for all other sites. `present` holds the (site, category)
+    of planted and fossilized kernels, `rotating` the ones that rotation rules out, `culled` the
+    (site, kernel_id) that are being culled.
     """
 
     seq: int
@@ -76,13 +76,13 @@ class Situation(NamedTuple):
 def constraint_codes(
     limits: SelectionLimits, situation: Situation, arm_features: ArmFeatures, where: slice
 ) -> Codes:
-    """Return, for each arm in a range, the number of the constraint that rules it out, or 0."""
+    """Return, for each arm in the range, the number of the constraint that rules it out, or 0."""
     count = where.stop - where.start
     codes: Codes = np.zeros(count, np.int8)
     if situation.on_trial >= limits.max_on_trial:
         codes[:] = Constraint.ON_TRIAL
         return codes
-    # From the least to the most general: what is written last is what is named.
+    # The most general constraint is written last, so its number remains.
     if limits.has_budget:
         _over_budget(codes, limits, situation.used, arm_features, where)
     for pair in situation.rotating:
@@ -106,7 +106,7 @@ def constraint_codes(
 def permanent_codes(
     limits: SelectionLimits, slots: Mapping[str, int], kernels: Sequence[LoadableKernel]
 ) -> Codes:
-    """Return the constraint that rules a kernel out for the whole run, or 0, for each of them."""
+    """Return, for each kernel, the constraint that rules it out for the whole run, or 0."""
     codes: Codes = np.zeros(len(kernels), np.int8)
     for index, kernel in enumerate(kernels):
         pinned = limits.pinned.get(kernel.site)
@@ -119,7 +119,7 @@ def permanent_codes(
     return codes
 
 
-WORDS: Final[Mapping[Constraint, str]] = {
+TEMPLATES: Final[Mapping[Constraint, str]] = {
     Constraint.ON_TRIAL: "{situation.on_trial} seeds are on trial, which is the limit",
     Constraint.FORBIDDEN: "the run forbids it",
     Constraint.NOT_PINNED: "the site is pinned to other blueprints",
@@ -145,7 +145,7 @@ WORDS: Final[Mapping[Constraint, str]] = {
         "{limits.max_latency_ratio} are used"
     ),
 }
-"""What `explain_constraint` fills in for each constraint."""
+"""The template of `explain_constraint` for each constraint."""
 
 
 def explain_constraint(
@@ -155,8 +155,8 @@ def explain_constraint(
     arm_features: ArmFeatures,
     arm: int,
 ) -> str:
-    """Return in words why a constraint rules out an arm."""
-    return WORDS[constraint].format(
+    """Return a sentence that says why a constraint rules out an arm."""
+    return TEMPLATES[constraint].format(
         limits=limits,
         situation=situation,
         kernel=arm_features.kernels[arm],
@@ -170,7 +170,7 @@ def _over_budget(
 ) -> None:
     if limits.max_latency_ratio is not None:
         left = BUDGET_SHARE * limits.max_latency_ratio - used.latency_ratio
-        # What was never measured compares as not a number: it is out.
+        # An unmeasured cost is NaN, fails the comparison, and is ruled out.
         codes[~(arm_features.latency_ratio[where] <= left)] = Constraint.LATENCY
     if limits.max_memory_ratio is not None:
         left = BUDGET_SHARE * limits.max_memory_ratio - used.memory_ratio
@@ -188,6 +188,6 @@ def _mark(codes: Codes, constraint: Constraint, arms: Sequence[int], where: slic
 
 
 def _inside(index: slice, where: slice) -> slice:
-    """Return a range of arms as counted from the start of another, cut to it."""
+    """Return the part of a range inside `where`, relative to the start of `where`."""
     start = max(index.start, where.start) - where.start
     return slice(start, max(start, min(index.stop, where.stop) - where.start))

@@ -1,4 +1,4 @@
-"""Randomness that replays: a number is a function of what it is for, never of what came before."""
+"""Counter-based random numbers: a number depends on its key and counter, never on earlier draws."""
 
 import hashlib
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from esper.bandit.portable import log, normal_quantile
 
 _UNIT = 2.0**-53
 _LEAST = 2.0**-54
-"""Stands for a uniform 0 where 0 has no image."""
+"""Replaces a uniform 0, which has no logarithm."""
 
 _SQUEEZE = 0.0331
 
@@ -26,7 +26,7 @@ def uniform(seed: int, seq: int, purpose: str, index: int) -> float:
 
 
 class CounterRNG(NamedTuple):
-    """The random numbers of one decision, by purpose and place: asking twice gives the same."""
+    """The random numbers of one decision and purpose; repeated calls return the same numbers."""
 
     seed: int
     seq: int
@@ -35,33 +35,35 @@ class CounterRNG(NamedTuple):
     def uniforms(self, count: int, part: str = "") -> NDArray[np.float64]:
         """Return `count` numbers in [0, 1).
 
-        They are the upper 53 bits of Philox4x64-10 (Salmon et al., SC 2011) from counter 1, under
-        a key that is the BLAKE2b digest of seed, seq, purpose and part.
+        The numbers are the upper 53 bits of Philox4x64-10 (Salmon et al., SC 2011)
+        from counter 1. The key is the BLAKE2b digest of seed, seq, purpose and part.
         """
         key = int.from_bytes(_block(f"{self.seed}/{self.seq}/{self.purpose}/{part}", 16), "big")
         words = np.random.Philox(key=key).random_raw(count)
         return (words >> np.uint64(11)).astype(np.float64) * _UNIT
 
     def positive_uniforms(self, count: int, part: str = "") -> NDArray[np.float64]:
-        """Return the uniforms with 2^-54 in place of 0, so that all have a logarithm."""
+        """Return `count` numbers in (0, 1): `uniforms` with 2^-54 in place of 0."""
         return np.maximum(self.uniforms(count, part), _LEAST)
 
     def normals(self, count: int, part: str = "") -> NDArray[np.float64]:
-        """Return `count` standard normal numbers: the quantiles at the uniforms."""
+        """Return `count` standard normal numbers, by the inverse of the distribution function."""
         return normal_quantile(self.positive_uniforms(count, part))
 
     def gammas(self, shapes: NDArray[np.float64], part: str = "") -> NDArray[np.float64]:
-        """Return a number from the gamma distribution of each shape, scale 1.
+        """Return one draw per shape from the gamma distribution with scale 1.
 
         Marsaglia and Tsang, "A Simple Method for Generating Gamma Variables" (ACM Transactions on
-        Mathematical Software 26, 2000). What is rejected is drawn again from uniforms of its own
-        round and place, so that no number depends on the fate of another.
+        Mathematical Software 26, 2000). A rejected entry is drawn again from
+        uniforms of its own attempt and index, so entries do not depend on each other.
 
         Raises:
             ValueError: a shape is below 1 or not finite.
         """
         if not np.all((shapes >= 1.0) & (shapes < np.inf)):
-            raise ValueError("a gamma distribution was asked of a shape that is not 1 or more")
+            raise ValueError(
+                f"gamma shapes are {shapes.min()} to {shapes.max()}; give finite ones of at least 1"
+            )
         scale = shapes - 1.0 / 3.0
         slope = 1.0 / np.sqrt(9.0 * scale)
         found = np.empty_like(scale)
@@ -81,7 +83,7 @@ class CounterRNG(NamedTuple):
     def betas(
         self, a: NDArray[np.float64], b: NDArray[np.float64], part: str = ""
     ) -> NDArray[np.float64]:
-        """Return a number from each beta distribution, as the share of one gamma in two.
+        """Return one draw per (a, b) from the beta distribution, the ratio g(a) / (g(a) + g(b)).
 
         Raises:
             ValueError: an `a` or `b` is below 1 or not finite.

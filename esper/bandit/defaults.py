@@ -1,12 +1,12 @@
-"""How a run chooses unless it is told.
+"""The default policies and selections of a run.
 
-The 2 of UCB1's paper is for rewards that spread over all of [0, 1], by a standard deviation of 1/2;
-for one of s it is 8 s². Rewards of one blueprint at one site were seen to spread by 0.035, those of
-a site with whatever is planted there by 0.06 (`python -m experiments convergence`).
+UCB1's exploration of 2 suits rewards in [0, 1] with a standard deviation of 1/2; for a standard
+deviation s it is 8 s². Measured standard deviations are 0.035 for one blueprint at one site and
+0.06 for one site with any blueprint (`python -m experiments convergence`).
 
-What a kernel costs says little of what it gives. Where the dearest one was expected to earn 0.2
-less than the cheapest, the right one of the conv teacher was first tried at step 1,081 of 3,000,
-the median of 14 seeds, and at 691 where 0.05 less was expected.
+`cost_spread` is small because the cost of a kernel hardly predicts its contribution. With a spread
+of 0.2 the right kernel of the conv teacher was first tried at step 1,081 of 3,000 (median of 14
+seeds), with 0.05 at step 691.
 """
 
 from typing import Final
@@ -14,14 +14,14 @@ from typing import Final
 from esper.topics.models import Orchestration, PolicySpec, Priors, Selection, SelectionLimits
 
 DEFAULT_POLICY: Final = PolicySpec(name="ucb1", params={"exploration": 0.01})
-"""What chooses the blueprint."""
+"""The policy that scores blueprints."""
 
 DEFAULT_SELECTION: Final = Selection(
     priors=Priors(cost_spread=0.05),
     attention=PolicySpec(name="ucb1", params={"exploration": 0.03}),
     orchestration=Orchestration(),
 )
-"""What chooses the seed, what no decision may break, and what the run intends."""
+"""The policy for slots, the limits, and the orchestration of a run."""
 
 TOURNAMENT: Final = DEFAULT_SELECTION.model_copy(
     update={
@@ -32,11 +32,11 @@ TOURNAMENT: Final = DEFAULT_SELECTION.model_copy(
         "orchestration": Orchestration(reweight_reports=5),
     }
 )
-"""Many kernels on trial at once from the first report on; each enters once, and few stay.
+"""Many kernels on trial together from the first report; each kernel enters once, and few stay.
 
-The best of some twenty selections, by probe loss on digits (docs/evidence.md).
+The best of about twenty selections, by probe loss on digits (docs/evidence.md).
 """
 
 TOURNAMENT_REPORT_EVERY: Final = 10
 TOURNAMENT_SLOTS: Final = 4
-"""With which it was: steps between two reports, and seeds of each site."""
+"""Reporting interval and slots per site that TOURNAMENT uses."""

@@ -1,4 +1,4 @@
-"""What a policy lets go of, where rewards drift."""
+"""Discounting of old trials, for rewards that drift."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ MAX_WINDOW = 1000
 
 @dataclass(frozen=True, slots=True)
 class Discounting:
-    """Trials of the bandit more than `window` trials ago count no more (None: all do), and each
-    trial of the bandit leaves the share `discount` of what all earlier ones weigh.
+    """Count only the bandit's last `window` trials (None: all), and multiply the weight of all
+    earlier trials by `discount` with every trial.
 
     Raises:
-        ValueError: neither could be kept in bounded memory, or forgets backwards.
+        ValueError: `window` is not in [1, MAX_WINDOW], or `discount` is not in (0, 1].
     """
 
     window: int | None = None

@@ -1,4 +1,4 @@
-"""What is known of an arm before its first trial, as numbers that a linear model can weigh."""
+"""Features of arms for contextual policies; known before an arm's first trial."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from esper.bandit.ranks import cost_ranks_by_site, ranks
 from esper.topics.models import LoadableKernel, SiteFacts, SiteKind
 
 BUCKETS: Final = 16
-"""Categories are open to whoever writes a blueprint; a digest puts each in one of so many."""
+"""Blueprints may name any category; a digest maps each category to one of these buckets."""
 
 SALT: Final = b"6"
-"""With it no two categories of the shipped catalog fall into one bucket."""
+"""With this salt the categories of the shipped catalog have distinct buckets."""
 
 UNKNOWN: Final = 0.5
-"""What a rank or a place between 0 and 1 is where it is not known: the middle."""
+"""The value of an unknown rank or depth: the middle of [0, 1]."""
 
 FEATURES: Final = (
     *("bias", "depth"),
@@ -34,20 +34,20 @@ def features(
     gradients: Mapping[str, float],
     kernels: Sequence[LoadableKernel],
 ) -> FloatArray:
-    """Return the features (n, d) of arms, one for each kernel, all in [0, 1].
+    """Return the features (n, d) of n kernels, in [0, 1].
 
-    `facts` and `gradients` are by site. Of the site: depth, kind (one of three is 1), and the rank
-    of its gradient norm among the sites that have one. Of the kernel: the ranks of its costs among
-    the kernels of its site, and the bucket of its category (one of sixteen is 1). What is not known
-    is in the middle, and a kind that is not known is none.
+    `facts` and `gradients` are by site. Site features: depth, kind (one-hot of three), and the rank
+    of the gradient norm among the sites with one. Kernel features: the ranks of its costs among the
+    kernels of its site, and the bucket of its category (one-hot of sixteen). Unknown numbers are
+    0.5; an unknown kind is all zeros.
     """
     sites = {site: _of_site(facts.get(site)) for site in {kernel.site for kernel in kernels}}
     norms = dict(zip(gradients, ranks(list(gradients.values())), strict=True))
     rows = [
         (
             *sites[kernel.site],
-            _known(norms.get(kernel.site)),
-            *map(_known, (costs.params, costs.flops, costs.latency, costs.memory)),
+            _or_middle(norms.get(kernel.site)),
+            *map(_or_middle, (costs.params, costs.flops, costs.latency, costs.memory)),
             *_of_category(kernel.category),
         )
         for kernel, costs in zip(kernels, cost_ranks_by_site(kernels), strict=True)
@@ -65,8 +65,8 @@ def _of_site(facts: SiteFacts | None) -> tuple[float, ...]:
 def _of_category(category: str) -> tuple[float, ...]:
     digest = hashlib.blake2b(category.encode(), digest_size=8, salt=SALT).digest()
     bucket = int.from_bytes(digest, "big") % BUCKETS
-    return tuple(float(each == bucket) for each in range(BUCKETS))
+    return tuple(float(index == bucket) for index in range(BUCKETS))
 
 
-def _known(rank: float | None) -> float:
+def _or_middle(rank: float | None) -> float:
     return UNKNOWN if rank is None else rank

@@ -1,4 +1,4 @@
-"""What was seen of one thing that can be tried, in constant memory."""
+"""The trials of one arm or slot, in constant memory."""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from esper.bandit.arm_arrays import FloatArray
 from esper.bandit.discounting import Discounting
 
 RECENT = 8
-"""Rewards that a trend is taken over; a policy with a window keeps as many as that."""
+"""The number of rewards that a trend uses; a window policy keeps its whole window."""
 
 
 class TrialResult(BaseModel):
-    """How one trial ended: its reward in [0, 1], and what it was computed from.
+    """The result of one trial: its reward in [0, 1], and the values behind it.
 
-    `contribution` is the mean of the paired differences that were measured, None where none could
-    be; `params` is what the kernel cost; `seq` the report that ended the trial.
+    `contribution` is the mean of the measured paired differences (None without a measurement),
+    `params` the kernel's parameters, `seq` the report that ended the trial.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,12 +31,12 @@ class TrialResult(BaseModel):
 
 
 class ArmHistory(BaseModel):
-    """Trials of one thing: a mean and a variance over its life, and what a policy has not let go.
+    """The statistics of one arm's or slot's trials: lifetime, discounted and recent.
 
     `squares` is the sum of squared deviations (Welford, "Note on a Method for Calculating Corrected
     Sums of Squares and Products", Technometrics 4, 1962). `weight` and `weighted_mean` are
-    discounted as of trial `last_trial` of the bandit; `recent` holds (trial of the bandit, reward),
-    the newest last. `params` and `contribution` are of its last trial, `last_seq` its report.
+    discounted up to the bandit's trial `last_trial`. `recent` holds (trial number, reward), the
+    newest last. `params`, `contribution` and `last_seq` belong to the last trial.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,25 +54,25 @@ class ArmHistory(BaseModel):
 
     @property
     def variance(self) -> float:
-        """The variance of its rewards; 0 before there are two."""
+        """The variance of the rewards; 0 with fewer than two."""
         return self.squares / self.pulls if self.pulls else 0.0
 
     @property
     def trend(self) -> float:
-        """The slope of its last `RECENT` rewards, per trial, by least squares; 0 before two."""
+        """The least-squares slope of the last `RECENT` rewards, per trial; 0 for fewer than 2."""
         rewards = [reward for _, reward in self.recent[-RECENT:]]
         middle = (len(rewards) - 1) / 2
         spread = math.fsum((index - middle) ** 2 for index in range(len(rewards)))
         if not spread:
             return 0.0
-        return math.fsum((index - middle) * each for index, each in enumerate(rewards)) / spread
+        return math.fsum((index - middle) * r for index, r in enumerate(rewards)) / spread
 
     def reports_since(self, seq: int) -> int | None:
-        """Reports from its last trial to report `seq`; None where it was never tried."""
+        """Return the number of reports since the last trial, at report `seq`; None without one."""
         return seq - self.last_seq if self.pulls else None
 
     def after(self, trial: TrialResult, number: int, discounting: Discounting) -> "ArmHistory":
-        """Return the history with one more trial, the `number`-th of its bandit."""
+        """Return the history with one more trial, the bandit's `number`-th."""
         pulls, reward = self.pulls + 1, trial.reward
         mean = self.mean + (reward - self.mean) / pulls
         kept = self.weight * discount_power(discounting.discount, number - self.last_trial)
@@ -91,8 +91,8 @@ class ArmHistory(BaseModel):
             last_trial=number,
         )
 
-    def remembered(self, discounting: Discounting, trials: int) -> tuple[float, float, float]:
-        """Return weight, mean and variance of what a policy remembers after `trials` trials."""
+    def moments(self, discounting: Discounting, trials: int) -> tuple[float, float, float]:
+        """Return discounted weight, mean and variance, after the bandit's `trials` trials."""
         if discounting.window is not None:
             since = trials - discounting.window
             return _moments([reward for number, reward in self.recent if number > since])
@@ -103,7 +103,7 @@ class ArmHistory(BaseModel):
 
 
 def discount_power(discount: float, trials: int) -> float:
-    """Return `discount` to the power of `trials`, by multiplication: pow differs in last bits."""
+    """Return `discount ** trials` by multiplication, since pow differs between C libraries."""
     if discount == 1.0 or trials == 0:
         return 1.0
     size = 64

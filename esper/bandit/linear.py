@@ -1,4 +1,4 @@
-"""A linear model of rewards, learnt one trial at a time."""
+"""A linear model of rewards, updated one trial at a time."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,10 @@ Rows = list[list[float]]
 
 
 class LinearModel(BaseModel):
-    """Bayesian linear regression of reward - 0.5 on features, as sums over trials.
+    """Bayesian linear regression of (reward - 0.5) on features, as sums over trials.
+
+    Agrawal, Goyal, "Thompson Sampling for Contextual Bandits with Linear Payoffs" (ICML 2013),
+    section 2.2, with a stated prior variance and a weight per trial.
 
     `precision` holds the rows of the lower triangle of Σ share · x xᵀ, `response` is
     Σ share · (reward - 0.5) · x. Both are empty before the first trial.
@@ -23,18 +26,18 @@ class LinearModel(BaseModel):
     response: tuple[float, ...] = ()
 
     def after(self, features: Iterable[float], reward: float, earlier: int = 0) -> "LinearModel":
-        """Return the model with one more trial, of an arm that had `earlier` trials before.
+        """Return the model with one more trial, of an arm with `earlier` trials before.
 
-        The trial counts 1 / (1 + earlier): what an arm is beyond its features returns with each of
-        its trials, so that many trials of one arm say less of the features than one trial each of
-        many, and the arm that is tried most would otherwise be what all others are expected to be.
+        The trial weighs 1 / (1 + earlier). An arm's deviation from its features repeats in each of
+        its trials: repeated trials of one arm say less about the features than trials of many arms;
+        with equal weights the most tried arm would dominate the prediction for all others.
 
         Raises:
-            ValueError: there are more or fewer features than before.
+            ValueError: the number of features differs from the earlier trials'.
         """
         x = [float(value) for value in features]
         if self.response and len(x) != len(self.response):
-            raise ValueError(f"{len(x)} features, and the model has {len(self.response)}")
+            raise ValueError(f"got {len(x)} features; the model has {len(self.response)}")
         share = 1.0 / (1.0 + earlier)
         precision = self.precision or tuple((0.0,) * (row + 1) for row in range(len(x)))
         response = self.response or (0.0,) * len(x)
@@ -48,11 +51,11 @@ class LinearModel(BaseModel):
         )
 
     def weights(self, normals: Sequence[float], sigma: float, prior_sigma: float) -> list[float]:
-        """Return a draw (d,) of the weights of the features, made of standard normal numbers (d,).
+        """Return a posterior draw (d,) of the feature weights from standard normal numbers (d,).
 
-        Rewards are believed to lie `sigma` around the model, weights `prior_sigma` around 0 before
-        any trial: the weights are normal with mean B⁻¹ · response and covariance sigma² B⁻¹, where
-        B = (sigma / prior_sigma)² I + precision.
+        `sigma` is the standard deviation of rewards around the model, `prior_sigma` of the weights
+        around 0. The posterior is normal with mean B⁻¹ · response and covariance sigma² B⁻¹, where
+        B = (sigma / prior_sigma)² I + precision (Agrawal, Goyal, ICML 2013, section 2.2).
         """
         ridge = (sigma / prior_sigma) * (sigma / prior_sigma)
         if not self.response:
@@ -60,7 +63,7 @@ class LinearModel(BaseModel):
         factor = _cholesky(self.precision, ridge)
         halfway = _forward(factor, self.response)
         return _backward(
-            factor, [mean + sigma * each for mean, each in zip(halfway, normals, strict=True)]
+            factor, [mean + sigma * normal for mean, normal in zip(halfway, normals, strict=True)]
         )
 
 
@@ -72,7 +75,7 @@ def _cholesky(lower: Sequence[Sequence[float]], ridge: float) -> Rows:
         for column in range(index):
             known = factor[column]
             found.append((row[column] - _dot(found, known)) / known[column])
-        # Rounding may take what is left of a feature that others explain below what was added.
+        # Rounding may push the pivot of a redundant feature below the ridge.
         left = max(row[index] + ridge - _dot(found, found), ridge)
         found.append(math.sqrt(left))
         factor.append(found)
@@ -99,7 +102,7 @@ def _backward(factor: Rows, right: Sequence[float]) -> list[float]:
 
 
 def _dot(left: Sequence[float], right: Sequence[float]) -> float:
-    """Return the sum of products over as many as the shorter has, from the first to the last."""
+    """Return the sum of products in order, over the length of the shorter sequence."""
     total = 0.0
     for a, b in zip(left, right, strict=False):
         total += a * b

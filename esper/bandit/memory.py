@@ -1,8 +1,8 @@
-"""What the runs of a task family found, kept for runs to come.
+"""The memory of a task family: results of earlier runs that become priors of later runs.
 
-Means are weighted by trials. A run first discounts what is known of the signatures that it has
-something to say of, as discounted bandits do (Kocsis & Szepesvári, "Discounted UCB", 2006), by run
-instead of by trial; then its own trials join in.
+Means are weighted by trials. A finished run first discounts the arms at the signatures that it
+tried, as in Kocsis, Szepesvári, "Discounted UCB" (2006), by run instead of by trial; then it adds
+its own trials.
 """
 
 import math
@@ -13,14 +13,14 @@ from typing import Final, NamedTuple, TypeAlias
 from esper.topics.models import RememberedArm
 
 MAX_REMEMBERED: Final = 2_000
-"""Arms in a snapshot: as many as a run's opening takes."""
+"""The most arms in a snapshot, which is the limit of a run_config."""
 
 ArmName: TypeAlias = tuple[str, str]
-"""The text of a site signature, and a blueprint's id."""
+"""(site signature as text, blueprint_id)."""
 
 
 class MemoryUpdate(NamedTuple):
-    """What one run found of a blueprint at one of its sites: so many trials, their mean reward."""
+    """The trials of a blueprint at one site of a finished run: number and mean reward."""
 
     signature: str
     blueprint_id: str
@@ -29,7 +29,7 @@ class MemoryUpdate(NamedTuple):
 
 
 class ArmRecord(NamedTuple):
-    """How many trials an arm counts as, their mean reward in [0, 1], when it was last tried."""
+    """The remembered trials of an arm: weight, mean reward in [0, 1], time of the last trial."""
 
     weight: float
     mean: float
@@ -38,10 +38,10 @@ class ArmRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How much is kept: each run leaves `discount` of what was known, and no arm more than
-    `max_weight` trials; below `min_weight` an arm is forgotten.
+    """Limits of a family's memory: each run multiplies weights by `discount`, a weight is capped at
+    `max_weight` trials, and an arm below `min_weight` is forgotten.
 
-    With these, all earlier runs together count at most as `discount` * `max_weight` = 16 trials.
+    By default all earlier runs together count as at most `discount` * `max_weight` = 16 trials.
     """
 
     discount: float = 0.8
@@ -56,7 +56,7 @@ DEFAULT_RETENTION: Final = RetentionPolicy()
 
 @dataclass(frozen=True, slots=True)
 class FamilyMemory:
-    """What is known of each arm, and the ids of the runs that it is from, the last one last."""
+    """The remembered arms, and the ids of the runs behind them, the newest last."""
 
     arms: Mapping[ArmName, ArmRecord] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
@@ -64,23 +64,23 @@ class FamilyMemory:
 
 def with_run(
     memory: FamilyMemory,
-    lessons: Iterable[MemoryUpdate],
+    updates: Iterable[MemoryUpdate],
     *,
     run_id: str,
     at_ms: int,
     retention: RetentionPolicy = DEFAULT_RETENTION,
 ) -> FamilyMemory:
-    """Return the memory with what a run found, at `at_ms` since 1970; a run counts once.
+    """Return the memory with the updates of a run that finished at `at_ms` since 1970.
 
-    Of more than `max_runs` runs the first are forgotten, and would count again. Of more arms than
-    `max_arms` those go that were not tried for longest, of these the ones of least weight.
+    A run counts once. Beyond `max_runs` runs the oldest ids are dropped, and such a run would count
+    again. Beyond `max_arms` arms the least recently tried are dropped, of these the lightest first.
 
     Raises:
-        ValueError: a lesson is of no trials, or its mean is not in [0, 1].
+        ValueError: an update has no trials, or its mean is not in [0, 1].
     """
     if run_id in memory.runs:
         return memory
-    found = _pooled(lessons)
+    found = _pooled(updates)
     arms = _discounted(memory.arms, {signature for signature, _ in found}, retention)
     for name, (pulls, mean) in found.items():
         if (known := arms.get(name)) is not None:
@@ -95,32 +95,32 @@ def with_run(
 
 
 def snapshot(memory: FamilyMemory, signatures: Collection[str]) -> tuple[RememberedArm, ...]:
-    """Return what is known of sites of these signatures, by name; of too many arms the heaviest."""
+    """Return the arms at these signatures by name, at most the heaviest `MAX_REMEMBERED`."""
     wanted = frozenset(signatures)
     known = [(name, arm) for name, arm in memory.arms.items() if name[0] in wanted]
-    heaviest = sorted(known, key=lambda each: (-each[1].weight, each[0]))[:MAX_REMEMBERED]
+    heaviest = sorted(known, key=lambda item: (-item[1].weight, item[0]))[:MAX_REMEMBERED]
     return tuple(
         RememberedArm(signature=signature, blueprint_id=blueprint, weight=arm.weight, mean=arm.mean)
         for (signature, blueprint), arm in sorted(heaviest)
     )
 
 
-def _pooled(lessons: Iterable[MemoryUpdate]) -> dict[ArmName, tuple[float, float]]:
-    """Return trials and mean of each arm: sites of one signature teach of the same one."""
+def _pooled(updates: Iterable[MemoryUpdate]) -> dict[ArmName, tuple[float, float]]:
+    """Return trials and mean of each arm, pooled over sites with the same signature."""
     by_name: dict[ArmName, list[tuple[float, float]]] = {}
-    for lesson in lessons:
-        if not (0 < lesson.pulls < math.inf and 0 <= lesson.mean <= 1):
+    for update in updates:
+        if not (0 < update.pulls < math.inf and 0 <= update.mean <= 1):
             raise ValueError(
-                f"{lesson.blueprint_id} at {lesson.signature}: {lesson.pulls!r} trials of mean "
-                f"{lesson.mean!r} teach nothing; give trials above 0 and a mean in [0, 1]"
+                f"{update.blueprint_id} at {update.signature}: {update.pulls!r} trials of mean "
+                f"{update.mean!r} are invalid; give trials above 0 and a mean in [0, 1]"
             )
-        name = lesson.signature, lesson.blueprint_id
-        by_name.setdefault(name, []).append((lesson.pulls, lesson.mean))
-    return {name: _mean(each) for name, each in by_name.items()}
+        name = update.signature, update.blueprint_id
+        by_name.setdefault(name, []).append((update.pulls, update.mean))
+    return {name: _mean(parts) for name, parts in by_name.items()}
 
 
 def _mean(parts: list[tuple[float, float]]) -> tuple[float, float]:
-    """Return the weight of weighted means together, and their mean."""
+    """Return the total weight of (weight, mean) pairs, and their weighted mean."""
     if len(parts) == 1:
         return parts[0]
     # fsum rounds once, so the order of sites does not matter.
@@ -131,7 +131,7 @@ def _mean(parts: list[tuple[float, float]]) -> tuple[float, float]:
 def _discounted(
     arms: Mapping[ArmName, ArmRecord], signatures: Collection[str], retention: RetentionPolicy
 ) -> dict[ArmName, ArmRecord]:
-    """Return the arms with those at sites of these signatures discounted, or gone."""
+    """Return the arms, discounted at these signatures, without those below `min_weight`."""
     kept = {}
     for name, arm in arms.items():
         if name[0] in signatures:

@@ -1,8 +1,8 @@
 """Logarithm, exponential and normal quantile with the same bits on every machine.
 
-C libraries and vector units differ in the last bits of these functions. Here each is made of sums,
-products, quotients and square roots, which IEEE 754 rounds alike, one numpy call for each, so that
-no compiler fuses two. What an entry becomes does not depend on its neighbours.
+C libraries and vector units differ in the last bits of these functions. The functions here use only
+sums, products, quotients and square roots, which IEEE 754 rounds exactly, with one numpy call per
+operation, so that no compiler fuses two. An entry's result does not depend on its neighbours.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return e to the power of numbers, within one unit in the last place.
 
-    Below -708, where results would lose digits, it is 0; above 709 it stays at the value there.
+    Below -708, where results would lose digits, the result is 0; above 709 it is the value at 709.
     The method of fdlibm's `e_exp.c` (Sun Microsystems, 1993), without its branches.
     """
     bounded = np.minimum(np.maximum(x, _LEAST_EXPONENT), _GREATEST_EXPONENT)
@@ -108,7 +108,7 @@ Ratio = tuple[Sequence[float], Sequence[float]]
 
 
 def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the values that a standard normal variable is below with probability p in (0, 1).
+    """Return the quantiles of the standard normal distribution at p in (0, 1).
 
     Wichura, "Algorithm AS 241: The Percentage Points of the Normal Distribution" (Applied
     Statistics 37, 1988), routine PPND16; about one part in 10^16.

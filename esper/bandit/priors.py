@@ -1,4 +1,4 @@
-"""What is believed of an arm before its first trial, as trials that never were."""
+"""Priors of arms: pseudo-observations from kernel costs and from the memory of earlier runs."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,73 +26,77 @@ def priors_for(
     kernels: Sequence[LoadableKernel],
     signatures: Mapping[str, str],
     memory: Iterable[RememberedArm],
-    worth: Priors,
+    settings: Priors,
 ) -> list[Prior]:
-    """Return the prior of each kernel: from its cost among those of its site, and from memory.
+    """Return the prior of each kernel, from its cost rank at its site and from memory.
 
-    `signatures` gives each site's, by which memory finds it. Beliefs are joined as trials are: the
-    weights add up, the mean is the weighted one. The cost prior is neutral for a kernel of median
-    cost, and half of `worth.cost_spread` above or below it for the cheapest or dearest. What
-    earlier runs found of the blueprint counts as at most `worth.memory` trials, and what they found
-    of others of its category, at sites of its signature, as at most `worth.category`.
+    `signatures` maps sites to the signatures that memory uses. Priors combine like trials: weights
+    add up, means are weighted. The cost prior is neutral at the median cost, and half of
+    `settings.cost_spread` above or below it for the cheapest or most expensive kernel. Remembered
+    trials of the blueprint count as at most `settings.memory` trials; those of other blueprints of
+    its category, at sites of its signature, as at most `settings.category`.
     """
-    known = {(each.signature, each.blueprint_id): each for each in memory}
-    recalled = [known.get((signatures.get(it.site, ""), it.blueprint_id)) for it in kernels]
-    kinds = _by_kind(kernels, recalled)
-    beliefs = zip(kernels, cost_ranks_by_site(kernels), recalled, strict=True)
+    by_name = {(arm.signature, arm.blueprint_id): arm for arm in memory}
+    recalled = [
+        by_name.get((signatures.get(kernel.site, ""), kernel.blueprint_id)) for kernel in kernels
+    ]
+    by_category = _by_category(kernels, recalled)
+    rows = zip(kernels, cost_ranks_by_site(kernels), recalled, strict=True)
     return [
-        _joined(
-            _cost_prior(ranks, worth),
-            _capped([found] if found else [], worth.memory),
-            _capped(_kindred(kernel, signatures, kinds), worth.category),
+        _combined(
+            _cost_prior(ranks, settings),
+            _capped([found] if found else [], settings.memory),
+            _capped(_same_category(kernel, signatures, by_category), settings.category),
         )
-        for kernel, ranks, found in beliefs
+        for kernel, ranks, found in rows
     ]
 
 
-Kinds = Mapping[tuple[str, str], Mapping[str, RememberedArm]]
-"""What is remembered of each blueprint on offer, by signature and category."""
+ByCategory = Mapping[tuple[str, str], Mapping[str, RememberedArm]]
+"""The remembered arms of available blueprints, by (signature, category) and blueprint_id."""
 
 
-def _by_kind(kernels: Sequence[LoadableKernel], recalled: Sequence[RememberedArm | None]) -> Kinds:
-    kinds: dict[tuple[str, str], dict[str, RememberedArm]] = {}
+def _by_category(
+    kernels: Sequence[LoadableKernel], recalled: Sequence[RememberedArm | None]
+) -> ByCategory:
+    by_category: dict[tuple[str, str], dict[str, RememberedArm]] = {}
     for kernel, found in zip(kernels, recalled, strict=True):
         if found is not None:
-            of_kind = kinds.setdefault((found.signature, kernel.category), {})
-            of_kind[kernel.blueprint_id] = found
-    return kinds
+            arms = by_category.setdefault((found.signature, kernel.category), {})
+            arms[kernel.blueprint_id] = found
+    return by_category
 
 
-def _kindred(
-    kernel: LoadableKernel, signatures: Mapping[str, str], kinds: Kinds
+def _same_category(
+    kernel: LoadableKernel, signatures: Mapping[str, str], by_category: ByCategory
 ) -> list[RememberedArm]:
-    """Return what is remembered of other blueprints of a kernel's category at such sites."""
-    of_kind = kinds.get((signatures.get(kernel.site, ""), kernel.category), {})
-    return [found for name, found in of_kind.items() if name != kernel.blueprint_id]
+    """Return the remembered arms of other blueprints with the kernel's category and signature."""
+    arms = by_category.get((signatures.get(kernel.site, ""), kernel.category), {})
+    return [found for name, found in arms.items() if name != kernel.blueprint_id]
 
 
-def _cost_prior(ranks: CostRanks, worth: Priors) -> Prior:
+def _cost_prior(ranks: CostRanks, settings: Priors) -> Prior:
     known = [rank for rank in (ranks.params, ranks.latency, ranks.memory) if rank is not None]
-    if not known or not worth.cost:
+    if not known or not settings.cost:
         return NO_PRIOR
     mean_rank = math.fsum(known) / len(known)
-    return Prior(worth.cost, NEUTRAL + worth.cost_spread * (0.5 - mean_rank))
+    return Prior(settings.cost, NEUTRAL + settings.cost_spread * (0.5 - mean_rank))
 
 
-def _capped(found: Sequence[RememberedArm], worth: float) -> Prior:
-    """Return what earlier runs found, as one belief that counts at most `worth` trials."""
-    weight = math.fsum(each.weight for each in found)
-    if not weight or not worth:
+def _capped(found: Sequence[RememberedArm], max_weight: float) -> Prior:
+    """Return the remembered arms as one prior of at most `max_weight` trials."""
+    weight = math.fsum(arm.weight for arm in found)
+    if not weight or not max_weight:
         return NO_PRIOR
-    mean = math.fsum(each.weight * each.mean for each in found) / weight
-    return Prior(min(weight, worth), found[0].mean if len(found) == 1 else mean)
+    mean = math.fsum(arm.weight * arm.mean for arm in found) / weight
+    return Prior(min(weight, max_weight), found[0].mean if len(found) == 1 else mean)
 
 
-def _joined(*beliefs: Prior) -> Prior:
-    joined = NO_PRIOR
-    for belief in beliefs:
-        weight = joined.weight + belief.weight
-        if belief.weight:
-            share = belief.weight / weight
-            joined = Prior(weight, joined.mean + (belief.mean - joined.mean) * share)
-    return joined
+def _combined(*priors: Prior) -> Prior:
+    combined = NO_PRIOR
+    for prior in priors:
+        weight = combined.weight + prior.weight
+        if prior.weight:
+            share = prior.weight / weight
+            combined = Prior(weight, combined.mean + (prior.mean - combined.mean) * share)
+    return combined

@@ -1,4 +1,4 @@
-"""How kernels compare in what they cost: ranks that a selector may weigh."""
+"""Cost ranks of kernels."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from esper.topics.models import LoadableKernel
 
 @dataclass(frozen=True, slots=True)
 class CostRanks:
-    """The standing of a kernel among others: the share that costs less, equals counting half.
+    """The cost ranks of a kernel among others: the share of cheaper ones, ties counting half.
 
-    From 0, where it costs least, to 1; 0.5 for a kernel alone; None where its cost is not known.
+    0 is the cheapest, 1 the most expensive, 0.5 a single kernel, None an unknown cost.
     """
 
     params: float | None
@@ -33,7 +33,7 @@ def cost_ranks(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
 
 
 def cost_ranks_by_site(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
-    """Return the ranks of each kernel among those of its site, in order."""
+    """Return the ranks of each kernel among the kernels of its site, in order."""
     indexes: dict[str, list[int]] = {}
     for index, kernel in enumerate(kernels):
         indexes.setdefault(kernel.site, []).append(index)
@@ -44,13 +44,13 @@ def cost_ranks_by_site(kernels: Sequence[LoadableKernel]) -> list[CostRanks]:
 
 
 def ranks(values: Sequence[float | None]) -> list[float | None]:
-    """Return the place of each value among those known, from 0 to 1; None where it is not."""
+    """Return the rank of each value among the known ones, from 0 to 1; None if unknown."""
     known = sorted(value for value in values if value is not None)
     return [None if value is None else _rank(value, known) for value in values]
 
 
 def _rank(value: float, known: Sequence[float]) -> float:
-    """Return the place of a value among the others in a sorted list, from 0 to 1."""
+    """Return the rank of a value in a sorted list, from 0 to 1."""
     if len(known) == 1:
         return 0.5
     below, up_to = bisect_left(known, value), bisect_right(known, value)

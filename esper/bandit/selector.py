@@ -1,4 +1,4 @@
-"""Which seed gets attention, and which blueprint goes there."""
+"""Choose the slot and the blueprint to plant next."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,21 +19,23 @@ PURPOSE: Final = "selection"
 TIE_BREAK: Final = "tie-break"
 _BLUEPRINT: Final = f"{PURPOSE}/blueprint"
 _ATTENTION: Final = f"{PURPOSE}/attention"
+# Random numbers depend on this text, so committed histories need it unchanged.
+_SLOT_TIE_BREAK: Final = "seat"  # codespell:ignore seat
 
 
 class SlotId(NamedTuple):
-    """A place for a kernel: one seed of a site."""
+    """One slot of a site."""
 
     site: str
     slot: int
 
 
 class SelectorInput(NamedTuple):
-    """All that may be chosen from: arms at sites, seats at the same sites, and what is known.
+    """The arms, slots and statistics that a selector chooses from.
 
-    `slot_ids` are in the order of (site, slot), `slot_index` their index, `slots` how many a
-    site has; in `closed` ones nothing may be planted. `features` (n, d) and `model` are for
-    contextual policies.
+    `slot_ids` are in the order of (site, slot), `slot_index` holds their indexes, `slots` the
+    number of slots per site; nothing may be planted in `closed` slots. `features` (n, d) and
+    `model` are set for contextual policies.
     """
 
     arm_features: ArmFeatures
@@ -49,7 +51,7 @@ class SelectorInput(NamedTuple):
 
 
 class ArmChoice(NamedTuple):
-    """The seat and the arm to plant in it, by its place among the offers, with its score."""
+    """The slot to plant in, the index of the arm to plant, and the arm's score."""
 
     slot_id: SlotId
     arm: int
@@ -58,11 +60,11 @@ class ArmChoice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SeedSelector:
-    """Chooses by policies, within limits; pure, and random only by `seed` and the report's number.
+    """Choose by policies within limits; pure. `seed` and the report's seq give the randomness.
 
-    With `attention` there are two bandits, one among seats, and one at each site among its
-    blueprints. Without, `policy` chooses among all arms, and the first free slot is taken. Equal
-    scores are told apart by chance; by one number for each arm where `draw_per_arm`.
+    With `attention` one bandit chooses the slot and a bandit per site chooses its blueprint.
+    Without, `policy` chooses among all arms, and the first free slot is taken. Ties are broken at
+    random, by one number per arm with `draw_per_arm`.
     """
 
     policy: Policy
@@ -72,29 +74,31 @@ class SeedSelector:
     draw_per_arm: bool = False
 
     def choose(self, inputs: SelectorInput, situation: Situation) -> ArmChoice | None:
-        """Return what to plant next; None where constraints leave nothing."""
+        """Return the arm and slot to plant next; None where constraints rule out every arm."""
         if situation.on_trial >= self.limits.max_on_trial or not inputs.arm_features.kernels:
             return None
         if self.attention is not None:
-            return self._attend(inputs, situation)
+            return self._choose_slot_first(inputs, situation)
         best = self._best_arm(inputs, situation, slice(0, len(inputs.arm_features.kernels)))
         if best is None:
             return None
         return ArmChoice(_first_open(inputs, inputs.arm_features.kernels[best[0]].site), *best)
 
     def slot_scores(self, inputs: SelectorInput, seq: int) -> FloatArray:
-        """Return the score of each seat; the higher, the sooner it gets attention.
+        """Return the score of each slot; the slot with the highest score is filled first.
 
         Raises:
-            ValueError: there is no policy for attention.
+            ValueError: the selector has no policy for slots.
         """
         if self.attention is None:
-            raise ValueError("this selector has no policy for attention")
-        state, columns = inputs.slot_stats.seen_by(self.attention.discounting, inputs.trials)
-        return self.attention.score(state, columns, CounterRNG(self.seed, seq, _ATTENTION))
+            raise ValueError(
+                "the selector has no policy for slots; set `attention` in the selection"
+            )
+        context, arms = inputs.slot_stats.for_policy(self.attention.discounting, inputs.trials)
+        return self.attention.score(context, arms, CounterRNG(self.seed, seq, _ATTENTION))
 
     def arm_scores(self, inputs: SelectorInput, seq: int) -> FloatArray:
-        """Return the score of each arm, among those of its site where attention chose it."""
+        """Return the score of each arm; with a slot policy, relative to the arms of its site."""
         count = len(inputs.arm_features.kernels)
         if self.attention is None:
             return self._scores(inputs, seq, slice(0, count))
@@ -103,16 +107,16 @@ class SeedSelector:
             scores[where] = self._scores(inputs, seq, where)
         return scores
 
-    def _attend(self, inputs: SelectorInput, situation: Situation) -> ArmChoice | None:
+    def _choose_slot_first(self, inputs: SelectorInput, situation: Situation) -> ArmChoice | None:
         if not inputs.slot_ids:
             return None
         scores = self.slot_scores(inputs, situation.seq)
         codes: Codes = np.zeros(len(inputs.slot_ids), np.int8)
         for closed in inputs.closed:
-            # A report may tell of seats that its run did not open with.
-            if (known := inputs.slot_index.get(closed)) is not None:
-                codes[known] = Constraint.NO_SEED_FREE
-        while (index := self._first(scores, codes, situation.seq, "seat")) is not None:
+            # A report may list slots that the run_config does not have.
+            if (index := inputs.slot_index.get(closed)) is not None:
+                codes[index] = Constraint.NO_SEED_FREE
+        while (index := self._first(scores, codes, situation.seq, _SLOT_TIE_BREAK)) is not None:
             slot_id = inputs.slot_ids[index]
             best = self._best_arm(inputs, situation, inputs.arm_features.of_site(slot_id.site))
             if best is not None:
@@ -137,15 +141,15 @@ class SeedSelector:
             rows, purpose = None, _BLUEPRINT
         else:
             rows, purpose = where, f"{_BLUEPRINT}/{arm_features.kernels[where.start].site}"
-        state, columns = inputs.arm_stats.seen_by(
+        context, arms = inputs.arm_stats.for_policy(
             policy.discounting, inputs.trials, rows, inputs.features, inputs.model
         )
-        return policy.score(state, columns, CounterRNG(self.seed, seq, purpose))
+        return policy.score(context, arms, CounterRNG(self.seed, seq, purpose))
 
     def _first(self, scores: FloatArray, codes: Codes, seq: int, purpose: str) -> int | None:
-        """Return the place of the greatest score that no constraint rules out, if there is one.
+        """Return the index of the highest score without a constraint; None if all have one.
 
-        Chance decides among equal ones.
+        Ties are broken at random.
         """
         best = int(scores.argmax())
         if codes[best]:
@@ -165,7 +169,7 @@ class SeedSelector:
 
 
 def _first_open(inputs: SelectorInput, site: str) -> SlotId:
-    """Return the first open seat of a site, which has one."""
+    """Return the first open slot of a site that has an open slot."""
     slot = 0
     while (site, slot) in inputs.closed:
         slot += 1

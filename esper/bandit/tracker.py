@@ -1,4 +1,4 @@
-"""How everything that was tried has done: by seed and blueprint, by blueprint, by seed."""
+"""The histories of all trials: by slot and blueprint, by blueprint, by slot."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,12 +12,12 @@ from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.history import ArmHistory, TrialResult
 
 MAX_DETAILED = 4096
-"""Of more histories by seed and blueprint, those tried least lately are let go."""
+"""Beyond this number of histories by slot and blueprint, the least recently tried are dropped."""
 
 
 class HistoryKey(NamedTuple):
-    """What a history is of: a blueprint in a seed, or in any seed of the site (`slot` None), or a
-    seed whatever was planted there (`blueprint_id` None)."""
+    """The key of a history: a blueprint in a slot, a blueprint in any slot of a site (`slot` None),
+    or a slot with any blueprint (`blueprint_id` None)."""
 
     site: str
     slot: int | None = None
@@ -25,7 +25,7 @@ class HistoryKey(NamedTuple):
 
 
 class HistoryRow(BaseModel):
-    """One history as it is stored."""
+    """The stored form of one history."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,12 +37,12 @@ class HistoryRow(BaseModel):
 
 @dataclass(frozen=True)
 class PerformanceTracker:
-    """The histories of a run, after `trials` trials; a value.
+    """The histories of a run after `trials` trials; immutable.
 
-    What it is told are rewards of paired differences: each trial's loss with and without the seed,
-    same weights, same batch. `marginal` has one history for each blueprint at a site and for each
-    seed, on which policies decide; `detailed` one for each blueprint in a seed. A blueprint's
-    history forgets as the policy for blueprints does, a seed's as the one for attention.
+    Rewards come from paired differences: a trial's loss with and without the seed, same weights,
+    same batch. `marginal` has one history per (site, blueprint) and one per slot, which policies
+    use; `detailed` one per blueprint in a slot. Blueprint histories use the discounting of the
+    policy, slot histories that of the slot policy.
     """
 
     trials: int = 0
@@ -51,14 +51,14 @@ class PerformanceTracker:
     discounting: Discounting = NO_DISCOUNT
     attention_discounting: Discounting = NO_DISCOUNT
 
-    def of(self, tried: HistoryKey) -> ArmHistory | None:
-        """Return the history of what was tried; None where it never was, or was let go."""
-        return self.marginal.get(tried) or self.detailed.get(tried)
+    def of(self, key: HistoryKey) -> ArmHistory | None:
+        """Return the history of a key; None where nothing was tried or the history was dropped."""
+        return self.marginal.get(key) or self.detailed.get(key)
 
     def after(
         self, site: str, slot: int, blueprint_id: str, trial: TrialResult
     ) -> "PerformanceTracker":
-        """Return the tracker with one more trial, of a blueprint in a seed."""
+        """Return the tracker with one more trial, of a blueprint in a slot."""
         number = self.trials + 1
         both, arm, seed = (
             HistoryKey(site, slot, blueprint_id),
@@ -69,7 +69,7 @@ class PerformanceTracker:
         before = detailed.pop(both, ArmHistory())
         if len(detailed) >= MAX_DETAILED:
             del detailed[next(iter(detailed))]
-        # Last is what was tried last, so that the first is what may go.
+        # The dict is ordered by last trial, so the first entry is dropped.
         detailed[both] = before.after(trial, number, self.discounting)
         marginal = {
             **self.marginal,
@@ -81,36 +81,34 @@ class PerformanceTracker:
         return replace(self, trials=number, marginal=marginal, detailed=detailed)
 
     def without(self, site: str, blueprint_id: str) -> "PerformanceTracker":
-        """Return the tracker without what is known of a blueprint at a site: it is another now."""
+        """Return the tracker without a blueprint at a site, whose kernel was replaced."""
 
         def kept(histories: Mapping[HistoryKey, ArmHistory]) -> dict[HistoryKey, ArmHistory]:
             return {
-                tried: history
-                for tried, history in histories.items()
-                if (tried.site, tried.blueprint_id) != (site, blueprint_id)
+                key: history
+                for key, history in histories.items()
+                if (key.site, key.blueprint_id) != (site, blueprint_id)
             }
 
         return replace(self, marginal=kept(self.marginal), detailed=kept(self.detailed))
 
     @cached_property
     def json(self) -> bytes:
-        """The tracker as it is stored, in an order that `with_rows` keeps."""
-        rows = [_encoded(*each) for each in (*self.marginal.items(), *self.detailed.items())]
+        """The stored bytes of the tracker, in an order that `with_rows` keeps."""
+        rows = [_encoded(*item) for item in (*self.marginal.items(), *self.detailed.items())]
         return b'{"rows":[%b],"trials":%d}' % (b",".join(rows), self.trials)
 
     def with_rows(self, trials: int, rows: Iterable[HistoryRow]) -> "PerformanceTracker":
-        """Return the tracker with the histories that were stored, after `trials` trials."""
+        """Return the tracker with stored histories, after `trials` trials."""
         marginal: dict[HistoryKey, ArmHistory] = {}
         detailed: dict[HistoryKey, ArmHistory] = {}
         for row in rows:
-            tried = HistoryKey(row.site, row.slot, row.blueprint_id)
-            both = tried.slot is not None and tried.blueprint_id is not None
-            (detailed if both else marginal)[tried] = row.history
+            key = HistoryKey(row.site, row.slot, row.blueprint_id)
+            both = key.slot is not None and key.blueprint_id is not None
+            (detailed if both else marginal)[key] = row.history
         return replace(self, trials=trials, marginal=marginal, detailed=detailed)
 
 
-def _encoded(tried: HistoryKey, history: ArmHistory) -> bytes:
-    row = HistoryRow(
-        site=tried.site, slot=tried.slot, blueprint_id=tried.blueprint_id, history=history
-    )
+def _encoded(key: HistoryKey, history: ArmHistory) -> bytes:
+    row = HistoryRow(site=key.site, slot=key.slot, blueprint_id=key.blueprint_id, history=history)
     return orjson.dumps(row.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)

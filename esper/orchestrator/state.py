@@ -129,7 +129,7 @@ class StrategyState(_Frozen):
 STORED_KEYS: Final[Mapping[str, str]] = {
     "tracker": "tracked",
     "idle_reason": "said",
-    "strategy_state": "agenda",
+    "strategy_state": "agenda",  # codespell:ignore agenda
 }
 """The stored key of each field of `FoldState` that is not stored under its own name."""
 

@@ -84,7 +84,7 @@ class EsperAgent:
 
     def policy_inputs(self) -> tuple[PolicyContext, ArmArrays]:
         """Return the inputs of the policy's score."""
-        return self.arm_stats.seen_by(
+        return self.arm_stats.for_policy(
             self.policy.discounting, self.tracker.trials, features=self.features, model=self.model
         )
 

@@ -1,4 +1,4 @@
-"""Random things to choose from: kernels at sites, seats, situations and limits."""
+"""Strategies for selector inputs: kernels at sites, slots, situations and limits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -95,7 +95,7 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """A choice at report 10, over sites of up to two seats each; one site may have none."""
+    """A choice at report 10, over sites with up to two slots; one site may have no kernel."""
     offered, bounds = draw(kernels()), draw(limits)
     slots = {site: draw(st.integers(1, 2)) for site in SITES[: draw(st.integers(2, 3))]}
     slot_ids = tuple(SlotId(site, slot) for site in sorted(slots) for slot in range(slots[site]))
@@ -115,7 +115,7 @@ def cases(draw: st.DrawFn) -> Case:
         present=draw(pairs),
         rotating=draw(pairs),
         culled=frozenset(
-            (each.site, each.kernel_id) for each in offered if draw(st.integers(0, 5)) == 0
+            (kernel.site, kernel.kernel_id) for kernel in offered if draw(st.integers(0, 5)) == 0
         ),
     )
     histories = {
@@ -125,11 +125,11 @@ def cases(draw: st.DrawFn) -> Case:
     }
     options = SelectorInput(
         arm_features=ArmFeatures.of(offered, embargoes, permanent_codes(bounds, slots, offered)),
-        arms=ArmStats.of(len(offered), histories, {}),
+        arm_stats=ArmStats.of(len(offered), histories, {}),
         slot_ids=slot_ids,
-        indexes={slot_id: index for index, slot_id in enumerate(slot_ids)},
+        slot_index={slot_id: index for index, slot_id in enumerate(slot_ids)},
         slots=slots,
-        seeds=ArmStats.of(len(slot_ids), {}, {}),
+        slot_stats=ArmStats.of(len(slot_ids), {}, {}),
         trials=9,
         closed=closed,
         features=np.ones((len(offered), 3)),

@@ -35,8 +35,8 @@ def test_columns_kept_up_are_bit_for_bit_those_of_a_restored_state(
 ) -> None:
     arm_stats, histories = played(moves, priors, discounting)
     fresh = ArmStats.of(ARMS, dict(sorted(histories.items())), priors)
-    for each in (NO_DISCOUNT, discounting):
-        ours, theirs = (them.seen_by(each, len(moves)) for them in (arm_stats, fresh))
+    for rule in (NO_DISCOUNT, discounting):
+        ours, theirs = (stats.for_policy(rule, len(moves)) for stats in (arm_stats, fresh))
         assert ours[0] == theirs[0]
         for column in ("weight", "mean", "variance"):
             assert (getattr(ours[1], column) == getattr(theirs[1], column)).all()
@@ -68,8 +68,8 @@ def test_a_range_of_arms_is_a_part_of_all_and_its_total_that_of_its_trials(
 ) -> None:
     where = slice(min(start, stop), max(start, stop))
     arm_stats, _ = played(moves, priors, discounting)
-    _, whole = arm_stats.seen_by(discounting, len(moves))
-    state, part = arm_stats.seen_by(discounting, len(moves), where)
+    _, whole = arm_stats.for_policy(discounting, len(moves))
+    state, part = arm_stats.for_policy(discounting, len(moves), where)
     assert (part.weight == whole.weight[where]).all()
     assert (part.mean == whole.mean[where]).all()
     of_priors = sum(
@@ -78,7 +78,7 @@ def test_a_range_of_arms_is_a_part_of_all_and_its_total_that_of_its_trials(
     assert state.total == pytest.approx(float(np.sum(part.weight)) - of_priors, abs=1e-9)
 
 
-def test_the_standings_before_stay_as_they_were() -> None:
+def test_updating_statistics_leaves_the_earlier_value_unchanged() -> None:
     before = ArmStats.of(2, {}, {})
     before.with_history(0, ArmHistory(pulls=3, mean=0.5))
     assert before.lifetime.weight.tolist() == [0.0, 0.0]

@@ -25,7 +25,7 @@ def codes(
     situation: Situation = NONE,
     embargo: int = 0,
 ) -> list[Constraint]:
-    """The constraints on kernels at two sites of one seat each."""
+    """The constraints on kernels at two sites with one slot each."""
     bounds = limits or SelectionLimits()
     slots = {"conv": 1, "fc": 1}
     arm_features = ArmFeatures.of(

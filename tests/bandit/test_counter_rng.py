@@ -186,5 +186,5 @@ def test_what_an_arm_draws_does_not_depend_on_the_others() -> None:
 
 @pytest.mark.parametrize("shape", [0.999, 0.0, -1.0, math.inf, math.nan])
 def test_a_shape_that_the_method_is_not_for_is_refused(shape: float) -> None:
-    with pytest.raises(ValueError, match="a shape that is not 1 or more"):
+    with pytest.raises(ValueError, match="give finite ones of at least 1"):
         CounterRNG(0, 0, "gammas").gammas(np.array([2.0, shape]))

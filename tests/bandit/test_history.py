@@ -28,7 +28,7 @@ def test_mean_and_variance_are_those_of_all_rewards(values: list[float]) -> None
     assert history.pulls == len(values)
     assert history.mean == pytest.approx(fmean(values))
     assert history.variance == pytest.approx(pvariance(values), abs=1e-12)
-    assert history.remembered(NO_DISCOUNT, 1000) == (len(values), history.mean, history.variance)
+    assert history.moments(NO_DISCOUNT, 1000) == (len(values), history.mean, history.variance)
 
 
 @given(rewards, st.integers(1, 30), st.integers(0, 40))
@@ -38,7 +38,7 @@ def test_a_window_leaves_the_rewards_of_the_last_trials_of_the_bandit(
     discounting = Discounting(window=window)
     now = len(values) + idle
     inside = [value for number, value in enumerate(values, start=1) if number > now - window]
-    weight, mean, variance = told(values, discounting).remembered(discounting, now)
+    weight, mean, variance = told(values, discounting).moments(discounting, now)
     assert weight == len(inside)
     assert mean == pytest.approx(fmean(inside) if inside else 0.0)
     assert variance == pytest.approx(pvariance(inside) if inside else 0.0, abs=1e-12)
@@ -51,7 +51,7 @@ def test_a_discount_weighs_each_reward_by_the_trials_since(
     discounting = Discounting(discount=discount)
     now = len(values) + idle
     weights = [discount ** (now - number) for number in range(1, len(values) + 1)]
-    weight, mean, _ = told(values, discounting).remembered(discounting, now)
+    weight, mean, _ = told(values, discounting).moments(discounting, now)
     assert weight == pytest.approx(sum(weights))
     expected = sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
     assert mean == pytest.approx(expected)

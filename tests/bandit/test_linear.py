@@ -73,7 +73,7 @@ def test_a_later_trial_of_an_arm_counts_less_of_the_features(
 
 
 def test_a_model_takes_no_other_number_of_features_than_before() -> None:
-    with pytest.raises(ValueError, match="3 features, and the model has 4"):
+    with pytest.raises(ValueError, match="got 3 features; the model has 4"):
         learnt([([0.0] * 4, 0.5)]).after([0.0] * 3, 0.5)
 
 
@@ -119,7 +119,7 @@ def test_an_arm_never_tried_profits_from_others_with_its_features() -> None:
 
 
 def test_arms_without_features_are_refused() -> None:
-    with pytest.raises(ValueError, match="judges arms by features, and these have none"):
+    with pytest.raises(ValueError, match="needs arms with features"):
         POLICIES["linear-thompson"]().score(PolicyContext(0.0), columns([(0, 0.0)]), RNG)
 
 

@@ -24,10 +24,10 @@ FC = "vector:32>12"
 
 pulls = st.integers(1, 500)
 means = st.floats(0, 1)
-lessons = st.builds(
+updates = st.builds(
     MemoryUpdate, st.sampled_from([CONV, FC]), st.sampled_from("abcdef"), pulls=pulls, mean=means
 )
-runs = st.lists(lessons, max_size=8)
+runs = st.lists(updates, max_size=8)
 histories = st.lists(runs, max_size=12)
 
 
@@ -89,14 +89,14 @@ def test_no_number_of_runs_drowns_the_evidence_of_a_new_one(
 
 @given(st.lists(st.tuples(pulls, means), min_size=3, max_size=4))
 def test_the_order_of_a_runs_sites_does_not_matter(tried: list[tuple[int, float]]) -> None:
-    orders = permutations([MemoryUpdate(CONV, "a", *each) for each in tried])
+    orders = permutations([MemoryUpdate(CONV, "a", *item) for item in tried])
     assert len({after([], list(learnt)).arms[CONV, "a"] for learnt in orders}) == 1
 
 
-@given(st.lists(lessons, max_size=8))
+@given(st.lists(updates, max_size=8))
 def test_runs_of_other_signatures_are_remembered_in_any_order(learnt: list[MemoryUpdate]) -> None:
-    conv = [each for each in learnt if each.signature == CONV]
-    fc = [each for each in learnt if each.signature == FC]
+    conv = [update for update in learnt if update.signature == CONV]
+    fc = [update for update in learnt if update.signature == FC]
     known = after([MemoryUpdate(CONV, "a", 3, 0.1), MemoryUpdate(FC, "b", 3, 0.2)])
 
     def both(first: list[MemoryUpdate], second: list[MemoryUpdate]) -> FamilyMemory:
@@ -176,7 +176,7 @@ def test_a_snapshot_has_what_is_known_of_the_sites_of_a_run_by_name() -> None:
             MemoryUpdate(CONV, "a", 1, 0.3),
         ]
     )
-    assert [(each.signature, each.blueprint_id) for each in snapshot(memory, [CONV])] == [
+    assert [(arm.signature, arm.blueprint_id) for arm in snapshot(memory, [CONV])] == [
         (CONV, "a"),
         (CONV, "b"),
     ]
@@ -189,7 +189,7 @@ def test_a_snapshot_is_no_larger_than_an_opening_takes_and_has_the_heaviest() ->
     learnt = [MemoryUpdate(FC, f"arm-{n:04d}", 1 + n % 7, 0.5) for n in range(MAX_REMEMBERED + 500)]
     arms = snapshot(after(learnt), [FC])
     assert len(MemorySnapshot(family="digits", arms=arms).arms) == MAX_REMEMBERED
-    lightest = sorted(min(lesson.pulls, 20) for lesson in learnt)[500]
+    lightest = sorted(min(update.pulls, 20) for update in learnt)[500]
     assert min(arm.weight for arm in arms) == lightest
     assert list(arms) == sorted(arms, key=lambda arm: arm.blueprint_id)
 
@@ -198,6 +198,6 @@ def test_a_snapshot_is_no_larger_than_an_opening_takes_and_has_the_heaviest() ->
     ("tried", "mean"),
     [(0, 0.5), (-1, 0.5), (math.inf, 0.5), (math.nan, 0.5), (1, math.nan), (1, 2)],
 )
-def test_a_lesson_that_is_none_is_refused_by_name(tried: float, mean: float) -> None:
+def test_an_invalid_memory_update_is_refused_by_name(tried: float, mean: float) -> None:
     with pytest.raises(ValueError, match=f"low-rank at {CONV}"):
         after([MemoryUpdate(CONV, "low-rank", tried, mean)])

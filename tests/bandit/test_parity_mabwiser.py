@@ -21,10 +21,10 @@ def history() -> tuple[list[int], list[float]]:
 
 def tried(pulled: list[int], rewards: list[float], arms: int = ARMS) -> list[tuple[float, float]]:
     of_arm = [
-        [reward for arm, reward in zip(pulled, rewards, strict=True) if arm == each]
-        for each in range(arms)
+        [reward for arm, reward in zip(pulled, rewards, strict=True) if arm == index]
+        for index in range(arms)
     ]
-    return [(len(each), math.fsum(each) / len(each) if each else 0.0) for each in of_arm]
+    return [(len(item), math.fsum(item) / len(item) if item else 0.0) for item in of_arm]
 
 
 def fitted(policy: object, rewards: list[float], step: int = 1) -> MAB:

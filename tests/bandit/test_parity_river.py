@@ -36,7 +36,7 @@ def chosen_by_ours(policy: Policy) -> list[int]:
     seen: list[list[float]] = [[] for _ in range(ARMS)]
     sequence = []
     for turn, rewards in enumerate(table()):
-        tried = [(len(each), math.fsum(each) / len(each) if each else 0.0) for each in seen]
+        tried = [(len(item), math.fsum(item) / len(item) if item else 0.0) for item in seen]
         arm = int(
             np.argmax(policy.score(after(tried), columns(tried), CounterRNG(0, turn, "parity")))
         )

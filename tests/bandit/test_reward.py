@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from esper.bandit import reward_of, share_of
-from esper.bandit.reward import MOST_SHARE
+from esper.bandit.reward import MAX_SHARE
 
 contributions = st.floats(-1e100, 1e100)
 losses = st.floats(allow_nan=False, allow_infinity=False)
@@ -67,7 +67,7 @@ def test_from_a_reward_the_share_of_the_loss_that_earned_it_is_told(
     assert share_of(reward, params, host_params) == pytest.approx(share, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize(("reward", "share"), [(0.0, -MOST_SHARE), (1.0, MOST_SHARE)])
+@pytest.mark.parametrize(("reward", "share"), [(0.0, -MAX_SHARE), (1.0, MAX_SHARE)])
 def test_rewards_that_nothing_earns_stand_for_the_most_there_is(
     reward: float, share: float
 ) -> None:

@@ -36,9 +36,9 @@ def breaks(case: Case, choice: ArmChoice) -> list[str]:
     arm = options.arm_features.kernels[choice.arm]
     cost = arm.cost
     broken = {
-        "seat of another site": choice.slot_id.site != arm.site,
-        "seat closed": choice.slot_id in options.closed or choice.slot_id not in options.slot_ids,
-        "no seat yet": bool(situation.everywhere),
+        "slot of another site": choice.slot_id.site != arm.site,
+        "slot closed": choice.slot_id in options.closed or choice.slot_id not in options.slot_ids,
+        "no slot yet": bool(situation.everywhere),
         "too many on trial": situation.on_trial >= limits.max_on_trial,
         "forbidden": arm.blueprint_id in limits.forbidden or arm.site in limits.forbidden_sites,
         "not pinned": arm.blueprint_id not in limits.pinned.get(arm.site, (arm.blueprint_id,)),
@@ -82,54 +82,54 @@ def test_no_choice_ever_breaks_a_rule_and_none_is_missed(
     options = case.options._replace(model=LinearModel() if policy.contextual else None)
     choice = selector.choose(options, case.situation)
     if choice is None:
-        assert all(breaks(case, each) for each in every_choice(case)), "something was left"
+        assert all(breaks(case, choice) for choice in every_choice(case)), "something was left"
     else:
         assert not breaks(case, choice)
 
 
 def options(means: dict[tuple[str, str], float], slot_ids: dict[SlotId, float]) -> SelectorInput:
-    """Arms and seats that were tried five times each, with these mean rewards."""
+    """Return arms and slots with five trials each and these mean rewards."""
     offered = [kernel(site, name, name) for site, name in sorted(means)]
-    indexes = sorted(slot_ids)
+    ordered = sorted(slot_ids)
     return SelectorInput(
         arm_features=ArmFeatures.of(offered, [0] * len(offered), np.zeros(len(offered), np.int8)),
-        arms=_standings([means[name] for name in sorted(means)]),
-        slot_ids=tuple(indexes),
-        indexes={slot_id: index for index, slot_id in enumerate(indexes)},
-        slots=Counter(slot_id.site for slot_id in indexes),
-        seeds=_standings([slot_ids[slot_id] for slot_id in indexes]),
+        arm_stats=_arm_stats([means[name] for name in sorted(means)]),
+        slot_ids=tuple(ordered),
+        slot_index={slot_id: index for index, slot_id in enumerate(ordered)},
+        slots=Counter(slot_id.site for slot_id in ordered),
+        slot_stats=_arm_stats([slot_ids[slot_id] for slot_id in ordered]),
         trials=5 * len(offered),
         closed=frozenset(),
     )
 
 
-def _standings(means: list[float]) -> ArmStats:
+def _arm_stats(means: list[float]) -> ArmStats:
     histories = {index: ArmHistory(pulls=5, mean=mean) for index, mean in enumerate(means)}
     return ArmStats.of(len(means), histories, {})
 
 
 MEANS = {("conv", "a"): 0.9, ("conv", "b"): 0.2, ("fc", "a"): 0.5, ("fc", "b"): 0.6}
-SEATS = {SlotId("conv", 0): 0.1, SlotId("fc", 0): 0.8, SlotId("fc", 1): 0.7}
+SLOT_MEANS = {SlotId("conv", 0): 0.1, SlotId("fc", 0): 0.8, SlotId("fc", 1): 0.7}
 
 
-def test_attention_chooses_the_seat_and_the_policy_what_goes_there() -> None:
+def test_the_slot_policy_chooses_the_slot_and_the_policy_its_blueprint() -> None:
     """The best blueprint of all is at the site that does worse."""
     choice = SeedSelector(UCB1, UCB1, SelectionLimits(), 0).choose(
-        options(MEANS, SEATS), Situation(seq=9)
+        options(MEANS, SLOT_MEANS), Situation(seq=9)
     )
     assert choice is not None
     assert (choice.slot_id, choice.arm) == (SlotId("fc", 0), 3)
 
 
-def test_without_attention_the_best_arm_of_all_takes_the_first_seat_of_its_site() -> None:
+def test_without_a_slot_policy_the_best_arm_takes_the_first_slot_of_its_site() -> None:
     choice = SeedSelector(UCB1, None, SelectionLimits(), 0).choose(
-        options(MEANS, SEATS), Situation(seq=9)
+        options(MEANS, SLOT_MEANS), Situation(seq=9)
     )
     assert choice is not None
     assert (choice.slot_id, choice.arm) == (SlotId("conv", 0), 0)
 
 
-def test_a_closed_seat_is_passed_over() -> None:
+def test_a_closed_slot_is_not_chosen() -> None:
     case = options({("fc", "a"): 0.5}, {SlotId("fc", 0): 0.9, SlotId("fc", 1): 0.1})
     case = case._replace(closed=frozenset({SlotId("fc", 0)}))
     for attention in (None, UCB1):
@@ -140,7 +140,7 @@ def test_a_closed_seat_is_passed_over() -> None:
 
 def test_attention_goes_to_the_next_site_where_nothing_is_left_at_the_first() -> None:
     limits = SelectionLimits(forbidden_sites=("fc",))
-    case = options(MEANS, SEATS)
+    case = options(MEANS, SLOT_MEANS)
     banned = np.array([0, 0, 2, 2], np.int8)
     arm_features = ArmFeatures.of(case.arm_features.kernels, [0] * 4, banned)
     choice = SeedSelector(UCB1, UCB1, limits, 0).choose(
@@ -166,7 +166,7 @@ def test_among_equal_arms_each_is_chosen_about_as_often(attention: Policy | None
 
 
 def test_with_no_arm_at_all_nothing_is_chosen() -> None:
-    empty = options({}, SEATS)
+    empty = options({}, SLOT_MEANS)
     for attention in (None, UCB1):
         assert (
             SeedSelector(UCB1, attention, SelectionLimits(), 0).choose(empty, Situation(seq=0))
@@ -175,7 +175,7 @@ def test_with_no_arm_at_all_nothing_is_chosen() -> None:
 
 
 def test_scores_on_record_are_those_that_were_chosen_by() -> None:
-    case = options(MEANS, SEATS)
+    case = options(MEANS, SLOT_MEANS)
     for attention in (None, UCB1):
         selector = SeedSelector(UCB1, attention, SelectionLimits(), 0)
         choice = selector.choose(case, Situation(seq=9))

@@ -52,7 +52,7 @@ class Run:
         self.loss: float | None = 1.0
         self.said: list[AdaptationDecision] = []
         self.trainer.report()
-        self.go(*(arm_features or [each for each in OFFERS if each.site in slots]))
+        self.go(*(arm_features or [kernel for kernel in OFFERS if kernel.site in slots]))
 
     def go(self, *arm_features: LoadableKernel) -> AdaptationDecision | None:
         """Make one report, have what is decided applied, and return it."""
@@ -86,7 +86,7 @@ class Run:
 
 
 def operations(decision: AdaptationDecision, kind: type[Any]) -> list[Any]:
-    return [each for each in decision.operations if isinstance(each, kind)]
+    return [operation for operation in decision.operations if isinstance(operation, kind)]
 
 
 def course(decision: AdaptationDecision) -> ActiveStrategy:
@@ -95,7 +95,7 @@ def course(decision: AdaptationDecision) -> ActiveStrategy:
 
 
 def signal(decision: AdaptationDecision, name: str) -> Signal:
-    (found,) = [each for each in course(decision).signals if each.name == name]
+    (found,) = [signal for signal in course(decision).signals if signal.name == name]
     return found
 
 

@@ -86,7 +86,11 @@ def test_every_report_is_answered_and_the_decisions_are_those_of_an_ordinary_run
     )
     assert {decision.seq for decision in lockstep} == set(range(runs[1].seq))
     asked = [
-        [(each.seq, each.index, each.operations) for each in decisions if each.operations]
+        [
+            (operation.seq, operation.index, operation.operations)
+            for operation in decisions
+            if operation.operations
+        ]
         for decisions in (ordinary, lockstep)
     ]
     assert asked[0] == asked[1]

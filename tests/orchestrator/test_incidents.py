@@ -60,7 +60,7 @@ def planted(trainer: Trainer) -> AdaptationDecision:
 
 
 def arm(state: FoldState, blueprint: str = "a") -> tuple[int, float, int]:
-    (found,) = [each for each in state.arms if each.kernel.blueprint_id == blueprint]
+    (found,) = [arm for arm in state.arms if arm.kernel.blueprint_id == blueprint]
     return found.pulls, found.mean, found.embargo_until_seq
 
 
@@ -111,8 +111,8 @@ def test_it_is_not_planted_again_before_its_rest_is_over(trainer: Trainer) -> No
     trainer.report(incidents=[rolled_back(trainer, decision)])
     trainer.seeds.clear()
     while trainer.seq < until:
-        assert not any(each.operations for each in trainer.report())
-    assert any(each.operations for each in trainer.report())
+        assert not any(decision.operations for decision in trainer.report())
+    assert any(decision.operations for decision in trainer.report())
 
 
 def test_a_host_that_diverged_by_itself_is_no_one_s_fault(trainer: Trainer) -> None:

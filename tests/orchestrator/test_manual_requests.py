@@ -80,7 +80,9 @@ def test_what_is_withheld_was_never_planted_and_the_next_choice_is_shown(trainer
     shown = []
     for report in range(3):
         (plan,) = trainer.report(*(OFFERS if report == 0 else ()))
-        shown += [each.kernel_id for each in plan.operations if isinstance(each, Plant)]
+        shown += [
+            operation.kernel_id for operation in plan.operations if isinstance(operation, Plant)
+        ]
         trainer.withhold(plan)
     assert sorted(shown) == sorted(offer.kernel_id for offer in OFFERS)
     assert trainer.folded.trials == ()
@@ -91,7 +93,7 @@ def test_what_is_withheld_was_never_planted_and_the_next_choice_is_shown(trainer
 # -- by hand ------------------------------------------------------------------------------------
 
 
-def test_what_is_asked_for_is_done_and_the_reason_says_who_wanted_it(grown: Trainer) -> None:
+def test_a_request_is_carried_out_and_named_in_the_reason(grown: Trainer) -> None:
     slot = place_of(grown)
     request = grown.ask(CULL, "fc", slot)
     (plan,) = grown.report(requests=[request])
@@ -110,10 +112,14 @@ def test_a_whole_site_means_all_that_can_go_on_there() -> None:
     for offer in OFFERS:
         trainer.accept(trainer.report(offer))
     (plan,) = trainer.report(requests=[trainer.ask(KEEP, "fc")])
-    assert [type(each) for each in plan.operations] == [Fossilize] * 2, "the third is blending"
+    assert [type(operation) for operation in plan.operations] == [Fossilize] * 2, (
+        "the third is blending"
+    )
     trainer.accept([plan])
     (plan,) = trainer.report(requests=[trainer.ask(CULL, "fc")])
-    assert [type(each) for each in plan.operations] == [Cull], "two are part of the host now"
+    assert [type(operation) for operation in plan.operations] == [Cull], (
+        "two are part of the host now"
+    )
     audited(trainer)
 
 

@@ -9,7 +9,7 @@ from esper.topics.models import MemorySnapshot, RememberedArm
 from tests.orchestrator.trained_memory import SIGNATURES, taught_run
 
 
-def test_each_blueprint_that_was_tried_is_a_lesson_with_its_own_trials() -> None:
+def test_each_tried_blueprint_gives_a_memory_update_with_its_own_trials() -> None:
     state = taught_run("digits").folded
     tried = {(arm.kernel.site, arm.kernel.blueprint_id): arm for arm in state.arms if arm.pulls}
     assert len(tried) >= len(SIGNATURES), "the run tried too little for this test"
@@ -46,8 +46,7 @@ def test_a_later_run_is_told_which_blueprint_was_good_at_such_sites() -> None:
         FamilyMemory(), memory_updates(taught_run("digits").folded), run_id="run", at_ms=0
     )
     known = {
-        (each.signature, each.blueprint_id): each.mean
-        for each in snapshot(memory, SIGNATURES.values())
+        (arm.signature, arm.blueprint_id): arm.mean for arm in snapshot(memory, SIGNATURES.values())
     }
     for signature in SIGNATURES.values():
         assert known[signature, "b"] > 0.5

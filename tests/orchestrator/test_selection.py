@@ -41,7 +41,7 @@ def plants(decisions: Sequence[AdaptationDecision]) -> list[Plant]:
 
 
 def run_until_planted(trainer: Trainer, limit: int = 60) -> list[Plant]:
-    """Report until something is planted; empty where nothing is within so many reports."""
+    """Report until something is planted; empty where no report within the limit plants."""
     while trainer.seq < limit:
         decisions = trainer.report()
         if planted := plants(decisions):
@@ -85,7 +85,7 @@ def test_what_is_planted_counts_against_the_budget() -> None:
     (said,) = trainer.report()
     assert len(trainer.seeds) == 2
     assert said.reason == "no action: all 3 arms are ruled out by category-present, params"
-    left = next(each for each in said.candidates if each.constraint == "params")
+    left = next(candidate for candidate in said.candidates if candidate.constraint == "params")
     assert left.excluded == "too much for the parameters budget: 200 of 80% of 250 are used"
 
 
@@ -118,7 +118,7 @@ def test_the_last_category_planted_rests_while_there_is_another(seed: int) -> No
     trainer = Trainer({"fc": 4}, selection=selection(rotation=1, max_on_trial=4), seed=seed)
     trainer.report()
     offered = {"a": "gate", "b": "gate", "c": "skip", "d": "skip"}
-    decisions = trainer.report(*(kernel("fc", *each) for each in offered.items()))
+    decisions = trainer.report(*(kernel("fc", *item) for item in offered.items()))
     (first,) = plants(decisions)
     trainer.reserve(decisions[0])
     trainer.refuse(decisions[0])
@@ -193,9 +193,9 @@ def test_what_earlier_runs_found_decides_what_is_tried_first_and_is_on_record() 
         )
         trainer.report()
         (decision,) = trainer.report(kernel("fc", "a"), kernel("fc", "b"))
-        assert [each.blueprint_id for each in decision.candidates] == ["b", "a"]
+        assert [candidate.blueprint_id for candidate in decision.candidates] == ["b", "a"]
         assert plants([decision])[0].blueprint_id == "b"
-        believed = {each.blueprint_id: each for each in decision.candidates}
+        believed = {candidate.blueprint_id: candidate for candidate in decision.candidates}
         assert (believed["b"].prior_weight, believed["b"].prior_mean) == (4.0, 0.9)
         assert (believed["a"].prior_weight, believed["a"].prior_mean) == (2.0, 0.1)
         assert decision.reason == "fc: b scores 0.900 and was never tried"
@@ -208,14 +208,14 @@ def test_with_attention_the_record_holds_the_scores_of_all_seeds() -> None:
     trainer = Trainer({"conv": 1, "fc": 2}, selection=selection(attention=UCB1))
     trainer.report()
     (decision,) = trainer.report(*(kernel(site, "a") for site in ("conv", "fc")))
-    assert {(each.site, each.slot) for each in decision.seeds} == {
+    assert {(seed.site, seed.slot) for seed in decision.seeds} == {
         ("conv", 0),
         ("fc", 0),
         ("fc", 1),
     }
     assert decision.attention is not None
     assert decision.attention.name == "ucb1"
-    assert all(each.free and each.score is None for each in decision.seeds)
+    assert all(seed.free and seed.score is None for seed in decision.seeds)
 
 
 def test_the_seed_that_did_better_gets_attention_first() -> None:

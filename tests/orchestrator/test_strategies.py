@@ -56,7 +56,9 @@ def test_candidates_of_a_round_are_of_different_categories_as_long_as_there_are_
     for seed in range(5):
         run = Run(arm_features=arm_features, max_on_trial=3)
         run.trainer.seed = seed
-        categories = {each.blueprint_id.partition("-")[0] for each in operations(run.first, Plant)}
+        categories = {
+            operation.blueprint_id.partition("-")[0] for operation in operations(run.first, Plant)
+        }
         assert categories == {"a", "b", "c"}
 
 
@@ -120,7 +122,7 @@ def test_a_clear_loser_is_culled_at_the_first_rung_and_pays_for_it() -> None:
     arm_features = [kernel("conv", "a"), kernel("fc", "b")]
     run = Run(worth, arm_features=arm_features, rung_reports=2)
     decision = run.until(Strategy.DIVERSIFY)
-    assert [type(each) for each in decision.operations] == [Cull]
+    assert [type(operation) for operation in decision.operations] == [Cull]
     assert decision.operations[0].site == "fc"
     assert "b contributed 2.0% for 2 reports and a at conv 20.0%" in decision.reason
     arm = run.trainer.folded.arms.at("fc", "b")
@@ -259,7 +261,7 @@ def test_a_seed_that_failed_its_trial_gives_way_to_one_expected_to_be_better() -
     run = Run(flat("conv", a=0.001), {"conv": 3}, [kernel("conv", "a")])
     run.trainer.report(kernel("conv", "b"))
     decision = run.until(Strategy.REPLACE)
-    assert [each.op for each in decision.operations] == ["cull", "plant"]
+    assert [operation.op for operation in decision.operations] == ["cull", "plant"]
     assert decision.reason == (
         "conv · REPLACE: a contributed 0.1% for 6 reports, b was never tried"
     )
@@ -287,7 +289,7 @@ def test_nothing_worse_is_planted_in_exchange() -> None:
         decision = run.go()
         if decision is not None and decision.strategy is Strategy.REPLACE:
             weak = run.trainer.folded.arms.on("conv", decision.operations[0].kernel_id)
-            planted = [each.blueprint_id for each in operations(decision, Plant)]
+            planted = [operation.blueprint_id for operation in operations(decision, Plant)]
             arm = run.trainer.folded.arms.at("conv", "a")
             assert weak is not None
             assert arm is not None
@@ -310,7 +312,7 @@ def test_the_dominant_seed_of_a_site_gets_the_whole_alpha_and_the_rest_go() -> N
     assert signal(decision, "dominant").value == pytest.approx(0.2 / 0.03)
 
 
-def test_what_is_weighed_anew_may_take_several_reports_to_get_there() -> None:
+def test_a_reweighting_may_take_several_reports() -> None:
     run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO, reweight_reports=5)
     (reweight,) = operations(run.until(Strategy.SPECIALIZE), Reweight)
     assert reweight.ramp_steps == 5 * INTERVAL
@@ -346,16 +348,16 @@ def test_a_dominant_seed_that_has_the_whole_alpha_already_goes_on_with_its_trial
     for seed in run.trainer.seeds.values():
         seed.alpha = 1.0 if seed.blueprint_id == "a" else 0.25
     decision = run.until(Strategy.SPECIALIZE)
-    assert [each.op for each in decision.operations] == ["cull"]
+    assert [operation.op for operation in decision.operations] == ["cull"]
 
 
 def test_a_lone_seed_with_part_of_the_alpha_gets_the_whole_before_it_is_kept() -> None:
     run = Run(flat("conv", a=0.2, b=-0.5), {"conv": 3}, TWO)
     assert run.until(Strategy.REPLACE)
     raised = run.until(Strategy.SPECIALIZE)
-    assert [each.op for each in raised.operations] == ["reweight"]
+    assert [operation.op for operation in raised.operations] == ["reweight"]
     kept = run.until(Strategy.SPECIALIZE)
-    assert [each.op for each in kept.operations] == ["fossilize"]
+    assert [operation.op for operation in kept.operations] == ["fossilize"]
 
 
 # -- ENSEMBLE -----------------------------------------------------------------------------------
@@ -364,7 +366,7 @@ def test_a_lone_seed_with_part_of_the_alpha_gets_the_whole_before_it_is_kept() -
 def test_comparable_seeds_of_a_site_are_kept_together_when_their_trials_are_over() -> None:
     run = Run(flat("conv", a=0.2, b=0.18), {"conv": 3}, TWO)
     decision = run.until(Strategy.ENSEMBLE)
-    assert [each.op for each in decision.operations] == ["fossilize", "fossilize"]
+    assert [operation.op for operation in decision.operations] == ["fossilize", "fossilize"]
     assert "kept together" in decision.reason
     assert signal(decision, "comparable").on
     assert decision.seq == run.first.seq + 1 + 6
@@ -373,12 +375,14 @@ def test_comparable_seeds_of_a_site_are_kept_together_when_their_trials_are_over
 def test_softmax_weights_are_in_proportion_and_their_sum_stays() -> None:
     run = Run(flat("conv", a=0.2, b=0.18), {"conv": 3}, TWO, ensemble="softmax", temperature=0.02)
     with_alpha = run.until(Strategy.ENSEMBLE)
-    alphas = {each.kernel_id: each.alpha for each in operations(with_alpha, Reweight)}
-    first, second = (alphas[each.kernel_id] for each in TWO)
+    alphas = {
+        operation.kernel_id: operation.alpha for operation in operations(with_alpha, Reweight)
+    }
+    first, second = (alphas[kernel.kernel_id] for kernel in TWO)
     assert first + second == pytest.approx(1.0)
     assert first / second == pytest.approx(2.718281828)
     kept = run.until(Strategy.ENSEMBLE)
-    assert [each.op for each in kept.operations] == ["fossilize", "fossilize"]
+    assert [operation.op for operation in kept.operations] == ["fossilize", "fossilize"]
     assert kept.seq == with_alpha.seq + 2
 
 
@@ -387,7 +391,7 @@ def test_weights_are_changed_once_however_contributions_move_on() -> None:
     run.until(Strategy.ENSEMBLE)
     run.worth = dict(flat("conv", a=0.18, b=0.2))
     kept = run.until(Strategy.ENSEMBLE)
-    assert {each.op for each in kept.operations} == {"fossilize"}
+    assert {operation.op for operation in kept.operations} == {"fossilize"}
 
 
 def test_of_three_the_one_that_is_not_comparable_goes_when_the_others_are_kept() -> None:
@@ -398,7 +402,9 @@ def test_of_three_the_one_that_is_not_comparable_goes_when_the_others_are_kept()
     seen = [run.until(Strategy.ENSEMBLE)]
     while not operations(seen[-1], Fossilize):
         seen.append(run.until(Strategy.ENSEMBLE))
-    culled = [each.kernel_id for decision in run.said for each in operations(decision, Cull)]
+    culled = [
+        operation.kernel_id for decision in run.said for operation in operations(decision, Cull)
+    ]
     assert culled == [kernel("conv", "c").kernel_id]
 
 
@@ -416,7 +422,7 @@ def test_every_pair_is_settled_in_the_end(ratio: float, rung_reports: int) -> No
     for _ in range(25):
         run.go()
     assert run.trainer.folded.trials == ()
-    kept = [each for decision in run.said for each in operations(decision, Fossilize)]
+    kept = [operation for decision in run.said for operation in operations(decision, Fossilize)]
     assert len(kept) == (2 if ratio <= 2 else 1)
 
 
@@ -431,7 +437,11 @@ def asked_of(run: Run) -> AdaptationDecision:
             for slot_id, seed in run.trainer.seeds.items()
             if seed.blueprint_id
         }
-        asked = [each for each in run.trainer.report(contributions=measured) if each.operations]
+        asked = [
+            operation
+            for operation in run.trainer.report(contributions=measured)
+            if operation.operations
+        ]
         if asked:
             return asked[0]
 
@@ -464,4 +474,4 @@ def test_a_run_without_orchestration_tells_of_no_course() -> None:
     (decision,) = trainer.report(kernel("conv", "a"))
     assert decision.course is None
     assert trainer.folded.strategy_state is None
-    assert b"agenda" not in trainer.folded.to_bytes()
+    assert b"agenda" not in trainer.folded.to_bytes()  # codespell:ignore agenda

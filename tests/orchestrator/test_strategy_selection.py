@@ -143,7 +143,11 @@ def test_between_the_thresholds_a_run_goes_on_to_specialise(ratios: list[float])
     for ratio in (9.0, *ratios):
         (a,) = [slot_id for slot_id, seed in trainer.seeds.items() if seed.blueprint_id == "a"]
         measured = dict.fromkeys(trainer.seeds, 0.2) | {a: 0.2 * ratio}
-        asked = [each for each in trainer.report(contributions=measured) if each.operations]
+        asked = [
+            operation
+            for operation in trainer.report(contributions=measured)
+            if operation.operations
+        ]
         for decision in asked:
             trainer.refuse(decision)
         strategy_state = trainer.folded.strategy_state

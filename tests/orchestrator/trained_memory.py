@@ -12,7 +12,7 @@ def taught_run(
 ) -> Trainer:
     """A run of three sites, two of them alike, at which `b` is good and `a` is not.
 
-    Without a family it was told to do without memory.
+    Without a family the run uses no memory.
     """
     sites = {
         site: SiteFacts(
@@ -29,7 +29,7 @@ def taught_run(
     trainer.report()
     offered = [kernel(site, name) for site in sites for name in ("a", "b")]
     decisions = trainer.report(*offered)
-    worth = {each.kernel_id: 0.2 if each.blueprint_id == "b" else -0.2 for each in offered}
+    worth = {kernel.kernel_id: 0.2 if kernel.blueprint_id == "b" else -0.2 for kernel in offered}
     while trainer.seq < reports:
         trainer.accept(decisions)
         contributions = {

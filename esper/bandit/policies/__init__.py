@@ -1,6 +1,7 @@
-"""Policies: from what all arms have shown to a score for each.
+"""Policies: score all arms from their statistics.
 
-A policy is a frozen dataclass of its parameters in a file of its own kind, and a row in `POLICIES`.
+A policy is a frozen dataclass of its parameters, in a module of this package, and a row of
+`_CLASSES`. The command line and the docs list the table, so nothing else names a policy.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,18 +37,18 @@ _CLASSES = (
     Random,
 )
 
-POLICIES: Mapping[str, Callable[..., Policy]] = {each.name: each for each in _CLASSES}
+POLICIES: Mapping[str, Callable[..., Policy]] = {policy.name: policy for policy in _CLASSES}
 
-__all__ = ["POLICIES", "Policy", "attention_for", "policy_for", "written_out"]
+__all__ = ["POLICIES", "Policy", "attention_for", "policy_for", "with_all_params"]
 
 
 def policy_for(spec: PolicySpec) -> Policy:
-    """Return the policy that a run asks for.
+    """Return the policy of a spec.
 
     Raises:
-        ValueError: there is none of that name, or it cannot work with the parameters given.
+        ValueError: the name or a parameter is unknown, or a value is out of range.
     """
-    known = {each.name: [field.name for field in fields(each)] for each in _CLASSES}
+    known = {policy.name: [field.name for field in fields(policy)] for policy in _CLASSES}
     if spec.name not in known:
         raise ValueError(f"no policy {spec.name!r}; there are {', '.join(sorted(known))}")
     unknown = sorted(spec.params.keys() - set(known[spec.name]))
@@ -61,10 +62,10 @@ def policy_for(spec: PolicySpec) -> Policy:
 
 
 def attention_for(spec: PolicySpec) -> Policy:
-    """Return the policy that chooses among seeds.
+    """Return the policy of a spec, for choosing among slots.
 
     Raises:
-        ValueError: as `policy_for`, or it judges by features, which seeds have none of.
+        ValueError: as `policy_for`, or the policy is contextual, and slots have no features.
     """
     policy = policy_for(spec)
     if policy.contextual:
@@ -73,11 +74,11 @@ def attention_for(spec: PolicySpec) -> Policy:
 
 
 def with_all_params(spec: PolicySpec) -> PolicySpec:
-    """Return the same with every parameter, so that it means the same when a default has changed.
+    """Return the spec with all parameters written out, so that later defaults do not change it.
 
     Raises:
         ValueError: as `policy_for`.
     """
     policy = policy_for(spec)
-    names = [each.name for each in fields(POLICIES[spec.name])]  # type: ignore[arg-type]
+    names = [field.name for field in fields(POLICIES[spec.name])]  # type: ignore[arg-type]
     return spec.model_copy(update={"params": {name: getattr(policy, name) for name in names}})

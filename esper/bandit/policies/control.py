@@ -1,4 +1,4 @@
-"""The control: what choosing is worth shows against not choosing."""
+"""The random control that policies are compared with."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,14 +10,13 @@ from esper.bandit.discounting import NO_DISCOUNT, Discounting
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Every arm with the same probability, whatever it has shown: a random control,
-    as in Fisher, "The Design of Experiments" (1935)."""
+    """Score every arm at random: a control, as in Fisher, "The Design of Experiments" (1935)."""
 
     name: ClassVar[str] = "random"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return random numbers."""
         return rng.uniforms(len(arms))

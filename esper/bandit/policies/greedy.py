@@ -1,4 +1,4 @@
-"""The best so far, most of the time."""
+"""Decaying ε-greedy."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -14,7 +14,7 @@ MAX_C: Final = 1e6
 LEAST_GAP: Final = 1e-3
 
 COIN: Final = "coin"
-"""The part of the random numbers that says whether to explore."""
+"""The part of the random numbers that decides whether to explore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class EpsilonGreedy:
     Bandit Problem" (Machine Learning 47, 2002), figure 3: any arm with probability
     ε = min(1, c * arms / (gap² * t)) at trial t, else the one with the best mean.
 
-    `gap` is the paper's d, a bound on how much the best arm is better than the next; its
-    experiments have `c` from 0.05 to 0.2. The best of arms never tried, as of no prior, is any.
+    `gap` is the paper's d, a lower bound of the difference between the best arm and the next. The
+    paper's experiments use `c` from 0.05 to 0.2. Arms without trials and prior come first.
     """
 
     c: float = 0.1
@@ -39,9 +39,9 @@ class EpsilonGreedy:
         require("c", self.c, 0.0, MAX_C)
         require("gap", self.gap, LEAST_GAP, 1.0)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
-        """Return the means, infinity for arms never tried; or random numbers, to explore."""
-        epsilon = self.c * len(arms) / (self.gap * self.gap * (state.total + 1.0))
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+        """Return the means (infinity for untried arms), or random numbers when exploring."""
+        epsilon = self.c * len(arms) / (self.gap * self.gap * (context.total + 1.0))
         if rng.uniforms(1, COIN)[0] < epsilon:
             return rng.uniforms(len(arms))
         return np.where(arms.weight > 0.0, arms.mean, np.inf)

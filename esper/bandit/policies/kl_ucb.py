@@ -1,4 +1,4 @@
-"""Upper confidence bounds as tight as rewards in [0, 1] allow."""
+"""KL-UCB: upper confidence bounds from the Bernoulli divergence."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -14,14 +14,14 @@ from esper.bandit.portable import exp, log
 
 MAX_C: Final = 1e3
 STEPS: Final = 3
-"""Steps of Halley's method: from where it starts, two miss by 1e-9 at most and three by 1e-13,
-for divergences above 1e-6, below which rounding shows."""
+"""Steps of Halley's method: from its start, two steps have an error up to 1e-9, three up to 1e-13,
+for divergences above 1e-6; below that, rounding dominates."""
 
 _CERTAIN: Final = 750.0
 """A divergence at which every bound is 1."""
 
 _TINY: Final = 2.0**-500
-"""Stands for 0 where it is divided by; its square is above 0 too."""
+"""Replaces 0 as a divisor; its square is above 0 too."""
 
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
@@ -32,8 +32,8 @@ class KLUCB:
     (COLT 2011), algorithm 1: the greatest q with trials * kl(mean, q) <= ln(t) + c * ln(ln(t)),
     where kl is the divergence of Bernoulli distributions.
 
-    Rewards must be in [0, 1]. Every arm is tried once before any is tried twice, unless it has a
-    prior. `c` is 0, which the paper recommends in practice, unless given.
+    Rewards must be in [0, 1]. Every arm without a prior is tried once before any is tried twice.
+    The default `c` of 0 is the paper's recommendation for practice.
     """
 
     c: float = 0.0
@@ -46,9 +46,9 @@ class KLUCB:
     def __post_init__(self) -> None:
         require("c", self.c, 0.0, MAX_C)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm, from its mean to 1."""
-        log_total = log_of(state.total)
+        log_total = log_of(context.total)
         allowed = log_total + self.c * log_of(log_total)
         scores = np.full(len(arms), np.inf)
         tried = np.nonzero(arms.weight > 0.0)[0]
@@ -62,7 +62,7 @@ class KLUCB:
 def _greatest(mean: FloatArray, divergence: FloatArray) -> FloatArray:
     """Return the greatest q in [mean, 1] with kl(mean, q) <= divergence.
 
-    Halley's method, from a little above it; the second derivative is as cheap as the first.
+    Halley's method, from a start above the root; the second derivative is as cheap as the first.
     """
     rest = 1.0 - mean
     entropy = mean * log(np.maximum(mean, _TINY)) + rest * log(np.maximum(rest, _TINY))
@@ -83,7 +83,7 @@ def _greatest(mean: FloatArray, divergence: FloatArray) -> FloatArray:
 def _above(
     mean: FloatArray, rest: FloatArray, entropy: FloatArray, divergence: FloatArray
 ) -> FloatArray:
-    """Return a q that is not too small and below 1.
+    """Return an upper bound of the root that is below 1, as the start of Halley's method.
 
     kl(m, q) is the integral of (x - m) / (x (1 - x)) from m to q, so it is at least
     (q - m)² / 2v for any v that x (1 - x) stays below: 1/4, q, 1 - m, and from 1/2 on m (1 - m).

@@ -1,4 +1,4 @@
-"""Thompson sampling that knows arms by their features, and can judge one never tried."""
+"""Linear Thompson sampling, which predicts untried arms from their features."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,19 +14,19 @@ from esper.bandit.policies.thompson import LEAST_SIGMA, MAX_SIGMA, gaussian_draw
 from esper.bandit.priors import NEUTRAL
 
 WEIGHTS = "weights"
-"""The part of the random numbers that draws the weights of features."""
+"""The part of the random numbers for the feature weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearThompson:
     """Linear Thompson sampling: Agrawal, Goyal, "Thompson Sampling for Contextual Bandits with
-    Linear Payoffs" (ICML 2013), algorithm 1, with what features do not say of an arm learnt from
-    its own trials: Aouali, Kveton, Katariya, "Mixed-Effect Thompson Sampling" (AISTATS 2023).
+    Linear Payoffs" (ICML 2013), algorithm 1, with a per-arm effect learnt from the arm's own
+    trials: Aouali, Kveton, Katariya, "Mixed-Effect Thompson Sampling" (AISTATS 2023).
 
-    Weights of the features are drawn once for all arms. They give the mean that each arm is
-    believed to have, `arm_sigma` more or less; an arm never tried is judged by its features alone.
-    `sigma` is the standard deviation of rewards around an arm's mean, the paper's v, `weight_sigma`
-    that of the weights before any trial.
+    The feature weights are drawn once for all arms and give each arm's prior mean, with standard
+    deviation `arm_sigma`; an arm without trials is judged by its features alone. `sigma` is the
+    standard deviation of rewards around an arm's mean (the paper's v), `weight_sigma` the prior one
+    of the weights.
     """
 
     sigma: float = 0.5
@@ -43,19 +43,19 @@ class LinearThompson:
         require("arm_sigma", self.arm_sigma, LEAST_SIGMA, MAX_SIGMA)
         require("weight_sigma", self.weight_sigma, LEAST_SIGMA, MAX_SIGMA)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior.
 
         Raises:
             ValueError: the arms have no features.
         """
         if arms.features is None:
-            raise ValueError("linear-thompson judges arms by features, and these have none")
-        model = state.model or LinearModel()
+            raise ValueError("linear-thompson needs arms with features; these have no features")
+        model = context.model or LinearModel()
         count, width = arms.features.shape
         normals = rng.normals(width, WEIGHTS).tolist()
         weights = model.weights(normals, self.sigma, self.weight_sigma)
-        believed = np.full(count, NEUTRAL)
+        prior = np.full(count, NEUTRAL)
         for index, weight in enumerate(weights):
-            believed += arms.features[:, index] * weight
-        return gaussian_draws(arms, rng.normals(count), believed, self.sigma, self.arm_sigma)
+            prior += arms.features[:, index] * weight
+        return gaussian_draws(arms, rng.normals(count), prior, self.sigma, self.arm_sigma)

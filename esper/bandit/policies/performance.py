@@ -1,4 +1,4 @@
-"""Each arm in proportion to how well it has done."""
+"""Softmax over mean rewards."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -18,12 +18,12 @@ MAX_TEMPERATURE: Final = 1e3
 @dataclass(frozen=True, slots=True)
 class Performance:
     """Softmax over mean rewards: Sutton, Barto, "Reinforcement Learning" (1998), section 2.3:
-    an arm with probability in proportion to exp(mean / temperature).
+    an arm with probability proportional to exp(mean / temperature).
 
-    It is drawn by adding a Gumbel number to each mean / temperature, whose greatest is then such a
-    draw: Yellott, "The Relationship Between Luce's Choice Axiom, Thurstone's Theory of Comparative
-    Judgment, and the Double Exponential Distribution" (Journal of Mathematical Psychology 15,
-    1977). An arm never tried, and without a prior, comes first.
+    The draw is the maximum of mean / temperature plus Gumbel noise: Yellott, "The Relationship
+    Between Luce's Choice Axiom, Thurstone's Theory of Comparative Judgment, and the Double
+    Exponential Distribution" (Journal of Mathematical Psychology 15, 1977). An arm without trials
+    and prior comes first.
     """
 
     temperature: float = 0.05
@@ -36,7 +36,7 @@ class Performance:
     def __post_init__(self) -> None:
         require("temperature", self.temperature, LEAST_TEMPERATURE, MAX_TEMPERATURE)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the perturbed means, in units of the temperature."""
         gumbels = -log(-log(rng.positive_uniforms(len(arms))))
         return np.where(arms.weight > 0.0, arms.mean / self.temperature + gumbels, np.inf)

@@ -1,4 +1,4 @@
-"""What a policy is."""
+"""The protocol of a policy."""
 
 from typing import ClassVar, Protocol
 
@@ -8,10 +8,11 @@ from esper.bandit.discounting import Discounting
 
 
 class Policy(Protocol):
-    """Scores arms; the higher the sooner. `version` changes when scores would.
+    """Score arms; the arm with the highest score is tried next.
 
-    It is made from the numeric parameters of a `PolicySpec` by keyword, and raises ValueError for
-    values that `score` could not be called with. `contextual` policies get features and a model.
+    A policy is constructed with the numeric parameters of a `PolicySpec` as keywords and raises
+    ValueError for invalid values. A change of its scores needs a new `version`. `contextual`
+    policies get features and a model.
     """
 
     name: ClassVar[str]
@@ -20,12 +21,12 @@ class Policy(Protocol):
 
     @property
     def discounting(self) -> Discounting:
-        """What it lets go of; columns and totals are as of the rest."""
+        """The discounting of the arms' statistics that `score` gets."""
         ...
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
-        """Return the scores (n,), in the order of the arms; infinity for one to be tried first.
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+        """Return the scores (n,) in the order of the arms; infinity for an arm to be tried first.
 
-        It reads nothing but its arguments, and rounds alike on every machine.
+        Pure, and with the same bits on every machine.
         """
         ...

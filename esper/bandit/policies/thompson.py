@@ -1,4 +1,4 @@
-"""Thompson sampling: each arm as often as it is the best in a draw from what is believed of it."""
+"""Thompson sampling: score each arm by a draw from its posterior."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -21,9 +21,10 @@ class ThompsonBeta:
     """Thompson sampling with beta posteriors: Chapelle, Li, "An Empirical Evaluation of Thompson
     Sampling" (NIPS 2011), algorithm 2, from the prior Beta(1, 1).
 
-    A reward r in [0, 1] counts as r of a success and 1 - r of a failure. Agrawal and Goyal (COLT
-    2012) toss a coin of that chance instead; this has the same mean without the coin's noise. An
-    arm never tried draws from its prior.
+    A reward r in [0, 1] counts as r successes and 1 - r failures. Agrawal and Goyal, "Analysis of
+    Thompson Sampling for the Multi-armed Bandit Problem" (COLT 2012), algorithm 2, draw a Bernoulli
+    result with probability r instead, which has the same mean and more noise. An arm without trials
+    draws from its prior.
     """
 
     name: ClassVar[str] = "thompson-beta"
@@ -31,7 +32,7 @@ class ThompsonBeta:
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior."""
         return _beta_draws(arms, rng)
 
@@ -54,10 +55,10 @@ class SlidingThompson:
 
     @property
     def discounting(self) -> Discounting:
-        """What is older than the window."""
+        """The window of the policy."""
         return Discounting(window=int(self.window))
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior over the window."""
         return _beta_draws(arms, rng)
 
@@ -65,8 +66,8 @@ class SlidingThompson:
 @dataclass(frozen=True, slots=True)
 class DiscountedThompson:
     """Discounted Thompson sampling: Raj, Kalyani, "Taming Non-stationary Bandits: A Bayesian
-    Approach" (2017), algorithm 1: `ThompsonBeta` over trials that each later one leaves the share
-    `discount` of.
+    Approach" (2017), algorithm 1: `ThompsonBeta` with the weight of earlier trials multiplied by
+    `discount` at every trial.
     """
 
     discount: float = 0.99
@@ -80,10 +81,10 @@ class DiscountedThompson:
 
     @property
     def discounting(self) -> Discounting:
-        """A share of everything with each trial."""
+        """The discount of the policy."""
         return Discounting(discount=self.discount)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior over discounted trials."""
         return _beta_draws(arms, rng)
 
@@ -91,11 +92,11 @@ class DiscountedThompson:
 @dataclass(frozen=True, slots=True)
 class ThompsonGaussian:
     """Thompson sampling with Gaussian posteriors: Agrawal, Goyal, "Further Optimal Regret Bounds
-    for Thompson Sampling" (AISTATS 2013), algorithm 2, with the noise stated.
+    for Thompson Sampling" (AISTATS 2013), algorithm 2, with a given noise.
 
-    `sigma` is the standard deviation of an arm's rewards, in the paper 1; half is the most that
-    rewards in [0, 1] can have, and real ones have less. `prior_sigma` is how far from 0.5, the
-    reward of a kernel that does nothing, the mean of an arm is believed to be before any trial.
+    `sigma` is the standard deviation of an arm's rewards, 1 in the paper; 1/2 is the maximum for
+    rewards in [0, 1]. `prior_sigma` is the prior standard deviation of an arm's mean around 0.5,
+    the reward of a kernel without effect.
     """
 
     sigma: float = 0.5
@@ -110,7 +111,7 @@ class ThompsonGaussian:
         require("sigma", self.sigma, LEAST_SIGMA, MAX_SIGMA)
         require("prior_sigma", self.prior_sigma, LEAST_SIGMA, MAX_SIGMA)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return a draw from each arm's posterior."""
         prior = np.full(len(arms), NEUTRAL)
         return gaussian_draws(arms, rng.normals(len(arms)), prior, self.sigma, self.prior_sigma)
@@ -125,12 +126,12 @@ def _beta_draws(arms: ArmArrays, rng: CounterRNG) -> FloatArray:
 def gaussian_draws(
     arms: ArmArrays, normals: FloatArray, prior: FloatArray, sigma: float, prior_sigma: float
 ) -> FloatArray:
-    """Return a draw (n,) from each arm's posterior, made from standard normal numbers (n,).
+    """Return a draw (n,) from each arm's posterior, from standard normal numbers (n,).
 
-    The means of arms are believed to lie `prior_sigma` around `prior` (n,), their rewards `sigma`
-    around them.
+    The prior of the arms' means is normal with mean `prior` (n,) and deviation `prior_sigma`; an
+    arm's rewards have deviation `sigma` around its mean.
     """
-    worth = (sigma / prior_sigma) * (sigma / prior_sigma)
-    trials = arms.weight + worth
+    prior_trials = (sigma / prior_sigma) * (sigma / prior_sigma)
+    trials = arms.weight + prior_trials
     mean = prior + (arms.mean - prior) * (arms.weight / trials)
     return mean + normals * (sigma / np.sqrt(trials))

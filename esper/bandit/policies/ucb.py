@@ -1,4 +1,4 @@
-"""Upper confidence bounds: optimism in proportion to what is not known."""
+"""Policies with upper confidence bounds."""
 
 import math
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class UCB1:
     """UCB1: Auer, Cesa-Bianchi, Fischer, "Finite-time Analysis of the Multiarmed Bandit Problem"
     (Machine Learning 47, 2002), figure 1: mean + sqrt(exploration * ln(t) / trials).
 
-    Rewards must be in [0, 1]. Every arm is tried once before any is tried twice, unless it has a
-    prior; `exploration` is 2 as in the paper unless given.
+    Rewards must be in [0, 1]. Every arm without a prior is tried once before any is tried twice.
+    The default `exploration` of 2 is the paper's.
     """
 
     exploration: float = 2.0
@@ -35,9 +35,9 @@ class UCB1:
     def __post_init__(self) -> None:
         require("exploration", self.exploration, 0.0, MAX_EXPLORATION)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm."""
-        return _bounds(self.exploration, state, arms)
+        return _bounds(self.exploration, context, arms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class SlidingUCB:
     Problems" (ALT 2011), section 3: the bound of UCB1 over the last `window` trials.
 
     Rewards must be in [0, 1]. An arm without a trial in the window, and without a prior, comes
-    first. `exploration` is the paper's B² ξ, whose proofs want ξ above 1/2; 1/2, the exponent of
-    Hoeffding's inequality, unless given, for every window is explored anew.
+    first. `exploration` is the paper's B² ξ, whose proofs need ξ above 1/2. The default is 1/2, the
+    exponent of Hoeffding's inequality, because every window is explored again.
     """
 
     exploration: float = 0.5
@@ -63,22 +63,22 @@ class SlidingUCB:
 
     @property
     def discounting(self) -> Discounting:
-        """What is older than the window."""
+        """The window of the policy."""
         return Discounting(window=int(self.window))
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm over the window."""
-        return _bounds(self.exploration, state, arms)
+        return _bounds(self.exploration, context, arms)
 
 
 @dataclass(frozen=True, slots=True)
 class DiscountedUCB:
     """D-UCB: Garivier, Moulines, "On Upper-Confidence Bound Policies for Switching Bandit
-    Problems" (ALT 2011), section 2: the bound of UCB1 over trials that each later one leaves the
-    share `discount` of.
+    Problems" (ALT 2011), section 2: the bound of UCB1 with the weight of earlier trials multiplied
+    by `discount` at every trial.
 
-    Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ; 1/2 as for `SlidingUCB` unless
-    given, since with four times that and what little is remembered it does little but explore.
+    Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ. The default is 1/2 as for
+    `SlidingUCB`: with four times that, and few trials in effect, the policy would mostly explore.
     """
 
     exploration: float = 0.5
@@ -94,18 +94,18 @@ class DiscountedUCB:
 
     @property
     def discounting(self) -> Discounting:
-        """A share of everything with each trial."""
+        """The discount of the policy."""
         return Discounting(discount=self.discount)
 
-    def score(self, state: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
+    def score(self, context: PolicyContext, arms: ArmArrays, rng: CounterRNG) -> FloatArray:
         """Return the upper confidence bound of each arm over discounted trials."""
-        return _bounds(self.exploration, state, arms)
+        return _bounds(self.exploration, context, arms)
 
 
-def _bounds(exploration: float, state: PolicyContext, arms: ArmArrays) -> FloatArray:
-    spread = exploration * log_of(state.total)
+def _bounds(exploration: float, context: PolicyContext, arms: ArmArrays) -> FloatArray:
+    spread = exploration * log_of(context.total)
     if arms.all_weigh:
-        # In place, as fresh memory for each step would cost as much again.
+        # In place, because allocating per operation would double the time.
         bound = spread / arms.weight
         np.sqrt(bound, out=bound)
         bound += arms.mean
@@ -116,6 +116,6 @@ def _bounds(exploration: float, state: PolicyContext, arms: ArmArrays) -> FloatA
 
 
 def log_of(total: float) -> float:
-    """Return the logarithm of a number of trials, 0 below one, the same on every machine."""
+    """Return ln(total), rounded to be the same on every machine; 0 for a total below 1."""
     # The last bits of log differ between C libraries, and the audit compares bytes.
     return round(math.log(max(total, 1.0)), LOG_DIGITS)

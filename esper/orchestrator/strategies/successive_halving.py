@@ -1,8 +1,8 @@
 """Tournaments: candidates that are planted in one round, and early elimination of the losers.
 
 Successive halving: Karnin, Koren, Somekh, "Almost Optimal Exploration in Multi-Armed Bandits"
-(ICML 2013), algorithm 3; Jamieson, Talwalkar, "Non-stochastic Best Arm Identification and
-Hyperparameter Optimization" (AISTATS 2016), section 3. The allowed number of candidates halves each
+(ICML 2013); Jamieson, Talwalkar, "Non-stochastic Best Arm Identification and
+Hyperparameter Optimization" (AISTATS 2016). The allowed number of candidates halves each
 time that the number of measurements doubles. The papers eliminate the lower half; this module
 eliminates only candidates that are clearly worse than the best one, by a one-sided paired t-test at
 5 % (Student, "The Probable Error of a Mean", Biometrika 6, 1908). The test is paired because all
