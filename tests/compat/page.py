@@ -85,11 +85,11 @@ DISTRIBUTED: Final = (
         (
             (
                 "tests/seed/test_synchronizer.py",
-                "test_two_ranks_train_what_one_process_does_on_the_joined_batch",
+                "test_two_ranks_train_the_same_as_one_process_on_the_joined_batch",
             ),
             (
                 "tests/seed/test_cuda_ranks.py",
-                "test_two_ranks_on_a_gpu_train_what_one_process_does_on_the_joined_batch",
+                "test_two_ranks_on_a_gpu_train_the_same_as_one_process_on_the_joined_batch",
             ),
         ),
     ),
