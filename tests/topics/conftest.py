@@ -2,8 +2,7 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,20 +13,13 @@ from esper.topics.bus import Bus, Record, partition_counts, partition_of
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
 from esper.topics.codec import decode
 from esper.topics.models import SeedReport
+from tests.waiting import wait_until
 
 PARTITIONS = 12
 
 
 def report(run_id: str, seq: int) -> SeedReport:
     return SeedReport(run_id=run_id, seq=seq, step=seq * 20)
-
-
-def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 class Consumed(list[Record]):
@@ -48,7 +40,7 @@ def neighbour_of(run_id: str) -> str:
 def make_topic(servers: str, name: str, partitions: int, **config: str) -> str:
     admin = AdminClient({"bootstrap.servers": servers})
     admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(20)
-    eventually(lambda: name in asyncio.run(partition_counts(servers)))
+    wait_until(lambda: name in asyncio.run(partition_counts(servers)), f"topic {name}")
     return name
 
 

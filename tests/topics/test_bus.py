@@ -34,12 +34,12 @@ from esper.topics.codec import encode, sha256_of, traceparent_of
 from tests.topics.conftest import (
     PARTITIONS,
     Consumed,
-    eventually,
     make_topic,
     neighbour_of,
     outage,
     report,
 )
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_consumer_of_a_key_receives_only_that_key(bus: Bus, topic: Topic) -> N
     for seq in range(3):
         bus.publish(topic, report(neighbour, seq)).result(10)
         bus.publish(topic, report("mine", seq)).result(10)
-    eventually(lambda: len(consumed) >= 3)
+    wait_until(lambda: len(consumed) >= 3, "3 records")
     assert [(record.key, record.value) for record in consumed] == [
         (b"mine", encode(report("mine", seq))) for seq in range(3)
     ]
@@ -123,7 +123,10 @@ def test_a_consumer_from_latest_receives_every_later_record_and_no_earlier_one(
     last = 2 * len(consumers) - 1
     for seq, consumed in enumerate(consumers):
         expected = list(range(2 * seq + 1, last + 1))
-        eventually(lambda consumed=consumed, expected=expected: consumed.seqs() == expected)
+        wait_until(
+            lambda consumed=consumed, expected=expected: consumed.seqs() == expected,
+            f"records {expected}",
+        )
 
 
 def test_a_consumer_from_earliest_receives_all_records(bus: Bus, topic: Topic) -> None:
@@ -132,7 +135,7 @@ def test_a_consumer_from_earliest_receives_all_records(bus: Bus, topic: Topic) -
         future.result(10)
     consumed = Consumed()
     bus.consume(topic.name, consumed.append, start=StartOffset.EARLIEST)
-    eventually(lambda: len(consumed) == len(keys))
+    wait_until(lambda: len(consumed) == len(keys), "a record of every key")
     assert {record.key for record in consumed} == {key.encode() for key in keys}
 
 
@@ -144,7 +147,7 @@ def test_a_failing_callback_is_logged(
 
     bus.consume(topic.name, fail, start=StartOffset.EARLIEST)
     bus.publish(topic, report("run", 0)).result(10)
-    eventually(lambda: "its callback failed" in caplog.text)
+    wait_until(lambda: "its callback failed" in caplog.text, "the error in the log")
     assert f"stopped consuming {topic.name}" in caplog.text
     assert "the callback is broken" in caplog.text
 
@@ -259,7 +262,7 @@ def test_an_unreachable_broker_is_a_one_line_error_with_the_remedy(call: str, ad
         "start one with `esper up`, or set KAFKA_BOOTSTRAP_SERVERS"
     )
     # The DNS lookup runs on a thread that ends a moment later.
-    eventually(lambda: threading.active_count() == threads)
+    wait_until(lambda: threading.active_count() == threads, "the end of the DNS lookup")
 
 
 def test_a_program_without_logging_prints_nothing_for_an_unreachable_broker() -> None:
@@ -341,8 +344,10 @@ def test_an_outage_delays_records_and_loses_none(
         assert not any(future.done() for future in delayed)
     assert [future.result(30).topic for future in delayed] == [topic.name] * 2
     bus.publish(topic, report("known", 4)).result(30)
-    eventually(lambda: consumed["known"].seqs() == [0, 1, 2, 3, 4])
-    eventually(lambda: consumed["fresh"].seqs() == [0])
+    wait_until(
+        lambda: consumed["known"].seqs() == [0, 1, 2, 3, 4], "all records of the known producer"
+    )
+    wait_until(lambda: consumed["fresh"].seqs() == [0], "the record of the fresh producer")
     fresh.close()
     warnings = [line for line in caplog.messages if "does not acknowledge" in line]
     assert len(warnings) == 1, "an outage is one warning, not one for each attempt"

@@ -22,7 +22,8 @@ from esper.topics.bus import (
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
 from esper.topics.codec import Headers, decode
 from esper.topics.models import SeedReport
-from tests.topics.conftest import PARTITIONS, Consumed, eventually, neighbour_of, outage, report
+from tests.topics.conftest import PARTITIONS, Consumed, neighbour_of, outage, report
+from tests.waiting import wait_until
 
 
 def publish_all(servers: str, topic: Topic, reports: list[SeedReport]) -> None:
@@ -90,7 +91,7 @@ def test_an_outage_leaves_no_gap_and_no_disorder_within_a_key(
     reports = [report(run, seq) for seq in range(40) for run in runs]
     publishing = threading.Thread(target=publish_all, args=(servers, topic, reports))
     publishing.start()
-    eventually(lambda: read_topic(servers, topic.name))
+    wait_until(lambda: read_topic(servers, topic.name), "the first records")
     with outage(kafka):
         time.sleep(2.0)
     publishing.join(60)
