@@ -240,13 +240,13 @@ def undo_nothing(*_: Any) -> Callable[[], None]:
 
 
 UNDOS: Mapping[str, tuple[Any, str]] = {
-    "slots": (Slot, "keep"),
-    "sites": (Site, "keep"),
-    "synchronizer": (GradientSynchronizer, "keep"),
+    "slots": (Slot, "undo_point"),
+    "sites": (Site, "undo_point"),
+    "synchronizer": (GradientSynchronizer, "undo_point"),
     "joining the optimizer": (OptimizerMembership, "_shorten"),
     "leaving the optimizer": (OptimizerMembership, "_kept"),
-    "blending": (AlphaRamps, "keep"),
-    "merged weights": (merging, "_written_back"),
+    "blending": (AlphaRamps, "undo_point"),
+    "merged weights": (merging, "_undo_write"),
 }
 
 
