@@ -62,7 +62,7 @@ def test_commands_of_the_operations_page_exist(root: Path) -> None:
 
 
 def our_containers(node: Any) -> Iterator[dict[str, Any]]:
-    """Whatever, at any depth, runs the image of this project."""
+    """Yield the containers, at any depth, that run the image of this project."""
     if isinstance(node, dict):
         if str(node.get("image", "")).startswith("esper:"):
             yield node

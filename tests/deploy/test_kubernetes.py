@@ -256,7 +256,7 @@ def environment(container: Manifest, objects: list[Manifest]) -> dict[str, str]:
 
 
 def settings_of(container: Manifest, objects: list[Manifest]) -> Settings:
-    """The settings of the container's process; fails on a variable or a value that is none."""
+    """Return the settings of a container; fail on an unknown variable or an invalid value."""
     given = environment(container, objects)
     unknown = given.keys() - {field.alias for field in Settings.model_fields.values()}
     assert not unknown, f"no setting has the name {unknown}"

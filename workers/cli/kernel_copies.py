@@ -8,7 +8,7 @@ from esper.settings import Settings
 from esper.store import open_store
 from esper.topics.codec import decode
 from esper.topics.models import KernelReady
-from esper.training.link_config import trusted_key_of
+from esper.training import trusted_key_of
 
 
 def copy_kernels(settings: Settings, history: RunRecords, folder: Path) -> int:

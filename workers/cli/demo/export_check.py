@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from esper.errors import EsperError
-from esper.tasks.digits import load_digits
+from esper.tasks import load_digits
 
 TOLERANCE = 1e-6
 TIMEOUT_S = 120

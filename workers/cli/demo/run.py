@@ -6,7 +6,7 @@ from pathlib import Path
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
 from esper.settings import Settings
-from esper.tasks.digits import DIGITS
+from esper.tasks import DIGITS
 from esper.tasks.train import OnEpoch, train_task
 from esper.topics.bus import read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN

@@ -9,9 +9,7 @@ from torch import nn
 from esper.kernel import fetch_kernels
 from esper.settings import Settings
 from esper.tasks.train import OnEpoch, Task, TaskResult, evaluate, train_task
-from esper.training.export import load_exported
-from esper.training.lineage import read_lineage
-from esper.training.link_config import trusted_key_of
+from esper.training import load_exported, read_lineage, trusted_key_of
 from esper.training.static import StaticNetwork, static_network
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from esper.topics.models import OutcomeStatus
-from esper.training.lineage import RunHistory
+from esper.training import RunHistory
 from esper.workers.cli.train.trainer import GrownRun
 
 Facts = dict[str, Any]

@@ -12,11 +12,10 @@ from torch.optim import Optimizer
 import esper
 from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.settings import Settings
-from esper.tasks.checkpoint import TrainingCheckpoint
+from esper.tasks import TrainingCheckpoint
 from esper.tasks.train import DatasetSplits, OnEpoch, Task, TaskResult, train_task
 from esper.topics.models import PolicySpec, Selection
-from esper.training import CheckpointRefused, Growth, RecordUnfit, RunRecording
-from esper.training.lineage import RunHistory
+from esper.training import CheckpointRefused, Growth, RecordUnfit, RunHistory, RunRecording
 
 Announce = Callable[[str], None]
 
