@@ -29,7 +29,7 @@ class LinkRefused(RuntimeError):
 class LinkClient:
     """A link process that is running.
 
-    `send` and `notes` belong to the training thread and never wait; mail is handed to a callback
+    `send` and `messages` belong to the training thread and never wait; mail is handed to a callback
     on a thread that sleeps until there is some.
     """
 
@@ -65,36 +65,36 @@ class LinkClient:
         self._unsent += frame.packed()
         self._flush()
 
-    def notes(self) -> list[Frame]:
-        """Return the notes that have come: confirmations, kernels on offer, refusals."""
+    def messages(self) -> list[Frame]:
+        """Return the messages that have come: confirmations, kernels on offer, refusals."""
         self._flush()
-        notes, self._early = self._early, []
+        messages, self._early = self._early, []
         while True:
             try:
                 data = self._control_channel.recv(CHUNK_BYTES)
             except BlockingIOError:
-                return notes
+                return messages
             except ConnectionError:
                 data = b""
             if not data:
                 self.lost = True
-                return notes
-            notes += self._reader.feed(data)
+                return messages
+            messages += self._reader.feed(data)
 
     def close(self, timeout_s: float, *, leave_open: bool = False) -> list[Frame]:
-        """Have the run closed, or left open; return the last notes.
+        """Have the run closed, or left open; return the last messages.
 
         After `timeout_s` the process is killed.
         """
         self.send(Frame(Kind.LEAVE if leave_open else Kind.CLOSE))
         deadline = monotonic() + timeout_s
-        notes: list[Frame] = []
+        messages: list[Frame] = []
         while not self.lost and (left_s := deadline - monotonic()) > 0:
-            notes += self.notes()
+            messages += self.messages()
             if not self.lost:
                 select([self._control_channel], [], [], left_s)
         self._end()
-        return notes
+        return messages
 
     def _flush(self) -> None:
         while self._unsent:
@@ -107,7 +107,7 @@ class LinkClient:
                 self._unsent.clear()
 
     def _await_opened(self) -> list[Frame]:
-        """Return the notes that came before and with the word that the link is open."""
+        """Return the messages that came before and with the word that the link is open."""
         self._control_channel.settimeout(START_TIMEOUT_S)
         early: list[Frame] = []
         while True:

@@ -234,7 +234,7 @@ class Checkpoint(BaseModel):
         )
         decision_queue.run_history.merged.update(self.merged)
         decision_queue.run_history.incidents.extend(self.incidents)
-        decision_queue.expect_again(self.taken | self.asked, self.next_seq)
+        decision_queue.restore(self.taken | self.asked, self.next_seq)
         reporter.restore(self.next_seq, self.last_report, self.news)
 
 

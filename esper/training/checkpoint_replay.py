@@ -12,12 +12,12 @@ from typing import Final
 from esper.kernel import Kernel, KernelsFailed, KernelsPrepared, KernelVerified
 from esper.topics.models import DecisionOutcome, Incident, OutcomeStatus, SeedReport
 from esper.training.checkpoint import CheckpointRefused
-from esper.training.decision_queue import DecisionArrived, DecisionQueue, FrameDecoder
+from esper.training.decision_queue import DecisionArrived, DecisionQueue, Message
 from esper.training.probe import ON_TRIAL, ProbeResult
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import PlanRefused, kernels_needed
 
-PATIENCE_S: Final = 60.0
+TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.002
 
 
@@ -42,20 +42,20 @@ class CheckpointReplay:
         self._arrived: dict[str, DecisionArrived] = {}
         self._kernels: dict[str, dict[str, Kernel]] = {}
         self._offers: dict[str, KernelVerified] = {}
-        self._later: list[FrameDecoder] = []
+        self._later: list[Message] = []
 
     @property
     def over(self) -> bool:
         """Whether the last report on record has been passed."""
         return not self._logged
 
-    def await_mail(self, patience_s: float = PATIENCE_S) -> None:
+    def await_decisions(self, timeout_s: float = TIMEOUT_S) -> None:
         """Return when every decision to be applied again is here, with its kernels.
 
         Raises:
             CheckpointRefused: one cannot be had, or does not come.
         """
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while missing := self._missing():
             if time.monotonic() > deadline:
                 raise CheckpointRefused(
@@ -64,13 +64,13 @@ class CheckpointReplay:
                 )
             time.sleep(POLL_S)
 
-    def take(self, step: int) -> None:
+    def apply(self, step: int) -> None:
         """Apply again what was applied at this step.
 
         Raises:
             CheckpointRefused: it is not possible now, although it was.
         """
-        self._sort()
+        self._read_mailbox()
         while self._order and self._outcomes[self._order[0]].step <= step:
             outcome = self._outcomes[self._order.popleft()]
             arrived = self._arrived.pop(outcome.decision_id)
@@ -86,7 +86,7 @@ class CheckpointReplay:
         """Return what the governor did at a step, on record."""
         return [incident for incident in self._incidents if incident.step == step]
 
-    def pass_by(self, step: int) -> None:
+    def skip_report(self, step: int) -> None:
         """Take the report on record that was made at this step, if one was, as made now."""
         if not self._logged or self._logged[0].step != step:
             return
@@ -103,7 +103,7 @@ class CheckpointReplay:
 
     def _missing(self) -> str | None:
         """Return the id of a decision that is not complete yet."""
-        self._sort()
+        self._read_mailbox()
         for decision_id, outcome in self._outcomes.items():
             arrived = self._arrived.get(decision_id)
             if arrived is None:
@@ -113,20 +113,20 @@ class CheckpointReplay:
                 return decision_id
         return None
 
-    def _sort(self) -> None:
+    def _read_mailbox(self) -> None:
         while self._decision_queue.mailbox:
-            decoder = self._decision_queue.mailbox.popleft()
-            match decoder:
+            message = self._decision_queue.mailbox.popleft()
+            match message:
                 case DecisionArrived(decision) if decision.decision_id in self._outcomes:
-                    self._arrived[decision.decision_id] = decoder
+                    self._arrived[decision.decision_id] = message
                 case KernelsPrepared(token, kernels) if token in self._outcomes:
                     self._kernels[token] = dict(kernels)
                 case KernelsFailed(token, reason) if token in self._outcomes:
                     self._note_lost(token, reason)
                 case KernelVerified(ready):
-                    self._offers[ready.kernel_id] = decoder
+                    self._offers[ready.kernel_id] = message
                 case _:
-                    self._later.append(decoder)
+                    self._later.append(message)
 
     def _note_lost(self, decision_id: str, reason: str) -> None:
         if self._outcomes[decision_id].status is OutcomeStatus.APPLIED:

@@ -1,7 +1,7 @@
-"""What reaches the training thread: one mailbox, and what is done with each piece of mail.
+"""The mailbox of the training thread, and the queue of decisions that wait to be applied.
 
-The `hear_*` functions run on other threads and only pass things on; the `take*` functions run on
-the training thread, between two steps, and are the only ones that touch the model.
+`on_decision` runs on other threads and only appends to the mailbox. Everything else runs on the
+training thread, between two steps.
 """
 
 import logging
@@ -37,6 +37,9 @@ from esper.training.seed_manager import PlanRefused, SeedManager, kernels_needed
 
 log = logging.getLogger("esper")
 
+MAX_REASON = 500
+"""Characters of a reason in a report."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionArrived:
@@ -46,14 +49,15 @@ class DecisionArrived:
     timestamp_ms: int
 
 
-FrameDecoder = DecisionArrived | RunRequest | Delivery[Kernel]
+Message = DecisionArrived | RunRequest | Delivery[Kernel]
+"""What the mailbox holds."""
 
 
 @dataclass(slots=True)
 class QueuedDecision:
     """A decision in the queue; `kernels` is None while they are built.
 
-    `refused` says why it cannot be applied; `reserved` is whether slots are kept for it.
+    `refused` is why the decision cannot be applied; `reserved` is whether slots are kept for it.
     """
 
     arrived: DecisionArrived
@@ -63,22 +67,21 @@ class QueuedDecision:
 
     @property
     def awaits_kernels(self) -> bool:
-        """Whether kernels are still built for it."""
+        """Whether its kernels are still being built."""
         return self.kernels is None and self.refused is None
 
-    def settled(self, step: int) -> bool:
-        """Whether it is known what becomes of it, and its step has come."""
-        due = self.kernels is not None and self.arrived.decision.apply_at_step <= step
-        return due or self.refused is not None
+    def is_due(self, step: int) -> bool:
+        """Return whether the decision can be applied or refused at this step."""
+        ready = self.kernels is not None and self.arrived.decision.apply_at_step <= step
+        return ready or self.refused is not None
 
 
 class DecisionQueue:
-    """Turns mail into changes of the garden and notes for the next report.
+    """Turns messages into changes of the seeds and into news for the next report.
 
-    Decisions are applied in the order in which they came, each once: a repetition is dropped by
-    its id. With a council all ranks apply a decision at the same step, or none does.
-    `answered_seq` is the last report whose answer has come to its end. A `dry_run` withholds every
-    decision: the model stays as it is.
+    Decisions are applied in order of arrival, each once: repetitions are dropped by id. With a
+    `decision_vote` all ranks apply a decision at the same step, or none does. `answered_seq` is the
+    last report whose answer is complete. With `dry_run` every decision is withheld.
     """
 
     def __init__(
@@ -89,65 +92,70 @@ class DecisionQueue:
         *,
         dry_run: bool = False,
     ) -> None:
-        self.mailbox: deque[FrameDecoder] = deque()
+        self.mailbox: deque[Message] = deque()
+        self.queue: deque[QueuedDecision] = deque()
         self.run_history = RunHistory()
+        self.answered_seq = -1
         self._seed_manager = seed_manager
         self._reporter = reporter
         self._decision_vote = decision_vote
         self._dry_run = dry_run
-        self._passed_over = 0
-        self._heard: set[str] = set()
-        self.queue: deque[QueuedDecision] = deque()
-        self.answered_seq = -1
+        self._seen: set[str] = set()
+        self._skip_next = 0
 
     def on_decision(self, decision: AdaptationDecision, timestamp_ms: int) -> None:
-        """Leave a decision for the training thread; its kernels follow as mail of their own."""
-        if decision.decision_id in self._heard:
+        """Put a decision into the mailbox; its kernels follow as messages of their own."""
+        if decision.decision_id in self._seen:
             return
-        self._heard.add(decision.decision_id)
+        self._seen.add(decision.decision_id)
         self.mailbox.append(DecisionArrived(decision, timestamp_ms))
 
     @property
-    def stirs(self) -> bool:
-        """Whether there is anything to take at this step."""
+    def has_work(self) -> bool:
+        """Whether `process` would do anything."""
         return bool(self.mailbox or self.queue or self._decision_vote)
 
-    def take(self, step: int) -> None:
-        """Work through the mailbox, then apply every decision whose turn has come."""
+    def process(self, step: int) -> None:
+        """Empty the mailbox, then apply or refuse every decision that is due."""
         if self._decision_vote is not None:
-            self._take_together(self._decision_vote, step)
+            self._process_by_vote(self._decision_vote, step)
             return
-        self.sort(step)
-        while self.queue and self.queue[0].settled(step):
+        self.empty_mailbox(step)
+        while self.queue and self.queue[0].is_due(step):
             self._conclude(self.queue.popleft(), step)
 
-    def sort(self, step: int) -> None:
-        """Work through the mailbox: what is to be applied joins the queue."""
+    def empty_mailbox(self, step: int) -> None:
+        """Handle every message: decisions with operations join the queue."""
         while self.mailbox:
             self._handle(self.mailbox.popleft(), step)
 
     def take_seal(self) -> None:
-        """After the last step: look only for the decision that seals the run."""
+        """After the last step: read only decisions, to find the one that seals the run."""
         while self.mailbox:
-            decoder = self.mailbox.popleft()
-            if isinstance(decoder, DecisionArrived):
-                self.note_decision(decoder.decision)
+            message = self.mailbox.popleft()
+            if isinstance(message, DecisionArrived):
+                self.note_decision(message.decision)
 
-    def expect_again(self, taken: Iterable[str], next_seq: int) -> None:
-        """After a checkpoint: drop the decisions with these ids, which are done with.
+    def stop_voting(self, *, failed: bool) -> None:
+        """End the vote of all ranks, if there is one."""
+        if self._decision_vote is not None:
+            self._decision_vote.close(failed=failed)
 
-        The answer to the last report before `next_seq` is heard again.
+    def restore(self, done: Iterable[str], next_seq: int) -> None:
+        """Continue after a checkpoint: drop decisions and requests with ids in `done`.
+
+        The answer to the last report before `next_seq` is accepted again.
         """
-        self._heard.update(taken)
+        self._seen.update(done)
         self.answered_seq = next_seq - 2
 
     def repeat(
         self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], outcome: DecisionOutcome
     ) -> None:
-        """Do again what was done with a decision, whose outcome is on record.
+        """Repeat a recorded decision with its recorded outcome.
 
         Raises:
-            PlanRefused: it cannot be applied now.
+            PlanRefused: the decision was applied then and cannot be applied now.
         """
         if outcome.status is OutcomeStatus.APPLIED:
             self._seed_manager.reserve(decision, outcome.step)
@@ -157,7 +165,7 @@ class DecisionQueue:
         self.run_history.outcomes[outcome.decision_id] = outcome
 
     def note_decision(self, decision: AdaptationDecision) -> None:
-        """Remember a decision, unless it is a word to who waits and no part of a lineage."""
+        """Add a decision to the history, unless it only answers a report or a request."""
         if decision.request_id is not None and not decision.operations:
             return
         if decision.strategy is None and not decision.operations:
@@ -168,84 +176,91 @@ class DecisionQueue:
         self.run_history.decisions.append(decision)
 
     def note_incident(self, incident: Incident) -> None:
-        """Tell of what the governor did, and remember it."""
+        """Add an incident to the history and to the next report."""
         self.run_history.incidents.append(incident)
-        self._reporter.note_incident(incident)
+        self._reporter.news.add(incident)
 
     def planted_at(self, decision_id: str) -> int:
-        """Return the step at which a decision was applied; 0 where it is not known."""
+        """Return the step at which a decision was applied; 0 if that is unknown."""
         outcome = self.run_history.outcomes.get(decision_id)
         return 0 if outcome is None else outcome.step
 
     def note_contributions(self, measured: ProbeResult) -> None:
-        """Remember what each seed on trial was last seen to contribute."""
+        """Keep the latest contribution of each seed on trial in the history."""
         for (site, index), contribution in measured.contributions.items():
             planted_by = self._seed_manager.sites[site].slots[index].decision_id
             if planted_by is not None:
                 self.run_history.contributions[planted_by, site, index] = contribution
 
-    def _take_together(self, decision_vote: DecisionVote, step: int) -> None:
+    def _process_by_vote(self, decision_vote: DecisionVote, step: int) -> None:
         verdict = decision_vote.verdict()
-        self.sort(step)
+        self.empty_mailbox(step)
         if verdict is not None:
-            decision_vote.concluded()
-            self._obey(decision_vote, verdict, step)
-        decision_vote.vote(self._ballot(step))
+            decision_vote.start_next()
+            self._follow(decision_vote, verdict, step)
+        decision_vote.vote(self._vote(step))
 
-    def _obey(self, decision_vote: DecisionVote, verdict: Verdict, step: int) -> None:
+    def _follow(self, decision_vote: DecisionVote, verdict: Verdict, step: int) -> None:
         """Do with the oldest decision what all ranks do at this step."""
         if verdict is Verdict.APPLY:
             self._conclude(self.queue.popleft(), step)
             return
-        waiting = self.queue.popleft() if self.queue else None
-        own = "it has not come in time"
-        if waiting is not None:
-            late = None if waiting.settled(step) else "it has not its kernels in time"
-            own = waiting.refused or late or ""
-        # Rare, and the one place where ranks wait for each other.
+        queued = self.queue.popleft() if self.queue else None
+        own = "the decision did not arrive in time"
+        if queued is not None:
+            late = "" if queued.is_due(step) else "its kernels did not arrive in time"
+            own = queued.refused or late
+        # Rare, and the only place where ranks wait for each other.
         reason = decision_vote.reasons(own)
-        if waiting is None:
-            self._passed_over += 1
+        if queued is None:
+            self._skip_next += 1
             return
-        waiting.refused = reason
-        self._conclude(waiting, step)
+        queued.refused = reason
+        self._conclude(queued, step)
 
-    def _ballot(self, step: int) -> Vote:
-        if not (self.queue and self.queue[0].settled(step)):
+    def _vote(self, step: int) -> Vote:
+        if not (self.queue and self.queue[0].is_due(step)):
             return Vote()
-        waiting = self.queue[0]
-        if waiting.refused is None:
+        queued = self.queue[0]
+        if queued.refused is None:
             try:
-                self._seed_manager.check(waiting.arrived.decision, waiting.kernels or {})
+                self._seed_manager.check(queued.arrived.decision, queued.kernels or {})
             except PlanRefused as error:
-                waiting.refused = str(error)
-        return Vote(able=waiting.refused is None, unable=waiting.refused is not None)
+                queued.refused = str(error)
+        return Vote(able=queued.refused is None, unable=queued.refused is not None)
 
-    def _handle(self, decoder: FrameDecoder, step: int) -> None:
-        match decoder:
+    def _handle(self, message: Message, step: int) -> None:
+        match message:
             case KernelVerified(ready):
-                self._offer(ready)
+                self._on_kernel(ready)
             case KernelRefused(kernel_id, reason):
                 log.warning("kernel %s is refused: %s", kernel_id[:12], reason)
-                self._reporter.note_refusal(KernelRefusal(kernel_id=kernel_id, reason=reason[:500]))
-            case DecisionArrived(decision):
-                self._admit(decoder, decision, step)
+                refusal = KernelRefusal(kernel_id=kernel_id, reason=reason[:MAX_REASON])
+                self._reporter.news.add(refusal)
+            case DecisionArrived():
+                self._enqueue(message, step)
             case RunRequest():
-                self._note_request(decoder)
+                self._on_request(message)
             case KernelsPrepared(token, kernels):
-                for waiting in self.queue:
-                    if waiting.arrived.decision.decision_id == token:
-                        waiting.kernels = dict(kernels)
+                for queued in self._queued(token):
+                    queued.kernels = dict(kernels)
             case KernelsFailed(token, reason):
-                self._abandon(token, reason)
+                for queued in self._queued(token):
+                    queued.refused = reason
 
-    def _offer(self, ready: KernelReady) -> None:
+    def _queued(self, decision_id: str) -> list[QueuedDecision]:
+        return [
+            queued for queued in self.queue if queued.arrived.decision.decision_id == decision_id
+        ]
+
+    def _on_kernel(self, ready: KernelReady) -> None:
+        """Report a kernel as loadable at each site that it fits, once."""
         if ready.kernel_id in self.run_history.kernels:
             return
         self.run_history.kernels[ready.kernel_id] = ready
         for site in self._seed_manager.sites.values():
             if site.signature == ready.site_signature:
-                self._reporter.note_kernel(
+                self._reporter.news.add(
                     LoadableKernel(
                         kernel_id=ready.kernel_id,
                         site=site.name,
@@ -256,54 +271,50 @@ class DecisionQueue:
                     )
                 )
 
-    def _note_request(self, request: RunRequest) -> None:
-        """Have the next report tell of it, once; to pause and to resume are done at once."""
-        if request.request_id in self._heard:
+    def _on_request(self, request: RunRequest) -> None:
+        """Report a manual request, once; pausing and resuming take effect immediately."""
+        if request.request_id in self._seen:
             return
-        self._heard.add(request.request_id)
-        self._reporter.note_request(request)
+        self._seen.add(request.request_id)
+        self._reporter.news.add(request)
         if request.kind in (RequestKind.PAUSE, RequestKind.RESUME):
-            self._reporter.paused = request.kind is RequestKind.PAUSE
+            self._reporter.news.paused = request.kind is RequestKind.PAUSE
 
-    def _admit(self, decoder: DecisionArrived, decision: AdaptationDecision, step: int) -> None:
+    def _enqueue(self, arrived: DecisionArrived, step: int) -> None:
+        decision = arrived.decision
         self.note_decision(decision)
         if not decision.operations:
             return
         if self._dry_run:
-            self._answer(decoder, OutcomeStatus.WITHHELD, step)
+            self._record_outcome(arrived, OutcomeStatus.WITHHELD, step)
             return
-        if self._passed_over:
-            self._passed_over -= 1
-            reason = "this rank heard of it too late"
-            self._answer(decoder, OutcomeStatus.REFUSED, step, reason)
+        if self._skip_next:
+            self._skip_next -= 1
+            reason = "the decision reached this rank too late"
+            self._record_outcome(arrived, OutcomeStatus.REFUSED, step, reason)
             return
-        waiting = QueuedDecision(decoder, None if kernels_needed(decision) else {})
+        queued = QueuedDecision(arrived, None if kernels_needed(decision) else {})
         try:
             self._seed_manager.reserve(decision, step)
         except PlanRefused as error:
-            waiting.refused, waiting.reserved = str(error), False
-        self.queue.append(waiting)
+            queued.refused, queued.reserved = str(error), False
+        self.queue.append(queued)
 
-    def _abandon(self, token: str, reason: str) -> None:
-        for waiting in self.queue:
-            if waiting.arrived.decision.decision_id == token:
-                waiting.refused = reason
-
-    def _conclude(self, waiting: QueuedDecision, step: int) -> None:
-        """Apply a decision that is settled, or refuse it and give its slots back."""
-        decision = waiting.arrived.decision
-        if waiting.refused is None:
+    def _conclude(self, queued: QueuedDecision, step: int) -> None:
+        """Apply a decision that is due, or refuse it and release its slots."""
+        decision = queued.arrived.decision
+        if queued.refused is None:
             try:
-                self._apply(decision, waiting.kernels or {}, step)
+                self._apply(decision, queued.kernels or {}, step)
             except PlanRefused as error:
-                waiting.refused = str(error)
-        if waiting.refused is None:
+                queued.refused = str(error)
+        if queued.refused is None:
             self._note_merged(decision)
-            self._answer(waiting.arrived, OutcomeStatus.APPLIED, step)
+            self._record_outcome(queued.arrived, OutcomeStatus.APPLIED, step)
             return
-        if waiting.reserved:
+        if queued.reserved:
             self._seed_manager.release(decision, step)
-        self._answer(waiting.arrived, OutcomeStatus.REFUSED, step, waiting.refused)
+        self._record_outcome(queued.arrived, OutcomeStatus.REFUSED, step, queued.refused)
 
     def _apply(
         self, decision: AdaptationDecision, kernels: Mapping[str, Kernel], step: int
@@ -311,7 +322,7 @@ class DecisionQueue:
         if self._decision_vote is None:
             self._seed_manager.apply(decision, kernels, step)
         else:
-            # Waits for the other ranks, once for each plan: they keep it together, or none does.
+            # Waits for the other ranks once per plan: all ranks keep the plan, or none does.
             self._seed_manager.apply(decision, kernels, step, self._decision_vote.reasons)
 
     def _note_merged(self, decision: AdaptationDecision) -> None:
@@ -320,17 +331,18 @@ class DecisionQueue:
             if slot.merged_sha256 is not None and slot.decision_id is not None:
                 self.run_history.merged.add((slot.decision_id, slot.site, slot.index))
 
-    def _answer(
-        self, decoder: DecisionArrived, status: OutcomeStatus, step: int, reason: str | None = None
+    def _record_outcome(
+        self, arrived: DecisionArrived, status: OutcomeStatus, step: int, reason: str | None = None
     ) -> None:
+        decision_id = arrived.decision.decision_id
         if reason is not None:
-            log.warning("decision %s is refused: %s", decoder.decision.decision_id[:12], reason)
+            log.warning("decision %s is refused: %s", decision_id[:12], reason)
         outcome = DecisionOutcome(
-            decision_id=decoder.decision.decision_id,
+            decision_id=decision_id,
             status=status,
             step=step,
-            reason=reason[:500] if reason else None,
-            latency_ms=time.time() * 1000 - decoder.timestamp_ms,
+            reason=reason[:MAX_REASON] if reason else None,
+            latency_ms=time.time() * 1000 - arrived.timestamp_ms,
         )
-        self.run_history.outcomes[outcome.decision_id] = outcome
-        self._reporter.note_outcome(outcome)
+        self.run_history.outcomes[decision_id] = outcome
+        self._reporter.news.add(outcome)

@@ -1,4 +1,4 @@
-"""FrameDecoder of a run: frames with decisions and kernels, made into what the training thread takes."""
+"""`FrameDecoder`: frames of the data channel become decisions and kernels for the training thread."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -22,11 +22,11 @@ from esper.topics.models import AdaptationDecision, RunRequest, SiteSignature
 log = logging.getLogger("esper")
 
 Deliver = Callable[[Delivery[Kernel] | RunRequest], None]
-HearDecision = Callable[[AdaptationDecision, int], None]
+OnDecision = Callable[[AdaptationDecision, int], None]
 
 
 class FrameDecoder:
-    """Reads the mail of one run; kernels are built, and moved to the GPU of their site, here."""
+    """Decodes the data channel of one run: builds kernels and moves them to their site's device."""
 
     def __init__(self, run_id: str, sites: Mapping[str, Site]) -> None:
         self._run_id = run_id
@@ -35,26 +35,26 @@ class FrameDecoder:
             for site in sites.values()
         }
 
-    def on_frame(self, frame: Frame, deliver: Deliver, on_decision: HearDecision) -> None:
-        """Pass on what a frame holds: kernels or why not, or a decision with its time (ms)."""
+    def on_frame(self, frame: Frame, deliver: Deliver, on_decision: OnDecision) -> None:
+        """Pass a frame's kernels, or the reason why they failed, or its decision with its time (ms)."""
         match frame.kind:
             case Kind.DECISION:
-                self._hear_decision(frame, on_decision)
+                self._on_decision(frame, on_decision)
             case Kind.KERNELS_PREPARED:
                 deliver(self._built(frame))
             case Kind.KERNELS_FAILED:
                 deliver(KernelsFailed(**frame.head))
 
     def kernel(self, data: bytes, sha256: str) -> Kernel:
-        """Return a fresh kernel from verified bytes, where its site is.
+        """Return a fresh kernel from verified bytes, on its site's device.
 
         Raises:
-            ArtifactRefused: the bytes are not those of that SHA-256, or none of a kernel.
+            ArtifactRefused: the bytes do not match the SHA-256, or are no kernel artifact.
         """
         kernel = load_kernel(data, sha256)
         return STREAMS.to_device(kernel, self._device(kernel.plan.signature))
 
-    def _hear_decision(self, frame: Frame, on_decision: HearDecision) -> None:
+    def _on_decision(self, frame: Frame, on_decision: OnDecision) -> None:
         try:
             decision = decode(AdaptationDecision, frame.body)
         except Undecodable as error:
@@ -66,7 +66,7 @@ class FrameDecoder:
         on_decision(decision, frame.head["timestamp_ms"])
 
     def _built(self, frame: Frame) -> Delivery[Kernel]:
-        """Return the modules of the kernels in a frame, all of them or why not."""
+        """Return all kernels of a frame, or the reason why one of them failed."""
         token: str = frame.head["token"]
         listed: list[tuple[str, str, int]] = frame.head["kernels"]
         kernels: dict[str, Kernel] = {}
@@ -78,7 +78,7 @@ class FrameDecoder:
         except (ArtifactRefused, torch.OutOfMemoryError) as error:
             return KernelsFailed(token, str(error))
         except Exception as error:
-            # A fault of ours must be answered too, or the decision would wait for ever.
+            # A bug must be answered too, or the decision would wait forever.
             log.exception("a kernel of decision %s cannot be built", token[:12])
             reason: Any = f"{type(error).__name__}: {error}"
             return KernelsFailed(token, reason)

@@ -17,20 +17,32 @@ from esper.seed import Site, find_sites, suggest_sites, unwrap_model
 from esper.settings import Settings
 from esper.topics.models import RunConfig, RunStatus, TrainingRun
 from esper.training.checkpoint import Checkpoint
+from esper.training.decision_queue import DecisionQueue
 from esper.training.frame_decoder import FrameDecoder
-from esper.training.grow_config import GrowConfig, settings_of
+from esper.training.governor import Governor
+from esper.training.gradients import GradientNorms
+from esper.training.grow_config import GrowConfig, LockstepTimeouts, settings_of
 from esper.training.growth import Growth
 from esper.training.link import RunLink
 from esper.training.link_config import link_config_for
-from esper.training.lockstep import LockstepRefused
-from esper.training.loss_monitor import GovernorSettings
+from esper.training.lockstep import Lockstep, LockstepRefused
+from esper.training.loss_monitor import GovernorSettings, LossMonitorState
 from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import LossFn, Probe
-from esper.training.ranks import Ranks, RelayedLink, RelaySender
+from esper.training.ranks import DecisionVote, Ranks, RelayedLink, RelaySender
 from esper.training.recording import ReplayRefused, RunRecording
 from esper.training.replay import Replay
-from esper.training.run_config import run_config_of, site_facts
+from esper.training.reporter import Reporter
+from esper.training.run_config import is_contextual, run_config_of, site_facts
 from esper.training.seed_manager import SeedManager
+from esper.training.session import Link, NoGovernor, Session
+from esper.training.step_driver import (
+    LiveDriver,
+    LockstepDriver,
+    ReplayDriver,
+    ResumeDriver,
+    StepDriver,
+)
 
 log = logging.getLogger("esper")
 
@@ -175,16 +187,11 @@ def replay(
     if Ranks.several(model):
         raise ReplayRefused("a replay runs in one process; start it without torchrun")
     recording.check(target.host_params, site_facts(target.host, target.sites))
-    return Growth(
-        target.host,
-        SeedManager(target.sites, target.membership),
-        target.probe,
-        _training_run(recording.run_id, recording.run_id, target),
-        recording.run_config,
-        Replay(recording, FrameDecoder(recording.run_id, target.sites)),
-        seal_timeout_s=0.0,
-        governor=settings_of(governor),
-    ).open()
+    run = _training_run(recording.run_id, recording.run_id, target)
+    parts = _Parts(target, run, recording.run_config)
+    link = Replay(recording, FrameDecoder(recording.run_id, target.sites), parts.decision_queue)
+    session = parts.session(link, settings_of(governor))
+    return Growth(session, ReplayDriver(session, link)).open()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +245,6 @@ def _started(
     checkpoint: Checkpoint | None,
 ) -> Growth:
     """Return growth whose run is announced: on every rank, or on none."""
-    timeouts = config.lockstep_timeouts if run_config.lockstep else None
     if run_config.lockstep and Ranks.several(target.model):
         raise LockstepRefused("lockstep needs one process; start the training without torchrun")
     ranks = Ranks.of(target.model)
@@ -248,24 +254,80 @@ def _started(
     if ranks is not None and governor is not None:
         governor = None
         log.warning("the governor is off over several ranks: they would not act alike")
-    seed_manager = SeedManager(
-        target.sites, target.membership, None if ranks is None else ranks.synchronizer()
-    )
-    with nullcontext() if ranks is None else ranks.told():
-        return Growth(
-            target.host,
-            seed_manager,
-            target.probe,
-            run,
-            run_config,
-            _link(target, run, run_config, config, ranks, checkpoint),
-            ranks=ranks,
-            seal_timeout_s=config.seal_timeout_s,
-            timeouts=timeouts,
-            resumed=checkpoint,
-            governor=governor,
-            dry_run=config.dry_run,
-        ).open()
+    parts = _Parts(target, run, run_config, ranks, dry_run=config.dry_run)
+    with nullcontext() if ranks is None else ranks.share_outcome():
+        link = _link(target, run, run_config, config, ranks, checkpoint)
+        session = parts.session(link, governor, checkpoint)
+        driver: StepDriver = LiveDriver(session, config.seal_timeout_s)
+        if run_config.lockstep and isinstance(link, RunLink):
+            timeouts = config.lockstep_timeouts or LockstepTimeouts()
+            lockstep = Lockstep(run.run_id, link, session.decision_queue, timeouts)
+            driver = LockstepDriver(session, lockstep, config.seal_timeout_s)
+        if checkpoint is not None:
+            driver = ResumeDriver(session, driver)
+        return Growth(session, driver, checkpoint).open()
+
+
+class _Parts:
+    """The parts of a run that do not depend on its link."""
+
+    def __init__(
+        self,
+        target: _Target,
+        run: TrainingRun,
+        run_config: RunConfig,
+        ranks: Ranks | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        self._target, self._run, self._ranks = target, run, ranks
+        self._run_config = run_config
+        self._seed_manager = SeedManager(
+            target.sites, target.membership, None if ranks is None else ranks.synchronizer()
+        )
+        self._reporter = Reporter(run.run_id, run_config)
+        self.decision_queue = DecisionQueue(
+            self._seed_manager,
+            self._reporter,
+            None if ranks is None else DecisionVote(ranks),
+            dry_run=dry_run,
+        )
+
+    def session(
+        self, link: Link, governor: GovernorSettings | None, checkpoint: Checkpoint | None = None
+    ) -> Session:
+        """Return the session of these parts, restored from a checkpoint if there is one."""
+        if checkpoint is not None:
+            checkpoint.restore(self._seed_manager, self.decision_queue, self._reporter)
+        contextual = is_contextual(self._run_config) and link.reports
+        return Session(
+            self._run,
+            self._target.host,
+            self._target.probe,
+            self._seed_manager,
+            self._reporter,
+            self.decision_queue,
+            link,
+            NoGovernor() if governor is None else self._governor(governor, checkpoint),
+            GradientNorms(self._target.sites) if contextual else None,
+            self._ranks,
+        )
+
+    def _governor(self, settings: GovernorSettings, checkpoint: Checkpoint | None) -> Governor:
+        governor = Governor(
+            settings,
+            self._target.host,
+            self._seed_manager,
+            self._run_config.report_interval_steps,
+            self.decision_queue.planted_at,
+            self.decision_queue.note_incident,
+        )
+        if checkpoint is not None:
+            governor.resume(
+                checkpoint.loss_monitor_state or LossMonitorState(),
+                host_reported=any(not incident.seeds for incident in checkpoint.incidents),
+            )
+        return governor
 
 
 def _link(

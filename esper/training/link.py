@@ -1,54 +1,55 @@
-"""The run's link to Kafka: reports out one at a time, kernels and decisions in.
+"""The run's link to Kafka: reports go out one at a time, kernels and decisions come in.
 
-What speaks to the broker and the store is a process of its own (see `esper.link`).
+A sidecar process talks to the broker and the store (see `esper.link`).
 """
 
 import logging
 import time
 from typing import Final
 
+from esper.errors import EsperError
 from esper.kernel import KernelRefused, KernelVerified
 from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
 from esper.topics.bus import BrokerUnreachable, TopicMismatch
 from esper.topics.codec import decode, encode
 from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
-from esper.training.frame_decoder import Deliver, FrameDecoder, HearDecision
+from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.ranks.relay import RelaySender
 
 log = logging.getLogger("esper")
 
 LATE_AFTER_S: Final = 2.0
-"""An unconfirmed report older than this is worth a line: growth stands still meanwhile."""
+"""Seconds after which an unconfirmed report is logged: growth pauses until it is confirmed."""
 
 CLOSE_TIMEOUT_S: Final = 8.0
 
 
-class LinkFailed(RuntimeError):
-    """The link process could not start; the message says why."""
+class LinkFailed(EsperError, RuntimeError):
+    """The sidecar could not start; the message says why."""
 
 
 class RunLink:
-    """What a run says and hears.
+    """The link of the process that talks to Kafka through the sidecar.
 
-    At most one report is under way: the next is not made before the broker has confirmed it. So a
-    report either has its place in the sequence or was never numbered, whatever the broker does.
-    `failure` says why none can be made any more; `missing`, in a lockstep run, which kernels are
-    still to come before its first; `logged`, in one that goes on, what is on record already;
-    `memory`, in one that is to have it, what earlier runs found.
+    At most one report is in flight: the next one is made after the broker has confirmed it, so
+    numbers never have a gap. `failure` is why no more reports can be made; `missing`, in lockstep,
+    counts the kernels that the first report waits for; `logged` are the reports that a resumed run
+    has recorded already; `memory` is the family's memory.
     """
 
     reports: Final = True
+    no_checkpoint: Final = None
 
     def __init__(
         self, config: LinkConfig, decoder: FrameDecoder, relay: RelaySender | None = None
     ) -> None:
-        """`relay` passes all mail on to other ranks."""
-        self._order = config
+        """Prepare the link; `relay` forwards all data frames to the other ranks."""
+        self._config = config
         self._decoder = decoder
         self._relay = relay
         self._client: LinkClient | None = None
         self._deliver: Deliver | None = None
-        self._under_way = False
+        self._in_flight = False
         self._sent_at = 0.0
         self._late = False
         self.failure: str | None = None
@@ -58,42 +59,42 @@ class RunLink:
 
     @property
     def confirmed(self) -> bool:
-        """Whether no report is under way."""
-        return not self._under_way
+        """Whether no report is in flight."""
+        return not self._in_flight
 
-    def open(self, deliver: Deliver, on_decision: HearDecision) -> None:
-        """Announce the run, and hear from now on of its decisions and of kernels for its sites.
+    def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
+        """Start the sidecar, announce the run and subscribe to its decisions and kernels.
 
-        `deliver` gets kernels on offer from `take`, and kernels of decisions on another thread, as
+        `deliver` gets loadable kernels from `poll`, and kernels of decisions on another thread, as
         `on_decision` gets decisions with their records' timestamps (ms).
 
         Raises:
-            BrokerUnreachable, TopicMismatch: there is no broker, or it is not set up.
-            LinkFailed: something else is in the way.
+            BrokerUnreachable, TopicMismatch: no broker answers, or its topics differ.
+            LinkFailed: the sidecar could not start for another reason.
         """
         self._deliver = deliver
         try:
             self._client = LinkClient(
-                self._order, lambda frame: self._hear(frame, deliver, on_decision)
+                self._config, lambda frame: self._on_frame(frame, deliver, on_decision)
             )
         except LinkRefused as error:
             raise self._named(error) from error
         if self._relay is not None:
             self._relay.start()
 
-    def take(self) -> None:
-        """Take in what has come: kernels on offer, and whether the last report has arrived."""
+    def poll(self) -> None:
+        """Read the control channel: loadable kernels, and whether the last report is confirmed."""
         if self._client is None or self.failure is not None:
             return
-        for note in self._client.notes():
-            self._note(note)
+        for message in self._client.messages():
+            self._on_message(message)
         if self._client.lost:
             self._fail("the link process has ended")
 
-    def free(self) -> bool:
-        """Whether a report may be made now; says in the log when growth pauses, resumes or ends."""
-        self.take()
-        if not self._under_way:
+    def can_report(self) -> bool:
+        """Return whether a report may be made now; log when growth pauses, resumes or ends."""
+        self.poll()
+        if not self._in_flight:
             return self.failure is None
         if not self._late and time.monotonic() - self._sent_at > LATE_AFTER_S:
             self._late = True
@@ -103,73 +104,72 @@ class RunLink:
         return False
 
     def report(self, report: SeedReport) -> None:
-        """Send a report; only while `free`."""
+        """Send a report; call only if `can_report()`."""
         assert self._client is not None
         self._client.send(Frame(Kind.REPORT, {}, encode(report)))
-        self._under_way = True
+        self._in_flight = True
         self._sent_at = time.monotonic()
 
-    def wait_free(self, deadline: float) -> bool:
-        """Wait, on the monotonic clock, until a report may be made; False where none may be."""
-        while not self.free():
+    def wait_to_report(self, deadline: float) -> bool:
+        """Wait until a report may be made; return False at the deadline (monotonic) or on failure."""
+        while not self.can_report():
             if self.failure is not None or time.monotonic() > deadline:
                 return False
             time.sleep(0.002)
         return True
 
-    def part_from_ranks(self) -> None:
-        """Let other ranks go, if there are any: what comes now is not for them."""
+    def leave_ranks(self) -> None:
+        """Stop forwarding frames to other ranks."""
         if self._relay is not None:
             self._relay.close()
 
     def close(self, *, leave_open: bool = False) -> None:
-        """Announce that the run wants no more kernels, unless left open, and disconnect."""
+        """Announce the end of the run, unless it is left open, and disconnect."""
         if self._client is None:
             return
-        notes = self._client.close(CLOSE_TIMEOUT_S, leave_open=leave_open)
-        if any(note.kind is Kind.LEFT_OPEN for note in notes):
-            log.warning("the broker is away: run %s stays marked open", self._order.run.run_id)
+        messages = self._client.close(CLOSE_TIMEOUT_S, leave_open=leave_open)
+        if any(message.kind is Kind.LEFT_OPEN for message in messages):
+            log.warning("the broker is away: run %s stays marked open", self._config.run.run_id)
         self._client = None
 
-    def _note(self, note: Frame) -> None:
+    def _on_message(self, message: Frame) -> None:
         assert self._deliver is not None
-        match note.kind:
+        match message.kind:
             case Kind.CONFIRMED:
-                self._under_way = False
+                self._in_flight = False
                 if self._late:
                     self._late = False
                     log.warning("growth resumes: the broker answers again")
             case Kind.FAILED:
-                self._fail(f"a report cannot be sent ({note.head['reason']})")
+                self._fail(f"a report cannot be sent ({message.head['reason']})")
             case Kind.KERNEL_VERIFIED:
-                self._deliver(KernelVerified(decode(KernelReady, note.body)))
+                self._deliver(KernelVerified(decode(KernelReady, message.body)))
             case Kind.ASKED:
-                self._deliver(decode(RunRequest, note.body))
+                self._deliver(decode(RunRequest, message.body))
             case Kind.KERNEL_REFUSED:
-                self._deliver(KernelRefused(**note.head))
+                self._deliver(KernelRefused(**message.head))
             case Kind.LOGGED:
-                self.logged.append(decode(SeedReport, note.body))
+                self.logged.append(decode(SeedReport, message.body))
             case Kind.MEMORY:
-                self.memory = decode(MemorySnapshot, note.body)
+                self.memory = decode(MemorySnapshot, message.body)
             case Kind.MISSING:
-                self.missing = Missing(**note.head)
+                self.missing = Missing(**message.head)
 
     def _fail(self, why: str) -> None:
-        # The number of a report under way is taken and may never arrive: after a hole nothing is
-        # decided any more.
+        # The report in flight may be lost, and after a gap in the sequence nothing is decided.
         self.failure = why
-        if not self._order.lockstep:
+        if not self._config.lockstep:
             log.error("growth ends: %s; training goes on as it is", why)
 
-    def _hear(self, frame: Frame, deliver: Deliver, on_decision: HearDecision) -> None:
+    def _on_frame(self, frame: Frame, deliver: Deliver, on_decision: OnDecision) -> None:
         if self._relay is not None:
             self._relay.put(frame)
         self._decoder.on_frame(frame, deliver, on_decision)
 
     def _named(self, error: LinkRefused) -> Exception:
-        """Return the error that the process met, as the exception that callers know."""
+        """Return the sidecar's error as the exception that callers know."""
         if error.kind == BrokerUnreachable.__name__:
-            return BrokerUnreachable(self._order.bootstrap_servers)
+            return BrokerUnreachable(self._config.bootstrap_servers)
         if error.kind == TopicMismatch.__name__:
             return TopicMismatch(str(error))
         if error.kind == RecordUnfit.__name__:

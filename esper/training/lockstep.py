@@ -42,7 +42,7 @@ class Lockstep:
         self._run_id = run_id
         self._link = link
         self._decision_queue = decision_queue
-        self._patience = timeouts
+        self._timeouts = timeouts
         self._broken: LockstepBroken | None = None
 
     @property
@@ -61,8 +61,8 @@ class Lockstep:
         Raises:
             LockstepBroken: some are neither within the limit; the message names the first.
         """
-        self._wait(self._kernels_missing, self._patience.kernels_s)
-        self._decision_queue.sort(0)
+        self._wait(self._kernels_missing, self._timeouts.kernels_s)
+        self._decision_queue.empty_mailbox(0)
         if self._decision_queue.run_history.kernels:
             return
         of = self._link.missing.of if self._link.missing else 0
@@ -75,10 +75,10 @@ class Lockstep:
         Raises:
             LockstepBroken: it is not within the limit.
         """
-        self._wait(lambda: self._answer_missing(seq, step), self._patience.answer_s)
+        self._wait(lambda: self._answer_missing(seq, step), self._timeouts.answer_s)
 
     def _kernels_missing(self) -> Awaited | None:
-        self._link.take()
+        self._link.poll()
         missing = self._link.missing
         if missing is None or not missing.kernels:
             return None
@@ -90,8 +90,8 @@ class Lockstep:
         )
 
     def _answer_missing(self, seq: int, step: int) -> Awaited | None:
-        self._link.take()
-        self._decision_queue.sort(step)
+        self._link.poll()
+        self._decision_queue.empty_mailbox(step)
         # Two sockets: the answer may overtake the word that its report has arrived.
         if not self._link.confirmed:
             return Awaited(f"the broker to confirm report {seq}", "is the broker running?")

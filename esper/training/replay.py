@@ -1,8 +1,8 @@
-"""Replay: a recorded run once more, without a broker and without a worker.
+"""Replay of a recorded run, without a broker and without workers.
 
-Each decision takes effect at the step at which it did. What the trainer finds out by itself is held
-against the record: losses, contributions, states of seeds, gradients, what the governor does. So a
-replay is the same run, or an error that says where it first is not.
+Each decision takes effect at its recorded step. What the trainer computes is compared with the
+recording: losses, contributions, seed states, gradients, incidents. A replay is the same run, or
+raises an error that names the first difference.
 """
 
 from collections import deque
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from esper.errors import EsperError
 from esper.kernel import Kernel
 from esper.topics.models import (
     AdaptationDecision,
     DecisionOutcome,
-    MemorySnapshot,
     OutcomeStatus,
     SeedReport,
     SeedState,
 )
 from esper.training.decision_queue import DecisionQueue
-from esper.training.frame_decoder import Deliver, FrameDecoder, HearDecision
+from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.recording import RunRecording
 from esper.training.seed_manager import PlanRefused, kernels_needed
 
@@ -29,7 +29,7 @@ NOWHERE: Final = "nothing"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first thing that is not as recorded: at which report and step, and what it is."""
+    """The first value that differs from the recording."""
 
     report: int
     step: int
@@ -44,8 +44,8 @@ class Difference:
         )
 
 
-class ReplayDiffers(RuntimeError):
-    """A replay that is not the run of its record; `difference` says where, if it is in a report."""
+class ReplayDiffers(EsperError, RuntimeError):
+    """A replay that differs from its recording; `difference` is set if a report shows it."""
 
     def __init__(self, run_id: str, difference: Difference | str) -> None:
         self.run_id = run_id
@@ -57,38 +57,37 @@ class ReplayDiffers(RuntimeError):
 
 
 class Replay:
-    """Stands where a run's link stands, and reaches nothing: a report is compared, not sent."""
+    """The link of a replay: reports are compared with the recorded ones, and nothing arrives."""
 
     reports: Final = True
+    memory: Final = None
+    no_checkpoint: Final = "a replay does not go on from a checkpoint; replay it anew"
 
-    def __init__(self, recording: RunRecording, decoder: FrameDecoder) -> None:
+    def __init__(
+        self, recording: RunRecording, decoder: FrameDecoder, decision_queue: DecisionQueue
+    ) -> None:
+        """Prepare the replay; decisions take effect through `decision_queue`."""
+        self.logged: list[SeedReport] = []
         self._recording = recording
         self._decoder = decoder
-        self._decision_queue: DecisionQueue | None = None
+        self._decision_queue = decision_queue
         self._ahead = deque(recording.reports)
         self._decisions = deque(recording.decisions)
         self._step = 0
-        self.logged: list[SeedReport] = []
-        self.memory: MemorySnapshot | None = None
+        decision_queue.run_history.kernels.update(
+            {name: kernel.ready for name, kernel in recording.kernels.items()}
+        )
 
     @property
     def over(self) -> bool:
         """Whether the step of the last report has been reached."""
         return self._step >= self._recording.last_step
 
-    def begin(self, decision_queue: DecisionQueue) -> None:
-        """Have decisions take effect through this inbox."""
-        self._decision_queue = decision_queue
-        kernels = self._recording.kernels
-        decision_queue.run_history.kernels.update(
-            {name: each.ready for name, each in kernels.items()}
-        )
-
     def apply(self, step: int) -> None:
-        """Do what was done at this step.
+        """Repeat the decisions that are recorded for this step.
 
         Raises:
-            ReplayDiffers: it is not possible here, or the record has ended.
+            ReplayDiffers: a decision cannot be applied, or the recording has ended.
         """
         if step > self._recording.last_step:
             ending = "ended there" if self._recording.closed else "says no more"
@@ -98,32 +97,32 @@ class Replay:
             decision = self._decisions.popleft()
             outcome = self._outcome(decision)
             if outcome is None:
-                self._own_inbox.note_decision(decision)
+                self._decision_queue.note_decision(decision)
             else:
                 self._repeat(decision, outcome)
 
     def report(self, report: SeedReport) -> None:
-        """Compare a report with the one on record.
+        """Compare a report with the recorded one.
 
         Raises:
-            ReplayDiffers: something in it is otherwise.
+            ReplayDiffers: a value differs.
         """
         recorded = self._ahead.popleft()
         for difference in differences(recorded, report):
             self._differ(difference)
         if recorded.closing:
             for decision in self._decisions:
-                self._own_inbox.note_decision(decision)
+                self._decision_queue.note_decision(decision)
 
-    def free(self) -> bool:
-        """Whether a report was made at this step: where the broker was busy, none was."""
+    def can_report(self) -> bool:
+        """Return whether a report is recorded at this step; a busy broker skips some."""
         return bool(self._ahead) and self._ahead[0].step == self._step and not self._closing_next
 
-    def wait_free(self, deadline: float) -> bool:
-        """Whether the run's end is on record.
+    def wait_to_report(self, deadline: float) -> bool:
+        """Return whether the end of the run is recorded.
 
         Raises:
-            ReplayDiffers: its end is not here.
+            ReplayDiffers: the run ended at a later step.
         """
         if self._ahead and not (self._closing_next and self._ahead[0].step == self._step):
             self._differ(
@@ -132,26 +131,21 @@ class Replay:
             )
         return bool(self._ahead)
 
-    def open(self, deliver: Deliver, on_decision: HearDecision) -> None:
-        """Nothing is heard."""
+    def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
+        """Do nothing: nothing arrives."""
 
-    def take(self) -> None:
-        """Nothing comes."""
+    def poll(self) -> None:
+        """Do nothing: nothing arrives."""
 
-    def part_from_ranks(self) -> None:
-        """There are none."""
+    def leave_ranks(self) -> None:
+        """Do nothing: a replay has one rank."""
 
     def close(self, *, leave_open: bool = False) -> None:
-        """There is nothing to close."""
+        """Do nothing: nothing is connected."""
 
     @property
     def _closing_next(self) -> bool:
         return bool(self._ahead) and self._ahead[0].closing
-
-    @property
-    def _own_inbox(self) -> DecisionQueue:
-        assert self._decision_queue is not None
-        return self._decision_queue
 
     def _outcome(self, decision: AdaptationDecision) -> DecisionOutcome | None:
         return self._recording.outcomes.get(decision.decision_id)
@@ -160,13 +154,13 @@ class Replay:
         outcome = self._outcome(decision)
         if outcome is not None:
             return outcome.step <= self._step
-        # It asked for nothing, or came too late to be answered.
+        # The decision has no operations, or arrived too late to get an outcome.
         return not self._ahead or decision.seq < self._ahead[0].seq
 
     def _repeat(self, decision: AdaptationDecision, outcome: DecisionOutcome) -> None:
         kernels = self._kernels(decision) if outcome.status is OutcomeStatus.APPLIED else {}
         try:
-            self._own_inbox.repeat(decision, kernels, outcome)
+            self._decision_queue.repeat(decision, kernels, outcome)
         except PlanRefused as error:
             self._differ(
                 f"decision {decision.decision_id[:12]} cannot be applied at step {self._step}: "
@@ -185,10 +179,10 @@ class Replay:
 
 
 def differences(recorded: SeedReport, made: SeedReport) -> Iterator[Difference]:
-    """Yield what is otherwise in a report that was made again.
+    """Yield the differences between a recorded report and the one made in the replay.
 
-    A loading seed is not compared: how long its kernel took to be there says nothing of the run.
-    Of a run that was broken off the last report measured nothing.
+    Loading seeds are not compared: loading time varies. The last report of a failed run measured
+    nothing.
     """
     unmeasured = recorded.closing and recorded.probe_loss is None
     theirs, ours = _facts(recorded, unmeasured), _facts(made, unmeasured)
@@ -199,7 +193,7 @@ def differences(recorded: SeedReport, made: SeedReport) -> Iterator[Difference]:
 
 
 def _facts(report: SeedReport, unmeasured: bool) -> dict[str, Any]:
-    """Return what a replay computes of a report, each by the name that a person knows it by."""
+    """Return the values of a report that a replay computes, by readable name."""
     facts: dict[str, Any] = {"seq": report.seq, "step": report.step, "closing": report.closing}
     facts["the training loss"] = report.train_loss
     if not unmeasured:

@@ -1,7 +1,9 @@
-"""Reports: collecting what happened since the last one, and numbering what is sent."""
+"""Reports: collect what happened since the last report, and number what is sent."""
 
 import math
 from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -22,86 +24,80 @@ from esper.training.probe import ProbeResult
 
 
 class News(BaseModel):
-    """What the next report will tell of, beside what is measured then."""
+    """What the next report carries besides measurements; each field is the report's of that name.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A list takes the events of its element type from `add`.
+    """
 
-    kernels: tuple[LoadableKernel, ...] = ()
-    refusals: tuple[KernelRefusal, ...] = ()
-    outcomes: tuple[DecisionOutcome, ...] = ()
-    incidents: tuple[Incident, ...] = ()
-    requests: tuple[RunRequest, ...] = ()
+    model_config = ConfigDict(extra="forbid")
+
+    kernels: list[LoadableKernel] = []
+    refusals: list[KernelRefusal] = []
+    outcomes: list[DecisionOutcome] = []
+    incidents: list[Incident] = []
+    requests: list[RunRequest] = []
     paused: bool = False
+
+    ORDER: ClassVar[dict[str, tuple[str, ...]]] = {
+        "kernels": ("site", "blueprint_id"),
+        "refusals": ("kernel_id",),
+    }
+    """Sort keys of fields whose order of arrival depends on timing. The sort is stable: the later
+    of two kernels with one name stays the later, because it supersedes the other."""
+
+    def add(self, event: BaseModel) -> None:
+        """Append an event to the list of its type."""
+        getattr(self, _LIST_OF[type(event)]).append(event)
+
+    def remove_reported(self, report: SeedReport) -> None:
+        """Remove what a report carries, and take over whether the run is paused."""
+        for name in _LIST_OF.values():
+            reported = getattr(report, name)
+            setattr(self, name, [event for event in getattr(self, name) if event not in reported])
+        self.paused = report.paused
+
+    def report_fields(self) -> dict[str, Any]:
+        """Return the fields of the report."""
+        fields: dict[str, Any] = {"paused": self.paused}
+        for name in _LIST_OF.values():
+            attributes = self.ORDER.get(name)
+            events = getattr(self, name)
+            fields[name] = tuple(
+                sorted(events, key=attrgetter(*attributes)) if attributes else events
+            )
+        return fields
+
+
+_LIST_OF = {
+    get_args(field.annotation)[0]: name
+    for name, field in News.model_fields.items()
+    if get_args(field.annotation)
+}
+"""The name of the list by the type of its events."""
 
 
 class Reporter:
-    """Makes the reports of one run, in sequence; what is noted goes into the next.
+    """Makes the reports of one run, in sequence.
 
-    `closing_seq` is the number of the report that closes the run, once there is one; `paused` is
-    what reports say of whether anything is to be decided.
+    `news` goes into the next report. `closing_seq` is the number of the report that closed the run.
     """
 
     def __init__(self, run_id: str, run_config: RunConfig) -> None:
         self._run_id = run_id
         self.run_config = run_config
+        self.news = News()
         self.next_seq = 0
         self.last: SeedReport | None = None
         self.closing_seq: int | None = None
-        self._kernels: list[LoadableKernel] = []
-        self._refusals: list[KernelRefusal] = []
-        self._outcomes: list[DecisionOutcome] = []
-        self._incidents: list[Incident] = []
-        self._requests: list[RunRequest] = []
-        self.paused = False
-
-    @property
-    def news(self) -> News:
-        """What was noted since the last report."""
-        return News(
-            kernels=tuple(self._kernels),
-            refusals=tuple(self._refusals),
-            outcomes=tuple(self._outcomes),
-            incidents=tuple(self._incidents),
-            requests=tuple(self._requests),
-            paused=self.paused,
-        )
 
     def restore(self, next_seq: int, last: SeedReport, news: News) -> None:
-        """Go on as after the report before `next_seq`."""
-        self.next_seq, self.last = next_seq, last
-        self._kernels, self._refusals = list(news.kernels), list(news.refusals)
-        self._outcomes, self._incidents = list(news.outcomes), list(news.incidents)
-        self._requests, self.paused = list(news.requests), news.paused
+        """Continue after the report before `next_seq`."""
+        self.next_seq, self.last, self.news = next_seq, last, news
 
     def skip(self, report: SeedReport) -> None:
-        """Go on as after a report that is on record already: what it tells is told."""
+        """Continue after a report that is already recorded."""
         self.next_seq, self.last = report.seq + 1, report
-        self._kernels = [each for each in self._kernels if each not in report.kernels]
-        self._refusals = [each for each in self._refusals if each not in report.refusals]
-        self._outcomes = [each for each in self._outcomes if each not in report.outcomes]
-        self._incidents = [each for each in self._incidents if each not in report.incidents]
-        self._requests = [each for each in self._requests if each not in report.requests]
-        self.paused = report.paused
-
-    def note_kernel(self, kernel: LoadableKernel) -> None:
-        """A kernel became loadable at a site."""
-        self._kernels.append(kernel)
-
-    def note_refusal(self, refusal: KernelRefusal) -> None:
-        """A kernel on offer was not taken."""
-        self._refusals.append(refusal)
-
-    def note_outcome(self, outcome: DecisionOutcome) -> None:
-        """A decision was applied or refused."""
-        self._outcomes.append(outcome)
-
-    def note_incident(self, incident: Incident) -> None:
-        """The governor stepped in."""
-        self._incidents.append(incident)
-
-    def note_request(self, request: RunRequest) -> None:
-        """A person asked something of the run."""
-        self._requests.append(request)
+        self.news.remove_reported(report)
 
     def next(
         self,
@@ -113,7 +109,7 @@ class Reporter:
         gradients: Mapping[str, float] | None = None,
         closing: bool = False,
     ) -> SeedReport:
-        """Return the next report; it must be sent, for it has taken a number."""
+        """Return the next report; it takes a number and must be sent."""
         report = SeedReport(
             run_id=self._run_id,
             seq=self.next_seq,
@@ -121,29 +117,21 @@ class Reporter:
             train_loss=_finite(train_loss),
             probe_loss=measured.loss,
             run_config=self.run_config if self.next_seq == 0 else None,
-            # In an order that does not depend on which came first; of two that are known by one
-            # name the later must stay the later, for it supersedes the other.
-            kernels=tuple(sorted(self._kernels, key=lambda each: (each.site, each.blueprint_id))),
-            refusals=tuple(sorted(self._refusals, key=lambda each: each.kernel_id)),
             seeds=tuple(
                 _status(site, slot, measured, step)
                 for site in sites.values()
                 for slot in site.slots
                 if slot.state is not SeedState.DORMANT
             ),
-            outcomes=tuple(self._outcomes),
             gradients=dict(gradients or {}),
-            incidents=tuple(self._incidents),
-            paused=self.paused,
-            requests=tuple(self._requests),
             closing=closing,
+            **self.news.report_fields(),
         )
         if closing:
             self.closing_seq = self.next_seq
         self.next_seq += 1
         self.last = report
-        self._kernels, self._refusals, self._outcomes = [], [], []
-        self._incidents, self._requests = [], []
+        self.news = News(paused=self.news.paused)
         return report
 
 
@@ -153,7 +141,7 @@ def _status(site: Site, slot: Slot, measured: ProbeResult, step: int) -> SeedSta
         return SeedStatus(
             site=site.name, slot=slot.index, state=slot.state, age_steps=step - slot.since_step
         )
-    # What the layer took in has no parameters of its own any more.
+    # A merged kernel has no parameters of its own.
     seed = site.seed(slot.index) if slot.merged_sha256 is None else None
     return SeedStatus(
         site=site.name,

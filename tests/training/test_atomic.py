@@ -319,7 +319,7 @@ def test_a_plan_that_runs_out_of_memory_is_refused_and_training_continues(
 
     with monkeypatch.context() as patch:
         patch.setattr(PlanApplier, "_fossilize", out_of_memory)
-        decision_queue.take(plot.step)
+        decision_queue.process(plot.step)
     outcome = reporter.news.outcomes[-1]
     assert outcome.status is OutcomeStatus.REFUSED
     assert outcome.reason is not None

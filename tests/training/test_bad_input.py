@@ -282,7 +282,7 @@ def interrupted_in(file: str, function: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("file", "function", "grown"),
     [
-        ("training/decision_queue.py", "take", 0),
+        ("training/decision_queue.py", "process", 0),
         ("training/seed_parameters.py", "plant", 0),
         ("training/optimizer.py", "add", 0),
         ("training/alpha_ramps.py", "advance", 1),

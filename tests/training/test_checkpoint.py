@@ -98,10 +98,10 @@ class Training:
 
     def train_to_a_report(self) -> None:
         """Train until a report has just been made, and the broker has it."""
-        reporter = self.growth._reporter
+        reporter = self.growth._session.reporter
         before = reporter.next_seq
         self.train_until(lambda: reporter.next_seq > before)
-        assert self.growth._link.wait_free(time.monotonic() + WAIT_S)
+        assert self.growth._session.link.wait_to_report(time.monotonic() + WAIT_S)
 
     def saved(self) -> bytes:
         file = io.BytesIO()

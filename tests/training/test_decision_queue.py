@@ -87,7 +87,7 @@ class Trainer:
         return self.decision_queue.run_history.outcomes[plan.decision_id]
 
     def take(self) -> None:
-        self.decision_queue.take(self.plot.step)
+        self.decision_queue.process(self.plot.step)
         self.plot.seed_manager.ramp(self.plot.step)
 
     def train(self) -> None:
@@ -446,9 +446,9 @@ def test_sorting_the_mail_reserves_slots_and_plants_nothing(trainer: Trainer) ->
     trainer.offer("fc1", "low-rank-skip")
     trainer.on_frame(plan_for(trainer, ("fc1", 0, "low-rank-skip"), apply_at_step=1))
     trainer.wait_for(lambda: len(trainer.decision_queue.mailbox) == 2)
-    trainer.decision_queue.sort(5)
+    trainer.decision_queue.empty_mailbox(5)
     assert trainer.state("fc1", 0) is S.LOADING
-    trainer.decision_queue.take(5)
+    trainer.decision_queue.process(5)
     assert trainer.state("fc1", 0) is S.BLENDING
 
 

@@ -161,7 +161,7 @@ def train(settings: Settings, every: int, policy: PolicySpec) -> tuple[str, list
                 expected.append({name: by_hand(layer) for name, layer in layers.items()})
             optimizer.step()
             optimizer.zero_grad()
-            while not growth._link.free():
+            while not growth._session.link.can_report():
                 pass
             growth.step(loss)
     return growth.run_id, expected

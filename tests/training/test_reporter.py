@@ -54,9 +54,9 @@ def test_each_piece_of_news_is_told_once() -> None:
     )
     refusal = KernelRefusal(kernel_id=ZEROS, reason="altered")
     outcome = DecisionOutcome(decision_id=ZEROS, status=OutcomeStatus.APPLIED, step=7)
-    reporter.note_kernel(kernel)
-    reporter.note_refusal(refusal)
-    reporter.note_outcome(outcome)
+    reporter.news.add(kernel)
+    reporter.news.add(refusal)
+    reporter.news.add(outcome)
     told, untold = next_report(reporter), next_report(reporter)
     assert (told.kernels, told.refusals, told.outcomes) == ((kernel,), (refusal,), (outcome,))
     assert (untold.kernels, untold.refusals, untold.outcomes) == ((), (), ())
@@ -75,9 +75,9 @@ def test_what_came_in_another_order_is_told_in_the_same() -> None:
     for order in (1, -1):
         reporter = a_reporter()
         for kernel in kernels[::order]:
-            reporter.note_kernel(kernel)
+            reporter.news.add(kernel)
         for refusal in refusals[::order]:
-            reporter.note_refusal(refusal)
+            reporter.news.add(refusal)
         told.append(next_report(reporter))
     assert told[0] == told[1]
 
@@ -86,8 +86,8 @@ def test_a_kernel_that_supersedes_another_of_its_name_is_told_after_it() -> None
     """The fold keeps the last; a digest says nothing of which is newer."""
     reporter = a_reporter()
     older, newer = loadable("fc1", "a", "f" * 64), loadable("fc1", "a", ZEROS)
-    reporter.note_kernel(older)
-    reporter.note_kernel(newer)
+    reporter.news.add(older)
+    reporter.news.add(newer)
     assert next_report(reporter).kernels == (older, newer)
 
 

@@ -65,7 +65,7 @@ class DecisionVote:
         self._sum = torch.tensor(counts, dtype=torch.int64)
         self._work = dist.all_reduce(self._sum, group=self._ranks.votes, async_op=True)
 
-    def concluded(self) -> None:
+    def start_next(self) -> None:
         """Turn to the next decision."""
         self._able_since = None
 

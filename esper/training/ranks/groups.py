@@ -1,4 +1,4 @@
-"""Who the ranks are, and how they tell each other bytes."""
+"""The ranks of a wrapped model, and how they exchange bytes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,33 +11,34 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from esper.errors import EsperError
 from esper.seed import GradientSynchronizer
 from esper.topics.codec import decode, encode, sha256_of
 from esper.topics.models import RunConfig, SeedReport, TrainingRun
 
 LEADER: Final = 0
-"""The rank, within the group of the wrapped model, that speaks to Kafka."""
+"""The rank, within the group of the wrapped model, that talks to Kafka."""
 
-RARE_MAIL: Final = timedelta(days=365)
+DATA_TIMEOUT: Final = timedelta(days=365)
 """Hours may pass between two decisions; a rank that is gone closes its sockets at once."""
 
 NOTE_BYTES: Final = 400
 
 
-class RanksDiffer(ValueError):
+class RanksDiffer(EsperError, ValueError):
     """Ranks were not given the same model, sites or settings; the message names them."""
 
 
-class LeaderFailed(RuntimeError):
-    """Rank 0 could not begin the run, so that no rank does; the message is rank 0's."""
+class LeaderFailed(EsperError, RuntimeError):
+    """Rank 0 could not start the run, so no rank does; the message is rank 0's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The ranks of one wrapped model: a process group for gradients, for votes, and for mail.
+    """The ranks of one wrapped model: process groups for gradients, votes and data.
 
-    Each has a group of its own, so that what passes in one needs no order against the others,
-    nor against the wrapper's. Votes and mail go over the CPU.
+    Separate groups need no common order of collectives, and none with the wrapper's. Votes and data
+    travel over the CPU.
     """
 
     wrapped: DistributedDataParallel
@@ -45,7 +46,7 @@ class Ranks:
     size: int
     gradients: dist.ProcessGroup
     votes: dist.ProcessGroup
-    decoder: dist.ProcessGroup
+    data: dist.ProcessGroup
 
     @classmethod
     def of(cls, model: nn.Module) -> Self | None:
@@ -63,7 +64,7 @@ class Ranks:
             size=len(members),
             gradients=_group(members, dist.get_backend(parent)),
             votes=_group(members, "gloo"),
-            decoder=_group(members, "gloo", RARE_MAIL),
+            data=_group(members, "gloo", DATA_TIMEOUT),
         )
 
     @staticmethod
@@ -75,19 +76,21 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank is the one that speaks to Kafka."""
+        """Whether this rank is the one that talks to Kafka."""
         return self.rank == LEADER
 
     def agreed(self, run: TrainingRun, run_config: RunConfig, step: int) -> TrainingRun:
-        """Return the run as rank 0 has named it, once all ranks are known to mean the same.
+        """Return the run with rank 0's run id, after checking that all ranks start the same run.
 
-        `step` is the step of the checkpoint that they go on from.
+        `step` is the step of the checkpoint that the ranks resume; 0 for a new run.
 
         Raises:
-            RanksDiffer: on every rank, where one means another.
+            RanksDiffer: on every rank, if one rank's model, sites or settings differ.
         """
         unnamed = run.model_copy(update={"run_id": ""})
-        given = self.noted(sha256_of(encode(unnamed) + encode(run_config) + str(step).encode()))
+        given = self.gather_notes(
+            sha256_of(encode(unnamed) + encode(run_config) + str(step).encode())
+        )
         odd = [str(rank) for rank, each in enumerate(given) if each != given[LEADER]]
         if odd:
             raise RanksDiffer(
@@ -97,21 +100,21 @@ class Ranks:
         return decode(TrainingRun, self.share(encode(run) if self.leads else None))
 
     def synchronizer(self) -> GradientSynchronizer:
-        """Return what reduces the gradients that the wrapper does not know."""
+        """Return the synchronizer of gradients that the wrapper does not reduce."""
         wrapped = self.wrapped
         return GradientSynchronizer(
             wrapped.module, self.gradients, lambda: wrapped.require_backward_grad_sync
         )
 
     def share_reports(self, reports: Sequence[SeedReport]) -> list[SeedReport]:
-        """Return the reports that rank 0 has on record."""
+        """Return rank 0's recorded reports."""
         lines = b"\n".join(map(encode, reports))
         shared = self.share(lines if self.leads else None)
         return [decode(SeedReport, line) for line in shared.splitlines()]
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """On rank 0, tell the other ranks how the block ended: they wait for it in theirs."""
+    def share_outcome(self) -> Iterator[None]:
+        """On rank 0, send the other ranks the error of the block, or that it succeeded; they wait for it."""
         try:
             yield
         except BaseException as error:
@@ -121,8 +124,8 @@ class Ranks:
         if self.leads:
             self.share(b"")
 
-    def noted(self, note: str) -> list[str]:
-        """Return the notes of all ranks, by rank; each at most 400 bytes."""
+    def gather_notes(self, note: str) -> list[str]:
+        """Return the notes of all ranks, by rank; notes are cut at 400 bytes."""
         data = note.encode()[:NOTE_BYTES]
         mine = _tensor_of(data.ljust(NOTE_BYTES, b"\0"))
         notes = [torch.empty_like(mine) for _ in range(self.size)]
@@ -130,22 +133,22 @@ class Ranks:
         return [_bytes_of(each).rstrip(b"\0").decode(errors="replace") for each in notes]
 
     def reasons(self, own: str) -> str:
-        """Return why ranks cannot do something, each with its number; `own` is empty if one can."""
-        notes = self.noted(own)
+        """Return the reasons of all ranks that failed, with their numbers; `own` is empty on success."""
+        notes = self.gather_notes(own)
         return "; ".join(f"rank {rank}: {note}" for rank, note in enumerate(notes) if note)
 
     def share(self, data: bytes | None) -> bytes:
-        """Return the bytes that rank 0 gave; the others give None."""
+        """Return the bytes that rank 0 passed; other ranks pass None."""
         return broadcast(self.votes, data)
 
-    def part(self) -> None:
-        """Give the groups back; only after a run that all ranks ended."""
-        for group in (self.gradients, self.votes, self.decoder):
+    def close(self) -> None:
+        """Destroy the process groups; only after a run that all ranks ended."""
+        for group in (self.gradients, self.votes, self.data):
             dist.destroy_process_group(group)
 
 
 def broadcast(group: dist.ProcessGroup, data: bytes | None) -> bytes:
-    """Return the bytes that the first rank of a group gave; the others give None."""
+    """Return the bytes that the first rank of a group passed; other ranks pass None."""
     size = torch.tensor([len(data or b"")])
     dist.broadcast(size, group=group, group_src=LEADER)
     buffer = torch.empty(int(size), dtype=torch.uint8) if data is None else _tensor_of(data)

@@ -1,4 +1,4 @@
-"""What rank 0 hears, passed on to the other ranks by threads of their own."""
+"""Relaying of rank 0's frames to the other ranks, on threads of their own."""
 
 import logging
 import threading
@@ -7,7 +7,7 @@ from typing import Final
 
 from esper.link import Frame, FrameReader
 from esper.topics.models import SeedReport
-from esper.training.frame_decoder import Deliver, FrameDecoder, HearDecision
+from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.ranks.groups import LeaderFailed, Ranks, broadcast
 from esper.training.source import one_line
 
@@ -18,7 +18,7 @@ PART_TIMEOUT_S: Final = 5.0
 
 
 class RelaySender:
-    """Rank 0's end: sends frames to the other ranks, in order, without ever waiting."""
+    """Sends rank 0's frames to the other ranks in order; `put` never waits."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -26,15 +26,15 @@ class RelaySender:
         self._thread = threading.Thread(target=self._run, name="esper-relay", daemon=True)
 
     def start(self) -> None:
-        """Begin to send, also what was put before; it arrives once the others hear."""
+        """Start to send, including frames put before."""
         self._thread.start()
 
     def put(self, frame: Frame) -> None:
-        """Have a frame sent."""
+        """Queue a frame."""
         self._frames.put(frame.packed())
 
     def close(self) -> None:
-        """Tell the others that nothing more comes."""
+        """Send the end of the stream and wait for the thread."""
         self._frames.put(END)
         self._thread.join(PART_TIMEOUT_S)
 
@@ -43,17 +43,18 @@ class RelaySender:
         while data != END:
             data = self._frames.get()
             try:
-                broadcast(self._ranks.decoder, data)
+                broadcast(self._ranks.data, data)
             except RuntimeError as error:
-                log.warning("rank 0 reaches the other ranks no more: %s", one_line(error))
+                log.warning("rank 0 cannot reach the other ranks: %s", one_line(error))
                 return
 
 
 class RelayedLink:
-    """The link of a rank that has none to Kafka: what it hears is what rank 0 heard."""
+    """The link of a rank other than 0: receives the frames that rank 0 received."""
 
     reports: Final = False
     memory: Final = None
+    no_checkpoint: Final = "only rank 0 knows all of the run; ask for its state there"
 
     def __init__(self, ranks: Ranks, decoder: FrameDecoder) -> None:
         self.logged: list[SeedReport] = []
@@ -61,49 +62,49 @@ class RelayedLink:
         self._decoder = decoder
         self._thread: threading.Thread | None = None
 
-    def open(self, deliver: Deliver, on_decision: HearDecision) -> None:
-        """Wait for rank 0 to have begun the run, and hear from now on what it hears.
+    def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
+        """Wait until rank 0 has started the run, then receive its frames.
 
         Raises:
-            LeaderFailed: it could not.
+            LeaderFailed: rank 0 could not start the run.
         """
         if why := self._ranks.share(None):
             raise LeaderFailed(why.decode())
         self._thread = threading.Thread(
-            target=self._hear, args=(deliver, on_decision), name="esper-relay", daemon=True
+            target=self._receive, args=(deliver, on_decision), name="esper-relay", daemon=True
         )
         self._thread.start()
 
-    def take(self) -> None:
-        """Do nothing: rank 0 alone tells what is on offer."""
+    def poll(self) -> None:
+        """Do nothing: only rank 0 reports loadable kernels."""
 
-    def free(self) -> bool:
-        """Return that no report may be made here."""
+    def can_report(self) -> bool:
+        """Return False: only rank 0 reports."""
         return False
 
     def report(self, report: SeedReport) -> None:
-        """Never called."""
+        """Raise AssertionError: only rank 0 reports."""
         raise AssertionError(f"report {report.seq} on rank {self._ranks.rank}")
 
-    def wait_free(self, deadline: float) -> bool:
-        """Return that no report may be made here."""
+    def wait_to_report(self, deadline: float) -> bool:
+        """Return False: only rank 0 reports."""
         return False
 
-    def part_from_ranks(self) -> None:
-        """Hear rank 0 out, which ends the run at the same step."""
+    def leave_ranks(self) -> None:
+        """Wait for the end of rank 0's stream; rank 0 ends the run at the same step."""
         if self._thread is not None:
             self._thread.join(PART_TIMEOUT_S)
 
     def close(self, *, leave_open: bool = False) -> None:
-        """Do nothing: no broker knows of this rank."""
+        """Do nothing: this rank has no broker connection."""
 
-    def _hear(self, deliver: Deliver, on_decision: HearDecision) -> None:
+    def _receive(self, deliver: Deliver, on_decision: OnDecision) -> None:
         reader = FrameReader()
         while True:
             try:
-                data = broadcast(self._ranks.decoder, None)
+                data = broadcast(self._ranks.data, None)
             except RuntimeError as error:
-                log.warning("rank 0 is heard no more: %s", one_line(error))
+                log.warning("nothing more arrives from rank 0: %s", one_line(error))
                 return
             if data == END:
                 return
