@@ -1,6 +1,6 @@
-"""A checkpoint of growth: all of a run but the weights, which model and optimizer have.
+"""A checkpoint of growth: the state of a run except weights and optimizer.
 
-It is plain data, one JSON text and the states of random number generators, so that
+The state is one JSON text and the states of random number generators, so that
 `torch.load(..., weights_only=True)` reads it.
 """
 
@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from esper.errors import EsperError
 from esper.kernel import TORCH_DTYPES, ArtifactRefused, Kernel, KernelPlan
 from esper.link import Resumption
 from esper.topics.models import (
@@ -35,8 +36,8 @@ RNG: Final = "rng"
 CUDA_RNG: Final = "cuda_rng"
 
 
-class CheckpointRefused(ValueError):
-    """A checkpoint from which this training cannot go on; the message says why."""
+class CheckpointRefused(EsperError, ValueError):
+    """A checkpoint that this training cannot resume; the message says why."""
 
 
 class PlantedKernel(BaseModel):
@@ -50,9 +51,9 @@ class PlantedKernel(BaseModel):
     sha256: str
 
     def blank(self) -> Kernel:
-        """Return the kernel, its weights still to be loaded.
+        """Return the kernel before its weights are loaded.
 
-        They are not numbers until then: who forgets to load the model's state sees it at once.
+        The weights are NaN until then, so that a forgotten `load_state_dict` shows.
         """
         plan = KernelPlan.from_json(self.plan.encode())
         dtype = TORCH_DTYPES[plan.signature.dtype]
@@ -100,7 +101,7 @@ class Checkpoint(BaseModel):
         reporter: Reporter,
         loss_monitor_state: LossMonitorState | None = None,
     ) -> Self:
-        """Return the checkpoint of a run as it stands."""
+        """Return the checkpoint of a run between two steps."""
         run_history = decision_queue.run_history
         concluded = [
             each for each in run_history.decisions if each.decision_id in run_history.outcomes
@@ -136,10 +137,10 @@ class Checkpoint(BaseModel):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the checkpoint in what `to_state` gave.
+        """Return the checkpoint of a state that `to_state` returned.
 
         Raises:
-            CheckpointRefused: it holds none that this version reads.
+            CheckpointRefused: the state holds no checkpoint of this version.
         """
         try:
             return cls.model_validate_json(state[TEXT])
@@ -151,17 +152,17 @@ class Checkpoint(BaseModel):
 
     @property
     def taken(self) -> frozenset[str]:
-        """The ids of decisions that are done with."""
+        """The ids of decisions that were applied, refused or withheld."""
         return frozenset(decision.decision_id for decision in self.decisions)
 
     @property
     def asked(self) -> frozenset[str]:
-        """The ids of requests that were heard, and are to be reported next."""
+        """The ids of requests that the next report carries."""
         return frozenset(request.request_id for request in self.news.requests)
 
     @property
     def resumption(self) -> Resumption:
-        """What a link needs to know of it."""
+        """The part of the checkpoint that the link needs."""
         return Resumption(
             next_seq=self.next_seq,
             last_report=self.last_report,
@@ -170,7 +171,7 @@ class Checkpoint(BaseModel):
         )
 
     def to_state(self) -> dict[str, Any]:
-        """Return it with the random numbers as they stand, as what `torch.save` takes."""
+        """Return the checkpoint with torch's random number states, for `torch.save`."""
         state: dict[str, Any] = {TEXT: self.model_dump_json(), RNG: torch.get_rng_state()}
         if torch.cuda.is_available():
             state[CUDA_RNG] = torch.cuda.get_rng_state()
@@ -214,10 +215,10 @@ class Checkpoint(BaseModel):
     def restore(
         self, seed_manager: SeedManager, decision_queue: DecisionQueue, reporter: Reporter
     ) -> None:
-        """Put garden, inbox and reporter, all of them fresh, to where they were.
+        """Restore a fresh seed manager, decision queue and reporter.
 
         Raises:
-            CheckpointRefused: a kernel in it is none that this version runs.
+            CheckpointRefused: this version cannot run one of its kernels.
         """
         try:
             kernels = {(each.site, each.slot): each.blank() for each in self.planted}
@@ -239,7 +240,7 @@ class Checkpoint(BaseModel):
 
 
 def restore_random_numbers(state: Mapping[str, Any]) -> None:
-    """Put the random numbers of torch, and of the current GPU, to where they were."""
+    """Restore the random number states of torch and of the current GPU."""
     rng: Tensor = state[RNG]
     torch.set_rng_state(rng.cpu())
     if CUDA_RNG in state and torch.cuda.is_available():

@@ -1,7 +1,7 @@
-"""Going on from a checkpoint: the steps after it are taken again, to where the record ends.
+"""Resuming from a checkpoint: the recorded steps after it are repeated.
 
-What was decided in them stands on the topics. Each decision is applied at the step at which it was,
-no report is made twice, and from the last report on record the run goes on as any other.
+Each decision is applied at its recorded step and no report is made twice. After the last recorded
+report the run continues like any other.
 """
 
 import time
@@ -22,7 +22,7 @@ POLL_S: Final = 0.002
 
 
 class CheckpointReplay:
-    """The reports on record after a checkpoint, and the mail of decisions that they answer."""
+    """The recorded reports after a checkpoint, and the decisions whose outcomes they carry."""
 
     def __init__(
         self, decision_queue: DecisionQueue, reporter: Reporter, logged: Sequence[SeedReport]
@@ -46,14 +46,14 @@ class CheckpointReplay:
 
     @property
     def over(self) -> bool:
-        """Whether the last report on record has been passed."""
+        """Whether the last recorded report has been passed."""
         return not self._logged
 
     def await_decisions(self, timeout_s: float = TIMEOUT_S) -> None:
-        """Return when every decision to be applied again is here, with its kernels.
+        """Wait until every recorded decision has arrived with its kernels.
 
         Raises:
-            CheckpointRefused: one cannot be had, or does not come.
+            CheckpointRefused: a decision or a kernel does not arrive.
         """
         deadline = time.monotonic() + timeout_s
         while missing := self._missing():
@@ -65,10 +65,10 @@ class CheckpointReplay:
             time.sleep(POLL_S)
 
     def apply(self, step: int) -> None:
-        """Apply again what was applied at this step.
+        """Apply the decisions that are recorded for this step.
 
         Raises:
-            CheckpointRefused: it is not possible now, although it was.
+            CheckpointRefused: a decision cannot be applied now.
         """
         self._read_mailbox()
         while self._order and self._outcomes[self._order[0]].step <= step:
@@ -83,11 +83,11 @@ class CheckpointReplay:
                 ) from error
 
     def incidents(self, step: int) -> list[Incident]:
-        """Return what the governor did at a step, on record."""
+        """Return the recorded incidents of a step."""
         return [incident for incident in self._incidents if incident.step == step]
 
     def skip_report(self, step: int) -> None:
-        """Take the report on record that was made at this step, if one was, as made now."""
+        """Skip the report that is recorded for this step, if there is one."""
         if not self._logged or self._logged[0].step != step:
             return
         report = self._logged.popleft()
@@ -102,7 +102,7 @@ class CheckpointReplay:
             self._release()
 
     def _missing(self) -> str | None:
-        """Return the id of a decision that is not complete yet."""
+        """Return the id of a decision that has not arrived with its kernels."""
         self._read_mailbox()
         for decision_id, outcome in self._outcomes.items():
             arrived = self._arrived.get(decision_id)
@@ -136,6 +136,6 @@ class CheckpointReplay:
             )
 
     def _release(self) -> None:
-        """Let the run have what is not on record: offers, and decisions not answered yet."""
+        """Return unrecorded messages to the mailbox: loadable kernels and open decisions."""
         self._decision_queue.mailbox.extendleft(reversed([*self._offers.values(), *self._later]))
         self._offers, self._later = {}, []

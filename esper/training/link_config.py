@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+from esper.errors import EsperError
 from esper.kernel import load_public_key
 from esper.link import LinkConfig, Resumption
 from esper.settings import Settings
 from esper.topics.models import TrainingRun
 
 
-class NotConfigured(ValueError):
-    """A setting that growth cannot do without is missing; the message says which."""
+class NotConfigured(EsperError, ValueError):
+    """A required setting is missing; the message names it."""
 
 
 def trusted_key_of(settings: Settings) -> Path:
@@ -34,7 +35,7 @@ def link_config_for(
     resumption: Resumption | None = None,
     reads_memory: bool = False,
 ) -> LinkConfig:
-    """Return what the link process of a run is to be told; a run that goes on has its memory.
+    """Return the configuration of a run's sidecar; a resumed run does not read memory again.
 
     Raises:
         NotConfigured: no trusted key is named.

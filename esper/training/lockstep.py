@@ -1,7 +1,7 @@
-"""Lockstep: training waits for what answers each report, so that a run can be repeated bit for bit.
+"""Lockstep: training waits for the answer to each report, so that a run can be repeated bit for bit.
 
-What may come sooner or later in an ordinary run comes here at a step that is known: kernels before
-the first report, decisions and what they plant before the step after their report.
+Kernels arrive before the first report; decisions and the kernels that they plant arrive before the
+step after their report.
 """
 
 import logging
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from esper.errors import EsperError
 from esper.training.decision_queue import DecisionQueue
 from esper.training.grow_config import LockstepTimeouts
 from esper.training.link import LATE_AFTER_S, RunLink
@@ -18,23 +19,23 @@ log = logging.getLogger("esper")
 POLL_S: Final = 0.0005
 
 
-class LockstepBroken(RuntimeError):
-    """What a lockstep run waits for did not come; the message says what, and what to do."""
+class LockstepBroken(EsperError, RuntimeError):
+    """Kernels or an answer did not arrive in time; the message names them and the remedy."""
 
 
-class LockstepRefused(ValueError):
-    """A training that cannot go in lockstep; the message says why."""
+class LockstepRefused(EsperError, ValueError):
+    """A training that cannot run in lockstep; the message says why."""
 
 
 class Awaited(NamedTuple):
-    """What is waited for, and what to look at where it does not come."""
+    """What a wait is for, and what to check if it does not arrive."""
 
     what: str
     remedy: str
 
 
 class Lockstep:
-    """The waits of one run, on the training thread; once one was in vain, all raise its error."""
+    """The waits of one run, on the training thread; after one timed out, all raise its error."""
 
     def __init__(
         self, run_id: str, link: RunLink, decision_queue: DecisionQueue, timeouts: LockstepTimeouts
@@ -47,19 +48,19 @@ class Lockstep:
 
     @property
     def broken(self) -> bool:
-        """Whether something did not come: the run can only be closed."""
+        """Whether a wait timed out: the run can only be closed."""
         return self._broken is not None
 
     def check(self) -> None:
-        """Raise LockstepBroken where the run is broken."""
+        """Raise LockstepBroken if the run is broken."""
         if self._broken is not None:
             raise self._broken
 
     def await_kernels(self) -> None:
-        """Return when every kernel that the run begins with is on offer, or will never be.
+        """Wait until every kernel that the run starts with is loadable or rejected.
 
         Raises:
-            LockstepBroken: some are neither within the limit; the message names the first.
+            LockstepBroken: kernels are missing at the time limit; the message names the first.
         """
         self._wait(self._kernels_missing, self._timeouts.kernels_s)
         self._decision_queue.empty_mailbox(0)
@@ -70,10 +71,10 @@ class Lockstep:
         log.warning("lockstep run %s begins without kernels: %s", self._run_id, why)
 
     def await_answer(self, seq: int, step: int) -> None:
-        """Return when report `seq`, made at `step`, is answered and what is to be planted built.
+        """Wait until report `seq`, made at `step`, is answered and the answer's kernels are built.
 
         Raises:
-            LockstepBroken: it is not within the limit.
+            LockstepBroken: the answer or a kernel is missing at the time limit.
         """
         self._wait(lambda: self._answer_missing(seq, step), self._timeouts.answer_s)
 
@@ -92,7 +93,7 @@ class Lockstep:
     def _answer_missing(self, seq: int, step: int) -> Awaited | None:
         self._link.poll()
         self._decision_queue.empty_mailbox(step)
-        # Two sockets: the answer may overtake the word that its report has arrived.
+        # Two sockets: the answer may arrive before the confirmation of its report.
         if not self._link.confirmed:
             return Awaited(f"the broker to confirm report {seq}", "is the broker running?")
         if self._decision_queue.answered_seq < seq:

@@ -1,4 +1,4 @@
-"""A recorded run, read from a history file and a store of kernels: all that a replay needs."""
+"""`RunRecording`: a recorded run, read from a history file and a kernel store."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import orjson
 
 from esper.audit import RunRecords, read_history
+from esper.errors import EsperError
 from esper.kernel import FetchedKernel, fetch_kernels
 from esper.settings import Settings
 from esper.topics.bus import Record
@@ -27,15 +28,15 @@ from esper.training.link_config import trusted_key_of
 E = TypeVar("E", AdaptationDecision, SeedReport, KernelReady)
 
 
-class ReplayRefused(ValueError):
-    """A record that cannot be replayed, or not with this model; the message says why."""
+class ReplayRefused(EsperError, ValueError):
+    """A recording that cannot be replayed, or not with this model; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecording:
-    """One run as its records tell it, whole and in order, and the kernels that it planted, by id.
+    """One complete run in order, and the kernels that it planted, by id.
 
-    `outcomes` are by decision id, in the order in which they came about.
+    `outcomes` are by decision id, in order of application.
     """
 
     run_id: str
@@ -46,24 +47,24 @@ class RunRecording:
 
     @property
     def run_config(self) -> RunConfig:
-        """The run's constants."""
+        """The run configuration."""
         run_config = self.reports[0].run_config
         assert run_config is not None
         return run_config
 
     @property
     def slots(self) -> int:
-        """The seeds at each site."""
+        """The slots per site."""
         return max(self.run_config.slots.values())
 
     @property
     def last_step(self) -> int:
-        """The step of the last report: what came after is not known."""
+        """The step of the last report; later steps are not recorded."""
         return self.reports[-1].step
 
     @property
     def closed(self) -> bool:
-        """Whether the run's end is on record."""
+        """Whether the end of the run is recorded."""
         return self.reports[-1].closing
 
     def check(self, host_params: int, sites: Mapping[str, SiteFacts]) -> None:

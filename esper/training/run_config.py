@@ -1,19 +1,20 @@
-"""What a run says of itself when it opens: its sites, and how it is to be decided."""
+"""The run configuration in the first report: sites and policies."""
 
 from collections.abc import Mapping
 
 from torch import nn
 
 from esper.bandit import attention_for, policy_for, with_all_params
+from esper.errors import EsperError
 from esper.seed import Site
 from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection, SiteFacts
 
 LONE_DEPTH = 0.5
-"""A run's only site is neither its first nor its last."""
+"""Depth of a single site: neither first nor last."""
 
 
-class PolicyRefused(ValueError):
-    """A policy that there is not, or not with these parameters; the message names what there is."""
+class PolicyRefused(EsperError, ValueError):
+    """An unknown policy or parameter; the message names the known ones."""
 
 
 def run_config_of(
@@ -28,10 +29,10 @@ def run_config_of(
     lockstep: bool,
     memory: MemorySnapshot | None = None,
 ) -> RunConfig:
-    """Return the opening of a run in which nothing is planted yet.
+    """Return the run configuration of a new run.
 
     Raises:
-        PolicyRefused: nothing chooses as it is told to.
+        PolicyRefused: no such policy exists, or it does not take these parameters.
     """
     run_config = RunConfig(
         seed=seed,
@@ -48,7 +49,7 @@ def run_config_of(
 
 
 def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFacts]:
-    """Return what policies may know of sites; their depths are in the order of the modules."""
+    """Return the facts that policies may use; depths follow the order of the modules."""
     modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
     order = sorted(sites, key=modules.index)
     last = len(order) - 1
@@ -64,7 +65,7 @@ def site_facts(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, SiteFac
 
 
 def is_contextual(run_config: RunConfig) -> bool:
-    """Whether the run's policy judges arms by what they are, gradients among the rest."""
+    """Return whether the run's policy uses arm features, gradients among them."""
     return policy_for(run_config.policy).contextual
 
 

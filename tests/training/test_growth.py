@@ -265,7 +265,7 @@ def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
     refusals = (KernelRefusal(kernel_id=ZEROS, reason="x" * 500),) * 10_000
     link.report(SeedReport(run_id=RUN, seq=0, step=0, refusals=refusals))
     assert not link.wait_to_report(time.monotonic() + WAIT_S)
-    assert not link.free()
+    assert not link.can_report()
     link.close()
     (line,) = warnings_in(caplog)
     assert line.startswith("growth ends: a report cannot be sent (seed-metrics: a record of")

@@ -189,7 +189,7 @@ def test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot
         APPLIED, REFUSED, REFUSED, REFUSED, REFUSED, APPLIED, APPLIED,
     ]  # fmt: skip
     assert outcomes["fails"].reason == "rank 1: no room on this GPU"
-    assert outcomes["late"].reason == "rank 1: it has not its kernels in time"
+    assert outcomes["late"].reason == "rank 1: its kernels did not arrive in time"
     assert outcomes["breaks"].reason == (
         "rank 1: the plan failed and was rolled back: OutOfMemoryError: no room for its gradients"
     )
