@@ -1,4 +1,4 @@
-"""The arguments of ops: what an author may write for each, and the literal it becomes at a site."""
+"""Argument types of ops: the values that an author may write, and the literals at a site."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -8,25 +8,25 @@ from esper.blueprint.expressions import MAX_SIZE, evaluate, is_constant, parse
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
 
 AuthoredValue = int | float | bool | str | tuple[int | str, ...]
-"""An argument as it stands in a blueprint."""
+"""An argument's value in a blueprint."""
 
 LiteralValue = int | float | bool | tuple[int, ...]
-"""An argument as it stands in a plan."""
+"""An argument's value in a plan."""
 
 MAX_LIST: Final = 8
-"""Members of the longest list that an argument may be."""
+"""Length of the longest list that an argument may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class SizeArgument:
-    """A whole number from `least` to `most`, or a size expression of such a value."""
+    """An integer from `minimum` to `maximum`, or a size expression with such a value."""
 
     default: int | str | None = None
-    least: int = 1
-    most: int = MAX_SIZE
+    minimum: int = 1
+    maximum: int = MAX_SIZE
 
     def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
-        """Refuse, whatever the site, what can be no such number."""
+        """Raise BlueprintRejected if `value` is valid at no site."""
         if isinstance(value, str):
             if is_constant(parse(value, symbols)):
                 self.resolve(value, {})
@@ -34,28 +34,28 @@ class SizeArgument:
             raise _ill_typed(value, f"{self.expected} or a size expression")
 
     def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> int:
-        """Return the number that `value` is at a site."""
+        """Return the integer that `value` has at a site."""
         return _resolved(value, sizes, self)
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is a literal of this argument."""
-        return type(value) is int and self.least <= value <= self.most
+        """Return whether `value` is a literal of this argument."""
+        return type(value) is int and self.minimum <= value <= self.maximum
 
     @property
     def expected(self) -> str:
-        """What is admitted, in words for a message."""
-        return f"a whole number from {self.least} to {self.most}"
+        """The admitted values, in words for a message."""
+        return f"an integer from {self.minimum} to {self.maximum}"
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceArgument:
-    """One of a few whole numbers, or a size expression of such a value."""
+    """One of a few integers, or a size expression with such a value."""
 
     options: tuple[int, ...]
     default: int | str | None = None
 
     def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
-        """Refuse, whatever the site, what can be no option."""
+        """Raise BlueprintRejected if `value` is valid at no site."""
         if isinstance(value, str):
             if is_constant(parse(value, symbols)):
                 self.resolve(value, {})
@@ -63,29 +63,29 @@ class ChoiceArgument:
             raise _ill_typed(value, self.expected)
 
     def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> int:
-        """Return the option that `value` is at a site."""
+        """Return the option that `value` has at a site."""
         return _resolved(value, sizes, self)
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is a literal of this argument."""
+        """Return whether `value` is a literal of this argument."""
         return type(value) is int and value in self.options
 
     @property
     def expected(self) -> str:
-        """What is admitted, in words for a message."""
+        """The admitted values, in words for a message."""
         return f"one of {', '.join(map(str, self.options))}"
 
 
 @dataclass(frozen=True, slots=True)
 class NumberArgument:
-    """A number with a fraction, from `least` to less than `below`."""
+    """A float from `minimum` to less than `exclusive_maximum`."""
 
     default: float | None = None
-    least: float = 0.0
-    below: float = 1.0
+    minimum: float = 0.0
+    exclusive_maximum: float = 1.0
 
     def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
-        """Refuse what is no number of the range."""
+        """Raise BlueprintRejected unless `value` is a number in the range."""
         self.resolve(value, {})
 
     def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> float:
@@ -96,13 +96,13 @@ class NumberArgument:
         return number
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is a literal of this argument."""
-        return type(value) is float and self.least <= value < self.below
+        """Return whether `value` is a literal of this argument."""
+        return type(value) is float and self.minimum <= value < self.exclusive_maximum
 
     @property
     def expected(self) -> str:
-        """What is admitted, in words for a message."""
-        return f"a number from {self.least:g} to less than {self.below:g}"
+        """The admitted values, in words for a message."""
+        return f"a number from {self.minimum:g} to less than {self.exclusive_maximum:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class FlagArgument:
     default: bool | None = None
 
     def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
-        """Refuse what is neither true nor false."""
+        """Raise BlueprintRejected unless `value` is true or false."""
         if not self.admits(value):
             raise _ill_typed(value, self.expected)
 
@@ -122,55 +122,57 @@ class FlagArgument:
         return bool(value)
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is a literal of this argument."""
+        """Return whether `value` is a literal of this argument."""
         return type(value) is bool
 
     @property
     def expected(self) -> str:
-        """What is admitted, in words for a message."""
+        """The admitted values, in words for a message."""
         return "true or false"
 
 
 @dataclass(frozen=True, slots=True)
 class SizeListArgument:
-    """A list of `fewest` to `longest` sizes, each from `least` to `most`; it must be given."""
+    """A required list of `min_length` to `max_length` sizes, from `minimum` to `maximum` each."""
 
-    fewest: int
-    longest: int
-    least: int = 1
-    most: int = MAX_SIZE
+    min_length: int
+    max_length: int
+    minimum: int = 1
+    maximum: int = MAX_SIZE
     default: None = None
 
     def check(self, value: AuthoredValue, symbols: Set[str]) -> None:
-        """Refuse, whatever the site, what can be no such list."""
+        """Raise BlueprintRejected if `value` is valid at no site."""
         for member in self._members(value):
-            self.each.check(member, symbols)
+            self.member.check(member, symbols)
 
     def resolve(self, value: AuthoredValue, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Return the numbers that `value` is at a site."""
-        return tuple(self.each.resolve(member, sizes) for member in self._members(value))
+        """Return the integers that `value` has at a site."""
+        return tuple(self.member.resolve(member, sizes) for member in self._members(value))
 
     def admits(self, value: object) -> bool:
-        """Whether `value` is a literal of this argument."""
+        """Return whether `value` is a literal of this argument."""
         return (
             isinstance(value, tuple)
-            and self.fewest <= len(value) <= self.longest
-            and all(map(self.each.admits, value))
+            and self.min_length <= len(value) <= self.max_length
+            and all(map(self.member.admits, value))
         )
 
     @property
     def expected(self) -> str:
-        """What is admitted, in words for a message."""
-        count = f"{self.fewest} to {self.longest}" if self.fewest < self.longest else self.fewest
-        return f"a list of {count}, each {self.each.expected}"
+        """The admitted values, in words for a message."""
+        count = str(self.min_length)
+        if self.min_length < self.max_length:
+            count += f" to {self.max_length}"
+        return f"a list of {count}, each {self.member.expected}"
 
     @property
-    def each(self) -> SizeArgument:
-        """What each member is."""
-        return SizeArgument(least=self.least, most=self.most)
+    def member(self) -> SizeArgument:
+        """The argument type of one list member."""
+        return SizeArgument(minimum=self.minimum, maximum=self.maximum)
 
     def _members(self, value: AuthoredValue) -> tuple[int | str, ...]:
-        if not isinstance(value, tuple) or not self.fewest <= len(value) <= self.longest:
+        if not isinstance(value, tuple) or not self.min_length <= len(value) <= self.max_length:
             raise _ill_typed(value, self.expected)
         return value
 

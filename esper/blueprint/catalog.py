@@ -1,4 +1,4 @@
-"""The blueprints that ship with Esper: one JSON file each under `catalog/`, read as anyone's."""
+"""The blueprints that ship with Esper: one JSON file per blueprint under `catalog/`."""
 
 from functools import cache
 from importlib.resources import files
@@ -19,10 +19,10 @@ def shipped_named(blueprint_id: str) -> Blueprint:
     """Return one shipped blueprint.
 
     Raises:
-        KeyError: there is none of that id; the message lists those there are.
+        KeyError: no shipped blueprint has this id; the message lists the known ids.
     """
     for blueprint in shipped():
         if blueprint.blueprint_id == blueprint_id:
             return blueprint
     known = ", ".join(blueprint.blueprint_id for blueprint in shipped())
-    raise KeyError(f"no shipped blueprint {blueprint_id!r}; there are {known}")
+    raise KeyError(f"no shipped blueprint {blueprint_id!r}; the shipped ones are {known}")

@@ -1,4 +1,4 @@
-"""The structural check of a blueprint: everything that can be known before a site is."""
+"""The structural check of a blueprint: everything that does not depend on a site."""
 
 from typing import Final
 
@@ -9,14 +9,14 @@ from esper.blueprint.rejection import BlueprintRejected, RejectionCode
 from esper.topics.models import Blueprint, Node
 
 INPUTS: Final = ("x", "h")
-"""What a graph reads: the input of the site, and what the host's own layer makes of it."""
+"""The inputs of a graph: the site's input `x`, and `h`, the host layer's output for it."""
 
 
 def check(blueprint: Blueprint) -> None:
-    """Refuse a blueprint that is well formed at no site.
+    """Raise BlueprintRejected if a blueprint is malformed whatever the site.
 
     Raises:
-        BlueprintRejected: with the code and the node at fault, for the first fault in order.
+        BlueprintRejected: with the code and the node of the first fault in node order.
     """
     symbols = symbols_of(*blueprint.kinds)
     check_parameters(blueprint, symbols)
@@ -38,21 +38,23 @@ def _positions(blueprint: Blueprint) -> dict[str, int]:
     for position, node in enumerate(blueprint.nodes):
         if node.id in INPUTS:
             raise BlueprintRejected(
-                RejectionCode.RESERVED_NAME, f"node {node.id!r}: x and h are the graph's inputs"
+                RejectionCode.RESERVED_NAME,
+                f"node {node.id!r}: x and h are the graph's inputs; choose another id",
             )
         if node.id in positions:
             raise BlueprintRejected(
-                RejectionCode.DUPLICATE_NODE, f"node {node.id!r}: two nodes have this id"
+                RejectionCode.DUPLICATE_NODE,
+                f"node {node.id!r}: an earlier node has the same id; ids must be unique",
             )
         positions[node.id] = position
     return positions
 
 
 def _check_references(node: Node, position: int, positions: dict[str, int], spec: OpSpec) -> None:
-    if not spec.fewest <= len(node.inputs) <= spec.most:
+    if not spec.min_inputs <= len(node.inputs) <= spec.max_inputs:
         raise BlueprintRejected(
             RejectionCode.WRONG_ARITY,
-            f"{node.op} takes {spec.inputs}, not {len(node.inputs)}",
+            f"{node.op} takes {spec.arity}, not {len(node.inputs)}",
         )
     for name in node.inputs:
         if name in INPUTS:
@@ -60,12 +62,12 @@ def _check_references(node: Node, position: int, positions: dict[str, int], spec
         if name not in positions:
             raise BlueprintRejected(
                 RejectionCode.DANGLING_REFERENCE,
-                f"reads {name!r}, which is neither x, h nor a node",
+                f"reads {name!r}, which is not x, h or a node",
             )
         if positions[name] >= position:
             raise BlueprintRejected(
                 RejectionCode.CYCLE,
-                f"reads {name!r}, which is not before it; nodes are in order and have no cycles",
+                f"reads {name!r}, which is not an earlier node; list nodes in order of computation",
             )
 
 
@@ -75,7 +77,7 @@ def _check_arguments(node: Node, spec: OpSpec, symbols: frozenset[str]) -> None:
             known = ", ".join(spec.arguments) or "none"
             raise BlueprintRejected(
                 RejectionCode.UNKNOWN_ARGUMENT,
-                f"{node.op} has no argument {name!r}; it has {known}",
+                f"{node.op} has no argument {name!r}; its arguments: {known}",
             )
         try:
             argument.check(value, symbols)
@@ -98,6 +100,6 @@ def _check_output(blueprint: Blueprint, positions: dict[str, int]) -> None:
         if node.id not in live:
             raise BlueprintRejected(
                 RejectionCode.DEAD_NODE,
-                f"node {node.id!r}: the output does not depend on it; remove it or use it",
+                f"node {node.id!r}: the output does not depend on it; use or remove the node",
             )
         live.update(node.inputs)

@@ -1,12 +1,12 @@
-"""Size expressions: `C`, `C//4`, `max(8, D//16)`; a grammar small enough to be safe by its shape.
+"""Size expressions, such as `C`, `C//4` and `max(8, D//16)`.
 
     sum     := product (("+" | "-") product)*
     product := factor (("*" | "//") factor)*
     factor  := NUMBER | SYMBOL | "(" sum ")" | ("min" | "max") "(" sum ("," sum)+ ")"
 
-There is no power, no sign, no call but min and max, and every intermediate value is bounded, so
-that no expression costs more than its 64 characters. A symbol is a size of the site, or a named
-parameter of the blueprint.
+The grammar has no power, no sign and no calls except min and max, and intermediate values are
+bounded: the cost of an expression is linear in its at most 64 characters. A symbol is a size of
+the site or a named parameter of the blueprint.
 """
 
 import re
@@ -37,21 +37,21 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A whole number as written."""
+    """An integer literal."""
 
     value: int
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A size of the site, or a parameter, by name."""
+    """The name of a size of the site, or of a parameter."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An operator or function over two or more operands, from left to right."""
+    """An operator or function applied to two or more operands, from left to right."""
 
     operator: str
     operands: tuple["Expression", ...]
@@ -61,7 +61,7 @@ Expression = Constant | Symbol | Application
 
 
 def symbols_of(*kinds: SiteKind) -> frozenset[str]:
-    """Return the symbols that kinds share: the sizes of `h` (`C`) and of `x` (`Cx`)."""
+    """Return the symbols that all of these kinds have: sizes of `h` (`C`) and of `x` (`Cx`)."""
     names = frozenset.intersection(*(frozenset(_DIMENSIONS[kind]) for kind in kinds))
     return names | frozenset(f"{name}x" for name in names)
 
@@ -70,13 +70,13 @@ def sizes_of(signature: SiteSignature) -> dict[str, int]:
     """Return the value of each symbol at a site.
 
     Raises:
-        BlueprintRejected: the shapes of the signature do not have the rank of its kind.
+        BlueprintRejected: a shape of the signature has another rank than its kind requires.
     """
     names = _DIMENSIONS[signature.kind]
     if not len(names) == len(signature.h) == len(signature.x):
         raise BlueprintRejected(
             RejectionCode.WRONG_KIND,
-            f"a {signature.kind} site has shapes ({', '.join(names)}), "
+            f"a {signature.kind} site needs shapes ({', '.join(names)}), "
             f"not x {signature.x} and h {signature.h}",
         )
     of_h = dict(zip(names, signature.h, strict=True))
@@ -85,28 +85,28 @@ def sizes_of(signature: SiteSignature) -> dict[str, int]:
 
 
 def parse(text: str, symbols: Set[str]) -> Expression:
-    """Return the tree of an expression.
+    """Return the syntax tree of an expression.
 
     Raises:
-        BlueprintRejected: it is not of the grammar, too long or too deep, or names a symbol that
-            is not among `symbols`.
+        BlueprintRejected: the text breaks the grammar, is too long or nested too deeply, or
+            names a symbol that is not in `symbols`.
     """
     if len(text) > MAX_LENGTH:
         raise _bad(text[:MAX_LENGTH], f"is longer than {MAX_LENGTH} characters")
     parser = _Parser(text, symbols)
     tree = parser.sum(depth=0)
     if parser.peek() is not None:
-        raise _bad(text, f"goes on with {parser.peek()!r} where it should end")
+        raise _bad(text, f"has unexpected {parser.peek()!r} after its end")
     return tree
 
 
 def names_in(text: str) -> frozenset[str]:
-    """Return the words of an expression, whatever its grammar makes of them."""
+    """Return every word of an expression, symbols and functions alike."""
     return frozenset(_NAME.findall(text))
 
 
 def is_constant(expression: Expression) -> bool:
-    """Whether an expression has the same value at every site."""
+    """Return whether an expression has the same value at every site."""
     match expression:
         case Application(_, operands):
             return all(map(is_constant, operands))
@@ -118,7 +118,7 @@ def evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:
     """Return the value of an expression where the symbols have the given sizes.
 
     Raises:
-        BlueprintRejected: a division by zero, or a value beyond the bounds on the way.
+        BlueprintRejected: a division by zero, or an intermediate value out of bounds.
     """
     match expression:
         case Constant(value):
@@ -131,15 +131,15 @@ def evaluate(expression: Expression, sizes: Mapping[str, int]) -> int:
 
 
 def size(text: str, sizes: Mapping[str, int]) -> int:
-    """Return the size that an expression stands for: a whole number from 1 to 2^20.
+    """Return the value of a size expression, an integer from 1 to 2^20.
 
     Raises:
-        BlueprintRejected: the expression is malformed, or its value is no such number.
+        BlueprintRejected: the expression is malformed, or its value is out of range.
     """
     value = evaluate(parse(text, sizes.keys()), sizes)
     if not 1 <= value <= MAX_SIZE:
         raise BlueprintRejected(
-            RejectionCode.BAD_SIZE, f"{text!r} is {value} here; a size is from 1 to {MAX_SIZE}"
+            RejectionCode.BAD_SIZE, f"{text!r} is {value} here; sizes are from 1 to {MAX_SIZE}"
         )
     return value
 
@@ -151,14 +151,15 @@ def _bad(text: str, why: str) -> BlueprintRejected:
 def _bounded(value: int) -> int:
     if abs(value) > MAX_INTERMEDIATE:
         raise BlueprintRejected(
-            RejectionCode.BAD_SIZE, f"a value beyond {MAX_INTERMEDIATE} within a size expression"
+            RejectionCode.BAD_SIZE,
+            f"a size expression has an intermediate value beyond {MAX_INTERMEDIATE}",
         )
     return value
 
 
 def _divide(left: int, right: int) -> int:
     if right == 0:
-        raise BlueprintRejected(RejectionCode.BAD_SIZE, "a division by zero in a size expression")
+        raise BlueprintRejected(RejectionCode.BAD_SIZE, "a size expression divides by zero")
     return left // right
 
 
@@ -173,7 +174,7 @@ _OPERATORS: Final[Mapping[str, Callable[[int, int], int]]] = {
 
 
 class _Parser:
-    """Recursive descent over the tokens of one expression."""
+    """Recursive-descent parser of one expression."""
 
     def __init__(self, text: str, symbols: Set[str]) -> None:
         self._text = text
@@ -201,7 +202,7 @@ class _Parser:
 
     def _factor(self, depth: int) -> Expression:
         if depth > MAX_DEPTH:
-            raise _bad(self._text, f"is nested deeper than {MAX_DEPTH}")
+            raise _bad(self._text, f"is nested deeper than {MAX_DEPTH} levels")
         token = self._take()
         if token.isdigit():
             return Constant(int(token))
@@ -214,8 +215,8 @@ class _Parser:
         if token in self._symbols:
             return Symbol(token)
         known = ", ".join(sorted(self._symbols))
-        wanted = f"a number or one of {known}" if known else "a number, for want of common sizes,"
-        raise _bad(self._text, f"has {token!r} where {wanted} should be")
+        expected = f"a number or one of {known}" if known else "a number (no common symbols)"
+        raise _bad(self._text, f"has {token!r} instead of {expected}")
 
     def _call(self, function: str, depth: int) -> Expression:
         self._expect("(")
@@ -225,19 +226,19 @@ class _Parser:
             operands.append(self.sum(depth + 1))
         self._expect(")")
         if len(operands) == 1:
-            raise _bad(self._text, f"gives {function} one operand; it takes two or more")
+            raise _bad(self._text, f"calls {function} with one operand; it takes two or more")
         return Application(function, tuple(operands))
 
     def _take(self) -> str:
         token = self.peek()
         if token is None:
-            raise _bad(self._text, "ends where a number or a symbol should be")
+            raise _bad(self._text, "ends before a number or a symbol")
         self._next += 1
         return token
 
     def _expect(self, token: str) -> None:
         if (found := self.peek()) != token:
-            raise _bad(self._text, f"has {found or 'its end'!r} where {token!r} should be")
+            raise _bad(self._text, f"has {found or 'its end'!r} instead of {token!r}")
         self._next += 1
 
     def _tokenise(self) -> list[str]:
@@ -245,7 +246,7 @@ class _Parser:
         while position < len(text):
             found = _TOKEN.match(text, position)
             if found is None:
-                raise _bad(self._text, f"has {text[position]!r}, which is not of the grammar")
+                raise _bad(self._text, f"has {text[position]!r}, which the grammar does not allow")
             tokens.append(found[1])
             position = found.end()
         return tokens

@@ -1,4 +1,4 @@
-"""Families: what the named parameters of a blueprint are worth, and members with other values."""
+"""Families: the values of a blueprint's named parameters, and members with other values."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -22,10 +22,10 @@ LEAST: Final = 1
 
 
 def check_parameters(blueprint: Blueprint, symbols: frozenset[str]) -> None:
-    """Refuse ranges, defaults and values that are wrong at every site.
+    """Check ranges, defaults and values that do not depend on a site.
 
     Raises:
-        BlueprintRejected: with the parameter at fault.
+        BlueprintRejected: a parameter is invalid; the message names it.
     """
     for name, parameter in blueprint.parameters.items():
         try:
@@ -35,28 +35,28 @@ def check_parameters(blueprint: Blueprint, symbols: frozenset[str]) -> None:
     for name, value in blueprint.values.items():
         if (declared := blueprint.parameters.get(name)) is None:
             known = ", ".join(blueprint.parameters) or "none"
-            raise _bad(f"value {name!r}: no such parameter; there are {known}")
+            raise _bad(f"value {name!r}: no such parameter; the parameters are {known}")
         if not declared.least <= value <= declared.most:
             raise _bad(f"value {name!r}: {value} is not from {declared.least} to {declared.most}")
 
 
 def check_parameters_used(blueprint: Blueprint) -> None:
-    """Refuse a parameter that no argument of a node names: its members would be all alike.
+    """Check that an argument of a node uses every parameter; otherwise all members are equal.
 
     Raises:
-        BlueprintRejected: with the parameter at fault.
+        BlueprintRejected: no argument uses a parameter; the message names it.
     """
-    written = (value for node in blueprint.nodes for value in node.args.values())
-    used = frozenset[str]().union(*map(_names, written))
+    authored = (value for node in blueprint.nodes for value in node.args.values())
+    used = frozenset[str]().union(*map(_names, authored))
     for name in blueprint.parameters:
         if name not in used:
-            raise _bad(f"parameter {name!r}: no size uses it")
+            raise _bad(f"parameter {name!r}: no argument uses this parameter; use it or remove it")
 
 
 def values_at(blueprint: Blueprint, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the value of each parameter at a site: the one given, else the default's.
+    """Return the parameters' values at a site: the chosen value, else the default.
 
-    A default that is an expression is brought within the range of its parameter.
+    The value of a default expression is clamped to the range of its parameter.
     """
     values = {}
     for name, parameter in blueprint.parameters.items():
@@ -72,10 +72,10 @@ def values_at(blueprint: Blueprint, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def member(blueprint: Blueprint, values: Mapping[str, int]) -> Blueprint:
-    """Return the member of a family with these values, under an id of its own.
+    """Return the member of a family with these values; the values become part of its id.
 
     Raises:
-        BlueprintRejected: a value is of no parameter, or outside the range of its parameter.
+        BlueprintRejected: a value has no parameter, or is outside its parameter's range.
     """
     if not values:
         return blueprint
@@ -89,17 +89,17 @@ def member(blueprint: Blueprint, values: Mapping[str, int]) -> Blueprint:
             }
         )
     except ValidationError as error:
-        raise _bad(f"the member cannot be named {blueprint.blueprint_id + suffix!r}") from error
+        raise _bad(f"no member can have the id {blueprint.blueprint_id + suffix!r}") from error
     check_parameters(found, symbols_of(*found.kinds))
     return found
 
 
 def _check_parameter(name: str, parameter: Parameter, symbols: frozenset[str]) -> None:
     if name in FUNCTIONS:
-        raise _bad(f"is the name of a function of size expressions ({', '.join(FUNCTIONS)})")
+        raise _bad(f"has the name of a function of size expressions ({', '.join(FUNCTIONS)})")
     if not LEAST <= parameter.least <= parameter.most <= MAX_SIZE:
         raise _bad(
-            f"has the range {parameter.least} to {parameter.most}, which is not within "
+            f"has the range {parameter.least} to {parameter.most}, which must be within "
             f"{LEAST} to {MAX_SIZE}"
         )
     default = parameter.default

@@ -1,4 +1,4 @@
-"""The identity of a kernel: a digest of all that its bytes depend on."""
+"""The id of a kernel: a digest of everything that its bytes depend on."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -9,13 +9,13 @@ from esper.topics.codec import digest, sha256_of
 from esper.topics.models import Blueprint, KernelRequested, SiteSignature, TrainingRun
 
 COMPILER_VERSION: Final = 2
-"""Raised whenever the same blueprint and signature would give other bytes than before."""
+"""Increment when the same blueprint and signature would compile to different bytes."""
 
 
 def kernel_id(blueprint: Blueprint, signature: SiteSignature | None, pipeline: str = "plan") -> str:
-    """Return the SHA-256, in hexadecimal, that names this blueprint compiled for this signature.
+    """Return the id of this blueprint compiled for this signature: a hexadecimal SHA-256.
 
-    A signature of None names the blueprint refused before any site was considered.
+    With a signature of None, the id is of a blueprint that was rejected before planning.
     """
     identity = {
         "blueprint": digest(blueprint),
@@ -27,7 +27,7 @@ def kernel_id(blueprint: Blueprint, signature: SiteSignature | None, pipeline: s
 
 
 def request_for(blueprint: Blueprint, signature: SiteSignature) -> KernelRequested:
-    """Return the compile work that makes a kernel of a blueprint at a site."""
+    """Return the request to compile a blueprint for a site."""
     return KernelRequested(
         kernel_id=kernel_id(blueprint, signature), blueprint=blueprint, site_signature=signature
     )
@@ -36,7 +36,7 @@ def request_for(blueprint: Blueprint, signature: SiteSignature) -> KernelRequest
 def requests_for(
     blueprints: Iterable[Blueprint], runs: Iterable[TrainingRun]
 ) -> Iterator[KernelRequested]:
-    """Yield the compile work for these blueprints at the sites of these runs, each kernel once."""
+    """Yield one request per kernel for these blueprints at the sites of these runs."""
     signatures = {digest(site): site for run in runs for site in run.sites.values()}
     for blueprint in blueprints:
         for signature in signatures.values():

@@ -1,12 +1,14 @@
-"""Why a blueprint does not become a kernel: the list of codes, and the exception with one."""
+"""The reasons to reject a blueprint: the codes, and the exception that carries one."""
 
 from enum import StrEnum
 
+from esper.errors import EsperError
+
 
 class RejectionCode(StrEnum):
-    """Every reason for which compile work ends without a kernel; `KernelCompiled.reason_code`."""
+    """Every reason to reject compile work; the values of `KernelCompiled.reason_code`."""
 
-    # The graph itself, whatever the site.
+    # The graph, independent of a site.
     UNKNOWN_OP = "unknown-op"
     WRONG_ARITY = "wrong-arity"
     UNKNOWN_ARGUMENT = "unknown-argument"
@@ -29,7 +31,7 @@ class RejectionCode(StrEnum):
     TOO_MANY_PARAMETERS = "too-many-parameters"
     TOO_MANY_ACTIVATIONS = "too-many-activations"
     TOO_MANY_FLOPS = "too-many-flops"
-    # The finished bytes, as the validator ran them.
+    # The artifact, when the validator runs it.
     NOT_LOADABLE = "not-loadable"
     NOT_RUNNABLE = "not-runnable"
     WRONG_RESULT_SHAPE = "wrong-result-shape"
@@ -40,14 +42,14 @@ class RejectionCode(StrEnum):
     BATCH_DEPENDENT = "batch-dependent"
     STATE_NOT_KEPT = "state-not-kept"
     INPUT_CHANGED = "input-changed"
-    # The process that compiled.
+    # The worker process.
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out-of-memory"
     CRASHED = "crashed"
 
 
-class BlueprintRejected(ValueError):
-    """A blueprint that cannot become a kernel; `code` is for programs, `message` for its author."""
+class BlueprintRejected(EsperError, ValueError):
+    """A blueprint cannot become a kernel; `code` is for programs, `message` for its author."""
 
     def __init__(self, code: RejectionCode, message: str) -> None:
         super().__init__(message)
@@ -55,5 +57,5 @@ class BlueprintRejected(ValueError):
         self.message = message
 
     def at(self, where: str) -> "BlueprintRejected":
-        """Return the same rejection with the place it concerns put before its message."""
+        """Return the same rejection with `where` before its message."""
         return BlueprintRejected(self.code, f"{where}: {self.message}")

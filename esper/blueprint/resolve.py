@@ -1,4 +1,4 @@
-"""What a blueprint becomes at one site: every size a number, every value a shape and a cost."""
+"""Resolve a blueprint at a site: sizes become numbers, values get shapes and costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ MAX_ACTIVATIONS: Final = 1 << 25
 """Elements that all steps together allocate for one sample."""
 
 MAX_FLOPS: Final = 20_000_000_000
-"""FLOPs for one sample: a whole ResNet-50 takes 8e9; beyond this no core validates in time."""
+"""FLOPs for one sample (ResNet-50: 8e9); a core cannot validate more within the time limit."""
 
 BIRTH_SCALE: Final = "birth_scale"
-"""Id of the node appended where a graph's own output cannot be silent."""
+"""Id of the `scale` node appended to a graph whose output cannot be zero at birth."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedNode:
-    """One node at a site; `inputs` are slots: 0 is `x`, 1 is `h`, node i fills slot i + 2."""
+    """One node at a site; `inputs` are value slots: 0 is `x`, 1 is `h`, i + 2 is node i."""
 
     id: str
     spec: OpSpec
@@ -38,16 +38,16 @@ class ResolvedNode:
 
     @property
     def params(self) -> int:
-        """Count of learnable numbers."""
+        """Number of learnable scalars."""
         return sum(prod(parameter.shape) for parameter in self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A blueprint at a site, with the value of each of its parameters there.
+    """A blueprint at a site, with the values of its parameters there.
 
-    Its last node is one that zero parameters silence. Costs are for one sample: FLOPs, and the
-    elements that are allocated going forward.
+    The output of the last node is zero where its weights are. Costs are for one sample: FLOPs,
+    and elements allocated in the forward pass.
     """
 
     signature: SiteSignature
@@ -56,29 +56,29 @@ class Resolved:
 
     @property
     def params(self) -> int:
-        """Count of learnable numbers."""
+        """Number of learnable scalars."""
         return sum(node.params for node in self.nodes)
 
     @property
     def flops(self) -> int:
-        """FLOPs of one sample, forward."""
+        """Forward FLOPs of one sample."""
         return sum(node.flops for node in self.nodes)
 
     @property
     def memory(self) -> int:
-        """Elements allocated for one sample, forward."""
+        """Elements allocated for one sample in the forward pass."""
         return sum(node.memory for node in self.nodes)
 
 
 def resolve(blueprint: Blueprint, signature: SiteSignature) -> Resolved:
-    """Return what a blueprint becomes at a site.
+    """Return a blueprint resolved at a site.
 
-    A kernel must be an exact no-op at birth and still receive gradient, so its last op is one
-    that zero parameters silence. Where the output is another op, a `scale` follows it.
+    A kernel must be an exact no-op at birth and still receive gradient, so its last op must have
+    `zero_output_at_zero_weights`. A `scale` is appended to a graph with another last op.
 
     Raises:
         BlueprintRejected: the blueprint is malformed, does not fit the site, or exceeds a limit;
-            with the code and the node at fault.
+            the exception names the code and the node.
     """
     check(blueprint)
     if signature.kind not in blueprint.kinds:
@@ -104,11 +104,11 @@ def _resolve_nodes(
     slots = {name: slot for slot, name in enumerate(INPUTS)}
     shapes: list[Shape] = [signature.x, signature.h]
     nodes: list[ResolvedNode] = []
-    spent = _Spent()
-    for node in _silenced(blueprint):
+    costs = _CostLimits()
+    for node in _ending_at_zero(blueprint):
         inputs = tuple(slots[name] for name in node.inputs)
         resolved = _resolve_node(node, inputs, [shapes[slot] for slot in inputs], sizes)
-        spent.add(resolved)
+        costs.add(resolved)
         slots[node.id] = len(shapes)
         shapes.append(resolved.output)
         nodes.append(resolved)
@@ -139,17 +139,17 @@ def _resolve_node(
 def _literals(node: Node, spec: OpSpec, sizes: Mapping[str, int]) -> Literals:
     literals = {}
     for name, argument in spec.arguments.items():
-        written = node.args.get(name, argument.default)
-        assert written is not None, "check() refuses a node without a needed argument"
+        authored = node.args.get(name, argument.default)
+        assert authored is not None, "check() rejects a node without a required argument"
         try:
-            literals[name] = argument.resolve(written, sizes)
+            literals[name] = argument.resolve(authored, sizes)
         except BlueprintRejected as rejection:
             raise rejection.at(f"node {node.id!r}, argument {name!r}") from None
     return literals
 
 
-class _Spent:
-    """What the nodes so far cost together; refuses the node that exceeds a limit."""
+class _CostLimits:
+    """Sum the costs of the nodes; reject the node that exceeds a limit."""
 
     def __init__(self) -> None:
         self._params = self._memory = self._flops = 0
@@ -158,7 +158,7 @@ class _Spent:
         self._params += node.params
         self._memory += node.memory
         self._flops += node.flops
-        for spent, most, what, code in (
+        for spent, limit, unit, code in (
             (self._params, MAX_PARAMETERS, "parameters", RejectionCode.TOO_MANY_PARAMETERS),
             (
                 self._memory,
@@ -168,14 +168,14 @@ class _Spent:
             ),
             (self._flops, MAX_FLOPS, "FLOPs a sample", RejectionCode.TOO_MANY_FLOPS),
         ):
-            if spent > most:
+            if spent > limit:
                 raise BlueprintRejected(
-                    code, f"node {node.id!r}: {spent} {what} so far; at most {most}"
+                    code, f"node {node.id!r}: {spent} {unit} so far; at most {limit}"
                 )
 
 
-def _silenced(blueprint: Blueprint) -> tuple[Node, ...]:
-    """Append a `scale` unless the last node already falls silent at zero."""
+def _ending_at_zero(blueprint: Blueprint) -> tuple[Node, ...]:
+    """Return the nodes, with a `scale` appended unless the last is zero at zero weights."""
     if OPS[blueprint.nodes[-1].op].zero_output_at_zero_weights:
         return blueprint.nodes
     taken = {node.id for node in blueprint.nodes}

@@ -1,7 +1,7 @@
-"""The JSON Schema of a blueprint as an author writes it, made of the model and the table of ops.
+"""The JSON Schema of a blueprint for its author, generated from the model and the table of ops.
 
-It is narrower than what the topic accepts: the closed set of ops, each with its own arguments and
-their ranges, and no field that Esper would ignore, so that an editor shows a slip as it is made.
+It is stricter than the topic: it lists the ops with the ranges of their arguments, and forbids
+fields that Esper would ignore, so that an editor marks a mistake while the author types.
 """
 
 from collections.abc import Mapping
@@ -21,30 +21,30 @@ from esper.topics.models import Blueprint
 
 DRAFT_7: Final = "http://json-schema.org/draft-07/schema#"
 NAMED: Final = ("parameters", "values")
-"""The fields whose keys are names of parameters."""
+"""Fields whose keys are parameter names."""
 
 EXPRESSION: Final = "#/definitions/Expression"
 
 Schema = dict[str, Any]
 
 FIELDS: Final = {
-    "blueprint_id": "Its name: unique among yours, lower case, digits, dots and dashes.",
-    "kind": "The kind of site it serves, or a list of kinds; it may use the sizes they share.",
-    "summary": "A sentence on what it is for, and where it comes from.",
-    "category": "A word for what kind of network it is; selectors may prefer one.",
-    "parameters": "Numbers that make it a family, by name; sizes may use them like C or D.",
-    "values": "Values of parameters that are chosen; the others take their defaults.",
-    "nodes": "The ops in the order in which they are computed; each reads x, h or earlier nodes.",
-    "output": "The last node, of the shape of h: what the kernel adds to the site.",
+    "blueprint_id": "Unique name: lower-case letters, digits, dots and dashes.",
+    "kind": "The kind of site, or a list of kinds; expressions may use the sizes common to them.",
+    "summary": "One sentence: its purpose and its source.",
+    "category": "One word for the type of network; selection policies may prefer a category.",
+    "parameters": "Named integers that make it a family; expressions may use them like sizes.",
+    "values": "Chosen parameter values; other parameters take their defaults.",
+    "nodes": "The ops in order of computation; a node reads x, h or earlier nodes.",
+    "output": "The last node, of the shape of h; the kernel adds its value to h.",
 }
 NODE_FIELDS: Final = {
-    "id": "A name for its value; x and h are taken.",
-    "inputs": "What it reads: x, the input of the site; h, its output; ids of earlier nodes.",
+    "id": "Name of the node's value; x and h are reserved.",
+    "inputs": "Values to read: x (the site's input), h (its output), or ids of earlier nodes.",
 }
 
 
 def author_schema() -> Schema:
-    """Return the schema (draft 7), self-contained."""
+    """Return the self-contained schema (draft 7)."""
     schema = Blueprint.model_json_schema(ref_template="#/definitions/{model}")
     definitions: dict[str, Schema] = schema.pop("$defs")
     rows = [row for row in OPS.values() if not row.internal]
@@ -57,7 +57,7 @@ def author_schema() -> Schema:
     properties = (
         fields
         | named
-        | {"$schema": {"type": "string", "description": "For editors; Esper does not read it."}}
+        | {"$schema": {"type": "string", "description": "For editors; Esper ignores it."}}
     )
     return {
         "$schema": DRAFT_7,
@@ -79,10 +79,10 @@ def _described(fields: Schema, descriptions: Mapping[str, str]) -> Schema:
 def _node(model: Schema, rows: list[OpSpec]) -> Schema:
     properties = _described(model["properties"], NODE_FIELDS) | {
         "op": {
-            "description": "What the node computes.",
+            "description": "The op that the node computes.",
             "oneOf": [{"const": row.name, "description": row.summary} for row in rows],
         },
-        "args": {"type": "object", "description": "The arguments of the op, by name."},
+        "args": {"type": "object", "description": "The op's arguments, by name."},
     }
     return model | {
         "properties": properties,
@@ -92,16 +92,16 @@ def _node(model: Schema, rows: list[OpSpec]) -> Schema:
 
 
 def _rule(row: OpSpec) -> Schema:
-    """Return what holds for a node of this op: how many inputs, which arguments."""
-    needed = any(argument.default is None for argument in row.arguments.values())
+    """Return the rule for nodes of this op: number of inputs, and arguments."""
+    required = any(argument.default is None for argument in row.arguments.values())
     return {
         "if": {"properties": {"op": {"const": row.name}}, "required": ["op"]},
         "then": {
             "properties": {
-                "inputs": {"minItems": row.fewest, "maxItems": row.most},
+                "inputs": {"minItems": row.min_inputs, "maxItems": row.max_inputs},
                 "args": {"$ref": f"#/definitions/args_of_{row.name}"},
             },
-            **({"required": ["args"]} if needed else {}),
+            **({"required": ["args"]} if required else {}),
         },
     }
 
@@ -111,7 +111,7 @@ def _arguments(row: OpSpec) -> Schema:
     return {
         "type": "object",
         "description": row.summary,
-        "properties": {name: _argument(each) for name, each in row.arguments.items()},
+        "properties": {name: _argument(argument) for name, argument in row.arguments.items()},
         "additionalProperties": False,
         **({"required": required} if required else {}),
     }
@@ -123,29 +123,29 @@ def _argument(argument: Argument) -> Schema:
     if argument.default is not None:
         schema["default"] = argument.default
     match argument:
-        case SizeArgument(least=least, most=most):
-            number = {"type": "integer", "minimum": least, "maximum": most}
+        case SizeArgument(minimum=minimum, maximum=maximum):
+            number = {"type": "integer", "minimum": minimum, "maximum": maximum}
             return schema | {"anyOf": [number, {"$ref": EXPRESSION}]}
         case ChoiceArgument(options=options):
             return schema | {"anyOf": [{"enum": list(options)}, {"$ref": EXPRESSION}]}
-        case NumberArgument(least=least, below=below):
-            return schema | {"type": "number", "minimum": least, "exclusiveMaximum": below}
+        case NumberArgument(minimum=minimum, exclusive_maximum=bound):
+            return schema | {"type": "number", "minimum": minimum, "exclusiveMaximum": bound}
         case FlagArgument():
             return schema | {"type": "boolean"}
-        case SizeListArgument(fewest=fewest, longest=longest):
-            items = {"anyOf": _argument(argument.each)["anyOf"]}
+        case SizeListArgument(min_length=min_length, max_length=max_length):
+            items = {"anyOf": _argument(argument.member)["anyOf"]}
             return schema | {
                 "type": "array",
                 "items": items,
-                "minItems": fewest,
-                "maxItems": longest,
+                "minItems": min_length,
+                "maxItems": max_length,
             }
 
 
 def _parameter(model: Schema) -> Schema:
     bound = {"type": "integer", "minimum": 1, "maximum": MAX_SIZE}
     default = {
-        "description": "A number, or an expression over the sizes of the site.",
+        "description": "An integer, or an expression over the sizes of the site.",
         "anyOf": [bound, {"$ref": EXPRESSION}],
     }
     return model | {
@@ -162,8 +162,8 @@ def _expression() -> Schema:
     return {
         "type": "string",
         "description": (
-            "A size expression: whole numbers, sizes of the site (D; T, D; C, H, W of the "
-            "output, with x after them of the input), parameters, + - * //, min() and max()."
+            "A size expression: integers, sizes of h (D; T, D; C, H, W), sizes of x (Dx, Tx, Cx, "
+            "Hx, Wx), parameters, + - * //, min() and max()."
         ),
         "pattern": "^[A-Za-z0-9_ +*/(),-]+$",
         "maxLength": MAX_LENGTH,

@@ -27,11 +27,11 @@ def initial_tensors(plan: KernelPlan) -> dict[str, Tensor]:
 
 def _draw(spec: ParameterSpec, seed: str) -> Tensor:
     if spec.bound == 0:
-        return torch.full(spec.shape, spec.centre)
+        return torch.full(spec.shape, spec.mean)
     generator = torch.Generator().manual_seed(
         int.from_bytes(sha256(seed.encode()).digest()[:8], "little")
     )
     # `rand` is exact and each operation after it is rounded once, unlike `uniform_`, which may
     # fuse them: the bits do not depend on the instructions of a machine.
     unit = torch.rand(spec.shape, generator=generator)
-    return unit.mul_(2 * spec.bound).add_(spec.centre - spec.bound)
+    return unit.mul_(2 * spec.bound).add_(spec.mean - spec.bound)

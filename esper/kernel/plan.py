@@ -171,8 +171,8 @@ def _check_rank(signature: SiteSignature) -> None:
 
 def _lay_out_step(step: PlanStep, shapes: Sequence[Shape]) -> StepLayout:
     spec = op_named(step.op, internal=True)
-    if not spec.fewest <= len(step.inputs) <= spec.most:
-        raise ArtifactRefused(f"step {step.node!r}: {step.op} takes {spec.inputs}")
+    if not spec.min_inputs <= len(step.inputs) <= spec.max_inputs:
+        raise ArtifactRefused(f"step {step.node!r}: {step.op} takes {spec.arity}")
     if step.args.keys() != spec.arguments.keys():
         raise ArtifactRefused(
             f"step {step.node!r}: arguments {sorted(step.args)}; "

@@ -53,4 +53,4 @@ def _statements(plan: KernelPlan) -> Iterator[str]:
 def _call(step: PlanStep, layout: StepLayout, values: list[str]) -> str:
     operands = [values[slot] for slot in step.inputs]
     layer = f"self.{attribute_of(step.node)}"
-    return layout.spec.source.written(layout.inputs, step.args, operands, layer)
+    return layout.spec.source.render(layout.inputs, step.args, operands, layer)

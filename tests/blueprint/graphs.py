@@ -73,7 +73,7 @@ Drawn = tuple[str, tuple[str, ...], dict[str, Any], Shape]
 def steps(draw: st.DrawFn, last: str, values: dict[str, Shape]) -> Drawn | None:
     """An op that reads `last` and fits; None where what was drawn does not fit."""
     spec = draw(st.sampled_from(AUTHORS))
-    count = draw(st.integers(spec.fewest, spec.most)) - 1
+    count = draw(st.integers(spec.min_inputs, spec.max_inputs)) - 1
     anything = st.lists(st.sampled_from(sorted(values)), min_size=count, max_size=count)
     others = draw(st.just([last] * count) | anything)
     inputs = (last, *others)
@@ -121,13 +121,13 @@ def _reshapings(shape: Shape) -> Sequence[Shape]:
 
 def _small(argument: Argument) -> st.SearchStrategy[Any]:
     match argument:
-        case SizeArgument(least=least, most=most):
-            return st.integers(max(least, -5), min(most, 9))
+        case SizeArgument(minimum=minimum, maximum=maximum):
+            return st.integers(max(minimum, -5), min(maximum, 9))
         case ChoiceArgument(options=options):
             return st.sampled_from(options)
-        case NumberArgument(least=least, below=below):
-            return st.floats(least, below, exclude_max=True)
+        case NumberArgument(minimum=minimum, exclusive_maximum=below):
+            return st.floats(minimum, below, exclude_max=True)
         case FlagArgument():
             return st.booleans()
-        case SizeListArgument(fewest=fewest, longest=longest):
-            return st.lists(_small(argument.each), min_size=fewest, max_size=longest).map(tuple)
+        case SizeListArgument(min_length=shortest, max_length=longest):
+            return st.lists(_small(argument.member), min_size=shortest, max_size=longest).map(tuple)

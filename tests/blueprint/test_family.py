@@ -64,7 +64,7 @@ def test_a_member_has_an_id_of_its_own_and_is_a_blueprint_like_any() -> None:
 
 def test_a_member_whose_id_would_be_too_long_is_refused() -> None:
     long = family().model_copy(update={"blueprint_id": "f" * 60})
-    with pytest.raises(BlueprintRejected, match="named"):
+    with pytest.raises(BlueprintRejected, match="no member can have the id"):
         member(long, {"width": 3})
 
 

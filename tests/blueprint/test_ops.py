@@ -36,7 +36,7 @@ def as_written(
         names["layer"].load_state_dict(state["weights"])
     operands = [f"value{position}" for position in range(len(inputs))]
     names |= dict(zip(operands, inputs, strict=True))
-    written: Tensor = eval(spec.source.written(shapes, args, operands, "layer"), names)
+    written: Tensor = eval(spec.source.render(shapes, args, operands, "layer"), names)
     return written
 
 
@@ -69,7 +69,7 @@ def test_the_source_of_an_op_computes_what_the_op_does(
 def test_the_cases_are_of_inputs_and_arguments_that_their_ops_admit() -> None:
     for name, shapes, args, _ in CASES:
         spec = OPS[name]
-        assert spec.fewest <= len(shapes) <= spec.most, name
+        assert spec.min_inputs <= len(shapes) <= spec.max_inputs, name
         assert args.keys() == spec.arguments.keys(), name
         assert all(spec.arguments[key].admits(value) for key, value in args.items()), name
 

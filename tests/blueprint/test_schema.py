@@ -160,6 +160,6 @@ def is_well_formed(document: Document) -> bool:
     try:
         check(decode(Blueprint, orjson.dumps(document)))
     except (Undecodable, BlueprintRejected) as error:
-        # A parameter that lost its only use is nothing that a schema can see.
-        return "no size uses it" in str(error)
+        # The schema cannot see that a parameter has no use left.
+        return "no argument uses this parameter" in str(error)
     return True

@@ -90,7 +90,7 @@ def ops_rows(rows: Sequence[OpSpec]) -> list[tuple[str, str, str, str]]:
     return [
         (
             row.name,
-            str(row.fewest) if row.fewest == row.most else f"{row.fewest} to {row.most}",
+            row.input_range,
             ", ".join(_argument(name, argument) for name, argument in row.arguments.items()),
             row.summary,
         )
@@ -112,8 +112,8 @@ def ops_as_json(rows: Sequence[OpSpec]) -> list[dict[str, Any]]:
     return [
         {
             "op": row.name,
-            "fewest_inputs": row.fewest,
-            "most_inputs": row.most,
+            "fewest_inputs": row.min_inputs,
+            "most_inputs": row.max_inputs,
             "arguments": {
                 name: {"expected": argument.expected, "default": argument.default}
                 for name, argument in row.arguments.items()

@@ -1,10 +1,13 @@
-"""The ops: one table, one row each; everything Esper knows about an op stands in its row.
+"""The ops: one table, one row per op; no other module of Esper needs to name an op.
 
-In: the shapes of the inputs of a node and its arguments. Out: the shape, parameters and cost of
-its value, the function that computes it, and how a person would write it. To add an op, add a
-row to the file of its family and its case to `tests/blueprint/test_ops.py`; nothing else in
-Esper names an op. torch is imported by the `run` of a row, not by this package, so that
-blueprints can be read and checked where torch is not wanted.
+In: the shapes of a node's inputs, and its arguments. Out: the shape, parameters and cost of its
+value, the function that computes it, and its PyTorch source.
+
+To add an op, add an `OpSpec` to `ROWS` in the file of its family here, and a case to
+`tests/blueprint/cases.py`; for a new family, add its module to `_FAMILIES` below as well. Then run
+`make contracts`, which writes docs/ops.md and the author's schema, and `pytest tests/blueprint`.
+The `run` of a row imports torch; this package does not, because planners check blueprints
+without torch.
 """
 
 from collections.abc import Mapping
@@ -37,20 +40,20 @@ _FAMILIES: Final = (
 )
 
 OPS: Final[Mapping[str, OpSpec]] = {row.name: row for family in _FAMILIES for row in family.ROWS}
-"""Every op, by name; those that are `internal` are of plans only."""
+"""Every op by name; `internal` ops occur in plans only."""
 
 
 def op_named(name: str, internal: bool = False) -> OpSpec:
-    """Return the row of an op; an internal one only where `internal` says so.
+    """Return the row of an op; internal ops only with `internal`.
 
     Raises:
-        BlueprintRejected: there is no such op; the message lists those there are.
+        BlueprintRejected: no op has this name; the message lists the known names.
     """
     spec = OPS.get(name)
     if spec is None or (spec.internal and not internal):
         known = ", ".join(sorted(row.name for row in OPS.values() if not row.internal))
         raise BlueprintRejected(
-            RejectionCode.UNKNOWN_OP, f"there is no op {name!r}; there are {known}"
+            RejectionCode.UNKNOWN_OP, f"unknown op {name!r}; the ops are {known}"
         )
     return spec
 

@@ -1,4 +1,4 @@
-"""Ops that move elements and compute nothing. Dims are counted from 0, without the batch."""
+"""Ops that move elements without arithmetic. Dims are counted from 0, without the batch."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -15,24 +15,24 @@ from esper.blueprint.ops.spec import (
     Shape,
     ShapeRule,
     Source,
+    dim_size,
     elements_of,
     functional,
-    known_dim,
     mismatch,
-    nothing,
+    no_cost,
     same_shape,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DIM = SizeArgument(least=0, most=MAX_RANK - 1)
-INDEX = SizeArgument(least=0)
+DIM = SizeArgument(minimum=0, maximum=MAX_RANK - 1)
+INDEX = SizeArgument(minimum=0)
 
 
 def _concat_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     dim = args["dim"]
-    known_dim(inputs[0], dim)
+    dim_size(inputs[0], dim)
     first = inputs[0]
     for other in inputs[1:]:
         if len(other) != len(first) or any(
@@ -60,14 +60,16 @@ def _concat_call(inputs: Sequence[Shape], args: Literals) -> str:
 
 def _equal_sizes(size: int, args: Literals) -> tuple[int, ...]:
     if size % args["parts"]:
-        raise mismatch(f"dim {args['dim']} is {size}, which has no {args['parts']} equal parts")
+        raise mismatch(
+            f"dim {args['dim']} is {size}, which does not divide into {args['parts']} equal parts"
+        )
     return (size // int(args["parts"]),) * int(args["parts"])
 
 
 def _given_sizes(size: int, args: Literals) -> tuple[int, ...]:
     sizes: tuple[int, ...] = args["sizes"]
     if sum(sizes) != size:
-        raise mismatch(f"sizes {list(sizes)} do not add up to dim {args['dim']}, which is {size}")
+        raise mismatch(f"sizes {list(sizes)} add up to {sum(sizes)}; dim {args['dim']} is {size}")
     return sizes
 
 
@@ -78,13 +80,13 @@ def _part_row(
     arguments: dict[str, SizeArgument | SizeListArgument],
     run: Callable[[Literals], Run],
 ) -> OpSpec:
-    """Return the row of an op that takes one of the parts that `sizes_of` divides a dim into."""
+    """Return the row of an op that selects one part of a dim; `sizes_of` gives the part sizes."""
 
     def part(shape: Sequence[int], args: Literals) -> tuple[int, int]:
-        """Return where the part begins and how long it is."""
-        index, sizes = args["index"], sizes_of(known_dim(shape, args["dim"]), args)
+        """Return the start and the length of the part."""
+        index, sizes = args["index"], sizes_of(dim_size(shape, args["dim"]), args)
         if index >= len(sizes):
-            raise mismatch(f"index {index} of {len(sizes)} parts; the first is 0")
+            raise mismatch(f"index {index} is beyond the {len(sizes)} parts; the first is 0")
         return sum(sizes[:index]), sizes[index]
 
     def shape(inputs: Sequence[Shape], args: Literals) -> Shape:
@@ -100,7 +102,7 @@ def _part_row(
         summary=summary,
         arguments=arguments | {"index": INDEX, "dim": DIM},
         shape=shape,
-        memory=nothing,
+        memory=no_cost,
         run=run,
         source=Source(call=call),
     )
@@ -143,7 +145,9 @@ def _reshape_call(inputs: Sequence[Shape], args: Literals) -> str:
 def _transpose_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     order = args["order"]
     if sorted(order) != list(range(len(inputs[0]))):
-        raise mismatch(f"order {list(order)} does not name each dim of {inputs[0]} once, from 0")
+        raise mismatch(
+            f"order {list(order)} is not a permutation of the dims of {inputs[0]}, counted from 0"
+        )
     return tuple(inputs[0][dim] for dim in order)
 
 
@@ -151,8 +155,8 @@ def _permutation(args: Literals) -> tuple[int, ...]:
     return (0, *(dim + 1 for dim in args["order"]))
 
 
-def _along(inputs: Sequence[Shape], args: Literals) -> Shape:
-    known_dim(inputs[0], args["dim"])
+def _moved_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
+    dim_size(inputs[0], args["dim"])
     return inputs[0]
 
 
@@ -163,7 +167,7 @@ def _roll_run(args: Literals) -> Run:
 
 
 def _shift_padding(shape: Sequence[int], args: Literals) -> tuple[int, ...]:
-    """Return what `pad` adds before and takes away after, from the last dim to the shifted one."""
+    """Return the arguments of `pad`, from the last dim to the shifted dim; it crops the end."""
     by = min(args["by"], shape[args["dim"]])
     untouched = (0, 0) * (len(shape) - 1 - int(args["dim"]))
     return (*untouched, by, -by)
@@ -179,8 +183,8 @@ def _shift_run(args: Literals) -> Run:
     return run
 
 
-def _moving(name: str, summary: str, by: SizeArgument, run: Any, source: Source) -> OpSpec:
-    shape: ShapeRule = _along
+def _movement_row(name: str, summary: str, by: SizeArgument, run: Any, source: Source) -> OpSpec:
+    shape: ShapeRule = _moved_shape
     return OpSpec(
         name=name,
         summary=summary,
@@ -195,9 +199,9 @@ def _moving(name: str, summary: str, by: SizeArgument, run: Any, source: Source)
 ROWS = (
     OpSpec(
         name="concat",
-        summary="Values one after the other along a dim; their other dims are equal.",
-        fewest=2,
-        most=8,
+        summary="Concatenation along a dim; the other dims must be equal.",
+        min_inputs=2,
+        max_inputs=8,
         arguments={"dim": DIM},
         shape=_concat_shape,
         memory=elements_of(_concat_shape),
@@ -208,20 +212,20 @@ ROWS = (
         "chunk",
         "One of several equal parts along a dim; the first has index 0.",
         _equal_sizes,
-        {"parts": SizeArgument(most=64)},
+        {"parts": SizeArgument(maximum=64)},
         _chunk_run,
     ),
     _part_row(
         "split",
         "One of several parts of given sizes along a dim; the first has index 0.",
         _given_sizes,
-        {"sizes": SizeListArgument(fewest=1, longest=MAX_LIST)},
+        {"sizes": SizeListArgument(min_length=1, max_length=MAX_LIST)},
         _split_run,
     ),
     OpSpec(
         name="reshape",
         summary="The same elements, in the same order, in another shape.",
-        arguments={"shape": SizeListArgument(fewest=1, longest=MAX_RANK)},
+        arguments={"shape": SizeListArgument(min_length=1, max_length=MAX_RANK)},
         shape=_reshape_shape,
         memory=elements_of(_reshape_shape),
         run=_reshape_run,
@@ -231,23 +235,25 @@ ROWS = (
         name="transpose",
         summary="The dims in another order: dim i of the result is dim order[i] of the value.",
         arguments={
-            "order": SizeListArgument(fewest=1, longest=MAX_RANK, least=0, most=MAX_RANK - 1)
+            "order": SizeListArgument(
+                min_length=1, max_length=MAX_RANK, minimum=0, maximum=MAX_RANK - 1
+            )
         },
         shape=_transpose_shape,
-        memory=nothing,
+        memory=no_cost,
         run=lambda args: lambda value: value.permute(_permutation(args)),
         source=Source(call=lambda inputs, args: f"{{0}}.permute({_permutation(args)})"),
     ),
-    _moving(
+    _movement_row(
         "roll",
-        "Moved along a dim by some positions; what leaves at one end enters at the other.",
-        SizeArgument(least=-MAX_SIZE),
+        "Cyclic shift along a dim: elements that leave at one end enter at the other.",
+        SizeArgument(minimum=-MAX_SIZE),
         _roll_run,
         Source(call=lambda inputs, args: f"{{0}}.roll({args['by']}, {args['dim'] + 1})"),
     ),
-    _moving(
+    _movement_row(
         "shift",
-        "Moved to later positions along a dim; zeros enter where nothing was.",
+        "Shift to later positions along a dim; zeros fill the start.",
         SizeArgument(),
         _shift_run,
         Source(

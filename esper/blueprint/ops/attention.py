@@ -1,4 +1,4 @@
-"""Attention: positions that read from each other."""
+"""Scaled dot-product attention between positions."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,11 +26,14 @@ def _shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     if not len(query) == len(key) == len(value) == SEQUENCE_RANK:
         raise mismatch(f"takes three values (T, D), not {query}, {key}, {value}")
     if key != value or query[1] != key[1]:
-        raise mismatch(f"query {query}, key {key} and value {value} do not agree")
+        raise mismatch(
+            f"query {query}, key {key}, value {value}: key and value need one shape, "
+            f"query the same features"
+        )
     if query[1] % args["heads"]:
         raise mismatch(f"heads {args['heads']} must divide the {query[1]} features")
     if (args["causal"] or args["window"]) and query != key:
-        raise mismatch(f"positions of query {query} and key {key} differ: no causal, no window")
+        raise mismatch(f"causal and window need equal query {query} and key {key}")
     return query
 
 
@@ -40,13 +43,13 @@ def _flops(inputs: Sequence[Shape], args: Literals) -> int:
 
 
 def _memory(inputs: Sequence[Shape], args: Literals) -> int:
-    """Return the elements of the result, and of the mask of a window."""
+    """Return the elements of the result and, with a window, of its mask."""
     (length, features), key, _ = inputs
     return length * features + (length * key[0] if args["window"] else 0)
 
 
 def _last_diagonal(args: Literals) -> int:
-    """Return how far beyond its own position a window lets a position read."""
+    """Return how many later positions a position may read within the window."""
     return 0 if args["causal"] else int(args["window"]) - 1
 
 
@@ -56,7 +59,7 @@ def _run(args: Literals) -> Run:
     heads, window, causal = args["heads"], args["window"], args["causal"]
 
     def split(value: Any) -> Any:
-        # Of features that do not lie side by side torch would write out all T x T weights.
+        # With non-contiguous features torch would materialise the T x T weights.
         return value.contiguous().unflatten(-1, (heads, -1)).transpose(1, 2)
 
     def run(query: "Tensor", key: "Tensor", value: "Tensor") -> "Tensor":
@@ -91,12 +94,12 @@ ROWS = (
     OpSpec(
         name="attention",
         summary="Softmax attention of query, key, value; window w: positions less than w apart.",
-        fewest=3,
-        most=3,
+        min_inputs=3,
+        max_inputs=3,
         arguments={
             "heads": SizeArgument(default=1),
             "causal": FlagArgument(default=False),
-            "window": SizeArgument(default=0, least=0, most=MAX_SIZE),
+            "window": SizeArgument(default=0, minimum=0, maximum=MAX_SIZE),
         },
         shape=_shape,
         flops=_flops,

@@ -1,4 +1,4 @@
-"""Convolutions over positions, and the way back up from a stride."""
+"""Convolutions over positions, and upsampling to undo a stride."""
 
 from collections.abc import Sequence
 from math import prod
@@ -16,24 +16,24 @@ from esper.blueprint.ops.spec import (
     Source,
     elements_of,
     functional,
+    lecun_uniform,
     mismatch,
-    uniform,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def strided(size: int, stride: int) -> int:
-    """Return how many positions a stride leaves: ceil(size / stride)."""
+def strided_size(size: int, stride: int) -> int:
+    """Return the positions that a stride keeps: ceil(size / stride)."""
     return -(-size // stride)
 
 
 def _check_groups(channels: int, args: Literals) -> None:
     if channels % args["groups"] or args["out"] % args["groups"]:
         raise mismatch(
-            f"groups {args['groups']} must divide the {channels} channels that come in "
-            f"and the {args['out']} that go out"
+            f"groups {args['groups']} must divide the {channels} input channels "
+            f"and the {args['out']} output channels"
         )
 
 
@@ -42,12 +42,12 @@ def _conv2d_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
         raise mismatch(f"takes (C, H, W), not {inputs[0]}")
     channels, height, width = inputs[0]
     _check_groups(channels, args)
-    return args["out"], strided(height, args["stride"]), strided(width, args["stride"])
+    return args["out"], strided_size(height, args["stride"]), strided_size(width, args["stride"])
 
 
 def _conv2d_parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
     channels, kernel = inputs[0][0] // args["groups"], args["kernel"]
-    weight = uniform("weight", (args["out"], channels, kernel, kernel), channels * kernel**2)
+    weight = lecun_uniform("weight", (args["out"], channels, kernel, kernel), channels * kernel**2)
     return (weight, ParameterSpec("bias", (args["out"],))) if args["bias"] else (weight,)
 
 
@@ -57,7 +57,7 @@ def _conv2d_flops(inputs: Sequence[Shape], args: Literals) -> int:
 
 
 def _reach(args: Literals) -> int:
-    """Return how many positions lie between the first and the last that a tap reads."""
+    """Return the distance between the first and the last position that one output reads."""
     return int(args["dilation"]) * (int(args["kernel"]) - 1)
 
 
@@ -93,23 +93,23 @@ def _conv_layer(layer: str, channels: int, padding: int, args: Literals) -> str:
         ("groups", args["groups"], 1),
         ("bias", args["bias"], True),
     )
-    written = "".join(f", {name}={value}" for name, value, usual in extras if value != usual)
-    return f"nn.{layer}({channels}, {args['out']}, {args['kernel']}{written})"
+    options = "".join(f", {name}={value}" for name, value, default in extras if value != default)
+    return f"nn.{layer}({channels}, {args['out']}, {args['kernel']}{options})"
 
 
 def _conv1d_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     if len(inputs[0]) != SEQUENCE_RANK:
         raise mismatch(f"takes (T, D), not {inputs[0]}")
     if not (args["causal"] or args["kernel"] % 2):
-        raise mismatch(f"kernel {args['kernel']} has no middle: take an odd one, or causal")
+        raise mismatch(f"kernel {args['kernel']} has no centre: use an odd kernel or causal")
     length, features = inputs[0]
     _check_groups(features, args)
-    return strided(length, args["stride"]), args["out"]
+    return strided_size(length, args["stride"]), args["out"]
 
 
 def _conv1d_parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
     features, kernel = inputs[0][1] // args["groups"], args["kernel"]
-    weight = uniform("weight", (args["out"], features, kernel), features * kernel)
+    weight = lecun_uniform("weight", (args["out"], features, kernel), features * kernel)
     return (weight, ParameterSpec("bias", (args["out"],))) if args["bias"] else (weight,)
 
 
@@ -158,7 +158,7 @@ def _upsample_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
         case (_, features), (length,):
             return length, features
     raise mismatch(
-        f"brings (C, H, W) to size [H, W] or (T, D) to size [T], "
+        f"resizes (C, H, W) to size [H, W], or (T, D) to size [T], "
         f"not {inputs[0]} to {list(args['size'])}"
     )
 
@@ -167,7 +167,7 @@ def _upsample_run(args: Literals) -> Run:
     interpolate: Any = functional("interpolate")
     size = args["size"]
 
-    def image(value: "Tensor") -> "Tensor":
+    def feature_map(value: "Tensor") -> "Tensor":
         result: Tensor = interpolate(value, size, mode="nearest")
         return result
 
@@ -175,7 +175,7 @@ def _upsample_run(args: Literals) -> Run:
         result: Tensor = interpolate(value.transpose(1, 2), size, mode="nearest")
         return result.transpose(1, 2)
 
-    return sequence if len(size) == 1 else image
+    return sequence if len(size) == 1 else feature_map
 
 
 def _upsample_call(inputs: Sequence[Shape], args: Literals) -> str:
@@ -193,7 +193,7 @@ ROWS = (
             "out": SizeArgument(),
             "kernel": ChoiceArgument((1, 3, 5, 7), default=3),
             "groups": SizeArgument(default=1),
-            "dilation": SizeArgument(default=1, most=16),
+            "dilation": SizeArgument(default=1, maximum=16),
             "stride": ChoiceArgument((1, 2, 4), default=1),
             "bias": FlagArgument(default=True),
         },
@@ -207,13 +207,13 @@ ROWS = (
     ),
     OpSpec(
         name="conv1d",
-        summary="Convolution over time; stride 1 keeps its length, causal looks back only.",
+        summary="Convolution over positions; stride 1 keeps the length, causal looks back only.",
         arguments={
             "out": SizeArgument(),
-            "kernel": SizeArgument(default=3, most=63),
+            "kernel": SizeArgument(default=3, maximum=63),
             "groups": SizeArgument(default=1),
-            "dilation": SizeArgument(default=1, most=256),
-            "stride": SizeArgument(default=1, most=16),
+            "dilation": SizeArgument(default=1, maximum=256),
+            "stride": SizeArgument(default=1, maximum=16),
             "causal": FlagArgument(default=False),
             "bias": FlagArgument(default=True),
         },
@@ -227,8 +227,8 @@ ROWS = (
     ),
     OpSpec(
         name="upsample",
-        summary="Nearest neighbours at exactly a new size: the way back up from a stride.",
-        arguments={"size": SizeListArgument(fewest=1, longest=2)},
+        summary="Nearest-neighbour resampling to exactly the given size; undoes a stride.",
+        arguments={"size": SizeListArgument(min_length=1, max_length=2)},
         shape=_upsample_shape,
         memory=elements_of(_upsample_shape),
         run=_upsample_run,

@@ -1,4 +1,4 @@
-"""Ops that work element by element."""
+"""Elementwise ops."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,17 +12,17 @@ from esper.blueprint.ops.spec import (
     Shape,
     Source,
     elements_of,
-    function,
     functional,
     mismatch,
     same_shape,
+    torch_function,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _activation(name: str, summary: str, module: str = "torch.nn.functional") -> OpSpec:
+def _activation_row(name: str, summary: str, module: str = "torch.nn.functional") -> OpSpec:
     prefix = module.replace("torch.nn", "nn")
     return OpSpec(
         name=name,
@@ -30,31 +30,33 @@ def _activation(name: str, summary: str, module: str = "torch.nn.functional") ->
         shape=same_shape,
         flops=elements_of(same_shape),
         memory=elements_of(same_shape),
-        run=function(module, name),
+        run=torch_function(module, name),
         source=Source(call=f"{prefix}.{name}({{0}})"),
     )
 
 
 def broadcast_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
-    """Return the shape of two values together: dims are equal, or 1 on either side."""
+    """Return the broadcast shape of two values: dims are equal, or 1 on either side."""
     left, right = inputs
     if len(left) != len(right):
-        raise mismatch(f"{left} and {right} have {len(left)} and {len(right)} dims, not as many")
+        raise mismatch(
+            f"{left} and {right} have {len(left)} and {len(right)} dims; the counts must be equal"
+        )
     if any(1 not in pair and pair[0] != pair[1] for pair in zip(left, right, strict=True)):
         raise mismatch(f"{left} and {right} differ in a dim that is 1 in neither")
     return tuple(map(max, left, right))
 
 
-def _combination(name: str, summary: str, operator: str) -> OpSpec:
+def _binary_row(name: str, summary: str, operator: str) -> OpSpec:
     return OpSpec(
         name=name,
         summary=summary,
-        fewest=2,
-        most=2,
+        min_inputs=2,
+        max_inputs=2,
         shape=broadcast_shape,
         flops=elements_of(broadcast_shape),
         memory=elements_of(broadcast_shape),
-        run=function("torch", name),
+        run=torch_function("torch", name),
         source=Source(call=f"{{0}} {operator} {{1}}"),
     )
 
@@ -79,29 +81,29 @@ def _dropout_run_training(args: Literals) -> Run:
 
 
 ROWS = (
-    _activation("relu", "The positive part.", module="torch"),
-    _activation("gelu", "x times the normal distribution of x."),
-    _activation("silu", "x times its sigmoid."),
-    _activation("elu", "x where positive, exp(x) - 1 where not."),
-    _activation("softplus", "log(1 + exp(x)): a smooth positive part."),
-    _activation("hardswish", "x times its sigmoid, in straight lines."),
-    _activation("sigmoid", "1 / (1 + exp(-x)): a gate from 0 to 1.", module="torch"),
-    _activation("tanh", "The hyperbolic tangent, from -1 to 1.", module="torch"),
+    _activation_row("relu", "The positive part.", module="torch"),
+    _activation_row("gelu", "x times the normal distribution function of x."),
+    _activation_row("silu", "x times its sigmoid."),
+    _activation_row("elu", "x where positive, exp(x) - 1 where not."),
+    _activation_row("softplus", "log(1 + exp(x)): a smooth positive part."),
+    _activation_row("hardswish", "x times a piecewise linear sigmoid."),
+    _activation_row("sigmoid", "1 / (1 + exp(-x)): a gate from 0 to 1.", module="torch"),
+    _activation_row("tanh", "The hyperbolic tangent, from -1 to 1.", module="torch"),
     OpSpec(
         name="softmax",
-        summary="Positive shares of the last dimension that add up to one.",
+        summary="Softmax along the last dimension.",
         shape=same_shape,
-        flops=elements_of(same_shape, each=3),
+        flops=elements_of(same_shape, per_element=3),
         memory=elements_of(same_shape),
         run=_softmax_run,
         source=Source(call="torch.softmax({0}, -1)"),
     ),
-    _combination("add", "Sum of two values; dims are equal, or 1 on either side.", "+"),
-    _combination("mul", "Product of two values; dims are equal, or 1 on either side.", "*"),
+    _binary_row("add", "Sum of two values; dims are equal, or 1 on either side.", "+"),
+    _binary_row("mul", "Product of two values; dims are equal, or 1 on either side.", "*"),
     OpSpec(
         name="dropout",
-        summary="In training, zero with probability p and the rest scaled up; else the value.",
-        arguments={"p": NumberArgument(default=0.1, least=0.0, below=1.0)},
+        summary="In training, zeroes with probability p and rescales the rest; else the value.",
+        arguments={"p": NumberArgument(default=0.1, minimum=0.0, exclusive_maximum=1.0)},
         shape=same_shape,
         flops=elements_of(same_shape),
         memory=elements_of(same_shape),

@@ -1,7 +1,7 @@
-"""Ops that only the optimiser writes: what ops of the table compute, in another way.
+"""Internal ops that the optimiser substitutes: the result of a public op, computed another way.
 
-Parameters keep the names, shapes and beginnings that they have in the op that is replaced, and
-the layer that holds them in an exported module is the one of that op.
+Parameters keep the names, shapes and initial values of the replaced op. In exported source they
+are in the same layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ from esper.blueprint.ops.spec import (
     Run,
     Shape,
     Source,
+    dim_size,
     elements_of,
     functional,
-    known_dim,
+    lecun_uniform,
     mismatch,
-    uniform,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _pixel_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
 
 def _pointwise_parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
     channels, out = inputs[0][0], args["out"]
-    weight = uniform("weight", (out, channels, 1, 1), channels)
+    weight = lecun_uniform("weight", (out, channels, 1, 1), channels)
     return (weight, ParameterSpec("bias", (out,))) if args["bias"] else (weight,)
 
 
@@ -65,7 +65,7 @@ def _pixel_run(args: Literals) -> Run:
     linear, out = functional("linear"), args["out"]
 
     def run(value: "Tensor", weight: "Tensor", bias: "Tensor | None" = None) -> "Tensor":
-        # Only dims of size 1 go and come, so that these are views of whatever layout.
+        # Both views only drop or add dims of size 1, so they work in any memory layout.
         batch, channels = value.shape[:2]
         flat: Tensor = linear(value.view(batch, channels), weight.view(out, channels), bias)
         return flat.view(batch, out, 1, 1)
@@ -106,8 +106,8 @@ def _pointwise_call(inputs: Sequence[Shape], args: Literals) -> str:
 
 def _glu_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     shape, dim = inputs[0], args["dim"]
-    if known_dim(shape, dim) % 2:
-        raise mismatch(f"dim {dim} of {shape} has no two halves")
+    if dim_size(shape, dim) % 2:
+        raise mismatch(f"dim {dim} of {shape} is odd and cannot be halved")
     return (*shape[:dim], shape[dim] // 2, *shape[dim + 1 :])
 
 
@@ -125,9 +125,9 @@ def _row(family: ModuleType, name: str) -> OpSpec:
 
 
 def _by_channel(row: OpSpec, name: str, summary: str) -> OpSpec:
-    """Return the row of an op on feature maps that computes with channels side by side in memory.
+    """Return the row of a feature-map op that computes in channels_last memory format.
 
-    Its result is laid out as usual again, so that what follows need not know.
+    The result is contiguous again, so later ops need no change.
     """
 
     def run(args: Literals) -> Run:
@@ -139,13 +139,9 @@ def _by_channel(row: OpSpec, name: str, summary: str) -> OpSpec:
         return relaid
 
     def call(inputs: Sequence[Shape], args: Literals) -> str:
-        written = (
-            row.source.call if isinstance(row.source.call, str) else row.source.call(inputs, args)
-        )
-        return (
-            written.replace("{0}", "{0}.contiguous(memory_format=torch.channels_last)")
-            + ".contiguous()"
-        )
+        template = row.source.template(inputs, args)
+        relaid = template.replace("{0}", "{0}.contiguous(memory_format=torch.channels_last)")
+        return f"{relaid}.contiguous()"
 
     def memory(inputs: Sequence[Shape], args: Literals) -> int:
         return prod(inputs[0]) + 2 * row.memory(inputs, args)
@@ -163,7 +159,7 @@ def _pointwise_row(
     run: Callable[[Literals], Run],
     call: Callable[[Sequence[Shape], Literals], str],
 ) -> OpSpec:
-    """Return the row of another way to compute a convolution with a kernel of 1."""
+    """Return the row of an op that replaces a convolution of kernel 1."""
     return OpSpec(
         name=name,
         summary=summary,
@@ -182,7 +178,7 @@ def _pointwise_row(
 ROWS: tuple[OpSpec, ...] = (
     _pointwise_row(
         "conv2d_at_one",
-        "A convolution of kernel 1 where there is one position, as a linear map.",
+        "A convolution of kernel 1 on a single position, as a linear map.",
         _pixel_shape,
         _pixel_run,
         _pixel_call,
@@ -197,9 +193,9 @@ ROWS: tuple[OpSpec, ...] = (
     OpSpec(
         name="glu",
         summary="The first half of a dim times the sigmoid of the second.",
-        arguments={"dim": SizeArgument(least=0, most=MAX_RANK - 1)},
+        arguments={"dim": SizeArgument(minimum=0, maximum=MAX_RANK - 1)},
         shape=_glu_shape,
-        flops=elements_of(_glu_shape, each=2),
+        flops=elements_of(_glu_shape, per_element=2),
         memory=elements_of(_glu_shape),
         run=_glu_run,
         source=Source(call=_glu_call),
@@ -208,11 +204,11 @@ ROWS: tuple[OpSpec, ...] = (
     _by_channel(
         _row(convolution, "conv2d"),
         "conv2d_by_channel",
-        "A convolution over channels that lie side by side in memory.",
+        "A convolution in channels_last memory format.",
     ),
     _by_channel(
         _row(pooling, "max_pool"),
         "max_pool_by_channel",
-        "The largest of each window, over channels that lie side by side in memory.",
+        "The largest value of each window, in channels_last memory format.",
     ),
 )

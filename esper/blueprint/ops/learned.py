@@ -1,4 +1,4 @@
-"""Learnable tensors that are no map: factors, offsets, constants."""
+"""Learnable factors, offsets and constants."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ from esper.blueprint.ops.spec import (
     Source,
     SourceRule,
     elements_of,
-    function,
-    nothing,
+    lecun_uniform,
+    no_cost,
     same_shape,
-    uniform,
+    torch_function,
 )
 
 if TYPE_CHECKING:
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 
 def _per_channel(shape: Shape) -> Shape:
-    """Return the shape of one number per channel of a (C, H, W), else of the last dim."""
+    """Return the shape of one number per channel of (C, H, W), else per feature of the last dim."""
     return (shape[0], 1, 1) if len(shape) == FEATURE_MAP_RANK else shape[-1:]
 
 
-def _one_each(centre: float) -> ParameterRule:
+def _per_channel_parameter(mean: float) -> ParameterRule:
     def parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
-        return (ParameterSpec("weight", _per_channel(inputs[0]), centre=centre),)
+        return (ParameterSpec("weight", _per_channel(inputs[0]), mean=mean),)
 
     return parameters
 
 
-def _held(maker: str, shape: Shape) -> str:
-    """Return the layer that holds one tensor, `weight`, which starts as `torch.<maker>`."""
+def _holder(maker: str, shape: Shape) -> str:
+    """Return the source of a layer with one tensor, `weight`, initialised by `torch.<maker>`."""
     sizes = ", ".join(map(str, shape))
     return f'nn.ParameterDict({{"weight": nn.Parameter(torch.{maker}({sizes}))}})'
 
 
-def _held_per_channel(maker: str) -> SourceRule:
-    return lambda inputs, args: _held(maker, _per_channel(inputs[0]))
+def _channel_holder(maker: str) -> SourceRule:
+    return lambda inputs, args: _holder(maker, _per_channel(inputs[0]))
 
 
 def _learned_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
@@ -54,7 +54,7 @@ def _learned_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
 
 
 def _learned_parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
-    return (uniform("weight", args["shape"], args["shape"][-1]),)
+    return (lecun_uniform("weight", args["shape"], args["shape"][-1]),)
 
 
 def _learned_run(args: Literals) -> Run:
@@ -73,32 +73,34 @@ ROWS = (
         name="scale",
         summary="One learnable factor per channel, or per feature of the last dimension.",
         shape=same_shape,
-        parameters=_one_each(centre=1.0),
+        parameters=_per_channel_parameter(mean=1.0),
         flops=elements_of(same_shape),
         memory=elements_of(same_shape),
-        run=function("torch", "mul"),
-        source=Source(call='{0} * {layer}["weight"]', layer=_held_per_channel("ones")),
+        run=torch_function("torch", "mul"),
+        source=Source(call='{0} * {layer}["weight"]', layer=_channel_holder("ones")),
         zero_output_at_zero_weights=True,
     ),
     OpSpec(
         name="bias",
         summary="One learnable offset per channel, or per feature of the last dimension.",
         shape=same_shape,
-        parameters=_one_each(centre=0.0),
+        parameters=_per_channel_parameter(mean=0.0),
         flops=elements_of(same_shape),
         memory=elements_of(same_shape),
-        run=function("torch", "add"),
-        source=Source(call='{0} + {layer}["weight"]', layer=_held_per_channel("zeros")),
+        run=torch_function("torch", "add"),
+        source=Source(call='{0} + {layer}["weight"]', layer=_channel_holder("zeros")),
     ),
     OpSpec(
         name="learned",
-        summary="A learnable tensor, the same for every sample of the batch of its input.",
-        arguments={"shape": SizeListArgument(fewest=1, longest=MAX_RANK)},
+        summary="A learnable tensor, the same for every sample; its input gives the batch size.",
+        arguments={"shape": SizeListArgument(min_length=1, max_length=MAX_RANK)},
         shape=_learned_shape,
         parameters=_learned_parameters,
-        memory=nothing,
+        memory=no_cost,
         run=_learned_run,
-        source=Source(call=_learned_call, layer=lambda inputs, args: _held("randn", args["shape"])),
+        source=Source(
+            call=_learned_call, layer=lambda inputs, args: _holder("randn", args["shape"])
+        ),
         zero_output_at_zero_weights=True,
     ),
 )

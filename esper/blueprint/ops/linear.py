@@ -1,4 +1,4 @@
-"""Products of matrices: with weights, and with each other."""
+"""Matrix products: of a value with weights, and of two values."""
 
 from collections.abc import Sequence
 from math import prod
@@ -11,9 +11,9 @@ from esper.blueprint.ops.spec import (
     Shape,
     Source,
     elements_of,
-    function,
+    lecun_uniform,
     mismatch,
-    uniform,
+    torch_function,
 )
 
 MATRIX_RANK = 2
@@ -25,7 +25,7 @@ def _linear_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
 
 def _linear_parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
     features = inputs[0][-1]
-    weight = uniform("weight", (args["out"], features), features)
+    weight = lecun_uniform("weight", (args["out"], features), features)
     return (weight, ParameterSpec("bias", (args["out"],))) if args["bias"] else (weight,)
 
 
@@ -42,7 +42,7 @@ def _matmul_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     if not len(left) == len(right) >= MATRIX_RANK or left[:-2] != right[:-2]:
         raise mismatch(f"takes two values with equal dims before the last two, not {left}, {right}")
     if left[-1] != right[-2]:
-        raise mismatch(f"the {left[-1]} columns of {left} meet the {right[-2]} rows of {right}")
+        raise mismatch(f"{left} has {left[-1]} columns but {right} has {right[-2]} rows")
     return (*left[:-1], right[-1])
 
 
@@ -59,19 +59,19 @@ ROWS = (
         parameters=_linear_parameters,
         flops=_linear_flops,
         memory=elements_of(_linear_shape),
-        run=function("torch.nn.functional", "linear"),
+        run=torch_function("torch.nn.functional", "linear"),
         source=Source(call="{layer}({0})", layer=_linear_layer),
         zero_output_at_zero_weights=True,
     ),
     OpSpec(
         name="matmul",
         summary="Matrix product over the last two dims; the dims before them are equal.",
-        fewest=2,
-        most=2,
+        min_inputs=2,
+        max_inputs=2,
         shape=_matmul_shape,
         flops=_matmul_flops,
         memory=elements_of(_matmul_shape),
-        run=function("torch", "matmul"),
+        run=torch_function("torch", "matmul"),
         source=Source(call="{0} @ {1}"),
     ),
 )

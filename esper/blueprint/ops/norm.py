@@ -35,7 +35,7 @@ def _group_norm_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     if channels % groups:
         raise mismatch(f"groups {groups} must divide the {channels} channels")
     if prod(inputs[0]) == groups:
-        raise mismatch(f"normalises groups of one element in {inputs[0]}, which leaves nothing")
+        raise mismatch(f"has groups of one element in {inputs[0]}: the result would be constant")
     return inputs[0]
 
 
@@ -51,7 +51,7 @@ def _group_norm_run(args: Literals) -> Run:
 
 def _row_norm_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     if inputs[0][-1] == 1:
-        raise mismatch(f"normalises rows of one element in {inputs[0]}, which leaves nothing")
+        raise mismatch(f"has rows of one element in {inputs[0]}: the result would be constant")
     return inputs[0]
 
 
@@ -76,11 +76,11 @@ def _rms_norm_run(args: Literals) -> Run:
 
 
 def _affine(dimension: int, offset: bool = True) -> ParameterRule:
-    """Return the parameters of a norm: factors of one and offsets of zero along a dimension."""
+    """Return the rule of a norm's parameters: factors of 1 and offsets of 0 along a dimension."""
 
     def parameters(inputs: Sequence[Shape], args: Literals) -> tuple[ParameterSpec, ...]:
         features = (inputs[0][dimension],)
-        weight = ParameterSpec("weight", features, centre=1.0)
+        weight = ParameterSpec("weight", features, mean=1.0)
         return (weight, ParameterSpec("bias", features)) if offset else (weight,)
 
     return parameters
@@ -93,7 +93,7 @@ ROWS = (
         arguments={"groups": SizeArgument(default=1)},
         shape=_group_norm_shape,
         parameters=_affine(0),
-        flops=elements_of(same_shape, each=FLOPS_PER_ELEMENT),
+        flops=elements_of(same_shape, per_element=FLOPS_PER_ELEMENT),
         memory=elements_of(same_shape),
         run=_group_norm_run,
         source=Source(
@@ -106,7 +106,7 @@ ROWS = (
         summary="Zero mean and unit variance along the last dimension.",
         shape=_row_norm_shape,
         parameters=_affine(-1),
-        flops=elements_of(same_shape, each=FLOPS_PER_ELEMENT),
+        flops=elements_of(same_shape, per_element=FLOPS_PER_ELEMENT),
         memory=elements_of(same_shape),
         run=_layer_norm_run,
         source=Source(
@@ -118,7 +118,7 @@ ROWS = (
         summary="Unit mean square along the last dimension.",
         shape=_row_norm_shape,
         parameters=_affine(-1, offset=False),
-        flops=elements_of(same_shape, each=4),
+        flops=elements_of(same_shape, per_element=4),
         memory=elements_of(same_shape),
         run=_rms_norm_run,
         source=Source(

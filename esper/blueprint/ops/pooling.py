@@ -1,4 +1,4 @@
-"""Summaries over positions."""
+"""Pooling and reductions over positions or a dim."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from esper.blueprint.arguments import ChoiceArgument, SizeArgument, SizeListArgument
-from esper.blueprint.ops.convolution import strided
+from esper.blueprint.ops.convolution import strided_size
 from esper.blueprint.ops.spec import (
     FEATURE_MAP_RANK,
     MAX_RANK,
@@ -16,10 +16,10 @@ from esper.blueprint.ops.spec import (
     Run,
     Shape,
     Source,
+    dim_size,
     elements_in,
     elements_of,
     functional,
-    known_dim,
     mismatch,
 )
 
@@ -37,7 +37,7 @@ def _global_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
 
 
 def _positions(rank: int) -> tuple[int, ...]:
-    """Return the dims of a batch, counted from its end, over which a global pool goes."""
+    """Return the batch dims, counted from the end, that a global pool reduces."""
     return (-2, -1) if rank == FEATURE_MAP_RANK else (-SEQUENCE_RANK,)
 
 
@@ -69,18 +69,18 @@ def _window_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     if len(inputs[0]) != FEATURE_MAP_RANK:
         raise mismatch(f"takes (C, H, W), not {inputs[0]}")
     channels, height, width = inputs[0]
-    return channels, strided(height, args["stride"]), strided(width, args["stride"])
+    return channels, strided_size(height, args["stride"]), strided_size(width, args["stride"])
 
 
 def _window_flops(inputs: Sequence[Shape], args: Literals) -> int:
     return int(args["kernel"]) ** 2 * prod(_window_shape(inputs, args))
 
 
-def _window_row(name: str, summary: str, called: str, settings: dict[str, Any]) -> OpSpec:
-    """Return a pool over square windows; `settings` are further keywords of torch's function."""
+def _window_row(name: str, summary: str, function: str, settings: dict[str, Any]) -> OpSpec:
+    """Return the row of a pool over square windows; `settings` are extra keywords for torch."""
 
     def run(args: Literals) -> Run:
-        pool: Any = functional(called)
+        pool: Any = functional(function)
         kernel, stride, padding = args["kernel"], args["stride"], args["kernel"] // 2
 
         def windows(value: "Tensor") -> "Tensor":
@@ -92,7 +92,7 @@ def _window_row(name: str, summary: str, called: str, settings: dict[str, Any]) 
     def call(inputs: Sequence[Shape], args: Literals) -> str:
         numbers = f"{args['kernel']}, {args['stride']}, {args['kernel'] // 2}"
         further = "".join(f", {name}={value}" for name, value in settings.items())
-        return f"nn.functional.{called}({{0}}, {numbers}{further})"
+        return f"nn.functional.{function}({{0}}, {numbers}{further})"
 
     return OpSpec(
         name=name,
@@ -123,11 +123,11 @@ def _adaptive_run(args: Literals) -> Run:
 
 def _reduced_shape(inputs: Sequence[Shape], args: Literals) -> Shape:
     dim = args["dim"]
-    known_dim(inputs[0], dim)
+    dim_size(inputs[0], dim)
     return (*inputs[0][:dim], 1, *inputs[0][dim + 1 :])
 
 
-def _reduction(name: str, summary: str, reduction: str) -> OpSpec:
+def _reduction_row(name: str, summary: str, reduction: str) -> OpSpec:
     def run(args: Literals) -> Run:
         reduce: Any = getattr(import_module("torch"), reduction)
         dim = args["dim"] + 1
@@ -136,7 +136,7 @@ def _reduction(name: str, summary: str, reduction: str) -> OpSpec:
     return OpSpec(
         name=name,
         summary=summary,
-        arguments={"dim": SizeArgument(least=0, most=MAX_RANK - 1)},
+        arguments={"dim": SizeArgument(minimum=0, maximum=MAX_RANK - 1)},
         shape=_reduced_shape,
         flops=elements_in(),
         memory=elements_of(_reduced_shape),
@@ -149,18 +149,18 @@ def _reduction(name: str, summary: str, reduction: str) -> OpSpec:
 
 ROWS = (
     _global_row("global_avg_pool", "Mean over positions: (C, 1, 1), or (1, D).", "mean"),
-    _global_row("global_max_pool", "Largest over positions: (C, 1, 1), or (1, D).", "amax"),
-    _window_row("max_pool", "Largest of each square window; ceil(H / stride).", "max_pool2d", {}),
+    _global_row("global_max_pool", "Maximum over positions: (C, 1, 1), or (1, D).", "amax"),
+    _window_row("max_pool", "Maximum of each square window; ceil(H / stride).", "max_pool2d", {}),
     _window_row(
         "avg_pool",
-        "Mean of each square window, without its padding; ceil(H / stride).",
+        "Mean of each square window, padding excluded; ceil(H / stride).",
         "avg_pool2d",
         {"count_include_pad": False},
     ),
     OpSpec(
         name="adaptive_avg_pool",
-        summary="Means over a grid of the given height and width.",
-        arguments={"size": SizeListArgument(fewest=2, longest=2)},
+        summary="Mean over each cell of a grid of the given height and width.",
+        arguments={"size": SizeListArgument(min_length=2, max_length=2)},
         shape=_adaptive_shape,
         flops=elements_in(),
         memory=elements_of(_adaptive_shape),
@@ -169,6 +169,6 @@ ROWS = (
             call=lambda inputs, args: f"nn.functional.adaptive_avg_pool2d({{0}}, {args['size']})"
         ),
     ),
-    _reduction("mean", "Mean over one dim, which becomes 1.", "mean"),
-    _reduction("max", "Largest over one dim, which becomes 1.", "amax"),
+    _reduction_row("mean", "Mean over one dim, which becomes 1.", "mean"),
+    _reduction_row("max", "Maximum over one dim, which becomes 1.", "amax"),
 )

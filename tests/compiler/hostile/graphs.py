@@ -84,13 +84,13 @@ def _of_op(spec: OpSpec) -> Iterator[Hostile]:
     if spec.internal:
         yield Hostile(f"op/{spec.name}", letter_of(node("a", spec.name, "h")), "unknown-op")
         return
-    for count in {spec.fewest - 1, spec.most + 1, MAX_INPUTS} - set(
-        range(spec.fewest, spec.most + 1)
+    for count in {spec.min_inputs - 1, spec.max_inputs + 1, MAX_INPUTS} - set(
+        range(spec.min_inputs, spec.max_inputs + 1)
     ):
         if 1 <= count <= MAX_INPUTS:
             value = letter_of(node("a", spec.name, *["h"] * count, **_sound(spec)))
             yield Hostile(f"arity/{spec.name}-{count}", value, "wrong-arity")
-    inputs = ["h"] * spec.fewest
+    inputs = ["h"] * spec.min_inputs
     value = letter_of(node("a", spec.name, *inputs, **_sound(spec), inplace=True))
     yield Hostile(f"argument/{spec.name}-inplace", value, "unknown-argument")
     for name, argument in spec.arguments.items():
@@ -108,7 +108,7 @@ def _sound(spec: OpSpec) -> dict[str, Any]:
     """Return well-typed values for the arguments that must be given."""
     needed = {name: each for name, each in spec.arguments.items() if each.default is None}
     return {
-        name: [1] * argument.fewest if isinstance(argument, SizeListArgument) else 1
+        name: [1] * argument.min_length if isinstance(argument, SizeListArgument) else 1
         for name, argument in needed.items()
     }
 
