@@ -1,8 +1,7 @@
 """Real workers on the session's broker and Redis, as `esper up` runs them."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +66,3 @@ def publish_as_a_stranger(running: Running, *blueprints: bytes) -> None:
         )
     producer.flush(30)
     assert errors == [None] * len(blueprints)
-
-
-def eventually(what: str, found: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """Return the first true value of `found`, or fail saying what was awaited."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := found()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:.0f} s for {what}")
-        time.sleep(0.05)
-    return value

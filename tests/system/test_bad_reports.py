@@ -26,8 +26,9 @@ from esper.topics.models import (
 )
 from esper.workers.bandit import EndedRun, RunEnd
 from esper.workers.local import process, read_state
-from tests.system.conftest import Running, eventually
+from tests.system.conftest import Running
 from tests.system.test_metrics import labelled
+from tests.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Scene:
 
     def reasons(self, run_id: str, count: int) -> list[str]:
         """Why the records of a run lie among the dead letters, once so many do."""
-        eventually(f"{count} dead letters", lambda: len(self.letters(run_id)) >= count)
+        wait_until(lambda: len(self.letters(run_id)) >= count, f"{count} dead letters")
         found = self.letters(run_id)
         assert len(found) == count
         return [reason for _, reason in found]
@@ -83,7 +84,7 @@ class Scene:
             state = self.kept(run_id)
             return state if isinstance(state, FoldState) and state.last_seq == seq else None
 
-        state: FoldState = eventually(f"report {seq} to be folded", reached)
+        state: FoldState = wait_until(reached, f"report {seq} to be folded")
         return state
 
     def ended(self, run_id: str) -> EndedRun:
@@ -93,7 +94,7 @@ class Scene:
             kept = self.kept(run_id)
             return kept if isinstance(kept, EndedRun) else None
 
-        ended: EndedRun = eventually("the run to end", found)
+        ended: EndedRun = wait_until(found, "the run to end")
         return ended
 
     def decisions(self, run_id: str) -> list[AdaptationDecision]:
@@ -401,9 +402,9 @@ def test_a_clock_that_is_wrong_is_counted_and_spoils_no_latency(
         partition=partition_of(run_id.encode(), SEED_METRICS.partitions),
     )
     producer.flush(30)
-    eventually(
-        "the clock to be counted",
+    wait_until(
         lambda: scene.counted("esper_report_clocks_off_total", direction) > before,
+        "the clock to be counted",
     )
     assert [decision.seq for decision in scene.decisions(run_id)] == [0]
     (total,) = labelled(scene.running, "bandit", "esper_report_to_decision_seconds_sum").values()
@@ -438,12 +439,7 @@ def test_what_is_known_of_a_run_is_known_to_a_worker_that_was_killed_and_came_ba
 
 def _audited(scene: Scene, run_id: str) -> bool:
     servers = scene.running.settings.kafka_bootstrap_servers
-    return bool(
-        eventually(
-            "an audit without a finding",
-            partial(_identical, servers, run_id),
-        )
-    )
+    return bool(wait_until(partial(_identical, servers, run_id), "an audit without a finding"))
 
 
 def _identical(servers: str, run_id: str) -> bool:

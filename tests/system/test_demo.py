@@ -13,7 +13,7 @@ import orjson
 import psutil
 import pytest
 
-from tests.system.conftest import eventually
+from tests.waiting import wait_until
 
 DEMO = (sys.executable, "-m", "esper.workers", "demo")
 
@@ -88,6 +88,6 @@ def test_the_demo_leaves_no_process_behind_when_interrupted(
         time.sleep(1.0)
         demo.send_signal(number)
         output, _ = demo.communicate(timeout=60)
-    eventually("every process to end", lambda: not left_behind(tmp_path), timeout_s=15)
+    wait_until(lambda: not left_behind(tmp_path), "every process to end")
     assert "Traceback" not in output
     assert demo.returncode == (-signal.SIGKILL if number is signal.SIGKILL else 130)

@@ -15,7 +15,8 @@ from esper.topics.codec import Undecodable, decode
 from esper.topics.models import Blueprint, KernelCompiled, RunStatus, TrainingRun
 from esper.workers.cli import publish_blueprints
 from tests.compiler.hostile.corpus import SITES, UNDECODABLE, Hostile, corpus
-from tests.system.conftest import Running, eventually, publish_as_a_stranger
+from tests.system.conftest import Running, publish_as_a_stranger
+from tests.waiting import wait_until
 
 NAMES = ("map", "vector", "sequence")
 """One open site of each kind, so that each blueprint is compiled once; no large ones."""
@@ -88,7 +89,7 @@ def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus:
     opener = shipped_named("pointwise-mix")
     publish_blueprints(running.settings, [opener])
     opened = request_for(opener, SITES["map"]).kernel_id
-    eventually("the run to be known to the planner", lambda: opened in answers)
+    wait_until(lambda: opened in answers, "the run to be known to the planner")
 
     due = answers_due()
     letters = Counter(each.value for each in arriving() if each.expected == UNDECODABLE)
@@ -96,15 +97,15 @@ def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus:
     memory_before = memory_of_worker(running)
 
     publish_as_a_stranger(running, *(entry.value for entry in arriving()))
-    eventually("every answer", lambda: due.keys() <= answers.keys(), timeout_s=90)
-    eventually("every dead letter", lambda: len(dead) >= letters.total())
+    wait_until(lambda: due.keys() <= answers.keys(), "every answer", 90)
+    wait_until(lambda: len(dead) >= letters.total(), "every dead letter")
 
     assert {name: answers[name] for name in due} == due
     assert Counter(dead) == letters
     honest = shipped_named("conv-bottleneck")
     publish_blueprints(running.settings, [honest])
     wanted = request_for(honest, SITES["map"]).kernel_id
-    eventually("an honest kernel", lambda: answers.get(wanted) == BUILT)
+    wait_until(lambda: answers.get(wanted) == BUILT, "an honest kernel")
     assert memory_of_worker(running) - memory_before < MAX_GROWTH
 
 

@@ -25,8 +25,9 @@ from esper.workers.cli import app, publish_blueprints
 from esper.workers.local import CAN_DIE_WITH_PARENT, LocalStack, read_state
 from tests.orchestrator.trained_memory import SIGNATURES, taught_run
 from tests.orchestrator.trainer import Trainer
-from tests.system.conftest import Running, eventually
+from tests.system.conftest import Running
 from tests.system.training import Training
+from tests.waiting import wait_until
 
 WAIT_S = 60.0
 
@@ -130,7 +131,7 @@ def test_a_run_is_kept_once_though_its_worker_dies_between_seal_and_memory(
         os.kill(redis, signal.SIGCONT)
     assert memory_of(running).read(family) == FamilyMemory()
     running.stack.restart("bandit")
-    eventually("the run to be kept", lambda: memory_of(running).read(family).runs, WAIT_S)
+    wait_until(lambda: memory_of(running).read(family).runs, "the run to be kept")
     assert timeless(memory_of(running).read(family)) == expected_after(run)
 
 
@@ -141,7 +142,7 @@ def test_a_run_is_kept_once_though_its_worker_dies_right_after(
     run = an_earlier_run(family)
 
     def kill_when_kept() -> None:
-        eventually("the run to be kept", lambda: memory_of(running).read(family).runs, WAIT_S)
+        wait_until(lambda: memory_of(running).read(family).runs, "the run to be kept")
         running.stack.kill("bandit")
 
     publish(running, run, at_seal=kill_when_kept)
@@ -149,7 +150,7 @@ def test_a_run_is_kept_once_though_its_worker_dies_right_after(
     # A run on the same partition comes after all that is read again.
     later = next(each for each in iter(lambda: an_earlier_run(family), None) if like(each, run))
     publish(running, later)
-    eventually("both", lambda: len(memory_of(running).read(family).runs) == 2, WAIT_S)
+    wait_until(lambda: len(memory_of(running).read(family).runs) == 2, "both")
     assert memory_of(running).read(family).runs == (run.run_id, later.run_id)
 
 
@@ -158,7 +159,7 @@ def test_a_run_begins_with_what_an_earlier_one_found_and_is_audited_without_redi
     running: Running, family: str
 ) -> None:
     publish(running, an_earlier_run(family))
-    eventually("the run to be kept", lambda: memory_of(running).read(family).runs, WAIT_S)
+    wait_until(lambda: memory_of(running).read(family).runs, "the run to be kept")
     training = Training(running, family=family)
     with training.growth as growth:
         for _ in range(120):
@@ -167,7 +168,7 @@ def test_a_run_begins_with_what_an_earlier_one_found_and_is_audited_without_redi
     told = first_report_memory(running, growth.run_id)
     fc = SIGNATURES["fc"]
     assert {(arm.signature, arm.blueprint_id) for arm in told.arms} == {(fc, "a"), (fc, "b")}
-    eventually("both runs to be kept", lambda: len(memory_of(running).read(family).runs) == 2)
+    wait_until(lambda: len(memory_of(running).read(family).runs) == 2, "both runs to be kept")
     with without_redis(running):
         verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, growth.run_id))
     assert verdict.identical, verdict
@@ -184,7 +185,7 @@ def test_what_a_training_measured_is_told_to_the_next_one_of_its_family(
         training.until_planted()
         for _ in range(400):
             training.step()
-    found = eventually("what it found", lambda: memory_of(running).read(family).arms, WAIT_S)
+    found = wait_until(lambda: memory_of(running).read(family).arms, "what it found")
     with Training(running, family=family).growth as second:
         pass
     planted = {

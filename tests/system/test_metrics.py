@@ -10,8 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from esper.blueprint import shipped
 from esper.workers.cli import publish_blueprints
 from esper.workers.local import read_state
-from tests.system.conftest import Running, eventually
+from tests.system.conftest import Running
 from tests.system.training import Training
+from tests.waiting import wait_until
 
 
 def samples(running: Running, worker: str) -> Iterator[Sample]:
@@ -73,4 +74,4 @@ def test_workers_count_what_they_did(running: Running) -> None:
         },
     }
     for worker, expected in at_least.items():
-        eventually(f"the metrics of {worker}", partial(reached, running, worker, expected))
+        wait_until(partial(reached, running, worker, expected), f"the metrics of {worker}")

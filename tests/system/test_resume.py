@@ -23,6 +23,7 @@ from esper.topics.models import RunStatus, SeedReport, TrainingRun
 from esper.workers.cli import publish_blueprints
 from esper.workers.local import KafkaService
 from tests.system.conftest import Running
+from tests.waiting import wait_until
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "conv-bottleneck", "squeeze-excite")
 EPOCHS = 16
@@ -88,7 +89,7 @@ class Command:
     def interrupt_within_an_epoch(self, process: "subprocess.Popen[str]", number: int) -> Kept:
         """Send a signal with something planted, and with reports on record that the file lacks."""
         for _ in range(2):
-            eventually(self._change(process))
+            wait_until(self._change(process), "a new checkpoint", WAIT_S, poll_s=0.002)
         while not self._halted_within_an_epoch(process):
             process.send_signal(signal.SIGCONT)
             assert process.poll() is None, process.communicate()
@@ -129,13 +130,6 @@ class Command:
 
     def _written(self) -> int:
         return self.file.stat().st_mtime_ns if self.file.exists() else 0
-
-
-def eventually(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not found():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +196,7 @@ def test_a_file_whose_run_was_closed_is_named_with_what_to_do(
 ) -> None:
     command = Command(running, tmp_path)
     process = command.start("--epochs", "2", "--json")
-    eventually(command._change(process))
+    wait_until(command._change(process), "a new checkpoint", WAIT_S)
     shutil.copy(command.file, tmp_path / "copy.pt")
     command.ended(process)
     shutil.copy(tmp_path / "copy.pt", command.file)

@@ -27,8 +27,9 @@ from esper.topics.models import (
 )
 from esper.workers.cli import app, find_open_run, main, new_request, publish_blueprints
 from tests.seed.conftest import one_thread
-from tests.system.conftest import Running, eventually
+from tests.system.conftest import Running
 from tests.system.training import Training
+from tests.waiting import wait_until
 
 __all__ = ["one_thread"]
 
@@ -87,7 +88,7 @@ def planted(training: Training, state: SeedState = S.ACTIVE) -> Slot:
         slots = [slot for site in training.growth.sites.values() for slot in site.slots]
         return next((slot for slot in slots if slot.state is state), None)
 
-    slot: Slot = eventually(f"a seed that is {state}", found, 60.0)
+    slot: Slot = wait_until(found, f"a seed that is {state}")
     return slot
 
 
@@ -146,10 +147,10 @@ def test_a_paused_run_decides_nothing_until_it_is_resumed(running: Running) -> N
         said("seed", "cull", run_id, f"{slot.site}/{slot.index}")
         # Its slot and its place on trial are free, and still nothing is planted.
         seen = len(reports_of(running, run_id))
-        eventually("20 more reports", lambda: len(reports_of(running, run_id)) > seen + 20)
+        wait_until(lambda: len(reports_of(running, run_id)) > seen + 20, "20 more reports")
         decided = decisions_of(running, run_id)
         assert "resume: resumed at step" in said("run", "resume", run_id)
-        eventually("a decision", lambda: len(decisions_of(running, run_id)) > len(decided) + 1)
+        wait_until(lambda: len(decisions_of(running, run_id)) > len(decided) + 1, "a decision")
     while_paused = {report.seq for report in reports_of(running, run_id) if report.paused}
     words = [each for each in decided if each.seq in while_paused and each.request_id is None]
     assert [each.reason for each in words] == ["no action: paused by the trainer"]
@@ -163,7 +164,7 @@ def test_a_request_counts_once_however_often_it_is_heard(running: Running, bus: 
         request = new_request(run, RequestKind.PAUSE)
         for _ in range(2):
             bus.publish(RUN_CONTROL, request).result(10)
-        eventually("the pause", lambda: training.growth.paused)
+        wait_until(lambda: training.growth.paused, "the pause")
         training.growth.resume()
         bus.publish(RUN_CONTROL, request).result(10)
         bus.send(RUN_CONTROL.name, run_id.encode(), b"no request").result(10)
@@ -214,9 +215,7 @@ def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(
     with pytest.raises(RuntimeError, match="cut off"), first.growth as growth:
         run_id, run = growth.run_id, find_open_run(servers, growth.run_id)
         bus.publish(RUN_CONTROL, new_request(run, RequestKind.PAUSE)).result(10)
-        deadline = time.monotonic() + 30
-        while not growth.paused and time.monotonic() < deadline:
-            first.step()
+        first.train_until(lambda: growth.paused, "the pause")
         for _ in range(10):
             first.step()
         state = growth.state_dict()
@@ -225,7 +224,7 @@ def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(
     second = Training(running, report_every=5, state=state)
     with second.growth as growth:
         assert growth.paused
-        eventually("the request", lambda: _asked(running, run_id, second.step)[-1:] == ["cull"])
+        wait_until(lambda: _asked(running, run_id, second.step)[-1:] == ["cull"], "the request")
     assert _asked(running, run_id) == ["pause", "cull"]
     proven(running, run_id)
 
@@ -239,7 +238,7 @@ def test_a_dry_run_is_decided_and_changes_nothing(running: Running) -> None:
     with trained(running, dry_run=True) as training:
         run_id = training.growth.run_id
         outcomes = training.growth.run_history.outcomes
-        eventually("three decisions", lambda: len(outcomes) > 2, 60.0)
+        wait_until(lambda: len(outcomes) > 2, "three decisions")
         said("seed", "cull", run_id, "conv2", code=1)
     assert {outcome.status for outcome in outcomes.values()} == {OutcomeStatus.WITHHELD}
     assert not any(list(site.seeds()) for site in training.growth.sites.values())

@@ -19,7 +19,8 @@ from esper.topics.models import (
     SiteSignature,
     TrainingRun,
 )
-from tests.system.conftest import Running, eventually, publish_as_a_stranger
+from tests.system.conftest import Running, publish_as_a_stranger
+from tests.waiting import wait_until
 
 SITE = SiteSignature(kind=SiteKind.FEATURE_MAP, x=(4, 6, 6), h=(4, 6, 6))
 
@@ -64,7 +65,7 @@ def assert_the_worker_lives(running: Running, bus: Bus) -> None:
     watch = Watch(bus, KERNEL_READY.name)
     name = unique("afterwards")
     publish_as_a_stranger(running, json.dumps(blueprint(name)).encode())
-    eventually("the next blueprint to be compiled", lambda: ready(watch.records, name))
+    wait_until(lambda: ready(watch.records, name), "the next blueprint to be compiled")
 
 
 def ready(records: list[Record], name: str) -> KernelReady | None:
@@ -80,7 +81,7 @@ def test_plain_json_from_another_client_becomes_a_kernel(running: Running, bus: 
     watch = Watch(bus, KERNEL_READY.name)
     name = unique("stranger")
     publish_as_a_stranger(running, json.dumps(blueprint(name)).encode())
-    kernel = eventually("kernel-ready", lambda: ready(watch.records, name))
+    kernel = wait_until(lambda: ready(watch.records, name), "kernel-ready")
     assert kernel.params == 4 * 4 * 9 + 4
 
 
@@ -101,7 +102,7 @@ def test_what_is_no_blueprint_lies_untouched_among_the_dead_letters(
 ) -> None:
     watch = Watch(bus, BLUEPRINT_SUBMITTED.dead_letters)
     publish_as_a_stranger(running, value)
-    dead = eventually("a dead letter", lambda: watch.records and watch.records[0])
+    dead = wait_until(lambda: watch.records and watch.records[0], "a dead letter")
     headers = dict(dead.headers)
     assert (dead.value or b"") == value
     assert headers["dlq-topic"] == BLUEPRINT_SUBMITTED.name.encode()
@@ -141,7 +142,7 @@ def test_an_unfit_blueprint_is_rejected_with_a_reason(
     watch = Watch(bus, KERNEL_COMPILED.name)
     name = unique("unfit")
     publish_as_a_stranger(running, json.dumps(UNFIT[code] | {"blueprint_id": name}).encode())
-    rejected = eventually("a rejection", lambda: compiled(watch.records, name))
+    rejected = wait_until(lambda: compiled(watch.records, name), "a rejection")
     assert rejected.status is CompileStatus.REJECTED
     assert rejected.reason_code == code
     assert rejected.reason
@@ -156,6 +157,6 @@ def test_a_graph_of_100000_nodes_is_refused_and_the_worker_lives(
     watch = Watch(bus, BLUEPRINT_SUBMITTED.dead_letters)
     huge = json.dumps(blueprint("huge", nodes=chain, output="n99999"), separators=(",", ":"))
     publish_as_a_stranger(running, huge.encode())
-    dead = eventually("a dead letter", lambda: watch.records and watch.records[0])
+    dead = wait_until(lambda: watch.records and watch.records[0], "a dead letter")
     assert b"128" in dict(dead.headers)["dlq-reason"]
     assert_the_worker_lives(running, bus)

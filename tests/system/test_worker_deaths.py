@@ -25,8 +25,9 @@ from esper.topics.models import (
     SeedStatus,
 )
 from esper.workers.local import ProcessRecord, is_healthy, process, read_state, spawn_worker
-from tests.system.conftest import Running, eventually
+from tests.system.conftest import Running
 from tests.system.training import Training
+from tests.waiting import wait_until
 
 REPORTS = 2_000
 RUNS = 8
@@ -52,10 +53,9 @@ def test_a_run_completes_when_both_workers_are_killed_in_the_middle(running: Run
             training.step()
         running.stack.restart("bandit")
         before = len(growth.run_history.decisions)
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
-        while len(growth.run_history.decisions) <= before and time.monotonic() < deadline:
-            training.step()
-        assert len(growth.run_history.decisions) > before, "no decision after the restart"
+        training.train_until(
+            lambda: len(growth.run_history.decisions) > before, "a decision after the restart"
+        )
     bus.close()
 
     assert growth.run_history.sealed
@@ -86,11 +86,7 @@ def test_no_report_is_lost_or_folded_twice_while_a_bandit_joins_and_is_killed_si
     assert len(sent) == REPORTS
 
     states, decisions = _fold_without_kills(running, runs)
-    eventually(
-        "every report to be folded",
-        lambda: _states(running, runs) == states,
-        timeout_s=60,
-    )
+    wait_until(lambda: _states(running, runs) == states, "every report to be folded")
     for run_id in runs:
         found = _decisions(running, run_id)
         # A kill between a send and its offset may repeat a decision, never change or drop one.
@@ -115,7 +111,7 @@ def _join(running: Running) -> ProcessRecord:
     state = read_state(running.settings.home / "stack.json")
     assert state is not None
     second = spawn_worker("bandit", home, state, die_with_parent=process.CAN_DIE_WITH_PARENT)
-    eventually("the second worker to join", lambda: is_healthy(second), JOIN_TIMEOUT_S)
+    wait_until(lambda: is_healthy(second), "the second worker to join")
     return second
 
 

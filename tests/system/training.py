@@ -1,9 +1,8 @@
 """A real training that a test drives step by step."""
 
-import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -12,8 +11,9 @@ from esper.seed import Site
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from tests.system.conftest import Running
 from tests.training.grow_fixture import attach
+from tests.waiting import wait_until
 
-PLANT_TIMEOUT_S = 40.0
+T = TypeVar("T")
 
 
 class Training:
@@ -47,10 +47,21 @@ class Training:
 
     def until_planted(self) -> tuple[Site, Kernel]:
         """Train until a kernel is planted; return its site and the kernel."""
-        deadline = time.monotonic() + PLANT_TIMEOUT_S
-        while time.monotonic() < deadline:
+        planted = self.train_until(self._first_planted, "a planted kernel")
+        assert planted is not None
+        return planted
+
+    def train_until(self, condition: Callable[[], T], what: str) -> T:
+        """Take steps until `condition` is true; `what` names the event that was awaited."""
+
+        def step_and_check() -> T:
             self.step()
-            for site in self.growth.sites.values():
-                for _, seed in site.seeds():
-                    return site, seed.kernel
-        pytest.fail(f"no kernel was planted within {PLANT_TIMEOUT_S:.0f} s")
+            return condition()
+
+        return wait_until(step_and_check, what, poll_s=0.0)
+
+    def _first_planted(self) -> tuple[Site, Kernel] | None:
+        for site in self.growth.sites.values():
+            for _, seed in site.seeds():
+                return site, seed.kernel
+        return None
