@@ -1,8 +1,8 @@
 """Grow a model in DistributedDataParallel, on CPU processes over gloo.
 
-    esper up
-    esper blueprint publish --shipped
-    torchrun --nproc-per-node 2 examples/ddp.py
+esper up
+esper blueprint publish --shipped
+torchrun --nproc-per-node 2 examples/ddp.py
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Stop a growing training in the middle and resume it from a checkpoint.
 
-    esper up
-    esper blueprint publish --shipped
-    python examples/resume.py run.pt --stop-after 300     # saves and stops
-    python examples/resume.py run.pt                      # continues to the end
+esper up
+esper blueprint publish --shipped
+python examples/resume.py run.pt --stop-after 300     # saves and stops
+python examples/resume.py run.pt                      # continues to the end
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Choose another bandit policy, limits, and a tournament.
 
-    esper up
-    esper blueprint publish --shipped
-    python examples/selection.py
+esper up
+esper blueprint publish --shipped
+python examples/selection.py
 """
 
 import argparse

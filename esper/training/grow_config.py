@@ -38,7 +38,7 @@ class GrowConfig(BaseModel):
         PolicySpec,
         Field(
             description="The bandit that chooses among blueprints. Set it to compare policies, or "
-            "to use what a blueprint computes (`linucb`, `lints`) when arms are many."
+            "to `linear-thompson`, which scores arms by features, when arms outnumber trials."
         ),
     ] = DEFAULT_POLICY
     selection: Annotated[

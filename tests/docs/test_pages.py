@@ -45,9 +45,8 @@ def test_python_blocks_use_the_public_interface_alone(block: Block) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             assert node.module.split(".")[0] != "esper", f"{block}: import esper alone"
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id == "esper":
-                assert node.attr in esper.__all__, f"{block}: esper.{node.attr} is not public"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "esper":
+            assert node.attr in esper.__all__, f"{block}: esper.{node.attr} is not public"
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
