@@ -1,4 +1,4 @@
-"""What test processes do: each abuses what it is given in its own way. Loads no torch."""
+"""Jobs of the worker pool's tests; each one abuses a resource. Loads no torch."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def warm(limits: ProcessLimits) -> None:
 
 
 def dispatch(data: bytes, cpu_s: float) -> bytes:
-    """Do what the request names, and answer unless that cannot be survived."""
+    """Run the named job, and return a result if the process survives it."""
     limit_cpu(cpu_s)
     name, _, argument = data.decode().partition(" ")
     ABUSES[name](argument)

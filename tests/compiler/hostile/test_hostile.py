@@ -1,4 +1,4 @@
-"""Hostile blueprints, through the codec, the check and a real farm: an answer each, and no harm."""
+"""Hostile blueprints, through codec, check and a real compile pool: one answer each, no harm."""
 
 import asyncio
 import re
@@ -23,16 +23,16 @@ from tests.compiler.hostile.corpus import MAP, UNDECODABLE, Hostile, corpus, let
 from tests.compiler.hostile.mutants import mutants
 
 BUILT: Final = "built"
-LITTLE_TIME: Final = ProcessLimits(wall_s=60.0, cpu_s=1.0, memory_mb=2048)
-LITTLE_MEMORY: Final = ProcessLimits(wall_s=60.0, cpu_s=30.0, memory_mb=512)
-"""One limit tight and the others far, so that which is exceeded hangs on no machine's speed."""
+LITTLE_TIME: Final = ProcessLimits(wall_s=600.0, cpu_s=1.0, memory_mb=2048)
+LITTLE_MEMORY: Final = ProcessLimits(wall_s=600.0, cpu_s=300.0, memory_mb=512)
+"""One limit is tight and the others out of reach, whatever the speed of the machine."""
 
 STRUCTURAL: Final = {
     *("unknown-op", "wrong-arity", "unknown-argument", "missing-argument", "bad-argument"),
     *("bad-expression", "reserved-name", "duplicate-node", "dangling-reference", "cycle"),
     *("output-missing", "dead-node"),
 }
-"""What must be refused before any site is considered, so that it is never planned."""
+"""Codes for faults that do not depend on a site; such blueprints are never planned."""
 
 MEBIBYTE: Final = 1 << 20
 MAX_GROWTH: Final = 256 * MEBIBYTE
@@ -41,7 +41,7 @@ HONEST: Final = request_for(shipped_named("conv-bottleneck"), MAP)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back for one hostile message, and the farm's outcome if it came that far."""
+    """The answer to one hostile message, and the pool's result if the message decodes."""
 
     code: str
     reason: str
@@ -50,7 +50,7 @@ class Reply:
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.Runner]:
-    """The one event loop that feeds the farm."""
+    """The event loop that feeds the pools."""
     with asyncio.Runner() as loop:
         yield loop
 
@@ -62,15 +62,15 @@ def compile_pool() -> Iterator[CompilePool]:
 
 
 @pytest.fixture(scope="module")
-def small_farm() -> Iterator[CompilePool]:
-    """A farm for what is meant to exceed its memory."""
+def small_pool() -> Iterator[CompilePool]:
+    """A pool for blueprints that must exceed its memory."""
     with CompilePool(processes=1, limits=LITTLE_MEMORY) as compile_pool:
         yield compile_pool
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The answer to every message by name, and the bytes held before the first and at the end."""
+    """The answer to every message by name, and the bytes in use before and after."""
 
     answers: dict[str, Reply]
     bytes_before: int
@@ -78,18 +78,18 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def whole_run(compile_pool: CompilePool, small_farm: CompilePool, loop: asyncio.Runner) -> Run:
-    """The whole corpus at once, slow messages first, and then an honest blueprint to each farm."""
+def whole_run(compile_pool: CompilePool, small_pool: CompilePool, loop: asyncio.Runner) -> Run:
+    """Build the whole corpus, slow messages first, then an honest blueprint in each pool."""
     entries = sorted(corpus(), key=lambda entry: not entry.slow)
-    farms = [small_farm if entry.expected == "out-of-memory" else compile_pool for entry in entries]
+    pools = [small_pool if entry.expected == "out-of-memory" else compile_pool for entry in entries]
 
     async def all_at_once() -> list[Reply]:
-        return await asyncio.gather(*map(answer_to, entries, farms))
+        return await asyncio.gather(*map(answer_to, entries, pools))
 
     before = memory_in_use()
     found = loop.run(all_at_once())
     assert all(
-        isinstance(loop.run(each.build(HONEST)), Built) for each in (compile_pool, small_farm)
+        isinstance(loop.run(each.build(HONEST)), Built) for each in (compile_pool, small_pool)
     )
     named = {entry.name: answer for entry, answer in zip(entries, found, strict=True)}
     return Run(named, before, memory_in_use())
@@ -101,7 +101,7 @@ def answers(whole_run: Run) -> dict[str, Reply]:
 
 
 async def answer_to(entry: Hostile, compile_pool: CompilePool) -> Reply:
-    """Do with a message what planner and compile worker do."""
+    """Handle a message as planner and compile worker do."""
     try:
         blueprint = decode(Blueprint, entry.value)
     except Undecodable as error:
@@ -113,7 +113,7 @@ async def answer_to(entry: Hostile, compile_pool: CompilePool) -> Reply:
 
 
 def memory_in_use() -> int:
-    """Bytes that this process and the processes of its farms hold."""
+    """Return the resident bytes of this process and of its pools' processes."""
     us = psutil.Process()
     return sum(process.memory_info().rss for process in (us, *us.children(recursive=True)))
 
@@ -158,7 +158,7 @@ def test_reasons_are_one_printable_line_whatever_they_quote(answers: dict[str, R
 
 
 def test_a_flood_of_faults_costs_no_more_than_the_first(answers: dict[str, Reply]) -> None:
-    """Each fault that is reported was looked for, and told apart in words, by the event loop."""
+    """The event loop finds and describes every fault that a reason reports."""
     floods = {name: each.reason for name, each in answers.items() if name.startswith("flood/")}
     counts = {name: re.search(r"and (\d+) more", reason) for name, reason in floods.items()}
     assert len(counts) >= 8
@@ -181,7 +181,7 @@ def test_a_graph_that_gives_its_inputs_back_becomes_a_kernel_that_does_not(
         }
 
 
-def test_the_farm_lives_on_and_holds_no_more_memory(whole_run: Run) -> None:
+def test_the_pools_continue_and_hold_no_more_memory(whole_run: Run) -> None:
     assert whole_run.bytes_after - whole_run.bytes_before < MAX_GROWTH
 
 
