@@ -1,4 +1,4 @@
-"""The two steps from a request to a kernel, each whole within one process."""
+"""Build a kernel in two stages, compile and validate; each runs within one process."""
 
 from esper.blueprint import BlueprintRejected, RejectionCode, kernel_id
 from esper.compiler.compile import BlueprintCompiler
@@ -13,7 +13,7 @@ from esper.topics.models import KernelRequested
 
 
 def build_kernel(request: KernelRequested) -> BuildResult:
-    """Compile and validate a kernel; a rejection is a value. The farm does it in two processes."""
+    """Compile and validate a kernel in this process; return a `Rejected` on failure."""
     match compile_kernel(request):
         case Rejected() as rejected:
             return rejected
@@ -27,7 +27,7 @@ def build_kernel(request: KernelRequested) -> BuildResult:
 
 
 def compile_kernel(request: KernelRequested) -> Compiled | Rejected:
-    """Compile, optimise and serialise a kernel; a rejection is a value."""
+    """Compile, optimise and serialise a kernel; return a `Rejected` on failure."""
     timings_ms: dict[str, float] = {}
     try:
         _check_id(request)
@@ -43,7 +43,7 @@ def compile_kernel(request: KernelRequested) -> Compiled | Rejected:
 
 
 def validate_kernel(artifact: bytes) -> Validated | Rejected:
-    """Run and measure the bytes of a kernel; a rejection is a value."""
+    """Run and measure an artifact; return a `Rejected` on failure."""
     timings_ms: dict[str, float] = {}
     try:
         with timed(timings_ms, "validate"):
@@ -58,6 +58,6 @@ def _check_id(request: KernelRequested) -> None:
     if request.kernel_id != expected:
         raise BlueprintRejected(
             RejectionCode.WRONG_ID,
-            f"kernel_id is {request.kernel_id}; this blueprint at this site is {expected} here "
-            "(the planner may run another version of Esper)",
+            f"kernel_id is {request.kernel_id}, but for this blueprint and site it is {expected}; "
+            "run the same Esper version in the planner and the compile workers",
         )

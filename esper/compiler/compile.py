@@ -1,4 +1,4 @@
-"""Compilation: a blueprint at one site becomes a plan, every size a number."""
+"""Compile a blueprint for one site: a plan in which every size is a number."""
 
 from esper.blueprint import kernel_id, resolve
 from esper.kernel import KernelPlan, PlanStep
@@ -6,14 +6,14 @@ from esper.topics.models import Blueprint, SiteSignature
 
 
 class BlueprintCompiler:
-    """The pure step from a blueprint to a plan: the same arguments give the same plan."""
+    """Compile blueprints to plans; equal arguments give equal plans."""
 
     def compile(self, blueprint: Blueprint, signature: SiteSignature) -> KernelPlan:
         """Return the plan of a blueprint at a site.
 
         Raises:
             BlueprintRejected: the blueprint is malformed, does not fit the site, or exceeds a
-                limit; with the code and the node at fault.
+                limit; the exception names the code and the node.
         """
         steps = tuple(
             PlanStep(node=node.id, op=node.spec.name, inputs=node.inputs, args=dict(node.args))

@@ -1,8 +1,8 @@
-"""The compile farm: builds kernels in processes that may hang or die without harm.
+"""The compile pool: build kernels in worker processes that may hang or crash.
 
-One crew compiles and another validates, so that the bytes that are run are those that crossed
-between processes, and two kernels are in work for every pair of processes. Secrets stay out:
-what the processes build is signed by the caller.
+One `WorkerPool` compiles and another validates. The validator therefore runs the very bytes that
+crossed between processes, and each pair of processes works on two kernels at a time. The
+processes hold no secrets: the caller signs the artifacts.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ DEFAULT_LIMITS: Final = ProcessLimits()
 class CompilePool:
     """Pairs of warm processes, fed by one asyncio event loop.
 
-    A context manager: on leaving it, the processes are stopped.
+    As a context manager, the pool stops its processes on exit.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class CompilePool:
     ) -> None:
         """Start `processes` pairs of processes and wait until they are warm.
 
-        `timeout_s`, where it is given, replaces the wall time of the limits.
+        `timeout_s`, if given, replaces `limits.wall_s`.
 
         Raises:
-            PoolBroken: one of them did not come up.
+            PoolBroken: a process did not start.
         """
         if timeout_s is not None:
             limits = replace(limits, wall_s=timeout_s)
@@ -58,10 +58,10 @@ class CompilePool:
         self.close()
 
     async def build(self, request: KernelRequested) -> BuildResult:
-        """Build one kernel as soon as processes are free; what went wrong is a `Rejected`.
+        """Build one kernel when processes are free; return a `Rejected` on failure.
 
         Raises:
-            PoolBroken: no process can be started any more.
+            PoolBroken: no process can be started.
         """
         first = await self._compilers.call(encode(request))
         if not isinstance(compiled := first.outcome, Compiled):
@@ -75,23 +75,23 @@ class CompilePool:
         if not isinstance(validated := second.outcome, Validated):
             return _rejected(second, {**compiled.timings_ms, **waits_ms})
         if validated.sha256 != sha256_of(compiled.artifact):
-            reason = "the bytes that were validated are not those that were compiled"
+            reason = "the validated bytes differ from the compiled bytes"
             return Rejected(RejectionCode.CRASHED, reason, waits_ms)
         return built(compiled, validated, waits_ms)
 
     def close(self) -> None:
-        """Stop all processes, and wait until they are gone; jobs in work are abandoned."""
+        """Stop all processes and wait until they have ended; running jobs are abandoned."""
         self._compilers.close()
         self._validators.close()
 
 
-def _beyond_work_ms(answer: JobResult) -> float:
-    """Return what a job took beyond its own steps: the way to the process and back."""
-    steps = answer.outcome.timings_ms.items()
-    return max(0.0, answer.call_ms - sum(taken for step, taken in steps if "." not in step))
+def _beyond_work_ms(result: JobResult) -> float:
+    """Return a job's time outside its own steps: transfer to the process and back."""
+    steps = result.outcome.timings_ms.items()
+    return max(0.0, result.call_ms - sum(taken for step, taken in steps if "." not in step))
 
 
-def _rejected(answer: JobResult, timings_ms: TimingsMs) -> Rejected:
-    if not isinstance(rejected := answer.outcome, Rejected):
-        raise TypeError(f"a process answered with {type(rejected).__name__}")
+def _rejected(result: JobResult, timings_ms: TimingsMs) -> Rejected:
+    if not isinstance(rejected := result.outcome, Rejected):
+        raise TypeError(f"a process returned {type(rejected).__name__}; expected Rejected")
     return replace(rejected, timings_ms={**timings_ms, **rejected.timings_ms})

@@ -1,7 +1,7 @@
-"""What the processes of the farm run: bytes of a request or an artifact in, of an outcome out.
+"""The jobs of the worker processes: bytes of a request or an artifact in, of a result out.
 
-A spawned process imports this module before it can do anything else, so nothing heavy is
-imported here; the warming functions load it, before the first job.
+A spawned process imports this module first, so heavy imports are inside the functions; the
+`warm_*` functions load them before the first job.
 """
 
 import os
@@ -24,27 +24,27 @@ SMALL_SITES = tuple(
 
 
 def warm_compiler(limits: ProcessLimits) -> None:
-    """Prepare a process for `compile_request`: compile every shipped blueprint, then seal it."""
-    _begin()
+    """Prepare a process for `compile_request`: compile all shipped blueprints, then restrict it."""
+    _configure()
     from esper.compiler.build import compile_kernel
 
     for request in _samples():
         compile_kernel(request)
-    _end(limits)
+    _apply_limits(limits)
 
 
 def warm_validator(limits: ProcessLimits) -> None:
-    """Prepare a process for `validate_artifact`: run every shipped blueprint, then seal it."""
-    _begin()
+    """Prepare a process for `validate_artifact`: build all shipped blueprints, then restrict it."""
+    _configure()
     from esper.compiler.build import build_kernel
 
     for request in _samples():
         build_kernel(request)
-    _end(limits)
+    _apply_limits(limits)
 
 
 def ready() -> int:
-    """Return this process's id; that it answers means that it is warm."""
+    """Return this process's id; a warm process answers."""
     return os.getpid()
 
 
@@ -67,20 +67,20 @@ def validate_artifact(artifact: bytes, cpu_s: float) -> bytes:
     return to_bytes(validate_kernel(artifact))
 
 
-def _begin() -> None:
+def _configure() -> None:
     _end_with_parent()
     import torch
 
     torch.set_num_threads(1)
 
 
-def _end(limits: ProcessLimits) -> None:
+def _apply_limits(limits: ProcessLimits) -> None:
     restrict()
     limit_memory(limits.memory_mb)
 
 
 def _samples() -> Iterator[KernelRequested]:
-    """Yield every shipped blueprint at small sites: what torch loads lazily, it loads for these."""
+    """Yield every shipped blueprint at small sites, so that torch loads its lazy parts."""
     from esper.blueprint import request_for, shipped
 
     for blueprint in shipped():
@@ -90,7 +90,7 @@ def _samples() -> Iterator[KernelRequested]:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent does, even one that was killed during a job that hangs."""
+    """End this process with its parent, even if the parent is killed while a job hangs."""
     parent = parent_process()
     if parent is None:
         return

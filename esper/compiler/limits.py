@@ -1,7 +1,7 @@
-"""What a process that handles strangers' blueprints may use, as the kernel of the system sees it.
+"""Operating-system limits for processes that handle untrusted blueprints.
 
-These are fences against exhaustion and accident. No blueprint brings code of its own, so they
-are not walls against native code that runs free: that needs a container of its own.
+The limits guard against exhaustion and accidents. A blueprint carries no code, so they do not
+contain arbitrary native code; that takes a container.
 """
 
 import ctypes
@@ -19,16 +19,16 @@ OPEN_FILES: Final = 64
 PR_SET_NO_NEW_PRIVS: Final = 38
 """From Linux's <linux/prctl.h>."""
 
-SIGNS_OF_NO_MEMORY: Final = ("allocate memory", "out of memory", "bad_alloc")
-"""What torch and its libraries say, in errors that have no type of their own."""
+OUT_OF_MEMORY_PHRASES: Final = ("allocate memory", "out of memory", "bad_alloc")
+"""Phrases in the messages of torch's out-of-memory errors, which have no own type."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """What may go into one kernel: wall time in all, processor time and memory in each process.
+    """The limits for one kernel: total wall time, and CPU time and memory per process.
 
-    `memory_mb` is address space in MiB beyond what the process holds at rest, which depends on
-    the build of torch: some gigabytes, most of them never touched.
+    `memory_mb` is address space in MiB beyond that of the idle process, which depends on the
+    build of torch: some gigabytes, mostly untouched.
     """
 
     wall_s: float = 10.0
@@ -37,8 +37,8 @@ class ProcessLimits:
 
 
 def restrict() -> None:
-    """Forbid what no job needs: files, more descriptors, core dumps, new privileges."""
-    # The parent decides when this process ends; a signal to the whole group must not.
+    """Forbid writing files, more descriptors, core dumps and new privileges; no job needs them."""
+    # Only the parent ends this process; a signal to the whole group must not.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
@@ -48,13 +48,13 @@ def restrict() -> None:
 
 
 def limit_memory(memory_mb: int) -> None:
-    """Bound the address space to what is in use now and `memory_mb` more."""
+    """Limit the address space to the current size plus `memory_mb`."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_mb * MEBIBYTE)
 
 
 def limit_cpu(cpu_s: float) -> None:
-    """Have this process killed (SIGXCPU) once it has used `cpu_s` more, to the second above."""
+    """Kill this process (SIGXCPU) after `cpu_s` more CPU time, rounded up to whole seconds."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + cpu_s), hard))
 
@@ -66,7 +66,7 @@ def _lower(which: int, limit: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of Python or torch says that memory could not be had."""
+    """Return whether an exception of Python or torch means that an allocation failed."""
     return isinstance(error, MemoryError) or any(
-        sign in str(error).lower() for sign in SIGNS_OF_NO_MEMORY
+        phrase in str(error).lower() for phrase in OUT_OF_MEMORY_PHRASES
     )

@@ -1,4 +1,4 @@
-"""What a kernel costs to run, measured next to a layer such as its host would have."""
+"""Measure the cost of a kernel beside a reference layer of the host."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from esper.topics.models import SiteKind, SiteSignature
 
 MAX_ROUNDS: Final = 5
 ENOUGH_MS: Final = 4.0
-"""No third round is begun once this much has gone into measuring."""
+"""No third round starts after this much measuring time."""
 
 LONG_MS: Final = 15.0
-"""Nor a second one after a round that took this much: what is long is also steady."""
+"""No second round starts after a round this long: long rounds vary little."""
 
 MAX_HOST_WEIGHTS: Final = 1 << 24
 MAX_HOST_FLOPS: Final = 4_000_000_000
@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something to measure: a function of x and h, and the weights it learns."""
+    """A function of x and h to measure, and its weights."""
 
     call: Callable[[Tensor, Tensor], Tensor]
     weights: tuple[Tensor, ...]
@@ -41,7 +41,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Median milliseconds of a forward and of a backward pass, and the most live bytes of one."""
+    """Median milliseconds of the forward and backward passes, and the peak live bytes."""
 
     forward_ms: float
     backward_ms: float
@@ -49,9 +49,9 @@ class Cost:
 
 
 def side_by_side(subjects: Sequence[Subject], x: Tensor, h: Tensor) -> list[Cost]:
-    """Return what each subject costs on the same inputs, in rounds in which each has its turn."""
+    """Return each subject's cost on the same inputs, measured in interleaved rounds."""
     x, h = x.detach().requires_grad_(), h.detach().requires_grad_()
-    # This pass is also the one that warms each subject up.
+    # This pass also warms up each subject.
     peaks = [_peak_bytes(subject, x, h) for subject in subjects]
     taken: list[list[tuple[float, float]]] = [[] for _ in subjects]
     spent_ms, rounds = 0.0, 0
@@ -69,17 +69,17 @@ def side_by_side(subjects: Sequence[Subject], x: Tensor, h: Tensor) -> list[Cost
 
 
 def host_flops(signature: SiteSignature) -> int:
-    """Return the FLOPs of the reference layer for one sample, a multiply-add counting as two."""
+    """Return the FLOPs of the reference layer for one sample; a multiply-add counts as two."""
     positions = signature.h[1:] if _is_map(signature) else signature.x[:-1]
     return 2 * prod(_host_weight_shape(signature)) * prod(positions)
 
 
 def reference_host(signature: SiteSignature) -> Subject | None:
-    """Return a layer such as a host has at a site; None where it would be too large to measure.
+    """Return a typical host layer for a site; None if it is too large to measure.
 
     `Linear(Dx -> D)` for vectors and sequences; for feature maps `Conv2d(Cx -> C)`, 3x3, padded,
-    with the stride that brings Hx to H. Its weights are arbitrary, of the variance that keeps
-    that of its input.
+    with the stride that brings Hx to H. Its weights are random and preserve
+    the input's variance.
     """
     shape = _host_weight_shape(signature)
     if prod(shape) > MAX_HOST_WEIGHTS or host_flops(signature) > MAX_HOST_FLOPS:
@@ -126,10 +126,10 @@ def _timed(call: Callable[[], R]) -> tuple[R, float]:
 
 
 def _peak_bytes(subject: Subject, x: Tensor, h: Tensor) -> int:
-    """Return the most bytes that were live in tensors, forward and backward.
+    """Return the peak bytes of live tensors over a forward and a backward pass.
 
-    Counted: results, what is saved for the way back, and all gradients. Not counted: the inputs,
-    the weights, and what a library takes for itself while it computes one op.
+    Counted: results, tensors saved for backward, and gradients. Not counted: inputs, weights,
+    and a library's workspace within one op.
     """
     with LiveBytes([x, h, *subject.weights]) as live:
         result = subject.call(x, h)
@@ -139,15 +139,15 @@ def _peak_bytes(subject: Subject, x: Tensor, h: Tensor) -> int:
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While the block runs, follows the storages that ops make, from their making to their end.
+    """Track the storages that ops create within the block, until they are freed.
 
-    `peak` is the most bytes that were live in them at a time.
+    `peak` is the largest total of their live bytes.
     """
 
     peak: int
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        """Begin with storages that are not to be counted: those of `known`."""
+        """Exclude the storages of `known` from the count."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._live = 0
         self._followed: dict[int, object] = {_storage_id(tensor): None for tensor in known}
@@ -155,11 +155,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # To be skipped by the compiler, torch would first load it, which takes seconds.
+        # With True, torch would load its compiler, which takes seconds.
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an op and take note of the storages of its results."""
+        """Run an op and track the storages of its results."""
         results = func(*args, **(kwargs or {}))
         for result in results if isinstance(results, list | tuple) else (results,):
             if isinstance(result, Tensor):

@@ -1,4 +1,4 @@
-"""The optimiser: the passes that pay on the plan's device, then an end for every value."""
+"""The optimiser: the passes that pay off on the plan's device, then liveness."""
 
 from esper.compiler.passes import PASSES, Pass
 from esper.compiler.passes.liveness import free_early
@@ -6,22 +6,22 @@ from esper.kernel import ArtifactRefused, KernelPlan
 
 
 class KernelOptimizer:
-    """Improves plans; pure, so that equal plans stay equal."""
+    """Optimise plans; equal plans give equal results."""
 
     def optimize(self, plan: KernelPlan) -> KernelPlan:
-        """Return a plan of the same parameters that computes the same, up to rounding, faster.
+        """Return a faster plan with the same parameters and, up to rounding, the same result.
 
         Each value is freed after the last step that reads it.
         """
-        for each in PASSES:
-            if plan.signature.device in each.devices:
-                plan = _improved(plan, each)
+        for optimizer_pass in PASSES:
+            if plan.signature.device in optimizer_pass.devices:
+                plan = _improved(plan, optimizer_pass)
         return free_early(plan)
 
 
-def _improved(plan: KernelPlan, each: Pass) -> KernelPlan:
-    """Return the plan after a pass, or as it is where the pass would lead it over a limit."""
+def _improved(plan: KernelPlan, optimizer_pass: Pass) -> KernelPlan:
+    """Return the plan after a pass, or unchanged if the pass would exceed a limit."""
     try:
-        return each.run(plan)
+        return optimizer_pass.run(plan)
     except ArtifactRefused:
         return plan

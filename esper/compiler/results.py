@@ -1,7 +1,7 @@
-"""How an attempt to build a kernel ended, and what its two steps hand to each other as bytes.
+"""The results of building a kernel and of its two stages, and their encoding as bytes.
 
-The bytes are one line of JSON and then the artifact, so that what comes back from a process
-that ran a stranger's blueprint is data.
+The bytes are one line of JSON followed by the artifact: processes that run untrusted blueprints
+return data, never pickles.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ TimingsMs = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The bytes of a kernel that nobody has run yet."""
+    """The artifact of a kernel that has not been run."""
 
     artifact: bytes
     timings_ms: TimingsMs
@@ -26,7 +26,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What was measured on bytes that keep every promise of a kernel, and their SHA-256."""
+    """The SHA-256 and the measurements of an artifact that passed validation."""
 
     sha256: str
     characterisation: Characterisation
@@ -35,7 +35,7 @@ class Validated:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """No kernel, and why; the steps that were reached have timings."""
+    """The code and the reason of a rejection, with timings of the completed steps."""
 
     code: RejectionCode
     reason: str
@@ -44,7 +44,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A kernel: its bytes as validated, their SHA-256, and what was measured."""
+    """A kernel: the validated artifact, its SHA-256, and its measurements."""
 
     artifact: bytes
     sha256: str
@@ -57,7 +57,7 @@ StageResult = Compiled | Validated | Rejected
 
 
 def to_bytes(outcome: StageResult) -> bytes:
-    """Return the outcome of a step as bytes."""
+    """Return the result of a stage as bytes."""
     artifact = b""
     header: dict[str, object] = {"timings_ms": outcome.timings_ms}
     match outcome:
@@ -71,10 +71,10 @@ def to_bytes(outcome: StageResult) -> bytes:
 
 
 def from_bytes(value: bytes) -> StageResult:
-    """Return the outcome that `to_bytes` wrote.
+    """Return the result that `to_bytes` encoded.
 
     Raises:
-        ValueError: it wrote no such thing.
+        ValueError: the bytes are not from `to_bytes`.
     """
     line, _, artifact = value.partition(b"\n")
     header = orjson.loads(line)
@@ -88,6 +88,6 @@ def from_bytes(value: bytes) -> StageResult:
 
 
 def built(compiled: Compiled, validated: Validated, waits_ms: TimingsMs) -> Built:
-    """Return the kernel that two steps made, with the timings of both and of the ways between."""
+    """Return the kernel of two stages, with the timings of both and the waits between them."""
     timings_ms = {**compiled.timings_ms, **validated.timings_ms, **waits_ms}
     return Built(compiled.artifact, validated.sha256, validated.characterisation, timings_ms)

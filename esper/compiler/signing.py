@@ -1,4 +1,4 @@
-"""This deployment's keys, and its signature on what it compiled (Ed25519, RFC 8032)."""
+"""Create and load this deployment's keys, and sign its artifacts (Ed25519, RFC 8032)."""
 
 import os
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ PUBLIC_KEY_FILE: Final = "trusted-key.pem"
 
 
 class KeysExist(KeyUnusable):
-    """Keys are not overwritten: kernels signed with the old ones would be refused."""
+    """A key file exists; overwriting it would invalidate every kernel signed with the old key."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPaths:
-    """Where a pair of keys lies; only compile workers may read the private one."""
+    """The files of a key pair; only compile workers may read the private one."""
 
     private: Path
     public: Path
@@ -37,12 +37,12 @@ def create_keys(directory: Path) -> KeyPaths:
     """Create a pair of keys as PEM files; the private one is readable by its owner only.
 
     Raises:
-        KeysExist: one of the two files is already there.
+        KeysExist: one of the two files exists.
     """
     paths = KeyPaths(directory / PRIVATE_KEY_FILE, directory / PUBLIC_KEY_FILE)
     for path in (paths.private, paths.public):
         if path.exists():
-            raise KeysExist(f"{path} is already there; move it away first to replace it")
+            raise KeysExist(f"{path} exists; move it away to replace it")
     key = Ed25519PrivateKey.generate()
     directory.mkdir(parents=True, exist_ok=True)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -75,7 +75,7 @@ def sign(key: Ed25519PrivateKey, data: bytes) -> str:
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    # The mode is given at creation: there is no moment at which others can read the key.
+    # The mode applies from creation, so no other user can ever read the key.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

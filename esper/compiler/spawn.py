@@ -1,4 +1,4 @@
-"""Spawned processes that are told nothing: of the environment, of the program, of open files."""
+"""Spawn processes that inherit no environment, main module or open files."""
 
 import io
 import os
@@ -8,46 +8,46 @@ from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_pop
 from typing import Any, Final
 
 KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
-"""All that a child is given of its parent's environment: nothing that is a secret."""
+"""The environment variables that a child inherits; none is secret."""
 
 ADDED: Final = {
-    # One thread a process, also for what starts its threads before torch can be asked not to.
+    # One thread per process; some libraries start threads before torch can limit them.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # No two kernels have the same shapes, so what oneDNN keeps for the next is only kept.
+    # Kernels rarely share shapes, so a large oneDNN primitive cache only costs memory.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 
 
 def environment() -> dict[str, str]:
-    """Return the whole environment of a child."""
+    """Return the complete environment of a child."""
     return {name: os.environ[name] for name in KEPT if name in os.environ} | ADDED
 
 
 class SealedProcess(SpawnProcess):
-    """A process as `spawn` starts it, with an environment of its own and without `__main__`."""
+    """A spawned process with a minimal environment and without the parent's `__main__`."""
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Any:  # noqa: N802
         return _Popen(process_obj)
 
     def terminate(self) -> None:
-        """Kill it: there is nothing to tidy up, and a loop in native code hears nothing else."""
+        """Kill the process: it has no cleanup, and a native loop ignores SIGTERM."""
         self.kill()
 
 
 class SealedContext(SpawnContext):
-    """The multiprocessing context whose processes are sealed."""
+    """The multiprocessing context of `SealedProcess`."""
 
     Process = SealedProcess
 
 
 class _Popen(popen_spawn_posix.Popen):
-    """`spawn` with two changes, for which it has no parameters.
+    """`spawn` with two changes that it has no parameters for.
 
-    The environment is given at `exec`, so that not even `/proc/PID/environ` has more. What the
-    child is to prepare does not name the main module: it need not import a whole command line.
+    The environment is set at `exec`, so that `/proc/PID/environ` holds nothing else. The
+    preparation data omits the main module, so that the child does not import a command line.
     """
 
     _fds: list[int]
@@ -56,7 +56,7 @@ class _Popen(popen_spawn_posix.Popen):
         if (tracker := resource_tracker.getfd()) is not None:
             self._fds.append(tracker)
         orders = _pickled(self, process_obj)
-        # The child notices its parent's end on `read`, and its parent the child's on `alive`.
+        # The child detects its parent's end on `read`; the parent detects the child's on `alive`.
         alive, held = os.pipe()
         read, write = os.pipe()
         self.sentinel = alive
@@ -67,7 +67,7 @@ class _Popen(popen_spawn_posix.Popen):
                 sys.executable,
                 command,
                 environment(),
-                # Duplicated onto itself, a descriptor stays open in the child; the others close.
+                # A descriptor duplicated onto itself stays open in the child; the others close.
                 file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (*self._fds, read, held)],
             )
         finally:
@@ -77,13 +77,13 @@ class _Popen(popen_spawn_posix.Popen):
 
 
 def _pickled(popen: _Popen, process_obj: process.BaseProcess) -> bytes:
-    """Return what the child unpickles: how to prepare, then itself."""
+    """Return the child's pickles: the preparation data, then the process object."""
     preparation = spawn.get_preparation_data(process_obj.name)
-    told = {name: value for name, value in preparation.items() if not name.startswith("init_main")}
+    kept = {name: value for name, value in preparation.items() if not name.startswith("init_main")}
     buffer = io.BytesIO()
     set_spawning_popen(popen)
     try:
-        reduction.dump(told | {"sys_argv": sys.argv[:1]}, buffer)
+        reduction.dump(kept | {"sys_argv": sys.argv[:1]}, buffer)
         reduction.dump(process_obj, buffer)
     finally:
         set_spawning_popen(None)

@@ -1,4 +1,4 @@
-"""Timing the steps of building a kernel."""
+"""Time the steps of building a kernel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ MILLISECONDS: Final = 1e3
 
 @contextmanager
 def timed(timings_ms: dict[str, float], step: str) -> Iterator[None]:
-    """Add what the block takes, in milliseconds, to a step; also when it raises."""
+    """Add the milliseconds of the block to a step, also if the block raises."""
     start = perf_counter()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Validation: the very bytes that would be published are loaded, run and measured."""
+"""Validation: load, run and measure the very bytes that will be published."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +13,7 @@ from esper.blueprint import RejectionCode
 from esper.compiler.limits import is_out_of_memory
 from esper.compiler.measure import Subject, host_flops, reference_host, side_by_side
 from esper.compiler.timing import timed
+from esper.errors import EsperError
 from esper.kernel import TORCH_DTYPES, ArtifactRefused, Kernel, KernelPlan, attribute_of, unpack
 from esper.topics.codec import sha256_of
 from esper.topics.models import Characterisation, SiteKind, SiteSignature
@@ -20,22 +21,22 @@ from esper.topics.models import Characterisation, SiteKind, SiteSignature
 BATCH: Final = 4
 LARGE_BATCH: Final = 2
 LARGE: Final = 10_000_000
-"""Beyond this much work for one sample, in FLOPs and elements, the batch is the smaller one."""
+"""With more work than this per sample, in FLOPs plus elements, the batch is `LARGE_BATCH`."""
 
 SCALES: Final = (1e-2, 1.0, 1e2)
 SCALES_OF_HALF: Final = (1e-2, 1.0, 1e1)
-"""The largest value of float16 is 65504: products of inputs of scale 100 pass it honestly."""
+"""The largest float16 is 65504; a sound kernel may exceed it with inputs of scale 100."""
 
 LEARNING_STEPS: Final = 3
 LEARNING_RATE: Final = 1e-2
 MAX_CUTS: Final = 8
 
 TOLERANCE: Final = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
-"""How far results may differ, relative to the largest, where sums are taken in another order."""
+"""Largest difference, relative to the largest value, that another order of summation may give."""
 
 
-class KernelRejected(Exception):
-    """An artifact that loads or behaves otherwise than a kernel must; `code` says in which way."""
+class KernelRejected(EsperError):
+    """An artifact does not load or misbehaves; `code` says how."""
 
     def __init__(self, code: RejectionCode, message: str) -> None:
         super().__init__(message)
@@ -44,24 +45,24 @@ class KernelRejected(Exception):
 
 
 class KernelValidator:
-    """Runs an artifact as the trainer would, on the CPU, on fixed pseudo-random inputs."""
+    """Run artifacts as the trainer would, on the CPU, on fixed pseudo-random inputs."""
 
     def __init__(self, timings_ms: dict[str, float] | None = None) -> None:
-        """Add the milliseconds of each part to `timings_ms`, as `validate.PART`."""
+        """Add the milliseconds of each part to `timings_ms` as `validate.PART`."""
         self._timings_ms = {} if timings_ms is None else timings_ms
 
     def validate(self, data: bytes) -> Characterisation:
-        """Return what was measured on an artifact that keeps every promise of a kernel.
+        """Return the measurements of an artifact that passes every check.
 
-        It gives the shape of `h`; is exactly zero at birth, for inputs of three scales; passes
-        gradient to every parameter within three steps of sign descent; stays finite, and so do
-        its gradients; repeats itself, and with dropout under the same seed; survives its state
-        dict bit for bit; leaves its inputs and weights as they are; and row i of its result
-        depends on row i of its inputs only, whatever the batch.
+        The result has the shape of `h`, is exactly 0 at birth for inputs of three scales, and
+        stays finite, as do its gradients. Every parameter receives gradient within three steps
+        of sign descent. The result is deterministic (with dropout, under the same seed) and
+        bit-identical after a state dict round trip. Inputs and weights are not modified. Row i
+        of the result depends only on row i of the inputs, whatever the batch.
 
         Raises:
-            KernelRejected: with the code of the first promise that is broken.
-            MemoryError, RuntimeError: memory ran out.
+            KernelRejected: with the code of the first check that fails.
+            MemoryError, RuntimeError: out of memory.
         """
         with self._timed("load"):
             kernel = _loaded(data)
@@ -102,7 +103,7 @@ def _loaded(data: bytes) -> Kernel:
 
 @contextmanager
 def _own_random_numbers() -> Iterator[None]:
-    """Draw from a fixed seed inside the block, so that a verdict on dropout repeats itself."""
+    """Use a fixed seed within the block, so that checks of dropout are reproducible."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(0)
     try:
@@ -112,7 +113,7 @@ def _own_random_numbers() -> Iterator[None]:
 
 
 def _inputs(plan: KernelPlan) -> tuple[Tensor, Tensor]:
-    """Return x and h; the same for equal plans."""
+    """Return x and h; equal plans give equal inputs."""
     generator = torch.Generator().manual_seed(0)
     signature, batch = plan.signature, batch_of(plan)
     x, h = (
@@ -123,7 +124,7 @@ def _inputs(plan: KernelPlan) -> tuple[Tensor, Tensor]:
 
 
 def batch_of(plan: KernelPlan) -> int:
-    """Return the samples a kernel is run on at a time; fewer where one is much work."""
+    """Return the batch size for a plan; smaller for expensive plans."""
     signature = plan.signature
     work = plan.flops + host_flops(signature) + prod(signature.x) + prod(signature.h)
     return BATCH if work <= LARGE else LARGE_BATCH
@@ -138,17 +139,17 @@ def _check_birth(kernel: Kernel, x: Tensor, h: Tensor) -> None:
             RejectionCode.WRONG_RESULT_SHAPE,
             f"gives {tuple(result.shape)} where h is {tuple(scaled_h.shape)}",
         )
-    # Zero weights hide a large value, but not one that is infinite: 0 * inf is not a number.
+    # Zero weights hide large values but not infinite ones: 0 * inf is NaN.
     _check_finite(result, "at birth")
     if torch.count_nonzero(result):
-        raise KernelRejected(RejectionCode.NOT_SILENT_AT_BIRTH, "is not zero at birth")
+        raise KernelRejected(RejectionCode.NOT_SILENT_AT_BIRTH, "the result is not zero at birth")
 
 
 def _check_learning(kernel: Kernel, x: Tensor, h: Tensor) -> None:
-    """Check that a kernel learns to cancel h, with all its weights."""
+    """Check that all weights receive gradient while the kernel learns to cancel h."""
     x, h = x.detach().requires_grad_(), h.detach().requires_grad_()
     parameters = dict(kernel.train().named_parameters())
-    silent = set(parameters)
+    untrained = set(parameters)
     for step in range(LEARNING_STEPS):
         loss = (h + kernel(x, h)).square().mean()
         gradients = _gradients(loss, {"x": x, "h": h, **parameters})
@@ -157,14 +158,14 @@ def _check_learning(kernel: Kernel, x: Tensor, h: Tensor) -> None:
             if not magnitude < float("inf"):
                 message = f"the gradient of {name} is not finite at step {step}"
                 raise KernelRejected(RejectionCode.NOT_FINITE, message)
-        silent -= {name for name, magnitude in largest.items() if magnitude > 0}
+        untrained -= {name for name, magnitude in largest.items() if magnitude > 0}
         _descend(parameters, gradients)
-        if not silent:
+        if not untrained:
             break
-    if silent:
+    if untrained:
         raise KernelRejected(
             RejectionCode.NO_GRADIENT,
-            f"no gradient reaches {', '.join(sorted(silent))} within {LEARNING_STEPS} steps",
+            f"no gradient reaches {', '.join(sorted(untrained))} within {LEARNING_STEPS} steps",
         )
     with torch.no_grad():
         _check_finite(kernel.eval()(_at_scales(x), _at_scales(h)), f"after {step + 1} steps")
@@ -178,7 +179,7 @@ def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _largest(tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the largest magnitude in each tensor; not a number where one of its values is none."""
+    """Return the largest magnitude in each tensor; NaN if the tensor contains NaN."""
     norms = [
         torch.linalg.vector_norm(tensor, float("inf"), dtype=torch.float32)
         for tensor in tensors.values()
@@ -194,18 +195,18 @@ def _descend(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) 
 
 @torch.no_grad()
 def _check_repeats(kernel: Kernel, x: Tensor, h: Tensor) -> Tensor:
-    """Return the result, which repeats: in another kernel of this state, and under a seed."""
+    """Return the result after checking that it is reproducible and survives a state dict."""
     before = _versions(x, h, kernel)
     result: Tensor = kernel.eval()(x, h)
     if not torch.equal(result, _restored(kernel).eval()(x, h)):
         if torch.equal(result, kernel(x, h)):
-            message = "gives another result after its state dict is saved and loaded"
+            message = "the result changes after saving and loading the state dict"
             raise KernelRejected(RejectionCode.STATE_NOT_KEPT, message)
-        _refuse_repeat("gives two results for the same inputs")
+        _refuse_repeat("two runs on the same inputs give different results")
     if _has_dropout(kernel) and not torch.equal(_seeded(kernel, x, h), _seeded(kernel, x, h)):
-        _refuse_repeat("gives two results for the same inputs under the same seed")
+        _refuse_repeat("two runs on the same inputs and seed give different results")
     if _versions(x, h, kernel) != before:
-        message = "writes to its inputs or weights while it runs"
+        message = "the forward pass modifies its inputs or weights"
         raise KernelRejected(RejectionCode.INPUT_CHANGED, message)
     return result
 
@@ -215,11 +216,11 @@ def _refuse_repeat(message: str) -> None:
 
 
 def _restored(kernel: Kernel) -> Kernel:
-    """Return another kernel of the same plan with the same state."""
+    """Return a second kernel of the same plan with the same state dict."""
     state = kernel.state_dict()
     split = (name.split(".") for name in kernel.plan.parameters)
     if list(state) != [f"{attribute_of(node)}.{name}" for node, name in split]:
-        message = f"has a state of {', '.join(state)}; its plan says otherwise"
+        message = f"the state dict has {', '.join(state)}, which differs from the plan"
         raise KernelRejected(RejectionCode.STATE_NOT_KEPT, message)
     blank = {
         name: torch.zeros_like(value)
@@ -241,7 +242,7 @@ def _seeded(kernel: Kernel, x: Tensor, h: Tensor) -> Tensor:
 
 
 def _versions(x: Tensor, h: Tensor, kernel: Kernel) -> list[int]:
-    """Return how often each tensor has been written to."""
+    """Return the version counter of each tensor, which every in-place write increments."""
     return [tensor._version for tensor in (x, h, *kernel.parameters())]
 
 
@@ -255,15 +256,15 @@ def _check_rows(kernel: Kernel, x: Tensor, h: Tensor, result: Tensor) -> None:
     if not _close(result[:1], kernel(x[:1], h[:1]), kernel.plan.signature):
         raise KernelRejected(
             RejectionCode.BATCH_DEPENDENT,
-            f"the result for one sample alone is not that in a batch of {len(x)}",
+            f"the result for one sample differs between a batch of 1 and of {len(x)}",
         )
 
 
 @torch.no_grad()
 def _is_causal(kernel: Kernel, x: Tensor, h: Tensor) -> bool | None:
-    """Return whether no value is seen to depend on later positions; None if that means nothing.
+    """Return whether no position depends on later ones; None where the question does not apply.
 
-    Seen: at each of up to eight cuts, all that comes after the cut is changed.
+    The test changes everything after a cut, for up to eight cuts.
     """
     signature = kernel.plan.signature
     if signature.kind is not SiteKind.SEQUENCE or signature.x[0] != signature.h[0]:
@@ -280,13 +281,13 @@ def _is_causal(kernel: Kernel, x: Tensor, h: Tensor) -> bool | None:
 
 
 def _cuts(length: int) -> list[int]:
-    """Return up to eight positions spread over a sequence, its second and its last among them."""
+    """Return up to eight positions spread over a sequence, including the second and the last."""
     steps = min(MAX_CUTS, length - 1)
     return sorted({1 + index * (length - 2) // max(1, steps - 1) for index in range(steps)})
 
 
 def _changed_after(value: Tensor, cuts: Sequence[int]) -> Tensor:
-    """Return one sample, (1, T, D), once for each cut, with what follows the cut changed."""
+    """Return one sample, (1, T, D), once per cut, with the positions after the cut changed."""
     rows = value.repeat(len(cuts), 1, 1)
     for row, cut in zip(rows, cuts, strict=True):
         row[cut:] = 3 - row[cut:]
@@ -307,7 +308,7 @@ def _at_scales(value: Tensor) -> Tensor:
 
 
 def _check_finite(result: Tensor, when: str) -> None:
-    """Refuse results of `_at_scales` that are not finite."""
+    """Raise KernelRejected if a result of `_at_scales` is not finite."""
     if torch.isfinite(result).all():
         return
     scales = SCALES_OF_HALF if result.dtype == torch.float16 else SCALES
@@ -341,6 +342,6 @@ def _characterised(
     )
     return measured.model_copy(
         update={
-            f"host_{name}": value for each in costs_of_host for name, value in asdict(each).items()
+            f"host_{name}": value for cost in costs_of_host for name, value in asdict(cost).items()
         }
     )

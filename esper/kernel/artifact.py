@@ -1,7 +1,7 @@
-"""The artifact: one safetensors file that holds a kernel's weights, with its plan as metadata.
+"""The artifact: one safetensors file with a kernel's weights, and its plan as metadata.
 
-There is exactly one artifact for a plan and its weights: `unpack` refuses bytes that `pack`
-would not have written, so no two different files are the same kernel.
+The encoding is canonical: `unpack` refuses bytes that `pack` would not write, so a plan and its
+weights have exactly one artifact.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ TORCH_DTYPES: Final = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-"""torch's name for each dtype of a signature."""
+"""The torch dtype for each dtype of a signature."""
 
 
 def pack(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> bytes:
     """Return the artifact of a plan and its weights; equal arguments give equal bytes.
 
     Raises:
-        ArtifactRefused: the weights are not those of the plan, or the artifact is too large.
+        ArtifactRefused: the weights do not match the plan, or the artifact is too large.
     """
     _check_tensors(plan, tensors)
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -39,10 +39,10 @@ def pack(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[KernelPlan, dict[str, Tensor]]:
-    """Return the plan and the weights that an artifact holds, by full parameter name.
+    """Return the plan of an artifact, and its weights by full parameter name.
 
     Raises:
-        ArtifactRefused: the bytes are not what `pack` writes.
+        ArtifactRefused: `pack` did not write these bytes.
     """
     plan = plan_of(data)
     _check_size(plan, data)
@@ -56,7 +56,7 @@ def unpack(data: bytes) -> tuple[KernelPlan, dict[str, Tensor]]:
 
 
 def _check_size(plan: KernelPlan, data: bytes) -> None:
-    """Refuse, before weights are read, an artifact that cannot hold just the plan's weights."""
+    """Raise ArtifactRefused, before reading weights, if the size differs from the plan's."""
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     weights = plan.params * TORCH_DTYPES[plan.signature.dtype].itemsize
     if len(data) != LENGTH_BYTES + length + weights:
@@ -69,7 +69,7 @@ def _check_size(plan: KernelPlan, data: bytes) -> None:
 def _check_tensors(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> None:
     if tensors.keys() != plan.parameters.keys():
         odd = sorted(tensors.keys() ^ plan.parameters.keys())
-        raise ArtifactRefused(f"weights and plan differ in {', '.join(odd)}")
+        raise ArtifactRefused(f"weights and plan have different parameters: {', '.join(odd)}")
     dtype = TORCH_DTYPES[plan.signature.dtype]
     for name, parameter in plan.parameters.items():
         tensor = tensors[name]
@@ -79,4 +79,4 @@ def _check_tensors(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> None:
                 f"the plan says {parameter.shape} {dtype}"
             )
         if prod(parameter.shape) and not bool(torch.isfinite(tensor).all()):
-            raise ArtifactRefused(f"{name} has values that are not finite")
+            raise ArtifactRefused(f"{name} contains NaN or infinity")

@@ -1,4 +1,4 @@
-"""From verified bytes to a module: the last step before a kernel can be planted."""
+"""Build a module from verified bytes."""
 
 from esper.kernel.artifact import unpack
 from esper.kernel.executor import Kernel
@@ -7,13 +7,13 @@ from esper.topics.codec import sha256_of
 
 
 def load_kernel(data: bytes, sha256: str) -> Kernel:
-    """Return a module with parameters of its own, on the CPU.
+    """Return the kernel of an artifact, on the CPU.
 
     Raises:
-        ArtifactRefused: the bytes are not those of that SHA-256, or not an artifact.
+        ArtifactRefused: the bytes have another SHA-256, or are not an artifact.
     """
-    # Hashed again: what runs is what was verified, whatever happened to memory in between.
+    # Hashed again, so that the executed bytes are the verified ones even after memory corruption.
     if (found := sha256_of(data)) != sha256:
-        raise ArtifactRefused(f"the kernel's bytes have SHA-256 {found}; verified was {sha256}")
+        raise ArtifactRefused(f"the artifact has SHA-256 {found}; the verified one was {sha256}")
     plan, tensors = unpack(data)
     return Kernel(plan, tensors, sha256)

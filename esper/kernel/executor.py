@@ -1,4 +1,4 @@
-"""The executor: a plan and its weights as a trainable module."""
+"""The executor: run a plan and its weights as a trainable module."""
 
 import keyword
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from esper.blueprint import Run
 from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep, StepLayout
 
-_TAKEN: Final = frozenset(
+_RESERVED: Final = frozenset(
     {
         *dir(nn.Module()),
         *keyword.kwlist,
@@ -18,27 +18,27 @@ _TAKEN: Final = frozenset(
         *("self", "x", "h", "torch", "nn"),
     }
 )
-"""Names that mean something else in a `Kernel` or in the source written from it."""
+"""Names with another meaning in a `Kernel` or in its generated source."""
 
 
 def attribute_of(node: str) -> str:
-    """Return the name under which a node's parameters hang in a module.
+    """Return the name of the submodule that holds a node's parameters.
 
-    It is the node's own id, so that the parameter `mix.weight` of a plan is `mix.weight` in the
-    state dict; where the id means something else there, `_OP` follows it (ids have no capitals).
+    The name is the node's id, so that the plan's `mix.weight` is `mix.weight` in the state dict.
+    Reserved ids get the suffix `_OP`; ids contain no capitals.
     """
-    return f"{node}_OP" if node in _TAKEN else node
+    return f"{node}_OP" if node in _RESERVED else node
 
 
 class Kernel(nn.Module):
-    """A kernel that runs and learns: `forward(x, h)` gives what is added, weighted, to `h`.
+    """A trainable kernel; the seed adds alpha times `forward(x, h)` to `h`.
 
-    `x` and `h` have a batch dimension before the shapes of the plan's signature, and so has the
-    result, in the shape of `h`. Values are dropped after their last use.
+    `x`, `h` and the result have a batch dimension before the shapes of the plan's signature; the
+    result has the shape of `h`. Values are freed after their last use.
     """
 
     def __init__(self, plan: KernelPlan, tensors: Mapping[str, Tensor], sha256: str) -> None:
-        """Build from an unpacked artifact; the weights are copied, `sha256` is the artifact's."""
+        """Build from an unpacked artifact with this `sha256`; the weights are copied."""
         super().__init__()
         self.plan = plan
         self.kernel_id = plan.kernel_id
@@ -51,7 +51,7 @@ class Kernel(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the value of the last step; shapes (B, *x) and (B, *h) to (B, *h)."""
         modules: Any = self._modules
-        # Parameters are looked up on every call: `.to()` and functional calls replace them.
+        # Look parameters up on every call: `.to()` and functional calls replace them.
         parameters = [modules[node]._parameters[name] for node, name in self._addresses]
         values: list[Any] = [x, h, *self._blank, *parameters]
         read = values.__getitem__
@@ -64,12 +64,12 @@ class Kernel(nn.Module):
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle keeps: the plan as its JSON, and no functions."""
+        """Return the state for a copy or pickle: the plan as JSON, without functions."""
         functions = {"_program": None, "_training_program": None}
         return {**self.__dict__, **functions, "plan": self.plan.to_json()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore from `__getstate__`; the programs are made anew from the plan."""
+        """Restore from `__getstate__`; the programs are rebuilt from the plan."""
         plan = KernelPlan.from_json(state["plan"])
         super().__setstate__({**state, "plan": plan})  # type: ignore[no-untyped-call]
         self._program, self._training_program = _programs(plan)
@@ -92,7 +92,7 @@ _Program = tuple[_Instruction, ...]
 
 
 def _programs(plan: KernelPlan) -> tuple[_Program, _Program]:
-    """Return what runs in evaluation and in training: one program, unless an op has two faces."""
+    """Return the programs for evaluation and training; one object unless an op has two modes."""
     evaluating = tuple(layout.spec.run(step.args) for step, layout in _laid_out(plan))
     if all(layout.spec.run_training is None for layout in plan.layout):
         program = _program(plan, evaluating)
@@ -108,9 +108,9 @@ def _laid_out(plan: KernelPlan) -> Iterator[tuple[PlanStep, StepLayout]]:
 
 
 def _program(plan: KernelPlan, runs: tuple[Run, ...]) -> _Program:
-    """Return each step as (slot to fill, function, positions of its operands, slots to free).
+    """Return each step as (slot to fill, function, operand indices, slots to free).
 
-    Operands are positions among the slots followed by all parameters in order.
+    Operand indices count the slots first, then all parameters in order.
     """
     program = []
     next_parameter = FIRST_STEP_SLOT + len(plan.steps)

@@ -1,4 +1,4 @@
-"""Fetching kernels: what comes out of a store is what was validated and signed, or is refused."""
+"""Fetch kernels from a store; refuse bytes that were not validated and signed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ from esper.topics.models import KernelReady
 
 
 class FetchedKernel(NamedTuple):
-    """What was announced of a kernel, and the very bytes that it was announced of."""
+    """A kernel's announcement and its verified bytes."""
 
     ready: KernelReady
     data: bytes
@@ -25,11 +25,11 @@ class FetchedKernel(NamedTuple):
 def fetch_kernel(
     store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady
 ) -> FetchedKernel:
-    """Return a kernel from a store.
+    """Return a verified kernel from a store.
 
     Raises:
-        KernelMissing, StoreUnavailable: it cannot be had.
-        ArtifactRefused: what lies there is not what was announced, or not signed by the key.
+        KernelMissing, StoreUnavailable: the store cannot deliver the artifact.
+        ArtifactRefused: the artifact differs from the announcement, or its signature is invalid.
     """
     data = store.get(ready.location)
     _check_bytes(ready, data)
@@ -41,11 +41,11 @@ def fetch_kernel(
 def fetch_kernels(
     store_url: str, trusted_key_file: Path, announced: Iterable[KernelReady]
 ) -> dict[str, FetchedKernel]:
-    """Return kernels by id from the store at a URL, in whatever store they were announced.
+    """Return kernels by id from the store at a URL, which may be a copy of the announced store.
 
     Raises:
-        StoreUrlInvalid, KeyUnusable: the store or the key is none.
-        KernelMissing, StoreUnavailable, ArtifactRefused: as of `fetch_kernel`.
+        StoreUrlInvalid, KeyUnusable: the URL or the key file is invalid.
+        KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_kernel`.
     """
     store, key = open_store(store_url), load_public_key(trusted_key_file)
     fetched = {}
@@ -64,7 +64,7 @@ def _check_bytes(ready: KernelReady, data: bytes) -> None:
     if (found := sha256_of(data)) != ready.sha256:
         raise ArtifactRefused(
             f"{ready.location} has SHA-256 {found}; kernel-ready says {ready.sha256}: "
-            "it was altered after it was validated"
+            "the bytes changed after validation"
         )
 
 

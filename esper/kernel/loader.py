@@ -1,7 +1,7 @@
-"""The loader: fetches, verifies and makes kernels on a thread of its own, without torch.
+"""The loader: fetch, verify and build kernels on a background thread, without torch.
 
-What is made of verified bytes is the caller's choice. What comes of each request is delivered as
-one of four messages.
+The caller supplies the function that builds from verified bytes. Each request ends in one of four
+messages: `KernelVerified`, `KernelRefused`, `KernelsPrepared` or `KernelsFailed`.
 """
 
 import heapq
@@ -22,7 +22,7 @@ from esper.store import KernelMissing, KernelStore, StoreUnavailable
 from esper.topics.models import KernelReady
 
 RETRY_DELAYS_S: Final = (0.2, 1.0, 5.0, 15.0)
-"""A store that does not answer is asked again after each of these; then the kernel is refused."""
+"""Delays between retries of an unavailable store; after the last one the kernel is refused."""
 
 CACHE_BYTES: Final = 256 << 20
 
@@ -33,14 +33,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class KernelVerified:
-    """The bytes are those that were validated and signed, and can be built."""
+    """The kernel's bytes are verified and can be built."""
 
     ready: KernelReady
 
 
 @dataclass(frozen=True, slots=True)
 class KernelRefused:
-    """The kernel will not run here, and why."""
+    """The kernel cannot run here; `reason` says why."""
 
     kernel_id: str
     reason: str
@@ -48,7 +48,7 @@ class KernelRefused:
 
 @dataclass(frozen=True, slots=True)
 class KernelsPrepared(Generic[T]):
-    """What was made for one `prepare`, by kernel id."""
+    """The results of one `prepare`, by kernel id."""
 
     token: str
     kernels: Mapping[str, T]
@@ -56,7 +56,7 @@ class KernelsPrepared(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class KernelsFailed:
-    """None of the kernels of one `prepare` was made, and why."""
+    """One `prepare` failed as a whole; `reason` says why."""
 
     token: str
     reason: str
@@ -83,7 +83,7 @@ class _Stop:
 
 
 class KernelLoader(Generic[T]):
-    """One background thread between a store and who runs kernels; its methods return at once."""
+    """A background thread between a store and the trainer; its methods do not block."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class KernelLoader(Generic[T]):
     ) -> None:
         """Start the thread; it calls `deliver`, which must neither block nor raise.
 
-        `make` is called there too, with verified bytes; it may raise ArtifactRefused.
+        The thread also calls `make`, with verified bytes; `make` may raise ArtifactRefused.
         """
         self._store = store
         self._trusted_key = trusted_key
@@ -114,19 +114,19 @@ class KernelLoader(Generic[T]):
     def verify(self, ready: KernelReady) -> None:
         """Fetch and verify a kernel; delivers `KernelVerified` or `KernelRefused`.
 
-        An announcement repeated after it was verified delivers nothing.
+        A repeated announcement of a verified kernel delivers nothing.
         """
         self._requests.put(_Verify(ready))
 
     def prepare(self, token: str, kernel_ids: Iterable[str]) -> None:
-        """Make verified kernels, all or none; delivers `KernelsPrepared` or `KernelsFailed`.
+        """Build verified kernels, all or none; delivers `KernelsPrepared` or `KernelsFailed`.
 
         `token` is the caller's name for this request.
         """
         self._requests.put(_Prepare(token, tuple(kernel_ids)))
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """End the thread after the request it is at; what is still queued is dropped."""
+        """Stop the thread after its current request; queued requests are dropped."""
         self._requests.put(_Stop())
         self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -137,7 +137,7 @@ class KernelLoader(Generic[T]):
             try:
                 self._handle(request)
             except Exception as error:
-                # A fault of ours must not end the thread: later requests would never be answered.
+                # A bug must not end the thread, or later requests would get no answer.
                 log.exception("the kernel loader failed at %s", request)
                 self._deliver(_failure(request, f"{type(error).__name__}: {error}"))
 
@@ -158,7 +158,7 @@ class KernelLoader(Generic[T]):
                 self._verify(request)
             case _Prepare(token, kernel_ids):
                 try:
-                    kernels = {kernel_id: self._made(kernel_id) for kernel_id in kernel_ids}
+                    kernels = {kernel_id: self._build(kernel_id) for kernel_id in kernel_ids}
                 except (ArtifactRefused, KernelMissing, StoreUnavailable) as refusal:
                     self._deliver(KernelsFailed(token, str(refusal)))
                 else:
@@ -187,14 +187,14 @@ class KernelLoader(Generic[T]):
         heapq.heappush(self._retries, (due, id(again), again))
 
     def _fetch(self, ready: KernelReady) -> bytes:
-        """Return verified bytes from the store, and keep them."""
+        """Return verified bytes from the store, and cache them."""
         data = fetch_kernel(self._store, self._trusted_key, ready).data
         self._cache.keep(ready.sha256, data)
         return data
 
-    def _made(self, kernel_id: str) -> T:
+    def _build(self, kernel_id: str) -> T:
         if (ready := self._verified.get(kernel_id)) is None:
-            raise ArtifactRefused(f"kernel {kernel_id} was never verified here")
+            raise ArtifactRefused(f"kernel {kernel_id} was not verified by this loader")
         data = self._cache.get(ready.sha256)
         if data is None:
             data = self._fetch(ready)
@@ -202,7 +202,7 @@ class KernelLoader(Generic[T]):
 
 
 class _VerifiedBytes:
-    """Artifacts by their SHA-256; the least recently used go when they are over a limit."""
+    """An LRU cache of artifacts by SHA-256, limited in bytes."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes

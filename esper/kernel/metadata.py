@@ -1,4 +1,4 @@
-"""The head of an artifact: the plan, readable without its weights and without torch."""
+"""The metadata of an artifact: read the plan without the weights and without torch."""
 
 from typing import Final
 
@@ -17,23 +17,23 @@ def plan_of(data: bytes) -> KernelPlan:
     """Return the plan in the metadata of an artifact.
 
     Raises:
-        ArtifactRefused: there is none, or it is not valid.
+        ArtifactRefused: the plan is missing or invalid.
     """
     check_length(data)
     return KernelPlan.from_json(_plan_json(data))
 
 
 def check_length(data: bytes) -> None:
-    """Raise ArtifactRefused where an artifact is too large."""
+    """Raise ArtifactRefused if an artifact is too large."""
     if len(data) > MAX_ARTIFACT_BYTES:
-        raise ArtifactRefused(f"an artifact of {len(data)} bytes; at most {MAX_ARTIFACT_BYTES}")
+        raise ArtifactRefused(f"the artifact has {len(data)} bytes; at most {MAX_ARTIFACT_BYTES}")
 
 
 def _plan_json(data: bytes) -> bytes:
     """Return the plan in a safetensors header: a little-endian length, then a JSON object."""
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     if length > min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES):
-        raise ArtifactRefused(f"a header of {length} bytes in an artifact of {len(data)}")
+        raise ArtifactRefused(f"the header has {length} bytes in an artifact of {len(data)}")
     try:
         header = orjson.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])
     except orjson.JSONDecodeError as error:

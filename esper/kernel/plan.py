@@ -1,8 +1,8 @@
-"""A plan: a kernel as data, every size a number, every op from the table.
+"""A plan: a kernel as data, with numeric sizes and ops from the table.
 
-Slots hold values: slot 0 is `x`, slot 1 is `h`, and step i fills slot i + 2, which is never
-filled again. The last step's value is the kernel's. A `KernelPlan` that exists is valid: whatever
-made it, a compiler or a stranger's bytes, it was checked step by step against the table of ops.
+Slots hold values: slot 0 is `x`, slot 1 is `h`, and step i fills slot i + 2, once. The last step's
+value is the kernel's. Construction validates every step against the table of ops, so every
+`KernelPlan` is valid, whether a compiler or untrusted bytes made it.
 """
 
 import re
@@ -30,7 +30,7 @@ from esper.topics.codec import encode
 from esper.topics.models import Sha256, SiteSignature
 
 MAX_STEPS: Final = 130
-"""The nodes a blueprint may have, and what a compiler may append to them."""
+"""The limit of nodes in a blueprint, and of steps that the compiler appends."""
 
 MAX_PLAN_BYTES: Final = 1 << 17
 FIRST_STEP_SLOT: Final = 2
@@ -42,7 +42,7 @@ Argument = int | float | bool | Annotated[tuple[int, ...], Field(max_length=8)]
 
 
 class PlanStep(BaseModel):
-    """One op: the slots it reads, its arguments as numbers, and the slots that end with it."""
+    """One op: the slots to read, the arguments as literals, and the slots to free afterwards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -55,7 +55,7 @@ class PlanStep(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """What the table of ops makes of a step: shapes and costs of one sample, its parameters."""
+    """A step's shapes, parameters and costs for one sample, from the table of ops."""
 
     spec: OpSpec
     inputs: tuple[Shape, ...]
@@ -66,11 +66,11 @@ class StepLayout:
 
 
 class KernelPlan(BaseModel):
-    """A kernel for one site signature, complete but for its weights.
+    """A kernel for one site signature, without its weights.
 
     Raises:
-        ArtifactRefused: on construction, where a step breaks a rule of its op or of the slots,
-            the result is not of the shape of `h`, or a limit is exceeded.
+        ArtifactRefused: on construction, if a step breaks a rule of its op or of the slots, the
+            result has another shape than `h`, or a limit is exceeded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -82,12 +82,12 @@ class KernelPlan(BaseModel):
 
     @cached_property
     def layout(self) -> tuple[StepLayout, ...]:
-        """What the table of ops makes of each step."""
+        """The layout of each step."""
         return _lay_out(self.signature, self.steps)
 
     @cached_property
     def parameters(self) -> dict[str, ParameterSpec]:
-        """Every parameter by its full name, `<node>.<name>`, in order of use."""
+        """All parameters by full name, `<node>.<name>`, in order of use."""
         return {
             f"{step.node}.{parameter.name}": parameter
             for step, layout in zip(self.steps, self.layout, strict=True)
@@ -96,12 +96,12 @@ class KernelPlan(BaseModel):
 
     @property
     def params(self) -> int:
-        """Count of learnable numbers."""
+        """Number of learnable scalars."""
         return sum(prod(parameter.shape) for parameter in self.parameters.values())
 
     @property
     def flops(self) -> int:
-        """FLOPs of one sample, forward."""
+        """Forward FLOPs of one sample."""
         return sum(step.flops for step in self.layout)
 
     @model_validator(mode="after")
@@ -111,7 +111,9 @@ class KernelPlan(BaseModel):
         if result.output != self.signature.h:
             raise ArtifactRefused(f"the result is {result.output}; h is {self.signature.h}")
         if not result.spec.zero_output_at_zero_weights:
-            raise ArtifactRefused(f"a kernel cannot end in {result.spec.name}: no no-op at birth")
+            raise ArtifactRefused(
+                f"a kernel cannot end in {result.spec.name}: it would not be a no-op at birth"
+            )
         if self.params > MAX_PARAMETERS:
             raise ArtifactRefused(f"{self.params} parameters; at most {MAX_PARAMETERS}")
         if (elements := activations(self.layout)) > MAX_ACTIVATIONS:
@@ -126,13 +128,13 @@ class KernelPlan(BaseModel):
 
     @classmethod
     def from_json(cls, value: bytes) -> "KernelPlan":
-        """Return the plan that canonical JSON encodes.
+        """Return the plan of canonical JSON.
 
         Raises:
-            ArtifactRefused: it is no plan, not canonical, or not a plan that holds.
+            ArtifactRefused: the JSON is not canonical, or the plan is invalid.
         """
         if len(value) > MAX_PLAN_BYTES:
-            raise ArtifactRefused(f"a plan of {len(value)} bytes; at most {MAX_PLAN_BYTES}")
+            raise ArtifactRefused(f"the plan has {len(value)} bytes; at most {MAX_PLAN_BYTES}")
         try:
             plan = cls.model_validate_json(value)
         except ValidationError as error:
@@ -195,18 +197,20 @@ def _lay_out_step(step: PlanStep, shapes: Sequence[Shape]) -> StepLayout:
 
 
 def _check_slots(steps: Sequence[PlanStep]) -> None:
-    """Refuse clashing names, values read after their end, and values that nothing reads."""
+    """Raise ArtifactRefused for duplicate names, reads of freed slots, and unread values."""
     nodes: set[str] = set()
     live, unread = {0, 1}, set[int]()
     for slot, step in enumerate(steps, start=FIRST_STEP_SLOT):
         if not _NODE.fullmatch(step.node) or step.node in nodes | {"x", "h"}:
-            raise ArtifactRefused(f"step {step.node!r}: not a free name for a step")
+            raise ArtifactRefused(
+                f"step {step.node!r}: the name is invalid, reserved or a duplicate"
+            )
         if not live.issuperset(step.inputs):
-            raise ArtifactRefused(f"step {step.node!r} reads a slot that is not filled")
+            raise ArtifactRefused(f"step {step.node!r} reads a slot that is empty or freed")
         if not (live - {0, 1}).issuperset(step.frees):
-            raise ArtifactRefused(f"step {step.node!r} frees a slot that is not its to free")
+            raise ArtifactRefused(f"step {step.node!r} frees a slot that is empty or an input")
         nodes.add(step.node)
         live = (live - set(step.frees)) | {slot}
         unread = (unread - set(step.inputs)) | {slot}
     if len(unread) != 1:
-        raise ArtifactRefused("the plan has steps whose value nothing reads")
+        raise ArtifactRefused("the plan has steps whose values no step reads")

@@ -1,9 +1,11 @@
-"""Why bytes do not become a kernel in this process."""
+"""The exceptions for artifacts that this process refuses to run."""
+
+from esper.errors import EsperError
 
 
-class ArtifactRefused(Exception):
-    """Bytes, or a plan, that this process will not run; the message says what is wrong."""
+class ArtifactRefused(EsperError):
+    """This process refuses to run an artifact or a plan; the message gives the reason."""
 
 
 class BadSignature(ArtifactRefused):
-    """Bytes that the holder of the trusted key did not sign."""
+    """The trusted key did not sign these bytes."""

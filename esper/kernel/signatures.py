@@ -1,4 +1,4 @@
-"""Whose kernels are run: Ed25519 signatures over the bytes of an artifact (RFC 8032)."""
+"""Verify Ed25519 signatures over the bytes of an artifact (RFC 8032)."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from esper.kernel.refusal import ArtifactRefused, BadSignature
 
 
 class KeyUnusable(ArtifactRefused):
-    """A key file that is missing or holds no key of the expected kind."""
+    """A key file is missing, or holds no key of the expected kind."""
 
 
 def load_public_key(path: Path) -> Ed25519PublicKey:
@@ -31,10 +31,10 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def verify(key: Ed25519PublicKey, data: bytes, signature: str) -> None:
-    """Refuse bytes whose hexadecimal signature is not by the holder of `key`.
+    """Verify a hexadecimal signature of `data` by `key`.
 
     Raises:
-        BadSignature: the signature is malformed, or of other bytes or by another key.
+        BadSignature: the signature is malformed, of other bytes, or by another key.
     """
     try:
         key.verify(bytes.fromhex(signature), data)

@@ -1,4 +1,4 @@
-"""A kernel as a person would write it: the source of a plain PyTorch module."""
+"""Generate a kernel's source as a plain PyTorch module."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -7,21 +7,21 @@ from esper.kernel.executor import attribute_of
 from esper.kernel.plan import KernelPlan, PlanStep, StepLayout
 
 SOURCE_IMPORTS: Final = "import torch\nfrom torch import nn\n"
-"""What a file must import before the classes that `to_source` writes."""
+"""The imports that the classes of `to_source` need."""
 
 
 def to_source(plan: KernelPlan, class_name: str) -> str:
-    """Return the source of a class that computes what `Kernel` does, bit for bit.
+    """Return the source of a class whose results equal those of `Kernel`, bit for bit.
 
-    It needs `SOURCE_IMPORTS` before it. Its `forward(x, h)` and its state dict are those of
-    `Kernel(plan, ...)`: the same keys, shapes and results, so `load_state_dict` of either takes
-    the other's. A fresh instance starts from PyTorch's own random weights, not the kernel's.
+    The source needs `SOURCE_IMPORTS`. `forward(x, h)` and the state dict have the same keys and
+    shapes as those of `Kernel(plan, ...)`, so either loads the other's state dict. A new instance
+    starts from PyTorch's random weights, not the kernel's.
 
     Raises:
-        ValueError: `class_name` is no identifier.
+        ValueError: `class_name` is not an identifier.
     """
     if not class_name.isidentifier():
-        raise ValueError(f"{class_name!r} cannot be the name of a class")
+        raise ValueError(f"{class_name!r} is not a valid class name")
     lines = [
         f"class {class_name}(nn.Module):",
         f'    """Kernel {plan.kernel_id[:12]}: x {plan.signature.x}, h {plan.signature.h}."""',

@@ -228,7 +228,7 @@ def test_a_kernel_that_was_never_verified_is_not_prepared(store: KernelStore) ->
         loader.prepare("decision", [ready.kernel_id])
         unprepared = delivery()
     assert isinstance(unprepared, KernelsFailed)
-    assert "never verified" in unprepared.reason
+    assert "was not verified by this loader" in unprepared.reason
 
 
 def test_kernels_are_prepared_all_or_none(store: KernelStore) -> None:

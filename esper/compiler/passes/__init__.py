@@ -1,10 +1,9 @@
-"""The optimiser's passes: one table, one row each; pure functions from a plan to a plan.
+"""The optimiser's passes: one table, one row per pass, each a pure function of a plan.
 
-In: a plan. Out: a plan with the same parameters (names, shapes, order), whose results and
-gradients are the same up to rounding. A pass reads nothing but the plan, so that equal plans stay
-equal everywhere. A row names the devices on which the pass pays, which `python -m benchmarks
-passes` measures; to add one, add its function to a module here, its row, and its case to
-`tests/compiler/test_optimize.py`.
+In: a plan. Out: a plan with the same parameters (names, shapes, order) and, up to rounding, the
+same results and gradients. A row names the devices on which the pass pays off, as measured by
+`python -m benchmarks passes`. To add a pass, add its function to a module here, its row to
+`PASSES`, and its case to `tests/compiler/test_optimize.py`.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass, and the devices whose plans it improves."""
+    """One pass, and the devices on which it makes plans faster."""
 
     name: str
     summary: str
@@ -57,13 +56,13 @@ PASSES: Final[tuple[Pass, ...]] = (
     ),
     Pass(
         "pool-by-channel",
-        "a pool of the largest value goes over channels that lie side by side",
+        "max pooling runs in channels_last memory format",
         pool_by_channel,
         ("cpu",),
     ),
     Pass(
         "depthwise-by-channel",
-        "a wide convolution of single channels goes over channels that lie side by side",
+        "a depthwise convolution with a large kernel runs in channels_last memory format",
         depthwise_by_channel,
         ("cpu",),
     ),

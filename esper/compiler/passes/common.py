@@ -1,4 +1,4 @@
-"""Common subexpressions: a value that is computed twice is computed once."""
+"""Common-subexpression elimination."""
 
 from esper.compiler.passes.rewrite import without
 from esper.kernel import FIRST_STEP_SLOT, KernelPlan, PlanStep
@@ -9,8 +9,8 @@ Key = tuple[str, tuple[int, ...], tuple[tuple[str, object], ...]]
 def share_common(plan: KernelPlan) -> KernelPlan:
     """Return the plan with equal steps merged into the first of them.
 
-    Steps with parameters are never equal, and neither are those that draw random numbers. The
-    last step stays, because it is the one that keeps a kernel silent at birth.
+    Steps with parameters or random numbers are never merged. The last step stays, because it
+    makes the kernel zero at birth.
     """
     first: dict[Key, int] = {}
     instead: dict[int, int] = {}

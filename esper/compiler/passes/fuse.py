@@ -1,4 +1,4 @@
-"""Several ops that torch has as one, which costs fewer calls and keeps fewer values."""
+"""Fuse several ops into one torch op, with fewer calls and fewer saved values."""
 
 from esper.compiler.passes.rewrite import readers, without
 from esper.kernel import FIRST_STEP_SLOT, KernelPlan, PlanStep
@@ -7,7 +7,7 @@ HALVES = 2
 
 
 def fuse_glu(plan: KernelPlan) -> KernelPlan:
-    """Return the plan with a half of a value times the sigmoid of its other half as one `glu`."""
+    """Return the plan with `half * sigmoid(other half)` fused into one `glu`."""
     counts = readers(plan)
     steps = list(plan.steps)
     gone: dict[int, int] = {}
@@ -29,7 +29,7 @@ def fuse_glu(plan: KernelPlan) -> KernelPlan:
 def _halves(
     plan: KernelPlan, counts: list[int], content: int, gate: int
 ) -> tuple[int, int, tuple[int, int, int]] | None:
-    """Return the divided slot, its dim and the three slots that end, where they make a GLU."""
+    """Return the input slot, its dim and the three fused slots of a GLU; None if it is no GLU."""
     first, sigmoid = _step(plan, content), _step(plan, gate)
     if first is None or sigmoid is None or sigmoid.op != "sigmoid":
         return None

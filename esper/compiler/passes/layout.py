@@ -1,4 +1,4 @@
-"""Ops that torch computes faster where the channels of a position lie side by side in memory."""
+"""Ops that torch computes faster in channels_last memory format."""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,12 +10,12 @@ WIDE_KERNEL: Final = 5
 
 
 def pool_by_channel(plan: KernelPlan) -> KernelPlan:
-    """Return the plan with pools of the largest value that go over channels side by side."""
+    """Return the plan with max pooling in channels_last format."""
     return _relaid(plan, lambda step, layout: step.op == "max_pool")
 
 
 def depthwise_by_channel(plan: KernelPlan) -> KernelPlan:
-    """Return the plan with wide convolutions of single channels over channels side by side."""
+    """Return the plan with large-kernel depthwise convolutions in channels_last format."""
     return _relaid(plan, _is_wide_and_depthwise)
 
 

@@ -1,4 +1,4 @@
-"""Liveness: every value ends with the last step that reads it."""
+"""Liveness: free every value after the last step that reads it."""
 
 from esper.compiler.passes.rewrite import with_steps
 from esper.kernel import FIRST_STEP_SLOT, KernelPlan

@@ -1,4 +1,4 @@
-"""Convolutions with a kernel of 1, which are matrix products and cost more as convolutions."""
+"""Replace convolutions of kernel 1 by matrix products, which are faster."""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,16 +10,16 @@ _PLAIN: Final = {"kernel": 1, "groups": 1, "stride": 1}
 
 
 def conv_at_one(plan: KernelPlan) -> KernelPlan:
-    """Return the plan with those on a single position, as squeeze-excite has, as linear maps."""
+    """Return the plan with linear maps for those on one position, as in squeeze-excite."""
     return _replace(plan, "conv2d_at_one", lambda layout: layout.inputs[0][1:] == (1, 1))
 
 
 def conv_as_product(plan: KernelPlan) -> KernelPlan:
-    """Return the plan with those on maps as batched matrix products.
+    """Return the plan with batched matrix products for those on feature maps.
 
-    Going back, the products leave one gradient of the weight for each sample, before these are
-    added up. Where a map has fewer positions than both sides have channels, those would be
-    larger than the maps themselves, and slower than the convolution.
+    The backward pass allocates one weight gradient per sample. Where a map has fewer positions
+    than input and output channels, those gradients are larger than the maps, and the convolution
+    is faster.
     """
     return _replace(plan, "conv2d_as_product", _has_many_positions)
 

@@ -1,4 +1,4 @@
-"""Making a plan of changed steps: what every pass ends with."""
+"""Build a plan from changed steps; every pass ends here."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,17 +6,17 @@ from esper.kernel import FIRST_STEP_SLOT, KernelPlan, PlanStep
 
 
 def with_steps(plan: KernelPlan, steps: Sequence[PlanStep]) -> KernelPlan:
-    """Return a plan of other steps, checked like any plan."""
+    """Return a validated plan with other steps."""
     return KernelPlan(kernel_id=plan.kernel_id, signature=plan.signature, steps=tuple(steps))
 
 
 def without(
     plan: KernelPlan, instead: Mapping[int, int], steps: Sequence[PlanStep] | None = None
 ) -> KernelPlan:
-    """Return the plan without the steps of some slots; what read those reads others `instead`.
+    """Return the plan without the steps of some slots; readers of a slot read `instead[slot]`.
 
-    A slot that nothing reads any more may stand for itself. `steps` are the plan's steps, or as
-    many that replace them. Slots are numbered anew and frees are left out.
+    `steps`, if given, replace the plan's steps one for one. Slots are renumbered, and frees are
+    dropped. A slot without readers may map to itself.
     """
     slots = {slot: slot for slot in range(FIRST_STEP_SLOT)}
     kept: list[PlanStep] = []
@@ -31,7 +31,7 @@ def without(
 
 
 def readers(plan: KernelPlan) -> list[int]:
-    """Return how often each slot is read; the plan's result counts as read once more."""
+    """Return the number of reads of each slot; the plan's result has one more."""
     counts = [0] * (FIRST_STEP_SLOT + len(plan.steps))
     for step in plan.steps:
         for slot in step.inputs:
