@@ -1,7 +1,8 @@
-# make demo   see a network grow, on this machine, start to end
-# make test   the whole suite, two files at a time; each half starts its own Kafka and Redis
-# make check  style, types, and who may import what
-# make clean  remove what make made
+# make demo   a network that grows, on this machine, from blueprints to audit
+# make test   the suite, two files at a time; each half starts its own Kafka and Redis
+# make check  style, types, import contracts, vocabulary
+# make docs   render the generated parts of the documents; `make transcript` runs the demo for the README
+# make clean  remove everything that make created
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ BIN := .venv/bin
 # environment would compile torch for itself, three seconds at a time.
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt
 
-.PHONY: demo test check contracts clean
+.PHONY: demo test check contracts docs transcript clean
 
 demo: .venv/.local
 	$(BIN)/esper demo
@@ -22,6 +23,13 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell --config .vocabulary/codespell.cfg
+
+docs: .venv/.dev
+	$(BIN)/python -m tests.docs.render
+
+transcript: .venv/.dev
+	$(BIN)/python -m tests.docs.render --transcript
 
 contracts: .venv/.dev
 	$(BIN)/python -m esper.topics.asyncapi docs/contracts

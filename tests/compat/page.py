@@ -58,7 +58,7 @@ at which another seed reads h; the log gives the reason.
 
 - Of models: TorchScript; `nn.DataParallel`; models that FSDP shards; a model without a wrapper in
   several `torch.distributed` processes. `DistributedDataParallel` is
-  [supported](operations.md#over-several-processes).
+  [supported](guide.md#several-processes-ddp).
 - Of layers: layers that run several times or never in a forward pass, are named twice, or belong to
   another growth; positions before the batch; values other than float32, float16 and bfloat16;
   results that are not a tensor; layers that the optimizer does not train.

@@ -16,6 +16,7 @@ import esper
 from esper.blueprint import shipped
 from esper.topics.catalog import topic_specs
 from esper.workers.cli import app
+from tests.docs import render
 from tests.docs.blocks import PAGES, ROOT, Block, blocks
 
 README = (ROOT / "README.md").read_text()
@@ -39,7 +40,7 @@ def test_links_lead_to_files_and_headings_of_the_repository(page: Path) -> None:
             assert anchor in anchors(file), f"{page}: no heading {target}"
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+@pytest.mark.parametrize("block", list(blocks("python")), ids=str)
 def test_python_blocks_use_the_public_interface_alone(block: Block) -> None:
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
@@ -49,12 +50,12 @@ def test_python_blocks_use_the_public_interface_alone(block: Block) -> None:
             assert node.attr in esper.__all__, f"{block}: esper.{node.attr} is not public"
 
 
-@pytest.mark.parametrize("block", blocks("json"), ids=str)
+@pytest.mark.parametrize("block", list(blocks("json")), ids=str)
 def test_json_blocks_are_json(block: Block) -> None:
     json.loads(block.text)
 
 
-@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+@pytest.mark.parametrize("block", list(blocks("yaml")), ids=str)
 def test_yaml_blocks_are_yaml(block: Block) -> None:
     yaml.safe_load(block.text)
 
@@ -67,7 +68,7 @@ def commands(block: Block) -> Iterator[list[str]]:
             yield shlex.split(command.partition(" | ")[0], comments=True)[1:]
 
 
-@pytest.mark.parametrize("block", blocks("console", "sh"), ids=str)
+@pytest.mark.parametrize("block", list(blocks("console", "sh")), ids=str)
 def test_esper_commands_exist_with_their_options(block: Block) -> None:
     for words in commands(block):
         command = get_command(app)
@@ -81,7 +82,7 @@ def test_esper_commands_exist_with_their_options(block: Block) -> None:
                 assert word.partition("=")[0] in known, f"{block}: no option {word}"
 
 
-@pytest.mark.parametrize("block", blocks("console", "sh"), ids=str)
+@pytest.mark.parametrize("block", list(blocks("console", "sh")), ids=str)
 def test_make_targets_and_example_files_exist(block: Block) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^(?:\$ )?make (\w+)", block.text, re.MULTILINE):
@@ -93,3 +94,7 @@ def test_make_targets_and_example_files_exist(block: Block) -> None:
 def test_the_transcript_of_the_readme_has_the_counts_of_the_code() -> None:
     assert f"topics: {len(list(topic_specs()))} created" in README
     assert f"blueprints: {len(shipped())} published" in README
+
+
+def test_the_guide_has_the_table_of_grow_config() -> None:
+    assert render.guide() == render.GUIDE.read_text(), "run `make docs`"

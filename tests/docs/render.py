@@ -1,0 +1,66 @@
+"""Write the generated parts of the documents.
+
+python -m tests.docs.render                  # tables that come from the code
+python -m tests.docs.render --transcript     # README's demo output, from a real `esper demo`
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from esper.training import config_table
+from tests.docs.blocks import ROOT
+
+GUIDE = ROOT / "docs" / "guide.md"
+README = ROOT / "README.md"
+TRANSCRIPT_COLUMNS = "100"
+
+
+def replace_block(page: Path, name: str, content: str) -> str:
+    """Return the page with the text between the markers of `name` replaced.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)"
+    text, count = re.subn(
+        pattern, lambda found: found[1] + content + found[2], page.read_text(), flags=re.DOTALL
+    )
+    if count != 1:
+        raise ValueError(f"{page}: {count} blocks named {name}; write one pair of markers")
+    return text
+
+
+def guide() -> str:
+    """Return the user guide with the table of GrowConfig's fields."""
+    return replace_block(GUIDE, "grow-config", config_table())
+
+
+def readme(transcript: str) -> str:
+    """Return the README with this output of `esper demo`."""
+    return replace_block(README, "demo", f"```text\n{transcript.rstrip()}\n```\n")
+
+
+def demo_output() -> str:
+    """Run the demo and return its standard output; progress lines end where they are redrawn."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "esper.workers", "demo"],
+        env=os.environ | {"COLUMNS": TRANSCRIPT_COLUMNS, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return "\n".join(line.rstrip() for line in ended.stdout.splitlines())
+
+
+def main() -> None:
+    """Render what the arguments name."""
+    GUIDE.write_text(guide())
+    if "--transcript" in sys.argv[1:]:
+        README.write_text(readme(demo_output()))
+
+
+if __name__ == "__main__":
+    main()
