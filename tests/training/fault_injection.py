@@ -1,11 +1,10 @@
 """Failures injected into a plan: at any line that is executed while the plan is applied."""
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
 
 import esper
@@ -28,11 +27,8 @@ PLAN_FILES: Final = tuple(
 )
 """The files that a plan executes."""
 
-VISITS: Final = 2
-"""Visits of one line by one call path in one operation at which a failure can be injected.
-
-Later visits are further turns of a loop, which leave the same kinds of state behind.
-"""
+NOT_COUNTED: Final = ("apply", "only_own", "commit")
+"""Functions of these files in which no failure is injected."""
 
 
 class Injected(RuntimeError):
@@ -50,42 +46,31 @@ class Faults:
 def failing_at(line: int | None) -> Iterator[Faults]:
     """Raise Injected before the executed line of this index; None: never.
 
-    Lines are counted as they are executed, the first `VISITS` visits per operation and call path.
-    Lines of `PlanApplier.apply` itself and of `commit` do not count.
+    Lines are counted as they are executed. Lines of `PlanApplier.apply` itself and of `commit` do
+    not count.
     """
     faults = Faults()
-    operations = 0
-    visits: Counter[tuple[object, ...]] = Counter()
+    traced: dict[CodeType, bool] = {}
 
-    def look(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal operations
+    def trace_call(frame: FrameType, _event: str, _arg: Any) -> Any:
         code = frame.f_code
-        if code.co_filename not in PLAN_FILES or code.co_name in ("apply", "only_own", "commit"):
-            return None
-        operations += event == "call" and code.co_name == "_apply_one"
+        if code not in traced:
+            traced[code] = code.co_filename in PLAN_FILES and code.co_name not in NOT_COUNTED
+        return trace_line if traced[code] else None
+
+    def trace_line(frame: FrameType, event: str, _arg: Any) -> Any:
         if event == "line":
-            path = (operations, *_call_path(frame))
-            visits[path] += 1
-            if visits[path] > VISITS:
-                return look
             if faults.lines == line:
                 faults.raised = True
-                name = Path(code.co_filename).name
+                sys.settrace(None)  # the rollback need not be traced
+                name = Path(frame.f_code.co_filename).name
                 raise Injected(f"line {frame.f_lineno} of {name}")
             faults.lines += 1
-        return look
+        return trace_line
 
     before = sys.gettrace()
-    sys.settrace(look)
+    sys.settrace(trace_call)
     try:
         yield faults
     finally:
         sys.settrace(before)
-
-
-def _call_path(frame: FrameType | None) -> Iterator[object]:
-    """Yield code and line of each frame up to `apply`."""
-    while frame is not None and frame.f_code.co_name != "apply":
-        yield frame.f_code
-        yield frame.f_lineno
-        frame = frame.f_back
