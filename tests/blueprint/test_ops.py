@@ -22,7 +22,9 @@ def inputs_of(shapes: list[Shape], batch: int = BATCH) -> list[Tensor]:
 
 
 def weights_of(spec: OpSpec, shapes: list[Shape], args: dict[str, Any]) -> dict[str, Tensor]:
-    return {each.name: torch.randn(each.shape) for each in spec.parameters(shapes, args)}
+    return {
+        parameter.name: torch.randn(parameter.shape) for parameter in spec.parameters(shapes, args)
+    }
 
 
 def as_written(

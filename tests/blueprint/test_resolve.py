@@ -37,10 +37,10 @@ def test_nodes_have_shapes_parameters_and_costs_and_these_add_up() -> None:
         node("active", "relu", "down"),
         node("up", "linear", "active", out="D", bias=False),
     )
-    assert [each.output for each in resolved.nodes] == [(8,), (8,), (32,)]
-    assert [each.params for each in resolved.nodes] == [24 * 8 + 8, 0, 8 * 32]
-    assert [each.flops for each in resolved.nodes] == [2 * 24 * 8, 8, 2 * 8 * 32]
-    assert [each.memory for each in resolved.nodes] == [8, 8, 32]
+    assert [node.output for node in resolved.nodes] == [(8,), (8,), (32,)]
+    assert [node.params for node in resolved.nodes] == [24 * 8 + 8, 0, 8 * 32]
+    assert [node.flops for node in resolved.nodes] == [2 * 24 * 8, 8, 2 * 8 * 32]
+    assert [node.memory for node in resolved.nodes] == [8, 8, 32]
     assert (resolved.params, resolved.flops, resolved.memory) == (456, 904, 48)
 
 
@@ -53,7 +53,7 @@ def test_a_plan_is_what_was_resolved(blueprint: Blueprint, kind: SiteKind) -> No
     site = SITES[kind]
     resolved, plan = resolve(blueprint, site), BlueprintCompiler().compile(blueprint, site)
     assert (plan.params, plan.flops) == (resolved.params, resolved.flops)
-    assert [step.output for step in plan.layout] == [each.output for each in resolved.nodes]
+    assert [step.output for step in plan.layout] == [node.output for node in resolved.nodes]
     assert resolved.nodes[-1].spec.zero_output_at_zero_weights
 
 

@@ -54,7 +54,7 @@ def test_the_schema_is_valid() -> None:
 
 
 def test_the_schema_offers_every_op_that_an_author_may_name_and_no_other() -> None:
-    offered = {each["const"] for each in SCHEMA["definitions"]["Node"]["properties"]["op"]["oneOf"]}
+    offered = {op["const"] for op in SCHEMA["definitions"]["Node"]["properties"]["op"]["oneOf"]}
     assert offered == {row.name for row in OPS.values() if not row.internal}
 
 
@@ -70,7 +70,7 @@ def test_every_field_op_and_argument_is_described_for_an_editor() -> None:
             arguments |= SCHEMA["definitions"][f"args_of_{row.name}"]["properties"]
     described = [*SCHEMA["properties"].values(), *arguments.values()]
     described += [*node["properties"].values(), *node["properties"]["op"]["oneOf"]]
-    assert all(len(each["description"]) > 10 for each in described)
+    assert all(len(field["description"]) > 10 for field in described)
 
 
 @pytest.mark.parametrize("blueprint", shipped(), ids=lambda blueprint: blueprint.blueprint_id)

@@ -1,7 +1,7 @@
 """The very bytes: the SHA-256 of every shipped blueprint's artifact, at a few sites of each kind.
 
 `python -m tests.compiler.golden` compares what this machine, Python and torch make with the
-committed file, prints what differs and exits 1 if anything does. `--renew` writes the file anew.
+committed file, prints the differences and exits 1 if there are any. `--renew` rewrites the file.
 Do that only after `COMPILER_VERSION` was raised, for whatever changes these bytes changes what a
 kernel id promises; or where a blueprint was added, removed or itself changed, for then its kernel
 ids changed as well.
@@ -79,7 +79,7 @@ def _read(blueprint: Blueprint, backwards: bool) -> Blueprint:
 def _turned(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _turned(held) for key, held in reversed(value.items())}
-    return [_turned(each) for each in value] if isinstance(value, list) else value
+    return [_turned(member) for member in value] if isinstance(value, list) else value
 
 
 def main(arguments: list[str]) -> int:

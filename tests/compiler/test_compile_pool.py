@@ -66,7 +66,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 async def busy_validator(others: list[psutil.Process]) -> psutil.Process:
     """Wait until one new process has used much CPU time; compiling uses little, so it validates."""
-    mine = [each for each in pool_processes(of=os.getpid()) if each not in others]
+    mine = [process for process in pool_processes(of=os.getpid()) if process not in others]
     before = {process: cpu_s(process) for process in mine}
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
@@ -128,7 +128,7 @@ def test_a_kernel_that_exceeds_memory_is_rejected_and_no_process_dies(
 
 def test_a_kernel_whose_process_dies_is_rejected_and_only_that_process_is_replaced() -> None:
     async def scenario(compile_pool: CompilePool, others: list[psutil.Process]) -> None:
-        processes = [each for each in pool_processes(of=os.getpid()) if each not in others]
+        processes = [process for process in pool_processes(of=os.getpid()) if process not in others]
         job = asyncio.create_task(compile_pool.build(slow()))
         validator = await busy_validator(others)
         validator.kill()
@@ -136,7 +136,7 @@ def test_a_kernel_whose_process_dies_is_rejected_and_only_that_process_is_replac
         assert isinstance(outcome, Rejected)
         assert outcome.code is RejectionCode.CRASHED
         assert isinstance(await compile_pool.build(QUICK), Built)
-        (compiler,) = [each for each in processes if each != validator]
+        (compiler,) = [process for process in processes if process != validator]
         assert compiler.is_running()
 
     others = pool_processes(of=os.getpid())

@@ -131,9 +131,9 @@ def test_a_pass_changes_a_kernel_of_the_benchmark(each: Pass) -> None:
 def test_only_passes_that_pay_on_its_device_change_a_plan(device: str) -> None:
     plan = plan_of(BLUEPRINTS["multi-scale-conv"], SiteKind.FEATURE_MAP, device)
     hand_written_cases = plan
-    for each in PASSES:
-        if device in each.devices:
-            hand_written_cases = each.run(hand_written_cases)
+    for optimizer_pass in PASSES:
+        if device in optimizer_pass.devices:
+            hand_written_cases = optimizer_pass.run(hand_written_cases)
     assert KernelOptimizer().optimize(plan) == free_early(hand_written_cases)
     assert ("conv2d_as_product" in ops_of(hand_written_cases)) == (device == "cpu")
 
@@ -248,4 +248,4 @@ def test_a_pass_that_would_exceed_a_limit_is_left_out() -> None:
 
 
 def run(name: str, plan: KernelPlan) -> KernelPlan:
-    return next(each for each in PASSES if each.name == name).run(plan)
+    return next(row for row in PASSES if row.name == name).run(plan)

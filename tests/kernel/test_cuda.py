@@ -22,7 +22,7 @@ SHAPES = {
     SiteKind.SEQUENCE: (16, 32),
     SiteKind.FEATURE_MAP: (16, 16, 16),
 }
-CASES = [(each.blueprint_id, kind) for each in shipped() for kind in each.kinds]
+CASES = [(entry.blueprint_id, kind) for entry in shipped() for kind in entry.kinds]
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 Tensors = tuple[Tensor, ...]
@@ -92,10 +92,10 @@ def test_a_kernel_in_training_can_be_captured(name: str, kind: SiteKind) -> None
     x, h = (torch.randn(8, *SHAPES[kind], device="cuda") for _ in range(2))
     graph, results = captured(pass_of(kernel, x, h.requires_grad_(), None))
     graph.replay()
-    assert all(bool(torch.isfinite(each).all()) for each in results)
+    assert all(bool(torch.isfinite(result).all()) for result in results)
 
 
-def test_replays_draw_dropout_anew() -> None:
+def test_replays_draw_new_dropout_masks() -> None:
     kernel = kernel_at("dropout-mlp", SiteKind.VECTOR).train()
     x, h = (torch.randn(8, 64, device="cuda") for _ in range(2))
     graph, (result, *_) = captured(pass_of(kernel, x, h.requires_grad_(), None))

@@ -1,4 +1,4 @@
-"""The executor: a kernel is a module like any other, and its parameters are found anew."""
+"""The executor: a kernel is an ordinary module, and looks its parameters up on every call."""
 
 import copy
 import pickle

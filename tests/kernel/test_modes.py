@@ -25,7 +25,7 @@ SHAPES = {
     SiteKind.SEQUENCE: (6, 16),
     SiteKind.FEATURE_MAP: (8, 6, 6),
 }
-CASES = [(each.blueprint_id, kind) for each in shipped() for kind in each.kinds]
+CASES = [(entry.blueprint_id, kind) for entry in shipped() for kind in entry.kinds]
 
 Call = Callable[[Tensor, Tensor], Tensor]
 

@@ -89,7 +89,7 @@ def whole_run(compile_pool: CompilePool, small_pool: CompilePool, loop: asyncio.
     before = memory_in_use()
     found = loop.run(all_at_once())
     assert all(
-        isinstance(loop.run(each.build(HONEST)), Built) for each in (compile_pool, small_pool)
+        isinstance(loop.run(pool.build(HONEST)), Built) for pool in (compile_pool, small_pool)
     )
     named = {entry.name: answer for entry, answer in zip(entries, found, strict=True)}
     return Run(named, before, memory_in_use())
