@@ -16,6 +16,7 @@ from benchmarks.page import (
     yes_or_no,
 )
 from benchmarks.result import Result
+from esper.bandit import POLICIES
 from experiments.regret.plots import PICTURES, draw, file_of
 from experiments.regret.setups import (
     EXPERIMENTS,
@@ -129,6 +130,7 @@ def render() -> str:
     worlds = dict.fromkeys(experiment.world for experiment in EXPERIMENTS)
     sections = [HEAD, _goals(result), _plots()]
     sections += [_world(world, result) for world in worlds]
+    sections += _not_played()
     return "\n".join([*sections, _times(result), _origin(result)])
 
 
@@ -174,6 +176,13 @@ def _world(world: str, result: Result) -> str:
     ]
     head = ("policy", *(f"{trial:,} trials" for trial in trials))
     return f"## {title}\n\n{text}\n\n{table(head, rows)}"
+
+
+def _not_played() -> list[str]:
+    """Return a section with the policies that play no bandit; empty if all play."""
+    played = {agent for experiment in EXPERIMENTS for agent in experiment.agents}
+    names = [f"`{name}`" for name in POLICIES if name not in played]
+    return [f"## Not played\n\n{', '.join(names)}\n"] if names else []
 
 
 def _parameters(params: dict[str, float]) -> str:

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from esper.bandit.policy_table import policy_table
 from esper.training import config_table
 from tests.docs.blocks import ROOT
 
 GUIDE = ROOT / "docs" / "guide.md"
+CHOOSING = ROOT / "docs" / "choosing.md"
 README = ROOT / "README.md"
 TRANSCRIPT_COLUMNS = "100"
 
@@ -38,6 +40,11 @@ def guide() -> str:
     return replace_block(GUIDE, "grow-config", config_table())
 
 
+def choosing() -> str:
+    """Return the page on selection with the table of policies."""
+    return replace_block(CHOOSING, "policies", policy_table())
+
+
 def readme(transcript: str) -> str:
     """Return the README with this output of `esper demo`."""
     return replace_block(README, "demo", f"```text\n{transcript.rstrip()}\n```\n")
@@ -58,6 +65,7 @@ def demo_output() -> str:
 def main() -> None:
     """Render what the arguments name."""
     GUIDE.write_text(guide())
+    CHOOSING.write_text(choosing())
     if "--transcript" in sys.argv[1:]:
         README.write_text(readme(demo_output()))
 

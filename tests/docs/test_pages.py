@@ -98,3 +98,7 @@ def test_the_transcript_of_the_readme_has_the_counts_of_the_code() -> None:
 
 def test_the_guide_has_the_table_of_grow_config() -> None:
     assert render.guide() == render.GUIDE.read_text(), "run `make docs`"
+
+
+def test_the_table_of_policies_is_generated() -> None:
+    assert render.choosing() == render.CHOOSING.read_text(), "run `make docs`"

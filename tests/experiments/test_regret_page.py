@@ -20,9 +20,15 @@ def test_committed_page_matches_the_saved_result() -> None:
     )
 
 
-def test_every_policy_and_every_library_is_played() -> None:
+def test_every_library_is_played_and_all_other_players_are_policies() -> None:
     played = {agent for experiment in EXPERIMENTS for agent in experiment.agents}
-    assert played == POLICIES.keys() | LIBRARIES.keys()
+    assert LIBRARIES.keys() <= played <= POLICIES.keys() | LIBRARIES.keys()
+
+
+def test_a_policy_without_a_setup_is_listed_as_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Not played" not in page.render()
+    monkeypatch.setattr(page, "POLICIES", {**POLICIES, "new-policy": object})
+    assert "## Not played\n\n`new-policy`\n" in page.render()
 
 
 def test_every_plot_of_the_page_is_committed_and_small() -> None:

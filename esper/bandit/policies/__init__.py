@@ -1,7 +1,9 @@
 """Policies: score all arms from their statistics.
 
 A policy is a frozen dataclass of its parameters, in a module of this package, and a row of
-`_CLASSES`. The command line and the docs list the table, so nothing else names a policy.
+`_CLASSES`. The command line and `docs/choosing.md` (see `esper.bandit.policy_table`) render this
+table, so a new policy needs no edit elsewhere. The defaults and the experiments name the policies
+that they use.
 """
 
 from collections.abc import Callable, Mapping

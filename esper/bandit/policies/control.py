@@ -13,6 +13,8 @@ class Random:
     """Score every arm at random: a control, as in Fisher, "The Design of Experiments" (1935)."""
 
     name: ClassVar[str] = "random"
+    source: ClassVar[str] = "Fisher 1935"
+    use_when: ClassVar[str] = "a control is wanted"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT

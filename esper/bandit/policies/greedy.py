@@ -31,6 +31,8 @@ class EpsilonGreedy:
     gap: float = 0.1
 
     name: ClassVar[str] = "epsilon-greedy"
+    source: ClassVar[str] = "Auer, Cesa-Bianchi, Fischer 2002"
+    use_when: ClassVar[str] = "a simple baseline is wanted"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT

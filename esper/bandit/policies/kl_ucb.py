@@ -39,6 +39,8 @@ class KLUCB:
     c: float = 0.0
 
     name: ClassVar[str] = "kl-ucb"
+    source: ClassVar[str] = "Garivier, Cappé 2011"
+    use_when: ClassVar[str] = "rewards are near 0 or 1, and runs are long"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT

@@ -34,6 +34,8 @@ class LinearThompson:
     weight_sigma: float = 0.2
 
     name: ClassVar[str] = "linear-thompson"
+    source: ClassVar[str] = "Agrawal, Goyal 2013; Aouali et al. 2023"
+    use_when: ClassVar[str] = "there are more arms than trials"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = True
     discounting: ClassVar[Discounting] = NO_DISCOUNT

@@ -29,6 +29,8 @@ class Performance:
     temperature: float = 0.05
 
     name: ClassVar[str] = "performance"
+    source: ClassVar[str] = "Sutton, Barto 1998; Yellott 1977"
+    use_when: ClassVar[str] = "selection in proportion to value"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT

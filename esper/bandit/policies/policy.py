@@ -12,10 +12,13 @@ class Policy(Protocol):
 
     A policy is constructed with the numeric parameters of a `PolicySpec` as keywords and raises
     ValueError for invalid values. A change of its scores needs a new `version`. `contextual`
-    policies get features and a model.
+    policies get features and a model. `source` (authors and year) and `use_when` are cells of the
+    table in `docs/choosing.md`.
     """
 
     name: ClassVar[str]
+    source: ClassVar[str]
+    use_when: ClassVar[str]
     version: ClassVar[int]
     contextual: ClassVar[bool]
 

@@ -28,6 +28,8 @@ class ThompsonBeta:
     """
 
     name: ClassVar[str] = "thompson-beta"
+    source: ClassVar[str] = "Thompson 1933; Agrawal, Goyal 2012"
+    use_when: ClassVar[str] = "nothing is known about the rewards"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT
@@ -47,6 +49,8 @@ class SlidingThompson:
     window: float = 200
 
     name: ClassVar[str] = "sliding-thompson"
+    source: ClassVar[str] = "Trovò et al. 2020"
+    use_when: ClassVar[str] = "the best arm changes abruptly"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
 
@@ -73,6 +77,8 @@ class DiscountedThompson:
     discount: float = 0.99
 
     name: ClassVar[str] = "discounted-thompson"
+    source: ClassVar[str] = "Raj, Kalyani 2017"
+    use_when: ClassVar[str] = "the best arm changes gradually"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
 
@@ -103,6 +109,8 @@ class ThompsonGaussian:
     prior_sigma: float = 0.5
 
     name: ClassVar[str] = "thompson-gaussian"
+    source: ClassVar[str] = "Agrawal, Goyal 2013"
+    use_when: ClassVar[str] = "the spread of rewards is known"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT

@@ -28,6 +28,8 @@ class UCB1:
     exploration: float = 2.0
 
     name: ClassVar[str] = "ucb1"
+    source: ClassVar[str] = "Auer, Cesa-Bianchi, Fischer 2002"
+    use_when: ClassVar[str] = "every arm must be tried once"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
     discounting: ClassVar[Discounting] = NO_DISCOUNT
@@ -43,7 +45,7 @@ class UCB1:
 @dataclass(frozen=True, slots=True)
 class SlidingUCB:
     """SW-UCB: Garivier, Moulines, "On Upper-Confidence Bound Policies for Switching Bandit
-    Problems" (ALT 2011), section 3: the bound of UCB1 over the last `window` trials.
+    Problems" (ALT 2011): the bound of UCB1 over the last `window` trials.
 
     Rewards must be in [0, 1]. An arm without a trial in the window, and without a prior, comes
     first. `exploration` is the paper's B² ξ, whose proofs need ξ above 1/2. The default is 1/2, the
@@ -54,6 +56,8 @@ class SlidingUCB:
     window: float = 200
 
     name: ClassVar[str] = "sliding-ucb"
+    source: ClassVar[str] = "Garivier, Moulines 2011"
+    use_when: ClassVar[str] = "the best arm changes abruptly"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
 
@@ -74,7 +78,7 @@ class SlidingUCB:
 @dataclass(frozen=True, slots=True)
 class DiscountedUCB:
     """D-UCB: Garivier, Moulines, "On Upper-Confidence Bound Policies for Switching Bandit
-    Problems" (ALT 2011), section 2: the bound of UCB1 with the weight of earlier trials multiplied
+    Problems" (ALT 2011): the bound of UCB1 with the weight of earlier trials multiplied
     by `discount` at every trial.
 
     Rewards must be in [0, 1]. `exploration` is the paper's 4 B² ξ. The default is 1/2 as for
@@ -85,6 +89,8 @@ class DiscountedUCB:
     discount: float = 0.995
 
     name: ClassVar[str] = "discounted-ucb"
+    source: ClassVar[str] = "Garivier, Moulines 2011"
+    use_when: ClassVar[str] = "the best arm changes gradually"
     version: ClassVar[int] = 1
     contextual: ClassVar[bool] = False
 
