@@ -1,4 +1,4 @@
-"""An orchestrated run, of which it is known what each kernel is worth."""
+"""An orchestrated run with a given contribution per kernel."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ from tests.orchestrator.trainer import Trainer, kernel, selection
 SITES = {"conv": 3, "fc": 3}
 OFFERS = [kernel(site, name) for site in SITES for name in ("a", "b", "c", "d")]
 Worth = Mapping[tuple[str, str], float | None]
-"""What a blueprint gives at a site, of a probe loss of 1."""
+"""Contribution to a probe loss of 1, by site and blueprint."""
 
 
 class Run:
-    """An orchestrated run of which it is known what each kernel is worth."""
+    """An orchestrated run with a given contribution per kernel; 0.05 for other kernels."""
 
     def __init__(
         self,
@@ -50,57 +50,57 @@ class Run:
         )
         self.worth = dict(worth or {})
         self.loss: float | None = 1.0
-        self.said: list[AdaptationDecision] = []
+        self.plans: list[AdaptationDecision] = []
         self.trainer.report()
         self.go(*(arm_features or [kernel for kernel in OFFERS if kernel.site in slots]))
 
     def go(self, *arm_features: LoadableKernel) -> AdaptationDecision | None:
-        """Make one report, have what is decided applied, and return it."""
+        """Make one report and apply its plan; return the plan, or None."""
         measured = {}
         for slot_id, seed in self.trainer.seeds.items():
             if seed.blueprint_id is not None:
                 measured[slot_id] = self.worth.get((slot_id[0], seed.blueprint_id), 0.05)
         decisions = self.trainer.report(*arm_features, contributions=measured, probe_loss=self.loss)
-        asked = [decision for decision in decisions if decision.operations]
-        assert len(asked) <= 1, "one plan at a time"
-        self.trainer.accept(asked)
-        self.said += asked
-        return asked[0] if asked else None
+        plans = [decision for decision in decisions if decision.operations]
+        assert len(plans) <= 1, "one plan at a time"
+        self.trainer.accept(plans)
+        self.plans += plans
+        return plans[0] if plans else None
 
     def until(self, strategy: Strategy, reports: int = 40) -> AdaptationDecision:
-        """Report until a strategy acts."""
+        """Report until a strategy proposes a plan; return the plan."""
         for _ in range(reports):
             decision = self.go()
             if decision is not None and decision.strategy is strategy:
                 return decision
-        raise AssertionError(f"{strategy} did nothing in {reports} reports: {self.said}")
+        raise AssertionError(f"{strategy} proposed no plan in {reports} reports: {self.plans}")
 
     @property
     def planted(self) -> int:
-        """How many kernels are in the network."""
+        """Return the number of kernels in the network."""
         return sum(seed.kernel_id is not None for seed in self.trainer.seeds.values())
 
     @property
     def first(self) -> AdaptationDecision:
-        return self.said[0]
+        return self.plans[0]
 
 
 def operations(decision: AdaptationDecision, kind: type[Any]) -> list[Any]:
     return [operation for operation in decision.operations if isinstance(operation, kind)]
 
 
-def course(decision: AdaptationDecision) -> ActiveStrategy:
+def active_strategy(decision: AdaptationDecision) -> ActiveStrategy:
     assert decision.course is not None
     return decision.course
 
 
 def signal(decision: AdaptationDecision, name: str) -> Signal:
-    (found,) = [signal for signal in course(decision).signals if signal.name == name]
+    (found,) = [signal for signal in active_strategy(decision).signals if signal.name == name]
     return found
 
 
 FOREVER = {"embargo_reports": 1000}
-"""What is culled does not come back."""
+"""Limits under which a culled kernel is never planted again."""
 
 
 def flat(site: str, **worth: float | None) -> Worth:
@@ -111,5 +111,5 @@ TWO = [kernel("conv", "a"), kernel("conv", "b")]
 
 
 def one_at_a_time(worth: Worth) -> Run:
-    """A run of two kernels of one site, tried in turn; what is culled soon comes back."""
+    """Return a run with two kernels of one site, on trial one at a time, with a short embargo."""
     return Run(worth, {"conv": 4}, TWO, max_on_trial=1, limits={"embargo_reports": 2})

@@ -1,4 +1,4 @@
-"""The fold as specification: which report leads to which decision, and what it remembers."""
+"""Specification of the fold: which report leads to which decision and state."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,14 +29,14 @@ from tests.topics.events import reports
 
 @pytest.fixture
 def trainer() -> Trainer:
-    """One site of two slots, its run opened; nothing on offer yet."""
+    """Return an opened run with one site of two slots and no loadable kernel."""
     opened = Trainer({"fc": 2})
     assert opened.report() == ()
     return opened
 
 
 def on_trial(trainer: Trainer, blueprint: str) -> Plant:
-    """Have a kernel planted at `fc`, with its first contribution still to come."""
+    """Plant a kernel at `fc`; the next report is its first measurement."""
     decisions = trainer.report(kernel("fc", blueprint))
     trainer.accept(decisions)
     trainer.report()
@@ -45,24 +45,24 @@ def on_trial(trainer: Trainer, blueprint: str) -> Plant:
     return plant
 
 
-def asked(decisions: Sequence[AdaptationDecision]) -> list[AdaptationDecision]:
-    """The decisions that ask for something."""
+def with_operations(decisions: Sequence[AdaptationDecision]) -> list[AdaptationDecision]:
+    """Return the decisions that have operations."""
     return [decision for decision in decisions if decision.operations]
 
 
 def arm_of(state: FoldState, blueprint: str) -> tuple[int, float]:
-    """Pulls and mean reward of an arm at `fc`."""
+    """Return pulls and mean reward of an arm at `fc`."""
     (arm,) = [arm for arm in state.arms if arm.kernel.blueprint_id == blueprint]
     return arm.pulls, arm.mean
 
 
-# -- what a decision says -----------------------------------------------------------------------
+# -- contents of a decision ---------------------------------------------------------------------
 
 
-def test_a_decision_carries_everything_needed_to_derive_and_to_believe_it(
+def test_a_decision_has_its_cause_policy_candidates_and_state_digests(
     trainer: Trainer,
 ) -> None:
-    before = trainer.folded
+    before = trainer.fold_state
     arm_features = [kernel("fc", "a"), kernel("fc", "b")]
     (decision,) = trainer.report(*arm_features)
     record = trainer.reports[-1]
@@ -88,11 +88,11 @@ def test_a_decision_carries_everything_needed_to_derive_and_to_believe_it(
     assert decision.candidates[0].kernel_id == plant.kernel_id
     assert decision.random == RandomStamp(seed=7, seq=1, purpose="selection")
     assert decision.state_before_sha256 == before.sha256()
-    assert decision.state_after_sha256 == trainer.folded.sha256()
+    assert decision.state_after_sha256 == trainer.fold_state.sha256()
     assert decision.previous_sha256 is None
 
 
-def test_the_digest_of_the_policy_is_of_its_name_and_parameters() -> None:
+def test_the_digest_of_the_policy_depends_on_its_parameters() -> None:
     digests = set()
     for exploration in (1.0, 2.0):
         trainer = Trainer({"fc": 1}, policy=PolicySpec(params={"exploration": exploration}))
@@ -110,7 +110,7 @@ def test_decisions_of_a_run_are_chained_by_the_digests_of_their_records() -> Non
 
 
 def test_two_decisions_on_one_report_are_numbered_and_chained() -> None:
-    """REPLACE moves first, and DIVERSIFY sees the board that it leaves behind."""
+    """REPLACE comes first; DIVERSIFY sees the state after it."""
     three = selection(max_on_trial=3, trial_reports=1)
     trainer = Trainer({"fc": 3}, selection=three)
     trainer.report()
@@ -128,13 +128,13 @@ def test_two_decisions_on_one_report_are_numbered_and_chained() -> None:
     assert excluded["a"] == "it is being culled"
 
 
-def test_candidates_are_recorded_with_score_and_why_they_may_not_be_planted(
+def test_candidates_are_recorded_with_score_and_constraint(
     trainer: Trainer,
 ) -> None:
     on_trial(trainer, "a")
     trainer.report(contributions={("fc", 0): 0.2})
     (decision,) = trainer.report(kernel("fc", "b"), contributions={("fc", 0): 0.2})
-    pulls, mean = arm_of(trainer.folded, "a")
+    pulls, mean = arm_of(trainer.fold_state, "a")
     assert decision.candidates == (
         Candidate(
             site="fc",
@@ -150,7 +150,7 @@ def test_candidates_are_recorded_with_score_and_why_they_may_not_be_planted(
             kernel_id=kernel("fc", "a").kernel_id,
             pulls=pulls,
             mean=mean,
-            score=mean,  # ln 1 is 0: nothing was tried beside it
+            score=mean,  # ln 1 is 0: no other arm was tried
             excluded="category a is present at the site",
             constraint="category-present",
         ),
@@ -160,7 +160,7 @@ def test_candidates_are_recorded_with_score_and_why_they_may_not_be_planted(
 # -- planting -----------------------------------------------------------------------------------
 
 
-def test_the_first_free_slot_is_planted_and_blended_in_over_one_report_interval(
+def test_the_first_free_slot_is_planted_with_a_ramp_of_one_report_interval(
     trainer: Trainer,
 ) -> None:
     (decision,) = trainer.report(kernel("fc", "a"))
@@ -196,14 +196,14 @@ def test_equal_scores_are_ordered_by_the_seed_of_the_run_and_not_by_name() -> No
     assert len(first) == 3
 
 
-def test_nothing_is_planted_where_a_run_has_no_slot(trainer: Trainer) -> None:
-    assert asked(trainer.report(kernel("elsewhere", "a"))) == []
+def test_a_kernel_for_a_site_without_slots_is_not_planted(trainer: Trainer) -> None:
+    assert with_operations(trainer.report(kernel("elsewhere", "a"))) == []
 
 
 def test_a_category_present_at_the_site_is_not_planted_again(trainer: Trainer) -> None:
     trainer.accept(trainer.report(kernel("fc", "a", "gate"), kernel("fc", "b", "gate")))
-    assert asked(trainer.report()) == []
-    (decision,) = asked(trainer.report(kernel("fc", "c", "skip")))
+    assert with_operations(trainer.report()) == []
+    (decision,) = with_operations(trainer.report(kernel("fc", "c", "skip")))
     assert decision.operations[0].kernel_id == kernel("fc", "c").kernel_id
 
 
@@ -211,37 +211,37 @@ def test_a_category_stays_present_when_a_newer_kernel_supersedes_the_planted_one
     trainer: Trainer,
 ) -> None:
     trainer.accept(trainer.report(kernel("fc", "a", "gate")))
-    assert asked(trainer.report(kernel("fc", "a", "gate", version=2))) == []
+    assert with_operations(trainer.report(kernel("fc", "a", "gate", version=2))) == []
 
 
-def test_another_network_under_a_known_name_starts_without_a_record(trainer: Trainer) -> None:
+def test_a_new_kernel_of_a_known_blueprint_starts_without_trials(trainer: Trainer) -> None:
     on_trial(trainer, "a")
     trainer.report(contributions={("fc", 0): 0.2})
     trainer.accept(trainer.report(contributions={("fc", 0): 0.2}))
-    assert arm_of(trainer.folded, "a")[0] == 1
+    assert arm_of(trainer.fold_state, "a")[0] == 1
     trainer.report(kernel("fc", "a", version=2))
-    assert arm_of(trainer.folded, "a") == (0, 0.0)
+    assert arm_of(trainer.fold_state, "a") == (0, 0.0)
 
 
-def test_while_a_decision_is_unanswered_no_other_is_made(trainer: Trainer) -> None:
+def test_no_plan_is_made_while_a_decision_is_pending(trainer: Trainer) -> None:
     (decision,) = trainer.report(kernel("fc", "a"), kernel("fc", "b"))
     trainer.reserve(decision)
     for _ in range(3):
-        assert asked(trainer.report()) == []
+        assert with_operations(trainer.report()) == []
     trainer.apply(decision)
     (second,) = trainer.report()
     assert second.operations[0].kernel_id != decision.operations[0].kernel_id
 
 
-def test_a_refused_kernel_is_left_alone_for_the_embargo(trainer: Trainer) -> None:
+def test_a_refused_kernel_is_under_embargo(trainer: Trainer) -> None:
     (decision,) = trainer.report(kernel("fc", "a"))
     trainer.reserve(decision)
     trainer.refuse(decision)
     refused_at = trainer.seq
     for _ in range(RULES.limits.embargo_reports):
-        assert asked(trainer.report()) == []
+        assert with_operations(trainer.report()) == []
     assert trainer.seq == refused_at + RULES.limits.embargo_reports
-    (again,) = asked(trainer.report())
+    (again,) = with_operations(trainer.report())
     assert again.operations == decision.operations
     assert again.decision_id != decision.decision_id
 
@@ -251,12 +251,12 @@ def test_a_refused_kernel_is_left_alone_for_the_embargo(trainer: Trainer) -> Non
 
 def test_a_strong_seed_is_fossilised_after_its_trial(trainer: Trainer) -> None:
     plant = on_trial(trainer, "a")
-    assert asked(trainer.report(contributions={("fc", 0): 0.1})) == []
+    assert with_operations(trainer.report(contributions={("fc", 0): 0.1})) == []
     (decision,) = trainer.report(contributions={("fc", 0): 0.1})
     assert decision.strategy is Strategy.DIVERSIFY
     assert decision.operations == (Fossilize(site="fc", slot=0, kernel_id=plant.kernel_id),)
     assert decision.reason == "fc: a lowers the probe loss by 0.1, kept"
-    pulls, mean = arm_of(trainer.folded, "a")
+    pulls, mean = arm_of(trainer.fold_state, "a")
     assert pulls == 1
     assert mean > 0.5
 
@@ -274,11 +274,11 @@ def test_a_weak_seed_is_culled_and_a_better_candidate_planted_in_another_slot(
     assert isinstance(plant, Plant)
     assert (plant.slot, plant.blueprint_id) == (1, "b")
     assert decisions[0].reason == "fc: a raises the probe loss by 0.02; fc: b was never tried"
-    assert arm_of(trainer.folded, "a")[1] < 0.5
+    assert arm_of(trainer.fold_state, "a")[1] < 0.5
 
 
-def test_a_plan_does_not_count_on_what_another_plan_of_the_report_would_free() -> None:
-    """The trainer may refuse the cull, and there would be three seeds on trial."""
+def test_a_plan_does_not_rely_on_the_cull_of_another_plan_of_the_report() -> None:
+    """If the trainer refused the cull, three seeds would be on trial."""
     trainer = Trainer({"fc": 4}, selection=selection(trial_reports=1))
     trainer.accept(trainer.report(kernel("fc", "a")))
     trainer.accept(trainer.report(kernel("fc", "b")))
@@ -293,7 +293,7 @@ def test_a_plan_does_not_count_on_what_another_plan_of_the_report_would_free() -
 
 
 def test_a_seed_is_judged_by_the_mean_of_its_trial() -> None:
-    """Twice nothing and once a lot is as good as steadily a third of it."""
+    """Contributions 0, 0 and 0.16 have a mean above `keep_share`."""
     trainer = Trainer({"fc": 1}, selection=selection(trial_reports=3))
     trainer.accept(trainer.report(kernel("fc", "a")))
     trainer.report()
@@ -303,7 +303,7 @@ def test_a_seed_is_judged_by_the_mean_of_its_trial() -> None:
     assert isinstance(decision.operations[0], Fossilize)
 
 
-def test_a_trial_begins_after_its_warm_up() -> None:
+def test_a_trial_starts_after_its_warm_up() -> None:
     trainer = Trainer({"fc": 1}, selection=selection(trial_reports=2, warmup_reports=3))
     trainer.accept(trainer.report(kernel("fc", "a")))
     trainer.report()
@@ -316,7 +316,7 @@ def test_a_trial_begins_after_its_warm_up() -> None:
 def test_nothing_is_measured_while_a_seed_blends_in(trainer: Trainer) -> None:
     trainer.accept(trainer.report(kernel("fc", "a")))
     trainer.report(contributions={("fc", 0): -9.0})
-    (trial,) = trainer.folded.trials
+    (trial,) = trainer.fold_state.trials
     assert trial.contributions == ()
 
 
@@ -329,7 +329,7 @@ def test_a_seed_whose_contribution_cannot_be_measured_is_culled_with_reward_zero
     (decision,) = trainer.report(contributions={("fc", 0): contribution})
     assert isinstance(decision.operations[0], Cull)
     assert "impossible to measure" in decision.reason
-    assert arm_of(trainer.folded, "a") == (1, 0.0)
+    assert arm_of(trainer.fold_state, "a") == (1, 0.0)
 
 
 def test_a_seed_under_which_the_probe_loss_is_not_finite_is_culled_with_reward_zero(
@@ -339,11 +339,11 @@ def test_a_seed_under_which_the_probe_loss_is_not_finite_is_culled_with_reward_z
     trainer.report(contributions={("fc", 0): 0.3})
     (decision,) = trainer.report(contributions={("fc", 0): 0.3}, probe_loss=None)
     assert isinstance(decision.operations[0], Cull)
-    assert arm_of(trainer.folded, "a") == (1, 0.0)
+    assert arm_of(trainer.fold_state, "a") == (1, 0.0)
 
 
-def test_a_trial_is_judged_once_however_long_its_seed_stays(trainer: Trainer) -> None:
-    """The trainer refuses to cull; the reward is not given again for each report."""
+def test_a_trial_is_rewarded_once_even_if_its_seed_stays(trainer: Trainer) -> None:
+    """The trainer refuses to cull; later reports give no further reward."""
     on_trial(trainer, "a")
     trainer.report(contributions={("fc", 0): 0.0})
     decisions = trainer.report(contributions={("fc", 0): 0.0})
@@ -351,8 +351,8 @@ def test_a_trial_is_judged_once_however_long_its_seed_stays(trainer: Trainer) ->
         (decision,) = decisions
         trainer.refuse(decision)
         decisions = trainer.report(contributions={("fc", 0): 0.9})
-    assert arm_of(trainer.folded, "a") == (1, 0.5)
-    (trial,) = trainer.folded.trials
+    assert arm_of(trainer.fold_state, "a") == (1, 0.5)
+    (trial,) = trainer.fold_state.trials
     assert trial.contributions == (0.0, 0.0)
 
 
@@ -361,7 +361,7 @@ def test_a_culled_kernel_returns_only_after_the_embargo(trainer: Trainer) -> Non
     trainer.report(contributions={("fc", 0): 0.0})
     trainer.accept(trainer.report(contributions={("fc", 0): 0.0}))
     culled_at = trainer.seq - 1
-    while not (decisions := asked(trainer.report())):
+    while not (decisions := with_operations(trainer.report())):
         assert trainer.seq < 100
     assert decisions[0].seq == culled_at + RULES.limits.embargo_reports
 
@@ -369,28 +369,28 @@ def test_a_culled_kernel_returns_only_after_the_embargo(trainer: Trainer) -> Non
 # -- the sequence -------------------------------------------------------------------------------
 
 
-def folded_again(trainer: Trainer, record: Record) -> tuple[FoldState, tuple[object, ...]]:
-    """Fold a record into the present state of a run."""
+def fold_again(trainer: Trainer, record: Record) -> tuple[FoldState, tuple[object, ...]]:
+    """Fold a record into the current state of a run."""
     report = decode(SeedReport, record.value)
-    return fold(trainer.folded, report, cause_of(record, report))
+    return fold(trainer.fold_state, report, cause_of(record, report))
 
 
-def test_a_report_folded_before_changes_nothing_and_decides_nothing() -> None:
+def test_a_duplicate_report_leads_to_no_change_and_no_decision() -> None:
     trainer = grown_run()
     for record in trainer.reports:
-        state, decisions = folded_again(trainer, record)
-        assert state is trainer.folded
+        state, decisions = fold_again(trainer, record)
+        assert state is trainer.fold_state
         assert decisions == ()
 
 
-def test_a_missing_report_is_never_folded_past(trainer: Trainer) -> None:
+def test_a_missing_report_is_a_sequence_gap(trainer: Trainer) -> None:
     report = SeedReport(run_id="run", seq=2, step=40)
     with pytest.raises(SequenceGap, match="run run: report 1 is missing, next is 2"):
         fold(trainer.state, report, cause_of(trainer.reports[0], report))
 
 
 @pytest.mark.parametrize("seq", [0, 1])
-def test_a_run_that_was_not_opened_cannot_be_folded(trainer: Trainer, seq: int) -> None:
+def test_a_run_without_a_run_config_cannot_be_folded(trainer: Trainer, seq: int) -> None:
     report = SeedReport(run_id="run", seq=seq, step=0)
     with pytest.raises(RunUnfoldable, match=f"starts with report {seq}, which has no run_config"):
         fold(None, report, cause_of(trainer.reports[0], report))
@@ -406,17 +406,17 @@ def test_a_parameter_outside_its_range_cannot_be_folded() -> None:
         Trainer({"fc": 1}, policy=PolicySpec(params={"exploration": -1.0})).report()
 
 
-def test_the_closing_report_leads_to_the_decision_that_seals_all_reports(
+def test_the_closing_report_is_answered_by_a_seal(
     trainer: Trainer,
 ) -> None:
     trainer.report(kernel("fc", "a"))
     (seal,) = trainer.report(kernel("fc", "b"), closing=True)
     assert (seal.strategy, seal.operations) == (None, ())
-    assert seal.state_after_sha256 == trainer.folded.sha256()
+    assert seal.state_after_sha256 == trainer.fold_state.sha256()
     assert seal.cause.sha256 == sha256_of(trainer.reports[-1].value or b"")
 
 
-def test_nothing_comes_after_the_closing_report(trainer: Trainer) -> None:
+def test_a_report_after_the_closing_report_is_refused(trainer: Trainer) -> None:
     trainer.report(closing=True)
     with pytest.raises(RunUnfoldable, match="run run was closed by report 1; 2 comes after"):
         trainer.report()
@@ -424,10 +424,8 @@ def test_nothing_comes_after_the_closing_report(trainer: Trainer) -> None:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(reports, reports)
-def test_whatever_a_report_says_it_is_folded_or_refused_in_words(
-    first: SeedReport, second: SeedReport
-) -> None:
-    """A worker that a strange report can stop stops for everyone."""
+def test_any_report_is_folded_or_raises_fold_error(first: SeedReport, second: SeedReport) -> None:
+    """Any other exception would stop the worker for all runs."""
     cause = Cause(topic="t", partition=0, offset=0, seq=0, sha256="0" * 64)
     try:
         state, _ = fold(None, first.model_copy(update={"seq": 0, "closing": False}), cause)
@@ -440,20 +438,20 @@ def test_whatever_a_report_says_it_is_folded_or_refused_in_words(
 # -- the state ----------------------------------------------------------------------------------
 
 
-def test_the_state_returns_whole_from_its_bytes() -> None:
-    state = grown_run().folded
+def test_the_state_survives_serialisation() -> None:
+    state = grown_run().fold_state
     assert FoldState.from_bytes(state.to_bytes()) == state
     assert FoldState.from_bytes(state.to_bytes()).to_bytes() == state.to_bytes()
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"version":0}', b"\xff"])
-def test_bytes_of_another_version_are_no_state(value: bytes) -> None:
+def test_bytes_of_another_version_are_refused(value: bytes) -> None:
     with pytest.raises(Undecodable, match="not a fold state of this version"):
         FoldState.from_bytes(value)
 
 
 def test_the_digest_of_the_state_depends_on_every_byte_of_every_report(trainer: Trainer) -> None:
-    """Also on those that no decision reads, such as white space in the record."""
+    """White space, which no decision reads, counts too."""
     report = SeedReport(run_id="run", seq=1, step=20)
     states = []
     for value in (encode(report), encode(report) + b" "):
@@ -463,6 +461,6 @@ def test_the_digest_of_the_state_depends_on_every_byte_of_every_report(trainer: 
     assert replace(states[0], evidence_sha256=states[1].evidence_sha256) == states[1]
 
 
-def test_the_digest_of_the_state_leaves_out_the_decision_that_contains_it() -> None:
-    state = grown_run().folded
+def test_the_digest_of_the_state_excludes_the_decision_that_contains_the_digest() -> None:
+    state = grown_run().fold_state
     assert state.sha256() == replace(state, previous_sha256=None).sha256()

@@ -1,4 +1,4 @@
-"""What the fold makes of a rollback: a penalty, a long embargo, and a word in the next decision."""
+"""A rollback leads to a penalty, a long embargo, and a notice in the next decision."""
 
 import pytest
 
@@ -21,7 +21,7 @@ REST = 7
 
 
 def rolled_back(trainer: Trainer, decision: AdaptationDecision) -> Incident:
-    """Take out what a decision planted, as the governor does, and tell of it in the next report."""
+    """Remove the kernels of a decision, as the governor does; return the incident to report."""
     seeds = []
     for operation in decision.operations:
         if isinstance(operation, Plant):
@@ -45,7 +45,7 @@ def rolled_back(trainer: Trainer, decision: AdaptationDecision) -> Incident:
 
 @pytest.fixture
 def trainer() -> Trainer:
-    """A site of two slots at which a kernel has just been planted; a second is on offer."""
+    """Return an opened run with one site of two slots and an embargo of `REST` reports."""
     rules = selection()
     limits = rules.limits.model_copy(update={"rollback_embargo_reports": REST})
     opened = Trainer({"fc": 2}, selection=rules.model_copy(update={"limits": limits}))
@@ -64,7 +64,7 @@ def arm(state: FoldState, blueprint: str = "a") -> tuple[int, float, int]:
     return found.pulls, found.mean, found.embargo_until_seq
 
 
-def test_the_arm_of_what_was_rolled_back_has_the_lowest_reward_and_rests_for_long(
+def test_a_rolled_back_arm_gets_reward_zero_and_the_rollback_embargo(
     trainer: Trainer,
 ) -> None:
     decision = planted(trainer)
@@ -72,40 +72,40 @@ def test_the_arm_of_what_was_rolled_back_has_the_lowest_reward_and_rests_for_lon
     incident = rolled_back(trainer, decision)
     seq = trainer.seq
     trainer.report(incidents=[incident])
-    assert arm(trainer.folded) == (1, 0.0, seq + REST)
-    assert trainer.folded.trials == ()
+    assert arm(trainer.fold_state) == (1, 0.0, seq + REST)
+    assert trainer.fold_state.trials == ()
 
 
-def test_one_that_was_planted_and_rolled_back_between_two_reports_is_penalised_as_well(
+def test_a_kernel_planted_and_rolled_back_between_two_reports_is_penalised_too(
     trainer: Trainer,
 ) -> None:
     decision = planted(trainer)
     trainer.report(incidents=[rolled_back(trainer, decision)])
-    assert arm(trainer.folded)[:2] == (1, 0.0)
+    assert arm(trainer.fold_state)[:2] == (1, 0.0)
 
 
-def test_the_next_decision_says_what_happened(trainer: Trainer) -> None:
+def test_the_next_decision_names_the_incident(trainer: Trainer) -> None:
     decision = planted(trainer)
     incident = rolled_back(trainer, decision)
     seq = trainer.seq
-    (next_, *_) = trainer.report(kernel("fc", "b"), incidents=[incident])
-    assert next_.reason.startswith(
+    (following, *_) = trainer.report(kernel("fc", "b"), incidents=[incident])
+    assert following.reason.startswith(
         f"divergence at step {incident.step}: fc/0 rolled back, its kernel rests until "
         f"report {seq + REST}; "
     )
-    assert [operation.op for operation in next_.operations] == ["plant"]
+    assert [operation.op for operation in following.operations] == ["plant"]
 
 
-def test_where_nothing_else_is_decided_a_decision_without_operations_says_it(
+def test_without_a_plan_a_decision_without_operations_names_the_incident(
     trainer: Trainer,
 ) -> None:
     decision = planted(trainer)
-    (told,) = trainer.report(incidents=[rolled_back(trainer, decision)])
-    assert told.operations == ()
-    assert "rolled back" in told.reason
+    (notice,) = trainer.report(incidents=[rolled_back(trainer, decision)])
+    assert notice.operations == ()
+    assert "rolled back" in notice.reason
 
 
-def test_it_is_not_planted_again_before_its_rest_is_over(trainer: Trainer) -> None:
+def test_a_rolled_back_kernel_is_not_planted_during_its_embargo(trainer: Trainer) -> None:
     decision = planted(trainer)
     until = trainer.seq + REST
     trainer.report(incidents=[rolled_back(trainer, decision)])
@@ -115,21 +115,21 @@ def test_it_is_not_planted_again_before_its_rest_is_over(trainer: Trainer) -> No
     assert any(decision.operations for decision in trainer.report())
 
 
-def test_a_host_that_diverged_by_itself_is_no_one_s_fault(trainer: Trainer) -> None:
+def test_a_host_that_diverges_with_nothing_on_trial_penalises_no_arm(trainer: Trainer) -> None:
     planted(trainer)
     incident = Incident(kind=IncidentKind.NAN, step=3)
-    (told,) = trainer.report(incidents=[incident])
-    assert told.reason.startswith("nan at step 3 with nothing on trial: the host's own")
-    assert arm(trainer.folded)[0] == 0
+    (notice,) = trainer.report(incidents=[incident])
+    assert notice.reason.startswith("nan at step 3 with nothing on trial: the host's own")
+    assert arm(trainer.fold_state)[0] == 0
 
 
-def test_the_state_after_an_incident_is_stored_and_read_again(trainer: Trainer) -> None:
+def test_the_state_after_an_incident_survives_serialisation(trainer: Trainer) -> None:
     decision = planted(trainer)
     trainer.report(incidents=[rolled_back(trainer, decision)])
-    assert FoldState.from_bytes(trainer.folded.to_bytes()) == trainer.folded
+    assert FoldState.from_bytes(trainer.fold_state.to_bytes()) == trainer.fold_state
 
 
-def test_what_there_is_not_is_not_in_the_bytes() -> None:
+def test_absent_incidents_and_default_limits_are_not_serialised() -> None:
     report = SeedReport(run_id="run", seq=0, step=0)
     assert b"incidents" not in encode(report)
     assert b"rollback" not in encode(SelectionLimits())

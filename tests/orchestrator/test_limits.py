@@ -1,4 +1,4 @@
-"""What holds in every run, whatever its trainer measures, applies or refuses."""
+"""Limits hold in every run, whatever its trainer measures, applies or refuses."""
 
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from esper.topics.models import (
 from tests.orchestrator.trainer import Trainer, kernel, selection
 
 ON_TRIAL = {SeedState.BLENDING, SeedState.ACTIVE}
-"""Seeds that change the network; one that loads may wait for the cull in the same plan."""
+"""States of seeds that change the network; a loading seed may wait for a cull of its plan."""
 
 OFFERS = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c", "d")]
 CATEGORY = {offer.kernel_id: offer.category for offer in OFFERS}
@@ -57,8 +57,8 @@ selections = st.builds(
 
 
 @dataclass
-class Watch:
-    """Holds every decision against the limits, from what the trainer alone knows."""
+class LimitChecker:
+    """Check every decision against the limits, from the trainer's state only."""
 
     trainer: Trainer
     embargo: dict[str, int] = field(default_factory=dict)
@@ -67,31 +67,31 @@ class Watch:
 
     @property
     def limits(self) -> SelectionLimits:
-        """The limits of the run."""
+        """Return the limits of the run."""
         assert self.trainer.selection is not None
         return self.trainer.selection.limits
 
-    def reported(self) -> None:
-        """Note which seeds the report about to be made shows as not dormant."""
+    def before_report(self) -> None:
+        """Record the slots that are not dormant in the next report."""
         self.occupied |= dict.fromkeys(self.trainer.seeds, self.trainer.seq)
 
-    def decided(self, decisions: tuple[AdaptationDecision, ...]) -> None:
+    def check_decisions(self, decisions: tuple[AdaptationDecision, ...]) -> None:
         seq = self.trainer.seq - 1
         for decision in decisions:
             seeds = [(operation.site, operation.slot) for operation in decision.operations]
             assert len(set(seeds)) == len(seeds), "two operations on one seed"
-            self.pursued(decision)
+            self.check_strategy(decision)
         for decision in decisions:
             for operation in decision.operations:
                 if isinstance(operation, Plant):
-                    self.planted(operation, seq)
+                    self.check_plant(operation, seq)
         for decision in decisions:
             for operation in decision.operations:
                 if isinstance(operation, Cull):
                     self.embargo[operation.kernel_id] = seq + self.limits.embargo_reports
 
-    def pursued(self, decision: AdaptationDecision) -> None:
-        """Hold a change of strategy against the cooldown."""
+    def check_strategy(self, decision: AdaptationDecision) -> None:
+        """Check a change of strategy against the cooldown."""
         assert self.trainer.selection is not None
         rules, course = self.trainer.selection.orchestration, decision.course
         assert (course is None) is (rules is None)
@@ -103,21 +103,21 @@ class Watch:
             assert course.since_seq - self.since >= rules.cooldown_reports, "changed too soon"
         self.since = course.since_seq
 
-    def planted(self, plant: Plant, seq: int) -> None:
+    def check_plant(self, plant: Plant, seq: int) -> None:
         limits = self.limits
         dormant = seq - self.occupied.get((plant.site, plant.slot), -1)
-        assert dormant >= limits.dormant_reports, "dormant for too short"
+        assert dormant >= limits.dormant_reports, "planted before dormant_reports passed"
         assert self.embargo.get(plant.kernel_id, 0) <= seq, "under embargo"
         assert plant.blueprint_id not in limits.forbidden, "forbidden"
         assert plant.blueprint_id in limits.pinned.get(plant.site, (plant.blueprint_id,)), "pinned"
 
-    def refused(self, decision: AdaptationDecision) -> None:
+    def on_refused(self, decision: AdaptationDecision) -> None:
         for operation in decision.operations:
             if isinstance(operation, Plant):
                 until = self.trainer.seq + self.limits.embargo_reports
                 self.embargo[operation.kernel_id] = until
 
-    def check_site(self) -> None:
+    def check_slots(self) -> None:
         seeds = self.trainer.seeds
         assert sum(seed.state in ON_TRIAL for seed in seeds.values()) <= self.limits.max_on_trial
         planted = [seed for seed in seeds.values() if seed.kernel_id]
@@ -130,20 +130,20 @@ class Watch:
             assert len(set(categories)) == len(categories)
             if self.trainer.selection and self.trainer.selection.orchestration:
                 alphas = [seed.alpha for seed in here if seed.state in ON_TRIAL]
-                assert sum(alphas) <= 1 + 1e-9, "more than the whole alpha"
+                assert sum(alphas) <= 1 + 1e-9, "alphas sum to more than 1"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_no_limit_is_broken_in_any_run_under_any_policy(data: st.DataObject) -> None:
+def test_no_run_under_any_policy_violates_a_limit(data: st.DataObject) -> None:
     trainer = Trainer(
         {"conv": 2, "fc": 3},
         seed=data.draw(st.integers(0, 1000)),
         policy=data.draw(policies),
         selection=data.draw(selections),
     )
-    watch = Watch(trainer)
-    waiting: list[AdaptationDecision] = []
+    checker = LimitChecker(trainer)
+    pending: list[AdaptationDecision] = []
     arm_features = data.draw(st.permutations(OFFERS))
     for _ in range(data.draw(st.integers(5, 40))):
         arrived, arm_features = arm_features[:2], arm_features[2:]
@@ -153,22 +153,22 @@ def test_no_limit_is_broken_in_any_run_under_any_policy(data: st.DataObject) -> 
             if seed.state is SeedState.ACTIVE
         }
         probe_loss = data.draw(st.none() | st.floats(0, 2))
-        watch.reported()
+        checker.before_report()
         answers = trainer.report(*arrived, contributions=measured, probe_loss=probe_loss)
-        assert FoldState.from_bytes(trainer.folded.to_bytes()) == trainer.folded
+        assert FoldState.from_bytes(trainer.fold_state.to_bytes()) == trainer.fold_state
         decisions = tuple(decision for decision in answers if decision.operations)
-        watch.decided(decisions)
-        assert not (decisions and waiting), "decided while an answer was outstanding"
+        checker.check_decisions(decisions)
+        assert not (decisions and pending), "a plan while another decision is pending"
         for decision in decisions:
             trainer.reserve(decision)
-            waiting.append(decision)
-        watch.check_site()
-        # The trainer answers in order, and some time later.
-        while waiting and data.draw(st.booleans()):
-            decision = waiting.pop(0)
+            pending.append(decision)
+        checker.check_slots()
+        # The trainer reports outcomes in order, after a random delay.
+        while pending and data.draw(st.booleans()):
+            decision = pending.pop(0)
             if data.draw(st.booleans()):
                 trainer.apply(decision)
             else:
-                watch.refused(decision)
+                checker.on_refused(decision)
                 trainer.refuse(decision)
-            watch.check_site()
+            checker.check_slots()

@@ -1,4 +1,4 @@
-"""What a run leaves to later ones: what it tried itself, at sites that others can have too."""
+"""Memory updates of a run: its own trials, at sites that have a signature."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ from esper.bandit.memory import FamilyMemory, snapshot, with_run
 from esper.orchestrator import FoldState, memory_updates
 from esper.orchestrator.run import RunContext
 from esper.topics.models import MemorySnapshot, RememberedArm
-from tests.orchestrator.trained_memory import SIGNATURES, taught_run
+from tests.orchestrator.trained_memory import SIGNATURES, trained_run
 
 
 def test_each_tried_blueprint_gives_a_memory_update_with_its_own_trials() -> None:
-    state = taught_run("digits").folded
+    state = trained_run("digits").fold_state
     tried = {(arm.kernel.site, arm.kernel.blueprint_id): arm for arm in state.arms if arm.pulls}
     assert len(tried) >= len(SIGNATURES), "the run tried too little for this test"
     assert memory_updates(state) == [
@@ -19,31 +19,31 @@ def test_each_tried_blueprint_gives_a_memory_update_with_its_own_trials() -> Non
     ]
 
 
-def test_what_was_only_on_offer_teaches_nothing() -> None:
-    assert memory_updates(taught_run("digits", reports=2).folded) == []
+def test_kernels_without_trials_give_no_memory_update() -> None:
+    assert memory_updates(trained_run("digits", reports=2).fold_state) == []
 
 
-def test_a_site_without_a_signature_teaches_nothing() -> None:
-    state = taught_run("digits").folded
+def test_a_site_without_a_signature_gives_no_memory_update() -> None:
+    state = trained_run("digits").fold_state
     run_config = state.run.run_config.model_copy(update={"sites": {}})
     assert memory_updates(replace(state, run=RunContext("run", run_config))) == []
 
 
-def test_what_a_run_was_told_by_earlier_ones_is_not_told_on() -> None:
-    """Else what one run found would count again with every run after it."""
-    told = MemorySnapshot(
+def test_memory_read_by_a_run_is_not_part_of_its_own_updates() -> None:
+    """Otherwise the findings of one run would count again with every later run."""
+    earlier = MemorySnapshot(
         family="digits",
         arms=(RememberedArm(signature=SIGNATURES["fc"], blueprint_id="a", weight=20.0, mean=1.0),),
     )
-    state = taught_run("digits").folded
-    run_config = state.run.run_config.model_copy(update={"memory": told})
+    state = trained_run("digits").fold_state
+    run_config = state.run.run_config.model_copy(update={"memory": earlier})
     same = replace(state, run=RunContext("run", run_config))
     assert memory_updates(FoldState.from_bytes(same.to_bytes())) == memory_updates(state)
 
 
-def test_a_later_run_is_told_which_blueprint_was_good_at_such_sites() -> None:
+def test_the_snapshot_of_a_later_run_ranks_the_better_blueprint_higher() -> None:
     memory = with_run(
-        FamilyMemory(), memory_updates(taught_run("digits").folded), run_id="run", at_ms=0
+        FamilyMemory(), memory_updates(trained_run("digits").fold_state), run_id="run", at_ms=0
     )
     known = {
         (arm.signature, arm.blueprint_id): arm.mean for arm in snapshot(memory, SIGNATURES.values())

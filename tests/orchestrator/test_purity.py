@@ -1,4 +1,4 @@
-"""The fold reads its arguments and nothing else: no clock, no chance, no hash order."""
+"""The fold depends on its arguments only: no clock, no randomness, no hash order."""
 
 import os
 import random
@@ -34,7 +34,7 @@ assert "torch" not in sys.modules
 
 
 def refold(reports: list) -> str:  # type: ignore[type-arg]
-    """The digest of all decisions, and of the last state, that reports lead to."""
+    """Fold the reports; return the digests of all decisions and of the last state."""
     state = None
     values = b""
     for record in reports:
@@ -65,12 +65,14 @@ def test_the_same_reports_give_the_same_bytes_in_every_process(run: Trainer) -> 
     assert derived == {refold(run.reports) + "\n"}
 
 
-def test_folding_again_gives_what_the_run_wrote(run: Trainer) -> None:
+def test_folding_again_gives_the_recorded_decisions_and_state(run: Trainer) -> None:
     values = b"".join(record.value or b"" for record in run.decisions)
-    assert refold(run.reports) == f"{sha256_of(values)} {sha256_of(run.folded.to_bytes())}"
+    assert refold(run.reports) == f"{sha256_of(values)} {sha256_of(run.fold_state.to_bytes())}"
 
 
-def test_neither_clock_nor_chance_is_read(run: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fold_reads_no_clock_and_no_system_randomness(
+    run: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = refold(run.reports)
 
     def refuse(*arguments: object) -> NoReturn:
@@ -94,10 +96,10 @@ def test_neither_clock_nor_chance_is_read(run: Trainer, monkeypatch: pytest.Monk
     assert found == expected
 
 
-def test_the_state_given_is_left_as_it_was(run: Trainer) -> None:
-    before = run.folded.to_bytes()
+def test_the_fold_does_not_change_its_argument(run: Trainer) -> None:
+    before = run.fold_state.to_bytes()
     record = run.reports[-1]
     report = decode(SeedReport, record.value).model_copy(update={"seq": run.seq})
-    open_again = replace(run.folded, closed=False)
+    open_again = replace(run.fold_state, closed=False)
     fold(open_again, report, cause_of(record, report))
-    assert run.folded.to_bytes() == before
+    assert run.fold_state.to_bytes() == before

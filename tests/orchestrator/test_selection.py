@@ -1,4 +1,4 @@
-"""Runs that say how they select: limits hold from report to report, and states return whole."""
+"""Runs with a selection: limits hold across reports, and states survive serialisation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ UCB1 = PolicySpec()
 
 
 def plants(decisions: Sequence[AdaptationDecision]) -> list[Plant]:
-    """All that decisions plant."""
+    """Return all Plant operations of the decisions."""
     return [
         operation
         for decision in decisions
@@ -41,7 +41,7 @@ def plants(decisions: Sequence[AdaptationDecision]) -> list[Plant]:
 
 
 def run_until_planted(trainer: Trainer, limit: int = 60) -> list[Plant]:
-    """Report until something is planted; empty where no report within the limit plants."""
+    """Report until a kernel is planted; return [] if none is within `limit` reports."""
     while trainer.seq < limit:
         decisions = trainer.report()
         if planted := plants(decisions):
@@ -52,14 +52,14 @@ def run_until_planted(trainer: Trainer, limit: int = 60) -> list[Plant]:
 # -- dormant time -------------------------------------------------------------------------------
 
 
-def test_nothing_is_planted_before_a_seed_was_dormant_for_long_enough() -> None:
+def test_nothing_is_planted_before_dormant_reports_have_passed() -> None:
     trainer = Trainer({"fc": 2}, selection=selection(dormant_reports=5))
     trainer.report(kernel("fc", "a"))
     run_until_planted(trainer)
     assert trainer.seq - 1 == 4, "the fifth report of the run"
 
 
-def test_a_culled_seed_rests_as_long_and_another_takes_its_turn_sooner() -> None:
+def test_a_culled_slot_is_planted_again_after_dormant_reports() -> None:
     trainer = Trainer({"fc": 1}, selection=selection(dormant_reports=5, embargo_reports=1))
     trainer.report(kernel("fc", "a"), kernel("fc", "b"))
     trainer.state, decisions = trainer.state, []
@@ -77,44 +77,44 @@ def test_a_culled_seed_rests_as_long_and_another_takes_its_turn_sooner() -> None
 # -- budgets, rotation, pins --------------------------------------------------------------------
 
 
-def test_what_is_planted_counts_against_the_budget() -> None:
+def test_planted_parameters_count_against_the_budget() -> None:
     trainer = Trainer({"fc": 3}, selection=selection(max_on_trial=3, max_params=250))
     trainer.report()
     trainer.accept(trainer.report(kernel("fc", "a"), kernel("fc", "b"), kernel("fc", "c")))
     trainer.accept(trainer.report())
-    (said,) = trainer.report()
+    (no_action,) = trainer.report()
     assert len(trainer.seeds) == 2
-    assert said.reason == "no action: all 3 arms are ruled out by category-present, params"
-    left = next(candidate for candidate in said.candidates if candidate.constraint == "params")
-    assert left.excluded == "too much for the parameters budget: 200 of 80% of 250 are used"
+    assert no_action.reason == "no action: all 3 arms are ruled out by category-present, params"
+    excluded = next(
+        candidate for candidate in no_action.candidates if candidate.constraint == "params"
+    )
+    assert excluded.excluded == "too much for the parameters budget: 200 of 80% of 250 are used"
 
 
 @pytest.mark.parametrize(("budget", "is_left"), [(125, False), (250, True)])
-def test_the_plans_of_one_report_share_what_is_left_of_the_budget(
-    budget: int, is_left: bool
-) -> None:
+def test_the_plans_of_one_report_share_the_remaining_budget(budget: int, is_left: bool) -> None:
     trainer = Trainer({"fc": 4}, selection=selection(max_params=budget))
     trainer.report(*(kernel("fc", name) for name in "abcd"))
-    view = build_view(trainer.folded, decode(SeedReport, trainer.reports[-1].value))
+    view = build_view(trainer.fold_state, decode(SeedReport, trainer.reports[-1].value))
     first = view.best()
     assert first is not None
     second = view.beside((view.plant(first),)).best()
     assert (second is not None) is is_left
 
 
-def test_the_time_of_kernels_counts_against_its_budget() -> None:
+def test_kernel_latency_counts_against_its_budget() -> None:
     half = KernelCost(flops=1, latency_ratio=0.5)
     trainer = Trainer({"fc": 3}, selection=selection(max_on_trial=3, max_latency_ratio=1.3))
     trainer.report()
     trainer.accept(trainer.report(*(kernel("fc", name, cost=half) for name in "abc")))
     trainer.accept(trainer.report())
-    (said,) = trainer.report()
+    (no_action,) = trainer.report()
     assert len(trainer.seeds) == 2
-    assert said.reason.endswith("category-present, latency")
+    assert no_action.reason.endswith("category-present, latency")
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_last_category_planted_rests_while_there_is_another(seed: int) -> None:
+def test_rotation_excludes_the_category_planted_last(seed: int) -> None:
     trainer = Trainer({"fc": 4}, selection=selection(rotation=1, max_on_trial=4), seed=seed)
     trainer.report()
     offered = {"a": "gate", "b": "gate", "c": "skip", "d": "skip"}
@@ -126,7 +126,7 @@ def test_the_last_category_planted_rests_while_there_is_another(seed: int) -> No
     assert offered[second.blueprint_id] != offered[first.blueprint_id]
 
 
-def test_a_category_alone_at_its_site_never_rests() -> None:
+def test_rotation_does_not_exclude_the_only_category_of_a_site() -> None:
     trainer = Trainer({"fc": 2}, selection=selection(rotation=3))
     trainer.report()
     (decision,) = trainer.report(kernel("fc", "a", "gate"))
@@ -135,45 +135,45 @@ def test_a_category_alone_at_its_site_never_rests() -> None:
     assert run_until_planted(trainer)
 
 
-def test_only_what_is_pinned_is_planted_at_a_site() -> None:
+def test_only_pinned_blueprints_are_planted_at_a_site() -> None:
     trainer = Trainer({"fc": 2, "conv": 1}, selection=selection(pinned={"fc": ("b",)}))
     trainer.report()
     trainer.accept(trainer.report(kernel("fc", "a"), kernel("fc", "b"), kernel("fc", "c")))
     assert [seed.blueprint_id for seed in trainer.seeds.values()] == ["b"]
 
 
-def test_what_is_forbidden_is_never_planted_and_the_record_says_so() -> None:
+def test_a_forbidden_blueprint_is_not_planted_and_the_constraint_is_recorded() -> None:
     trainer = Trainer({"fc": 2}, selection=selection(forbidden=("a",)))
     trainer.report()
-    (said,) = trainer.report(kernel("fc", "a"))
-    assert said.operations == ()
-    assert said.candidates[0].excluded == "the run forbids it"
-    assert said.candidates[0].constraint == "forbidden"
+    (no_action,) = trainer.report(kernel("fc", "a"))
+    assert no_action.operations == ()
+    assert no_action.candidates[0].excluded == "the run forbids it"
+    assert no_action.candidates[0].constraint == "forbidden"
 
 
 # -- no action ----------------------------------------------------------------------------------
 
 
-def test_why_nothing_can_be_planted_is_said_once_until_it_changes() -> None:
+def test_the_reason_for_no_action_is_given_once_until_it_changes() -> None:
     trainer = Trainer({"fc": 1}, selection=selection(dormant_reports=3))
-    (said,) = trainer.report(kernel("fc", "a"))
-    assert (said.strategy, said.operations) == (None, ())
-    assert said.reason == "no action: all 1 arms are ruled out by dormant-time"
+    (no_action,) = trainer.report(kernel("fc", "a"))
+    assert (no_action.strategy, no_action.operations) == (None, ())
+    assert no_action.reason == "no action: all 1 arms are ruled out by dormant-time"
     assert trainer.report() == ()
     trainer.accept(trainer.report())
     assert list(trainer.seeds) == [("fc", 0)]
-    (said,) = trainer.report()
-    assert said.reason == "no action: all 1 arms are ruled out by no-seed-free"
+    (no_action,) = trainer.report()
+    assert no_action.reason == "no action: all 1 arms are ruled out by no-seed-free"
     assert trainer.report(contributions={("fc", 0): 0.5}) == ()
 
 
-# -- what is believed before the first trial ----------------------------------------------------
+# -- priors -------------------------------------------------------------------------------------
 
 
 VECTOR = SiteFacts(kind=SiteKind.VECTOR, signature="vector:8>8", depth=0.5, params=72)
 
 
-def test_what_earlier_runs_found_decides_what_is_tried_first_and_is_on_record() -> None:
+def test_memory_of_earlier_runs_decides_the_first_trial_and_is_recorded() -> None:
     memory = MemorySnapshot(
         family="digits",
         arms=(
@@ -195,16 +195,16 @@ def test_what_earlier_runs_found_decides_what_is_tried_first_and_is_on_record() 
         (decision,) = trainer.report(kernel("fc", "a"), kernel("fc", "b"))
         assert [candidate.blueprint_id for candidate in decision.candidates] == ["b", "a"]
         assert plants([decision])[0].blueprint_id == "b"
-        believed = {candidate.blueprint_id: candidate for candidate in decision.candidates}
-        assert (believed["b"].prior_weight, believed["b"].prior_mean) == (4.0, 0.9)
-        assert (believed["a"].prior_weight, believed["a"].prior_mean) == (2.0, 0.1)
+        by_blueprint = {candidate.blueprint_id: candidate for candidate in decision.candidates}
+        assert (by_blueprint["b"].prior_weight, by_blueprint["b"].prior_mean) == (4.0, 0.9)
+        assert (by_blueprint["a"].prior_weight, by_blueprint["a"].prior_mean) == (2.0, 0.1)
         assert decision.reason == "fc: b scores 0.900 and was never tried"
 
 
 # -- attention ----------------------------------------------------------------------------------
 
 
-def test_with_attention_the_record_holds_the_scores_of_all_seeds() -> None:
+def test_with_attention_a_decision_records_the_scores_of_all_seeds() -> None:
     trainer = Trainer({"conv": 1, "fc": 2}, selection=selection(attention=UCB1))
     trainer.report()
     (decision,) = trainer.report(*(kernel(site, "a") for site in ("conv", "fc")))
@@ -218,8 +218,8 @@ def test_with_attention_the_record_holds_the_scores_of_all_seeds() -> None:
     assert all(seed.free and seed.score is None for seed in decision.seeds)
 
 
-def test_the_seed_that_did_better_gets_attention_first() -> None:
-    """Each of four seeds is tried once; from then on those of the better site are."""
+def test_seeds_of_the_better_site_get_attention_first() -> None:
+    """Four seeds are tried once; after that only those of the better site."""
     greedy = PolicySpec(params={"exploration": 0.0})
     trainer = Trainer(
         {"conv": 2, "fc": 2},
@@ -237,8 +237,8 @@ def test_the_seed_that_did_better_gets_attention_first() -> None:
     assert {site for site, _ in planted[4:]} == {"fc"}
 
 
-def test_a_run_with_more_arms_than_a_decision_can_list_is_refused_in_words() -> None:
-    """And the largest that is folded makes decisions that fit a record."""
+def test_a_run_with_more_arms_than_a_decision_can_list_is_refused() -> None:
+    """Decisions of the largest run that is accepted fit into a record."""
     sites = [f"layer{number}" for number in range(1250)]
     trainer = Trainer(dict.fromkeys(sites, 1), selection=selection(attention=UCB1, memory=1.0))
     trainer.report()
@@ -253,7 +253,7 @@ def test_a_run_with_more_arms_than_a_decision_can_list_is_refused_in_words() -> 
 
 @pytest.mark.parametrize("attention", [None, UCB1])
 @pytest.mark.parametrize("slots", [{}, {"fc": 1}])
-def test_a_seed_that_the_run_did_not_open_with_is_nothing_to_plant_in(
+def test_nothing_is_planted_in_a_slot_that_is_not_in_the_run_config(
     attention: PolicySpec | None, slots: dict[str, int]
 ) -> None:
     trainer = Trainer(slots, selection=selection(attention=attention))
@@ -270,8 +270,8 @@ def test_a_seed_that_the_run_did_not_open_with_is_nothing_to_plant_in(
 # -- under every policy -------------------------------------------------------------------------
 
 
-def refolded(reports: Sequence[Record], restore: bool) -> list[bytes]:
-    """The decisions from reports; with `restore` each state goes through its bytes."""
+def fold_all(reports: Sequence[Record], restore: bool) -> list[bytes]:
+    """Return the encoded decisions; with `restore`, serialise the state after every report."""
     state: FoldState | None = None
     values = []
     for record in reports:
@@ -285,32 +285,34 @@ def refolded(reports: Sequence[Record], restore: bool) -> list[bytes]:
     return values
 
 
-def attended(name: str) -> Selection:
-    """A selection with attention by a policy, or by UCB1 where it cannot judge seeds."""
+def selection_with_attention(name: str) -> Selection:
+    """Return a selection with attention by a policy, or by UCB1 if the policy is contextual."""
     spec = UCB1 if POLICIES[name].contextual else PolicySpec(name=name)  # type: ignore[attr-defined]
     return selection(attention=spec, dormant_reports=2, rotation=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("attention", [False, True])
-def test_a_worker_that_restarts_after_any_report_decides_the_same(
+def test_a_worker_restarted_after_any_report_makes_the_same_decisions(
     name: str, attention: bool
 ) -> None:
     run = grown_run(
         reports=60,
-        selection=attended(name) if attention else selection(),
+        selection=selection_with_attention(name) if attention else selection(),
         policy=PolicySpec(name=name),
     )
     recorded = [record.value for record in run.decisions]
     assert len(recorded) > 10
-    assert refolded(run.reports, restore=False) == recorded
-    assert refolded(run.reports, restore=True) == recorded
-    assert run.folded.tracker.trials > 3
+    assert fold_all(run.reports, restore=False) == recorded
+    assert fold_all(run.reports, restore=True) == recorded
+    assert run.fold_state.tracker.trials > 3
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_audit_derives_every_decision_again_under_every_policy(name: str) -> None:
-    run = grown_run(reports=60, selection=attended(name), policy=PolicySpec(name=name))
+def test_the_audit_rederives_every_decision_under_every_policy(name: str) -> None:
+    run = grown_run(
+        reports=60, selection=selection_with_attention(name), policy=PolicySpec(name=name)
+    )
     verdict = audit(RunRecords("run", tuple(run.reports), tuple(run.decisions)))
     assert verdict.identical, str(verdict)
     assert verdict.closed
@@ -330,7 +332,7 @@ def test_the_audit_derives_every_decision_again_under_every_policy(name: str) ->
         ),
     ],
 )
-def test_a_run_that_asks_for_what_there_is_not_is_refused(
+def test_a_run_config_with_an_unusable_policy_is_refused(
     run_config: Mapping[str, object], complaint: str
 ) -> None:
     with pytest.raises(RunUnfoldable, match=complaint):
@@ -339,14 +341,16 @@ def test_a_run_that_asks_for_what_there_is_not_is_refused(
 
 def test_a_contextual_policy_learns_from_every_trial() -> None:
     run = grown_run(
-        reports=60, selection=attended("linear-thompson"), policy=PolicySpec(name="linear-thompson")
+        reports=60,
+        selection=selection_with_attention("linear-thompson"),
+        policy=PolicySpec(name="linear-thompson"),
     )
-    assert run.folded.model is not None
-    assert len(run.folded.model.response) > 1
-    assert any(run.folded.model.response)
+    assert run.fold_state.model is not None
+    assert len(run.fold_state.model.response) > 1
+    assert any(run.fold_state.model.response)
 
 
-def test_what_earlier_runs_did_not_know_is_not_in_their_bytes() -> None:
-    said = Selection(orchestration=Orchestration()).model_dump()
-    assert not {"warmup_reports", "keep_first_share"} & set(said)
-    assert not {"waits_for_plateau", "reweight_reports"} & set(said["orchestration"])
+def test_default_selection_fields_are_not_serialised() -> None:
+    dumped = Selection(orchestration=Orchestration()).model_dump()
+    assert not {"warmup_reports", "keep_first_share"} & set(dumped)
+    assert not {"waits_for_plateau", "reweight_reports"} & set(dumped["orchestration"])

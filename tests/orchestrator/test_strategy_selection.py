@@ -1,4 +1,4 @@
-"""When a run changes its strategy, and when it does not although it might."""
+"""When a run changes its strategy, and when thresholds or the cooldown prevent a change."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ RATIO = Orchestration(dominance=3.0, dominance_stay=2.0, cooldown_reports=3)
 
 
 def reading(name: str, enters: bool = True, stays: bool = True) -> SignalReading:
-    """A sign, and whether it calls for its strategy or keeps it."""
-    return SignalReading(name, 1.0, 0.0, 0.0, enters, stays, f"{name} it is")
+    """Return a reading of a signal that selects (`enters`) or keeps (`stays`) its strategy."""
+    return SignalReading(name, 1.0, 0.0, 0.0, enters, stays, f"{name} is on")
 
 
 def after(
@@ -30,8 +30,8 @@ def after(
     return choose_strategy(rules, strategy_state, RATIO, readings, seq)
 
 
-def pursuing(strategy: Strategy, since_seq: int = 0) -> StrategyState:
-    return StrategyState(strategy=strategy, since_seq=since_seq, why="so it was")
+def following(strategy: Strategy, since_seq: int = 0) -> StrategyState:
+    return StrategyState(strategy=strategy, since_seq=since_seq, why="earlier signal")
 
 
 @pytest.mark.parametrize(
@@ -51,54 +51,52 @@ def pursuing(strategy: Strategy, since_seq: int = 0) -> StrategyState:
         ([], None),
     ],
 )
-def test_the_first_rule_that_is_called_for_decides(
-    names: list[str], strategy: Strategy | None
-) -> None:
+def test_the_first_matching_rule_decides(names: list[str], strategy: Strategy | None) -> None:
     found = after(StrategyState(), *map(reading, names))
     assert found.strategy is strategy
     assert found.since_seq == (10 if strategy else 0)
 
 
-def test_what_called_for_it_is_told_in_words() -> None:
-    assert after(StrategyState(), reading("idle"), reading("weak")).why == "weak it is"
+def test_the_reason_names_the_signal() -> None:
+    assert after(StrategyState(), reading("idle"), reading("weak")).why == "weak is on"
 
 
-def test_without_a_call_the_strategy_stays() -> None:
-    strategy_state = pursuing(Strategy.ENSEMBLE)
+def test_without_a_signal_the_strategy_stays() -> None:
+    strategy_state = following(Strategy.ENSEMBLE)
     assert after(strategy_state) is strategy_state
 
 
-def test_a_sign_off_calls_for_nothing() -> None:
+def test_a_signal_that_is_off_selects_nothing() -> None:
     assert after(StrategyState(), reading("weak", enters=False, stays=False)).strategy is None
 
 
-def test_a_sign_between_its_thresholds_keeps_its_strategy_and_calls_for_no_other() -> None:
+def test_a_signal_between_its_thresholds_keeps_its_strategy_and_starts_no_other() -> None:
     between = reading("dominant", enters=False, stays=True)
-    kept = pursuing(Strategy.SPECIALIZE)
+    kept = following(Strategy.SPECIALIZE)
     assert after(kept, between, reading("idle")) is kept
-    assert after(pursuing(Strategy.ENSEMBLE), between).strategy is Strategy.ENSEMBLE
-    assert after(pursuing(Strategy.ENSEMBLE), between, reading("idle")).strategy is (
+    assert after(following(Strategy.ENSEMBLE), between).strategy is Strategy.ENSEMBLE
+    assert after(following(Strategy.ENSEMBLE), between, reading("idle")).strategy is (
         Strategy.DIVERSIFY
     )
 
 
 @pytest.mark.parametrize(("seq", "changes"), [(11, False), (12, False), (13, True)])
-def test_after_a_change_no_other_one_is_made_for_the_cooldown(seq: int, changes: bool) -> None:
-    strategy_state = pursuing(Strategy.DIVERSIFY, since_seq=10)
+def test_the_strategy_does_not_change_during_the_cooldown(seq: int, changes: bool) -> None:
+    strategy_state = following(Strategy.DIVERSIFY, since_seq=10)
     found = after(strategy_state, reading("weak"), seq=seq)
     assert (found is not strategy_state) is changes
 
 
-def test_harm_does_not_wait_for_the_cooldown() -> None:
-    strategy_state = pursuing(Strategy.DIVERSIFY, since_seq=10)
+def test_harm_overrides_the_cooldown() -> None:
+    strategy_state = following(Strategy.DIVERSIFY, since_seq=10)
     assert after(strategy_state, reading("harmful"), seq=11).strategy is Strategy.REPLACE
 
 
-def test_the_first_strategy_of_a_run_has_nothing_to_wait_for() -> None:
+def test_the_first_strategy_of_a_run_has_no_cooldown() -> None:
     assert after(StrategyState(), reading("idle"), seq=0).strategy is Strategy.DIVERSIFY
 
 
-def test_another_rule_in_the_table_is_all_that_another_strategy_needs() -> None:
+def test_a_strategy_is_added_by_one_rule_in_the_table() -> None:
     never = Rule(("plateau",), Strategy.ENSEMBLE, lambda view, readings: None)
     assert (
         after(StrategyState(), reading("plateau"), rules=(never, *RULES)).strategy
@@ -107,14 +105,14 @@ def test_another_rule_in_the_table_is_all_that_another_strategy_needs() -> None:
 
 
 BETWEEN = st.lists(st.floats(2.01, 2.99), min_size=3, max_size=25)
-"""How many times what one seed gives the other one does, report by report."""
+"""Ratio of the two seeds' contributions, per report, between the thresholds 2 and 3."""
 
 EVERY_REPORT = {"trial_reports": 1000, "cooldown_reports": 0, "plateau_reports": 500}
-"""Trials that never end, and nothing that would hold a run back."""
+"""Trials that never end, no cooldown and no plateau."""
 
 
 def compared(ratio: float) -> Run:
-    """A run with two seeds at one site, both measured often enough to be compared."""
+    """Return a run with two seeds at one site that have enough measurements to be compared."""
     run = Run(flat("conv", a=0.2 * ratio, b=0.2), {"conv": 2}, TWO, **EVERY_REPORT)
     run.go()
     run.go()
@@ -123,34 +121,34 @@ def compared(ratio: float) -> Run:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ratios=BETWEEN)
-def test_between_the_thresholds_a_run_does_not_begin_to_specialise(ratios: list[float]) -> None:
+def test_between_the_thresholds_a_run_does_not_start_to_specialise(ratios: list[float]) -> None:
     run = compared(2.5)
     for ratio in ratios:
         run.worth["conv", "a"] = 0.2 * ratio
         run.go()
-        strategy_state = run.trainer.folded.strategy_state
+        strategy_state = run.trainer.fold_state.strategy_state
         assert strategy_state is not None
         assert (strategy_state.strategy, strategy_state.since_seq) == (Strategy.DIVERSIFY, 1)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ratios=BETWEEN)
-def test_between_the_thresholds_a_run_goes_on_to_specialise(ratios: list[float]) -> None:
-    """The trainer refuses what it asks for, so that both seeds stay."""
+def test_between_the_thresholds_a_run_continues_to_specialise(ratios: list[float]) -> None:
+    """The trainer refuses every plan, so that both seeds stay."""
     run = compared(2.5)
     trainer = run.trainer
     begun = None
     for ratio in (9.0, *ratios):
         (a,) = [slot_id for slot_id, seed in trainer.seeds.items() if seed.blueprint_id == "a"]
         measured = dict.fromkeys(trainer.seeds, 0.2) | {a: 0.2 * ratio}
-        asked = [
+        plans = [
             operation
             for operation in trainer.report(contributions=measured)
             if operation.operations
         ]
-        for decision in asked:
+        for decision in plans:
             trainer.refuse(decision)
-        strategy_state = trainer.folded.strategy_state
+        strategy_state = trainer.fold_state.strategy_state
         assert strategy_state is not None
         begun = strategy_state.since_seq if begun is None else begun
         assert (strategy_state.strategy, strategy_state.since_seq) == (Strategy.SPECIALIZE, begun)
@@ -164,6 +162,6 @@ def test_between_the_thresholds_a_run_goes_on_to_specialise(ratios: list[float])
         {"plateau_share": 0.1, "plateau_share_stay": 0.05},
     ],
 )
-def test_thresholds_under_which_a_run_would_flap_are_refused(rules: dict[str, float]) -> None:
+def test_thresholds_under_which_a_run_would_oscillate_are_refused(rules: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="the stricter one"):
         Orchestration(**rules)

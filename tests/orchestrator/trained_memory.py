@@ -1,4 +1,4 @@
-"""A run that leaves something to later ones."""
+"""A run whose trials give memory updates."""
 
 from esper.topics.models import MemorySnapshot, SiteFacts, SiteKind
 from tests.orchestrator.trainer import Trainer, kernel
@@ -7,10 +7,10 @@ SIGNATURES = {"conv1": "feature_map:8x8x8>8x8x8", "conv2": "feature_map:8x8x8>8x
 SIGNATURES["fc"] = "vector:32>12"
 
 
-def taught_run(
+def trained_run(
     family: str | None, run_id: str = "run", reports: int = 30, closing: bool = True
 ) -> Trainer:
-    """A run of three sites, two of them alike, at which `b` is good and `a` is not.
+    """Return a run of three sites, two with one signature; `b` lowers the loss, `a` raises it.
 
     Without a family the run uses no memory.
     """

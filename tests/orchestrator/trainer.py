@@ -1,4 +1,4 @@
-"""A trainer as the fold sees it: it reports, hears decisions, and applies or refuses them."""
+"""A simulated trainer: it makes reports, folds them, and applies or refuses the decisions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ def selection(
 RULES = selection()
 INTERVAL = 20
 
-Place = tuple[str, int]
+SlotKey = tuple[str, int]
 
 
 def kernel(
@@ -83,7 +83,7 @@ def kernel(
     params: int = 100,
     cost: KernelCost | None = None,
 ) -> LoadableKernel:
-    """A kernel on offer; its category is its blueprint's name unless given."""
+    """Return a loadable kernel; its category defaults to its blueprint's name."""
     return LoadableKernel(
         kernel_id=sha256_of(f"{site}/{blueprint}/{version}".encode()),
         site=site,
@@ -96,7 +96,7 @@ def kernel(
 
 @dataclass
 class Seed:
-    """What is in a slot that is not dormant; there is no kernel while it loads and after a cull."""
+    """State of a slot that is not dormant; without a kernel while loading and after a cull."""
 
     state: SeedState
     kernel_id: str | None = None
@@ -106,7 +106,7 @@ class Seed:
 
 @dataclass
 class Trainer:
-    """Reports are folded as they are made; records and decisions are kept as on the topics."""
+    """Make reports and fold them immediately; keep reports and decisions as records."""
 
     slots: Mapping[str, int]
     run_id: str = "run"
@@ -117,36 +117,36 @@ class Trainer:
     policy: PolicySpec = field(default_factory=PolicySpec)
     lockstep: bool = False
     state: FoldState | None = None
-    seeds: dict[Place, Seed] = field(default_factory=dict)
+    seeds: dict[SlotKey, Seed] = field(default_factory=dict)
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
     outcomes: list[DecisionOutcome] = field(default_factory=list)
 
     @property
     def seq(self) -> int:
-        """Number of the next report."""
+        """Return the number of the next report."""
         return len(self.reports)
 
     @property
-    def folded(self) -> FoldState:
-        """The state after the last report."""
+    def fold_state(self) -> FoldState:
+        """Return the state after the last report."""
         assert self.state is not None
         return self.state
 
     def report(
         self,
         *kernels: LoadableKernel,
-        contributions: Mapping[Place, float | None] | None = None,
+        contributions: Mapping[SlotKey, float | None] | None = None,
         probe_loss: float | None = 1.0,
         closing: bool = False,
         paused: bool = False,
         requests: Sequence[RunRequest] = (),
         incidents: Sequence[Incident] = (),
     ) -> Sequence[AdaptationDecision]:
-        """Make the next report, fold it, and return the decisions; time passes for the seeds."""
+        """Make the next report, fold it, advance ramps and culled slots; return the decisions."""
         report = self._next(kernels, contributions or {}, probe_loss, closing)
-        told = {"paused": paused, "requests": tuple(requests), "incidents": tuple(incidents)}
-        report = report.model_copy(update=told)
+        extra = {"paused": paused, "requests": tuple(requests), "incidents": tuple(incidents)}
+        report = report.model_copy(update=extra)
         record = self._write(SEED_METRICS, report, self.reports)
         self.state, decisions = fold(self.state, report, cause_of(record, report))
         for decision in decisions:
@@ -155,7 +155,7 @@ class Trainer:
         return decisions
 
     def reserve(self, decision: AdaptationDecision) -> None:
-        """Take a decision in: its slots load from now on."""
+        """Reserve the slots of a decision; they are loading from now on."""
         for operation in decision.operations:
             if isinstance(operation, Plant):
                 slot_id = operation.site, operation.slot
@@ -163,7 +163,7 @@ class Trainer:
                 self.seeds[slot_id] = Seed(SeedState.LOADING)
 
     def apply(self, decision: AdaptationDecision) -> None:
-        """Apply a reserved decision; what cannot be applied fails the test."""
+        """Apply a reserved decision; assert that every operation is possible."""
         for operation in decision.operations:
             slot_id = operation.site, operation.slot
             seed = self.seeds[slot_id]
@@ -189,13 +189,13 @@ class Trainer:
         self._answer(decision, OutcomeStatus.APPLIED)
 
     def accept(self, decisions: Sequence[AdaptationDecision]) -> None:
-        """Take decisions in and apply them at once."""
+        """Reserve and apply decisions."""
         for decision in decisions:
             self.reserve(decision)
             self.apply(decision)
 
     def refuse(self, decision: AdaptationDecision) -> None:
-        """Refuse a reserved decision: nothing of it happens."""
+        """Refuse a reserved decision and free its slots."""
         for operation in decision.operations:
             if isinstance(operation, Plant):
                 del self.seeds[operation.site, operation.slot]
@@ -208,7 +208,7 @@ class Trainer:
     def ask(
         self, kind: RequestKind, site: str | None = None, slot: int | None = None
     ) -> RunRequest:
-        """What a person asks of the run now."""
+        """Return a manual request to the run."""
         name = f"{self.seq} {kind} {site} {slot}"
         return RunRequest(
             request_id=sha256_of(name.encode()),
@@ -229,7 +229,7 @@ class Trainer:
     def _next(
         self,
         kernels: Sequence[LoadableKernel],
-        contributions: Mapping[Place, float | None],
+        contributions: Mapping[SlotKey, float | None],
         probe_loss: float | None,
         closing: bool,
     ) -> SeedReport:
@@ -296,7 +296,7 @@ def grown_run(
     lockstep: bool = False,
     policy: PolicySpec | None = None,
 ) -> Trainer:
-    """A run in which kernels are planted, kept and culled, closed at its end."""
+    """Return a closed run in which kernels were planted, kept and culled."""
     trainer = Trainer(
         {"conv": 2, "fc": 2},
         selection=selection,

@@ -23,7 +23,7 @@ from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision, MemorySnapshot, Plant, SeedReport
 from esper.workers.cli import app, publish_blueprints
 from esper.workers.local import CAN_DIE_WITH_PARENT, LocalStack, read_state
-from tests.orchestrator.trained_memory import SIGNATURES, taught_run
+from tests.orchestrator.trained_memory import SIGNATURES, trained_run
 from tests.orchestrator.trainer import Trainer
 from tests.system.conftest import Running
 from tests.system.training import Training
@@ -90,7 +90,7 @@ def publish(running: Running, run: Trainer, at_seal: Callable[[], None] = lambda
 
 
 def an_earlier_run(family: str) -> Trainer:
-    return taught_run(family, run_id=f"earlier-{secrets.token_hex(4)}")
+    return trained_run(family, run_id=f"earlier-{secrets.token_hex(4)}")
 
 
 def like(run: Trainer, other: Trainer) -> bool:
@@ -101,7 +101,7 @@ def like(run: Trainer, other: Trainer) -> bool:
 
 def expected_after(run: Trainer) -> FamilyMemory:
     """What a family knows after its first run; times aside."""
-    return with_run(FamilyMemory(), memory_updates(run.folded), run_id=run.run_id, at_ms=0)
+    return with_run(FamilyMemory(), memory_updates(run.fold_state), run_id=run.run_id, at_ms=0)
 
 
 def timeless(memory: FamilyMemory) -> FamilyMemory:

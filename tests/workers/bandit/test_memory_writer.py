@@ -21,7 +21,7 @@ from esper.store.run_memory import KEY_PREFIX
 from esper.workers.bandit.memory_writer import MemoryWriter
 from esper.workers.local.process import CAN_DIE_WITH_PARENT
 from esper.workers.local.redis import RedisService
-from tests.orchestrator.trained_memory import taught_run
+from tests.orchestrator.trained_memory import trained_run
 from tests.waiting import TIMEOUT_S
 
 
@@ -38,7 +38,7 @@ def silent() -> Iterator[str]:
 
 
 def closed(family: str | None, *names: str) -> list[FoldState]:
-    return [taught_run(family, run_id=name).folded for name in names]
+    return [trained_run(family, run_id=name).fold_state for name in names]
 
 
 def writer_for(url: str | None) -> MemoryWriter:

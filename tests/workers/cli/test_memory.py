@@ -21,7 +21,7 @@ from esper.topics.codec import decode
 from esper.topics.models import MemorySnapshot, SeedReport
 from esper.workers.cli import app
 from esper.workers.cli.memory import RedisNotConfigured
-from tests.orchestrator.trained_memory import SIGNATURES, taught_run
+from tests.orchestrator.trained_memory import SIGNATURES, trained_run
 
 FC = SIGNATURES["fc"]
 WAIT_S = 20.0
@@ -119,7 +119,7 @@ def test_without_redis_the_error_names_the_setting(monkeypatch: pytest.MonkeyPat
 def recorded(kafka: Any, family: str | None, *, closing: bool = True, forged: bool = False) -> str:
     """Put a run on the topics as a trainer and a bandit worker would; return its id."""
     create_topics(kafka.bootstrap_servers)
-    run = taught_run(family, run_id=f"run-{secrets.token_hex(4)}", closing=closing)
+    run = trained_run(family, run_id=f"run-{secrets.token_hex(4)}", closing=closing)
     key, state = run.run_id.encode(), None
     bus = Bus.connect(kafka.bootstrap_servers, source="/esper/test")
     for report in run.reports:
@@ -148,7 +148,7 @@ def test_learn_adds_a_missed_run_once(named: Any, redis_url: str, family: str) -
     assert first.output.startswith(f"{family}: added ")
     assert second.output == f"{family}: {run_id} is in memory already\n"
     found = RedisRunMemory(redis_url).read(family)
-    state = taught_run(family, run_id=run_id).folded
+    state = trained_run(family, run_id=run_id).fold_state
     assert (
         found.arms
         == with_run(
