@@ -15,8 +15,7 @@ from esper.kernel import Kernel
 from esper.seed import Site
 from esper.settings import Settings
 from esper.topics.models import Selection, SelectionLimits
-from esper.training import GovernorSettings, Growth
-from esper.training.probe import ON_TRIAL
+from esper.training import ON_TRIAL, GovernorSettings, Growth
 
 HUGE: Final = 1e6
 SCALE: Final = 1e3

@@ -19,10 +19,7 @@ from benchmarks.stack import local_stack
 from benchmarks.threads import one_thread
 from benchmarks.timing import interleaved, scaled
 from esper.blueprint import shipped_named
-from esper.training import GovernorSettings
-from esper.training.governor import Governor
-from esper.training.optimizer import OptimizerMembership
-from esper.training.seed_manager import SeedManager
+from esper.training import Governor, GovernorSettings, OptimizerMembership, SeedManager
 from esper.workers.cli import publish_blueprints
 
 BLUEPRINTS: Final = ("low-rank-skip", "gated-linear-unit", "linear-bottleneck")

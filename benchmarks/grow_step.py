@@ -38,10 +38,7 @@ from esper.topics.models import (
     SeedState,
     Strategy,
 )
-from esper.training.optimizer import OptimizerMembership
-from esper.training.probe import ProbeResult
-from esper.training.reporter import Reporter
-from esper.training.seed_manager import SeedManager
+from esper.training import OptimizerMembership, ProbeResult, Reporter, SeedManager
 
 SLOTS_A_SITE: Final = 2
 WIDTH: Final = 4

@@ -23,11 +23,19 @@ from torch.optim import Adam, Optimizer
 import esper
 from benchmarks.result import BenchmarkError
 from esper.settings import Settings
-from esper.tasks.digits import DIGITS, DigitsHost, load_digits
-from esper.tasks.train import BATCH, LEARNING_RATE, Attach, DatasetSplits, Steppable, no_growth
+from esper.tasks import (
+    BATCH,
+    DIGITS,
+    LEARNING_RATE,
+    Attach,
+    DatasetSplits,
+    DigitsHost,
+    Steppable,
+    load_digits,
+    no_growth,
+)
 from esper.topics.models import SeedState
-from esper.training import Growth
-from esper.training.grow import REPORT_EVERY
+from esper.training import REPORT_EVERY, Growth
 
 ANSWER_TIMEOUT_S: Final = 60.0
 RUN: Final = "without-room"

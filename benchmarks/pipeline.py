@@ -18,8 +18,7 @@ from benchmarks.threads import one_thread
 from esper.blueprint import request_for, shipped
 from esper.compiler import Built, CompilePool
 from esper.store import KernelStore, open_store
-from esper.tasks.digits import DIGITS
-from esper.tasks.train import DatasetSplits, train_task
+from esper.tasks import DIGITS, DatasetSplits, train_task
 from esper.topics.bus import Record, read_topic
 from esper.topics.catalog import KERNEL_COMPILED
 from esper.topics.codec import decode

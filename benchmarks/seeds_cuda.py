@@ -31,7 +31,7 @@ from esper.seed.cuda import (
     StreamManager,
     capture_due,
 )
-from esper.tasks.resnet import RESNET
+from esper.tasks import RESNET
 from esper.topics.models import SiteKind, SiteSignature
 
 SEEDS: Final = 4

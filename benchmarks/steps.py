@@ -17,7 +17,7 @@ from benchmarks.paced_trainer import PacedTrainer, Segment
 from benchmarks.result import BenchmarkError, Figure, Goal, Measurement, figure, ratio
 from benchmarks.stack import Stack, local_stack, on_cores
 from benchmarks.submissions import DIGITS_SITES, Submitter, new_blueprints
-from esper.training.grow import REPORT_EVERY
+from esper.training import REPORT_EVERY
 
 P99_GOAL: Final = Goal(sense="at most", limit=1.02)
 STALL_GOAL: Final = Goal(sense="at most", limit=1.0, of="worst")

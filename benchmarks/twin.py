@@ -23,7 +23,7 @@ from benchmarks.stack import Stack, local_stack
 from benchmarks.submissions import Submitter, new_blueprints
 from benchmarks.threads import one_thread
 from esper.settings import Settings
-from esper.tasks.digits import load_digits
+from esper.tasks import load_digits
 from esper.topics.models import OutcomeStatus
 from esper.training import Growth
 

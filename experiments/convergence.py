@@ -21,8 +21,7 @@ from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
 from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped_named
-from esper.tasks import KnownAnswerTask, conv_teacher
-from esper.tasks.train import DatasetSplits, train_task
+from esper.tasks import DatasetSplits, KnownAnswerTask, conv_teacher, train_task
 from esper.topics.models import Fossilize, Plant, PolicySpec, Selection, SelectionLimits
 from esper.training import Growth
 from esper.workers.cli import publish_blueprints

@@ -11,6 +11,7 @@ from socket import socket, socketpair
 from time import monotonic
 from typing import Final
 
+from esper.errors import EsperError
 from esper.link.config import LinkConfig
 from esper.link.frames import CHUNK_BYTES, Frame, FrameReader, Kind, receive
 
@@ -18,7 +19,7 @@ START_TIMEOUT_S: Final = 30.0
 ROOT: Final = Path(__file__).parents[2]
 
 
-class LinkRefused(RuntimeError):
+class LinkRefused(EsperError, RuntimeError):
     """The link process could not start; `kind` is the name of the error that it met."""
 
     def __init__(self, kind: str, reason: str) -> None:

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from esper.errors import EsperError
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import SeedReport
 
 
-class RecordUnfit(ValueError):
+class RecordUnfit(EsperError, ValueError):
     """A run whose record does not let it go on; the message says why."""
 
 

@@ -9,6 +9,7 @@ from esper.tasks.charlm import CHARLM, CharacterHost, TextMissing, standard_libr
 from esper.tasks.checkpoint import CheckpointUnusable, TrainingCheckpoint
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
 from esper.tasks.resnet import RESNET, ResNetHost
+from esper.tasks.sums import SUMS
 from esper.tasks.teachers import (
     CONV_TEACHER,
     TEACHER_BLUEPRINTS,
@@ -18,32 +19,56 @@ from esper.tasks.teachers import (
     StudentHost,
     conv_teacher,
 )
-from esper.tasks.train import DatasetSplits, Task, TaskResult, train_task
+from esper.tasks.train import (
+    BATCH,
+    LEARNING_RATE,
+    Attach,
+    DatasetSplits,
+    NoGrowth,
+    OnEpoch,
+    Samples,
+    Steppable,
+    Task,
+    TaskResult,
+    evaluate,
+    no_growth,
+    train_task,
+)
 
 TASKS: Final = {task.name: task for task in (DIGITS, RESNET, CONV_TEACHER.task, CHARLM)}
 
 __all__ = [
+    "BATCH",
     "CHARLM",
     "CONV_TEACHER",
     "DIGITS",
+    "LEARNING_RATE",
     "RESNET",
+    "SUMS",
     "TASKS",
     "TEACHERS",
     "TEACHER_BLUEPRINTS",
+    "Attach",
     "CharacterHost",
     "CheckpointUnusable",
     "DatasetSplits",
     "DigitsHost",
     "KnownAnswerTask",
+    "NoGrowth",
+    "OnEpoch",
     "ReaderHost",
     "ResNetHost",
+    "Samples",
+    "Steppable",
     "StudentHost",
     "Task",
     "TaskResult",
     "TextMissing",
     "TrainingCheckpoint",
     "conv_teacher",
+    "evaluate",
     "load_digits",
+    "no_growth",
     "standard_library",
     "train_task",
 ]

@@ -12,31 +12,30 @@ if TYPE_CHECKING:
     from esper.link import RecordUnfit
     from esper.training.checkpoint import CheckpointRefused
     from esper.training.export import export_model, load_exported
-    from esper.training.grow import RunNameRefused
+    from esper.training.governor import Governor
+    from esper.training.grow import REPORT_EVERY, RunNameRefused
     from esper.training.grow_config import GrowConfig, LockstepTimeouts, config_table
     from esper.training.growth import Growth, GrowthClosed, LossRefused
-    from esper.training.lineage import (
-        LINEAGE,
-        Lineage,
-        LineageUnreadable,
-        RunHistory,
-        read_lineage,
-    )
+    from esper.training.lineage import LINEAGE, Lineage, LineageUnreadable, RunHistory, read_lineage
     from esper.training.link import LinkFailed
     from esper.training.link_config import NotConfigured, trusted_key_of
     from esper.training.lockstep import LockstepBroken, LockstepRefused
     from esper.training.loss_monitor import GovernorRefused, GovernorSettings
-    from esper.training.optimizer import OptimizerRefused, ParameterUntrained
-    from esper.training.probe import ProbeRefused
+    from esper.training.optimizer import OptimizerMembership, OptimizerRefused, ParameterUntrained
+    from esper.training.probe import ON_TRIAL, ProbeRefused, ProbeResult
     from esper.training.ranks import LeaderFailed, RanksDiffer
-    from esper.training.recording import ReplayRefused, RunRecording, read_recording
+    from esper.training.recording import ReplayRefused, RunRecording, read_recording, store_url
     from esper.training.replay import ReplayDiffers
+    from esper.training.reporter import Reporter
     from esper.training.run_config import PolicyRefused
+    from esper.training.seed_manager import SeedManager
     from esper.training.source import ExportError
+    from esper.training.static import StaticNetwork, StaticNetworkRefused, static_network
 
 _MODULES: Final = {
     "CheckpointRefused": "esper.training.checkpoint",
     "ExportError": "esper.training.source",
+    "Governor": "esper.training.governor",
     "GovernorRefused": "esper.training.loss_monitor",
     "GovernorSettings": "esper.training.loss_monitor",
     "GrowConfig": "esper.training.grow_config",
@@ -52,29 +51,42 @@ _MODULES: Final = {
     "LockstepTimeouts": "esper.training.grow_config",
     "LossRefused": "esper.training.growth",
     "NotConfigured": "esper.training.link_config",
+    "ON_TRIAL": "esper.training.probe",
+    "OptimizerMembership": "esper.training.optimizer",
     "OptimizerRefused": "esper.training.optimizer",
     "ParameterUntrained": "esper.training.optimizer",
     "PolicyRefused": "esper.training.run_config",
     "ProbeRefused": "esper.training.probe",
+    "ProbeResult": "esper.training.probe",
+    "REPORT_EVERY": "esper.training.grow",
     "RanksDiffer": "esper.training.ranks",
     "RecordUnfit": "esper.link",
     "ReplayDiffers": "esper.training.replay",
     "ReplayRefused": "esper.training.recording",
+    "Reporter": "esper.training.reporter",
     "RunHistory": "esper.training.lineage",
     "RunNameRefused": "esper.training.grow",
     "RunRecording": "esper.training.recording",
+    "SeedManager": "esper.training.seed_manager",
+    "StaticNetwork": "esper.training.static",
+    "StaticNetworkRefused": "esper.training.static",
     "config_table": "esper.training.grow_config",
     "export_model": "esper.training.export",
     "load_exported": "esper.training.export",
     "read_lineage": "esper.training.lineage",
     "read_recording": "esper.training.recording",
+    "static_network": "esper.training.static",
+    "store_url": "esper.training.recording",
     "trusted_key_of": "esper.training.link_config",
 }
 
 __all__ = [
     "LINEAGE",
+    "ON_TRIAL",
+    "REPORT_EVERY",
     "CheckpointRefused",
     "ExportError",
+    "Governor",
     "GovernorRefused",
     "GovernorSettings",
     "GrowConfig",
@@ -89,22 +101,30 @@ __all__ = [
     "LockstepTimeouts",
     "LossRefused",
     "NotConfigured",
+    "OptimizerMembership",
     "OptimizerRefused",
     "ParameterUntrained",
     "PolicyRefused",
     "ProbeRefused",
+    "ProbeResult",
     "RanksDiffer",
     "RecordUnfit",
     "ReplayDiffers",
     "ReplayRefused",
+    "Reporter",
     "RunHistory",
     "RunNameRefused",
     "RunRecording",
+    "SeedManager",
+    "StaticNetwork",
+    "StaticNetworkRefused",
     "config_table",
     "export_model",
     "load_exported",
     "read_lineage",
     "read_recording",
+    "static_network",
+    "store_url",
     "trusted_key_of",
 ]
 

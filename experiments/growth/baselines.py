@@ -17,7 +17,7 @@ from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from esper.bandit import DEFAULT_SELECTION
 from esper.seed import find_sites
-from esper.tasks.train import DatasetSplits, Task, no_growth
+from esper.tasks import DatasetSplits, Task, no_growth
 from esper.topics.models import Selection
 from esper.training import Growth
 from esper.workers.cli import publish_blueprints

@@ -11,8 +11,7 @@ from torch import nn
 
 from benchmarks.threads import one_thread
 from esper.bandit import TOURNAMENT, TOURNAMENT_REPORT_EVERY, TOURNAMENT_SLOTS
-from esper.tasks.digits import DIGITS, DigitsHost, load_digits
-from esper.tasks.train import evaluate
+from esper.tasks import DIGITS, DigitsHost, evaluate, load_digits
 from experiments.growth.baselines import BaselineComparison
 from experiments.growth.gromo_baseline import Schedule, grow_with_gromo
 from experiments.growth.training import TrainingResult

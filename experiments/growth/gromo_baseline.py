@@ -16,7 +16,7 @@ from gromo.containers.vgg import VGG
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from esper.tasks.train import Samples
+from esper.tasks import Samples
 from experiments.growth.widening import Size, widened
 
 SIZES: Final = (Size(4), Size(8), Size(6))

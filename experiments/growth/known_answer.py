@@ -15,8 +15,7 @@ from benchmarks.stack import Stack, local_stack
 from esper.bandit import snapshot
 from esper.seed import Site, find_sites
 from esper.store import RedisRunMemory
-from esper.tasks import TEACHER_BLUEPRINTS, TEACHERS, KnownAnswerTask
-from esper.tasks.train import DatasetSplits
+from esper.tasks import TEACHER_BLUEPRINTS, TEACHERS, DatasetSplits, KnownAnswerTask
 from esper.topics.models import MemorySnapshot
 from esper.training import Growth
 from esper.workers.cli import publish_blueprints

@@ -16,7 +16,7 @@ from esper.compiler import BuildResult, Built, build_kernel
 from esper.kernel import Kernel, load_kernel
 from esper.orchestrator import FULL_ALPHA
 from esper.seed import Site, find_sites
-from esper.tasks.train import Task
+from esper.tasks import Task
 from esper.topics.codec import digest, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
@@ -30,8 +30,7 @@ from esper.topics.models import (
     SiteSignature,
     Strategy,
 )
-from esper.training.optimizer import OptimizerMembership
-from esper.training.seed_manager import SeedManager
+from esper.training import OptimizerMembership, SeedManager
 
 SCHEDULE: Final = PolicySpec(name="schedule")
 GROWN: Final = (SeedState.BLENDING, SeedState.ACTIVE, SeedState.FOSSILIZED)

@@ -26,8 +26,8 @@ from benchmarks.threads import one_thread
 from esper.bandit import DEFAULT_SELECTION
 from esper.kernel import fetch_kernels
 from esper.seed import capture_due, find_sites
-from esper.tasks.sums import SUMS
-from esper.tasks.train import (
+from esper.tasks import (
+    SUMS,
     Attach,
     DatasetSplits,
     NoGrowth,
@@ -37,10 +37,7 @@ from esper.tasks.train import (
     train_task,
 )
 from esper.topics.models import Orchestration, SelectionLimits
-from esper.training import Growth
-from esper.training.lineage import Lineage, read_lineage
-from esper.training.link_config import trusted_key_of
-from esper.training.static import static_network
+from esper.training import Growth, Lineage, read_lineage, static_network, trusted_key_of
 from esper.workers.cli import publish_blueprints
 from experiments.growth.code_version import code
 from experiments.growth.planting import (

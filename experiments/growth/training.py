@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.threads import one_thread
-from esper.tasks.train import DatasetSplits, Steppable, Task, evaluate, train_task
+from esper.tasks import DatasetSplits, Steppable, Task, evaluate, train_task
 from experiments.growth.code_version import code
 from experiments.growth.rows import Case, RunRow
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from esper.errors import EsperError
 from esper.workers.cli import (
     audit,
     blueprint,
@@ -47,8 +48,6 @@ __all__ = [
     "publish_blueprints",
 ]
 
-OUR_PACKAGE = "esper."
-
 app = typer.Typer(
     name="esper",
     help="Neural networks that grow while they train, as an event-driven system on Kafka.",
@@ -77,9 +76,7 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         app()
-    except Exception as error:
-        if not type(error).__module__.startswith(OUR_PACKAGE):
-            raise
+    except EsperError as error:
         print(f"esper: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 

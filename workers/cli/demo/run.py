@@ -6,8 +6,7 @@ from pathlib import Path
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
 from esper.settings import Settings
-from esper.tasks import DIGITS
-from esper.tasks.train import OnEpoch, train_task
+from esper.tasks import DIGITS, OnEpoch, train_task
 from esper.topics.bus import read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
 from esper.topics.codec import decode

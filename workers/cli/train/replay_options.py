@@ -144,7 +144,7 @@ def _train_static(
     setup: TrainingSetup, folder: Path, kernels: str | None, seed: int, json: bool
 ) -> None:
     """Train the static final of an exported run; print its score and the grown network's."""
-    from esper.training.recording import store_url
+    from esper.training import store_url
     from esper.workers.cli.progress import stoppable_training
     from esper.workers.cli.train.static_final import train_static_final
 

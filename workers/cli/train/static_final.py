@@ -8,9 +8,14 @@ from torch import nn
 
 from esper.kernel import fetch_kernels
 from esper.settings import Settings
-from esper.tasks.train import OnEpoch, Task, TaskResult, evaluate, train_task
-from esper.training import load_exported, read_lineage, trusted_key_of
-from esper.training.static import StaticNetwork, static_network
+from esper.tasks import OnEpoch, Task, TaskResult, evaluate, train_task
+from esper.training import (
+    StaticNetwork,
+    load_exported,
+    read_lineage,
+    static_network,
+    trusted_key_of,
+)
 
 
 @dataclass(frozen=True, slots=True)

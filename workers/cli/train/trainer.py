@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 import esper
 from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.settings import Settings
-from esper.tasks import TrainingCheckpoint
-from esper.tasks.train import DatasetSplits, OnEpoch, Task, TaskResult, train_task
+from esper.tasks import DatasetSplits, OnEpoch, Task, TaskResult, TrainingCheckpoint, train_task
 from esper.topics.models import PolicySpec, Selection
 from esper.training import CheckpointRefused, Growth, RecordUnfit, RunHistory, RunRecording
 
