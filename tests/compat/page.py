@@ -100,7 +100,7 @@ DISTRIBUTED: Final = (
         (
             (
                 "tests/training/test_ranks.py",
-                "test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot_load",
+                "test_all_ranks_apply_a_decision_at_one_step_or_refuse_it_if_one_rank_cannot_load",
             ),
         ),
     ),

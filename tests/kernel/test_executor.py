@@ -43,7 +43,7 @@ def kernel(request: pytest.FixtureRequest) -> Kernel:
     return kernel_of(shipped_named(request.param)).eval()
 
 
-def test_a_kernel_says_what_it_is(kernel: Kernel) -> None:
+def test_a_kernel_has_the_metadata_of_its_artifact(kernel: Kernel) -> None:
     assert kernel.kernel_id == kernel.plan.kernel_id
     assert kernel.sha256 == "0" * 64
     assert kernel.params == sum(parameter.numel() for parameter in kernel.parameters())
@@ -65,14 +65,14 @@ def test_a_deep_copy_computes_the_same_and_shares_no_parameter(kernel: Kernel) -
     assert torch.equal(kernel(x, h), before)
 
 
-def test_a_pickled_kernel_computes_the_same_and_says_the_same(kernel: Kernel) -> None:
+def test_a_pickled_kernel_computes_the_same_and_has_the_same_metadata(kernel: Kernel) -> None:
     x, h = inputs_of(kernel)
     twin = pickle.loads(pickle.dumps(kernel))
     assert torch.equal(twin(x, h), kernel(x, h))
     assert (twin.plan, twin.sha256, twin.training) == (kernel.plan, kernel.sha256, False)
 
 
-def test_a_pickled_kernel_goes_on_learning() -> None:
+def test_a_pickled_kernel_can_be_trained() -> None:
     kernel = pickle.loads(pickle.dumps(kernel_of(shipped_named("linear-bottleneck"))))
     x, h = inputs_of(kernel)
     before = kernel(x, h)
@@ -88,7 +88,7 @@ def test_a_kernel_built_twice_from_the_same_weights_shares_none(kernel: Kernel) 
     assert len(pointers) == 2 * len(list(kernel.parameters()))
 
 
-def test_moving_to_another_dtype_is_seen(kernel: Kernel) -> None:
+def test_a_kernel_uses_its_new_dtype(kernel: Kernel) -> None:
     x, h = inputs_of(kernel)
     single = kernel(x, h)
     double = kernel.double()(x.double(), h.double())
@@ -96,14 +96,14 @@ def test_moving_to_another_dtype_is_seen(kernel: Kernel) -> None:
     torch.testing.assert_close(double.float(), single, rtol=1e-3, atol=1e-3)
 
 
-def test_a_loaded_state_dict_is_seen(kernel: Kernel) -> None:
+def test_a_kernel_uses_a_loaded_state_dict(kernel: Kernel) -> None:
     x, h = inputs_of(kernel)
     silent = Kernel(kernel.plan, initial_tensors(kernel.plan), kernel.sha256).eval()
     silent.load_state_dict(kernel.state_dict())
     assert torch.equal(silent(x, h), kernel(x, h))
 
 
-def test_parameters_replaced_for_a_functional_call_are_seen(kernel: Kernel) -> None:
+def test_a_kernel_uses_the_parameters_of_a_functional_call(kernel: Kernel) -> None:
     x, h = inputs_of(kernel)
     zeros = {name: torch.zeros_like(value) for name, value in kernel.named_parameters()}
     before = kernel(x, h)
@@ -111,7 +111,7 @@ def test_parameters_replaced_for_a_functional_call_are_seen(kernel: Kernel) -> N
     assert torch.equal(kernel(x, h), before)
 
 
-def test_an_optimizer_step_is_seen(kernel: Kernel) -> None:
+def test_a_kernel_uses_parameters_after_an_optimizer_step(kernel: Kernel) -> None:
     x, h = inputs_of(kernel)
     before = kernel(x, h)
     before.square().mean().backward()

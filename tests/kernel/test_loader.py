@@ -94,7 +94,7 @@ def the_file(tmp_path: Path) -> Path:
     return next((tmp_path / "kernels").rglob("*.safetensors"))
 
 
-def test_an_honest_kernel_is_verified_and_then_prepared(store: KernelStore) -> None:
+def test_a_valid_kernel_is_verified_and_then_prepared(store: KernelStore) -> None:
     ready = announced(store)
     with loading(store) as (loader, delivery):
         loader.verify(ready)
@@ -196,7 +196,9 @@ def test_a_kernel_that_is_not_in_the_store_is_refused(store: KernelStore, tmp_pa
     assert "no kernel at" in refusal_of(store, ready)
 
 
-def test_a_store_that_comes_back_is_asked_again(store: KernelStore, tmp_path: Path) -> None:
+def test_a_fetch_is_retried_until_the_store_is_reachable(
+    store: KernelStore, tmp_path: Path
+) -> None:
     ready = announced(store)
     folder, aside = the_file(tmp_path).parent, tmp_path / "aside"
     folder.rename(aside)
@@ -210,7 +212,7 @@ def test_a_store_that_comes_back_is_asked_again(store: KernelStore, tmp_path: Pa
         assert delivery() == KernelVerified(ready)
 
 
-def test_a_store_that_stays_away_is_given_up(store: KernelStore) -> None:
+def test_fetching_from_an_unreachable_store_fails_after_its_retries(store: KernelStore) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         away = open_store(f"redis://127.0.0.1:{free.getsockname()[1]}/0")

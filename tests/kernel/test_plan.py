@@ -157,6 +157,6 @@ def test_another_way_to_write_the_same_plan_is_refused() -> None:
         KernelPlan.from_json(PLAN.to_json() + b" ")
 
 
-def test_a_plan_of_more_bytes_than_any_honest_one_is_not_even_read() -> None:
+def test_a_plan_larger_than_the_limit_is_refused_unread() -> None:
     with pytest.raises(ArtifactRefused, match="bytes"):
         KernelPlan.from_json(b" " * (1 << 18))

@@ -1,5 +1,5 @@
-"""What is wrong in a decision, a loss, a probe or the user's own loop, on a real broker: one line
-says so, and the model stays whole."""
+"""Errors in a decision, a loss, a probe or the user's loop, on a real broker: one line names the
+error, and the model stays intact."""
 
 import sys
 import time
@@ -37,7 +37,7 @@ APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
 
 
 class Run:
-    """A host that grows, trained step by step; the test is its bandit and its compile worker."""
+    """A growing host, trained step by step; the test acts as bandit and compile worker."""
 
     def __init__(self, settings: Settings, outside: Outside, **arguments: Any) -> None:
         self.settings, self.outside = settings, outside
@@ -77,7 +77,7 @@ class Run:
             time.sleep(0.002)
 
     def offered(self, blueprint: str = "low-rank-skip") -> KernelReady:
-        """Have a kernel for fc1 on offer."""
+        """Announce a kernel for fc1 and train until it is loadable."""
         ready = announced(self.outside.store, blueprint, self.sites["fc1"].signature)
         self.outside.publish(KERNEL_READY, ready)
         self.train_until(lambda: ready.kernel_id in self.growth.run_history.kernels)
@@ -90,12 +90,12 @@ class Run:
         return plan.decision_id
 
     def plant(self, slot: int, name: str = "plant", seq: int = 0) -> str:
-        """Have what is offered planted at fc1."""
+        """Publish a decision that plants the kernel at fc1; return its id."""
         operation = planting(self.sites["fc1"], slot, "low-rank-skip")
         return self.decide(operation, name=name, seq=seq)
 
     def outcome(self, decision_id: str) -> DecisionOutcome:
-        """Train until a decision is answered."""
+        """Train until a decision has an outcome; return the outcome."""
         answers = self.growth.run_history.outcomes
         self.train_until(lambda: decision_id in answers)
         return answers[decision_id]
@@ -103,7 +103,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def kafka(own_kafka: KafkaService) -> KafkaService:
-    """No other test hears of a kernel here whose file is gone."""
+    """Return a broker of this module, so that no other test gets a kernel without its file."""
     return own_kafka
 
 
@@ -115,23 +115,23 @@ def run(settings: Settings, outside: Outside) -> Iterator[Run]:
 
 
 def assert_whole(model: nn.Module, optimizer: Optimizer) -> None:
-    """The optimizer trains just what is in the model, which runs and trains as any other."""
-    held = [id(each) for group in optimizer.param_groups for each in group["params"]]
+    """Assert that the optimizer holds the model's parameters only, and that a step works."""
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert len(held) == len(set(held))
-    assert set(held) == {id(each) for each in model.parameters()}
+    assert set(held) == {id(parameter) for parameter in model.parameters()}
     assert all(module.training for module in model.modules())
     loss = F.cross_entropy(model(images(16)), labels(16))
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    assert all(each.isfinite().all() for each in model.parameters())
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 # -- decisions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("site", "slot"), [("nowhere", 0), ("fc1", 99)])
-def test_a_decision_on_a_seed_that_there_is_not_is_refused(run: Run, site: str, slot: int) -> None:
+def test_a_decision_for_an_unknown_seed_is_refused(run: Run, site: str, slot: int) -> None:
     outcome = run.outcome(run.decide(Cull(site=site, slot=slot, kernel_id=ZEROS), name="stray"))
     assert (outcome.status, outcome.reason) == (
         REFUSED,
@@ -141,15 +141,15 @@ def test_a_decision_on_a_seed_that_there_is_not_is_refused(run: Run, site: str, 
     assert_whole(run.model, run.optimizer)
 
 
-def test_a_decision_that_comes_twice_is_applied_and_answered_once(run: Run) -> None:
+def test_a_duplicate_decision_is_applied_and_answered_once(run: Run) -> None:
     run.offered()
     decided = run.plant(0)
     assert run.plant(0) == decided
     assert run.outcome(decided).status is APPLIED
     run.train(20)
     run_id = run.growth.run_id
-    answers = [each for report in run.outside.reports(run_id) for each in report.outcomes]
-    assert [each.decision_id for each in answers] == [decided]
+    answers = [outcome for report in run.outside.reports(run_id) for outcome in report.outcomes]
+    assert [outcome.decision_id for outcome in answers] == [decided]
     assert_whole(run.model, run.optimizer)
 
 
@@ -161,7 +161,7 @@ def test_decisions_out_of_order_are_applied_in_the_order_of_the_topic(run: Run) 
     assert_whole(run.model, run.optimizer)
 
 
-def test_a_decision_after_the_end_changes_nothing(run: Run) -> None:
+def test_a_decision_after_the_end_of_the_run_changes_nothing(run: Run) -> None:
     run.offered()
     run.growth.close()
     run.plant(0)
@@ -170,17 +170,17 @@ def test_a_decision_after_the_end_changes_nothing(run: Run) -> None:
     assert_whole(run.model, run.optimizer)
 
 
-def test_a_kernel_whose_file_is_gone_is_refused_and_so_is_what_would_plant_it(run: Run) -> None:
+def test_a_kernel_without_its_file_and_the_plan_that_plants_it_are_refused(run: Run) -> None:
     ready = announced(run.outside.store, "gated-linear-unit", run.sites["fc1"].signature)
     (artifact,) = (run.settings.home / "kernels" / ready.kernel_id).iterdir()
     artifact.unlink()
     run.outside.publish(KERNEL_READY, ready)
     run_id = run.growth.run_id
-    run.train_until(lambda: any(each.refusals for each in run.outside.reports(run_id)))
-    (refusal,) = (one for each in run.outside.reports(run_id) for one in each.refusals)
+    run.train_until(lambda: any(report.refusals for report in run.outside.reports(run_id)))
+    (refusal,) = (refusal for report in run.outside.reports(run_id) for refusal in report.refusals)
     assert refusal.kernel_id == ready.kernel_id
     operation = planting(run.sites["fc1"], 0, "gated-linear-unit")
-    outcome = run.outcome(run.decide(operation, name="plant what is gone"))
+    outcome = run.outcome(run.decide(operation, name="plant a kernel without its file"))
     assert outcome.status is REFUSED
     assert run.sites["fc1"].slots[0].state is S.DORMANT
     assert_whole(run.model, run.optimizer)
@@ -197,9 +197,7 @@ def test_a_kernel_whose_file_is_gone_is_refused_and_so_is_what_would_plant_it(ru
         (torch.ones(3), r"was given a tensor of shape \(3,\); give .* as a scalar, such as its me"),
     ],
 )
-def test_what_is_no_loss_is_refused_before_anything_is_done(
-    run: Run, loss: Any, complaint: str
-) -> None:
+def test_an_invalid_loss_is_refused_before_the_step(run: Run, loss: Any, complaint: str) -> None:
     run.train(3)
     with pytest.raises(LossRefused, match=complaint) as raised:
         run.growth.step(loss)
@@ -241,7 +239,7 @@ def test_a_loss_function_that_gives_a_number_is_refused(
 # -- the user's loop ----------------------------------------------------------------------------
 
 
-def test_an_error_in_the_loop_leaves_what_has_grown_whole(
+def test_an_error_in_the_loop_keeps_the_grown_model_intact(
     settings: Settings, outside: Outside
 ) -> None:
     run = Run(settings, outside)
@@ -259,7 +257,7 @@ def test_an_error_in_the_loop_leaves_what_has_grown_whole(
 
 @contextmanager
 def interrupted_in(file: str, function: str) -> Iterator[None]:
-    """Raise KeyboardInterrupt at the first line that runs of a function of ours, once."""
+    """Raise KeyboardInterrupt once, at the first executed line of a function of Esper."""
     over = False
 
     def look(frame: FrameType, event: str, _: Any) -> Any:
@@ -290,7 +288,7 @@ def interrupted_in(file: str, function: str) -> Iterator[None]:
         ("training/link.py", "report", 1),
     ],
 )
-def test_ctrl_c_inside_a_step_ends_the_run_and_leaves_the_model_whole(
+def test_ctrl_c_inside_a_step_ends_the_run_and_keeps_the_model_intact(
     settings: Settings, outside: Outside, file: str, function: str, grown: int
 ) -> None:
     run = Run(settings, outside)

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint on a real broker: the test is bandit and compile worker."""
+"""Resuming from a checkpoint on a real broker; the test acts as bandit and compile worker."""
 
 import io
 import json
@@ -39,11 +39,11 @@ State = dict[str, Any]
 
 
 class Preempted(Exception):
-    """What ends a training from outside."""
+    """An error that ends a training from outside."""
 
 
 class Noisy(Host):
-    """A host that draws random numbers in training."""
+    """A host that draws random numbers in training mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
@@ -51,7 +51,7 @@ class Noisy(Host):
 
 
 class Training:
-    """A host that grows, trained step by step; a batch follows from the number of its step."""
+    """A growing host, trained step by step; the step number determines the batch."""
 
     def __init__(self, settings: Settings, saved: bytes | None = None, **arguments: Any) -> None:
         torch.manual_seed(0)
@@ -78,7 +78,7 @@ class Training:
             self.steps = state["steps"]
 
     def train(self, until: int) -> None:
-        """Train up to a step, slowly enough for what is decided to arrive."""
+        """Train up to a step, slowly enough for decisions to arrive."""
         while self.steps < until:
             self.steps += 1
             x, y = images(16, seed=self.steps), labels(16, seed=self.steps)
@@ -97,7 +97,7 @@ class Training:
             time.sleep(0.002)
 
     def train_to_a_report(self) -> None:
-        """Train until a report has just been made, and the broker has it."""
+        """Train until the broker has the report of the last step."""
         reporter = self.growth._session.reporter
         before = reporter.next_seq
         self.train_until(lambda: reporter.next_seq > before)
@@ -115,7 +115,7 @@ class Training:
         return file.getvalue()
 
     def seen(self) -> dict[str, Any]:
-        """All that must be the same in a training that went on from a checkpoint."""
+        """Return all state that a resumed training must repeat."""
         slots = [slot for site in self.growth.sites.values() for slot in site.slots]
         return {
             "steps": self.steps,
@@ -129,7 +129,7 @@ class Training:
 
 
 class Bandit:
-    """Decides by hand in one run."""
+    """Publishes decisions of a test in one run."""
 
     def __init__(self, outside: Outside, training: Training) -> None:
         self._outside, self._training = outside, training
@@ -137,7 +137,7 @@ class Bandit:
         self._count = 0
 
     def offer(self) -> None:
-        """Have kernels on offer."""
+        """Announce kernels and train until they are loadable."""
         sites, offered = self._training.growth.sites, self._training.growth.run_history.kernels
         for name, blueprint in BLUEPRINTS.items():
             signature = sites["fc1" if name == "merges" else name].signature
@@ -177,13 +177,13 @@ def assert_same_state(one: nn.Module, other: nn.Module) -> None:
 
 
 def interrupted(training: Training) -> None:
-    """End a training as an error does."""
+    """End a training by an error in its loop."""
     with pytest.raises(Preempted), training.growth:
         raise Preempted
 
 
 def grown_until_checkpoint(settings: Settings, outside: Outside) -> tuple[Training, Bandit, bytes]:
-    """A training with two seeds, one of them still blending, and its checkpoint."""
+    """Return a training with an active and a blending seed, its bandit, and its checkpoint."""
     training = Training(settings)
     bandit = Bandit(outside, training)
     bandit.offer()
@@ -196,7 +196,7 @@ def grown_until_checkpoint(settings: Settings, outside: Outside) -> tuple[Traini
     return training, bandit, saved
 
 
-def test_a_training_that_goes_on_does_again_bit_for_bit_what_was_done_after_the_checkpoint(
+def test_a_resumed_training_repeats_the_steps_after_the_checkpoint_bit_for_bit(
     settings: Settings, outside: Outside
 ) -> None:
     first, bandit, saved = grown_until_checkpoint(settings, outside)
@@ -230,9 +230,7 @@ def test_a_training_that_goes_on_does_again_bit_for_bit_what_was_done_after_the_
     assert len(outcomes) == len(set(outcomes)) == 6
 
 
-def test_what_was_decided_and_not_done_before_the_end_is_done_afterwards(
-    settings: Settings, outside: Outside
-) -> None:
+def test_a_pending_decision_is_applied_after_resuming(settings: Settings, outside: Outside) -> None:
     first, bandit, saved = grown_until_checkpoint(settings, outside)
     first.train_to_a_report()
     name = bandit.publish(bandit.plant("fc1", 1, "gated-linear-unit"))
@@ -246,7 +244,7 @@ def test_what_was_decided_and_not_done_before_the_end_is_done_afterwards(
     second.growth.close()
 
 
-def test_a_checkpoint_of_the_first_step_and_one_of_a_training_that_went_on_are_as_good(
+def test_checkpoints_of_the_first_step_and_of_a_resumed_training_can_be_resumed(
     settings: Settings, outside: Outside
 ) -> None:
     first = Training(settings)
@@ -263,7 +261,7 @@ def test_a_checkpoint_of_the_first_step_and_one_of_a_training_that_went_on_are_a
     third.growth.close()
 
 
-def test_a_run_that_ends_with_an_error_stays_open_only_where_it_can_go_on(
+def test_a_run_that_ends_with_an_error_stays_open_only_if_it_has_a_checkpoint(
     settings: Settings, outside: Outside
 ) -> None:
     with_checkpoint, without = Training(settings), Training(settings)
@@ -275,7 +273,7 @@ def test_a_run_that_ends_with_an_error_stays_open_only_where_it_can_go_on(
     assert outside.status(without.growth.run_id) is RunStatus.CLOSED
 
 
-def test_a_run_that_was_closed_does_not_go_on(settings: Settings) -> None:
+def test_a_closed_run_cannot_be_resumed(settings: Settings) -> None:
     training = Training(settings)
     saved = training.saved()
     training.growth.close()
@@ -283,7 +281,7 @@ def test_a_run_that_was_closed_does_not_go_on(settings: Settings) -> None:
         Training(settings, saved)
 
 
-def test_a_training_that_ends_before_it_is_where_it_was_leaves_the_run_open(
+def test_a_resumed_training_that_ends_before_the_earlier_end_leaves_the_run_open(
     settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = Training(settings)
@@ -297,7 +295,7 @@ def test_a_training_that_ends_before_it_is_where_it_was_leaves_the_run_open(
     assert not outside.reports(first.growth.run_id)[-1].closing
 
 
-def test_who_does_not_load_the_weights_sees_it_at_once(
+def test_resuming_without_loading_the_weights_is_reported_immediately(
     settings: Settings, outside: Outside
 ) -> None:
     first, _, saved = grown_until_checkpoint(settings, outside)
@@ -347,22 +345,22 @@ def test_a_setting_that_the_checkpoint_holds_cannot_be_given(setting: str) -> No
         esper.resume({}, host(), None, **given, **{setting: 1})  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_of_a_version_without_selection_goes_on_as_it_began(
+def test_a_checkpoint_without_a_selection_is_resumed_without_one(
     settings: Settings,
 ) -> None:
     first = Training(settings)
     saved = torch.load(io.BytesIO(first.saved()), weights_only=True)
     interrupted(first)
-    told = json.loads(saved["growth"]["growth"])
-    del told["run_config"]["selection"], told["run_config"]["sites"]
-    saved["growth"]["growth"] = json.dumps(told)
+    growth_state = json.loads(saved["growth"]["growth"])
+    del growth_state["run_config"]["selection"], growth_state["run_config"]["sites"]
+    saved["growth"]["growth"] = json.dumps(growth_state)
     file = io.BytesIO()
     torch.save(saved, file)
     with Training(settings, file.getvalue()).growth as growth:
         assert growth.run_id == first.growth.run_id
 
 
-def test_what_is_no_checkpoint_is_refused(settings: Settings) -> None:
+def test_a_state_that_is_not_a_checkpoint_is_refused(settings: Settings) -> None:
     model = host()
     with pytest.raises(CheckpointRefused, match=r"give what growth.state_dict\(\) returned"):
         esper.resume(
@@ -376,7 +374,7 @@ def test_what_is_no_checkpoint_is_refused(settings: Settings) -> None:
         )
 
 
-def test_a_run_whose_reports_are_gone_does_not_go_on(settings: Settings) -> None:
+def test_a_run_without_reports_on_the_topic_cannot_be_resumed(settings: Settings) -> None:
     first = Training(settings)
     first.train_to_a_report()
     saved = first.saved()
@@ -391,7 +389,7 @@ def test_a_run_whose_reports_are_gone_does_not_go_on(settings: Settings) -> None
 
 
 def rolled_back(training: Training, bandit: Bandit) -> Incident:
-    """Have a kernel planted and spoil the loss with it; return what the governor did, reported."""
+    """Plant a kernel, make the loss NaN, and return the reported incident."""
     bandit.decide(bandit.plant("fc1", 2, "gated-linear-unit"))
     training.train(training.steps + 1)
     training.no_number.add(training.steps + 1)
@@ -402,7 +400,7 @@ def rolled_back(training: Training, bandit: Bandit) -> Incident:
     return incident
 
 
-def test_a_rollback_after_the_checkpoint_is_done_again_bit_for_bit(
+def test_a_rollback_after_the_checkpoint_is_repeated_bit_for_bit(
     settings: Settings, outside: Outside
 ) -> None:
     first = Training(settings)
@@ -423,11 +421,11 @@ def test_a_rollback_after_the_checkpoint_is_done_again_bit_for_bit(
     torch.testing.assert_close(ours["state"], theirs["state"], rtol=0, atol=0)
     second.growth.close()
     reports = outside.reports(first.growth.run_id)
-    assert [each for report in reports for each in report.incidents] == [incident]
+    assert [found for report in reports for found in report.incidents] == [incident]
     assert outside.repeats(first.growth.run_id) == 0
 
 
-def test_a_rollback_to_before_the_checkpoint_is_refused_in_words(
+def test_a_rollback_to_before_the_checkpoint_is_refused(
     settings: Settings, outside: Outside
 ) -> None:
     first = Training(settings)
@@ -446,7 +444,7 @@ def test_a_rollback_to_before_the_checkpoint_is_refused_in_words(
     second.growth.close()
 
 
-def test_a_checkpoint_of_after_a_rollback_goes_on_and_tells_of_it_once(
+def test_a_checkpoint_after_a_rollback_is_resumed_and_reports_the_incident_once(
     settings: Settings, outside: Outside
 ) -> None:
     first = Training(settings)
@@ -460,11 +458,11 @@ def test_a_checkpoint_of_after_a_rollback_goes_on_and_tells_of_it_once(
     second.train_to_a_report()
     second.growth.close()
     reports = outside.reports(first.growth.run_id)
-    assert [each for report in reports for each in report.incidents] == [incident]
+    assert [found for report in reports for found in report.incidents] == [incident]
 
 
-def test_a_checkpoint_holds_nothing_of_the_model(settings: Settings, outside: Outside) -> None:
-    """Its weights are the model's; in it they would be there twice, and could differ."""
+def test_a_checkpoint_contains_no_model_weights(settings: Settings, outside: Outside) -> None:
+    """The weights are in the model's state dict; a second copy could differ."""
     first, _, saved = grown_until_checkpoint(settings, outside)
     interrupted(first)
     state = torch.load(io.BytesIO(saved), weights_only=True)

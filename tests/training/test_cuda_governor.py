@@ -1,4 +1,4 @@
-"""The governor on a GPU waits for nothing between two reports; elsewhere this is skipped."""
+"""The governor on a GPU does not synchronise between two reports; skipped without a GPU."""
 
 import copy
 
@@ -13,7 +13,7 @@ from esper.training.snapshots import SnapshotRing
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
-def test_on_a_gpu_no_step_waits_and_losses_are_read_at_reports_in_their_order() -> None:
+def test_on_a_gpu_losses_are_read_at_reports_in_order_and_no_step_synchronises() -> None:
     buffer = LossBuffer(4)
     losses = torch.arange(8.0, device="cuda")
     assert buffer.read(losses[0], now=False) == []
@@ -27,7 +27,7 @@ def test_on_a_gpu_no_step_waits_and_losses_are_read_at_reports_in_their_order() 
     assert buffer.read(losses[4], now=False) == []
 
 
-def test_on_a_gpu_a_snapshot_waits_for_nothing_and_is_exact() -> None:
+def test_on_a_gpu_a_snapshot_does_not_synchronise_and_is_exact() -> None:
     model = nn.Linear(64, 64).cuda()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(3):

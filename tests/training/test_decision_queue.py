@@ -1,4 +1,4 @@
-"""From mail to a changed model: real kernels, a real loader and a real store, without a broker."""
+"""From decisions to a changed model: real kernels, loader and store, without a broker."""
 
 import copy
 import time
@@ -40,7 +40,7 @@ WAIT_S = 10.0
 
 
 class Trainer:
-    """A plot with an inbox, and the store and loader that its kernels come from."""
+    """A trained host with a decision queue, a kernel store and a loader."""
 
     def __init__(self, folder: Path, cache_bytes: int = 1 << 20) -> None:
         self.plot = Plot()
@@ -65,7 +65,7 @@ class Trainer:
         )
 
     def offer(self, site: str, blueprint_id: str) -> KernelReady:
-        """Publish a kernel for a site, and take it in."""
+        """Publish a kernel for a site and process its announcement."""
         ready = announced(self.store, blueprint_id, self.plot.sites[site].signature)
         self.loader.verify(ready)
         self.wait_for(lambda: bool(self.decision_queue.mailbox))
@@ -73,13 +73,13 @@ class Trainer:
         return ready
 
     def on_frame(self, plan: AdaptationDecision) -> None:
-        """Let a decision come in, and have its kernels made, as its link does."""
+        """Queue a decision and prepare its kernels, as the link does."""
         self.decision_queue.on_decision(plan, int(time.time() * 1000))
         if needed := kernels_needed(plan):
             self.loader.prepare(plan.decision_id, needed)
 
     def hear_and_apply(self, plan: AdaptationDecision) -> DecisionOutcome:
-        """Let a decision come in, and train until it is answered."""
+        """Queue a decision and train until it has an outcome; return the outcome."""
         self.on_frame(plan)
         self.wait_for(
             lambda: plan.decision_id in self.decision_queue.run_history.outcomes, self.train
@@ -91,7 +91,7 @@ class Trainer:
         self.plot.seed_manager.ramp(self.plot.step)
 
     def train(self) -> None:
-        """One training step, and then the mail."""
+        """Take one training step, then process the queue."""
         self.plot.train()
         self.take()
 
@@ -117,7 +117,7 @@ class Trainer:
             time.sleep(0.002)
 
     def artifact(self, ready: KernelReady) -> Path:
-        """The file of a kernel."""
+        """Return the file of a kernel in the store."""
         return next((self.folder / ready.kernel_id).iterdir())
 
 
@@ -135,7 +135,7 @@ def plan_for(
     culls: tuple[Operation, ...] = (),
     apply_at_step: int = 1,
 ) -> AdaptationDecision:
-    """A decision to plant blueprints at (site, slot)."""
+    """Return a decision that plants blueprints at (site, slot)."""
     plants = [planting(trainer.plot.sites[site], slot, what) for site, slot, what in places]
     return decision(*plants, *culls, name=name, apply_at_step=apply_at_step)
 
@@ -143,7 +143,7 @@ def plan_for(
 def test_after_a_decision_the_published_bytes_run_train_and_change_the_output_by_alpha_k(
     trainer: Trainer,
 ) -> None:
-    """What would have caught the first system: the whole way from bytes to a changed forward."""
+    """The full path from the bytes of a kernel to a changed forward pass."""
     ready = trainer.offer("fc1", "linear-bottleneck")
     assert (
         trainer.hear_and_apply(plan_for(trainer, ("fc1", 0, "linear-bottleneck"))).status
@@ -191,18 +191,18 @@ def test_a_kernel_is_offered_once_for_every_site_that_it_fits(trainer: Trainer) 
     trainer.loader.verify(first)
     # The loader works in order: once this one is offered, the repetition is behind it.
     second = trainer.offer("conv", "residual-conv3x3")
-    told = [(kernel.site, kernel.kernel_id) for kernel in trainer.report().kernels]
-    assert told == [("conv", second.kernel_id), ("fc1", first.kernel_id)]
+    reported = [(kernel.site, kernel.kernel_id) for kernel in trainer.report().kernels]
+    assert reported == [("conv", second.kernel_id), ("fc1", first.kernel_id)]
 
 
-def test_what_a_kernel_costs_is_told_with_the_offer(trainer: Trainer) -> None:
+def test_a_loadable_kernel_is_reported_with_its_cost(trainer: Trainer) -> None:
     ready = trainer.offer("fc1", "linear-bottleneck")
-    (told,) = trainer.report().kernels
+    (loadable,) = trainer.report().kernels
     assert ready.cost is not None
-    assert told.cost == ready.cost
+    assert loadable.cost == ready.cost
 
 
-def test_nothing_changes_before_the_training_thread_takes_its_mail(trainer: Trainer) -> None:
+def test_nothing_changes_before_the_training_thread_processes_the_queue(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     trainer.on_frame(plan_for(trainer, ("fc1", 0, "low-rank-skip")))
     trainer.wait_for(lambda: len(trainer.decision_queue.mailbox) == 2)
@@ -225,7 +225,7 @@ def test_a_seed_is_loading_until_its_kernel_is_built(trainer: Trainer) -> None:
     assert trainer.state("fc1", 0) is S.ACTIVE
 
 
-def test_a_decision_waits_for_the_step_that_it_names(trainer: Trainer) -> None:
+def test_a_decision_is_applied_at_its_step(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     trainer.on_frame(plan_for(trainer, ("fc1", 0, "low-rank-skip"), apply_at_step=7))
     trainer.wait_for(lambda: len(trainer.decision_queue.mailbox) == 2)
@@ -236,7 +236,7 @@ def test_a_decision_waits_for_the_step_that_it_names(trainer: Trainer) -> None:
     assert states == [S.LOADING] * 6 + [S.ACTIVE] * 2
 
 
-def test_a_decision_that_comes_twice_is_applied_once(trainer: Trainer) -> None:
+def test_a_duplicate_decision_is_applied_once(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     plan = plan_for(trainer, ("fc1", 0, "low-rank-skip"))
     trainer.hear_and_apply(plan)
@@ -247,8 +247,8 @@ def test_a_decision_that_comes_twice_is_applied_once(trainer: Trainer) -> None:
     assert trainer.decision_queue.run_history.decisions == [plan]
 
 
-def test_decisions_are_applied_in_the_order_in_which_they_came(trainer: Trainer) -> None:
-    """The second has all it needs at once; it waits for the first, whose kernels are built."""
+def test_decisions_are_applied_in_order_of_arrival(trainer: Trainer) -> None:
+    """The second is ready immediately; it waits for the first, whose kernels are being built."""
     trainer.offer("fc1", "linear-bottleneck")
     trainer.offer("conv", "squeeze-excite")
     trainer.hear_and_apply(plan_for(trainer, ("conv", 0, "squeeze-excite"), name="before"))
@@ -291,7 +291,7 @@ def test_a_refused_plan_is_answered_with_the_reason_and_changes_nothing(trainer:
     assert trainer.report().outcomes == (outcome,)
 
 
-def test_a_plan_whose_kernel_was_never_offered_is_refused_and_the_seed_dormant_again(
+def test_a_plan_with_an_unknown_kernel_is_refused_and_its_seed_is_dormant(
     trainer: Trainer,
 ) -> None:
     outcome = trainer.hear_and_apply(plan_for(trainer, ("fc1", 0, "low-rank-skip")))
@@ -301,7 +301,7 @@ def test_a_plan_whose_kernel_was_never_offered_is_refused_and_the_seed_dormant_a
     assert not trainer.decision_queue.queue
 
 
-def test_a_refused_plan_does_not_hold_up_the_next(trainer: Trainer) -> None:
+def test_a_refused_plan_does_not_delay_the_next_plan(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     trainer.on_frame(plan_for(trainer, ("fc1", 0, "gated-linear-unit"), name="unknown kernel"))
     outcome = trainer.hear_and_apply(plan_for(trainer, ("fc1", 1, "low-rank-skip"), name="next"))
@@ -331,7 +331,7 @@ def test_a_kernel_altered_by_one_byte_in_the_store_is_refused_reported_and_never
 def test_a_kernel_altered_after_it_was_verified_is_not_planted_from_the_store(
     tmp_path: Path,
 ) -> None:
-    """Nothing is kept in memory here: what is planted is fetched and verified again."""
+    """Without a cache, planting fetches and verifies the bytes again."""
     trainer = Trainer(tmp_path / "kernels", cache_bytes=0)
     ready = trainer.offer("fc1", "linear-bottleneck")
     data = bytearray(trainer.artifact(ready).read_bytes())
@@ -344,7 +344,7 @@ def test_a_kernel_altered_after_it_was_verified_is_not_planted_from_the_store(
     assert trainer.state("fc1", 0) is S.DORMANT
 
 
-def test_a_store_that_went_away_after_verifying_costs_nothing_while_the_bytes_are_kept(
+def test_cached_bytes_are_planted_while_the_store_is_unreachable(
     trainer: Trainer,
 ) -> None:
     ready = trainer.offer("fc1", "linear-bottleneck")
@@ -353,7 +353,7 @@ def test_a_store_that_went_away_after_verifying_costs_nothing_while_the_bytes_ar
     assert outcome.status is OutcomeStatus.APPLIED
 
 
-def test_a_store_that_went_away_refuses_the_plan_where_the_bytes_were_not_kept(
+def test_without_cached_bytes_an_unreachable_store_refuses_the_plan(
     tmp_path: Path,
 ) -> None:
     trainer = Trainer(tmp_path / "kernels", cache_bytes=0)
@@ -365,7 +365,7 @@ def test_a_store_that_went_away_refuses_the_plan_where_the_bytes_were_not_kept(
     assert "no kernel at" in (outcome.reason or "")
 
 
-def test_plantings_of_one_kernel_by_two_decisions_have_weights_of_their_own(
+def test_two_plantings_of_one_kernel_share_no_weights(
     trainer: Trainer,
 ) -> None:
     trainer.offer("fc1", "low-rank-skip")
@@ -379,7 +379,7 @@ def test_plantings_of_one_kernel_by_two_decisions_have_weights_of_their_own(
     assert len(pointers) == 4
 
 
-def test_an_outcome_says_how_long_the_decision_took_to_take_effect(trainer: Trainer) -> None:
+def test_an_outcome_has_the_latency_of_the_decision(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     outcome = trainer.hear_and_apply(plan_for(trainer, ("fc1", 0, "low-rank-skip")))
     assert outcome.latency_ms is not None
@@ -387,7 +387,7 @@ def test_an_outcome_says_how_long_the_decision_took_to_take_effect(trainer: Trai
     assert outcome.step == trainer.plot.step
 
 
-def test_after_the_last_step_decisions_are_noted_and_not_applied(trainer: Trainer) -> None:
+def test_decisions_after_the_last_step_are_recorded_and_not_applied(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     plan = plan_for(trainer, ("fc1", 0, "low-rank-skip"))
     trainer.report()
@@ -403,7 +403,7 @@ def test_after_the_last_step_decisions_are_noted_and_not_applied(trainer: Traine
     assert trainer.state("fc1", 0) is S.DORMANT
 
 
-def test_the_end_of_an_answer_is_noted_and_seals_nothing_and_is_no_part_of_the_lineage(
+def test_the_end_of_an_answer_is_recorded_but_is_no_seal_and_not_in_the_lineage(
     trainer: Trainer,
 ) -> None:
     trainer.report()
@@ -416,7 +416,7 @@ def test_the_end_of_an_answer_is_noted_and_seals_nothing_and_is_no_part_of_the_l
     assert trainer.decision_queue.run_history.decisions == []
 
 
-def test_the_answer_to_a_request_ends_nothing_and_is_no_part_of_the_lineage(
+def test_the_answer_to_a_request_does_not_end_an_answer_and_is_not_in_the_lineage(
     trainer: Trainer,
 ) -> None:
     answer = decision(strategy=None, seq=4).model_copy(update={"request_id": ZEROS})
@@ -427,22 +427,20 @@ def test_the_answer_to_a_request_ends_nothing_and_is_no_part_of_the_lineage(
 
 
 @pytest.mark.parametrize("kind", [RequestKind.PAUSE, RequestKind.CULL])
-def test_a_request_is_reported_once_however_often_it_comes(
-    trainer: Trainer, kind: RequestKind
-) -> None:
+def test_a_duplicate_request_is_reported_once(trainer: Trainer, kind: RequestKind) -> None:
     site = "conv" if kind is RequestKind.CULL else None
     request = RunRequest(request_id=ZEROS, run_id=RUN, kind=kind, site=site)
-    told = []
+    requests = []
     for _ in range(2):
         trainer.decision_queue.mailbox += [request, request]
         trainer.take()
         report = trainer.report()
-        told += report.requests
+        requests += report.requests
         assert report.paused == (kind is RequestKind.PAUSE)
-    assert told == [request]
+    assert requests == [request]
 
 
-def test_sorting_the_mail_reserves_slots_and_plants_nothing(trainer: Trainer) -> None:
+def test_accepting_decisions_reserves_slots_and_plants_nothing(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     trainer.on_frame(plan_for(trainer, ("fc1", 0, "low-rank-skip"), apply_at_step=1))
     trainer.wait_for(lambda: len(trainer.decision_queue.mailbox) == 2)
@@ -459,7 +457,7 @@ def test_a_decision_without_operations_needs_no_answer(trainer: Trainer) -> None
     assert not trainer.decision_queue.queue
 
 
-def test_the_last_contribution_of_a_planting_is_remembered(trainer: Trainer) -> None:
+def test_the_last_contribution_of_a_planting_is_recorded(trainer: Trainer) -> None:
     trainer.offer("fc1", "low-rank-skip")
     plan = plan_for(trainer, ("fc1", 0, "low-rank-skip"))
     trainer.hear_and_apply(plan)
@@ -472,7 +470,7 @@ def test_the_last_contribution_of_a_planting_is_remembered(trainer: Trainer) -> 
 @pytest.mark.parametrize(
     ("blueprint_id", "fate"), [("low-rank-skip", "merged"), ("linear-bottleneck", "kept")]
 )
-def test_the_life_of_a_kernel_says_whether_its_layer_took_it_in(
+def test_the_record_of_a_seed_states_whether_it_was_merged(
     trainer: Trainer, blueprint_id: str, fate: str
 ) -> None:
     ready = trainer.offer("fc1", blueprint_id)

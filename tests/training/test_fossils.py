@@ -164,8 +164,8 @@ def test_a_kernel_that_cannot_merge_stays_for_good_and_no_bit_changes(
     assert (slot.state, slot.merged_sha256) == (S.FOSSILIZED, None)
     assert plot.sites["fc1"].seed(0).kernel is kernel
     assert not gone_from(plot, list(kernel.parameters()))
-    (said,) = caplog.messages
-    assert re.match(f"seed fc1/0 stays beside its layer: .*{reason}", said)
+    (message,) = caplog.messages
+    assert re.match(f"seed fc1/0 stays beside its layer: .*{reason}", message)
 
 
 # -- among other seeds --------------------------------------------------------------------------

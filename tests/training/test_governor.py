@@ -21,7 +21,7 @@ SETTINGS = GovernorSettings(confirm_steps=15)
 
 
 class GovernedPlot(Plot):
-    """A host with a governor that observes the loss of each step."""
+    """A host with a governor that observes the loss of every step."""
 
     def __init__(
         self, make_optimizer: MakeOptimizer = adam, settings: GovernorSettings = SETTINGS

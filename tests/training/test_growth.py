@@ -40,18 +40,18 @@ from tests.training.fake_workers import WAIT_S, Outside
 from tests.training.grow_fixture import RUN, ZEROS, decision, planting
 
 STEP_LIMIT_S = 0.5
-"""A step that waited for the broker would take seconds; this one may only be scheduled late."""
+"""A step that waits for the broker takes seconds; this allows for late scheduling only."""
 REPORT_EVERY = 5
 
 
 @pytest.fixture(scope="module")
 def kafka(own_kafka: KafkaService) -> KafkaService:
-    """No other module's kernels are on offer, and ours, of which one is altered, to no other."""
+    """Return a broker of this module, because one of its kernels is altered."""
     return own_kafka
 
 
 class Run:
-    """A host that grows, trained step by step; the test is its bandit and its compile worker."""
+    """A growing host, trained step by step; the test acts as bandit and compile worker."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def no_threads_left() -> Iterator[None]:
-    """Whatever a test does, no thread of ours is left when it is over."""
+    """Assert after every test that no thread of Esper is left."""
     before = our_threads()
     yield
     assert our_threads() == before
@@ -139,7 +139,7 @@ def test_a_decision_on_the_topic_becomes_a_seed_and_its_outcome_a_report(
     assert outside.status(run_id) is RunStatus.CLOSED
 
 
-def test_a_run_that_no_bandit_worker_answers_ends_within_its_limit_and_says_so(
+def test_a_run_without_a_bandit_worker_ends_within_its_timeout_with_a_warning(
     settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(settings, seal_timeout_s=0.3)
@@ -191,7 +191,7 @@ def test_a_site_that_settled_is_recorded_between_two_steps(settings: Settings) -
         assert site.bank.capture_stats.replays == 1
 
 
-def test_sites_may_be_left_to_it_and_the_log_says_which_and_why(
+def test_automatically_chosen_sites_are_logged_with_reasons(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = host()
@@ -213,7 +213,7 @@ def test_sites_may_be_left_to_it_and_the_log_says_which_and_why(
     ]
 
 
-def test_an_optimizer_that_was_replaced_is_noticed_until_growth_is_told(
+def test_a_replaced_optimizer_is_reported_until_it_is_set(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(settings)
@@ -238,7 +238,7 @@ def test_a_step_after_the_end_is_refused(settings: Settings) -> None:
         run.train()
 
 
-def test_what_is_not_a_decision_of_this_run_is_said_and_not_applied(
+def test_an_unreadable_or_foreign_decision_is_logged_and_not_applied(
     settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(settings)
@@ -251,9 +251,9 @@ def test_what_is_not_a_decision_of_this_run_is_said_and_not_applied(
     run.train_until(lambda: run.growth.run_history.decisions)
     run.growth.close()
     assert run.growth.run_history.decisions == [own]
-    said = warnings_in(caplog)
-    assert "is not readable" in said[0]
-    assert "is of another run: another-run" in said[1]
+    warnings = warnings_in(caplog)
+    assert "is not readable" in warnings[0]
+    assert "is of another run: another-run" in warnings[1]
 
 
 def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
@@ -299,7 +299,7 @@ def test_a_kernel_altered_in_the_store_is_refused_in_the_next_report(
     assert "altered after it was validated" in refusal.reason
 
 
-def test_training_goes_on_when_the_link_process_dies_and_one_line_says_so(
+def test_training_continues_after_the_link_process_dies_with_one_warning(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(settings)
@@ -316,7 +316,7 @@ def test_training_goes_on_when_the_link_process_dies_and_one_line_says_so(
 
 
 def link_processes(trainer: int | None = None) -> list[psutil.Process]:
-    """The link processes that a trainer, this process unless given, has running."""
+    """Return the running link processes of a trainer process; default: this process."""
     return [
         child
         for child in psutil.Process(trainer).children()
@@ -351,7 +351,7 @@ def test_a_script_without_a_guard_grows_and_its_link_ends_with_it_even_when_kill
     link.wait(timeout=WAIT_S)
 
 
-def test_without_a_broker_nothing_grows_and_one_line_says_what_to_do(settings: Settings) -> None:
+def test_without_a_broker_growth_is_refused_with_a_remedy(settings: Settings) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -365,13 +365,13 @@ def test_a_name_that_cannot_be_part_of_an_id_is_refused(settings: Settings) -> N
         Run(settings, run="My Run")
 
 
-def test_without_a_key_to_verify_kernels_with_nothing_grows(settings: Settings) -> None:
+def test_without_a_verification_key_growth_is_refused(settings: Settings) -> None:
     keyless = settings.model_copy(update={"trusted_key_file": None})
     with pytest.raises(NotConfigured, match=r"`esper up`.*ESPER_TRUSTED_KEY_FILE"):
         Run(keyless)
 
 
-def test_training_goes_on_while_the_broker_is_away_and_no_report_is_lost(
+def test_training_continues_during_a_broker_outage_and_no_report_is_lost(
     kafka: Any, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(settings)
@@ -403,7 +403,7 @@ def test_training_goes_on_while_the_broker_is_away_and_no_report_is_lost(
     ]
 
 
-def test_a_run_that_ends_while_the_broker_is_away_says_what_is_missing(
+def test_a_run_that_ends_during_a_broker_outage_names_the_missing_reports(
     kafka: Any, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(settings)

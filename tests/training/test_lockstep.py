@@ -1,4 +1,4 @@
-"""Lockstep on a real broker: training waits for what it must, and says what did not come.
+"""Lockstep on a real broker: training waits for answers and kernels, and names missing ones.
 
 The test is bandit and compile worker; `tests/system/test_lockstep.py` has the real ones.
 """
@@ -54,19 +54,19 @@ __all__ = ["no_threads_left"]
 
 SHORT = LockstepTimeouts(kernels_s=3.0, answer_s=1.5)
 QUICK_S = 3.0
-"""To part from the broker and to end a process takes some of it; a wait would take more."""
+"""Closing the broker connection and a process takes part of it; a wait would take more."""
 
 Answer = Callable[[SeedReport], Iterable[AdaptationDecision]]
 
 
 @pytest.fixture(scope="module")
 def kafka(own_kafka: KafkaService) -> KafkaService:
-    """No other module's blueprints and kernels, and ours are no other's."""
+    """Return a broker of this module, without blueprints and kernels of other modules."""
     return own_kafka
 
 
 def the_end(report: SeedReport) -> AdaptationDecision:
-    """What ends the answer to a report, or seals its run."""
+    """Return the decision that ends the answer to a report, or seals the run."""
     return decision(
         name=f"end of {report.run_id}/{report.seq}",
         run_id=report.run_id,
@@ -76,17 +76,17 @@ def the_end(report: SeedReport) -> AdaptationDecision:
 
 
 def answer_with(outside: Outside, answer: Answer) -> None:
-    """Be the bandit worker of every run."""
+    """Answer the reports of every run, as the bandit worker does."""
 
     def on_frame(record: Record) -> None:
-        for each in answer(decode(SeedReport, record.value)):
-            outside.bus.publish(ADAPTATION_DECISION, each)
+        for decided in answer(decode(SeedReport, record.value)):
+            outside.bus.publish(ADAPTATION_DECISION, decided)
 
     outside.bus.consume(SEED_METRICS.name, on_frame)
 
 
 def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ...] = ()) -> None:
-    """Be the compile worker of every run: announce kernels of these blueprints, reject others."""
+    """Announce kernels of these blueprints and reject others, as the compile worker does."""
 
     def on_frame(record: Record) -> None:
         run = decode(TrainingRun, record.value)
@@ -117,7 +117,7 @@ def blueprints_on_the_topic(outside: Outside) -> list[Blueprint]:
     return list({blueprint.blueprint_id: blueprint for blueprint in found}.values())
 
 
-def test_a_run_that_nobody_answers_does_not_begin_and_says_what_to_look_at(
+def test_a_run_without_answers_does_not_start_and_gives_a_remedy(
     settings: Settings, outside: Outside
 ) -> None:
     compile_only(outside)
@@ -131,7 +131,7 @@ def test_a_run_that_nobody_answers_does_not_begin_and_says_what_to_look_at(
     assert time.monotonic() - start < 2 * QUICK_S
 
 
-def test_a_run_whose_answers_cease_breaks_in_the_step_that_reports_and_closes_at_once(
+def test_a_run_whose_answers_stop_fails_at_the_next_report_and_closes(
     settings: Settings, outside: Outside
 ) -> None:
     compile_only(outside)
@@ -158,7 +158,7 @@ def test_a_run_whose_answers_cease_breaks_in_the_step_that_reports_and_closes_at
     assert outside.status(run.growth.run_id) is RunStatus.CLOSED
 
 
-def test_a_report_is_due_at_every_multiple_however_late_the_answers_are(
+def test_reports_are_due_at_every_multiple_even_if_answers_are_late(
     settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:
     compile_only(outside)
@@ -179,7 +179,7 @@ def test_a_report_is_due_at_every_multiple_however_late_the_answers_are(
     assert lines == ["training waits for the answer to report 2", "training goes on"]
 
 
-def test_the_kernels_of_standing_blueprints_are_in_the_first_report_and_no_others_later(
+def test_kernels_of_published_blueprints_are_in_the_first_report_only(
     settings: Settings, outside: Outside
 ) -> None:
     compile_only(outside, "low-rank-skip", "gated-conv")
@@ -199,7 +199,7 @@ def test_the_kernels_of_standing_blueprints_are_in_the_first_report_and_no_other
     assert [report.kernels for report in others] == [()] * 3
 
 
-def test_a_kernel_that_does_not_come_is_named(settings: Settings, outside: Outside) -> None:
+def test_a_missing_kernel_is_named(settings: Settings, outside: Outside) -> None:
     never = shipped_named("low-rank-skip").model_copy(update={"blueprint_id": "never-compiled"})
     outside.publish(BLUEPRINT_SUBMITTED, never)
     compile_only(outside, silent_on=("never-compiled",))
@@ -211,7 +211,7 @@ def test_a_kernel_that_does_not_come_is_named(settings: Settings, outside: Outsi
         Run(settings, lockstep=SHORT)
 
 
-def test_a_run_without_kernels_begins_and_says_so(
+def test_a_run_without_kernels_starts_with_a_warning(
     settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:
     compile_only(outside)
@@ -231,7 +231,7 @@ def test_a_run_without_kernels_begins_and_says_so(
     assert line.startswith(f"lockstep run {growth.run_id} begins without kernels: no")
 
 
-def test_what_answers_a_report_is_applied_in_the_step_after_it(
+def test_the_answer_to_a_report_is_applied_in_the_next_step(
     settings: Settings, outside: Outside
 ) -> None:
     compile_only(outside, "low-rank-skip")
@@ -258,7 +258,7 @@ def test_what_answers_a_report_is_applied_in_the_step_after_it(
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_a_kernel_that_cannot_be_had_any_more_is_refused_and_the_run_goes_on(
+def test_a_kernel_that_is_no_longer_available_is_refused_and_the_run_continues(
     settings: Settings, outside: Outside
 ) -> None:
     compile_only(outside)
@@ -284,7 +284,7 @@ def test_a_kernel_that_cannot_be_had_any_more_is_refused_and_the_run_goes_on(
     assert (outcome.step, outcome.status) == (1, "refused")
 
 
-def test_a_link_process_that_dies_breaks_the_run(settings: Settings, outside: Outside) -> None:
+def test_the_death_of_the_link_process_fails_the_run(settings: Settings, outside: Outside) -> None:
     compile_only(outside)
     answer_with(outside, lambda report: [the_end(report)])
     run = Run(settings, lockstep=True)
@@ -298,8 +298,8 @@ def test_a_link_process_that_dies_breaks_the_run(settings: Settings, outside: Ou
 
 
 @pytest.mark.parametrize("name", ["low-rank-skip", "gated-linear-unit"])
-def test_building_a_kernel_draws_no_random_number(name: str) -> None:
-    """It is built on another thread, whose draws would come between those of the training."""
+def test_building_a_kernel_draws_no_random_numbers(name: str) -> None:
+    """Kernels are built on another thread; its draws would interleave with those of training."""
     made = built(name, sites_of(host())["fc1"].signature)
     before = torch.get_rng_state()
     load_kernel(made.artifact, made.sha256)

@@ -1,4 +1,4 @@
-"""What is an alarm and what is not: numbers in, an alarm or none out."""
+"""Which losses raise an alarm."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What earlier runs found stands in a run's first report, and nowhere else."""
+"""The memory of earlier runs is in a run's first report only."""
 
 import json
 import secrets
@@ -26,13 +26,13 @@ from tests.training.grow_fixture import attach
 
 @pytest.fixture(scope="module")
 def kafka(own_kafka: KafkaService) -> KafkaService:
-    """A broker without blueprints, whose kernels a lockstep run would wait for."""
+    """Return a broker without blueprints; a lockstep run would wait for their kernels."""
     return own_kafka
 
 
 @pytest.fixture
 def name() -> str:
-    """A name that no other run has, and so a family without memory yet."""
+    """Return a unique run name, and so a family without memory."""
     return f"run-{secrets.token_hex(4)}"
 
 
@@ -52,7 +52,7 @@ def grown(settings: Settings, name: str, **arguments: Any) -> Growth:
 
 
 def teach(settings: Settings, family: str, growth: Growth, mean: float = 0.7) -> RememberedArm:
-    """Have an earlier run of a family know one blueprint at the first site; return what it does."""
+    """Store trials of one blueprint at the first site in a family's memory; return its arm."""
     signature = growth.sites["conv"].signature.text
     assert settings.redis_url is not None
     RedisRunMemory(settings.redis_url).fold(
@@ -74,10 +74,10 @@ def configured_memory(outside: Outside, growth: Growth) -> MemorySnapshot | None
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if "memory" in each.getMessage()]
+    return [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
 
 
-def test_a_run_begins_with_what_earlier_ones_of_its_name_found_at_like_sites(
+def test_a_run_starts_with_the_memory_of_its_family_for_sites_of_equal_signature(
     settings: Settings, outside: Outside, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with grown(settings, name) as first:
@@ -89,7 +89,7 @@ def test_a_run_begins_with_what_earlier_ones_of_its_name_found_at_like_sites(
     assert warnings_in(caplog) == []
 
 
-def test_runs_of_another_name_share_a_family_where_they_are_told_to(
+def test_runs_with_the_same_memory_setting_share_a_family(
     settings: Settings, outside: Outside, name: str
 ) -> None:
     with grown(settings, "other", family=name) as growth:
@@ -103,7 +103,7 @@ def test_runs_of_another_name_share_a_family_where_they_are_told_to(
     assert {decode(TrainingRun, record.value).task for record in records} == {name}
 
 
-def test_a_run_told_to_do_without_memory_says_nothing_of_it(
+def test_a_run_with_memory_off_logs_nothing_about_memory(
     settings: Settings, outside: Outside, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with grown(settings, name, memory=False) as growth:
@@ -112,7 +112,7 @@ def test_a_run_told_to_do_without_memory_says_nothing_of_it(
     assert warnings_in(caplog) == []
 
 
-def test_a_run_begins_with_just_the_snapshot_that_it_is_given(
+def test_a_given_snapshot_is_used_unchanged(
     settings: Settings, outside: Outside, name: str
 ) -> None:
     with grown(settings, name) as growth:
@@ -126,18 +126,18 @@ def test_a_run_begins_with_just_the_snapshot_that_it_is_given(
 
 
 @pytest.mark.parametrize(("memory", "has_it"), [({}, False), ({"memory": True}, True)])
-def test_a_lockstep_run_has_memory_only_where_it_is_asked_for(
+def test_a_lockstep_run_uses_memory_only_on_request(
     settings: Settings, name: str, memory: dict[str, bool], has_it: bool
 ) -> None:
     with pytest.raises(LockstepBroken, match="the answer to report 0"):
         grown(settings, name, lockstep=LockstepTimeouts(answer_s=2.0), **memory)
     records = read_topic(settings.kafka_bootstrap_servers, SEED_METRICS.name)
-    reports = [decode(SeedReport, each.value) for each in records if name in str(each.key)]
-    assert [bool(each.run_config and each.run_config.memory) for each in reports] == [has_it]
+    reports = [decode(SeedReport, record.value) for record in records if name in str(record.key)]
+    assert [bool(report.run_config and report.run_config.memory) for report in reports] == [has_it]
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_run_without_redis_begins_without_memory_and_says_so_once(
+def test_a_run_without_redis_starts_without_memory_with_one_warning(
     settings: Settings, outside: Outside, name: str, named: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.socket() as free:
@@ -155,7 +155,7 @@ def test_a_run_without_redis_begins_without_memory_and_says_so_once(
     assert ("does not answer" if named else "set ESPER_REDIS_URL") in memory.note
 
 
-def test_a_run_that_goes_on_has_the_memory_that_it_began_with(
+def test_a_resumed_run_keeps_its_memory_snapshot(
     settings: Settings, outside: Outside, name: str
 ) -> None:
     with grown(settings, name) as growth:
@@ -175,6 +175,6 @@ def test_a_run_that_goes_on_has_the_memory_that_it_began_with(
     assert configured_memory(outside, last) == MemorySnapshot(family=name, arms=(known,))
 
 
-def test_a_family_that_could_be_part_of_no_key_is_refused(settings: Settings) -> None:
+def test_a_family_that_is_not_a_valid_key_is_refused(settings: Settings) -> None:
     with pytest.raises(RunNameRefused, match="a family cannot be called 'My Task'"):
         grown(settings, "fine", family="My Task")

@@ -1,4 +1,4 @@
-"""Two ranks under torchrun grow alike: what one cannot do, none does."""
+"""Two ranks under torchrun apply the same decisions; if one rank cannot, no rank does."""
 
 import json
 import os
@@ -31,14 +31,14 @@ from tests.training.two_ranks import CHECKPOINT
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 START_S = 60.0
-"""Three processes load torch, on a machine that may never have done so."""
+"""Three processes load torch, possibly from a cold disk."""
 
 APPLIED, REFUSED = OutcomeStatus.APPLIED, OutcomeStatus.REFUSED
 SAME = [["conv", "fc1"], ["conv", "fc1"]]
 
 
 class Torchrun:
-    """Two ranks that run; the test is their bandit and their compile worker."""
+    """Two running ranks; the test acts as bandit and compile worker."""
 
     def __init__(self, settings: Settings, outside: Outside, folder: Path) -> None:
         self._settings, self._outside, self.folder = settings, outside, folder
@@ -63,12 +63,12 @@ class Torchrun:
         )
 
     def saw(self, *, ends: bool = True) -> list[dict[str, Any]]:
-        """Have it end, unless it does by itself; return what each rank saw."""
+        """Wait for the end, requested unless `ends` is False; return the observations by rank."""
         if ends:
             self.ask("end")
         assert self._process is not None
-        said, _ = self._process.communicate(timeout=3 * WAIT_S)
-        assert self._process.returncode == 0, said
+        output, _ = self._process.communicate(timeout=3 * WAIT_S)
+        assert self._process.returncode == 0, output
         return [json.loads((self.folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
     def ask(self, word: str) -> None:
@@ -93,7 +93,7 @@ class Torchrun:
         return (self.folder / "run").read_text()
 
     def offer(self, ready: KernelReady) -> None:
-        """Publish a kernel and wait until it is on offer in the run."""
+        """Publish a kernel and wait until the run reports it as loadable."""
         self._outside.publish(KERNEL_READY, ready)
         run_id = self.run_id
         eventually("an offer", lambda: ready.kernel_id in self._offered(run_id))
@@ -133,7 +133,7 @@ def torchrun(settings: Settings, outside: Outside, tmp_path: Path) -> Iterator[T
 
 
 class Story(NamedTuple):
-    """What came of each decision, what each rank saw, and the kernels by their role."""
+    """Outcomes by name, observations by rank, and kernels by role."""
 
     outcomes: dict[str, DecisionOutcome]
     saw: list[dict[str, Any]]
@@ -142,12 +142,12 @@ class Story(NamedTuple):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_all_ranks_go_on_from_a_checkpoint_and_do_again_what_was_done_after_it(
+def test_all_ranks_resume_from_a_checkpoint_and_repeat_the_steps_after_it(
     torchrun: Torchrun, outside: Outside, device: str
 ) -> None:
     blueprints = ["low-rank-skip", "gated-linear-unit"]
     site = find_sites(host().to(device), ["fc1"], images(1).to(device), slots=3)["fc1"]
-    kernels = [announced(outside.store, each, site.signature) for each in blueprints]
+    kernels = [announced(outside.store, name, site.signature) for name in blueprints]
     torchrun.start(device=device, preempted=True)
     for ready in kernels:
         torchrun.offer(ready)
@@ -179,13 +179,13 @@ def test_all_ranks_go_on_from_a_checkpoint_and_do_again_what_was_done_after_it(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot_load(
+def test_all_ranks_apply_a_decision_at_one_step_or_refuse_it_if_one_rank_cannot_load(
     torchrun: Torchrun, outside: Outside, device: str
 ) -> None:
-    story = told(torchrun, outside, device)
+    story = run_story(torchrun, outside, device)
     outcomes, kernels = story.outcomes, story.kernels
 
-    assert [each.status for each in outcomes.values()] == [
+    assert [outcome.status for outcome in outcomes.values()] == [
         APPLIED, REFUSED, REFUSED, REFUSED, REFUSED, APPLIED, APPLIED,
     ]  # fmt: skip
     assert outcomes["fails"].reason == "rank 1: no room on this GPU"
@@ -211,7 +211,7 @@ def test_all_ranks_apply_a_decision_at_one_step_and_abstain_from_what_one_cannot
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
+def run_story(torchrun: Torchrun, outside: Outside, device: str) -> Story:
     blueprints = {
         "good": "low-rank-skip",
         "fails": "linear-bottleneck",
@@ -221,7 +221,8 @@ def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
     }
     site = find_sites(host().to(device), ["fc1"], images(1).to(device), slots=3)["fc1"]
     kernels = {
-        name: announced(outside.store, each, site.signature) for name, each in blueprints.items()
+        name: announced(outside.store, blueprint, site.signature)
+        for name, blueprint in blueprints.items()
     }
     spoilt = {name: kernels[name].sha256 for name in ("fails", "late", "breaks")}
     torchrun.start(device=device, **spoilt)
@@ -246,14 +247,14 @@ def told(torchrun: Torchrun, outside: Outside, device: str) -> Story:
     return Story(outcomes, torchrun.saw(), kernels, [torchrun.weights(rank) for rank in (0, 1)])
 
 
-def test_ranks_that_were_given_other_sites_all_refuse_and_say_which(torchrun: Torchrun) -> None:
+def test_ranks_with_different_sites_are_refused_on_all_ranks(torchrun: Torchrun) -> None:
     torchrun.start(sites=[["conv", "fc1"], ["fc1"]])
     for saw in torchrun.saw():
         assert saw["refused"] == "RanksDiffer"
         assert saw["why"].startswith("rank 1 called grow with another model, other sites or other")
 
 
-def test_where_rank_0_cannot_begin_no_rank_does(
+def test_no_rank_starts_if_rank_0_cannot_start(
     settings: Settings, outside: Outside, tmp_path: Path
 ) -> None:
     nowhere = settings.model_copy(update={"trusted_key_file": tmp_path / "missing.pem"})

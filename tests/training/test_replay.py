@@ -1,4 +1,4 @@
-"""Replaying a run whose record has one of everything: the test is bandit and compile worker."""
+"""Replays of a run with every kind of event; the test acts as bandit and compile worker."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -46,7 +46,7 @@ from tests.training.test_checkpoint import (
 
 
 class Numbered(Bandit):
-    """Decides by hand; no two of its decisions answer one report."""
+    """Publishes decisions of a test; every decision answers another report."""
 
     def publish(self, *operations: Operation) -> str:
         """Publish a decision and return its id."""
@@ -57,7 +57,7 @@ class Numbered(Bandit):
         return plan.decision_id
 
     def decide_in_vain(self, *operations: Operation) -> str:
-        """Publish a decision, train until it is answered otherwise than applied; return how."""
+        """Publish a decision, train until it is refused or withheld; return the status."""
         name = self.publish(*operations)
         outcomes = self._training.growth.run_history.outcomes
         self._training.train_until(lambda: name in outcomes)
@@ -65,7 +65,7 @@ class Numbered(Bandit):
         return outcomes[name].status
 
     def ask(self, kind: RequestKind) -> None:
-        """Ask something of the run, and train until it has heard."""
+        """Publish a request and train until the run has received it."""
         request_id = sha256_of(f"{self.run_id} {kind}".encode())
         request = RunRequest(request_id=request_id, run_id=self.run_id, kind=kind)
         self._outside.publish(RUN_CONTROL, request)
@@ -75,7 +75,7 @@ class Numbered(Bandit):
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run that has ended, its record, and what it was given."""
+    """A run that has ended, its recording, and its arguments."""
 
     training: Training
     recording: RunRecording
@@ -84,7 +84,7 @@ class Recorded:
 
 
 class Again:
-    """The same training from a record: the same seed, the same batches, no address of anything."""
+    """The same training, replayed from a recording: same seed and batches, no services."""
 
     def __init__(self, recorded: Recorded, recording: RunRecording | None = None, **other: Any):
         torch.manual_seed(0)
@@ -118,7 +118,7 @@ class Again:
 
 
 class Seeded(Training):
-    """A training whose random numbers follow from the step: the test uses some in between."""
+    """A training whose random numbers depend on the step, because the test draws some too."""
 
     def train(self, until: int) -> None:
         """Train up to a step."""
@@ -128,7 +128,7 @@ class Seeded(Training):
 
 
 def recording_of(training: Training, settings: Settings, folder: Path) -> RunRecording:
-    """Return the record of a run that has ended, by way of a file."""
+    """Return the recording of a run that has ended, written to a file and read back."""
     servers = settings.kafka_bootstrap_servers
     history = with_kernels(servers, fetch_history(servers, training.growth.run_id))
     write_history(history, folder / "history.jsonl")
@@ -147,7 +147,7 @@ def module_outside(settings: Settings) -> Iterator[Outside]:
 def eventful(
     settings: Settings, module_outside: Outside, tmp_path_factory: pytest.TempPathFactory
 ) -> Recorded:
-    """Planted, refused, merged, weighed anew, culled, paused, and taken back by the governor."""
+    """Return a run with plants, a refusal, a merge, a reweight, culls, a pause and a rollback."""
     training = Seeded(settings, seal_timeout_s=WAIT_S)
     bandit = Numbered(module_outside, training)
     bandit.offer()
@@ -159,8 +159,8 @@ def eventful(
     bandit.ask(RequestKind.PAUSE)
     training.train_until(lambda: bandit.active("conv", 1))
     bandit.ask(RequestKind.RESUME)
-    weighed = bandit.of(Cull, "conv", 1, "conv-bottleneck").model_dump(exclude={"op"})
-    bandit.decide(Reweight(**weighed, alpha=0.5, ramp_steps=7))
+    active = bandit.of(Cull, "conv", 1, "conv-bottleneck").model_dump(exclude={"op"})
+    bandit.decide(Reweight(**active, alpha=0.5, ramp_steps=7))
     bandit.decide(bandit.of(Cull, "conv", 1, "conv-bottleneck"))
     culled = training.growth.sites["conv"].slots[1]
     training.train_until(lambda: culled.state is SeedState.DORMANT)
@@ -179,7 +179,7 @@ def eventful(
     return Recorded(training, recording, training.steps, frozenset(training.no_number))
 
 
-def test_every_kind_of_event_is_on_record(eventful: Recorded) -> None:
+def test_the_recording_has_every_kind_of_event(eventful: Recorded) -> None:
     reports = eventful.recording.reports
     assert any(report.incidents for report in reports)
     assert any(report.paused for report in reports)
@@ -190,7 +190,7 @@ def test_every_kind_of_event_is_on_record(eventful: Recorded) -> None:
     }
 
 
-def test_a_replay_is_the_run_to_the_bit(eventful: Recorded) -> None:
+def test_a_replay_repeats_the_run_bit_for_bit(eventful: Recorded) -> None:
     again = Again(eventful)
     with again.growth:
         again.train(eventful.steps)
@@ -213,29 +213,29 @@ def test_a_setting_that_the_recording_holds_cannot_be_given(
 
 
 def at_step(recording: RunRecording, shift: int) -> tuple[RunRecording, int]:
-    """The record in which the last decision applied was applied so many steps later."""
+    """Return the recording with the last applied decision moved by `shift` steps, and its step."""
     name, outcome = [
-        each for each in recording.outcomes.items() if each[1].status is OutcomeStatus.APPLIED
+        item for item in recording.outcomes.items() if item[1].status is OutcomeStatus.APPLIED
     ][-1]
     moved = outcome.model_copy(update={"step": outcome.step + shift})
     return replace(recording, outcomes={**recording.outcomes, name: moved}), outcome.step
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
-def test_one_decision_at_another_step_leads_to_other_weights_and_is_told(
+def test_one_decision_at_another_step_leads_to_other_weights_and_a_difference(
     eventful: Recorded, shift: int
 ) -> None:
     recording, step = at_step(eventful.recording, shift)
-    with pytest.raises(ReplayDiffers, match=r"differs: report \d+, step \d+: the ") as told:
+    with pytest.raises(ReplayDiffers, match=r"differs: report \d+, step \d+: the ") as raised:
         other = Again(eventful, recording)
         other.train(eventful.steps)
-    first = told.value.difference
+    first = raised.value.difference
     assert first is not None
     assert min(step, step + shift) <= first.step <= step + REPORT_EVERY
     faithful = Again(eventful)
     faithful.train(other.steps)
     ours, theirs = other.model.state_dict(), faithful.model.state_dict()
-    # At a report the seed itself is there, or not yet.
+    # At a report the seed may exist in one model only.
     assert ours.keys() != theirs.keys() or any(
         not torch.equal(value, theirs[name]) for name, value in ours.items()
     )
@@ -248,40 +248,42 @@ def test_one_decision_at_another_step_leads_to_other_weights_and_is_told(
         ({"probe": (images(20, seed=1), labels(20))}, 0, "the probe loss"),
     ],
 )
-def test_another_training_is_told_at_the_first_report_that_shows_it(
+def test_another_training_differs_at_the_first_report_that_shows_it(
     eventful: Recorded, other: dict[str, Any], report: int, what: str
 ) -> None:
-    with pytest.raises(ReplayDiffers) as told:
+    with pytest.raises(ReplayDiffers) as raised:
         Again(eventful, **other).train(eventful.steps)
-    first = told.value.difference
+    first = raised.value.difference
     assert first is not None
     assert (first.report, first.what) == (report, what)
     assert first.recorded != first.replayed
 
 
-def test_without_the_governor_that_stepped_in_a_replay_differs_where_it_did(
+def test_a_replay_without_the_governor_differs_at_its_incident(
     eventful: Recorded,
 ) -> None:
-    step = next(each.step for report in eventful.recording.reports for each in report.incidents)
-    with pytest.raises(ReplayDiffers) as told:
+    step = next(
+        incident.step for report in eventful.recording.reports for incident in report.incidents
+    )
+    with pytest.raises(ReplayDiffers) as raised:
         Again(eventful, governor=False).train(eventful.steps)
-    first = told.value.difference
+    first = raised.value.difference
     assert first is not None
     assert step <= first.step <= step + REPORT_EVERY
 
 
-def test_a_seed_that_was_loading_is_not_missed_and_one_that_blended_is(
+def test_a_missing_loading_seed_is_no_difference_and_a_missing_blending_seed_is_one(
     eventful: Recorded,
 ) -> None:
     recorded, made = (eventful.recording.reports[1].model_copy(update={"seeds": ()}),) * 2
     for state, seen in ((SeedState.LOADING, []), (SeedState.BLENDING, ["blending"])):
         seed = SeedStatus(site="fc1", slot=0, state=state)
         recorded = recorded.model_copy(update={"seeds": (seed,)})
-        told = {each.what: each.recorded for each in differences(recorded, made)}
-        assert [told[what] for what in told if what == "the state of seed fc1/0"] == seen
+        found = {one.what: one.recorded for one in differences(recorded, made)}
+        assert [found[what] for what in found if what == "the state of seed fc1/0"] == seen
 
 
-def test_a_replay_that_ends_too_soon_or_goes_on_too_long_differs(eventful: Recorded) -> None:
+def test_a_replay_with_too_few_or_too_many_steps_differs(eventful: Recorded) -> None:
     short = Again(eventful)
     short.train(eventful.steps - 1)
     with pytest.raises(ReplayDiffers, match="the training ends after step"):
@@ -291,7 +293,7 @@ def test_a_replay_that_ends_too_soon_or_goes_on_too_long_differs(eventful: Recor
         long.train(eventful.steps + 1)
 
 
-def test_an_error_in_the_loop_is_what_comes_out_of_it(eventful: Recorded) -> None:
+def test_an_error_in_the_loop_is_raised_unchanged(eventful: Recorded) -> None:
     again = Again(eventful)
     with pytest.raises(Preempted), again.growth:
         again.train(3)
@@ -309,7 +311,7 @@ def test_a_replay_has_no_checkpoint(eventful: Recorded) -> None:
         Again(eventful).growth.state_dict()
 
 
-def test_a_run_that_was_broken_off_is_replayed_to_where_it_was(
+def test_an_aborted_run_is_replayed_up_to_its_end(
     settings: Settings, module_outside: Outside, tmp_path: Path
 ) -> None:
     training = Seeded(settings, seal_timeout_s=WAIT_S)
@@ -327,7 +329,7 @@ def test_a_run_that_was_broken_off_is_replayed_to_where_it_was(
     assert_same_state(again.model, training.model)
 
 
-def test_a_run_that_was_never_closed_is_replayed_as_far_as_its_record_goes(
+def test_a_run_that_was_never_closed_is_replayed_up_to_its_last_record(
     settings: Settings, module_outside: Outside, tmp_path: Path
 ) -> None:
     training = Seeded(settings)
@@ -347,7 +349,7 @@ def test_a_run_that_was_never_closed_is_replayed_as_far_as_its_record_goes(
         again.train(steps + REPORT_EVERY)
 
 
-def test_a_dry_run_is_replayed_as_the_host_that_it_is(
+def test_a_dry_run_is_replayed_as_its_unchanged_host(
     settings: Settings, module_outside: Outside, tmp_path: Path
 ) -> None:
     training = Seeded(settings, seal_timeout_s=WAIT_S, dry_run=True)

@@ -1,4 +1,4 @@
-"""Reports: numbered without holes, each piece of news told once."""
+"""Reports: numbered without gaps, every piece of news reported once."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_numbers_count_up_from_zero_and_only_the_first_report_opens_the_run() ->
     assert {report.run_id for report in reports} == {RUN}
 
 
-def test_each_piece_of_news_is_told_once() -> None:
+def test_every_piece_of_news_is_reported_once() -> None:
     reporter = a_reporter()
     kernel = LoadableKernel(
         kernel_id=ZEROS, site="fc1", blueprint_id="low-rank-skip", category="low-rank", params=3
@@ -57,9 +57,9 @@ def test_each_piece_of_news_is_told_once() -> None:
     reporter.news.add(kernel)
     reporter.news.add(refusal)
     reporter.news.add(outcome)
-    told, untold = next_report(reporter), next_report(reporter)
-    assert (told.kernels, told.refusals, told.outcomes) == ((kernel,), (refusal,), (outcome,))
-    assert (untold.kernels, untold.refusals, untold.outcomes) == ((), (), ())
+    first, second = next_report(reporter), next_report(reporter)
+    assert (first.kernels, first.refusals, first.outcomes) == ((kernel,), (refusal,), (outcome,))
+    assert (second.kernels, second.refusals, second.outcomes) == ((), (), ())
 
 
 def loadable(site: str, blueprint_id: str, kernel_id: str) -> LoadableKernel:
@@ -68,22 +68,22 @@ def loadable(site: str, blueprint_id: str, kernel_id: str) -> LoadableKernel:
     )
 
 
-def test_what_came_in_another_order_is_told_in_the_same() -> None:
+def test_the_order_of_a_report_does_not_depend_on_the_order_of_arrival() -> None:
     kernels = [loadable(site, name, ZEROS) for site in ("conv", "fc1") for name in ("a", "b")]
     refusals = [KernelRefusal(kernel_id=digit * 64, reason="altered") for digit in "12"]
-    told = []
+    reports = []
     for order in (1, -1):
         reporter = a_reporter()
         for kernel in kernels[::order]:
             reporter.news.add(kernel)
         for refusal in refusals[::order]:
             reporter.news.add(refusal)
-        told.append(next_report(reporter))
-    assert told[0] == told[1]
+        reports.append(next_report(reporter))
+    assert reports[0] == reports[1]
 
 
-def test_a_kernel_that_supersedes_another_of_its_name_is_told_after_it() -> None:
-    """The fold keeps the last; a digest says nothing of which is newer."""
+def test_a_superseding_kernel_is_reported_after_the_superseded_one() -> None:
+    """The fold keeps the last kernel; digests have no order in time."""
     reporter = a_reporter()
     older, newer = loadable("fc1", "a", "f" * 64), loadable("fc1", "a", ZEROS)
     reporter.news.add(older)
@@ -113,11 +113,11 @@ def test_only_the_last_report_closes() -> None:
     assert reporter.next({}, NOTHING, step=1, train_loss=None, closing=True).closing
 
 
-def test_dormant_seeds_are_not_told_of() -> None:
+def test_dormant_seeds_are_not_reported() -> None:
     assert next_report(a_reporter(), Plot()).seeds == ()
 
 
-def test_a_planted_seed_is_told_with_all_that_a_decision_needs() -> None:
+def test_a_planted_seed_is_reported_with_every_field_that_decisions_need() -> None:
     plot = Plot()
     kernel = plot.plant("fc1", 1, "low-rank-skip", alpha=0.5, ramp_steps=4)
     plot.train(2)
@@ -130,7 +130,7 @@ def test_a_planted_seed_is_told_with_all_that_a_decision_needs() -> None:
     assert status.contribution == 0.02
 
 
-def test_a_seed_in_loading_and_one_culled_are_told_without_a_kernel() -> None:
+def test_loading_and_culled_seeds_are_reported_without_a_kernel() -> None:
     plot = Plot()
     plot.plant("fc1", 0, "low-rank-skip")
     plot.cull("fc1", 0)

@@ -49,7 +49,7 @@ def test_depth_follows_the_order_of_modules_not_of_given_names() -> None:
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
     found = find_sites(model, ["3", "0", "2"], torch.zeros(1, 3), 1)
     facts = site_facts(model, found)
-    assert {name: each.depth for name, each in facts.items()} == {"0": 0.0, "2": 0.5, "3": 1.0}
+    assert {name: site.depth for name, site in facts.items()} == {"0": 0.0, "2": 0.5, "3": 1.0}
 
 
 def test_a_single_site_has_depth_one_half() -> None:
