@@ -296,7 +296,7 @@ def test_a_kernel_altered_in_the_store_is_refused_in_the_next_report(
         outside.publish(KERNEL_READY, ready.model_copy(update={"sha256": ZEROS}))
         run.train_until(lambda: any(one.refusals for one in outside.reports(run.growth.run_id)))
     (refusal,) = (one for report in outside.reports(run.growth.run_id) for one in report.refusals)
-    assert "altered after it was validated" in refusal.reason
+    assert "the bytes changed after validation" in refusal.reason
 
 
 def test_training_continues_after_the_link_process_dies_with_one_warning(
