@@ -205,7 +205,7 @@ def test_a_kernel_that_was_altered_or_is_gone_is_refused_in_one_line(
     file = next(Path(kernels).rglob("*.safetensors"))
     data = file.read_bytes()
     for content, said in (
-        (data[:-1] + bytes([data[-1] ^ 1]), "it was altered after it was validated"),
+        (data[:-1] + bytes([data[-1] ^ 1]), "the bytes changed after validation"),
         (data + b" ", f"has {len(data) + 1} bytes; kernel-ready says {len(data)}"),
         (None, f"no kernel at file:{file.parent.name}"),
     ):
