@@ -44,7 +44,7 @@ def render() -> str:
     """Return the document.
 
     Raises:
-        BenchmarkError: no result is saved, or it lacks an entry of the catalog.
+        BenchmarkError: no result is saved.
     """
     result = kept_result(NAME)
     return "\n".join([HEAD, _purposes(), *(_costs(kind, result) for kind in SiteKind)])
@@ -84,8 +84,9 @@ def _costs(kind: SiteKind, result: Result) -> str:
 
 def _row(blueprint: Blueprint, site: SiteSignature, result: Result) -> tuple[str, ...]:
     resolved = resolve(blueprint, site)
+    measured = {figure.key: figure for figure in result.figures}
     latency, memory = (
-        result.figure(key_of(blueprint, site, quantity)) for quantity in ("latency", "memory")
+        measured.get(key_of(blueprint, site, quantity)) for quantity in ("latency", "memory")
     )
     return (
         f"`{blueprint.blueprint_id}`",
@@ -93,6 +94,6 @@ def _row(blueprint: Blueprint, site: SiteSignature, result: Result) -> tuple[str
         f"{resolved.params:,}",
         f"{resolved.flops:,}",
         number(resolved.flops / host_flops(site)),
-        f"{number(latency.median)} ({middle_half(latency)})",
-        number(memory.median),
+        f"{number(latency.median)} ({middle_half(latency)})" if latency else "not measured",
+        number(memory.median) if memory else "not measured",
     )

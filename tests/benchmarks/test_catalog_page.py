@@ -11,8 +11,7 @@ from esper.blueprint import resolve, shipped
 
 def test_committed_page_matches_catalog_and_result() -> None:
     assert catalog_page.DOCUMENT.read_text() == catalog_page.render(), (
-        "run `python -m benchmarks figures`; for a new blueprint first "
-        "`python -m benchmarks catalog --save`"
+        "run `python -m benchmarks figures`"
     )
 
 
@@ -29,6 +28,21 @@ def test_every_shipped_blueprint_has_a_row_for_each_kind_and_site() -> None:
         ]
         parameters = [f"{resolve(blueprint, site).params:,}" for site in sites]
         assert sorted(row.split(" | ")[2] for row in measured) == sorted(parameters)
+
+
+def test_blueprint_without_a_figure_has_a_row_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = kept.result_file("catalog").read_text()
+    before = catalog_page.render().count("not measured")
+    monkeypatch.setitem(kept.FOLDERS, kept.BENCHMARKS, tmp_path)
+    (tmp_path / "catalog.json").write_text(saved.replace('"identity-', '"another-'))
+    rows = [line for line in catalog_page.render().splitlines() if "| `identity` |" in line]
+    described, *costs = rows
+    assert "not measured" not in described
+    assert costs
+    assert all(row.endswith("| not measured | not measured |") for row in costs)
+    assert catalog_page.render().count("not measured") == before + 2 * len(costs)
 
 
 def test_missing_result_is_an_error_that_names_the_command(
