@@ -221,7 +221,9 @@ class Sidecar:
         if self._resumption is not None and decision.decision_id in self._resumption.taken:
             return
         self._data_channel.put(letter)
-        needed = [each.kernel_id for each in decision.operations if isinstance(each, Plant)]
+        needed = [
+            operation.kernel_id for operation in decision.operations if isinstance(operation, Plant)
+        ]
         if needed:
             self._loader.prepare(decision.decision_id, needed)
 
@@ -293,7 +295,7 @@ def _place(record: Record) -> str:
 
 def _kernels(token: str, kernels: Mapping[str, Verified]) -> Frame:
     listed = [[name, each.sha256, len(each.data)] for name, each in kernels.items()]
-    data = b"".join(each.data for each in kernels.values())
+    data = b"".join(kernel.data for kernel in kernels.values())
     return Frame(Kind.KERNELS_PREPARED, {"token": token, "kernels": listed}, data)
 
 

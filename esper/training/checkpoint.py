@@ -104,7 +104,9 @@ class Checkpoint(BaseModel):
         """Return the checkpoint of a run between two steps."""
         run_history = decision_queue.run_history
         concluded = [
-            each for each in run_history.decisions if each.decision_id in run_history.outcomes
+            decision
+            for decision in run_history.decisions
+            if decision.decision_id in run_history.outcomes
         ]
         assert reporter.last is not None
         return cls(
@@ -221,15 +223,17 @@ class Checkpoint(BaseModel):
             CheckpointRefused: this version cannot run one of its kernels.
         """
         try:
-            kernels = {(each.site, each.slot): each.blank() for each in self.planted}
+            kernels = {(entry.site, entry.slot): entry.blank() for entry in self.planted}
         except ArtifactRefused as error:
             raise CheckpointRefused(f"a kernel of the checkpoint does not run: {error}") from error
         seed_manager.restore(self.snapshots, kernels)
         decision_queue.run_history.decisions.extend(self.decisions)
         decision_queue.run_history.outcomes.update(
-            {each.decision_id: each for each in self.outcomes}
+            {outcome.decision_id: outcome for outcome in self.outcomes}
         )
-        decision_queue.run_history.kernels.update({each.kernel_id: each for each in self.kernels})
+        decision_queue.run_history.kernels.update(
+            {kernel.kernel_id: kernel for kernel in self.kernels}
+        )
         decision_queue.run_history.contributions.update(
             {(decision, site, slot): value for decision, site, slot, value in self.contributions}
         )

@@ -165,15 +165,15 @@ def _outcomes(
     Raises:
         ReplayRefused: a decision is missing, or they did not take effect in their order.
     """
-    found = {each.decision_id: each for report in reports for each in report.outcomes}
-    known = [each.decision_id for each in decisions if each.decision_id in found]
+    found = {outcome.decision_id: outcome for report in reports for outcome in report.outcomes}
+    known = [decision.decision_id for decision in decisions if decision.decision_id in found]
     if missing := found.keys() - set(known):
-        first = next(each for each in found if each in missing)
+        first = next(element for element in found if element in missing)
         raise ReplayRefused(
             f"decision {first[:12]}, on record as {found[first].status} at step "
             f"{found[first].step}, is not in the history"
         )
-    steps = [found[each].step for each in known]
+    steps = [found[entry].step for entry in known]
     for decision_id, step, before in zip(known[1:], steps[1:], steps, strict=False):
         if step < before:
             raise ReplayRefused(

@@ -84,21 +84,21 @@ class Desk:
     def __init__(self, *expected: str) -> None:
         self.frames: list[Frame] = []
         self.catalogue = Catalogue(
-            {each: f"name of {each[0]}" for each in expected}, self.frames.append
+            {entry: f"name of {entry[0]}" for entry in expected}, self.frames.append
         )
 
     @property
     def missing(self) -> Missing:
-        return Missing(**[each for each in self.frames if each.kind is Kind.MISSING][-1].head)
+        return Missing(**[frame for frame in self.frames if frame.kind is Kind.MISSING][-1].head)
 
     @property
     def offered(self) -> list[str]:
-        offers = [each for each in self.frames if each.kind is Kind.KERNEL_VERIFIED]
-        return [decode(KernelReady, each.body).kernel_id for each in offers]
+        offers = [frame for frame in self.frames if frame.kind is Kind.KERNEL_VERIFIED]
+        return [decode(KernelReady, offer.body).kernel_id for offer in offers]
 
     @property
     def unfit(self) -> list[dict[str, str]]:
-        return [each.head for each in self.frames if each.kind is Kind.KERNEL_REFUSED]
+        return [frame.head for frame in self.frames if frame.kind is Kind.KERNEL_REFUSED]
 
 
 def ready(kernel: str) -> KernelReady:

@@ -51,8 +51,8 @@ class Scene:
 
     def letters(self, run_id: str) -> list[tuple[int, str]]:
         """Offset and reason of each dead letter of a run, each once: a restart may repeat some."""
-        letters = [dict(each.headers) for each in self._letters(run_id)]
-        found = [(int(each["dlq-offset"]), each["dlq-reason"].decode()) for each in letters]
+        letters = [dict(letter.headers) for letter in self._letters(run_id)]
+        found = [(int(entry["dlq-offset"]), entry["dlq-reason"].decode()) for entry in letters]
         return list(dict.fromkeys(found))
 
     def _letters(self, run_id: str) -> list[Record]:

@@ -28,11 +28,11 @@ def environment(home: Path) -> dict[str, str]:
 def left_behind(home: Path) -> list[str]:
     """Command lines of live processes that were started for this home."""
     found = []
-    for each in psutil.process_iter():
+    for entry in psutil.process_iter():
         try:
-            command = " ".join(each.cmdline())
-            ours = str(home) in command or str(home) in each.environ().get("ESPER_HOME", "")
-            if ours and each.status() != psutil.STATUS_ZOMBIE:
+            command = " ".join(entry.cmdline())
+            ours = str(home) in command or str(home) in entry.environ().get("ESPER_HOME", "")
+            if ours and entry.status() != psutil.STATUS_ZOMBIE:
                 found.append(command)
         except psutil.Error:
             continue

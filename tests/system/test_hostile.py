@@ -69,7 +69,7 @@ def memory_of_worker(running: Running) -> int:
     """Bytes that the compile worker and its processes hold."""
     (pid,) = (service.pid for service in running.stack.status() if service.name == "compile")
     worker = psutil.Process(pid)
-    return sum(each.memory_info().rss for each in (worker, *worker.children(recursive=True)))
+    return sum(entry.memory_info().rss for entry in (worker, *worker.children(recursive=True)))
 
 
 def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus: Bus) -> None:
@@ -92,7 +92,7 @@ def test_a_worker_answers_all_that_is_hostile_and_goes_on(running: Running, bus:
     wait_until(lambda: opened in answers, "the run to be known to the planner")
 
     due = answers_due()
-    letters = Counter(each.value for each in arriving() if each.expected == UNDECODABLE)
+    letters = Counter(element.value for element in arriving() if element.expected == UNDECODABLE)
     assert len(due) >= 250
     memory_before = memory_of_worker(running)
 

@@ -95,7 +95,9 @@ def an_earlier_run(family: str) -> Trainer:
 
 def like(run: Trainer, other: Trainer) -> bool:
     """Whether two runs share a partition."""
-    places = [partition_of(each.run_id.encode(), SEED_METRICS.partitions) for each in (run, other)]
+    places = [
+        partition_of(entry.run_id.encode(), SEED_METRICS.partitions) for entry in (run, other)
+    ]
     return places[0] == places[1]
 
 
@@ -148,7 +150,7 @@ def test_a_run_is_kept_once_though_its_worker_dies_right_after(
     publish(running, run, at_seal=kill_when_kept)
     running.stack.restart("bandit")
     # A run on the same partition comes after all that is read again.
-    later = next(each for each in iter(lambda: an_earlier_run(family), None) if like(each, run))
+    later = next(entry for entry in iter(lambda: an_earlier_run(family), None) if like(entry, run))
     publish(running, later)
     wait_until(lambda: len(memory_of(running).read(family).runs) == 2, "both")
     assert memory_of(running).read(family).runs == (run.run_id, later.run_id)
@@ -217,7 +219,7 @@ def test_a_run_without_redis_is_decided_all_the_same_and_can_be_learnt_from_late
     told = first_report_memory(running, growth.run_id)
     assert told.arms == ()
     assert told.note is not None
-    said = [each.getMessage() for each in caplog.records if "memory" in each.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
     assert said == [f"run {growth.run_id} begins without memory of others: {told.note}"]
     assert memory_of(running).read(family) == FamilyMemory()
     monkeypatch.setenv("ESPER_HOME", str(running.settings.home))

@@ -40,9 +40,9 @@ class Recorded(NamedTuple):
         """What was asked for and what became of it, in order."""
         lineage = json.loads(self.exported("lineage.json"))
         return [
-            (operation["op"], (each["outcome"] or {"status": "unanswered"})["status"])
-            for each in lineage["decisions"]
-            for operation in each["decision"]["operations"]
+            (operation["op"], (decision["outcome"] or {"status": "unanswered"})["status"])
+            for decision in lineage["decisions"]
+            for operation in decision["decision"]["operations"]
         ]
 
 

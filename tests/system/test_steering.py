@@ -123,7 +123,7 @@ def test_a_seed_is_culled_by_hand_and_the_audit_proves_it(running: Running) -> N
         output = said("seed", "cull", run_id, place)
         assert output.startswith(f"{run_id}: cull {place}: applied at step ")
         assert slot.state in (S.CULLED, S.DORMANT)
-    (by_hand,) = [each for each in decisions_of(running, run_id) if each.request_id]
+    (by_hand,) = [entry for entry in decisions_of(running, run_id) if entry.request_id]
     assert by_hand.reason == f"asked for by hand: cull {place}"
     assert by_hand.strategy is None
     proven(running, run_id)
@@ -152,8 +152,8 @@ def test_a_paused_run_decides_nothing_until_it_is_resumed(running: Running) -> N
         assert "resume: resumed at step" in said("run", "resume", run_id)
         wait_until(lambda: len(decisions_of(running, run_id)) > len(decided) + 1, "a decision")
     while_paused = {report.seq for report in reports_of(running, run_id) if report.paused}
-    words = [each for each in decided if each.seq in while_paused and each.request_id is None]
-    assert [each.reason for each in words] == ["no action: paused by the trainer"]
+    words = [entry for entry in decided if entry.seq in while_paused and entry.request_id is None]
+    assert [word.reason for word in words] == ["no action: paused by the trainer"]
     proven(running, run_id)
 
 
@@ -170,8 +170,8 @@ def test_a_request_counts_once_however_often_it_is_heard(running: Running, bus: 
         bus.send(RUN_CONTROL.name, run_id.encode(), b"no request").result(10)
         said("seed", "cull", run_id, "conv2/7", code=1)
         assert not training.growth.paused
-    told = [each for report in reports_of(running, run_id) for each in report.requests]
-    assert [each.kind for each in told] == [RequestKind.PAUSE, RequestKind.CULL]
+    told = [entry for report in reports_of(running, run_id) for entry in report.requests]
+    assert [element.kind for element in told] == [RequestKind.PAUSE, RequestKind.CULL]
     proven(running, run_id)
 
 
@@ -231,7 +231,7 @@ def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(
 
 def _asked(running: Running, run_id: str, step: Callable[[], None] = lambda: None) -> list[str]:
     step()
-    return [each.kind.value for one in reports_of(running, run_id) for each in one.requests]
+    return [request.kind.value for one in reports_of(running, run_id) for request in one.requests]
 
 
 def test_a_dry_run_is_decided_and_changes_nothing(running: Running) -> None:
@@ -244,6 +244,6 @@ def test_a_dry_run_is_decided_and_changes_nothing(running: Running) -> None:
     assert not any(list(site.seeds()) for site in training.growth.sites.values())
     held = sum(len(group["params"]) for group in training.optimizer.param_groups)
     assert held == len(list(training.model.parameters()))
-    assert all(torch.isfinite(each).all() for each in training.model.parameters())
+    assert all(torch.isfinite(parameter).all() for parameter in training.model.parameters())
     assert not any(report.seeds for report in reports_of(running, run_id))
     proven(running, run_id)

@@ -68,7 +68,7 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
     recorded = [decode(AdaptationDecision, record.value) for record in history.decisions]
     assert verdict.decisions == len(recorded)
     # That nothing could be planted asks nothing of the trainer and is no part of a lineage.
-    asking = [each for each in recorded[:-1] if each.operations]
+    asking = [entry for entry in recorded[:-1] if entry.operations]
     assert training.growth.run_history.decisions == [*asking, recorded[-1]]
 
 

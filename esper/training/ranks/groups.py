@@ -130,7 +130,7 @@ class Ranks:
         mine = _tensor_of(data.ljust(NOTE_BYTES, b"\0"))
         notes = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(notes, mine, group=self.votes)
-        return [_bytes_of(each).rstrip(b"\0").decode(errors="replace") for each in notes]
+        return [_bytes_of(entry).rstrip(b"\0").decode(errors="replace") for entry in notes]
 
     def reasons(self, own: str) -> str:
         """Return the reasons of all ranks that failed, with their numbers; `own` is empty on success."""
