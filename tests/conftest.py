@@ -11,7 +11,7 @@ import pytest
 
 from esper.workers.local import CAN_DIE_WITH_PARENT, KafkaService, RedisService
 
-# Tables are as wide as each test has them, not as whoever's terminal the suite is run in.
+# Tables have the width that each test sets, not that of the terminal.
 os.environ.pop("COLUMNS", None)
 
 

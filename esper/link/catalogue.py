@@ -17,7 +17,7 @@ from esper.topics.codec import Undecodable, decode, encode
 from esper.topics.models import Blueprint, KernelReady, KernelRequested, TrainingRun
 
 NAMED: Final = 3
-"""Missing kernels that are named; more would not help who reads them."""
+"""How many missing kernels an error message names."""
 
 
 class Missing(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a link process is told when it starts."""
+"""The configuration that a sidecar process receives when it starts."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,7 +11,7 @@ class LinkConfig(BaseModel):
 
     In a `lockstep` run the process offers the kernels of the blueprints that stand when it opens,
     and no others; it tells with `MISSING` frames for how many of them the run still waits.
-    With a `resumption` it goes on with a run: reports on record come first, as `LOGGED` frames, and
+    With a `resumption` the sidecar resumes a run: recorded reports come first, as `LOGGED` frames, and
     decisions from the first on.
     Where it is to `remember`, it reads what earlier runs of the run's task found, and tells it in a
     `MEMORY` frame before it is open.

@@ -1,4 +1,4 @@
-"""Taking up a run again: what its trainer knows of it, and what stands on record since."""
+"""Resuming a run: what its trainer knows, and what was recorded since."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Resumption(BaseModel):
 
 
 class Since(NamedTuple):
-    """Reports on record after a checkpoint, by value; whether the last before it is missing."""
+    """The reports recorded after a checkpoint, as bytes; whether the last one before it is missing."""
 
     logged: list[bytes]
     last_is_missing: bool
@@ -60,7 +60,7 @@ def since(resumption: Resumption, records: Iterable[Record], run_id: str) -> Sin
     gone = next((seq for seq in range(last) if seq not in values), None)
     if gone is not None:
         raise RecordUnfit(
-            f"report {gone} of run {run_id} is not on record any more; a run goes on only on the "
+            f"report {gone} of run {run_id} is no longer on the topic; resume only on the "
             "broker that it was on, while its topics keep its reports"
         )
     return Since([values[seq] for seq in range(last + 1, reached + 1)], last not in values)

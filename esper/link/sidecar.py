@@ -66,7 +66,7 @@ class Verified(NamedTuple):
 
 
 class Outbox:
-    """Sends frames in order on a thread of its own, so that who has news never waits."""
+    """Sends frames in order on its own thread, so that senders never wait."""
 
     def __init__(self, link: socket) -> None:
         self._link = link
@@ -172,7 +172,7 @@ class Sidecar:
         catalogue.begin()
 
     def _take_up(self, resumption: Resumption, key: bytes) -> None:
-        """Tell what is on record of the run, and hear its decisions from the first on."""
+        """Send the recorded reports of the run, and consume its decisions from the first."""
         reports = read_topic(self._servers, SEED_METRICS.name, key=key)
         logged, last_is_missing = since(resumption, reports, self._run.run_id)
         if last_is_missing:
@@ -186,7 +186,7 @@ class Sidecar:
         self._bus.consume(
             ADAPTATION_DECISION.name, self._hear_decision, key=key, start=StartOffset.EARLIEST
         )
-        # What was asked while no one trained counts still; what a report told of does not again.
+        # Requests made while the run was not trained still count; reported ones are not repeated.
         on_record = [decode(SeedReport, record.value) for record in reports]
         self._told = {
             request.request_id

@@ -67,9 +67,8 @@ class PlantedKernel(BaseModel):
 class Checkpoint(BaseModel):
     """A run between two steps.
 
-    Only decisions that were applied or refused are in it: the others are on the topic and come
-    again. `planted` is in the order in which an optimizer has the kernels' parameters. `loss_monitor_state` is
-    what the governor knew of the loss; its snapshots are not here.
+    Only applied and refused decisions are saved: the others are read from the topic again. `planted` has the optimizer's order of the kernels' parameters. `loss_monitor_state`
+    holds the governor's loss statistics; its snapshots are not saved.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

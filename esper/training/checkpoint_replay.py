@@ -59,7 +59,7 @@ class CheckpointReplay:
         while missing := self._missing():
             if time.monotonic() > deadline:
                 raise CheckpointRefused(
-                    f"decision {missing[:12]}, on record as applied, does not come with its "
+                    f"decision {missing[:12]}, recorded as applied, does not come with its "
                     "kernels; do the broker and the kernel store answer?"
                 )
             time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""`FrameDecoder`: frames of the data channel become decisions and kernels for the training thread."""
+"""`FrameDecoder` turns frames of the data channel into decisions and kernels."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ class FrameDecoder:
         }
 
     def on_frame(self, frame: Frame, deliver: Deliver, on_decision: OnDecision) -> None:
-        """Pass a frame's kernels, or the reason why they failed, or its decision with its time (ms)."""
+        """Pass on a frame's kernels, the reason of their failure, or its decision with its time in ms."""
         match frame.kind:
             case Kind.DECISION:
                 self._on_decision(frame, on_decision)

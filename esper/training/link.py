@@ -111,7 +111,7 @@ class RunLink:
         self._sent_at = time.monotonic()
 
     def wait_to_report(self, deadline: float) -> bool:
-        """Wait until a report may be made; return False at the deadline (monotonic) or on failure."""
+        """Wait until a report can be sent; return False at the monotonic deadline or on failure."""
         while not self.can_report():
             if self.failure is not None or time.monotonic() > deadline:
                 return False

@@ -1,4 +1,4 @@
-"""Lockstep: training waits for the answer to each report, so that a run can be repeated bit for bit.
+"""Lockstep: training waits for the answer to each report, so that a run repeats bit for bit.
 
 Kernels arrive before the first report; decisions and the kernels that they plant arrive before the
 step after their report.

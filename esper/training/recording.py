@@ -78,7 +78,8 @@ class RunRecording:
         if run_config.host_params != host_params or not alike:
             raise ReplayRefused(
                 f"the record of run {self.run_id} is of another model or of other sites "
-                f"({', '.join(sorted(run_config.slots))}; {run_config.host_params} parameters); make the "
+                f"({', '.join(sorted(run_config.slots))}; {run_config.host_params} parameters); make "
+                "the 
                 "model as it was before it grew"
             )
 
@@ -170,14 +171,14 @@ def _outcomes(
     if missing := found.keys() - set(known):
         first = next(element for element in found if element in missing)
         raise ReplayRefused(
-            f"decision {first[:12]}, on record as {found[first].status} at step "
+            f"decision {first[:12]}, recorded as {found[first].status} at step "
             f"{found[first].step}, is not in the history"
         )
     steps = [found[entry].step for entry in known]
     for decision_id, step, before in zip(known[1:], steps[1:], steps, strict=False):
         if step < before:
             raise ReplayRefused(
-                f"decision {decision_id[:12]} is on record as {found[decision_id].status} at step "
+                f"decision {decision_id[:12]} is recorded as {found[decision_id].status} at step "
                 f"{step}, and the one before it at step {before}: they are not in their order"
             )
     return {decision_id: found[decision_id] for decision_id in known}

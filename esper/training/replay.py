@@ -39,7 +39,7 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"report {self.report}, step {self.step}: {self.what} is {self.recorded} on record, "
+            f"report {self.report}, step {self.step}: {self.what} is {self.recorded} in the recording, "
             f"and {self.replayed} here"
         )
 
@@ -61,7 +61,7 @@ class Replay:
 
     reports: Final = True
     memory: Final = None
-    no_checkpoint: Final = "a replay does not go on from a checkpoint; replay it anew"
+    no_checkpoint: Final = "a replay has no checkpoints; start the replay again"
 
     def __init__(
         self, recording: RunRecording, decoder: FrameDecoder, decision_queue: DecisionQueue

@@ -1,4 +1,4 @@
-"""`Session`: the parts of a run in the training process, and what every step driver does with them."""
+"""`Session`: the parts of a run in the training process, shared by all step drivers."""
 
 import logging
 from dataclasses import dataclass, field

@@ -84,7 +84,7 @@ def test_an_op_is_silent_at_zero_exactly_if_it_says_so(
     parameters = spec.parameters(shapes, args)
     zeros = [torch.zeros(parameter.shape) for parameter in parameters]
     result = spec.run(args)(*inputs_of(shapes), *zeros)
-    # A norm with zero factors is silent too, but it must not end a kernel: see TRAPS.
+    # A norm with zero factors also yields zero, but a kernel that ends in one explodes.
     can_be_silent = bool(parameters) and not result.any() and "norm" not in name
     assert spec.zero_output_at_zero_weights == can_be_silent
 

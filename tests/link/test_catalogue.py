@@ -97,7 +97,7 @@ class Desk:
         return [decode(KernelReady, offer.body).kernel_id for offer in offers]
 
     @property
-    def unfit(self) -> list[dict[str, str]]:
+    def refused(self) -> list[dict[str, str]]:
         return [frame.head for frame in self.frames if frame.kind is Kind.KERNEL_REFUSED]
 
 
@@ -163,7 +163,7 @@ def test_a_rejected_kernel_is_no_longer_missing() -> None:
     control_channel = Desk(ANY)
     control_channel.catalogue.begin()
     control_channel.catalogue.rejected(ANY)
-    assert (control_channel.missing.kernels, control_channel.offered, control_channel.unfit) == (
+    assert (control_channel.missing.kernels, control_channel.offered, control_channel.refused) == (
         0,
         [],
         [],
@@ -175,7 +175,7 @@ def test_a_kernel_that_cannot_be_loaded_is_no_longer_missing_and_told() -> None:
     control_channel.catalogue.begin()
     control_channel.catalogue.announced(ANY)
     control_channel.catalogue.refused(ANY, "altered")
-    assert control_channel.unfit == [{"kernel_id": ANY, "reason": "altered"}]
+    assert control_channel.refused == [{"kernel_id": ANY, "reason": "altered"}]
     assert control_channel.missing.kernels == 0
 
 
@@ -197,7 +197,7 @@ def test_an_earlier_announcement_that_cannot_be_loaded_is_mended_by_the_answer_t
         control_channel.catalogue.verified(ready(ANY))
         assert (
             control_channel.offered,
-            control_channel.unfit,
+            control_channel.refused,
             control_channel.missing.kernels,
         ) == ([ANY], [], 0)
 

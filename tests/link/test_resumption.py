@@ -1,4 +1,4 @@
-"""What stands on record after a checkpoint, from the records of a run's reports."""
+"""The reports recorded after a checkpoint."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_a_last_report_that_never_arrived_is_noticed() -> None:
 @pytest.mark.parametrize("kept", [(1, 2), (0, 2), ()])
 def test_a_run_whose_earlier_reports_are_gone_does_not_go_on(kept: tuple[int, ...]) -> None:
     gone = next(seq for seq in range(3) if seq not in kept)
-    with pytest.raises(RecordUnfit, match=f"report {gone} of run run is not on record any more"):
+    with pytest.raises(RecordUnfit, match=f"report {gone} of run run is no longer on the topic"):
         since(checkpoint(3), records(*map(a_report, kept)), RUN)
 
 

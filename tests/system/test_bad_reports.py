@@ -61,7 +61,7 @@ class Scene:
         return [record for record in records if record.key == run_id.encode()]
 
     def reasons(self, run_id: str, count: int) -> list[str]:
-        """Why the records of a run lie among the dead letters, once so many do."""
+        """Wait for `count` dead letters of a run, and return their reasons."""
         wait_until(lambda: len(self.letters(run_id)) >= count, f"{count} dead letters")
         found = self.letters(run_id)
         assert len(found) == count
@@ -248,7 +248,8 @@ def test_a_hole_breaks_its_run_and_no_other_on_the_partition(scene: Scene, run_i
     scene.folded_to(other, 2)
     hole, later = scene.reasons(run_id, 2)
     assert hole == (
-        f"run {run_id}: report 2 is missing, next is 3; the topic does not have it before this record"
+        f"run {run_id}: report 2 is missing, next is 3; the topic does not have it "
+        "before this record"
     )
     assert later == f"the run is broken: {hole}"
     ended = scene.ended(run_id)

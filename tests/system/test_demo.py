@@ -19,7 +19,7 @@ DEMO = (sys.executable, "-m", "esper.workers", "demo")
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of a user who has set nothing but where files go."""
+    """The environment of a user that sets ESPER_HOME alone."""
     ours = ("KAFKA_BOOTSTRAP_SERVERS", "ESPER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {"ESPER_HOME": str(home)}

@@ -13,7 +13,7 @@ import pytest
 import esper
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
-from esper.workers.local.submit import publish_blueprints
+from esper.workers.cli import publish_blueprints
 from tests.system.conftest import Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

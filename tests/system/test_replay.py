@@ -269,7 +269,7 @@ def test_a_history_without_a_decision_that_was_applied_is_refused(
     file.write_bytes(b"\n".join(lines[:at] + lines[at + 1 :]) + b"\n")
     again = replayed(run._replace(history=file), tmp_path)
     assert again.returncode == 1
-    assert "on record as applied at step" in again.stderr
+    assert "recorded as applied at step" in again.stderr
     assert "is not in the history" in again.stderr
 
 

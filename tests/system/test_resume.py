@@ -87,7 +87,7 @@ class Command:
         return Ended(facts, (exported / "weights.safetensors").read_bytes(), operations)
 
     def interrupt_within_an_epoch(self, process: "subprocess.Popen[str]", number: int) -> Kept:
-        """Send a signal with something planted, and with reports on record that the file lacks."""
+        """Send a signal while a kernel is planted and recorded reports are newer than the file."""
         for _ in range(2):
             wait_until(self._change(process), "a new checkpoint", WAIT_S, poll_s=0.002)
         while not self._halted_within_an_epoch(process):

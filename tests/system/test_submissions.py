@@ -136,11 +136,11 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("code", UNFIT)
-def test_an_unfit_blueprint_is_rejected_with_a_reason(
+def test_an_invalid_blueprint_is_rejected_with_a_reason(
     running: Running, bus: Bus, code: str
 ) -> None:
     watch = Watch(bus, KERNEL_COMPILED.name)
-    name = unique("unfit")
+    name = unique("invalid")
     publish_as_a_stranger(running, json.dumps(UNFIT[code] | {"blueprint_id": name}).encode())
     rejected = wait_until(lambda: compiled(watch.records, name), "a rejection")
     assert rejected.status is CompileStatus.REJECTED

@@ -157,7 +157,7 @@ class Plot:
         self.apply(decision(Fossilize(site=site, slot=slot, kernel_id=self._planted(site, slot))))
 
     def apply(self, plan: AdaptationDecision) -> None:
-        """Reserve and apply a plan, with kernels built anew."""
+        """Reserve and apply a plan, with freshly built kernels."""
         self.seed_manager.reserve(plan, self.step)
         self.seed_manager.apply(plan, self.kernels_of(plan), self.step)
         self.seed_manager.ramp(self.step)

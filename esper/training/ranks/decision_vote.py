@@ -33,10 +33,10 @@ class Vote(NamedTuple):
 
 
 class DecisionVote:
-    """One small sum a step, begun in one step and read in the next.
+    """One small all-reduce per step, started in one step and read in the next.
 
-    Between the two lies a training step, in which the ranks have met to reduce gradients: who
-    reads has hardly ever to wait. All ranks read the same sum at the same step, so they act alike.
+    The ranks reduce gradients in between, so the read rarely waits. All ranks read the same sum
+    at the same step and therefore act identically.
     """
 
     def __init__(self, ranks: Ranks, late_after_s: float = LATE_AFTER_S) -> None:
@@ -47,7 +47,7 @@ class DecisionVote:
         self._work: dist.Work | None = None
 
     def verdict(self) -> Verdict | None:
-        """Return what the ballots of the last step came to; None while some rank cannot say."""
+        """Return the result of the last step's votes; None while a rank is not ready."""
         if self._work is None:
             return None
         assert self._sum is not None

@@ -114,7 +114,7 @@ class Ranks:
 
     @contextmanager
     def share_outcome(self) -> Iterator[None]:
-        """On rank 0, send the other ranks the error of the block, or that it succeeded; they wait for it."""
+        """Send the result of the block, an error or success, from rank 0 to the waiting other ranks."""
         try:
             yield
         except BaseException as error:
@@ -133,7 +133,7 @@ class Ranks:
         return [_bytes_of(entry).rstrip(b"\0").decode(errors="replace") for entry in notes]
 
     def reasons(self, own: str) -> str:
-        """Return the reasons of all ranks that failed, with their numbers; `own` is empty on success."""
+        """Return the reasons of all failed ranks with their numbers; `own` is empty on success."""
         notes = self.gather_notes(own)
         return "; ".join(f"rank {rank}: {note}" for rank, note in enumerate(notes) if note)
 
