@@ -9,13 +9,11 @@ from esper.topics.models import TrainingRun
 class LinkConfig(BaseModel):
     """A run, and where its broker, its kernel store and the key of its compile workers are.
 
-    In a `lockstep` run the process offers the kernels of the blueprints that stand when it opens,
-    and no others; it tells with `MISSING` frames for how many of them the run still waits.
-    With a `resumption` the sidecar resumes a run: recorded reports come first, as `LOGGED` frames, and
-    decisions from the first on.
-    Where it is to `remember`, it reads what earlier runs of the run's task found, and tells it in a
-    `MEMORY` frame before it is open.
-    It travels over a socket, not among arguments or in the environment: addresses hold passwords.
+    In a `lockstep` run the sidecar offers only kernels of blueprints published before it opens;
+    `MISSING` frames carry the number of kernels that the run still waits for. With a `resumption`
+    it resumes a run: recorded reports come first, as `LOGGED` frames, then all decisions. With
+    `remember` it reads the memory of the run's family and sends it in a `MEMORY` frame before it
+    is open. The configuration is sent over a socket, because addresses may hold passwords.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -31,7 +31,7 @@ class Resumption(BaseModel):
 
 
 class Since(NamedTuple):
-    """The reports recorded after a checkpoint, as bytes; whether the last one before it is missing."""
+    """The reports recorded after a checkpoint, and whether the last one before it is missing."""
 
     logged: list[bytes]
     last_is_missing: bool

@@ -67,7 +67,8 @@ class PlantedKernel(BaseModel):
 class Checkpoint(BaseModel):
     """A run between two steps.
 
-    Only applied and refused decisions are saved: the others are read from the topic again. `planted` has the optimizer's order of the kernels' parameters. `loss_monitor_state`
+    Only applied and refused decisions are saved: the others are read from the topic
+    again. `planted` has the optimizer's order of the kernels' parameters. `loss_monitor_state`
     holds the governor's loss statistics; its snapshots are not saved.
     """
 

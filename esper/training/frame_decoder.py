@@ -36,7 +36,7 @@ class FrameDecoder:
         }
 
     def on_frame(self, frame: Frame, deliver: Deliver, on_decision: OnDecision) -> None:
-        """Pass on a frame's kernels, the reason of their failure, or its decision with its time in ms."""
+        """Pass on a frame's kernels, their failure reason, or its decision with its time in ms."""
         match frame.kind:
             case Kind.DECISION:
                 self._on_decision(frame, on_decision)

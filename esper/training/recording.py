@@ -78,9 +78,8 @@ class RunRecording:
         if run_config.host_params != host_params or not alike:
             raise ReplayRefused(
                 f"the record of run {self.run_id} is of another model or of other sites "
-                f"({', '.join(sorted(run_config.slots))}; {run_config.host_params} parameters); make "
-                "the 
-                "model as it was before it grew"
+                f"({', '.join(sorted(run_config.slots))}; {run_config.host_params} parameters); "
+                "make the model as it was before it grew"
             )
 
 

@@ -39,8 +39,8 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"report {self.report}, step {self.step}: {self.what} is {self.recorded} in the recording, "
-            f"and {self.replayed} here"
+            f"report {self.report}, step {self.step}: {self.what} is {self.recorded} "
+            f"in the recording, and {self.replayed} here"
         )
 
 

@@ -114,7 +114,7 @@ class Ranks:
 
     @contextmanager
     def share_outcome(self) -> Iterator[None]:
-        """Send the result of the block, an error or success, from rank 0 to the waiting other ranks."""
+        """Send the block's result, an error or success, from rank 0 to the waiting ranks."""
         try:
             yield
         except BaseException as error:
