@@ -384,7 +384,7 @@ def test_a_run_without_reports_on_the_topic_cannot_be_resumed(settings: Settings
     state["growth"]["growth"] = state["growth"]["growth"].replace(first.growth.run_id, elsewhere)
     file = io.BytesIO()
     torch.save(state, file)
-    with pytest.raises(RecordUnfit, match=f"report 0 of run {elsewhere} is not on record any more"):
+    with pytest.raises(RecordUnfit, match=f"report 0 of run {elsewhere} is no longer on the topic"):
         Training(settings, file.getvalue())
 
 
