@@ -47,8 +47,6 @@ def main() -> None:
             sites=sites,
             probe=probe,
             loss_fn=F.cross_entropy,
-            run="resumed",
-            report_every=20,
         )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

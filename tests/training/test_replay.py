@@ -307,7 +307,7 @@ def test_another_model_or_other_sites_are_refused(eventful: Recorded) -> None:
 
 
 def test_a_replay_has_no_checkpoint(eventful: Recorded) -> None:
-    with pytest.raises(CheckpointRefused, match="a replay does not go on from a checkpoint"):
+    with pytest.raises(CheckpointRefused, match="a replay has no checkpoints"):
         Again(eventful).growth.state_dict()
 
 
