@@ -27,7 +27,7 @@ def main() -> None:
     """Train from the checkpoint if it exists, otherwise from the beginning."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--stop-after", type=int, default=STEPS)
+    parser.add_argument("--stop-after", type=int, help="save and stop after this step")
     arguments = parser.parse_args()
     torch.manual_seed(0)
 
