@@ -18,6 +18,7 @@ GUIDE = ROOT / "docs" / "guide.md"
 CHOOSING = ROOT / "docs" / "choosing.md"
 README = ROOT / "README.md"
 TRANSCRIPT_COLUMNS = "100"
+ROWS = 6
 
 
 def replace_block(page: Path, name: str, content: str) -> str:
@@ -59,7 +60,20 @@ def demo_output() -> str:
         text=True,
         check=True,
     )
-    return "\n".join(line.rstrip() for line in ended.stdout.splitlines())
+    return shortened(ended.stdout)
+
+
+def shortened(output: str) -> str:
+    """Return a demo's output with `ROWS` rows per table, without its folder."""
+    kept: list[str] = []
+    rows = 0
+    for line in map(str.rstrip, output.splitlines()):
+        rows = rows + 1 if line.startswith("│") else 0
+        if rows == ROWS + 1:
+            kept.append("│ …")
+        if rows <= ROWS and not line.startswith("files: "):
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def main() -> None:
