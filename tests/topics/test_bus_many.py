@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections import Counter
 from typing import Any
 
@@ -83,18 +82,34 @@ def test_keys_are_sent_concurrently_and_records_of_a_key_one_after_another(
 
 
 def test_an_outage_leaves_no_gap_and_no_disorder_within_a_key(
-    kafka: Any, servers: str, topic: Topic, monkeypatch: pytest.MonkeyPatch
+    kafka: Any,
+    servers: str,
+    topic: Topic,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The short timeout makes the client library fail, so that `Producer` retries."""
-    monkeypatch.setattr("esper.topics.bus.producer.REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("esper.topics.bus.producer.REQUEST_TIMEOUT_S", 1.0)
+    broker_stopped = threading.Event()
+    send = Producer.send
+
+    async def send_half_during_the_outage(
+        producer: Producer, topic: str, key: bytes | None, value: bytes, headers: Headers
+    ) -> RecordPosition:
+        if decode(SeedReport, value).seq >= 20:
+            await asyncio.to_thread(broker_stopped.wait)
+        return await send(producer, topic, key, value, headers)
+
+    monkeypatch.setattr(Producer, "send", send_half_during_the_outage)
     runs = [f"run-{number}" for number in range(6)]
     reports = [report(run, seq) for seq in range(40) for run in runs]
-    publishing = threading.Thread(target=publish_all, args=(servers, topic, reports))
+    publishing = threading.Thread(target=publish_all, args=(servers, topic, reports), daemon=True)
     publishing.start()
     wait_until(lambda: read_topic(servers, topic.name), "the first records")
     with outage(kafka):
-        time.sleep(2.0)
-    publishing.join(60)
+        broker_stopped.set()
+        wait_until(lambda: "does not acknowledge" in caplog.text, "a failed attempt to send")
+    publishing.join(120)
     assert not publishing.is_alive()
     for run in runs:
         first = Consumed(read_topic(servers, topic.name, key=run.encode())).seqs()
@@ -117,8 +132,8 @@ def test_a_record_is_found_only_inside_the_offset_range(
 ) -> None:
     neighbour = neighbour_of("mine")
     for seq in range(5):
-        bus.publish(topic, report("mine", seq)).result(10)
-        bus.publish(topic, report(neighbour, seq)).result(10)
+        bus.publish(topic, report("mine", seq)).result(60)
+        bus.publish(topic, report(neighbour, seq)).result(60)
     partition = partition_of(b"mine", PARTITIONS)
 
     def offset_of(seq: int, start: int, stop: int) -> int | None:
