@@ -1,4 +1,4 @@
-"""Reports as they must not be, on the real topic: the worker goes on, and nothing is lost."""
+"""Invalid reports on the real topic: the worker keeps running and loses no report."""
 
 import secrets
 import time
@@ -33,13 +33,13 @@ from tests.waiting import wait_until
 
 @dataclass(frozen=True)
 class Scene:
-    """The real topic, and what the worker made of a run on it."""
+    """The real topics, and the results of the worker."""
 
     running: Running
     bus: Bus
 
     def send(self, *reports: SeedReport) -> None:
-        """Publish reports one after the other."""
+        """Publish reports in order."""
         for report in reports:
             self.send_bytes(report.run_id, encode(report))
 
@@ -49,26 +49,26 @@ class Scene:
     def records(self, topic: str, run_id: str) -> list[Record]:
         return read_topic(self.running.settings.kafka_bootstrap_servers, topic, key=run_id.encode())
 
-    def letters(self, run_id: str) -> list[tuple[int, str]]:
-        """Offset and reason of each dead letter of a run, each once: a restart may repeat some."""
-        letters = [dict(letter.headers) for letter in self._letters(run_id)]
-        found = [(int(entry["dlq-offset"]), entry["dlq-reason"].decode()) for entry in letters]
+    def dead_letters(self, run_id: str) -> list[tuple[int, str]]:
+        """Return offset and reason of a run's dead letters, without the repeats of a restart."""
+        headers = [dict(record.headers) for record in self._dead_letter_records(run_id)]
+        found = [(int(entry["dlq-offset"]), entry["dlq-reason"].decode()) for entry in headers]
         return list(dict.fromkeys(found))
 
-    def _letters(self, run_id: str) -> list[Record]:
+    def _dead_letter_records(self, run_id: str) -> list[Record]:
         servers = self.running.settings.kafka_bootstrap_servers
         records = read_topic(servers, SEED_METRICS.dead_letters)
         return [record for record in records if record.key == run_id.encode()]
 
     def reasons(self, run_id: str, count: int) -> list[str]:
-        """Wait for `count` dead letters of a run, and return their reasons."""
-        wait_until(lambda: len(self.letters(run_id)) >= count, f"{count} dead letters")
-        found = self.letters(run_id)
+        """Wait for `count` dead letters of a run; return their reasons."""
+        wait_until(lambda: len(self.dead_letters(run_id)) >= count, f"{count} dead letters")
+        found = self.dead_letters(run_id)
         assert len(found) == count
         return [reason for _, reason in found]
 
-    def kept(self, run_id: str) -> FoldState | EndedRun | None:
-        """What the worker's table holds of a run."""
+    def stored(self, run_id: str) -> FoldState | EndedRun | None:
+        """Return the entry of a run in the worker's table."""
         records = self.records(FOLDED_RUNS.changelog, run_id)
         value = records[-1].value if records else None
         if not value:
@@ -78,21 +78,21 @@ class Scene:
         return FoldState.from_bytes(value)
 
     def folded_to(self, run_id: str, seq: int) -> FoldState:
-        """The state of a run once report `seq` is folded."""
+        """Wait until report `seq` is folded; return the state."""
 
         def reached() -> FoldState | None:
-            state = self.kept(run_id)
+            state = self.stored(run_id)
             return state if isinstance(state, FoldState) and state.last_seq == seq else None
 
         state: FoldState = wait_until(reached, f"report {seq} to be folded")
         return state
 
     def ended(self, run_id: str) -> EndedRun:
-        """How a run ended, once it has."""
+        """Wait until a run has ended; return its entry."""
 
         def found() -> EndedRun | None:
-            kept = self.kept(run_id)
-            return kept if isinstance(kept, EndedRun) else None
+            stored = self.stored(run_id)
+            return stored if isinstance(stored, EndedRun) else None
 
         ended: EndedRun = wait_until(found, "the run to end")
         return ended
@@ -103,13 +103,13 @@ class Scene:
         return [decode(AdaptationDecision, value) for value in values]
 
     def counted(self, sample: str, label: str) -> float:
-        """What the worker has counted under one label."""
+        """Return the worker's count under a label."""
         return labelled(self.running, "bandit", sample).get(label, 0.0)
 
 
 @pytest.fixture
 def scene(running: Running, bus: Bus) -> Iterator[Scene]:
-    """The worker must be the same process afterwards: nothing sent here may end it."""
+    """Yield a scene; fail if the worker process ended during the test."""
     before = _worker(running)
     yield Scene(running, bus)
     assert _worker(running).pid == before.pid
@@ -148,16 +148,16 @@ def kernel(name: str, build: str = "") -> LoadableKernel:
 
 
 def report(run_id: str, seq: int, *, seed: int = 1, **fields: object) -> SeedReport:
-    told = {
+    defaults = {
         "train_loss": 1.0,
         "probe_loss": 1.0,
         "run_config": run_config(seed) if seq == 0 else None,
     }
-    return SeedReport(run_id=run_id, seq=seq, step=10 * seq, **(told | fields))
+    return SeedReport(run_id=run_id, seq=seq, step=10 * seq, **(defaults | fields))
 
 
 def neighbour_of(run_id: str) -> str:
-    """Another run, whose reports are on the same partition."""
+    """Return the id of another run whose reports are in the same partition."""
     count = SEED_METRICS.partitions
     names = (f"neighbour-{secrets.token_hex(4)}" for _ in range(1000))
     return next(
@@ -168,11 +168,11 @@ def neighbour_of(run_id: str) -> str:
 
 
 def raw(run_id: str, seq: int, field: str, value: bytes) -> bytes:
-    """A report with a value that our own models would not write."""
-    told = orjson.loads(encode(report(run_id, seq, seeds=(_seed(),))))
-    marked = {**told, field: "HERE"}
+    """Return an encoded report with a value that Esper's models would not write."""
+    fields = orjson.loads(encode(report(run_id, seq, seeds=(_seed(),))))
+    marked = {**fields, field: "HERE"}
     if field == "contribution":
-        marked = {**told, "seeds": [{**told["seeds"][0], field: "HERE"}]}
+        marked = {**fields, "seeds": [{**fields["seeds"][0], field: "HERE"}]}
     return orjson.dumps(marked).replace(b'"HERE"', value)
 
 
@@ -189,7 +189,7 @@ def _seed(name: str = "a", build: str = "", contribution: float | None = 0.1) ->
     )
 
 
-# -- what cannot be decoded ----------------------------------------------------------------------
+# -- undecodable reports ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,64 +204,64 @@ def _seed(name: str = "a", build: str = "", contribution: float | None = 0.1) ->
         ("train_loss", b'"0.5"'),
     ],
 )
-def test_a_number_that_is_none_or_out_of_range_is_a_dead_letter_and_its_run_ends_there(
+def test_an_invalid_number_is_a_dead_letter_and_breaks_its_run(
     scene: Scene, run_id: str, field: str, value: bytes
 ) -> None:
-    """The report is missing from then on: what follows may not be folded past it."""
+    """The undecodable report counts as missing; later ones must not be folded."""
     before = scene.counted("esper_dead_letters_total", "undecodable")
     scene.send(report(run_id, 0))
     scene.send_bytes(run_id, raw(run_id, 1, field, value))
     scene.send(report(run_id, 2), report(run_id, 3))
 
-    undecodable, hole, later = scene.reasons(run_id, 3)
+    undecodable, gap, later = scene.reasons(run_id, 3)
     assert undecodable.startswith("SeedReport: ")
     assert field in undecodable or "JSON" in undecodable
-    assert f"run {run_id}: report 1 is missing, next is 2" in hole
+    assert f"run {run_id}: report 1 is missing, next is 2" in gap
     assert later.startswith("the run is broken")
     assert scene.counted("esper_dead_letters_total", "undecodable") == before + 1
     assert scene.ended(run_id).last_seq == 0
 
 
 @pytest.mark.parametrize("contribution", [1e300, -1e300, 1e-320])
-def test_a_contribution_that_no_sum_could_hold_leaves_the_fold_unharmed(
-    scene: Scene, run_id: str, contribution: float
-) -> None:
+def test_an_extreme_contribution_is_folded(scene: Scene, run_id: str, contribution: float) -> None:
     seeds = (_seed(contribution=contribution),)
     scene.send(report(run_id, 0, kernels=(kernel("a"),)))
     scene.send(*(report(run_id, seq, seeds=seeds) for seq in range(1, 12)))
     scene.send(report(run_id, 12, closing=True))
 
     assert scene.ended(run_id).last_seq == 12
-    assert scene.letters(run_id) == []
+    assert scene.dead_letters(run_id) == []
     assert _audited(scene, run_id)
 
 
 # -- order --------------------------------------------------------------------------------------
 
 
-def test_a_hole_breaks_its_run_and_no_other_on_the_partition(scene: Scene, run_id: str) -> None:
+def test_a_sequence_gap_breaks_its_run_and_no_other_run_of_the_partition(
+    scene: Scene, run_id: str
+) -> None:
     other = neighbour_of(run_id)
     broken = scene.counted("esper_runs_broken_total", "sequence-gap")
     scene.send(report(run_id, 0), report(other, 0), report(run_id, 1))
     scene.send(report(run_id, 3), report(other, 1), report(run_id, 4), report(other, 2))
 
     scene.folded_to(other, 2)
-    hole, later = scene.reasons(run_id, 2)
-    assert hole == (
+    gap, later = scene.reasons(run_id, 2)
+    assert gap == (
         f"run {run_id}: report 2 is missing, next is 3; the topic does not have it "
         "before this record"
     )
-    assert later == f"the run is broken: {hole}"
+    assert later == f"the run is broken: {gap}"
     ended = scene.ended(run_id)
     assert (ended.ended, ended.last_seq) == (RunEnd.BROKEN, 1)
-    assert scene.letters(other) == []
+    assert scene.dead_letters(other) == []
     assert scene.counted("esper_runs_broken_total", "sequence-gap") == broken + 1
 
 
 def test_reports_out_of_order_break_their_run(scene: Scene, run_id: str) -> None:
     scene.send(report(run_id, 0), report(run_id, 2), report(run_id, 1))
-    hole, late = scene.reasons(run_id, 2)
-    assert "report 1 is missing, next is 2" in hole
+    gap, late = scene.reasons(run_id, 2)
+    assert "report 1 is missing, next is 2" in gap
     assert late.startswith("the run is broken")
 
 
@@ -269,14 +269,12 @@ def test_a_repeated_report_changes_nothing(scene: Scene, run_id: str) -> None:
     reports = [report(run_id, 0, kernels=(kernel("a"),)), *(report(run_id, n) for n in (1, 2, 3))]
     scene.send(*reports[:3], reports[0], reports[1], reports[2], reports[3])
     scene.folded_to(run_id, 3)
-    assert scene.letters(run_id) == []
+    assert scene.dead_letters(run_id) == []
     assert [decision.seq for decision in scene.decisions(run_id)].count(0) == 1
     assert _audited(scene, run_id)
 
 
-def test_a_report_that_says_something_else_the_second_time_breaks_its_run(
-    scene: Scene, run_id: str
-) -> None:
+def test_a_repeated_report_with_other_content_breaks_its_run(scene: Scene, run_id: str) -> None:
     scene.send(report(run_id, 0), report(run_id, 1), report(run_id, 1, train_loss=2.0))
     scene.send(report(run_id, 2))
     contradiction, later = scene.reasons(run_id, 2)
@@ -295,19 +293,17 @@ def test_a_run_with_more_arms_than_a_decision_can_list_is_broken(scene: Scene, r
     assert later.startswith("the run is broken")
 
 
-# -- which run ----------------------------------------------------------------------------------
+# -- run ids ----------------------------------------------------------------------------------
 
 
-def test_a_report_of_a_run_that_was_never_opened_is_a_dead_letter(
-    scene: Scene, run_id: str
-) -> None:
+def test_a_first_report_without_run_config_is_a_dead_letter(scene: Scene, run_id: str) -> None:
     before = scene.counted("esper_dead_letters_total", "no-run-config")
     scene.send(report(run_id, 4))
     (reason,) = scene.reasons(run_id, 1)
     assert reason == (
         f"run {run_id} starts with report 4, which has no run_config; fold it from report 0"
     )
-    assert scene.kept(run_id) is None
+    assert scene.stored(run_id) is None
     assert scene.counted("esper_dead_letters_total", "no-run-config") == before + 1
 
 
@@ -330,7 +326,7 @@ def test_after_the_closing_report_repeats_are_ignored_and_later_ones_are_dead_le
     assert [decision.seq for decision in scene.decisions(run_id)][-1] == 1
 
 
-def test_of_a_closed_run_a_few_hundred_bytes_are_kept(scene: Scene, run_id: str) -> None:
+def test_a_closed_run_takes_less_than_400_bytes(scene: Scene, run_id: str) -> None:
     kernels = tuple(kernel(f"k{number}") for number in range(40))
     scene.send(report(run_id, 0, kernels=kernels))
     scene.send(report(run_id, 1, closing=True))
@@ -340,8 +336,8 @@ def test_of_a_closed_run_a_few_hundred_bytes_are_kept(scene: Scene, run_id: str)
     assert _audited(scene, run_id)
 
 
-def test_a_second_opening_breaks_a_run_that_is_under_way(scene: Scene, run_id: str) -> None:
-    """No later report could be told to be of the one or of the other."""
+def test_a_second_first_report_breaks_an_open_run(scene: Scene, run_id: str) -> None:
+    """Later reports could belong to either of two runs."""
     broken = scene.counted("esper_runs_broken_total", "contradiction")
     scene.send(report(run_id, 0), report(run_id, 1), report(run_id, 0, seed=2), report(run_id, 2))
     second, later = scene.reasons(run_id, 2)
@@ -351,7 +347,7 @@ def test_a_second_opening_breaks_a_run_that_is_under_way(scene: Scene, run_id: s
     assert scene.counted("esper_runs_broken_total", "contradiction") == broken + 1
 
 
-def test_a_second_opening_of_a_closed_run_is_a_dead_letter(scene: Scene, run_id: str) -> None:
+def test_a_second_first_report_of_a_closed_run_is_a_dead_letter(scene: Scene, run_id: str) -> None:
     scene.send(report(run_id, 0), report(run_id, 1, closing=True), report(run_id, 0, seed=2))
     (reason,) = scene.reasons(run_id, 1)
     assert reason == (
@@ -372,7 +368,7 @@ def test_a_run_without_arms_is_folded_and_sealed(scene: Scene, run_id: str) -> N
     assert _audited(scene, run_id)
 
 
-def test_an_arm_whose_kernel_is_replaced_while_planted_leaves_the_fold_unharmed(
+def test_reports_are_folded_when_the_kernel_of_a_planted_arm_is_replaced(
     scene: Scene, run_id: str
 ) -> None:
     old = (_seed("a", "old"),)
@@ -381,7 +377,7 @@ def test_an_arm_whose_kernel_is_replaced_while_planted_leaves_the_fold_unharmed(
     scene.send(*(report(run_id, seq, seeds=old) for seq in range(2, 10)))
     scene.send(report(run_id, 10, closing=True))
     assert scene.ended(run_id).last_seq == 10
-    assert scene.letters(run_id) == []
+    assert scene.dead_letters(run_id) == []
     assert _audited(scene, run_id)
 
 
@@ -391,7 +387,7 @@ def test_an_arm_whose_kernel_is_replaced_while_planted_leaves_the_fold_unharmed(
 @pytest.mark.parametrize(
     ("offset_ms", "direction"), [(-2 * DAY_MS, "behind"), (30 * 60 * 1000, "ahead")]
 )
-def test_a_clock_that_is_wrong_is_counted_and_spoils_no_latency(
+def test_a_wrong_clock_is_counted_and_does_not_distort_the_latency(
     scene: Scene, run_id: str, offset_ms: int, direction: str
 ) -> None:
     before = scene.counted("esper_report_clocks_off_total", direction)
@@ -414,10 +410,10 @@ def test_a_clock_that_is_wrong_is_counted_and_spoils_no_latency(
     assert 0.0 <= total < 24 * 60 * 60
 
 
-# -- a worker that comes back -------------------------------------------------------------------
+# -- restarts of the worker -------------------------------------------------------------------
 
 
-def test_what_is_known_of_a_run_is_known_to_a_worker_that_was_killed_and_came_back(
+def test_a_restarted_worker_knows_which_runs_are_broken_closed_and_open(
     running: Running, bus: Bus, run_id: str
 ) -> None:
     scene = Scene(running, bus)
@@ -432,8 +428,8 @@ def test_what_is_known_of_a_run_is_known_to_a_worker_that_was_killed_and_came_ba
     scene.send(report(run_id, 3), report(closed, 2), report(opened, 0, seed=2))
     running.stack.restart("bandit")
 
-    hole, later = scene.reasons(run_id, 2)
-    assert later == f"the run is broken: {hole}"
+    gap, later = scene.reasons(run_id, 2)
+    assert later == f"the run is broken: {gap}"
     (after_the_end,) = scene.reasons(closed, 1)
     assert after_the_end.endswith("report 2 came after that")
     (second,) = scene.reasons(opened, 1)

@@ -1,4 +1,4 @@
-"""A trainer that is killed goes on from its file, to the bits of one that never was."""
+"""A killed trainer resumes from its checkpoint and ends with the weights of an undisturbed one."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import torch
 
@@ -27,21 +27,23 @@ from tests.waiting import wait_until
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "conv-bottleneck", "squeeze-excite")
 EPOCHS = 16
-WAIT_S = 60.0
-PART_OF_AN_EPOCH_S = 0.02
-"""An epoch takes some 0.2 s, with one report or two, and longer on a busy machine."""
+WAIT_S = 300.0
+PART_OF_AN_EPOCH_CPU_S = 0.02
+"""An epoch takes about 0.2 s of CPU time and has one or two reports."""
+
+pytestmark = pytest.mark.timeout(900)
 
 
 class Ended(NamedTuple):
-    """What a training printed, and what it exported."""
+    """The printed facts and the export of a training."""
 
     facts: dict[str, Any]
     weights: bytes
     operations: list[tuple[int, Any]]
 
 
-class Kept(NamedTuple):
-    """What the file of a training that is under way says."""
+class Checkpoint(NamedTuple):
+    """The contents of a checkpoint."""
 
     run_id: str
     epoch: int
@@ -50,7 +52,7 @@ class Kept(NamedTuple):
 
 
 class Command:
-    """`esper train` in processes of its own, kept in one file."""
+    """Runs `esper train` in processes that share one checkpoint file."""
 
     def __init__(self, running: Running, folder: Path) -> None:
         self._running, self._folder = running, folder
@@ -73,36 +75,40 @@ class Command:
         )
 
     def ended(self, process: "subprocess.Popen[str]") -> Ended:
-        """Wait for the end of a training with --json, and read what it left."""
-        said, errors = process.communicate(timeout=WAIT_S)
+        """Wait for the end of a training with --json; return its results."""
+        output, errors = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, errors
-        facts = json.loads(said)
+        facts = json.loads(output)
         exported = Path(facts["exported"])
         lineage = json.loads((exported / "lineage.json").read_text())
         operations = [
-            (one["outcome"]["step"], operation)
-            for one in lineage["decisions"]
-            for operation in one["decision"]["operations"]
+            (decision["outcome"]["step"], operation)
+            for decision in lineage["decisions"]
+            for operation in decision["decision"]["operations"]
         ]
         return Ended(facts, (exported / "weights.safetensors").read_bytes(), operations)
 
-    def interrupt_within_an_epoch(self, process: "subprocess.Popen[str]", number: int) -> Kept:
-        """Send a signal while a kernel is planted and recorded reports are newer than the file."""
+    def interrupt_within_an_epoch(
+        self, process: "subprocess.Popen[str]", number: int
+    ) -> Checkpoint:
+        """Send a signal while a kernel is planted and a report is newer than the checkpoint."""
         for _ in range(2):
             wait_until(self._change(process), "a new checkpoint", WAIT_S, poll_s=0.002)
         while not self._halted_within_an_epoch(process):
             process.send_signal(signal.SIGCONT)
             assert process.poll() is None, process.communicate()
-            time.sleep(PART_OF_AN_EPOCH_S)
-        kept = self.kept()
+            self._compute(process, PART_OF_AN_EPOCH_CPU_S)
+        checkpoint = self.checkpoint()
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)
-        return kept
+        return checkpoint
 
-    def kept(self) -> Kept:
+    def checkpoint(self) -> Checkpoint:
         state = torch.load(self.file, weights_only=True)
         growth = json.loads(state["growth"]["growth"])
-        return Kept(growth["run"]["run_id"], state["epoch"], state["steps"], len(growth["planted"]))
+        return Checkpoint(
+            growth["run"]["run_id"], state["epoch"], state["steps"], len(growth["planted"])
+        )
 
     def reports(self, run_id: str) -> list[SeedReport]:
         servers = self._running.settings.kafka_bootstrap_servers
@@ -116,8 +122,20 @@ class Command:
 
     def _halted_within_an_epoch(self, process: "subprocess.Popen[str]") -> bool:
         process.send_signal(signal.SIGSTOP)
-        kept = self.kept()
-        return kept.planted > 0 and self.reports(kept.run_id)[-1].step > kept.steps
+        checkpoint = self.checkpoint()
+        return (
+            checkpoint.planted > 0 and self.reports(checkpoint.run_id)[-1].step > checkpoint.steps
+        )
+
+    def _compute(self, process: "subprocess.Popen[str]", cpu_s: float) -> None:
+        """Wait until the process has used CPU time, or has ended."""
+        end = _cpu_s(process) + cpu_s
+        wait_until(
+            lambda: process.poll() is not None or _cpu_s(process) >= end,
+            "CPU time of the trainer",
+            WAIT_S,
+            poll_s=0.002,
+        )
 
     def _change(self, process: "subprocess.Popen[str]") -> Callable[[], bool]:
         before = self._written()
@@ -132,15 +150,20 @@ class Command:
         return self.file.stat().st_mtime_ns if self.file.exists() else 0
 
 
+def _cpu_s(process: "subprocess.Popen[str]") -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return times.user + times.system
+
+
 @pytest.fixture(scope="module")
 def kafka(own_kafka: KafkaService) -> KafkaService:
-    """No other test's blueprints: a lockstep run begins with all that were ever published."""
+    """A broker without other tests' blueprints; a lockstep run starts with all published ones."""
     return own_kafka
 
 
 @pytest.fixture(scope="module")
 def undisturbed(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """A training that nobody disturbs."""
+    """A training without interruption."""
     publish_blueprints(running.settings, map(shipped_named, BLUEPRINTS))
     command = Command(running, tmp_path_factory.mktemp("undisturbed"))
     ended = command.ended(command.start("--json"))
@@ -148,50 +171,52 @@ def undisturbed(running: Running, tmp_path_factory: pytest.TempPathFactory) -> E
     return ended
 
 
-def test_a_trainer_that_is_killed_twice_ends_with_the_bits_of_one_that_never_was(
+def test_a_trainer_killed_twice_ends_with_the_weights_of_an_undisturbed_one(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:
     command = Command(running, tmp_path)
     for _ in range(2):
         process = command.start()
-        kept = command.interrupt_within_an_epoch(process, signal.SIGKILL)
-        said, _ = process.communicate()
+        checkpoint = command.interrupt_within_an_epoch(process, signal.SIGKILL)
+        output, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL
-    assert "resuming after epoch" in said
-    again = command.ended(command.start("--json"))
+    assert "resuming after epoch" in output
+    resumed = command.ended(command.start("--json"))
 
-    assert again.facts["run_id"] == kept.run_id
-    assert again.facts["went_on_after_epoch"] == kept.epoch
-    assert max(step for step, _ in again.operations) > kept.steps
-    assert again.operations == undisturbed.operations
-    assert {operation["op"] for _, operation in again.operations} > {"plant"}
-    assert again.weights == undisturbed.weights
-    assert again.facts["steps"] == undisturbed.facts["steps"]
-    assert again.facts["sealed"]
-    verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, again.facts["run_id"]))
+    assert resumed.facts["run_id"] == checkpoint.run_id
+    assert resumed.facts["went_on_after_epoch"] == checkpoint.epoch
+    assert max(step for step, _ in resumed.operations) > checkpoint.steps
+    assert resumed.operations == undisturbed.operations
+    assert {operation["op"] for _, operation in resumed.operations} > {"plant"}
+    assert resumed.weights == undisturbed.weights
+    assert resumed.facts["steps"] == undisturbed.facts["steps"]
+    assert resumed.facts["sealed"]
+    verdict = audit(
+        fetch_history(running.settings.kafka_bootstrap_servers, resumed.facts["run_id"])
+    )
     assert verdict.identical, verdict
     assert verdict.closed
-    reports = command.reports(kept.run_id)
+    reports = command.reports(checkpoint.run_id)
     assert [report.seq for report in reports] == list(range(len(reports)))
 
 
-def test_a_trainer_that_is_told_to_stop_says_how_to_go_on_and_does(
+def test_a_trainer_stopped_by_sigterm_prints_how_to_resume_and_resumes(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:
     command = Command(running, tmp_path)
     process = command.start()
-    kept = command.interrupt_within_an_epoch(process, signal.SIGTERM)
-    said, _ = process.communicate(timeout=WAIT_S)
+    checkpoint = command.interrupt_within_an_epoch(process, signal.SIGTERM)
+    output, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
-    assert "stopped; the same command resumes from" in " ".join(said.split())
-    assert command.status(kept.run_id) is RunStatus.OPEN
-    again = command.ended(command.start("--json"))
-    assert again.facts["run_id"] == kept.run_id
-    assert command.status(kept.run_id) is RunStatus.CLOSED
-    assert again.weights == undisturbed.weights
+    assert "stopped; the same command resumes from" in " ".join(output.split())
+    assert command.status(checkpoint.run_id) is RunStatus.OPEN
+    resumed = command.ended(command.start("--json"))
+    assert resumed.facts["run_id"] == checkpoint.run_id
+    assert command.status(checkpoint.run_id) is RunStatus.CLOSED
+    assert resumed.weights == undisturbed.weights
 
 
-def test_a_file_whose_run_was_closed_is_named_with_what_to_do(
+def test_the_checkpoint_of_a_closed_run_is_an_error_with_the_remedy(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:
     command = Command(running, tmp_path)
@@ -200,8 +225,8 @@ def test_a_file_whose_run_was_closed_is_named_with_what_to_do(
     shutil.copy(command.file, tmp_path / "copy.pt")
     command.ended(process)
     shutil.copy(tmp_path / "copy.pt", command.file)
-    again = command.start("--epochs", "2", "--json")
-    _, errors = again.communicate(timeout=WAIT_S)
-    assert again.returncode == 1
+    resumed = command.start("--epochs", "2", "--json")
+    _, errors = resumed.communicate(timeout=WAIT_S)
+    assert resumed.returncode == 1
     assert f"esper: {command.file} cannot be resumed: run" in errors
     assert errors.strip().endswith("or remove the file to start again")

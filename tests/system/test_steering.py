@@ -1,4 +1,4 @@
-"""A person steers a real run from the command line, and the audit proves what came of it."""
+"""Steer a real run from the command line; the audit reproduces every decision."""
 
 import json
 import threading
@@ -49,25 +49,25 @@ def published(running: Running) -> None:
 
 @pytest.fixture(autouse=True)
 def reached(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line speaks to the broker of these tests."""
+    """Point the command line at the broker of these tests."""
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", running.settings.kafka_bootstrap_servers)
 
 
 @contextmanager
 def trained(running: Running, **arguments: Any) -> Iterator[Training]:
-    """A run that trains on a thread of its own until the block ends, closed and sealed then."""
+    """Train a run on a second thread until the block ends; it is then closed and sealed."""
     arguments = {"report_every": 5, "selection": LONG_TRIALS, "memory": False} | arguments
     training = Training(running, **arguments)
-    over = threading.Event()
+    stop = threading.Event()
     failed: list[BaseException] = []
 
     def train() -> None:
         try:
             with training.growth:
-                while not over.is_set():
+                while not stop.is_set():
                     training.step()
                     time.sleep(0.001)
-        except BaseException as error:  # noqa: BLE001 - told to the thread that asserts
+        except BaseException as error:  # noqa: BLE001 - asserted on the main thread
             failed.append(error)
 
     thread = threading.Thread(target=train, daemon=True)
@@ -75,14 +75,14 @@ def trained(running: Running, **arguments: Any) -> Iterator[Training]:
     try:
         yield training
     finally:
-        over.set()
-        thread.join(60)
+        stop.set()
+        thread.join(180)
     assert not failed
     assert training.growth.run_history.sealed
 
 
 def planted(training: Training, state: SeedState = S.ACTIVE) -> Slot:
-    """Wait for a seed of that state."""
+    """Wait for a seed in a state; return its slot."""
 
     def found() -> Slot | None:
         slots = [slot for site in training.growth.sites.values() for slot in site.slots]
@@ -92,7 +92,8 @@ def planted(training: Training, state: SeedState = S.ACTIVE) -> Slot:
     return slot
 
 
-def said(*words: str, code: int = 0) -> str:
+def run_cli(*words: str, code: int = 0) -> str:
+    """Run `esper` with these words, check its exit code, and return its output."""
     result = CliRunner().invoke(app, [*words, "--timeout", "60"])
     assert result.exit_code == code, result.output
     return result.output
@@ -110,72 +111,72 @@ def decisions_of(running: Running, run_id: str) -> list[AdaptationDecision]:
     return [decode(AdaptationDecision, record.value) for record in records]
 
 
-def proven(running: Running, run_id: str) -> None:
+def assert_audited(running: Running, run_id: str) -> None:
     verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, run_id))
     assert verdict.identical
     assert verdict.closed
 
 
-def test_a_seed_is_culled_by_hand_and_the_audit_proves_it(running: Running) -> None:
+def test_a_seed_is_culled_on_request_and_the_run_is_audited(running: Running) -> None:
     with trained(running) as training:
         run_id, slot = training.growth.run_id, planted(training)
-        place = f"{slot.site}/{slot.index}"
-        output = said("seed", "cull", run_id, place)
-        assert output.startswith(f"{run_id}: cull {place}: applied at step ")
+        slot_name = f"{slot.site}/{slot.index}"
+        output = run_cli("seed", "cull", run_id, slot_name)
+        assert output.startswith(f"{run_id}: cull {slot_name}: applied at step ")
         assert slot.state in (S.CULLED, S.DORMANT)
-    (by_hand,) = [entry for entry in decisions_of(running, run_id) if entry.request_id]
-    assert by_hand.reason == f"asked for by hand: cull {place}"
-    assert by_hand.strategy is None
-    proven(running, run_id)
+    (requested,) = [entry for entry in decisions_of(running, run_id) if entry.request_id]
+    assert requested.reason == f"asked for by hand: cull {slot_name}"
+    assert requested.strategy is None
+    assert_audited(running, run_id)
 
 
-def test_a_seed_is_kept_by_hand(running: Running) -> None:
+def test_a_seed_is_fossilized_on_request(running: Running) -> None:
     with trained(running) as training:
         run_id, slot = training.growth.run_id, planted(training)
-        facts = json.loads(said("seed", "keep", run_id, slot.site, "--json"))
+        facts = json.loads(run_cli("seed", "keep", run_id, slot.site, "--json"))
         assert (facts["answer"], facts["kind"], facts["site"]) == ("done", "keep", slot.site)
         assert slot.state is S.FOSSILIZED
         assert facts["step"] == slot.since_step
-    proven(running, run_id)
+    assert_audited(running, run_id)
 
 
 def test_a_paused_run_decides_nothing_until_it_is_resumed(running: Running) -> None:
     with trained(running) as training:
         run_id, slot = training.growth.run_id, planted(training)
-        assert "pause: paused at step" in said("run", "pause", run_id)
+        assert "pause: paused at step" in run_cli("run", "pause", run_id)
         assert training.growth.paused
-        said("seed", "cull", run_id, f"{slot.site}/{slot.index}")
-        # Its slot and its place on trial are free, and still nothing is planted.
+        run_cli("seed", "cull", run_id, f"{slot.site}/{slot.index}")
+        # The slot and the only trial are free, and still nothing is planted.
         seen = len(reports_of(running, run_id))
         wait_until(lambda: len(reports_of(running, run_id)) > seen + 20, "20 more reports")
         decided = decisions_of(running, run_id)
-        assert "resume: resumed at step" in said("run", "resume", run_id)
+        assert "resume: resumed at step" in run_cli("run", "resume", run_id)
         wait_until(lambda: len(decisions_of(running, run_id)) > len(decided) + 1, "a decision")
     while_paused = {report.seq for report in reports_of(running, run_id) if report.paused}
-    words = [entry for entry in decided if entry.seq in while_paused and entry.request_id is None]
-    assert [word.reason for word in words] == ["no action: paused by the trainer"]
-    proven(running, run_id)
+    own = [entry for entry in decided if entry.seq in while_paused and entry.request_id is None]
+    assert [decision.reason for decision in own] == ["no action: paused by the trainer"]
+    assert_audited(running, run_id)
 
 
-def test_a_request_counts_once_however_often_it_is_heard(running: Running, bus: Bus) -> None:
+def test_a_repeated_request_is_applied_once(running: Running, bus: Bus) -> None:
     with trained(running) as training:
         run_id = training.growth.run_id
         run = find_open_run(running.settings.kafka_bootstrap_servers, run_id)
         request = new_request(run, RequestKind.PAUSE)
         for _ in range(2):
-            bus.publish(RUN_CONTROL, request).result(10)
+            bus.publish(RUN_CONTROL, request).result(60)
         wait_until(lambda: training.growth.paused, "the pause")
         training.growth.resume()
-        bus.publish(RUN_CONTROL, request).result(10)
-        bus.send(RUN_CONTROL.name, run_id.encode(), b"no request").result(10)
-        said("seed", "cull", run_id, "conv2/7", code=1)
+        bus.publish(RUN_CONTROL, request).result(60)
+        bus.send(RUN_CONTROL.name, run_id.encode(), b"no request").result(60)
+        run_cli("seed", "cull", run_id, "conv2/7", code=1)
         assert not training.growth.paused
-    told = [entry for report in reports_of(running, run_id) for entry in report.requests]
-    assert [element.kind for element in told] == [RequestKind.PAUSE, RequestKind.CULL]
-    proven(running, run_id)
+    requests = [entry for report in reports_of(running, run_id) for entry in report.requests]
+    assert [request.kind for request in requests] == [RequestKind.PAUSE, RequestKind.CULL]
+    assert_audited(running, run_id)
 
 
-def test_what_cannot_be_done_is_refused_in_a_line(
+def test_an_impossible_request_is_refused_in_one_line(
     running: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*words: str) -> str:
@@ -188,7 +189,7 @@ def test_what_cannot_be_done_is_refused_in_a_line(
 
     with trained(running) as training:
         run_id = training.growth.run_id
-        output = said("seed", "cull", run_id, "conv2/7", code=1)
+        output = run_cli("seed", "cull", run_id, "conv2/7", code=1)
         assert output == f"{run_id}: cull conv2/7: refused because nothing is planted at conv2/7\n"
         assert "has no site 'nowhere'; its sites: " in refused("seed", "keep", run_id, "nowhere/0")
         line = refused("run", "pause", "no-such-run")
@@ -199,7 +200,7 @@ def test_what_cannot_be_done_is_refused_in_a_line(
     assert CliRunner().invoke(app, ["seed", "cull", run_id, "conv2/x"]).exit_code == 2
 
 
-def test_a_run_that_no_one_trains_does_not_answer(running: Running) -> None:
+def test_a_request_to_a_run_that_takes_no_steps_times_out(running: Running) -> None:
     training = Training(running, report_every=5)
     with training.growth as growth:
         result = CliRunner().invoke(app, ["run", "pause", growth.run_id, "--timeout", "1"])
@@ -207,43 +208,45 @@ def test_a_run_that_no_one_trains_does_not_answer(running: Running) -> None:
     assert "not read by a trainer within 1 s" in result.output
 
 
-def test_a_run_that_goes_on_hears_what_was_asked_meanwhile_and_nothing_twice(
+def test_a_resumed_run_applies_requests_sent_while_it_was_down_and_repeats_none(
     running: Running, bus: Bus
 ) -> None:
     servers = running.settings.kafka_bootstrap_servers
     first = Training(running, report_every=5)
     with pytest.raises(RuntimeError, match="cut off"), first.growth as growth:
         run_id, run = growth.run_id, find_open_run(servers, growth.run_id)
-        bus.publish(RUN_CONTROL, new_request(run, RequestKind.PAUSE)).result(10)
+        bus.publish(RUN_CONTROL, new_request(run, RequestKind.PAUSE)).result(60)
         first.train_until(lambda: growth.paused, "the pause")
         for _ in range(10):
             first.step()
         state = growth.state_dict()
         raise RuntimeError("cut off")
-    bus.publish(RUN_CONTROL, new_request(run, RequestKind.CULL, "conv2")).result(10)
+    bus.publish(RUN_CONTROL, new_request(run, RequestKind.CULL, "conv2")).result(60)
     second = Training(running, report_every=5, state=state)
     with second.growth as growth:
         assert growth.paused
-        wait_until(lambda: _asked(running, run_id, second.step)[-1:] == ["cull"], "the request")
-    assert _asked(running, run_id) == ["pause", "cull"]
-    proven(running, run_id)
+        wait_until(lambda: _requests(running, run_id, second.step)[-1:] == ["cull"], "the request")
+    assert _requests(running, run_id) == ["pause", "cull"]
+    assert_audited(running, run_id)
 
 
-def _asked(running: Running, run_id: str, step: Callable[[], None] = lambda: None) -> list[str]:
+def _requests(running: Running, run_id: str, step: Callable[[], None] = lambda: None) -> list[str]:
     step()
-    return [request.kind.value for one in reports_of(running, run_id) for request in one.requests]
+    return [
+        request.kind.value for report in reports_of(running, run_id) for request in report.requests
+    ]
 
 
-def test_a_dry_run_is_decided_and_changes_nothing(running: Running) -> None:
+def test_a_dry_run_gets_decisions_and_changes_nothing(running: Running) -> None:
     with trained(running, dry_run=True) as training:
         run_id = training.growth.run_id
         outcomes = training.growth.run_history.outcomes
         wait_until(lambda: len(outcomes) > 2, "three decisions")
-        said("seed", "cull", run_id, "conv2", code=1)
+        run_cli("seed", "cull", run_id, "conv2", code=1)
     assert {outcome.status for outcome in outcomes.values()} == {OutcomeStatus.WITHHELD}
     assert not any(list(site.seeds()) for site in training.growth.sites.values())
     held = sum(len(group["params"]) for group in training.optimizer.param_groups)
     assert held == len(list(training.model.parameters()))
     assert all(torch.isfinite(parameter).all() for parameter in training.model.parameters())
     assert not any(report.seeds for report in reports_of(running, run_id))
-    proven(running, run_id)
+    assert_audited(running, run_id)
