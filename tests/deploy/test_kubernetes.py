@@ -21,7 +21,7 @@ FOLDERS = ("base", "overlays/dev")
 WORKERS = {"esper-compile", "esper-bandit"}
 DEV_IMAGES = {"apache/kafka:4.3.0", "redis:7-alpine"}
 MADE_BY_HAND = {"esper-signing-key", "esper-trusted-key", "esper-secret-settings"}
-"""Objects that the operator creates (docs/operations.md): no key lies in the repository."""
+"""Objects that the operator creates (docs/operations.md): the repository has no keys."""
 
 in_each_folder = pytest.mark.parametrize("folder", FOLDERS)
 

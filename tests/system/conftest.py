@@ -50,8 +50,8 @@ def bus(running: Running) -> Iterator[Bus]:
         bus.close()
 
 
-def publish_as_a_stranger(running: Running, *blueprints: bytes) -> None:
-    """Publish with librdkafka: no keys, no headers, compressed as its users have it."""
+def publish_as_foreign_client(running: Running, *blueprints: bytes) -> None:
+    """Publish with librdkafka: gzip, no keys, no headers."""
     producer = Producer(
         {
             "bootstrap.servers": running.settings.kafka_bootstrap_servers,
@@ -64,5 +64,5 @@ def publish_as_a_stranger(running: Running, *blueprints: bytes) -> None:
         producer.produce(
             BLUEPRINT_SUBMITTED.name, value, on_delivery=lambda error, _: errors.append(error)
         )
-    producer.flush(30)
+    producer.flush(60)
     assert errors == [None] * len(blueprints)

@@ -1,4 +1,4 @@
-"""Each example runs as its docstring says, against real services."""
+"""Every example runs as its docstring says, against real services."""
 
 import ast
 import os
@@ -17,7 +17,9 @@ from esper.workers.cli import publish_blueprints
 from tests.system.conftest import Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TIMEOUT_S = 150
+TIMEOUT_S = 300
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,6 @@ def test_examples_import_esper_alone(file: Path) -> None:
             assert node.attr in esper.__all__, node.attr
 
 
-@pytest.mark.timeout(300)
 def test_a_grown_run_is_audited_and_replayed(published: Running, tmp_path: Path) -> None:
     grown = run(published, EXAMPLES / "grow.py", "--epochs", "4", "--export", tmp_path / "grown")
     assert (tmp_path / "grown" / "model.py").exists()
@@ -78,7 +79,6 @@ def test_a_grown_run_is_audited_and_replayed(published: Running, tmp_path: Path)
     assert "every report is as recorded" in replayed
 
 
-@pytest.mark.timeout(300)
 def test_a_stopped_run_is_resumed_and_audited(published: Running, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.pt"
     stopped = run(published, EXAMPLES / "resume.py", checkpoint, "--stop-after", "150")
@@ -96,7 +96,6 @@ def test_another_policy_and_a_tournament_decide(published: Running) -> None:
     assert int(found[1]) > 1
 
 
-@pytest.mark.timeout(300)
 def test_two_ranks_grow_one_model(published: Running) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     output = run(published, *torchrun, EXAMPLES / "ddp.py", "--epochs", "4")

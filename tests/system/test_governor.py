@@ -1,4 +1,4 @@
-"""Kernels that explode in real runs: taken out, and the run ends as if it had never grown."""
+"""The governor culls exploding kernels in real runs; the final loss is that of an ungrown run."""
 
 import math
 from pathlib import Path
@@ -23,10 +23,12 @@ WITHIN = 1.01
 AFTER = 25
 SEED = 3
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def kafka(own_kafka: KafkaService) -> KafkaService:
-    """No other test's blueprints: a lockstep run begins with all that were ever published."""
+    """A broker without other tests' blueprints; a lockstep run starts with all published ones."""
     return own_kafka
 
 
@@ -38,12 +40,12 @@ def published(running: Running) -> Running:
 
 @pytest.fixture(scope="module")
 def twin() -> Ended:
-    """The run that never grew."""
+    """The same training without growth."""
     return never_grown(SEED)
 
 
 def incidents_of(run: Ended) -> list[Any]:
-    """What the governor did, without the names that hang on the run's."""
+    """Return the incidents of a run without the ids that depend on the run id."""
     assert run.growth is not None
     return [
         (
@@ -72,7 +74,7 @@ def test_a_run_whose_kernels_explode_ends_as_low_as_one_that_never_grew(
 
 
 @pytest.mark.parametrize("explosion", Explosion)
-def test_without_the_governor_it_does_not(
+def test_without_the_governor_the_final_loss_is_higher(
     published: Running, twin: Ended, explosion: Explosion
 ) -> None:
     run = grown(published.settings, SEED, Injector(explosion, AFTER), governor=False)
@@ -80,7 +82,7 @@ def test_without_the_governor_it_does_not(
     assert not (math.isfinite(run.loss) and run.loss <= WITHIN * twin.loss)
 
 
-def test_a_run_with_rollbacks_can_be_repeated_bit_for_bit(published: Running) -> None:
+def test_a_repeated_run_with_rollbacks_has_equal_incidents_and_weights(published: Running) -> None:
     first, second = (
         grown(published.settings, SEED, Injector(Explosion.HUGE, AFTER)) for _ in range(2)
     )
@@ -89,8 +91,7 @@ def test_a_run_with_rollbacks_can_be_repeated_bit_for_bit(published: Running) ->
     assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
 
 
-@pytest.mark.timeout(300)
-def test_in_a_replay_the_governor_steps_in_by_itself_as_recorded(
+def test_a_replay_has_the_recorded_incidents_and_differs_without_the_governor(
     published: Running, tmp_path: Path
 ) -> None:
     def explode() -> Injector:

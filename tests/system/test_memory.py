@@ -1,4 +1,4 @@
-"""Runs learn from earlier ones by way of Redis, and need it for nothing else."""
+"""Runs learn from earlier runs through Redis, and need Redis for nothing else."""
 
 import os
 import secrets
@@ -29,12 +29,14 @@ from tests.system.conftest import Running
 from tests.system.training import Training
 from tests.waiting import wait_until
 
-WAIT_S = 60.0
+WAIT_S = 120.0
+
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
 def running(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Workers with a Redis of their own, which has memory alone: kernels are files."""
+    """Workers with a separate Redis that holds only the memory; kernels are files."""
     home = tmp_path_factory.mktemp("stack")
     environment = {name: value for name, value in os.environ.items() if name != "ESPER_REDIS_URL"}
     environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
@@ -73,36 +75,33 @@ def without_redis(running: Running) -> Iterator[None]:
 
 
 def publish(running: Running, run: Trainer, at_seal: Callable[[], None] = lambda: None) -> None:
-    """Report a run that has ended, and call back as soon as its seal is on its topic."""
+    """Publish the reports of an ended run; call `at_seal` when its last decision arrives."""
     key, sealed = run.run_id.encode(), threading.Event()
 
-    def hear(record: Record) -> None:
+    def on_decision(record: Record) -> None:
         if decode(AdaptationDecision, record.value).seq == run.seq - 1:
             at_seal()
             sealed.set()
 
     bus = Bus.connect(running.settings.kafka_bootstrap_servers, source="/esper/test")
-    bus.consume(ADAPTATION_DECISION.name, hear, key=key)
+    bus.consume(ADAPTATION_DECISION.name, on_decision, key=key)
     for record in run.reports:
         bus.send(SEED_METRICS.name, key, record.value or b"").result(WAIT_S)
     assert sealed.wait(WAIT_S), "the run was not sealed"
     bus.close()
 
 
-def an_earlier_run(family: str) -> Trainer:
+def earlier_run(family: str) -> Trainer:
     return trained_run(family, run_id=f"earlier-{secrets.token_hex(4)}")
 
 
-def like(run: Trainer, other: Trainer) -> bool:
-    """Whether two runs share a partition."""
-    places = [
-        partition_of(entry.run_id.encode(), SEED_METRICS.partitions) for entry in (run, other)
-    ]
-    return places[0] == places[1]
+def share_partition(*runs: Trainer) -> bool:
+    partitions = {partition_of(run.run_id.encode(), SEED_METRICS.partitions) for run in runs}
+    return len(partitions) == 1
 
 
 def expected_after(run: Trainer) -> FamilyMemory:
-    """What a family knows after its first run; times aside."""
+    """Return the memory of a family after its first run, with times of 0."""
     return with_run(FamilyMemory(), memory_updates(run.fold_state), run_id=run.run_id, at_ms=0)
 
 
@@ -120,12 +119,11 @@ def first_report_memory(running: Running, run_id: str) -> MemorySnapshot:
     return run_config.memory
 
 
-@pytest.mark.timeout(240)
-def test_a_run_is_kept_once_though_its_worker_dies_between_seal_and_memory(
+def test_a_run_is_remembered_once_when_its_worker_dies_between_seal_and_memory(
     running: Running, family: str
 ) -> None:
-    run, redis = an_earlier_run(family), pid_of(running, "redis")
-    # Redis holds its breath, so that the worker is still waiting for it when it is killed.
+    run, redis = earlier_run(family), pid_of(running, "redis")
+    # Redis is stopped, so that the worker is still waiting for an answer when it is killed.
     os.kill(redis, signal.SIGSTOP)
     try:
         publish(running, run, at_seal=lambda: running.stack.kill("bandit"))
@@ -133,52 +131,51 @@ def test_a_run_is_kept_once_though_its_worker_dies_between_seal_and_memory(
         os.kill(redis, signal.SIGCONT)
     assert memory_of(running).read(family) == FamilyMemory()
     running.stack.restart("bandit")
-    wait_until(lambda: memory_of(running).read(family).runs, "the run to be kept")
+    wait_until(lambda: memory_of(running).read(family).runs, "the run in the memory")
     assert timeless(memory_of(running).read(family)) == expected_after(run)
 
 
-@pytest.mark.timeout(240)
-def test_a_run_is_kept_once_though_its_worker_dies_right_after(
+def test_a_run_is_remembered_once_when_its_worker_dies_right_after(
     running: Running, family: str
 ) -> None:
-    run = an_earlier_run(family)
+    run = earlier_run(family)
 
-    def kill_when_kept() -> None:
-        wait_until(lambda: memory_of(running).read(family).runs, "the run to be kept")
+    def kill_when_remembered() -> None:
+        wait_until(lambda: memory_of(running).read(family).runs, "the run in the memory")
         running.stack.kill("bandit")
 
-    publish(running, run, at_seal=kill_when_kept)
+    publish(running, run, at_seal=kill_when_remembered)
     running.stack.restart("bandit")
-    # A run on the same partition comes after all that is read again.
-    later = next(entry for entry in iter(lambda: an_earlier_run(family), None) if like(entry, run))
+    # A later run of the partition is folded after all repeated records.
+    later = next(
+        entry for entry in iter(lambda: earlier_run(family), None) if share_partition(entry, run)
+    )
     publish(running, later)
-    wait_until(lambda: len(memory_of(running).read(family).runs) == 2, "both")
+    wait_until(lambda: len(memory_of(running).read(family).runs) == 2, "both runs in the memory")
     assert memory_of(running).read(family).runs == (run.run_id, later.run_id)
 
 
-@pytest.mark.timeout(240)
-def test_a_run_begins_with_what_an_earlier_one_found_and_is_audited_without_redis(
+def test_a_run_starts_with_the_memory_of_an_earlier_run_and_is_audited_without_redis(
     running: Running, family: str
 ) -> None:
-    publish(running, an_earlier_run(family))
-    wait_until(lambda: memory_of(running).read(family).runs, "the run to be kept")
+    publish(running, earlier_run(family))
+    wait_until(lambda: memory_of(running).read(family).runs, "the run in the memory")
     training = Training(running, family=family)
     with training.growth as growth:
         for _ in range(120):
             training.step()
     assert growth.run_history.sealed
-    told = first_report_memory(running, growth.run_id)
+    memory = first_report_memory(running, growth.run_id)
     fc = SIGNATURES["fc"]
-    assert {(arm.signature, arm.blueprint_id) for arm in told.arms} == {(fc, "a"), (fc, "b")}
-    wait_until(lambda: len(memory_of(running).read(family).runs) == 2, "both runs to be kept")
+    assert {(arm.signature, arm.blueprint_id) for arm in memory.arms} == {(fc, "a"), (fc, "b")}
+    wait_until(lambda: len(memory_of(running).read(family).runs) == 2, "both runs in the memory")
     with without_redis(running):
         verdict = audit(fetch_history(running.settings.kafka_bootstrap_servers, growth.run_id))
     assert verdict.identical, verdict
     assert verdict.closed
 
 
-@pytest.mark.timeout(240)
-def test_what_a_training_measured_is_told_to_the_next_one_of_its_family(
+def test_a_training_starts_with_the_results_of_the_previous_training_of_its_family(
     running: Running, family: str
 ) -> None:
     publish_blueprints(running.settings, map(shipped_named, ("low-rank-skip", "conv-bottleneck")))
@@ -187,7 +184,7 @@ def test_what_a_training_measured_is_told_to_the_next_one_of_its_family(
         training.until_planted()
         for _ in range(400):
             training.step()
-    found = wait_until(lambda: memory_of(running).read(family).arms, "what it found")
+    found = wait_until(lambda: memory_of(running).read(family).arms, "results in the memory")
     with Training(running, family=family).growth as second:
         pass
     planted = {
@@ -197,14 +194,13 @@ def test_what_a_training_measured_is_told_to_the_next_one_of_its_family(
         if isinstance(operation, Plant)
     }
     assert found.keys() <= planted
-    told = first_report_memory(running, second.run_id)
-    assert {(arm.signature, arm.blueprint_id): (arm.weight, arm.mean) for arm in told.arms} == {
+    memory = first_report_memory(running, second.run_id)
+    assert {(arm.signature, arm.blueprint_id): (arm.weight, arm.mean) for arm in memory.arms} == {
         name: (arm.weight, arm.mean) for name, arm in found.items()
     }
 
 
-@pytest.mark.timeout(240)
-def test_a_run_without_redis_is_decided_all_the_same_and_can_be_learnt_from_later(
+def test_a_run_without_redis_gets_decisions_and_can_be_added_to_the_memory_later(
     running: Running,
     family: str,
     caplog: pytest.LogCaptureFixture,
@@ -216,13 +212,13 @@ def test_a_run_without_redis_is_decided_all_the_same_and_can_be_learnt_from_late
             for _ in range(120):
                 training.step()
         assert growth.run_history.sealed
-    told = first_report_memory(running, growth.run_id)
-    assert told.arms == ()
-    assert told.note is not None
-    said = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
-    assert said == [f"run {growth.run_id} begins without memory of others: {told.note}"]
+    memory = first_report_memory(running, growth.run_id)
+    assert memory.arms == ()
+    assert memory.note is not None
+    messages = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
+    assert messages == [f"run {growth.run_id} begins without memory of others: {memory.note}"]
     assert memory_of(running).read(family) == FamilyMemory()
     monkeypatch.setenv("ESPER_HOME", str(running.settings.home))
-    learnt = CliRunner().invoke(app, ["memory", "learn", growth.run_id])
-    assert learnt.exit_code == 0, learnt.output
+    result = CliRunner().invoke(app, ["memory", "learn", growth.run_id])
+    assert result.exit_code == 0, result.output
     assert memory_of(running).read(family).runs == (growth.run_id,)

@@ -1,4 +1,4 @@
-"""What the workers tell Prometheus is what happened."""
+"""The metrics of the workers count the events of a run."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from tests.waiting import wait_until
 
 
 def samples(running: Running, worker: str) -> Iterator[Sample]:
-    """Everything a worker of the stack measures."""
+    """Yield the samples of a worker's metrics page."""
     state = read_state(running.settings.home / "stack.json")
     assert state is not None
     port = state.require_process(worker).metrics_port
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     for family in text_string_to_metric_families(text):
         yield from family.samples
 
 
 def metrics(running: Running, worker: str) -> dict[str, float]:
-    """The sums over labels of what a worker of the stack measures, by sample name."""
+    """Return a worker's samples by name, summed over labels."""
     sums: dict[str, float] = {}
     for sample in samples(running, worker):
         sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
@@ -35,7 +35,7 @@ def metrics(running: Running, worker: str) -> dict[str, float]:
 
 
 def labelled(running: Running, worker: str, name: str) -> dict[str, float]:
-    """What a worker has under one sample name, by the label that is not the topic."""
+    """Return the values of a sample by their labels other than the topic."""
     found: dict[str, float] = {}
     for sample in samples(running, worker):
         if sample.name == name:
@@ -45,12 +45,12 @@ def labelled(running: Running, worker: str, name: str) -> dict[str, float]:
 
 
 def reached(running: Running, worker: str, expected: dict[str, int]) -> bool:
-    """Whether a worker measures at least what is expected."""
+    """Return whether a worker's samples have at least the expected values."""
     found = metrics(running, worker)
     return all(found.get(name, -1.0) >= least for name, least in expected.items())
 
 
-def test_workers_count_what_they_did(running: Running) -> None:
+def test_workers_count_kernels_reports_and_decisions(running: Running) -> None:
     publish_blueprints(running.settings, shipped())
     training = Training(running, seed=7)
     with training.growth:
@@ -58,7 +58,7 @@ def test_workers_count_what_they_did(running: Running) -> None:
     kernels = len(training.growth.run_history.kernels)
     decisions = len(training.growth.run_history.decisions)
     assert kernels > 0
-    # The workers also work off what other tests left on the topics, hence "at least".
+    # The workers also process the records of other tests, hence "at least".
     at_least = {
         "compile": {
             "esper_kernels_requested_total": kernels,

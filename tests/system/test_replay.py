@@ -1,4 +1,4 @@
-"""Runs of shipped tasks, recorded on real services, and replayed when all of those are gone."""
+"""Runs of shipped tasks, recorded on real services and replayed after the services stopped."""
 
 import json
 import os
@@ -19,11 +19,13 @@ from tests.system.conftest import Running
 
 BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "dropout-mlp", "conv-bottleneck", "image-conv")
 EPOCHS = {"digits": 24, "conv-teacher": 16}
-WAIT_S = 120.0
+WAIT_S = 300.0
+
+pytestmark = pytest.mark.timeout(900)
 
 
 class Recorded(NamedTuple):
-    """A run that has ended: what it exported, and its history with its kernels beside."""
+    """An ended run: its export, its history file and its kernels."""
 
     task: str
     facts: dict[str, Any]
@@ -37,7 +39,7 @@ class Recorded(NamedTuple):
 
     @property
     def operations(self) -> list[tuple[str, str]]:
-        """What was asked for and what became of it, in order."""
+        """Kind and outcome of every operation, in order."""
         lineage = json.loads(self.exported("lineage.json"))
         return [
             (operation["op"], (decision["outcome"] or {"status": "unanswered"})["status"])
@@ -47,7 +49,7 @@ class Recorded(NamedTuple):
 
 
 def command(environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run `esper` in a process of its own, which knows of nothing but this environment."""
+    """Run `esper` in a process with this environment alone."""
     return subprocess.run(
         [sys.executable, "-m", "esper.workers", *words],
         env=environment,
@@ -58,15 +60,15 @@ def command(environment: dict[str, str], *words: str) -> "subprocess.CompletedPr
     )
 
 
-def bare(**more: str) -> dict[str, str]:
-    """The environment without an address of anything."""
+def without_services(**more: str) -> dict[str, str]:
+    """Return the environment without the variables of Esper and Kafka."""
     ours = ("ESPER_", "KAFKA_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
 
 
 @pytest.fixture(scope="module")
 def kafka(own_kafka: KafkaService) -> KafkaService:
-    """No other test's blueprints: a lockstep run begins with all that were ever published."""
+    """A broker without other tests' blueprints; a lockstep run starts with all published ones."""
     return own_kafka
 
 
@@ -74,9 +76,9 @@ def kafka(own_kafka: KafkaService) -> KafkaService:
 def recorded(
     running: Running, kafka: KafkaService, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Recorded]:
-    """An ordinary run and a lockstep one of two tasks; then the workers and the broker end."""
+    """Record an ordinary and two more runs, of two tasks; then stop workers and broker."""
     publish_blueprints(running.settings, map(shipped_named, BLUEPRINTS))
-    environment = bare(
+    environment = without_services(
         ESPER_HOME=str(running.settings.home),
         KAFKA_BOOTSTRAP_SERVERS=running.settings.kafka_bootstrap_servers,
     )
@@ -106,15 +108,17 @@ def record(environment: dict[str, str], folder: Path, task: str, seed: str, *mor
 
 
 def replayed(run: Recorded, folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
-    """Replay a run in a fresh process, without an address of anything."""
+    """Replay a run in a fresh process without addresses of services."""
     words = ("--replay", str(run.history), "--kernels", str(run.kernels))
     words = (*words, "--epochs", str(EPOCHS[run.task]), "--export", str(folder), "--json")
-    environment = bare(ESPER_HOME=str(folder / "home"), ESPER_TRUSTED_KEY_FILE=str(run.key))
+    environment = without_services(
+        ESPER_HOME=str(folder / "home"), ESPER_TRUSTED_KEY_FILE=str(run.key)
+    )
     return command(environment, "train", run.task, *words, *more)
 
 
 def altered(run: Recorded, folder: Path, change: Callable[[dict[str, Any]], bool]) -> Recorded:
-    """The same with a history in which the first record that `change` changes is changed."""
+    """Return the run with a history whose first record that `change` accepts is changed."""
     header, *lines = map(orjson.loads, run.history.read_bytes().splitlines())
     for line in lines:
         value = orjson.loads(line["value"])
@@ -122,15 +126,14 @@ def altered(run: Recorded, folder: Path, change: Callable[[dict[str, Any]], bool
             line["value"] = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
             break
     else:
-        pytest.fail("nothing was changed")
+        pytest.fail("no record was changed")
     file = folder / "altered.jsonl"
     file.write_bytes(b"\n".join(map(orjson.dumps, [header, *lines])) + b"\n")
     return run._replace(history=file)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["ordinary", "lockstep", "teacher"])
-def test_a_replay_without_any_service_ends_with_the_bytes_of_the_run(
+def test_a_replay_without_services_exports_the_bytes_of_the_run(
     recorded: dict[str, Recorded], tmp_path: Path, name: str
 ) -> None:
     run = recorded[name]
@@ -146,14 +149,13 @@ def test_a_replay_without_any_service_ends_with_the_bytes_of_the_run(
         assert (Path(facts["exported"]) / file).read_bytes() == run.exported(file)
 
 
-def test_the_history_of_a_replay_is_one_that_audits(recorded: dict[str, Recorded]) -> None:
+def test_the_history_of_a_replay_passes_the_audit(recorded: dict[str, Recorded]) -> None:
     for run in recorded.values():
-        audited = command(bare(), "audit", "--history", str(run.history))
+        audited = command(without_services(), "audit", "--history", str(run.history))
         assert audited.returncode == 0, audited.stdout
 
 
-@pytest.mark.timeout(600)
-def test_a_decision_taken_one_step_later_is_told_at_the_first_report_that_shows_it(
+def test_a_decision_applied_one_step_later_is_named_at_the_first_report_that_differs(
     recorded: dict[str, Recorded], tmp_path: Path
 ) -> None:
     steps: list[int] = []
@@ -169,15 +171,15 @@ def test_a_decision_taken_one_step_later_is_told_at_the_first_report_that_shows_
     run = altered(recorded["lockstep"], tmp_path, postpone)
     again = replayed(run, tmp_path)
     assert again.returncode == 1
-    told = json.loads(again.stdout)["replay"]
-    assert not told["identical"]
-    assert told["first"]["what"] == "the training loss"
-    assert told["first"]["step"] >= steps[0]
-    assert "differs: report" in told["why"]
-    assert "\n" not in told["why"]
+    replay = json.loads(again.stdout)["replay"]
+    assert not replay["identical"]
+    assert replay["first"]["what"] == "the training loss"
+    assert replay["first"]["step"] >= steps[0]
+    assert "differs: report" in replay["why"]
+    assert "\n" not in replay["why"]
 
 
-def test_a_record_goes_on_beyond_the_training_or_ends_before_it(
+def test_a_replay_shorter_than_the_record_is_an_error_and_a_longer_one_ends_with_it(
     recorded: dict[str, Recorded], tmp_path: Path
 ) -> None:
     run = recorded["lockstep"]
@@ -197,14 +199,14 @@ def test_another_task_is_refused_before_the_first_step(
     assert "is of another model or of other sites (conv1, conv2, fc1; 862" in again.stderr
 
 
-def test_a_kernel_that_was_altered_or_is_gone_is_refused_in_one_line(
+def test_an_altered_or_missing_kernel_is_refused_in_one_line(
     recorded: dict[str, Recorded], tmp_path: Path
 ) -> None:
     kernels = shutil.copytree(recorded["lockstep"].kernels, tmp_path / "kernels")
     run = recorded["lockstep"]._replace(kernels=Path(kernels))
     file = next(Path(kernels).rglob("*.safetensors"))
     data = file.read_bytes()
-    for content, said in (
+    for content, message in (
         (data[:-1] + bytes([data[-1] ^ 1]), "the bytes changed after validation"),
         (data + b" ", f"has {len(data) + 1} bytes; kernel-ready says {len(data)}"),
         (None, f"no kernel at file:{file.parent.name}"),
@@ -212,14 +214,14 @@ def test_a_kernel_that_was_altered_or_is_gone_is_refused_in_one_line(
         file.unlink() if content is None else file.write_bytes(content)
         again = replayed(run, tmp_path)
         assert again.returncode == 1
-        assert said in again.stderr
+        assert message in again.stderr
         assert len(again.stderr.splitlines()) == 1
 
 
 def test_a_kernel_signed_by_another_key_is_refused(
     recorded: dict[str, Recorded], tmp_path: Path
 ) -> None:
-    made = command(bare(ESPER_HOME=str(tmp_path / "other")), "keys", "create")
+    made = command(without_services(ESPER_HOME=str(tmp_path / "other")), "keys", "create")
     assert made.returncode == 0, made.stderr
     key = tmp_path / "other" / "keys" / "trusted-key.pem"
     again = replayed(recorded["lockstep"]._replace(key=key), tmp_path)
@@ -227,7 +229,7 @@ def test_a_kernel_signed_by_another_key_is_refused(
     assert "the signature is not of these bytes by the trusted key" in again.stderr
 
 
-def test_what_this_version_does_not_know_is_refused_and_nothing_replayed(
+def test_a_history_with_unknown_content_is_refused_in_one_line(
     recorded: dict[str, Recorded], tmp_path: Path
 ) -> None:
     def add_operation(value: dict[str, Any]) -> bool:
@@ -248,14 +250,14 @@ def test_what_this_version_does_not_know_is_refused_and_nothing_replayed(
             return True
         return False
 
-    for change, said in (
+    for change, message in (
         (add_operation, "is not known to this version: AdaptationDecision: operations.0"),
         (add_field, "has operations[0].depth, which this version does not know"),
         (add_status, "is not known to this version: SeedReport: outcomes.0.status"),
     ):
         again = replayed(altered(recorded["lockstep"], tmp_path, change), tmp_path)
         assert again.returncode == 1
-        assert said in again.stderr
+        assert message in again.stderr
         assert len(again.stderr.splitlines()) == 1
 
 
@@ -264,9 +266,9 @@ def test_a_history_without_a_decision_that_was_applied_is_refused(
 ) -> None:
     run = recorded["lockstep"]
     lines = run.history.read_bytes().splitlines()
-    at = next(at for at, line in enumerate(lines) if b'\\"op\\":\\"plant\\"' in line)
+    index = next(index for index, line in enumerate(lines) if b'\\"op\\":\\"plant\\"' in line)
     file = tmp_path / "cut.jsonl"
-    file.write_bytes(b"\n".join(lines[:at] + lines[at + 1 :]) + b"\n")
+    file.write_bytes(b"\n".join(lines[:index] + lines[index + 1 :]) + b"\n")
     again = replayed(run._replace(history=file), tmp_path)
     assert again.returncode == 1
     assert "recorded as applied at step" in again.stderr
@@ -276,7 +278,7 @@ def test_a_history_without_a_decision_that_was_applied_is_refused(
 @pytest.mark.parametrize(
     "more", [("--seed", "3"), ("--lockstep",), ("--policy", "random"), ("--checkpoint", "x.pt")]
 )
-def test_what_a_worker_would_decide_by_means_nothing_in_a_replay(
+def test_options_without_effect_in_a_replay_are_usage_errors(
     recorded: dict[str, Recorded], tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     again = replayed(recorded["lockstep"], tmp_path, *more)
@@ -284,13 +286,14 @@ def test_what_a_worker_would_decide_by_means_nothing_in_a_replay(
     assert more[0] in again.stderr
 
 
-@pytest.mark.timeout(300)
-def test_the_static_final_of_an_exported_run_is_trained_without_any_service(
+def test_the_static_final_of_an_exported_run_is_trained_without_services(
     recorded: dict[str, Recorded], tmp_path: Path
 ) -> None:
     run = recorded["lockstep"]
     words = ("--static-final", run.facts["exported"], "--kernels", str(run.kernels), "--json")
-    environment = bare(ESPER_HOME=str(tmp_path / "home"), ESPER_TRUSTED_KEY_FILE=str(run.key))
+    environment = without_services(
+        ESPER_HOME=str(tmp_path / "home"), ESPER_TRUSTED_KEY_FILE=str(run.key)
+    )
     again = command(environment, "train", run.task, *words, "--seed", "3", "--epochs", "4")
     assert again.returncode == 0, again.stderr
     facts = json.loads(again.stdout)

@@ -41,6 +41,8 @@ LONG_TRIALS = DEFAULT_SELECTION.model_copy(
 )
 S = SeedState
 
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def published(running: Running) -> None:

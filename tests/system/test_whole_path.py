@@ -26,6 +26,8 @@ from esper.workers.cli.demo import compare_in_fresh_interpreter
 from tests.system.conftest import Running
 from tests.system.training import Training
 
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture(scope="module")
 def published(running: Running) -> None:
@@ -33,11 +35,11 @@ def published(running: Running) -> None:
 
 
 @pytest.mark.usefixtures("published")
-def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) -> None:
+def test_a_decision_from_kafka_changes_the_output_of_the_site(running: Running) -> None:
     training = Training(running)
     with training.growth:
         site, kernel = training.until_planted()
-        born = {name: value.clone() for name, value in kernel.state_dict().items()}
+        initial = {name: value.clone() for name, value in kernel.state_dict().items()}
         executed: list[nn.Module] = []
         kernel.register_forward_hook(lambda module, inputs, output: executed.append(module))
         for _ in range(30):
@@ -45,7 +47,7 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
 
         assert executed, "the executor of the planted kernel never ran in a training step"
         assert any(
-            not torch.equal(value, born[name]) for name, value in kernel.state_dict().items()
+            not torch.equal(value, initial[name]) for name, value in kernel.state_dict().items()
         ), "training left every parameter of the kernel as it was born"
 
         x = torch.randn(5, *site.signature.x)
@@ -59,7 +61,7 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
 
         outcomes = training.growth.run_history.outcomes.values()
         assert any(outcome.status is OutcomeStatus.APPLIED for outcome in outcomes)
-    _assert_the_very_bytes(running, kernel)
+    _assert_same_bytes(running, kernel)
     assert training.growth.run_history.sealed
     history = fetch_history(running.settings.kafka_bootstrap_servers, training.growth.run_id)
     verdict = audit(history)
@@ -67,16 +69,16 @@ def test_a_decision_from_kafka_changes_what_the_site_computes(running: Running) 
     assert verdict.closed
     recorded = [decode(AdaptationDecision, record.value) for record in history.decisions]
     assert verdict.decisions == len(recorded)
-    # That nothing could be planted asks nothing of the trainer and is no part of a lineage.
-    asking = [entry for entry in recorded[:-1] if entry.operations]
-    assert training.growth.run_history.decisions == [*asking, recorded[-1]]
+    # Decisions without operations are not part of the lineage, except the last one.
+    with_operations = [entry for entry in recorded[:-1] if entry.operations]
+    assert training.growth.run_history.decisions == [*with_operations, recorded[-1]]
 
 
 STEPS = {"delivery", "compile-queue", "compile", "validate-queue", "validate", "sign", "store"}
 
 
-def _assert_the_very_bytes(running: Running, kernel: Kernel) -> None:
-    """What runs is what was validated, published and stored, by its SHA-256."""
+def _assert_same_bytes(running: Running, kernel: Kernel) -> None:
+    """Check by SHA-256 that the running kernel is the validated, published and stored one."""
     key = kernel.kernel_id.encode()
     servers = running.settings.kafka_bootstrap_servers
     compiled = decode(KernelCompiled, read_topic(servers, KERNEL_COMPILED.name, key=key)[-1].value)

@@ -1,4 +1,4 @@
-"""A real training that a test drives step by step."""
+"""A real training whose steps a test takes."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,9 +15,12 @@ from tests.waiting import wait_until
 
 T = TypeVar("T")
 
+TIMEOUT_S = 240.0
+"""Includes the compilation of kernels on a busy machine."""
+
 
 class Training:
-    """A digits host that grows, trained step by step from the test."""
+    """A growing digits host, trained by calls of `step`."""
 
     def __init__(self, running: Running, seed: int = 0, **arguments: Any) -> None:
         torch.manual_seed(seed)
@@ -52,13 +55,13 @@ class Training:
         return planted
 
     def train_until(self, condition: Callable[[], T], what: str) -> T:
-        """Take steps until `condition` is true; `what` names the event that was awaited."""
+        """Take steps until `condition` is true; `what` names the awaited event."""
 
         def step_and_check() -> T:
             self.step()
             return condition()
 
-        return wait_until(step_and_check, what, poll_s=0.0)
+        return wait_until(step_and_check, what, TIMEOUT_S, poll_s=0.0)
 
     def _first_planted(self) -> tuple[Site, Kernel] | None:
         for site in self.growth.sites.values():
