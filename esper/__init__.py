@@ -5,9 +5,9 @@ configuration, and the errors that they raise. Names resolve on first use, so a 
 decides or audits never loads torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from esper.lazy import lazy_attributes
 from esper.version import VERSION
 
 if TYPE_CHECKING:
@@ -164,10 +164,7 @@ __all__ = [
 __version__ = VERSION
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'esper' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

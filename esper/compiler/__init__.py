@@ -7,8 +7,9 @@ hostile blueprint may hang or crash. The caller signs the bytes outside those pr
 on first use: neither `CompilePool` nor the signing functions load torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from esper.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from esper.compiler.build import build_kernel
@@ -35,32 +36,32 @@ if TYPE_CHECKING:
     from esper.compiler.worker_pool import PoolBroken
 
 _MODULES: Final = {
-    "BlueprintCompiler": "compile",
-    "BuildResult": "results",
-    "Built": "results",
-    "CompilePool": "compile_pool",
-    "KernelOptimizer": "optimize",
-    "KernelRejected": "validate",
-    "KernelValidator": "validate",
-    "KeyPaths": "signing",
-    "KeysExist": "signing",
-    "LiveBytes": "measure",
-    "MILLISECONDS": "timing",
-    "PASSES": "passes",
-    "PRIVATE_KEY_FILE": "signing",
-    "PUBLIC_KEY_FILE": "signing",
-    "Pass": "passes",
-    "PoolBroken": "worker_pool",
-    "ProcessLimits": "limits",
-    "Rejected": "results",
-    "build_kernel": "build",
-    "create_keys": "signing",
-    "free_early": "passes.liveness",
-    "host_flops": "measure",
-    "initial_tensors": "initialise",
-    "load_private_key": "signing",
-    "sign": "signing",
-    "timed": "timing",
+    "BlueprintCompiler": ".compile",
+    "BuildResult": ".results",
+    "Built": ".results",
+    "CompilePool": ".compile_pool",
+    "KernelOptimizer": ".optimize",
+    "KernelRejected": ".validate",
+    "KernelValidator": ".validate",
+    "KeyPaths": ".signing",
+    "KeysExist": ".signing",
+    "LiveBytes": ".measure",
+    "MILLISECONDS": ".timing",
+    "PASSES": ".passes",
+    "PRIVATE_KEY_FILE": ".signing",
+    "PUBLIC_KEY_FILE": ".signing",
+    "Pass": ".passes",
+    "PoolBroken": ".worker_pool",
+    "ProcessLimits": ".limits",
+    "Rejected": ".results",
+    "build_kernel": ".build",
+    "create_keys": ".signing",
+    "free_early": ".passes.liveness",
+    "host_flops": ".measure",
+    "initial_tensors": ".initialise",
+    "load_private_key": ".signing",
+    "sign": ".signing",
+    "timed": ".timing",
 }
 
 __all__ = [
@@ -93,7 +94,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if (module := _MODULES.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

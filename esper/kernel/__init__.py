@@ -6,8 +6,9 @@ An artifact is data: a plan of whitelisted ops, and weights. Nothing received is
 traced or compiled. Names load on first use, because processes without torch verify artifacts too.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from esper.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from esper.kernel.artifact import TORCH_DTYPES, pack, unpack
@@ -28,32 +29,32 @@ if TYPE_CHECKING:
     from esper.kernel.source import SOURCE_IMPORTS, to_source
 
 _MODULES: Final = {
-    "ArtifactRefused": "refusal",
-    "BadSignature": "refusal",
-    "Delivery": "loader",
-    "FIRST_STEP_SLOT": "plan",
-    "FetchedKernel": "fetch",
-    "Kernel": "executor",
-    "KernelLoader": "loader",
-    "KernelPlan": "plan",
-    "KernelRefused": "loader",
-    "KernelVerified": "loader",
-    "KernelsFailed": "loader",
-    "KernelsPrepared": "loader",
-    "KeyUnusable": "signatures",
-    "PlanStep": "plan",
-    "SOURCE_IMPORTS": "source",
-    "StepLayout": "plan",
-    "TORCH_DTYPES": "artifact",
-    "attribute_of": "executor",
-    "fetch_kernel": "fetch",
-    "fetch_kernels": "fetch",
-    "load_kernel": "build",
-    "load_public_key": "signatures",
-    "pack": "artifact",
-    "to_source": "source",
-    "unpack": "artifact",
-    "verify": "signatures",
+    "ArtifactRefused": ".refusal",
+    "BadSignature": ".refusal",
+    "Delivery": ".loader",
+    "FIRST_STEP_SLOT": ".plan",
+    "FetchedKernel": ".fetch",
+    "Kernel": ".executor",
+    "KernelLoader": ".loader",
+    "KernelPlan": ".plan",
+    "KernelRefused": ".loader",
+    "KernelVerified": ".loader",
+    "KernelsFailed": ".loader",
+    "KernelsPrepared": ".loader",
+    "KeyUnusable": ".signatures",
+    "PlanStep": ".plan",
+    "SOURCE_IMPORTS": ".source",
+    "StepLayout": ".plan",
+    "TORCH_DTYPES": ".artifact",
+    "attribute_of": ".executor",
+    "fetch_kernel": ".fetch",
+    "fetch_kernels": ".fetch",
+    "load_kernel": ".build",
+    "load_public_key": ".signatures",
+    "pack": ".artifact",
+    "to_source": ".source",
+    "unpack": ".artifact",
+    "verify": ".signatures",
 }
 
 __all__ = [
@@ -86,7 +87,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if (module := _MODULES.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

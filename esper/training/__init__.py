@@ -5,8 +5,9 @@ changes only inside `Growth.step`, on the thread that trains it. Names resolve o
 `GrowConfig` and its parts load without torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
+
+from esper.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from esper.link import RecordUnfit
@@ -129,10 +130,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'esper.training' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -40,6 +40,22 @@ class StepDriver(Protocol):
         """Return how long closing waits for the seal; None if there is no last report."""
 
 
+def _apply_arrived(session: Session, loss: Tensor, step: int) -> bool:
+    """Apply the decisions that arrived before this step; return whether a report is due."""
+    due = step % session.interval == 0
+    if due:
+        session.seed_manager.end_embargoes(step, session.interval)
+    session.governor.observe(loss, step)
+    if due:
+        session.link.poll()
+    if session.decision_queue.has_work:
+        session.decision_queue.process(step)
+    session.settle(step)
+    if due:
+        session.check_optimizer()
+    return due
+
+
 class LiveDriver:
     """Applies decisions as they arrive and reports whenever the link is free."""
 
@@ -61,19 +77,8 @@ class LiveDriver:
     def step(self, loss: Tensor, step: int) -> StepDriver:
         """Apply what arrived and report when due."""
         session = self._session
-        due = step % session.interval == 0
-        if due:
-            session.seed_manager.end_embargoes(step, session.interval)
-        session.governor.observe(loss, step)
-        if due:
-            session.link.poll()
-        if session.decision_queue.has_work:
-            session.decision_queue.process(step)
-        session.settle(step)
-        if due:
-            session.check_optimizer()
-            if session.link.can_report():
-                session.report(session.measure(), loss, step)
+        if _apply_arrived(session, loss, step) and session.link.can_report():
+            session.report(session.measure(), loss, step)
         return self
 
     def seal_timeout_s(self, *, failed: bool) -> float | None:
@@ -106,17 +111,7 @@ class LockstepDriver:
     def step(self, loss: Tensor, step: int) -> StepDriver:
         """Apply the answers of the last report; report when due, and wait for the answer."""
         session = self._session
-        due = step % session.interval == 0
-        if due:
-            session.seed_manager.end_embargoes(step, session.interval)
-        session.governor.observe(loss, step)
-        if due:
-            session.link.poll()
-        if session.decision_queue.has_work:
-            session.decision_queue.process(step)
-        session.settle(step)
-        if due:
-            session.check_optimizer()
+        if _apply_arrived(session, loss, step):
             # Every earlier report was answered, or the run is broken.
             self._lockstep.check()
             session.report(session.measure(), loss, step)

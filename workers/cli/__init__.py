@@ -6,12 +6,12 @@ a Kafka client are imported on first use.
 """
 
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from esper.errors import EsperError
+from esper.lazy import lazy_attributes
 from esper.workers.cli import (
     audit,
     blueprint,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from esper.workers.cli.run_requests import find_open_run, new_request
 
 _MODULES = {
-    "find_open_run": "run_requests",
-    "new_request": "run_requests",
-    "publish_blueprints": "publish",
+    "find_open_run": ".run_requests",
+    "new_request": ".run_requests",
+    "publish_blueprints": ".publish",
 }
 
 __all__ = [
@@ -81,8 +81,4 @@ def main() -> None:
         sys.exit(1)
 
 
-def __getattr__(name: str) -> Any:
-    """Import the module that defines an exported name."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

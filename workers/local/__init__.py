@@ -5,8 +5,9 @@ In: a folder (`ESPER_HOME`). Out: servers on free loopback ports, topics, keys, 
 packages. Names are imported on first use, so that `python -m` can run a module of this package.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esper.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from esper.workers.local.errors import (
@@ -28,27 +29,27 @@ if TYPE_CHECKING:
     from esper.workers.local.worker import is_healthy, metrics_address, spawn_worker
 
 _MODULES = {
-    "CAN_DIE_WITH_PARENT": "process",
-    "DownloadError": "errors",
-    "Health": "status",
-    "KafkaService": "kafka",
-    "LocalServiceError": "errors",
-    "LocalStack": "stack",
-    "MissingPackageError": "errors",
-    "NotRunningError": "errors",
-    "PortError": "errors",
-    "ProcessRecord": "process",
-    "RedisService": "redis",
-    "ServiceStatus": "status",
-    "StackState": "state",
-    "StartError": "errors",
-    "StateError": "errors",
-    "StopError": "errors",
-    "is_healthy": "worker",
-    "metrics_address": "worker",
-    "read_state": "state",
-    "running_stack": "stack",
-    "spawn_worker": "worker",
+    "CAN_DIE_WITH_PARENT": ".process",
+    "DownloadError": ".errors",
+    "Health": ".status",
+    "KafkaService": ".kafka",
+    "LocalServiceError": ".errors",
+    "LocalStack": ".stack",
+    "MissingPackageError": ".errors",
+    "NotRunningError": ".errors",
+    "PortError": ".errors",
+    "ProcessRecord": ".process",
+    "RedisService": ".redis",
+    "ServiceStatus": ".status",
+    "StackState": ".state",
+    "StartError": ".errors",
+    "StateError": ".errors",
+    "StopError": ".errors",
+    "is_healthy": ".worker",
+    "metrics_address": ".worker",
+    "read_state": ".state",
+    "running_stack": ".stack",
+    "spawn_worker": ".worker",
 }
 
 __all__ = [
@@ -76,8 +77,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the module that defines an exported name."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

@@ -4,9 +4,9 @@ In: a task name, options and the settings. Out: an exported network and the fact
 Names that load torch are imported on first use, so that `esper --help` stays quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from esper.lazy import lazy_attributes
 from esper.workers.cli.train.command import train
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from esper.workers.cli.train.trainer import REPORT_EVERY, GrownRun, GrowOptions, grow_task
 
 _MODULES = {
-    "REPORT_EVERY": "trainer",
-    "GrowOptions": "trainer",
-    "GrownRun": "trainer",
-    "grow_task": "trainer",
-    "spread": "summary",
-    "summary": "summary",
-    "train_static_final": "static_final",
+    "REPORT_EVERY": ".trainer",
+    "GrowOptions": ".trainer",
+    "GrownRun": ".trainer",
+    "grow_task": ".trainer",
+    "spread": ".summary",
+    "summary": ".summary",
+    "train_static_final": ".static_final",
 }
 
 __all__ = [
@@ -36,8 +36,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the module that defines an exported name."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)
