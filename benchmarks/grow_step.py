@@ -36,7 +36,6 @@ from esper.topics.models import (
     RandomStamp,
     RunConfig,
     SeedState,
-    Strategy,
 )
 from esper.training import OptimizerMembership, ProbeResult, Reporter, SeedManager
 
@@ -216,7 +215,7 @@ def _decision(operation: Operation) -> AdaptationDecision:
         run_id="benchmark",
         seq=0,
         index=0,
-        strategy=Strategy.DIVERSIFY,
+        strategy="diversify",
         operations=(operation,),
         reason="benchmark",
         apply_at_step=1,

@@ -1,7 +1,7 @@
 """The contract as documents: AsyncAPI 3, and one JSON Schema (draft 7) for each event.
 
-`python -m esper.topics.asyncapi DIR` generates `asyncapi.json`, `schemas/*.json` and
-`fingerprint.json` from the catalog and the models.
+`python -m esper.topics.asyncapi DIR` generates `asyncapi.json` and `schemas/*.json` from the
+catalog and the models. It raises the version where an event differs from the document that it replaces.
 """
 
 import sys
@@ -27,13 +27,7 @@ from esper.topics.catalog import (
     topic_specs,
 )
 from esper.topics.codec import TYPE_PREFIX
-from esper.topics.contract_version import (
-    CONTRACT_VERSION,
-    FINGERPRINT_FILE,
-    VersionNotRaised,
-    check_version,
-    fingerprint,
-)
+from esper.topics.contract_version import next_version
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 KAFKA_BINDING_VERSION = "0.5.0"
@@ -69,13 +63,13 @@ TOPIC_OPERATIONS: tuple[TopicOperation, ...] = (
 )
 
 
-def document() -> dict[str, Any]:
-    """Return the AsyncAPI 3 document of all topics, as JSON values."""
-    return {
+def document(before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the AsyncAPI 3 document of all topics, as JSON values; it replaces `before`."""
+    replacement: dict[str, Any] = {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Esper",
-            "version": CONTRACT_VERSION,
+            "version": "",
             "description": "Neural networks that grow while they train: the events on Kafka.",
             "license": {"name": "Apache-2.0"},
         },
@@ -88,6 +82,8 @@ def document() -> dict[str, Any]:
             "schemas": _definitions("#/components/schemas/{model}"),
         },
     }
+    replacement["info"]["version"] = next_version(before, replacement)
+    return replacement
 
 
 def schemas() -> dict[str, Schema]:
@@ -100,16 +96,10 @@ def schemas() -> dict[str, Schema]:
 
 
 def write(directory: Path) -> list[Path]:
-    """Write the document, the schemas and the fingerprint to a directory; return the files.
-
-    Raises:
-        VersionNotRaised: the directory holds documents of this version with other events.
-    """
-    check_version(directory)
-    contents = {
-        directory / "asyncapi.json": document(),
-        directory / FINGERPRINT_FILE: fingerprint(),
-    }
+    """Write the document and the schemas to a directory; return the files."""
+    file = directory / "asyncapi.json"
+    before = orjson.loads(file.read_bytes()) if file.exists() else None
+    contents = {file: document(before)}
     contents |= {
         directory / "schemas" / f"{name}.json": schema for name, schema in schemas().items()
     }
@@ -255,11 +245,7 @@ def main() -> None:
     """Write the contract to the directory that the command line names."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m esper.topics.asyncapi DIR")
-    try:
-        files = write(Path(sys.argv[1]))
-    except VersionNotRaised as error:
-        sys.exit(str(error))
-    for file in files:
+    for file in write(Path(sys.argv[1])):
         print(file)
 
 

@@ -1,70 +1,40 @@
-"""The version of the contract, and the check that a changed event raises it.
+"""The version of the contract, which `make contracts` raises when events change.
 
-`fingerprint.json` beside the contract documents records the version and a digest of the shape of
-each event. Documents for changed shapes are written only under a new version.
+The committed AsyncAPI document holds the version and the schema of each event. A document with
+other shapes gets the next version: the minor part is raised where events only gain optional fields,
+the major part for every other change.
 """
 
-from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
-from esper.errors import EsperError
-from esper.topics.catalog import TOPICS
-from esper.topics.codec import sha256_of
-from esper.topics.models import Event
-
-CONTRACT_VERSION: Final = "3.0.0"
-"""Raised by hand: the minor part for a new optional field, the major part for other changes."""
-
-FINGERPRINT_FILE: Final = "fingerprint.json"
+FIRST_VERSION: Final = "1.0.0"
 
 _PROSE: Final = frozenset({"title", "description"})
 
 
-class VersionNotRaised(EsperError):
-    """Events changed their shape and `CONTRACT_VERSION` did not change."""
-
-    def __init__(self, changed: list[str]) -> None:
-        super().__init__(
-            f"the shape of {', '.join(changed)} changed under contract version "
-            f"{CONTRACT_VERSION}; raise CONTRACT_VERSION in topics/contract_version.py, "
-            "then run `make contracts`"
-        )
-
-
-def fingerprint() -> dict[str, Any]:
-    """Return the contract version and the digest of each event's shape, as JSON values."""
-    events = {topic.model.__name__: shape_digest(topic.model) for topic in TOPICS}
-    return {"version": CONTRACT_VERSION, "events": events}
+def next_version(before: dict[str, Any] | None, after: dict[str, Any]) -> str:
+    """Return the version of the AsyncAPI document `after`, which replaces `before`."""
+    if before is None:
+        return FIRST_VERSION
+    version: str = before["info"]["version"]
+    old, new = event_shapes(before), event_shapes(after)
+    if old == new:
+        return version
+    major, minor, _ = map(int, version.split("."))
+    return f"{major}.{minor + 1}.0" if _extends(new, old) else f"{major + 1}.0.0"
 
 
-def check_version(directory: Path) -> None:
-    """Compare the events with the fingerprint in a directory, if there is one.
-
-    Raises:
-        VersionNotRaised: the fingerprint has this version and other digests.
-    """
-    file = directory / FINGERPRINT_FILE
-    if not file.exists():
-        return
-    committed = orjson.loads(file.read_bytes())
-    current = fingerprint()
-    if committed["version"] != current["version"]:
-        return
-    names = sorted(committed["events"].keys() | current["events"].keys())
-    changed = [
-        name for name in names if committed["events"].get(name) != current["events"].get(name)
-    ]
-    if changed:
-        raise VersionNotRaised(changed)
-
-
-def shape_digest(model: type[Event]) -> str:
-    """Return the SHA-256 of an event's JSON Schema without prose and names of nested models."""
-    schema = model.model_json_schema()
-    shape = _shape(schema, schema.get("$defs", {}))
-    return sha256_of(orjson.dumps(shape, option=orjson.OPT_SORT_KEYS))
+def event_shapes(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of each event, by name, without prose and names of nested models."""
+    components = document["components"]
+    schemas = components["schemas"]
+    return {
+        "properties": {
+            name: _shape(schemas[name], schemas)
+            for name in components["messages"]
+            if name in schemas
+        }
+    }
 
 
 def _shape(schema: Any, definitions: dict[str, Any]) -> Any:
@@ -82,5 +52,23 @@ def _shape(schema: Any, definitions: dict[str, Any]) -> Any:
         if name == "properties"
         else _shape(item, definitions)
         for name, item in schema.items()
-        if name not in (*_PROSE, "$defs", "discriminator")
+        if name not in _PROSE
     }
+
+
+def _extends(new: Any, old: Any) -> bool:
+    """Return whether a shape differs from an older one only by optional fields that it adds."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return new.keys() == old.keys() and all(
+            _adds_fields(new[name], old[name])
+            if name == "properties"
+            else _extends(new[name], old[name])
+            for name in old
+        )
+    if isinstance(new, list) and isinstance(old, list):
+        return len(new) == len(old) and all(map(_extends, new, old))
+    return bool(new == old)
+
+
+def _adds_fields(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    return new.keys() >= old.keys() and all(_extends(new[name], old[name]) for name in old)

@@ -1,7 +1,7 @@
-"""What a lockstep run begins with: the kernels of the blueprints that stand when it opens.
+"""The kernels that a lockstep run begins with: those of the blueprints published when it opens.
 
-Which those are follows from the topic of blueprints alone. The catalogue waits until each is
-offered or will not be, and says so; what is compiled later is for later runs.
+The blueprints on the topic alone determine the set. The catalogue waits until each kernel is
+offered or cannot be; blueprints published later are for later runs.
 """
 
 import threading
@@ -16,12 +16,12 @@ from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, encode
 from esper.topics.models import Blueprint, KernelReady, KernelRequested, TrainingRun
 
-NAMED: Final = 3
+MAX_NAMED: Final = 3
 """How many missing kernels an error message names."""
 
 
 class Missing(NamedTuple):
-    """How many kernels are missing `of` those that a run begins with, and the `first` of them."""
+    """`kernels` of the `of` kernels that a run begins with are missing; `first` names the first."""
 
     kernels: int
     of: int
@@ -29,19 +29,19 @@ class Missing(NamedTuple):
 
 
 def expected_kernels(records: Iterable[Record], run: TrainingRun) -> dict[str, str]:
-    """Return what the blueprints on their topic become at a run's sites: a name by kernel id.
+    """Return the kernels that the planner requests for a run: a printable name by kernel id.
 
-    As the planner has it: the last of each id that is readable and well formed.
+    Like the planner, it takes the last valid blueprint of each id.
     """
-    standing: dict[str, Blueprint] = {}
+    latest: dict[str, Blueprint] = {}
     for record in records:
         try:
             blueprint = decode(Blueprint, record.value)
             check(blueprint)
         except (Undecodable, BlueprintRejected):
             continue
-        standing[blueprint.blueprint_id] = blueprint
-    wanted = requests_for(standing.values(), [run])
+        latest[blueprint.blueprint_id] = blueprint
+    wanted = requests_for(latest.values(), [run])
     return {request.kernel_id: _name(request) for request in wanted}
 
 
@@ -52,7 +52,7 @@ def _name(request: KernelRequested) -> str:
 
 @dataclass(slots=True)
 class _Expected:
-    """A kernel not settled yet: how many announcements are being verified, what was heard."""
+    """The state of a kernel that is neither offered nor missing for good."""
 
     verifying: int = 0
     answered: bool = False
@@ -60,65 +60,65 @@ class _Expected:
 
 
 class Catalogue:
-    """The kernels that a lockstep run waits for, whatever threads tell of them.
+    """The kernels that a lockstep run waits for. Methods may be called from any thread.
 
-    A kernel is settled when one announcement of it was verified, or when the compile workers have
-    answered this run and nothing that they announced can be loaded. What an earlier run's
-    announcement was refused for settles nothing: the answer to this one may mend it.
+    A kernel is settled when one of its announcements is verified, or when the compile workers have
+    answered this run and no announcement can be loaded. An announcement made for an earlier run
+    settles nothing if it is refused: the answer to this run may replace it.
     """
 
     def __init__(self, expected: Mapping[str, str], put: Callable[[Frame], None]) -> None:
-        """Tell what is offered, refused and missing by frames through `put`."""
+        """`put` receives the frames for offered, refused and missing kernels."""
         self._names = dict(expected)
-        self._open = {kernel_id: _Expected() for kernel_id in expected}
+        self._unsettled = {kernel_id: _Expected() for kernel_id in expected}
         self._put = put
         self._begun = False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Say what is missing, now that all announced before this run has been seen."""
+        """Start to send `MISSING` frames: all earlier announcements have been seen."""
         with self._lock:
             self._begun = True
-            for kernel_id in list(self._open):
+            for kernel_id in list(self._unsettled):
                 self._settle_if_answered(kernel_id)
-            self._tell()
+            self._send_missing()
 
     def announced(self, kernel_id: str, *, earlier: bool = False) -> bool:
-        """Note an announcement; return whether it is to be verified.
+        """Count an announcement; return whether it must be verified.
 
-        `earlier` ones were there before this run could be answered.
+        `earlier` announcements were made before this run opened.
         """
         with self._lock:
-            if (expected := self._open.get(kernel_id)) is None:
+            if (expected := self._unsettled.get(kernel_id)) is None:
                 return False
             expected.verifying += 1
             expected.answered |= not earlier
             return True
 
     def rejected(self, kernel_id: str) -> None:
-        """Note that the compile workers made no kernel."""
+        """Handle the rejection of a kernel by the compile workers."""
         with self._lock:
-            if (expected := self._open.get(kernel_id)) is not None:
+            if (expected := self._unsettled.get(kernel_id)) is not None:
                 expected.answered = True
                 self._settle_if_answered(kernel_id)
 
     def verified(self, ready: KernelReady) -> None:
         """Offer a kernel, once."""
         with self._lock:
-            if ready.kernel_id in self._open:
+            if ready.kernel_id in self._unsettled:
                 self._put(Frame(Kind.KERNEL_VERIFIED, {}, encode(ready)))
                 self._settle(ready.kernel_id)
 
     def refused(self, kernel_id: str, reason: str) -> None:
-        """Note that what was announced cannot be loaded."""
+        """Handle an announced kernel that cannot be loaded."""
         with self._lock:
-            if (expected := self._open.get(kernel_id)) is not None:
+            if (expected := self._unsettled.get(kernel_id)) is not None:
                 expected.verifying -= 1
                 expected.refusal = reason
                 self._settle_if_answered(kernel_id)
 
     def _settle_if_answered(self, kernel_id: str) -> None:
-        expected = self._open[kernel_id]
+        expected = self._unsettled[kernel_id]
         if not self._begun or not expected.answered or expected.verifying:
             return
         if expected.refusal is not None:
@@ -127,11 +127,11 @@ class Catalogue:
         self._settle(kernel_id)
 
     def _settle(self, kernel_id: str) -> None:
-        del self._open[kernel_id]
+        del self._unsettled[kernel_id]
         if self._begun:
-            self._tell()
+            self._send_missing()
 
-    def _tell(self) -> None:
-        first = tuple(self._names[kernel_id] for kernel_id in islice(self._open, NAMED))
-        missing = Missing(len(self._open), len(self._names), first)
+    def _send_missing(self) -> None:
+        first = tuple(self._names[kernel_id] for kernel_id in islice(self._unsettled, MAX_NAMED))
+        missing = Missing(len(self._unsettled), len(self._names), first)
         self._put(Frame(Kind.MISSING, missing._asdict()))

@@ -1,4 +1,4 @@
-"""The trainer's end of its link: starts the process, and passes frames without ever waiting."""
+"""The trainer's end of the link: start the process, send and receive frames without waiting."""
 
 import os
 import subprocess
@@ -30,30 +30,33 @@ class LinkRefused(EsperError, RuntimeError):
 class LinkClient:
     """A link process that is running.
 
-    `send` and `messages` belong to the training thread and never wait; mail is handed to a callback
-    on a thread that sleeps until there is some.
+    `send` and `messages` are called by the training thread and never wait. A thread reads the data
+    channel and passes each frame to a callback.
     """
 
     def __init__(self, config: LinkConfig, deliver: Callable[[Frame], None]) -> None:
         """Start the process and wait until it is connected.
 
-        `deliver` gets each `DECISION`, `KERNELS_PREPARED` and `KERNELS_FAILED`, on the mail thread.
+        `deliver` gets each `DECISION`, `KERNELS_PREPARED` and `KERNELS_FAILED` frame, on the
+        reading thread.
 
         Raises:
-            LinkRefused: it cannot be reached what the order names.
+            LinkRefused: the process cannot reach the broker, the store or the key.
         """
         self._control_channel, control_channel = socketpair()
         self._data_channel, data_channel = socketpair()
-        self._process = _started(control_channel, data_channel)
+        self._process = _start_process(control_channel, data_channel)
         self._reader = FrameReader()
         self._unsent = bytearray()
         self._deliver = deliver
         self.lost = False
-        self._thread = threading.Thread(target=self._read_mail, name="esper-mail", daemon=True)
+        self._thread = threading.Thread(
+            target=self._read_data_channel, name="esper-data-channel", daemon=True
+        )
         self._thread.start()
         try:
             self._control_channel.sendall(
-                Frame(Kind.ORDER, {}, config.model_dump_json().encode()).packed()
+                Frame(Kind.CONFIG, {}, config.model_dump_json().encode()).packed()
             )
             self._early = self._await_opened()
         except BaseException:
@@ -62,12 +65,12 @@ class LinkClient:
         self._control_channel.setblocking(False)
 
     def send(self, frame: Frame) -> None:
-        """Hand a frame over; what the socket does not take at once goes with the next call."""
+        """Send a frame; bytes that the socket does not take now are sent by the next call."""
         self._unsent += frame.packed()
         self._flush()
 
     def messages(self) -> list[Frame]:
-        """Return the messages that have come: confirmations, kernels on offer, refusals."""
+        """Return the control frames received since the last call."""
         self._flush()
         messages, self._early = self._early, []
         while True:
@@ -83,11 +86,11 @@ class LinkClient:
             messages += self._reader.feed(data)
 
     def close(self, timeout_s: float, *, leave_open: bool = False) -> list[Frame]:
-        """Have the run closed, or left open; return the last messages.
+        """Close the run, or leave it open; return the last control frames.
 
-        After `timeout_s` the process is killed.
+        The process is killed after `timeout_s` seconds.
         """
-        self.send(Frame(Kind.LEAVE if leave_open else Kind.CLOSE))
+        self.send(Frame(Kind.LEAVE_OPEN if leave_open else Kind.CLOSE))
         deadline = monotonic() + timeout_s
         messages: list[Frame] = []
         while not self.lost and (left_s := deadline - monotonic()) > 0:
@@ -108,7 +111,7 @@ class LinkClient:
                 self._unsent.clear()
 
     def _await_opened(self) -> list[Frame]:
-        """Return the messages that came before and with the word that the link is open."""
+        """Wait for the `OPENED` frame; return the other frames received up to then."""
         self._control_channel.settimeout(START_TIMEOUT_S)
         early: list[Frame] = []
         while True:
@@ -117,7 +120,9 @@ class LinkClient:
             except TimeoutError:
                 raise LinkRefused("", f"no answer within {START_TIMEOUT_S:.0f} s") from None
             if frames is None:
-                raise LinkRefused("", "the link process ended at its start; it said why above")
+                raise LinkRefused(
+                    "", "the link process exited at its start; its error is printed above"
+                )
             early += [frame for frame in frames if frame.kind not in (Kind.OPENED, Kind.REFUSED)]
             for frame in frames:
                 if frame.kind is Kind.OPENED:
@@ -125,7 +130,7 @@ class LinkClient:
                 if frame.kind is Kind.REFUSED:
                     raise LinkRefused(frame.head["type"], frame.head["reason"])
 
-    def _read_mail(self) -> None:
+    def _read_data_channel(self) -> None:
         reader = FrameReader()
         while (frames := receive(self._data_channel, reader)) is not None:
             for frame in frames:
@@ -139,17 +144,17 @@ class LinkClient:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        # The process held the other end, so the mail thread has come to the end of its mail.
+        # The process held the other end of the data channel, so its reader is at the end of it.
         self._thread.join()
         self._data_channel.close()
 
 
-def _started(control_channel: socket, data_channel: socket) -> "subprocess.Popen[bytes]":
-    """Start the process with its ends of both sockets, which are closed here."""
+def _start_process(control_channel: socket, data_channel: socket) -> "subprocess.Popen[bytes]":
+    """Start the process with its ends of both sockets; close them in this process."""
     ends = (control_channel.fileno(), data_channel.fileno())
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
-        # Not by multiprocessing, which would import the user's script a second time.
+        # Not multiprocessing, which would import the user's script a second time.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "esper.link.sidecar", *map(str, (*ends, os.getpid()))],
             pass_fds=ends,

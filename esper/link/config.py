@@ -11,7 +11,7 @@ class LinkConfig(BaseModel):
 
     In a `lockstep` run the sidecar offers only kernels of blueprints published before it opens;
     `MISSING` frames carry the number of kernels that the run still waits for. With a `resumption`
-    it resumes a run: recorded reports come first, as `LOGGED` frames, then all decisions. With
+    it resumes a run: recorded reports come first, as `RECORDED` frames, then all decisions. With
     `remember` it reads the memory of the run's family and sends it in a `MEMORY` frame before it
     is open. The configuration is sent over a socket, because addresses may hold passwords.
     """

@@ -1,4 +1,4 @@
-"""What passes between a trainer and its link process: a kind, a small JSON head, and bytes."""
+"""Frames between a trainer and its link process: a kind, a small JSON head, and bytes."""
 
 import struct
 from enum import Enum
@@ -13,16 +13,16 @@ _LENGTHS: Final = struct.Struct(">cII")
 
 
 class Kind(Enum):
-    """What a frame says. The first four go to the process; all others come from it."""
+    """The kind of a frame. The first four go to the process; all others come from it."""
 
-    ORDER = b"o"
+    CONFIG = b"o"
     REPORT = b"r"
     CLOSE = b"c"
-    LEAVE = b"l"
+    LEAVE_OPEN = b"l"
 
     OPENED = b"O"
     MEMORY = b"A"
-    LOGGED = b"P"
+    RECORDED = b"P"
     REFUSED = b"E"
     CONFIRMED = b"C"
     FAILED = b"F"
@@ -32,7 +32,7 @@ class Kind(Enum):
     KERNELS_PREPARED = b"B"
     KERNELS_FAILED = b"U"
     MISSING = b"M"
-    ASKED = b"Q"
+    REQUESTED = b"Q"
     LEFT_OPEN = b"L"
 
 
@@ -50,13 +50,13 @@ class Frame(NamedTuple):
 
 
 class FrameReader:
-    """Puts frames together from bytes as they arrive."""
+    """Splits received bytes into frames."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that are whole now."""
+        """Add bytes; return the frames that are complete."""
         self._bytes += data
         frames = []
         while (frame := self._next()) is not None:
@@ -80,7 +80,7 @@ class FrameReader:
 
 
 def receive(link: socket, reader: FrameReader) -> list[Frame] | None:
-    """Wait for bytes and return the frames that are whole then; None once the other end is gone."""
+    """Wait for bytes and return the complete frames; None once the other end is closed."""
     try:
         data = link.recv(CHUNK_BYTES)
     except ConnectionError:

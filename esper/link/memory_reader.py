@@ -1,4 +1,4 @@
-"""What earlier runs of a family found, read while a run opens; and why not, where it cannot be."""
+"""Read the results of earlier runs of a family from Redis while a run opens."""
 
 import threading
 from concurrent.futures import Future
@@ -7,31 +7,31 @@ from typing import Final
 from esper.store import StoreError
 from esper.topics.models import MemorySnapshot, TrainingRun
 
-RECALL_TIMEOUT_S: Final = 1.0
+READ_TIMEOUT_S: Final = 1.0
 
-MAX_NOTE: Final = 500
+MAX_NOTE_CHARS: Final = 500
 
 
 class MemoryReader:
-    """A look at the memory of a run's family, on a thread of its own."""
+    """Reads the memory of a run's family on a thread of its own."""
 
     def __init__(self, redis_url: str | None, run: TrainingRun) -> None:
-        """Begin to read what is known of sites like the run's."""
+        """Start to read the arms of sites with the run's signatures."""
         self._redis_url, self._run = redis_url, run
         self._found: Future[MemorySnapshot] = Future()
-        threading.Thread(target=self._look, name="esper-recall", daemon=True).start()
+        threading.Thread(target=self._set_result, name="esper-memory-reader", daemon=True).start()
 
     def snapshot(self) -> MemorySnapshot:
-        """Return what was found; without arms, and with a note, where nothing could be read.
+        """Return the memory of the family; without arms and with a note if Redis cannot be read.
 
-        It waits `RECALL_TIMEOUT_S` at most.
+        Waits at most `READ_TIMEOUT_S`.
         """
         try:
-            return self._found.result(RECALL_TIMEOUT_S)
+            return self._found.result(READ_TIMEOUT_S)
         except TimeoutError:
-            return self._unread(f"it could not be read from Redis within {RECALL_TIMEOUT_S:g} s")
+            return self._unread(f"it could not be read from Redis within {READ_TIMEOUT_S:g} s")
 
-    def _look(self) -> None:
+    def _set_result(self) -> None:
         try:
             self._found.set_result(self._read())
         except StoreError as error:
@@ -40,17 +40,17 @@ class MemoryReader:
     def _read(self) -> MemorySnapshot:
         if self._redis_url is None:
             return self._unread("no Redis is named; set ESPER_REDIS_URL, or grow with memory=False")
-        # Here, not at the top: it takes .2 s to import, in which the broker can be reached.
+        # Imported here because it takes .2 s, during which the main thread connects to the broker.
         from esper.bandit import snapshot
         from esper.store import RedisRunMemory
 
         memory = RedisRunMemory(self._redis_url)
         try:
-            known = memory.read(self._run.task)
+            known_arms = memory.read(self._run.task)
         finally:
             memory.close()
         signatures = {signature.text for signature in self._run.sites.values()}
-        return MemorySnapshot(family=self._run.task, arms=snapshot(known, signatures))
+        return MemorySnapshot(family=self._run.task, arms=snapshot(known_arms, signatures))
 
-    def _unread(self, why: str) -> MemorySnapshot:
-        return MemorySnapshot(family=self._run.task, note=why[:MAX_NOTE])
+    def _unread(self, reason: str) -> MemorySnapshot:
+        return MemorySnapshot(family=self._run.task, note=reason[:MAX_NOTE_CHARS])

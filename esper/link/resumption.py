@@ -1,4 +1,4 @@
-"""Resuming a run: what its trainer knows, and what was recorded since."""
+"""Resuming a run: the position of its checkpoint, and the reports recorded after it."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,14 +12,15 @@ from esper.topics.models import SeedReport
 
 
 class RecordUnfit(EsperError, ValueError):
-    """A run whose record does not let it go on; the message says why."""
+    """A run cannot be resumed from its recorded reports; the message says why."""
 
 
 class Resumption(BaseModel):
-    """Where a checkpoint stands in the record of its run.
+    """The position of a checkpoint in its run.
 
-    The next report is `next_seq`; the last one may not have arrived, and is here to be sent again.
-    Decisions in `taken` (ids) are done with; `kernels` (ids) were on offer.
+    `next_seq` is the number of the next report. `last_report` may not have reached the broker, so
+    it can be sent again. `taken` holds the ids of applied decisions, `kernels` those of the
+    kernels that were offered.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,15 +31,17 @@ class Resumption(BaseModel):
     kernels: frozenset[str]
 
 
-class Since(NamedTuple):
+class RecordedReports(NamedTuple):
     """The reports recorded after a checkpoint, and whether the last one before it is missing."""
 
-    logged: list[bytes]
+    recorded: list[bytes]
     last_is_missing: bool
 
 
-def since(resumption: Resumption, records: Iterable[Record], run_id: str) -> Since:
-    """Return what the records of a run's reports hold beyond a checkpoint.
+def reports_after(
+    resumption: Resumption, records: Iterable[Record], run_id: str
+) -> RecordedReports:
+    """Return the reports that were recorded after a checkpoint.
 
     Raises:
         RecordUnfit: the run was closed, or reports before the checkpoint are missing.
@@ -48,7 +51,7 @@ def since(resumption: Resumption, records: Iterable[Record], run_id: str) -> Sin
         try:
             report = decode(SeedReport, record.value)
         except Undecodable as error:
-            raise RecordUnfit(f"a report of run {run_id} is not readable: {error}") from error
+            raise RecordUnfit(f"a report of run {run_id} cannot be decoded: {error}") from error
         if report.closing:
             raise RecordUnfit(
                 f"run {run_id} was closed by report {report.seq} and cannot go on; "
@@ -57,10 +60,11 @@ def since(resumption: Resumption, records: Iterable[Record], run_id: str) -> Sin
         values[report.seq] = record.value or b""
     last = resumption.next_seq - 1
     reached = max(values, default=-1)
-    gone = next((seq for seq in range(last) if seq not in values), None)
-    if gone is not None:
+    missing = next((seq for seq in range(last) if seq not in values), None)
+    if missing is not None:
         raise RecordUnfit(
-            f"report {gone} of run {run_id} is no longer on the topic; resume only on the "
-            "broker that it was on, while its topics keep its reports"
+            f"report {missing} of run {run_id} is no longer on the topic; resume on the broker of "
+            "the run, while its topics still keep the reports"
         )
-    return Since([values[seq] for seq in range(last + 1, reached + 1)], last not in values)
+    recorded = [values[seq] for seq in range(last + 1, reached + 1)]
+    return RecordedReports(recorded, last not in values)

@@ -1,4 +1,4 @@
-"""The link process itself; `LinkClient` starts it. It ends with its trainer, however that ends."""
+"""The link process; `LinkClient` starts it. It exits when its trainer exits or is killed."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
 from socket import socket
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from esper.kernel import (
     ArtifactRefused,
@@ -27,7 +27,7 @@ from esper.link.catalogue import Catalogue, expected_kernels
 from esper.link.config import LinkConfig
 from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.memory_reader import MemoryReader
-from esper.link.resumption import RecordUnfit, Resumption, since
+from esper.link.resumption import RecordUnfit, Resumption, reports_after
 from esper.store import StoreError, open_store
 from esper.topics.bus import Bus, BusError, Record, RecordPosition, StartOffset, read_topic
 from esper.topics.catalog import (
@@ -59,7 +59,7 @@ log = logging.getLogger("esper")
 
 
 class Verified(NamedTuple):
-    """Bytes that are those of this SHA-256, signed by a key that is trusted."""
+    """Kernel bytes whose SHA-256 and signature were verified."""
 
     sha256: str
     data: bytes
@@ -75,11 +75,11 @@ class Outbox:
         self._thread.start()
 
     def put(self, frame: Frame) -> None:
-        """Have a frame sent."""
+        """Queue a frame."""
         self._frames.put(frame)
 
     def close(self) -> None:
-        """Return when all is sent."""
+        """Return when every queued frame is sent, or after `CLOSE_TIMEOUT_S`."""
         self._frames.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
 
@@ -92,13 +92,18 @@ class Outbox:
 
 
 class Sidecar:
-    """One run's link: notes and answers go over the desk, decisions and their kernels by mail."""
+    """One run's link to Kafka and the kernel store.
+
+    The data channel carries decisions and their kernels; the control channel carries the rest.
+    """
 
     def __init__(self, config: LinkConfig, control_channel: Outbox, data_channel: Outbox) -> None:
-        """Connect.
+        """Connect to the broker and the kernel store.
 
         Raises:
-            BrokerUnreachable, TopicMismatch, KeyUnusable, StoreUrlInvalid: it is not possible.
+            BrokerUnreachable, TopicMismatch: the broker does not serve this run.
+            KeyUnusable: the trusted key cannot be read.
+            StoreUrlInvalid: `config.store_url` is not a store.
         """
         self._run = config.run
         self._servers = config.bootstrap_servers
@@ -106,9 +111,11 @@ class Sidecar:
         self._resumption = config.resumption
         self._catalogue: Catalogue | None = None
         self._control_channel, self._data_channel = control_channel, data_channel
-        self._told: set[str] = set()
+        self._forwarded_request_ids: set[str] = set()
         self._signatures = set(map(encode, config.run.sites.values()))
-        self._recall = MemoryReader(config.redis_url, config.run) if config.remember else None
+        self._memory_reader = (
+            MemoryReader(config.redis_url, config.run) if config.remember else None
+        )
         key = load_public_key(Path(config.trusted_key_file))
         self._loader: KernelLoader[Verified] = KernelLoader(
             open_store(config.store_url),
@@ -119,33 +126,35 @@ class Sidecar:
         self._bus = Bus.connect(config.bootstrap_servers, source=config.source)
 
     def open(self) -> None:
-        """Listen, and announce the run.
+        """Consume the run's topics, and announce the run.
 
         Raises:
-            RecordUnfit: it is to go on, and its record does not let it.
+            RecordUnfit: the run cannot be resumed from its recorded reports.
         """
         key = self._run.run_id.encode()
         if self._resumption is None:
-            self._bus.consume(ADAPTATION_DECISION.name, self._hear_decision, key=key)
-            self._bus.consume(RUN_CONTROL.name, self._hear_request, key=key)
+            self._bus.consume(ADAPTATION_DECISION.name, self._on_decision, key=key)
+            self._bus.consume(RUN_CONTROL.name, self._on_run_control, key=key)
         else:
-            self._take_up(self._resumption, key)
+            self._resume(self._resumption, key)
         if not self._lockstep:
-            self._bus.consume(KERNEL_READY.name, self._hear_kernel, start=StartOffset.EARLIEST)
+            self._bus.consume(KERNEL_READY.name, self._on_kernel_ready, start=StartOffset.EARLIEST)
         elif self._resumption is None:
             self._expect_kernels()
         self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
-        if self._recall is not None:
-            self._control_channel.put(Frame(Kind.MEMORY, {}, encode(self._recall.snapshot())))
+        if self._memory_reader is not None:
+            self._control_channel.put(
+                Frame(Kind.MEMORY, {}, encode(self._memory_reader.snapshot()))
+            )
         self._control_channel.put(Frame(Kind.OPENED))
 
     def report(self, value: bytes) -> None:
-        """Send a report, and tell when the broker has it."""
+        """Publish a report; a `CONFIRMED` or `FAILED` frame follows."""
         sending = self._bus.publish(SEED_METRICS, decode(SeedReport, value))
         sending.add_done_callback(self._settle)
 
     def close(self) -> None:
-        """Announce that the run wants no more kernels, and disconnect."""
+        """Publish the run as closed, and disconnect."""
         closed = self._run.model_copy(update={"status": RunStatus.CLOSED})
         try:
             self._bus.publish(TRAINING_RUN, closed).result(CLOSE_TIMEOUT_S)
@@ -154,52 +163,54 @@ class Sidecar:
         self.disconnect()
 
     def disconnect(self) -> None:
-        """Leave, whatever is under way."""
+        """Close the loader and the bus; pending work is dropped."""
         self._loader.close()
         self._bus.close(CLOSE_TIMEOUT_S)
 
     def _expect_kernels(self) -> None:
-        """Have the kernels of the blueprints that stand now offered, and no others."""
+        """Offer the kernels of the blueprints published so far, and no others."""
         blueprints = read_topic(self._servers, BLUEPRINT_SUBMITTED.name)
         catalogue = Catalogue(expected_kernels(blueprints, self._run), self._control_channel.put)
         self._catalogue = catalogue
-        # Followed before what stands there is read, so that between the two nothing is missed.
-        self._bus.consume(KERNEL_COMPILED.name, self._hear_compiled)
-        self._bus.consume(KERNEL_READY.name, self._hear_kernel)
-        for ready in self._standing():
+        # Consumed before the existing records are read, so that no record falls between the two.
+        self._bus.consume(KERNEL_COMPILED.name, self._on_kernel_compiled)
+        self._bus.consume(KERNEL_READY.name, self._on_kernel_ready)
+        for ready in self._latest_announcements():
             if catalogue.announced(ready.kernel_id, earlier=True):
                 self._loader.verify(ready)
         catalogue.begin()
 
-    def _take_up(self, resumption: Resumption, key: bytes) -> None:
-        """Send the recorded reports of the run, and consume its decisions from the first."""
+    def _resume(self, resumption: Resumption, key: bytes) -> None:
+        """Send the run's recorded reports, and consume its decisions from the first one."""
         reports = read_topic(self._servers, SEED_METRICS.name, key=key)
-        logged, last_is_missing = since(resumption, reports, self._run.run_id)
+        recorded_values, last_is_missing = reports_after(resumption, reports, self._run.run_id)
         if last_is_missing:
             self._bus.publish(SEED_METRICS, resumption.last_report).result(OPEN_TIMEOUT_S)
-        for value in logged:
-            self._control_channel.put(Frame(Kind.LOGGED, {}, value))
-        # The loader works in order: what decisions name is verified before they ask for it.
-        for ready in self._standing():
+        for value in recorded_values:
+            self._control_channel.put(Frame(Kind.RECORDED, {}, value))
+        # The loader works in order: kernels are verified before a decision asks for them.
+        for ready in self._latest_announcements():
             if self._wanted(ready):
                 self._loader.verify(ready)
         self._bus.consume(
-            ADAPTATION_DECISION.name, self._hear_decision, key=key, start=StartOffset.EARLIEST
+            ADAPTATION_DECISION.name, self._on_decision, key=key, start=StartOffset.EARLIEST
         )
-        # Requests made while the run was not trained still count; reported ones are not repeated.
-        on_record = [decode(SeedReport, record.value) for record in reports]
-        self._told = {
+        # Requests made while the run was stopped still count; reported ones are not repeated.
+        recorded = [decode(SeedReport, record.value) for record in reports]
+        self._forwarded_request_ids = {
             request.request_id
-            for report in (*on_record, resumption.last_report)
+            for report in (*recorded, resumption.last_report)
             for request in report.requests
         }
-        self._bus.consume(RUN_CONTROL.name, self._hear_request, key=key, start=StartOffset.EARLIEST)
+        self._bus.consume(
+            RUN_CONTROL.name, self._on_run_control, key=key, start=StartOffset.EARLIEST
+        )
 
-    def _standing(self) -> Iterator[KernelReady]:
-        """Yield the last announcement of each kernel, as they stand now."""
+    def _latest_announcements(self) -> Iterator[KernelReady]:
+        """Yield the last announcement of each kernel on the topic."""
         last = {record.key: record for record in read_topic(self._servers, KERNEL_READY.name)}
         for record in last.values():
-            if (ready := _announcement(record)) is not None:
+            if (ready := _decoded_announcement(record)) is not None:
                 yield ready
 
     def _settle(self, sending: "Future[RecordPosition]") -> None:
@@ -210,37 +221,37 @@ class Sidecar:
         else:
             self._control_channel.put(Frame(Kind.CONFIRMED))
 
-    def _hear_decision(self, record: Record) -> None:
+    def _on_decision(self, record: Record) -> None:
         value = record.value or b""
-        letter = Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, value)
+        frame = Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, value)
         try:
             decision = decode(AdaptationDecision, value)
         except Undecodable:
-            self._data_channel.put(letter)
-            return  # The trainer says so: it reads the same bytes.
+            self._data_channel.put(frame)
+            return  # The trainer reads the same bytes and reports the error.
         if self._resumption is not None and decision.decision_id in self._resumption.taken:
             return
-        self._data_channel.put(letter)
+        self._data_channel.put(frame)
         needed = [
             operation.kernel_id for operation in decision.operations if isinstance(operation, Plant)
         ]
         if needed:
             self._loader.prepare(decision.decision_id, needed)
 
-    def _hear_request(self, record: Record) -> None:
+    def _on_run_control(self, record: Record) -> None:
         try:
             request = decode(RunRequest, record.value)
         except Undecodable as error:
-            log.error("%s is not readable: %s", _place(record), error)
+            log.error("%s cannot be decoded: %s", _place(record), error)
             return
         if request.run_id != self._run.run_id:
-            log.error("%s is under this run's key and of run %s", _place(record), request.run_id)
-        elif request.request_id not in self._told:
-            # Over the desk, as an offer: only what reports is to know of it.
-            self._control_channel.put(Frame(Kind.ASKED, {}, record.value or b""))
+            log.error("%s is of another run: %s", _place(record), request.run_id)
+        elif request.request_id not in self._forwarded_request_ids:
+            # On the control channel: only the rank that reports handles requests.
+            self._control_channel.put(Frame(Kind.REQUESTED, {}, record.value or b""))
 
-    def _hear_kernel(self, record: Record) -> None:
-        ready = _announcement(record)
+    def _on_kernel_ready(self, record: Record) -> None:
+        ready = _decoded_announcement(record)
         if ready is not None and self._wanted(ready):
             self._loader.verify(ready)
 
@@ -251,12 +262,12 @@ class Sidecar:
             return ready.kernel_id in self._resumption.kernels
         return encode(ready.site_signature) in self._signatures
 
-    def _hear_compiled(self, record: Record) -> None:
+    def _on_kernel_compiled(self, record: Record) -> None:
         assert self._catalogue is not None
         try:
             compiled = decode(KernelCompiled, record.value)
         except Undecodable as error:
-            log.error("%s is not readable: %s", _place(record), error)
+            log.error("%s cannot be decoded: %s", _place(record), error)
             return
         if compiled.status is CompileStatus.REJECTED:
             self._catalogue.rejected(compiled.kernel_id)
@@ -274,18 +285,18 @@ class Sidecar:
                     Frame(Kind.KERNEL_REFUSED, {"kernel_id": kernel_id, "reason": reason})
                 )
             case KernelsPrepared(token, kernels):
-                self._data_channel.put(_kernels(token, kernels))
+                self._data_channel.put(_prepared_frame(token, kernels))
             case KernelsFailed(token, reason):
                 self._data_channel.put(
                     Frame(Kind.KERNELS_FAILED, {"token": token, "reason": reason})
                 )
 
 
-def _announcement(record: Record) -> KernelReady | None:
+def _decoded_announcement(record: Record) -> KernelReady | None:
     try:
         return decode(KernelReady, record.value)
     except Undecodable as error:
-        log.error("%s is not readable: %s", _place(record), error)
+        log.error("%s cannot be decoded: %s", _place(record), error)
         return None
 
 
@@ -293,33 +304,33 @@ def _place(record: Record) -> str:
     return f"{record.topic}[{record.partition}]@{record.offset}"
 
 
-def _kernels(token: str, kernels: Mapping[str, Verified]) -> Frame:
-    listed = [[name, each.sha256, len(each.data)] for name, each in kernels.items()]
+def _prepared_frame(token: str, kernels: Mapping[str, Verified]) -> Frame:
+    listed = [[name, kernel.sha256, len(kernel.data)] for name, kernel in kernels.items()]
     data = b"".join(kernel.data for kernel in kernels.values())
     return Frame(Kind.KERNELS_PREPARED, {"token": token, "kernels": listed}, data)
 
 
 def serve(control_channel: socket, data_channel: socket) -> None:
-    """Do what the trainer asks until it closes the run, or is gone."""
+    """Serve one trainer until it closes the run or exits."""
     reader, waiting = FrameReader(), list[Frame]()
     while not waiting:
         if (frames := receive(control_channel, reader)) is None:
             return
         waiting += frames
-    out, letters = Outbox(control_channel), Outbox(data_channel)
+    control, data = Outbox(control_channel), Outbox(data_channel)
     config = LinkConfig.model_validate_json(waiting.pop(0).body)
     try:
-        process = Sidecar(config, out, letters)
+        process = Sidecar(config, control, data)
         process.open()
     except (BusError, StoreError, ArtifactRefused, RecordUnfit, TimeoutError) as error:
-        out.put(Frame(Kind.REFUSED, {"type": type(error).__name__, "reason": str(error)}))
-        out.close()
+        control.put(Frame(Kind.REFUSED, {"type": type(error).__name__, "reason": str(error)}))
+        control.close()
         return
     try:
         _work(process, control_channel, reader, waiting)
     finally:
-        out.close()
-        letters.close()
+        control.close()
+        data.close()
 
 
 def _work(
@@ -331,7 +342,7 @@ def _work(
             if frame.kind is Kind.CLOSE:
                 process.close()
                 return
-            if frame.kind is Kind.LEAVE:
+            if frame.kind is Kind.LEAVE_OPEN:
                 process.disconnect()
                 return
             process.report(frame.body)
@@ -339,8 +350,8 @@ def _work(
     process.disconnect()
 
 
-def _end_with(parent: int) -> None:
-    """End this process once its parent is gone, though copies of its sockets may live on."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit once the parent is gone, even if another process holds copies of its sockets."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -350,16 +361,15 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(words: list[str]) -> None:
-    """Serve over the two sockets whose descriptors are named."""
-    # Ctrl-C reaches the whole group; the trainer decides when the run is over.
+def main(arguments: list[str]) -> None:
+    """Serve on two sockets: file descriptors of control and data, then the parent's pid."""
+    # Ctrl-C reaches the whole process group; the trainer decides when the run ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="esper link: %(message)s")
-    control_channel, data_channel, parent = map(int, words)
-    _end_with(parent)
+    control_channel, data_channel, parent = map(int, arguments)
+    _exit_with_parent(parent)
     serve(socket(fileno=control_channel), socket(fileno=data_channel))
 
 
 if __name__ == "__main__":
-    arguments: Any = sys.argv[1:]
-    main(arguments)
+    main(sys.argv[1:])

@@ -17,6 +17,7 @@ from esper.orchestrator.fold import (
     fold,
 )
 from esper.orchestrator.state import FULL_ALPHA, FoldState, PendingDecision, memory_updates
+from esper.orchestrator.strategies import rules_for
 from esper.orchestrator.trials import INDEPENDENT_TRIALS, apply_report
 from esper.orchestrator.view import build_view
 
@@ -37,4 +38,5 @@ __all__ = [
     "fold",
     "memory_updates",
     "recorded_arms",
+    "rules_for",
 ]

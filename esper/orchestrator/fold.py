@@ -14,7 +14,7 @@ from esper.orchestrator.candidates import TooManyArms
 from esper.orchestrator.explain import lockstep_answer, recorded_arms, recorded_slots, why_idle
 from esper.orchestrator.manual_requests import answer_requests
 from esper.orchestrator.state import FoldState, PendingDecision, RequestedAlpha, StrategyState
-from esper.orchestrator.strategies import RULES
+from esper.orchestrator.strategies import RULES, rules_for
 from esper.orchestrator.strategy_selection import (
     Rule,
     SignalReadings,
@@ -41,10 +41,9 @@ from esper.topics.models import (
     RandomStamp,
     Reweight,
     SeedReport,
-    Strategy,
 )
 
-Proposal = tuple[Strategy | None, DecisionPlan]
+Proposal = tuple[str | None, DecisionPlan]
 """A plan, and the strategy that proposed it; None for a plan of no strategy."""
 
 SEAL: Final[Proposal] = (None, DecisionPlan((), "the run is closed; this seals its reports"))
@@ -89,7 +88,7 @@ def fold(state: FoldState | None, report: SeedReport, cause: Cause) -> Folded:
         after = apply_report(before, report, cause.sha256)
     except TooManyArms as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
-    intent = SeedOrchestrator().decide(after, report)
+    intent = _orchestrator(after).decide(after, report)
     plans, idle_reason = _plans(intent, after, report, before.idle_reason)
     after = _remember(replace(after, strategy_state=intent.strategy_state), report, plans)
     after = replace(after, idle_reason=idle_reason)
@@ -129,7 +128,7 @@ class SeedOrchestrator:
             return Intent(view, answers, before)
         if before is None:
             return Intent(view, answers + _independent_plans(view))
-        readings = read_signals(view)
+        readings = read_signals(view, self.rules)
         after = choose_strategy(self.rules, before, view.orchestration, readings, report.seq)
         choice = strategy_choice(self.rules, before, after, readings)
         return Intent(view, answers + self._strategy_plan(view, after, readings), after, choice)
@@ -140,12 +139,17 @@ class SeedOrchestrator:
         """Return the plan of the current strategy; empty without one."""
         on = tuple(reading for reading in readings if reading.on(staying=True))
         strategy = strategy_state.strategy
-        rule = next((rule for rule in self.rules if rule.strategy is strategy), None)
+        rule = next((rule for rule in self.rules if rule.strategy == strategy), None)
         plan = None if rule is None else rule.propose(view, on)
         if plan is None:
             return ()
         reason = _with_why(plan.reason, strategy_state)
         return ((strategy, DecisionPlan(plan.operations, reason)),)
+
+
+def _orchestrator(state: FoldState) -> SeedOrchestrator:
+    orchestration = state.run.selection.orchestration
+    return SeedOrchestrator(() if orchestration is None else rules_for(orchestration))
 
 
 def _independent_plans(view: View) -> tuple[Proposal, ...]:
@@ -180,7 +184,9 @@ def _start(report: SeedReport) -> FoldState:
             "fold it from report 0"
         )
     try:
-        return FoldState.opened_by(report)
+        state = FoldState.opened_by(report)
+        _orchestrator(state)
+        return state
     except ValueError as error:
         raise RunUnfoldable(f"run {report.run_id}: {error}") from error
 
@@ -296,6 +302,7 @@ def _decisions(
     run, view = after.run, intent.view
     before_sha256, after_sha256 = before.sha256(), after.sha256()
     previous = before.previous_sha256
+    names_course = run.run_config.contract == 2
     decisions = []
     for index, (strategy, plan) in enumerate(plans):
         decision = AdaptationDecision(
@@ -316,7 +323,8 @@ def _decisions(
                 if run.attention and run.selection.attention
                 else None
             ),
-            course=intent.choice,
+            course=intent.choice if names_course else None,
+            strategy_choice=None if names_course else intent.choice,
             random=RandomStamp(
                 seed=run.run_config.seed,
                 seq=cause.seq,

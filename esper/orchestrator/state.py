@@ -24,6 +24,7 @@ from esper.topics.codec import Undecodable, encode, sha256_of
 from esper.topics.models import (
     Cull,
     Fossilize,
+    Identifier,
     LoadableKernel,
     OmitDefault,
     OmitsDefaults,
@@ -31,7 +32,6 @@ from esper.topics.models import (
     SeedReport,
     Selection,
     SiteName,
-    Strategy,
 )
 
 FULL_ALPHA = 1.0
@@ -118,7 +118,7 @@ class StrategyState(_Frozen):
     `asked`.
     """
 
-    strategy: Strategy | None = None
+    strategy: Identifier | None = None
     since_seq: int = 0
     why: str = ""
     losses: tuple[float, ...] = ()

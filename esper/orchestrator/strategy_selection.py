@@ -12,7 +12,7 @@ import numpy as np
 from esper.orchestrator.explain import contributed, percent
 from esper.orchestrator.state import StrategyState, Trial
 from esper.orchestrator.view import DecisionPlan, View
-from esper.topics.models import ActiveStrategy, Orchestration, SeedState, Signal, Strategy
+from esper.topics.models import ActiveStrategy, Orchestration, SeedState, Signal
 
 MAX_RATIO: Final = 1000.0
 """Ratios are capped here; a non-positive denominator counts as the cap."""
@@ -60,8 +60,8 @@ def trials_of(readings: SignalReadings, *names: str) -> tuple[Trial, ...]:
     return tuple({trial.slot_id: trial for trial in trials}.values())
 
 
-def read_signals(view: View) -> tuple[SignalReading, ...]:
-    """Return the readings of all signals that have a value in this view."""
+def read_signals(view: View, rules: Sequence["Rule"] = ()) -> tuple[SignalReading, ...]:
+    """Return the readings of all signals that have a value in this view, those of rules last."""
     active, orchestration = _active(view), view.orchestration
     return (
         *_harmful(view, orchestration, active),
@@ -70,6 +70,7 @@ def read_signals(view: View) -> tuple[SignalReading, ...]:
         *_plateau(view, orchestration),
         *_idle(view, orchestration),
         _spent(view),
+        *(reading for rule in rules for reading in rule.read(view)),
     )
 
 
@@ -233,6 +234,10 @@ def _spent(view: View) -> SignalReading:
     return _reading("spent", free, 0.0, not free, "no arm may be planted")
 
 
+def _no_readings(view: View) -> Sequence[SignalReading]:
+    return ()
+
+
 Propose = Callable[[View, SignalReadings], DecisionPlan | None]
 """A strategy: return a plan for a view and the signals that are on, or None for no change."""
 
@@ -240,14 +245,17 @@ Propose = Callable[[View, SignalReadings], DecisionPlan | None]
 class Rule(NamedTuple):
     """Choose `strategy` when one of `signals` is on, unless the signal `unless` is on.
 
-    An `urgent` rule does not wait for the cooldown.
+    An `urgent` rule does not wait for the cooldown. `read` returns the readings of a signal that
+    only this rule uses. An `optional` rule is used by runs that name its strategy.
     """
 
     signals: tuple[str, ...]
-    strategy: Strategy
+    strategy: str
     propose: Propose
     unless: str | None = None
     urgent: bool = False
+    optional: bool = False
+    read: Callable[[View], Sequence[SignalReading]] = _no_readings
 
 
 def choose_strategy(
@@ -263,7 +271,7 @@ def choose_strategy(
     the current strategy are compared with the looser thresholds.
     """
     for rule in rules:
-        is_current = rule.strategy is strategy_state.strategy
+        is_current = rule.strategy == strategy_state.strategy
         trigger = _trigger(rule, readings, is_current)
         if trigger is None:
             continue
@@ -297,7 +305,7 @@ def strategy_choice(
     """Return the choice as decisions record it, with the thresholds that applied."""
     if after.strategy is None:
         return None
-    keeps = {name for rule in rules if rule.strategy is before.strategy for name in rule.signals}
+    keeps = {name for rule in rules if rule.strategy == before.strategy for name in rule.signals}
     return ActiveStrategy(
         strategy=after.strategy,
         since_seq=after.since_seq,

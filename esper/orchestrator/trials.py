@@ -38,7 +38,6 @@ from esper.topics.models import (
     SeedState,
     SeedStatus,
     Selection,
-    Strategy,
 )
 
 UNMEASURABLE_REWARD = 0.0
@@ -410,8 +409,8 @@ def _why_planted(view: View, choice: ArmChoice) -> str:
     return f"{name} scores {choice.score:.3f} (mean reward {arm.mean:.3f} of {arm.pulls})"
 
 
-INDEPENDENT_TRIALS: Final[tuple[tuple[Strategy, Callable[[View], DecisionPlan | None]], ...]] = (
-    (Strategy.REPLACE, replace_weak),
-    (Strategy.DIVERSIFY, keep_and_plant),
+INDEPENDENT_TRIALS: Final[tuple[tuple[str, Callable[[View], DecisionPlan | None]], ...]] = (
+    ("replace", replace_weak),
+    ("diversify", keep_and_plant),
 )
 """The plans of a run without orchestration, in order; each sees the view after the previous."""

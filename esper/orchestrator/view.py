@@ -29,7 +29,6 @@ from esper.topics.models import (
     Plant,
     Reweight,
     SeedReport,
-    Strategy,
 )
 
 ALPHA_TOLERANCE = 1e-6
@@ -53,7 +52,7 @@ class DecisionPlan:
 
     @classmethod
     def of(
-        cls, strategy: Strategy, operations: Sequence[Operation], clauses: Sequence[Clause]
+        cls, strategy: str, operations: Sequence[Operation], clauses: Sequence[Clause]
     ) -> Self | None:
         """Return the plan of a strategy; None without operations.
 

@@ -25,20 +25,20 @@ class CheckpointReplay:
     """The recorded reports after a checkpoint, and the decisions whose outcomes they carry."""
 
     def __init__(
-        self, decision_queue: DecisionQueue, reporter: Reporter, logged: Sequence[SeedReport]
+        self, decision_queue: DecisionQueue, reporter: Reporter, recorded: Sequence[SeedReport]
     ) -> None:
         self._decision_queue = decision_queue
         self._reporter = reporter
-        self._logged = deque(logged)
+        self._recorded = deque(recorded)
         known = decision_queue.run_history.outcomes
         self._outcomes: dict[str, DecisionOutcome] = {
             outcome.decision_id: outcome
-            for report in logged
+            for report in recorded
             for outcome in report.outcomes
             if outcome.decision_id not in known
         }
         self._order = deque(self._outcomes)
-        self._incidents = [incident for report in logged for incident in report.incidents]
+        self._incidents = [incident for report in recorded for incident in report.incidents]
         self._arrived: dict[str, DecisionArrived] = {}
         self._kernels: dict[str, dict[str, Kernel]] = {}
         self._offers: dict[str, KernelVerified] = {}
@@ -47,7 +47,7 @@ class CheckpointReplay:
     @property
     def over(self) -> bool:
         """Whether the last recorded report has been passed."""
-        return not self._logged
+        return not self._recorded
 
     def await_decisions(self, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until every recorded decision has arrived with its kernels.
@@ -70,7 +70,7 @@ class CheckpointReplay:
         Raises:
             CheckpointRefused: a decision cannot be applied now.
         """
-        self._read_mailbox()
+        self._read_decoder()
         while self._order and self._outcomes[self._order[0]].step <= step:
             outcome = self._outcomes[self._order.popleft()]
             arrived = self._arrived.pop(outcome.decision_id)
@@ -88,9 +88,9 @@ class CheckpointReplay:
 
     def skip_report(self, step: int) -> None:
         """Skip the report that is recorded for this step, if there is one."""
-        if not self._logged or self._logged[0].step != step:
+        if not self._recorded or self._recorded[0].step != step:
             return
-        report = self._logged.popleft()
+        report = self._recorded.popleft()
         self._reporter.skip(report)
         on_trial = [seed for seed in report.seeds if seed.state in ON_TRIAL]
         contributions = {(seed.site, seed.slot): seed.contribution for seed in on_trial}
@@ -103,7 +103,7 @@ class CheckpointReplay:
 
     def _missing(self) -> str | None:
         """Return the id of a decision that has not arrived with its kernels."""
-        self._read_mailbox()
+        self._read_decoder()
         for decision_id, outcome in self._outcomes.items():
             arrived = self._arrived.get(decision_id)
             if arrived is None:
@@ -113,7 +113,7 @@ class CheckpointReplay:
                 return decision_id
         return None
 
-    def _read_mailbox(self) -> None:
+    def _read_decoder(self) -> None:
         while self._decision_queue.mailbox:
             message = self._decision_queue.mailbox.popleft()
             match message:
@@ -132,7 +132,7 @@ class CheckpointReplay:
         if self._outcomes[decision_id].status is OutcomeStatus.APPLIED:
             raise CheckpointRefused(
                 f"a kernel of decision {decision_id[:12]}, which was applied after the "
-                f"checkpoint, cannot be had any more: {reason}"
+                f"checkpoint, can no longer be loaded: {reason}"
             )
 
     def _release(self) -> None:

@@ -58,7 +58,7 @@ class FrameDecoder:
         try:
             decision = decode(AdaptationDecision, frame.body)
         except Undecodable as error:
-            log.error("a decision is not readable: %s", error)
+            log.error("a decision cannot be decoded: %s", error)
             return
         if decision.run_id != self._run_id:
             log.error("a decision under this run's key is of another run: %s", decision.run_id)

@@ -200,7 +200,7 @@ class Growth:
         return self
 
     def continue_from(self, state: Mapping[str, Any]) -> None:
-        """Read the record since a checkpoint and restore its random numbers, once `open`.
+        """Read the reports after a checkpoint and restore its random numbers; call after `open`.
 
         Raises:
             CheckpointRefused: a recorded decision or its kernels do not arrive.
@@ -227,7 +227,7 @@ class Growth:
         session.link.leave_ranks()
         leave_open = self._driver.leaves_open or (failed and self._resumable)
         if leave_open and session.link.reports:
-            log.warning("run %s is left open, to go on from a checkpoint", self.run_id)
+            log.warning("run %s is left open, to be resumed from a checkpoint", self.run_id)
         timeout_s = None if leave_open else self._driver.seal_timeout_s(failed=failed)
         try:
             if timeout_s is not None:

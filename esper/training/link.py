@@ -33,8 +33,8 @@ class RunLink:
 
     At most one report is in flight: the next one is made after the broker has confirmed it, so
     numbers never have a gap. `failure` is why no more reports can be made; `missing`, in lockstep,
-    counts the kernels that the first report waits for; `logged` are the reports that a resumed run
-    has recorded already; `memory` is the family's memory.
+    counts the kernels that the first report waits for; `recorded_reports` are those
+    recorded after a resumed run's checkpoint; `memory` is the family's memory.
     """
 
     reports: Final = True
@@ -54,7 +54,7 @@ class RunLink:
         self._late = False
         self.failure: str | None = None
         self.missing: Missing | None = None
-        self.logged: list[SeedReport] = []
+        self.recorded_reports: list[SeedReport] = []
         self.memory: MemorySnapshot | None = None
 
     @property
@@ -144,12 +144,12 @@ class RunLink:
                 self._fail(f"a report cannot be sent ({message.head['reason']})")
             case Kind.KERNEL_VERIFIED:
                 self._deliver(KernelVerified(decode(KernelReady, message.body)))
-            case Kind.ASKED:
+            case Kind.REQUESTED:
                 self._deliver(decode(RunRequest, message.body))
             case Kind.KERNEL_REFUSED:
                 self._deliver(KernelRefused(**message.head))
-            case Kind.LOGGED:
-                self.logged.append(decode(SeedReport, message.body))
+            case Kind.RECORDED:
+                self.recorded_reports.append(decode(SeedReport, message.body))
             case Kind.MEMORY:
                 self.memory = decode(MemorySnapshot, message.body)
             case Kind.MISSING:

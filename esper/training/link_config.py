@@ -1,4 +1,4 @@
-"""What a run's link must reach: the broker, the kernel store, the key kernels are signed with."""
+"""The configuration of a run's link: the broker, the kernel store, the trusted key."""
 
 from pathlib import Path
 

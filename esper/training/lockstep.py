@@ -67,7 +67,7 @@ class Lockstep:
         if self._decision_queue.run_history.kernels:
             return
         of = self._link.missing.of if self._link.missing else 0
-        why = f"none of {of} can be had" if of else "no blueprint on its topic fits a site"
+        why = f"none of {of} can be loaded" if of else "no blueprint on its topic fits a site"
         log.warning("lockstep run %s begins without kernels: %s", self._run_id, why)
 
     def await_answer(self, seq: int, step: int) -> None:

@@ -77,7 +77,7 @@ class RunRecording:
         )
         if run_config.host_params != host_params or not alike:
             raise ReplayRefused(
-                f"the record of run {self.run_id} is of another model or of other sites "
+                f"the recording of run {self.run_id} is of another model or of other sites "
                 f"({', '.join(sorted(run_config.slots))}; {run_config.host_params} parameters); "
                 "make the model as it was before it grew"
             )
@@ -89,14 +89,14 @@ def read_recording(
     """Return the run of a history file, with its kernels verified; no broker is asked.
 
     `kernels` is a folder that `esper history export --kernels` wrote, or the URL of a kernel store;
-    the store and the trusted key of the settings, from the environment unless given, count else.
+    without it the store of the settings is used. Settings default to the environment.
 
     Raises:
         HistoryUnreadable: the file is missing or is no history.
-        ReplayRefused: it is not whole, or holds what this version does not know.
+        ReplayRefused: the run is incomplete, or holds a field that this version does not know.
         NotConfigured: no trusted key is named.
-        KernelMissing, StoreUnavailable, StoreUrlInvalid, ArtifactRefused: a kernel cannot be had,
-            or is not what was validated and signed.
+        KernelMissing, StoreUnavailable, StoreUrlInvalid, ArtifactRefused: a kernel cannot be
+            loaded, or its bytes or signature are wrong.
     """
     settings = settings or Settings()
     history = read_history(Path(file))
@@ -113,7 +113,7 @@ def read_recording(
     announced = {ready.kernel_id: ready for ready in _all(KernelReady, history.kernels)}
     if missing := [kernel_id for kernel_id in planted if kernel_id not in announced]:
         raise ReplayRefused(
-            f"{file} does not say where kernel {missing[0][:12]} lies, which run {history.run_id} "
+            f"{file} has no announcement of kernel {missing[0][:12]}, which run {history.run_id} "
             f"planted; export it again: esper history export {history.run_id}"
         )
     return RunRecording(
@@ -130,7 +130,7 @@ def read_recording(
 
 
 def store_url(kernels: str | Path | None, settings: Settings) -> str:
-    """Return the URL of a store that is named by it, or is a folder; that of the settings else."""
+    """Return `kernels` as a store URL, a folder as `file:`; without it, the settings' store."""
     if kernels is None:
         return settings.kernel_store_url
     text = str(kernels)
@@ -150,20 +150,23 @@ def _in_order(history: RunRecords) -> Iterator[SeedReport]:
     for seq, report in enumerate(_first(SeedReport, history.run_id, history.reports)):
         if report.seq != seq:
             raise ReplayRefused(
-                f"report {seq} of run {history.run_id} is missing: report {report.seq} stands there"
+                f"report {seq} of run {history.run_id} is missing, report {report.seq} "
+                "is in its place"
             )
         if (report.run_config is None) != (seq > 0):
-            raise ReplayRefused(f"report {seq} of run {history.run_id} has the opening amiss")
+            raise ReplayRefused(
+                f"report {seq} of run {history.run_id} has a run config in the wrong place"
+            )
         yield report
 
 
 def _outcomes(
     reports: Iterable[SeedReport], decisions: Iterable[AdaptationDecision]
 ) -> dict[str, DecisionOutcome]:
-    """Return what became of decisions.
+    """Return the outcome of each decision.
 
     Raises:
-        ReplayRefused: a decision is missing, or they did not take effect in their order.
+        ReplayRefused: a decision is missing, or decisions are not in the order of their steps.
     """
     found = {outcome.decision_id: outcome for report in reports for outcome in report.outcomes}
     known = [decision.decision_id for decision in decisions if decision.decision_id in found]
@@ -178,16 +181,16 @@ def _outcomes(
         if step < before:
             raise ReplayRefused(
                 f"decision {decision_id[:12]} is recorded as {found[decision_id].status} at step "
-                f"{step}, and the one before it at step {before}: they are not in their order"
+                f"{step}, after one at step {before}"
             )
     return {decision_id: found[decision_id] for decision_id in known}
 
 
 def _first(model: type[E], run_id: str, records: Iterable[Record]) -> Iterator[E]:
-    """Yield events in order; one that was sent twice, as a restart may, once.
+    """Yield events in order; an event that a restart sent twice is yielded once.
 
     Raises:
-        ReplayRefused: it says two things, or is of another run.
+        ReplayRefused: two events of one number differ, or an event is of another run.
     """
     seen: dict[tuple[int, int], E] = {}
     for event in _all(model, records):
@@ -206,19 +209,19 @@ def _first(model: type[E], run_id: str, records: Iterable[Record]) -> Iterator[E
 
 
 def _all(model: type[E], records: Iterable[Record]) -> Iterator[E]:
-    """Yield the events of records.
+    """Yield the decoded events of records.
 
     Raises:
-        ReplayRefused: one holds what this version does not know, and could not do again.
+        ReplayRefused: an event holds a value or field that this version does not know.
     """
     for record in records:
         where = f"{record.topic}[{record.partition}]@{record.offset}"
         try:
             event = decode(model, record.value)
         except Undecodable as error:
-            raise ReplayRefused(f"{where} is not known to this version: {error}") from error
-        told = orjson.loads(record.value or b"")
-        if unknown := next(_unknown(told, event.model_dump(mode="json"), ""), None):
+            raise ReplayRefused(f"{where} cannot be decoded by this version: {error}") from error
+        stored = orjson.loads(record.value or b"")
+        if unknown := next(_unknown(stored, event.model_dump(mode="json"), ""), None):
             raise ReplayRefused(
                 f"{where} has {unknown}, which this version does not know; replay the run with "
                 "the version that recorded it"
@@ -226,15 +229,15 @@ def _all(model: type[E], records: Iterable[Record]) -> Iterator[E]:
         yield event
 
 
-def _unknown(told: Any, known: Any, where: str) -> Iterator[str]:
-    """Yield the path of every field that was read over."""
-    if isinstance(told, dict) and isinstance(known, dict):
-        for name, value in told.items():
+def _unknown(stored: Any, known: Any, where: str) -> Iterator[str]:
+    """Yield the path of every field that decoding ignored."""
+    if isinstance(stored, dict) and isinstance(known, dict):
+        for name, value in stored.items():
             path = f"{where}.{name}" if where else name
             if name in known:
                 yield from _unknown(value, known[name], path)
             else:
                 yield path
-    if isinstance(told, list) and isinstance(known, list):
-        for index, (value, other) in enumerate(zip(told, known, strict=False)):
+    if isinstance(stored, list) and isinstance(known, list):
+        for index, (value, other) in enumerate(zip(stored, known, strict=False)):
             yield from _unknown(value, other, f"{where}[{index}]")

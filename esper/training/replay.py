@@ -67,7 +67,7 @@ class Replay:
         self, recording: RunRecording, decoder: FrameDecoder, decision_queue: DecisionQueue
     ) -> None:
         """Prepare the replay; decisions take effect through `decision_queue`."""
-        self.logged: list[SeedReport] = []
+        self.recorded_reports: list[SeedReport] = []
         self._recording = recording
         self._decoder = decoder
         self._decision_queue = decision_queue

@@ -1,20 +1,25 @@
 """The run configuration in the first report: sites and policies."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from torch import nn
 
 from esper.bandit import attention_for, policy_for, with_all_params
 from esper.errors import EsperError
+from esper.orchestrator import rules_for
 from esper.seed import Site
 from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection, SiteFacts
 
-LONE_DEPTH = 0.5
+CONTRACT_MAJOR: Final = 3
+"""The contract that new runs are recorded in."""
+
+LONE_DEPTH: Final = 0.5
 """Depth of a single site: neither first nor last."""
 
 
 class PolicyRefused(EsperError, ValueError):
-    """An unknown policy or parameter; the message names the known ones."""
+    """An unknown policy, parameter or strategy; the message names the known ones."""
 
 
 def run_config_of(
@@ -32,7 +37,8 @@ def run_config_of(
     """Return the run configuration of a new run.
 
     Raises:
-        PolicyRefused: no such policy exists, or it does not take these parameters.
+        PolicyRefused: no such policy or optional strategy exists, or a policy does not take its
+            parameters.
     """
     run_config = RunConfig(
         seed=seed,
@@ -44,6 +50,7 @@ def run_config_of(
         sites=site_facts(model, sites),
         selection=selection,
         memory=memory,
+        contract=CONTRACT_MAJOR,
     )
     return with_explicit_policies(run_config)
 
@@ -73,10 +80,13 @@ def with_explicit_policies(run_config: RunConfig) -> RunConfig:
     """Return the run configuration with every parameter of its policies filled in.
 
     Raises:
-        PolicyRefused: no such policy exists, or it does not take these parameters.
+        PolicyRefused: no such policy or optional strategy exists, or a policy does not take its
+            parameters.
     """
     selection = run_config.selection
     try:
+        if selection and selection.orchestration:
+            rules_for(selection.orchestration)
         if selection and selection.attention:
             attention_for(selection.attention)
             attention = with_all_params(selection.attention)

@@ -35,7 +35,7 @@ class Link(Protocol):
     @property
     def no_checkpoint(self) -> str | None: ...
     @property
-    def logged(self) -> list[SeedReport]: ...
+    def recorded_reports(self) -> list[SeedReport]: ...
     @property
     def memory(self) -> MemorySnapshot | None: ...
 
@@ -133,7 +133,7 @@ class Session:
         if not self.seed_manager.optimizer_stepped():
             log.warning(
                 "the optimizer given to grow took no step since the last report; if another one "
-                "trains the model now, tell growth.use(optimizer)"
+                "trains the model now, call growth.use(optimizer)"
             )
 
     def _use_memory(self, memory: MemorySnapshot | None) -> None:

@@ -61,7 +61,7 @@ def static_network(
     them; `sample` is an input of shape (1, ..).
 
     Raises:
-        StaticFinalRefused: nothing is in the network, or this is not the host that it grew from.
+        StaticNetworkRefused: nothing is in the network, or this is not the host that it grew from.
         SiteRefused: the host lacks a site of the lineage.
     """
     if not lineage.seeds:

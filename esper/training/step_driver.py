@@ -1,7 +1,7 @@
 """What `Growth.step` does, by the mode of the run: one driver per mode.
 
-A driver does one step and returns the driver of the next one, so a run that has caught up with its
-record changes its mode by changing its driver.
+A driver does one step and returns the driver of the next one, so a resumed run
+that has caught up with its recorded reports goes on with another driver.
 """
 
 from typing import Final, Protocol
@@ -71,7 +71,7 @@ class LiveDriver:
         self._session.begin()
 
     def catch_up(self, step: int) -> StepDriver:
-        """Return this driver: whatever is not recorded yet will arrive."""
+        """Return this driver."""
         return self
 
     def step(self, loss: Tensor, step: int) -> StepDriver:
@@ -144,17 +144,17 @@ class ResumeDriver:
             CheckpointRefused: a recorded decision or its kernels do not arrive.
         """
         session = self._session
-        logged = session.link.logged
+        recorded = session.link.recorded_reports
         if session.ranks is not None:
-            logged = session.ranks.share_reports(logged)
-        if not logged:
+            recorded = session.ranks.share_reports(recorded)
+        if not recorded:
             return self._after.catch_up(step)
-        self._recorded = CheckpointReplay(session.decision_queue, session.reporter, logged)
+        self._recorded = CheckpointReplay(session.decision_queue, session.reporter, recorded)
         self._await_decisions(self._recorded)
         return self
 
     def step(self, loss: Tensor, step: int) -> StepDriver:
-        """Repeat what is recorded for this step."""
+        """Repeat the recorded decisions and incidents of this step."""
         session, recorded = self._session, self._recorded
         assert recorded is not None
         if step % session.interval == 0:

@@ -28,7 +28,6 @@ from esper.topics.models import (
     RandomStamp,
     SeedState,
     SiteSignature,
-    Strategy,
 )
 from esper.training import OptimizerMembership, SeedManager
 
@@ -166,7 +165,7 @@ def _decision(plant: Plant, step: int) -> AdaptationDecision:
         run_id=SCHEDULE.name,
         seq=step,
         index=0,
-        strategy=Strategy.DIVERSIFY,
+        strategy="diversify",
         operations=(plant,),
         reason="scheduled",
         apply_at_step=step + 1,

@@ -78,7 +78,7 @@ def test_what_is_no_blueprint_supersedes_none(later: bytes | None) -> None:
 # -- when the run may begin ---------------------------------------------------------------------
 
 
-class Desk:
+class CatalogueHarness:
     """A catalogue, and what it has told."""
 
     def __init__(self, *expected: str) -> None:
@@ -116,20 +116,20 @@ def ready(kernel: str) -> KernelReady:
 
 
 def test_without_blueprints_nothing_is_missing() -> None:
-    control_channel = Desk()
+    control_channel = CatalogueHarness()
     control_channel.catalogue.begin()
     assert control_channel.missing == Missing(0, 0, ())
 
 
 def test_the_first_three_of_those_missing_are_named() -> None:
-    control_channel = Desk(*(digit * 64 for digit in "abcde"))
+    control_channel = CatalogueHarness(*(digit * 64 for digit in "abcde"))
     control_channel.catalogue.begin()
     assert control_channel.missing.kernels == control_channel.missing.of == 5
     assert list(control_channel.missing.first) == ["name of a", "name of b", "name of c"]
 
 
 def test_the_word_that_nothing_is_missing_comes_after_the_last_offer() -> None:
-    control_channel = Desk(ANY, OTHER)
+    control_channel = CatalogueHarness(ANY, OTHER)
     assert control_channel.catalogue.announced(ANY, earlier=True)
     control_channel.catalogue.begin()
     control_channel.catalogue.announced(OTHER)
@@ -142,14 +142,14 @@ def test_the_word_that_nothing_is_missing_comes_after_the_last_offer() -> None:
 
 
 def test_a_kernel_that_no_standing_blueprint_gives_is_neither_verified_nor_offered() -> None:
-    control_channel = Desk(ANY)
+    control_channel = CatalogueHarness(ANY)
     assert not control_channel.catalogue.announced(OTHER)
     control_channel.catalogue.verified(ready(OTHER))
     assert control_channel.offered == []
 
 
 def test_a_kernel_is_offered_once() -> None:
-    control_channel = Desk(ANY)
+    control_channel = CatalogueHarness(ANY)
     control_channel.catalogue.announced(ANY, earlier=True)
     control_channel.catalogue.begin()
     control_channel.catalogue.announced(ANY)
@@ -160,7 +160,7 @@ def test_a_kernel_is_offered_once() -> None:
 
 
 def test_a_rejected_kernel_is_no_longer_missing() -> None:
-    control_channel = Desk(ANY)
+    control_channel = CatalogueHarness(ANY)
     control_channel.catalogue.begin()
     control_channel.catalogue.rejected(ANY)
     assert (control_channel.missing.kernels, control_channel.offered, control_channel.refused) == (
@@ -171,7 +171,7 @@ def test_a_rejected_kernel_is_no_longer_missing() -> None:
 
 
 def test_a_kernel_that_cannot_be_loaded_is_no_longer_missing_and_told() -> None:
-    control_channel = Desk(ANY)
+    control_channel = CatalogueHarness(ANY)
     control_channel.catalogue.begin()
     control_channel.catalogue.announced(ANY)
     control_channel.catalogue.refused(ANY, "altered")
@@ -184,7 +184,7 @@ def test_an_earlier_announcement_that_cannot_be_loaded_is_mended_by_the_answer_t
 ):
     """Its bytes may be gone from the store; whether the answer is heard first is chance."""
     for answered_first in (False, True):
-        control_channel = Desk(ANY)
+        control_channel = CatalogueHarness(ANY)
         control_channel.catalogue.announced(ANY, earlier=True)
         control_channel.catalogue.begin()
         if answered_first:
@@ -204,7 +204,7 @@ def test_an_earlier_announcement_that_cannot_be_loaded_is_mended_by_the_answer_t
 
 def test_a_rejection_does_not_overtake_an_announcement_that_was_there_before() -> None:
     for before_it_began in (False, True):
-        control_channel = Desk(ANY)
+        control_channel = CatalogueHarness(ANY)
         if before_it_began:
             control_channel.catalogue.rejected(ANY)
             control_channel.catalogue.announced(ANY, earlier=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from esper.link import RecordUnfit, Resumption
-from esper.link.resumption import since
+from esper.link.resumption import reports_after
 from esper.topics.bus import Record
 from esper.topics.catalog import SEED_METRICS
 from esper.topics.codec import encode
@@ -38,30 +38,30 @@ def checkpoint(next_seq: int) -> Resumption:
 
 
 def test_reports_after_the_checkpoint_come_in_order_and_each_once() -> None:
-    found = since(checkpoint(2), records(*map(a_report, (0, 1, 2, 2, 3))), RUN)
-    assert found.logged == [encode(a_report(seq)) for seq in (2, 3)]
+    found = reports_after(checkpoint(2), records(*map(a_report, (0, 1, 2, 2, 3))), RUN)
+    assert found.recorded == [encode(a_report(seq)) for seq in (2, 3)]
     assert not found.last_is_missing
 
 
 def test_a_last_report_that_never_arrived_is_noticed() -> None:
-    found = since(checkpoint(3), records(*map(a_report, (0, 1))), RUN)
+    found = reports_after(checkpoint(3), records(*map(a_report, (0, 1))), RUN)
     assert found.last_is_missing
-    assert found.logged == []
+    assert found.recorded == []
 
 
 @pytest.mark.parametrize("kept", [(1, 2), (0, 2), ()])
 def test_a_run_whose_earlier_reports_are_gone_does_not_go_on(kept: tuple[int, ...]) -> None:
     gone = next(seq for seq in range(3) if seq not in kept)
     with pytest.raises(RecordUnfit, match=f"report {gone} of run run is no longer on the topic"):
-        since(checkpoint(3), records(*map(a_report, kept)), RUN)
+        reports_after(checkpoint(3), records(*map(a_report, kept)), RUN)
 
 
 def test_a_closed_run_does_not_go_on() -> None:
     reports = [a_report(0), a_report(1, closing=True)]
     with pytest.raises(RecordUnfit, match="closed by report 1 and cannot go on"):
-        since(checkpoint(1), records(*reports), RUN)
+        reports_after(checkpoint(1), records(*reports), RUN)
 
 
 def test_a_record_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(RecordUnfit, match="a report of run run is not readable"):
-        since(checkpoint(1), [record(0, b"{")], RUN)
+    with pytest.raises(RecordUnfit, match="a report of run run cannot be decoded"):
+        reports_after(checkpoint(1), [record(0, b"{")], RUN)

@@ -9,7 +9,6 @@ from esper.topics.models import (
     LoadableKernel,
     Orchestration,
     Signal,
-    Strategy,
 )
 from tests.orchestrator.trainer import Trainer, kernel, selection
 
@@ -67,11 +66,11 @@ class Run:
         self.plans += plans
         return plans[0] if plans else None
 
-    def until(self, strategy: Strategy, reports: int = 40) -> AdaptationDecision:
+    def until(self, strategy: str, reports: int = 40) -> AdaptationDecision:
         """Report until a strategy proposes a plan; return the plan."""
         for _ in range(reports):
             decision = self.go()
-            if decision is not None and decision.strategy is strategy:
+            if decision is not None and decision.strategy == strategy:
                 return decision
         raise AssertionError(f"{strategy} proposed no plan in {reports} reports: {self.plans}")
 
@@ -90,8 +89,8 @@ def operations(decision: AdaptationDecision, kind: type[Any]) -> list[Any]:
 
 
 def active_strategy(decision: AdaptationDecision) -> ActiveStrategy:
-    assert decision.course is not None
-    return decision.course
+    assert decision.active_strategy is not None
+    return decision.active_strategy
 
 
 def signal(decision: AdaptationDecision, name: str) -> Signal:

@@ -21,7 +21,6 @@ from esper.topics.models import (
     PolicyStamp,
     RandomStamp,
     SeedReport,
-    Strategy,
 )
 from tests.orchestrator.trainer import INTERVAL, RULES, Trainer, grown_run, kernel, selection
 from tests.topics.events import reports
@@ -69,7 +68,7 @@ def test_a_decision_has_its_cause_policy_candidates_and_state_digests(
     plant = decision.operations[0]
     assert decision.decision_id == decision_id("run", 1, 0)
     assert (decision.run_id, decision.seq, decision.index) == ("run", 1, 0)
-    assert decision.strategy is Strategy.DIVERSIFY
+    assert decision.strategy == "diversify"
     assert decision.reason == f"fc: {plant.blueprint_id} was never tried"  # type: ignore[union-attr]
     assert decision.apply_at_step == INTERVAL + 1
     assert decision.cause == Cause(
@@ -118,7 +117,7 @@ def test_two_decisions_on_one_report_are_numbered_and_chained() -> None:
     arm_features = kernel("fc", "b"), kernel("fc", "c")
     decisions = trainer.report(*arm_features, contributions={("fc", 0): 0.0})
     replace, diversify = decisions
-    assert (replace.strategy, diversify.strategy) == (Strategy.REPLACE, Strategy.DIVERSIFY)
+    assert (replace.strategy, diversify.strategy) == ("replace", "diversify")
     assert (replace.index, diversify.index) == (0, 1)
     assert diversify.previous_sha256 == sha256_of(encode(replace))
     planted = [op for one in decisions for op in one.operations if isinstance(op, Plant)]
@@ -253,7 +252,7 @@ def test_a_strong_seed_is_fossilised_after_its_trial(trainer: Trainer) -> None:
     plant = on_trial(trainer, "a")
     assert with_operations(trainer.report(contributions={("fc", 0): 0.1})) == []
     (decision,) = trainer.report(contributions={("fc", 0): 0.1})
-    assert decision.strategy is Strategy.DIVERSIFY
+    assert decision.strategy == "diversify"
     assert decision.operations == (Fossilize(site="fc", slot=0, kernel_id=plant.kernel_id),)
     assert decision.reason == "fc: a lowers the probe loss by 0.1, kept"
     pulls, mean = arm_of(trainer.fold_state, "a")
@@ -268,7 +267,7 @@ def test_a_weak_seed_is_culled_and_a_better_candidate_planted_in_another_slot(
     trainer.report()
     trainer.report(contributions={("fc", 0): -0.02})
     decisions = trainer.report(kernel("fc", "b"), contributions={("fc", 0): -0.02})
-    assert [decision.strategy for decision in decisions] == [Strategy.REPLACE]
+    assert [decision.strategy for decision in decisions] == ["replace"]
     cull, plant = decisions[0].operations
     assert cull == Cull(site="fc", slot=0, kernel_id=kernel("fc", "a").kernel_id)
     assert isinstance(plant, Plant)

@@ -93,15 +93,15 @@ class LimitChecker:
     def check_strategy(self, decision: AdaptationDecision) -> None:
         """Check a change of strategy against the cooldown."""
         assert self.trainer.selection is not None
-        rules, course = self.trainer.selection.orchestration, decision.course
-        assert (course is None) is (rules is None)
-        if course is None or rules is None:
+        rules, choice = self.trainer.selection.orchestration, decision.active_strategy
+        assert (choice is None) is (rules is None)
+        if choice is None or rules is None:
             return
-        assert course.strategy is decision.strategy
-        harm = any(signal.name == "harmful" and signal.on for signal in course.signals)
-        if course.changed and not harm and self.since is not None:
-            assert course.since_seq - self.since >= rules.cooldown_reports, "changed too soon"
-        self.since = course.since_seq
+        assert choice.strategy == decision.strategy
+        harm = any(signal.name == "harmful" and signal.on for signal in choice.signals)
+        if choice.changed and not harm and self.since is not None:
+            assert choice.since_seq - self.since >= rules.cooldown_reports, "changed too soon"
+        self.since = choice.since_seq
 
     def check_plant(self, plant: Plant, seq: int) -> None:
         limits = self.limits

@@ -11,7 +11,6 @@ from esper.topics.models import (
     Plant,
     Reweight,
     Signal,
-    Strategy,
 )
 from tests.orchestrator.orchestrated import (
     FOREVER,
@@ -32,7 +31,7 @@ from tests.orchestrator.trainer import INTERVAL, Trainer, kernel
 def test_with_nothing_on_trial_a_tournament_starts_with_max_on_trial_candidates() -> None:
     run = Run(max_on_trial=3)
     decision = run.first
-    assert decision.strategy is Strategy.DIVERSIFY
+    assert decision.strategy == "diversify"
     assert len(operations(decision, Plant)) == len(decision.operations) == 3
     assert active_strategy(decision).why == "nothing is on trial"
     assert active_strategy(decision).changed
@@ -84,7 +83,7 @@ def test_no_tournament_starts_during_another_unless_the_loss_has_plateaued() -> 
 def test_on_a_plateau_a_tournament_starts_beside_the_seeds_on_trial() -> None:
     run = Run({}, {"conv": 3, "fc": 3}, [kernel("conv", "a")], plateau_reports=4, trial_reports=100)
     run.go(kernel("fc", "b"))
-    decision = run.until(Strategy.DIVERSIFY)
+    decision = run.until("diversify")
     assert [plant.blueprint_id for plant in operations(decision, Plant)] == ["b"]
     assert signal(decision, "plateau").on
     assert decision.reason == (
@@ -99,14 +98,14 @@ def test_with_waits_for_plateau_nothing_is_planted_while_the_host_learns() -> No
     for step in range(20):
         run.loss = 1.0 / (2 + step)
         assert run.go() is None
-    decision = run.until(Strategy.DIVERSIFY)
+    decision = run.until("diversify")
     assert operations(decision, Plant)
     assert signal(decision, "plateau").on
 
 
 def test_an_exhausted_run_does_not_diversify_and_gives_the_reason() -> None:
     run = Run({}, {"conv": 1}, [kernel("conv", "a")])
-    kept = run.until(Strategy.SPECIALIZE)
+    kept = run.until("specialize")
     assert operations(kept, Fossilize)
     for _ in range(20):
         assert run.go() is None
@@ -123,7 +122,7 @@ def test_a_clear_loser_is_culled_and_rewarded_at_the_first_rung() -> None:
     worth = {("conv", "a"): 0.2, ("fc", "b"): 0.02}
     arm_features = [kernel("conv", "a"), kernel("fc", "b")]
     run = Run(worth, arm_features=arm_features, rung_reports=2)
-    decision = run.until(Strategy.DIVERSIFY)
+    decision = run.until("diversify")
     assert [type(operation) for operation in decision.operations] == [Cull]
     assert decision.operations[0].site == "fc"
     assert "b contributed 2.0% for 2 reports and a at conv 20.0%" in decision.reason
@@ -194,7 +193,7 @@ def test_a_harmful_seed_is_replaced_immediately_despite_the_cooldown() -> None:
     worth = flat("conv", a=-0.1)
     run = Run(worth, {"conv": 3}, [kernel("conv", "a")], cooldown_reports=50)
     run.trainer.report(kernel("conv", "b"))
-    decision = run.until(Strategy.REPLACE)
+    decision = run.until("replace")
     cull, plant = decision.operations
     assert isinstance(cull, Cull)
     assert isinstance(plant, Plant)
@@ -210,7 +209,7 @@ def test_a_harmful_seed_is_replaced_immediately_despite_the_cooldown() -> None:
 
 def test_harm_needs_harm_reports_measurements() -> None:
     run = Run(flat("conv", a=-0.1), {"conv": 3}, [kernel("conv", "a")], harm_reports=4)
-    decision = run.until(Strategy.REPLACE)
+    decision = run.until("replace")
     assert "for 4 reports" in decision.reason
 
 
@@ -219,7 +218,7 @@ def test_contributions_during_warm_up_do_not_count() -> None:
     for _ in range(9):
         assert run.go() is None
     run.worth["conv", "a"] = 0.2
-    kept = run.until(Strategy.SPECIALIZE)
+    kept = run.until("specialize")
     assert operations(kept, Fossilize)
     assert "a contributed 20.0% for 6 reports" in kept.reason
     # One report of ramp, then the warm-up, then the trial.
@@ -228,7 +227,7 @@ def test_contributions_during_warm_up_do_not_count() -> None:
 
 def test_a_seed_that_does_harm_during_warm_up_is_culled() -> None:
     run = Run(flat("conv", a=-0.1), {"conv": 3}, [kernel("conv", "a")], warmup_reports=8)
-    culled = run.until(Strategy.REPLACE)
+    culled = run.until("replace")
     assert operations(culled, Cull)
     assert culled.seq == run.first.seq + 1 + 2
 
@@ -240,7 +239,7 @@ def test_a_kept_seed_must_contribute_a_share_of_the_first_loss_too(
     """The loss is a fifth of the first loss, so both contribute about half of it."""
     run = Run(flat("conv", a=gives), {"conv": 3}, [kernel("conv", "a")], keep_first_share=0.1)
     run.loss = 0.2
-    decision = run.until(Strategy.SPECIALIZE if stays else Strategy.REPLACE)
+    decision = run.until("specialize" if stays else "replace")
     assert operations(decision, Fossilize if stays else Cull)
     shown = signal(decision, "proven" if stays else "weak")
     assert shown.threshold == pytest.approx(0.1 / 0.2)
@@ -264,7 +263,7 @@ def test_seeds_in_warm_up_are_not_compared(names: tuple[str, ...]) -> None:
 def test_a_seed_that_failed_its_trial_is_replaced_by_a_better_expectation() -> None:
     run = Run(flat("conv", a=0.001), {"conv": 3}, [kernel("conv", "a")])
     run.trainer.report(kernel("conv", "b"))
-    decision = run.until(Strategy.REPLACE)
+    decision = run.until("replace")
     assert [operation.op for operation in decision.operations] == ["cull", "plant"]
     assert decision.reason == (
         "conv · REPLACE: a contributed 0.1% for 6 reports, b was never tried"
@@ -291,7 +290,7 @@ def test_no_arm_with_a_lower_expectation_is_planted_as_replacement() -> None:
     run = one_at_a_time(worth)
     for _ in range(80):
         decision = run.go()
-        if decision is not None and decision.strategy is Strategy.REPLACE:
+        if decision is not None and decision.strategy == "replace":
             weak = run.trainer.fold_state.arms.on("conv", decision.operations[0].kernel_id)
             planted = [operation.blueprint_id for operation in operations(decision, Plant)]
             arm = run.trainer.fold_state.arms.at("conv", "a")
@@ -306,7 +305,7 @@ def test_no_arm_with_a_lower_expectation_is_planted_as_replacement() -> None:
 
 def test_the_dominant_seed_of_a_site_gets_alpha_one_and_the_others_are_culled() -> None:
     run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO)
-    decision = run.until(Strategy.SPECIALIZE)
+    decision = run.until("specialize")
     cull, reweight = decision.operations
     assert isinstance(cull, Cull)
     assert cull.kernel_id == kernel("conv", "b").kernel_id
@@ -318,13 +317,13 @@ def test_the_dominant_seed_of_a_site_gets_alpha_one_and_the_others_are_culled() 
 
 def test_a_reweighting_may_take_several_reports() -> None:
     run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO, reweight_reports=5)
-    (reweight,) = operations(run.until(Strategy.SPECIALIZE), Reweight)
+    (reweight,) = operations(run.until("specialize"), Reweight)
     assert reweight.ramp_steps == 5 * INTERVAL
 
 
 def test_contributions_measured_during_a_ramp_do_not_count() -> None:
     run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO)
-    run.until(Strategy.SPECIALIZE)
+    run.until("specialize")
     (before,) = [trial for trial in run.trainer.fold_state.trials if trial.site == "conv"][:1]
     run.worth["conv", "a"] = -9.0
     run.go()
@@ -336,8 +335,8 @@ def test_contributions_measured_during_a_ramp_do_not_count() -> None:
 
 def test_the_dominant_seed_is_kept_only_after_its_trial() -> None:
     run = Run(flat("conv", a=0.2, b=0.03), {"conv": 3}, TWO)
-    raised = run.until(Strategy.SPECIALIZE)
-    kept = run.until(Strategy.SPECIALIZE)
+    raised = run.until("specialize")
+    kept = run.until("specialize")
     assert operations(kept, Fossilize)
     # One report of ramp, then the remaining four of six measurements.
     assert kept.seq == raised.seq + 1 + 4
@@ -351,16 +350,16 @@ def test_a_dominant_seed_with_alpha_one_continues_its_trial() -> None:
     run.go()
     for seed in run.trainer.seeds.values():
         seed.alpha = 1.0 if seed.blueprint_id == "a" else 0.25
-    decision = run.until(Strategy.SPECIALIZE)
+    decision = run.until("specialize")
     assert [operation.op for operation in decision.operations] == ["cull"]
 
 
 def test_a_lone_seed_is_raised_to_alpha_one_before_it_is_kept() -> None:
     run = Run(flat("conv", a=0.2, b=-0.5), {"conv": 3}, TWO)
-    assert run.until(Strategy.REPLACE)
-    raised = run.until(Strategy.SPECIALIZE)
+    assert run.until("replace")
+    raised = run.until("specialize")
     assert [operation.op for operation in raised.operations] == ["reweight"]
-    kept = run.until(Strategy.SPECIALIZE)
+    kept = run.until("specialize")
     assert [operation.op for operation in kept.operations] == ["fossilize"]
 
 
@@ -369,7 +368,7 @@ def test_a_lone_seed_is_raised_to_alpha_one_before_it_is_kept() -> None:
 
 def test_comparable_seeds_of_a_site_are_kept_together_after_their_trials() -> None:
     run = Run(flat("conv", a=0.2, b=0.18), {"conv": 3}, TWO)
-    decision = run.until(Strategy.ENSEMBLE)
+    decision = run.until("ensemble")
     assert [operation.op for operation in decision.operations] == ["fossilize", "fossilize"]
     assert "kept together" in decision.reason
     assert signal(decision, "comparable").on
@@ -378,23 +377,23 @@ def test_comparable_seeds_of_a_site_are_kept_together_after_their_trials() -> No
 
 def test_softmax_weights_are_proportional_and_keep_their_sum() -> None:
     run = Run(flat("conv", a=0.2, b=0.18), {"conv": 3}, TWO, ensemble="softmax", temperature=0.02)
-    with_alpha = run.until(Strategy.ENSEMBLE)
+    with_alpha = run.until("ensemble")
     alphas = {
         operation.kernel_id: operation.alpha for operation in operations(with_alpha, Reweight)
     }
     first, second = (alphas[kernel.kernel_id] for kernel in TWO)
     assert first + second == pytest.approx(1.0)
     assert first / second == pytest.approx(2.718281828)
-    kept = run.until(Strategy.ENSEMBLE)
+    kept = run.until("ensemble")
     assert [operation.op for operation in kept.operations] == ["fossilize", "fossilize"]
     assert kept.seq == with_alpha.seq + 2
 
 
 def test_weights_change_once_even_if_contributions_change_later() -> None:
     run = Run(flat("conv", a=0.2, b=0.18), {"conv": 3}, TWO, ensemble="softmax")
-    run.until(Strategy.ENSEMBLE)
+    run.until("ensemble")
     run.worth = dict(flat("conv", a=0.18, b=0.2))
-    kept = run.until(Strategy.ENSEMBLE)
+    kept = run.until("ensemble")
     assert {operation.op for operation in kept.operations} == {"fossilize"}
 
 
@@ -403,9 +402,9 @@ def test_the_seed_that_is_not_comparable_is_culled_when_the_others_are_kept() ->
     run = Run(
         flat("conv", a=0.2, b=0.12, c=0.08), {"conv": 3}, three, max_on_trial=3, limits=FOREVER
     )
-    seen = [run.until(Strategy.ENSEMBLE)]
+    seen = [run.until("ensemble")]
     while not operations(seen[-1], Fossilize):
-        seen.append(run.until(Strategy.ENSEMBLE))
+        seen.append(run.until("ensemble"))
     culled = [
         operation.kernel_id for decision in run.plans for operation in operations(decision, Cull)
     ]
@@ -476,6 +475,6 @@ def test_a_run_without_orchestration_records_no_active_strategy() -> None:
     trainer = Trainer({"conv": 2})
     trainer.report()
     (decision,) = trainer.report(kernel("conv", "a"))
-    assert decision.course is None
+    assert decision.active_strategy is None
     assert trainer.fold_state.strategy_state is None
     assert b"agenda" not in trainer.fold_state.to_bytes()  # codespell:ignore agenda

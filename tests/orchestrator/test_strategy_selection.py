@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from esper.orchestrator.state import StrategyState
 from esper.orchestrator.strategies import RULES
 from esper.orchestrator.strategy_selection import Rule, SignalReading, choose_strategy
-from esper.topics.models import Orchestration, Strategy
+from esper.topics.models import Orchestration
 from tests.orchestrator.orchestrated import TWO, Run, flat
 
 RATIO = Orchestration(dominance=3.0, dominance_stay=2.0, cooldown_reports=3)
@@ -30,30 +30,30 @@ def after(
     return choose_strategy(rules, strategy_state, RATIO, readings, seq)
 
 
-def following(strategy: Strategy, since_seq: int = 0) -> StrategyState:
+def following(strategy: str, since_seq: int = 0) -> StrategyState:
     return StrategyState(strategy=strategy, since_seq=since_seq, why="earlier signal")
 
 
 @pytest.mark.parametrize(
     ("names", "strategy"),
     [
-        (["harmful"], Strategy.REPLACE),
-        (["weak"], Strategy.REPLACE),
-        (["dominant"], Strategy.SPECIALIZE),
-        (["proven"], Strategy.SPECIALIZE),
-        (["comparable"], Strategy.ENSEMBLE),
-        (["plateau"], Strategy.DIVERSIFY),
-        (["idle"], Strategy.DIVERSIFY),
+        (["harmful"], "replace"),
+        (["weak"], "replace"),
+        (["dominant"], "specialize"),
+        (["proven"], "specialize"),
+        (["comparable"], "ensemble"),
+        (["plateau"], "diversify"),
+        (["idle"], "diversify"),
         (["plateau", "spent"], None),
-        (["idle", "comparable", "dominant", "weak", "harmful"], Strategy.REPLACE),
-        (["idle", "comparable", "dominant"], Strategy.SPECIALIZE),
-        (["plateau", "comparable"], Strategy.ENSEMBLE),
+        (["idle", "comparable", "dominant", "weak", "harmful"], "replace"),
+        (["idle", "comparable", "dominant"], "specialize"),
+        (["plateau", "comparable"], "ensemble"),
         ([], None),
     ],
 )
-def test_the_first_matching_rule_decides(names: list[str], strategy: Strategy | None) -> None:
+def test_the_first_matching_rule_decides(names: list[str], strategy: str | None) -> None:
     found = after(StrategyState(), *map(reading, names))
-    assert found.strategy is strategy
+    assert found.strategy == strategy
     assert found.since_seq == (10 if strategy else 0)
 
 
@@ -62,7 +62,7 @@ def test_the_reason_names_the_signal() -> None:
 
 
 def test_without_a_signal_the_strategy_stays() -> None:
-    strategy_state = following(Strategy.ENSEMBLE)
+    strategy_state = following("ensemble")
     assert after(strategy_state) is strategy_state
 
 
@@ -72,36 +72,31 @@ def test_a_signal_that_is_off_selects_nothing() -> None:
 
 def test_a_signal_between_its_thresholds_keeps_its_strategy_and_starts_no_other() -> None:
     between = reading("dominant", enters=False, stays=True)
-    kept = following(Strategy.SPECIALIZE)
+    kept = following("specialize")
     assert after(kept, between, reading("idle")) is kept
-    assert after(following(Strategy.ENSEMBLE), between).strategy is Strategy.ENSEMBLE
-    assert after(following(Strategy.ENSEMBLE), between, reading("idle")).strategy is (
-        Strategy.DIVERSIFY
-    )
+    assert after(following("ensemble"), between).strategy == "ensemble"
+    assert after(following("ensemble"), between, reading("idle")).strategy == "diversify"
 
 
 @pytest.mark.parametrize(("seq", "changes"), [(11, False), (12, False), (13, True)])
 def test_the_strategy_does_not_change_during_the_cooldown(seq: int, changes: bool) -> None:
-    strategy_state = following(Strategy.DIVERSIFY, since_seq=10)
+    strategy_state = following("diversify", since_seq=10)
     found = after(strategy_state, reading("weak"), seq=seq)
     assert (found is not strategy_state) is changes
 
 
 def test_harm_overrides_the_cooldown() -> None:
-    strategy_state = following(Strategy.DIVERSIFY, since_seq=10)
-    assert after(strategy_state, reading("harmful"), seq=11).strategy is Strategy.REPLACE
+    strategy_state = following("diversify", since_seq=10)
+    assert after(strategy_state, reading("harmful"), seq=11).strategy == "replace"
 
 
 def test_the_first_strategy_of_a_run_has_no_cooldown() -> None:
-    assert after(StrategyState(), reading("idle"), seq=0).strategy is Strategy.DIVERSIFY
+    assert after(StrategyState(), reading("idle"), seq=0).strategy == "diversify"
 
 
 def test_a_strategy_is_added_by_one_rule_in_the_table() -> None:
-    never = Rule(("plateau",), Strategy.ENSEMBLE, lambda view, readings: None)
-    assert (
-        after(StrategyState(), reading("plateau"), rules=(never, *RULES)).strategy
-        is Strategy.ENSEMBLE
-    )
+    never = Rule(("plateau",), "ensemble", lambda view, readings: None)
+    assert after(StrategyState(), reading("plateau"), rules=(never, *RULES)).strategy == "ensemble"
 
 
 BETWEEN = st.lists(st.floats(2.01, 2.99), min_size=3, max_size=25)
@@ -128,7 +123,7 @@ def test_between_the_thresholds_a_run_does_not_start_to_specialise(ratios: list[
         run.go()
         strategy_state = run.trainer.fold_state.strategy_state
         assert strategy_state is not None
-        assert (strategy_state.strategy, strategy_state.since_seq) == (Strategy.DIVERSIFY, 1)
+        assert (strategy_state.strategy, strategy_state.since_seq) == ("diversify", 1)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
@@ -151,7 +146,7 @@ def test_between_the_thresholds_a_run_continues_to_specialise(ratios: list[float
         strategy_state = trainer.fold_state.strategy_state
         assert strategy_state is not None
         begun = strategy_state.since_seq if begun is None else begun
-        assert (strategy_state.strategy, strategy_state.since_seq) == (Strategy.SPECIALIZE, begun)
+        assert (strategy_state.strategy, strategy_state.since_seq) == ("specialize", begun)
 
 
 @pytest.mark.parametrize(

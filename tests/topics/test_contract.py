@@ -1,6 +1,7 @@
 """The contract documents are generated, committed, and match the events on the wire."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,8 @@ from jsonschema import Draft7Validator
 from esper.topics.asyncapi import TOPIC_OPERATIONS, document, main, rendered, schemas, write
 from esper.topics.catalog import TOPICS, topic_specs
 from esper.topics.codec import cloud_event_headers, encode
-from esper.topics.contract_version import (
-    FINGERPRINT_FILE,
-    VersionNotRaised,
-    check_version,
-    fingerprint,
-    shape_digest,
-)
-from esper.topics.models import Count, Event, SiteFacts
+from esper.topics.contract_version import next_version
+from esper.topics.models import Count, Event, PolicySpec, SiteFacts
 from tests.topics.events import EVENTS
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "contracts"
@@ -58,6 +53,7 @@ def references(node: Any) -> Iterator[str]:
 
 
 def test_the_committed_contract_is_what_the_code_generates(tmp_path: Path) -> None:
+    shutil.copy(COMMITTED / "asyncapi.json", tmp_path)
     generated = {file.relative_to(tmp_path): file.read_bytes() for file in write(tmp_path)}
     committed = {
         file.relative_to(COMMITTED): file.read_bytes()
@@ -81,30 +77,44 @@ def test_the_command_writes_the_contract_and_lists_the_files(
 # -- the version --------------------------------------------------------------------------------
 
 
-def test_the_version_is_raised_when_an_event_changes_its_shape() -> None:
-    check_version(COMMITTED)
-    assert (COMMITTED / FINGERPRINT_FILE).exists()
+def document_of(*models: type[Event], version: str = "3.1.0") -> dict[str, Any]:
+    """Return the parts of a document that its version depends on, with events named E0, E1, ..."""
+    schemas: dict[str, Any] = {}
+    for number, model in enumerate(models):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[f"E{number}"] = schema
+    messages = {f"E{number}": {} for number in range(len(models))}
+    return {
+        "info": {"version": version},
+        "components": {"messages": messages | {"DeadLetter": {}}, "schemas": schemas},
+    }
 
 
-def test_a_changed_shape_under_the_same_version_is_refused_and_nothing_is_written(
+def version_after(before: type[Event], after: type[Event]) -> str:
+    """Return the version after 3.1.0 when an event's model changes."""
+    return next_version(document_of(before), document_of(after))
+
+
+def test_a_first_document_gets_the_first_version(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert orjson.loads((tmp_path / "asyncapi.json").read_bytes())["info"]["version"] == "1.0.0"
+
+
+def test_a_document_with_other_events_raises_the_version_of_the_one_it_replaces(
     tmp_path: Path,
 ) -> None:
-    before = fingerprint()
-    before["events"]["SeedReport"] = "0" * 64
-    del before["events"]["RunRequest"]
-    (tmp_path / FINGERPRINT_FILE).write_bytes(rendered(before))
-    with pytest.raises(
-        VersionNotRaised, match=r"the shape of RunRequest, SeedReport changed.*make contracts"
-    ):
-        write(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == [FINGERPRINT_FILE]
-
-
-def test_a_changed_shape_under_a_new_version_is_written(tmp_path: Path) -> None:
-    before = fingerprint() | {"version": "2.0.0", "events": {}}
-    (tmp_path / FINGERPRINT_FILE).write_bytes(rendered(before))
+    before = document()
+    del before["components"]["schemas"]["SeedReport"]["properties"]["paused"]
+    (tmp_path / "asyncapi.json").write_bytes(rendered(before))
     write(tmp_path)
-    assert orjson.loads((tmp_path / FINGERPRINT_FILE).read_bytes()) == fingerprint()
+    assert orjson.loads((tmp_path / "asyncapi.json").read_bytes())["info"]["version"] == "1.1.0"
+
+
+def test_a_new_event_raises_the_minor_part_and_a_removed_one_the_major_part() -> None:
+    one, two = document_of(SiteFacts), document_of(SiteFacts, PolicySpec)
+    assert next_version(one, two) == "3.2.0"
+    assert next_version(two, one) == "4.0.0"
 
 
 def test_prose_and_the_names_of_nested_models_are_no_part_of_a_shape() -> None:
@@ -121,12 +131,15 @@ def test_prose_and_the_names_of_nested_models_are_no_part_of_a_shape() -> None:
         title: Count
         facts: Facts
 
-    assert shape_digest(Before) == shape_digest(After)
+    assert version_after(Before, After) == "3.1.0"
 
 
-def test_fields_types_bounds_and_defaults_are_part_of_a_shape() -> None:
+def test_an_optional_field_raises_the_minor_part_and_any_other_change_the_major_part() -> None:
     class Plain(Event):
         title: int = 0
+
+    class Extended(Plain):
+        step: int = 0
 
     class Renamed(Event):
         description: int = 0
@@ -143,11 +156,26 @@ def test_fields_types_bounds_and_defaults_are_part_of_a_shape() -> None:
     class Required(Event):
         title: int
 
-    class Extended(Plain):
-        step: int = 0
+    class RequiredToo(Plain):
+        step: int
 
-    shapes = (Plain, Renamed, Retyped, Bounded, OtherDefault, Required, Extended)
-    assert len({shape_digest(model) for model in shapes}) == len(shapes)
+    assert version_after(Plain, Extended) == "3.2.0"
+    for changed in (Renamed, Retyped, Bounded, OtherDefault, Required, RequiredToo):
+        assert version_after(Plain, changed) == "4.0.0", changed
+    assert version_after(Extended, Plain) == "4.0.0"
+
+
+def test_a_field_of_a_nested_event_counts_too() -> None:
+    class Facts(SiteFacts):
+        slope: float = 0.0
+
+    class Before(Event):
+        facts: tuple[SiteFacts, ...]
+
+    class After(Event):
+        facts: tuple[Facts, ...]
+
+    assert version_after(Before, After) == "3.2.0"
 
 
 # -- schemas -----------------------------------------------------------------------

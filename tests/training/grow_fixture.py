@@ -24,7 +24,6 @@ from esper.topics.models import (
     RandomStamp,
     Reweight,
     SiteSignature,
-    Strategy,
 )
 from esper.training.optimizer import OptimizerMembership
 from esper.training.seed_manager import SeedManager, kernels_needed
@@ -64,7 +63,7 @@ def decision(
     name: str = "first",
     run_id: str = RUN,
     apply_at_step: int = 1,
-    strategy: Strategy | None = Strategy.DIVERSIFY,
+    strategy: str | None = "diversify",
     seq: int = 0,
 ) -> AdaptationDecision:
     """A decision to do these operations, in answer to report `seq`; `name` makes its id."""

@@ -252,7 +252,7 @@ def test_an_unreadable_or_foreign_decision_is_logged_and_not_applied(
     run.growth.close()
     assert run.growth.run_history.decisions == [own]
     warnings = warnings_in(caplog)
-    assert "is not readable" in warnings[0]
+    assert "cannot be decoded" in warnings[0]
     assert "is of another run: another-run" in warnings[1]
 
 

@@ -15,7 +15,6 @@ from esper.topics.models.decision import (
     Reweight,
     SeedCandidate,
     Signal,
-    Strategy,
 )
 from esper.topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
 from esper.topics.models.kernel import (
@@ -112,6 +111,5 @@ __all__ = [
     "SiteKind",
     "SiteName",
     "SiteSignature",
-    "Strategy",
     "TrainingRun",
 ]

@@ -1,21 +1,11 @@
 """A decision: the operations to apply, and all that is needed to derive the decision again."""
 
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from esper.topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
 from esper.topics.models.omit_default import OmitDefault
-
-
-class Strategy(StrEnum):
-    """The goal of a decision."""
-
-    REPLACE = "replace"
-    DIVERSIFY = "diversify"
-    SPECIALIZE = "specialize"
-    ENSEMBLE = "ensemble"
 
 
 class Plant(Event):
@@ -147,7 +137,7 @@ class ActiveStrategy(Event):
     `changed` is whether this report changed the strategy; `signals` are those of this report.
     """
 
-    strategy: Strategy
+    strategy: Identifier
     since_seq: Count
     why: Annotated[str, StringConstraints(max_length=200)]
     changed: bool
@@ -163,16 +153,16 @@ class AdaptationDecision(Event):
     run's record when it answers the closing report; in a lockstep run, a decision like this ends
     the answer to each other report; in a run with a selection, it says why nothing can be planted,
     once until the reason changes. `seeds` and `attention` are absent where no policy chose among
-    seeds, `course` where the run pursues no strategy. `request_id` is the id of the `RunRequest`
-    that the decision answers, with operations or with a reason; such a decision never ends an
-    answer.
+    seeds, `strategy_choice`, which is `course` in runs of contract 2, where the run pursues no
+    strategy. `request_id` is the id of the `RunRequest` that the decision answers, with operations
+    or with a reason; such a decision never ends an answer.
     """
 
     decision_id: Sha256
     run_id: Identifier
     seq: Count
     index: Count
-    strategy: Strategy | None
+    strategy: Identifier | None
     operations: tuple[Operation, ...]
     reason: Annotated[str, StringConstraints(max_length=500)]
     apply_at_step: Annotated[int, Field(ge=1, le=INT64)]
@@ -182,8 +172,14 @@ class AdaptationDecision(Event):
     seeds: OmitDefault[tuple[SeedCandidate, ...]] = ()
     attention: OmitDefault[PolicyStamp | None] = None
     course: OmitDefault[ActiveStrategy | None] = None
+    strategy_choice: OmitDefault[ActiveStrategy | None] = None
     random: RandomStamp
     state_before_sha256: Sha256
     state_after_sha256: Sha256
     previous_sha256: Sha256 | None
     request_id: OmitDefault[Sha256 | None] = None
+
+    @property
+    def active_strategy(self) -> ActiveStrategy | None:
+        """The strategy that the run pursues, by either name of the field."""
+        return self.strategy_choice or self.course

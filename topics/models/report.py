@@ -118,7 +118,8 @@ class RunConfig(Event):
     """The constants of a run, from which the fold's first state is made; part of the first report.
 
     In a `lockstep` run the trainer waits for the answer to each report, so each report gets one.
-    Without a `selection`, the defaults apply, but no dormant time and no priors.
+    Without a `selection`, the defaults apply, but no dormant time and no priors. `contract` is the
+    major version of the contract that names the fields of the run's decisions.
     """
 
     seed: Count
@@ -130,6 +131,7 @@ class RunConfig(Event):
     sites: OmitDefault[dict[SiteName, SiteFacts]] = {}
     selection: OmitDefault[Selection | None] = None
     memory: OmitDefault[MemorySnapshot | None] = None
+    contract: OmitDefault[PositiveCount] = 2
 
 
 class SeedReport(Event):

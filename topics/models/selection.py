@@ -88,6 +88,7 @@ class Orchestration(Event):
     harm. A change of alpha takes `reweight_reports`.
     `ensemble` divides alpha among comparable seeds: in equal parts, or by the softmax of their
     contributions as shares of the probe loss, divided by `temperature`.
+    `optional_strategies` names the strategies to use besides those that every run has.
     """
 
     plateau_reports: Reports = 8
@@ -105,6 +106,7 @@ class Orchestration(Event):
     reweight_reports: OmitDefault[Reports] = 1
     ensemble: Literal["equal", "softmax"] = "equal"
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.02
+    optional_strategies: OmitDefault[tuple[Identifier, ...]] = ()
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> Self:

@@ -8,7 +8,7 @@ from esper.orchestrator.strategies.successive_halving import (
 )
 from esper.orchestrator.strategy_selection import SignalReadings
 from esper.orchestrator.view import DecisionPlan, View
-from esper.topics.models import Operation, Strategy
+from esper.topics.models import Operation
 
 
 def diversify(view: View, readings: SignalReadings) -> DecisionPlan | None:
@@ -28,4 +28,4 @@ def diversify(view: View, readings: SignalReadings) -> DecisionPlan | None:
         text = f"{expected(view_after, candidate.choice)}, at alpha {candidate.plant.alpha:.2g}"
         clauses.append((candidate.plant.site, text))
     plants = (candidate.plant for candidate in candidates)
-    return DecisionPlan.of(Strategy.DIVERSIFY, (*culls, *plants), clauses)
+    return DecisionPlan.of("diversify", (*culls, *plants), clauses)

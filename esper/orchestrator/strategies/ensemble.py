@@ -11,7 +11,7 @@ from esper.orchestrator.explain import contributed
 from esper.orchestrator.state import Trial
 from esper.orchestrator.strategy_selection import SignalReading, SignalReadings
 from esper.orchestrator.view import ALPHA_TOLERANCE, DecisionPlan, View
-from esper.topics.models import Operation, Strategy
+from esper.topics.models import Operation
 
 MIN_RELATIVE_WEIGHT: Final = 1e-6
 """The least weight of a seed, relative to the best one's."""
@@ -29,7 +29,7 @@ def ensemble(view: View, readings: SignalReadings) -> DecisionPlan | None:
             step, text = _next_step(view, reading)
             operations += step
             clauses.append((reading.trials[0].site, text))
-    return DecisionPlan.of(Strategy.ENSEMBLE, operations, clauses)
+    return DecisionPlan.of("ensemble", operations, clauses)
 
 
 def _next_step(view: View, reading: SignalReading) -> tuple[tuple[Operation, ...], str]:

@@ -8,7 +8,7 @@ from esper.orchestrator.strategies.successive_halving import (
 )
 from esper.orchestrator.strategy_selection import SignalReadings, trials_of
 from esper.orchestrator.view import DecisionPlan, View
-from esper.topics.models import Operation, Strategy
+from esper.topics.models import Operation
 
 
 def replace(view: View, readings: SignalReadings) -> DecisionPlan | None:
@@ -41,7 +41,7 @@ def replace(view: View, readings: SignalReadings) -> DecisionPlan | None:
         (candidate.plant.site, expected(view_after, candidate.choice)) for candidate in better
     ]
     plants = (candidate.plant for candidate in better)
-    return DecisionPlan.of(Strategy.REPLACE, (*culls, *plants), clauses)
+    return DecisionPlan.of("replace", (*culls, *plants), clauses)
 
 
 def _is_better(view: View, candidate: TournamentCandidate, best_culled: float | None) -> bool:

@@ -4,7 +4,7 @@ from esper.orchestrator.explain import contributed
 from esper.orchestrator.state import FULL_ALPHA, Trial
 from esper.orchestrator.strategy_selection import SignalReadings
 from esper.orchestrator.view import ALPHA_TOLERANCE, DecisionPlan, View
-from esper.topics.models import Operation, Strategy
+from esper.topics.models import Operation
 
 
 def specialize(view: View, readings: SignalReadings) -> DecisionPlan | None:
@@ -26,7 +26,7 @@ def specialize(view: View, readings: SignalReadings) -> DecisionPlan | None:
             operations += (step[0],)
             text += f", {step[1]}"
         clauses.append((best.site, text))
-    return DecisionPlan.of(Strategy.SPECIALIZE, operations, clauses)
+    return DecisionPlan.of("specialize", operations, clauses)
 
 
 def _next_step(view: View, best: Trial) -> tuple[Operation, str] | None:

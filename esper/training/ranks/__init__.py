@@ -1,6 +1,6 @@
-"""Growth over several ranks: one of them speaks to Kafka, all of them change alike.
+"""Growth over several ranks: rank 0 talks to Kafka, and all ranks make the same changes.
 
-Rank 0 relays what it hears of decisions and kernels. Every rank builds the same kernels from the
+Rank 0 relays decisions and kernels. Every rank builds the same kernels from the
 same bytes, and all vote at each step: a decision is applied at one step on all of them, or not.
 """
 

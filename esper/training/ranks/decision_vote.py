@@ -11,7 +11,7 @@ from torch import Tensor
 from esper.training.ranks.groups import Ranks
 
 LATE_AFTER_S: Final = 5.0
-"""How long rank 0 waits for the others to have what it has; then all go on without."""
+"""Seconds that rank 0 waits for a decision to reach the other ranks; then all ranks refuse it."""
 
 
 class Verdict(Enum):
@@ -19,13 +19,13 @@ class Verdict(Enum):
 
     APPLY = "apply"
     REFUSE = "refuse"
-    GO_ON = "go on without"
+    LATE = "late"
 
 
 class Vote(NamedTuple):
-    """What a rank says of the decision that is next: whether it can do it, or cannot.
+    """A rank's vote on the next decision.
 
-    Neither while the decision, or a kernel of it, has not come yet.
+    Both are False while the decision, or one of its kernels, has not arrived.
     """
 
     able: bool = False
@@ -57,7 +57,7 @@ class DecisionVote:
             return Verdict.APPLY
         if able + unable == self._ranks.size:
             return Verdict.REFUSE
-        return Verdict.GO_ON if patient < self._ranks.size else None
+        return Verdict.LATE if patient < self._ranks.size else None
 
     def vote(self, vote: Vote) -> None:
         """Begin the vote of a step."""
@@ -70,11 +70,11 @@ class DecisionVote:
         self._able_since = None
 
     def reasons(self, own: str) -> str:
-        """Return why ranks could not do it; all ask at the same step, and wait for each other."""
+        """Return why ranks cannot apply the decision; a collective call of all ranks."""
         return self._ranks.reasons(own)
 
     def close(self, *, failed: bool) -> None:
-        """Vote no more; after a run that did not fail, once the last vote has come to its end."""
+        """Stop voting; unless the run failed, wait for the end of the last vote."""
         if self._work is not None and not failed:
             self._work.wait()
         self._work = None

@@ -57,7 +57,7 @@ class RelayedLink:
     no_checkpoint: Final = "only rank 0 knows all of the run; ask for its state there"
 
     def __init__(self, ranks: Ranks, decoder: FrameDecoder) -> None:
-        self.logged: list[SeedReport] = []
+        self.recorded_reports: list[SeedReport] = []
         self._ranks = ranks
         self._decoder = decoder
         self._thread: threading.Thread | None = None

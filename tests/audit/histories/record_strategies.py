@@ -17,7 +17,7 @@ from esper.bandit import DEFAULT_SELECTION
 from esper.blueprint import shipped_named
 from esper.settings import Settings
 from esper.tasks import TASKS
-from esper.topics.models import Orchestration, OutcomeStatus, SelectionLimits, Strategy
+from esper.topics.models import Orchestration, OutcomeStatus, SelectionLimits
 from esper.training.lineage import RunHistory
 from esper.workers.cli import publish_blueprints
 from esper.workers.cli.train import GrowOptions, grow_task
@@ -28,11 +28,11 @@ HERE: Final = Path(__file__).parent / "strategies"
 EPOCHS: Final = 30
 SEEDS: Final = range(10)
 
-RULES: Final[Mapping[Strategy, Orchestration]] = {
-    Strategy.REPLACE: Orchestration(),
-    Strategy.DIVERSIFY: Orchestration(),
-    Strategy.SPECIALIZE: Orchestration(dominance=2.0, dominance_stay=1.5),
-    Strategy.ENSEMBLE: Orchestration(
+RULES: Final[Mapping[str, Orchestration]] = {
+    "replace": Orchestration(),
+    "diversify": Orchestration(),
+    "specialize": Orchestration(dominance=2.0, dominance_stay=1.5),
+    "ensemble": Orchestration(
         dominance=20.0,
         dominance_stay=10.0,
         comparable_ratio=4.0,
@@ -53,11 +53,11 @@ def main() -> None:
         home = Path(folder) / "home"
         with running_stack(home, print) as settings:
             publish_blueprints(settings, map(shipped_named, BLUEPRINTS))
-            for name in sys.argv[1:] or sorted(Strategy):
-                record(settings, Strategy(name), Path(folder))
+            for name in sys.argv[1:] or sorted(RULES):
+                record(settings, name, Path(folder))
 
 
-def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
+def record(settings: Settings, strategy: str, folder: Path) -> None:
     """Train runs until one applies a decision of the strategy, and write its history."""
     selection = DEFAULT_SELECTION.model_copy(
         update={"limits": LIMITS, "orchestration": RULES[strategy]}
@@ -82,7 +82,7 @@ def record(settings: Settings, strategy: Strategy, folder: Path) -> None:
     raise SystemExit(f"{strategy} decided nothing on {len(SEEDS)} seeds; change RULES[{strategy}]")
 
 
-def decided(run_history: RunHistory, strategy: Strategy) -> int:
+def decided(run_history: RunHistory, strategy: str) -> int:
     """Return the number of applied decisions of a strategy."""
     applied = {
         name
@@ -90,7 +90,7 @@ def decided(run_history: RunHistory, strategy: Strategy) -> int:
         if outcome.status is OutcomeStatus.APPLIED
     }
     return sum(
-        decision.strategy is strategy and decision.decision_id in applied
+        decision.strategy == strategy and decision.decision_id in applied
         for decision in run_history.decisions
     )
 

@@ -35,7 +35,7 @@ def reasons(run_history: RunHistory) -> list[Facts]:
     for decision in run_history.decisions:
         outcome = run_history.outcomes.get(decision.decision_id)
         applied = outcome is not None and outcome.status is OutcomeStatus.APPLIED
-        if outcome is not None and applied and decision.course is not None:
+        if outcome is not None and applied and decision.active_strategy is not None:
             plans.append({"step": outcome.step, "reason": decision.reason})
     return plans
 
