@@ -1,5 +1,6 @@
 # make demo   a network that grows, on this machine, from blueprints to audit
-# make test   the suite, two files at a time; each half starts its own Kafka and Redis
+# make test   the suite, three files at a time; each process starts its own Kafka and Redis
+# make heavy  the tests that `make test` leaves out: long runs, repeated kills, every benchmark
 # make check  style, types, import contracts, vocabulary
 # make docs   render the generated parts of the documents; `make transcript` runs the demo for the README
 # make clean  remove everything that make created
@@ -10,13 +11,19 @@ BIN := .venv/bin
 # environment would compile torch for itself, three seconds at a time.
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt
 
-.PHONY: demo test check contracts docs transcript clean
+.PHONY: demo test heavy check contracts docs transcript clean
 
 demo: .venv/.local
 	$(BIN)/esper demo
 
+# Whole files are spread over processes in the order that tests/conftest.py gives, the longest first.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+
 test: .venv/.dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 2
+	$(PYTEST) -m "not heavy"
+
+heavy: .venv/.dev
+	$(PYTEST) -m heavy
 
 check: .venv/.dev
 	$(BIN)/ruff check .

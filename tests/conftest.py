@@ -10,9 +10,38 @@ from pathlib import Path
 import pytest
 
 from esper.workers.local import CAN_DIE_WITH_PARENT, KafkaService, RedisService
+from tests.run_log import RunLog
 
 # Tables have the width that each test sets, not that of the terminal.
 os.environ.pop("COLUMNS", None)
+
+ROOT = Path(__file__).parents[1]
+
+
+LONGEST_FIRST = (
+    "tests/system",
+    "tests/benchmarks",
+    "tests/workers",
+    "tests/training",
+    "tests/topics",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Log the run in the process that gathers the results."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(RunLog())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that wait for services first, so that short ones fill the end of the run."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT).parent.as_posix()
+        found = (n for n, name in enumerate(LONGEST_FIRST) if folder.startswith(name))
+        return next(found, len(LONGEST_FIRST))
+
+    items.sort(key=rank)
 
 
 class ExternalKafka:

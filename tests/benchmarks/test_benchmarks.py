@@ -37,6 +37,7 @@ from esper.topics.models import AdaptationDecision, Cause, SeedReport
 from tests.benchmarks.result_check import check
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "run"),
     [
@@ -51,6 +52,7 @@ def test_single_process_benchmark_runs(name: str, run: Callable[[bool], Measurem
     check(name, run(True))
 
 
+@pytest.mark.heavy
 def test_governor_starts_its_own_stack_and_returns_a_row_per_run() -> None:
     measured = governor.run(quick=True)
     check("governor", measured)
@@ -58,10 +60,12 @@ def test_governor_starts_its_own_stack_and_returns_a_row_per_run() -> None:
     assert len(measured.runs) == 4
 
 
+@pytest.mark.heavy
 def test_grow_step_runs(stack: Stack) -> None:
     check("grow-step", grow_step.measure(stack, grow_step.QUICK))
 
 
+@pytest.mark.heavy
 def test_pipeline_runs(stack: Stack) -> None:
     measured = pipeline.measure(stack, pipeline.QUICK)
 
@@ -70,6 +74,7 @@ def test_pipeline_runs(stack: Stack) -> None:
     assert submitted.n == pipeline.QUICK_ENTRIES
 
 
+@pytest.mark.heavy
 def test_burst_runs_and_loses_no_kernel(stack: Stack) -> None:
     measured = burst.measure(stack, burst.QUICK)
 
@@ -78,6 +83,7 @@ def test_burst_runs_and_loses_no_kernel(stack: Stack) -> None:
     assert lost.worst == 0
 
 
+@pytest.mark.heavy
 def test_steps_run(stack: Stack) -> None:
     core = min(os.sched_getaffinity(0))
 
@@ -91,6 +97,7 @@ def test_steps_run(stack: Stack) -> None:
     assert not any(answer.operations for answer in answers), "nothing was planted"
 
 
+@pytest.mark.heavy
 def test_training_with_a_busy_pipeline_equals_the_plain_loop_bit_for_bit(stack: Stack) -> None:
     measured = twin.measure(stack, twin.QUICK)
 
@@ -101,6 +108,7 @@ def test_training_with_a_busy_pipeline_equals_the_plain_loop_bit_for_bit(stack: 
     assert {figures[f"differing-{kind}"].worst for kind in twin.TITLES} == {0}
 
 
+@pytest.mark.heavy
 def test_training_with_applied_decisions_differs_from_the_plain_loop(stack: Stack) -> None:
     """Show that the comparison above can fail."""
     pair = twin.pair(stack.settings, 1, twin.Workload(1, 400, 0), dry_run=False)
@@ -115,10 +123,12 @@ def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:
     return [decision for decision in decisions if decision.run_id.startswith(run)]
 
 
+@pytest.mark.heavy
 def test_bandit_runs_and_both_sides_fold_every_report(stack: Stack) -> None:
     check("bandit", bandit.measure(stack, bandit.QUICK))
 
 
+@pytest.mark.heavy
 def test_memory_flat_runs_and_folds_every_report(stack: Stack) -> None:
     check("memory-flat", memory_flat.measure(stack, memory_flat.QUICK))
 

@@ -9,10 +9,12 @@ from experiments.regret import measure
 from tests.benchmarks.result_check import check
 
 
+@pytest.mark.heavy
 def test_regret_runs() -> None:
     check("regret", measure.run(quick=True))
 
 
+@pytest.mark.heavy
 def test_convergence_starts_its_own_stack_and_returns_a_row_per_run() -> None:
     measured = convergence.run(quick=True)
 

@@ -89,6 +89,7 @@ def test_the_demo_grows_exports_audits_and_cleans_up(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_demo_leaves_no_process_behind_when_interrupted(
     tmp_path: Path, number: signal.Signals

@@ -25,7 +25,7 @@ MEBIBYTE = 1 << 20
 MAX_GROWTH = 256 * MEBIBYTE
 BUILT = "built"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 @cache

@@ -17,7 +17,7 @@ BLUEPRINTS = ("image-conv", "gated-linear-unit", "channel-mixing-mlp", "low-rank
 HOST_ACCURACY = 0.42
 """Mean test accuracy of such hosts without growth."""
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

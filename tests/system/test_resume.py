@@ -200,6 +200,7 @@ def test_a_trainer_killed_twice_ends_with_the_weights_of_an_undisturbed_one(
     assert [report.seq for report in reports] == list(range(len(reports)))
 
 
+@pytest.mark.heavy
 def test_a_trainer_stopped_by_sigterm_prints_how_to_resume_and_resumes(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_trainer_stopped_by_sigterm_prints_how_to_resume_and_resumes(
     assert resumed.weights == undisturbed.weights
 
 
+@pytest.mark.heavy
 def test_the_checkpoint_of_a_closed_run_is_an_error_with_the_remedy(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_run_completes_when_both_workers_are_killed_in_the_middle(running: Run
     assert len(ids) == len(set(ids)), "a decision was applied twice"
 
 
+@pytest.mark.heavy
 def test_no_report_is_lost_or_folded_twice_while_a_bandit_joins_and_is_killed_six_times(
     running: Running,
 ) -> None:

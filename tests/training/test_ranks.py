@@ -141,6 +141,7 @@ class Story(NamedTuple):
     weights: list[dict[str, torch.Tensor]]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("device", DEVICES)
 def test_all_ranks_resume_from_a_checkpoint_and_repeat_the_steps_after_it(
     torchrun: Torchrun, outside: Outside, device: str

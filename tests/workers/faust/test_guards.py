@@ -118,6 +118,7 @@ def test_a_hanging_record_delays_sigterm_for_a_limited_time_and_is_read_again(
     assert 1 in scenario.done()
 
 
+@pytest.mark.heavy
 @on_and_off(Guard.REBALANCE_SEEK)
 def test_no_record_is_skipped_or_lost_in_many_rebalances(
     scenario: Scenario, guards: frozenset[Guard], lost: bool
