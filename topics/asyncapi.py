@@ -1,7 +1,7 @@
 """The contract as documents: AsyncAPI 3, and one JSON Schema (draft 7) for each event.
 
 `python -m esper.topics.asyncapi DIR` generates `asyncapi.json` and `schemas/*.json` from the
-catalog and the models. It raises the version where an event differs from the document that it replaces.
+catalog and the models. The version is raised where an event differs from the replaced document.
 """
 
 import sys
