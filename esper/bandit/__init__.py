@@ -26,7 +26,6 @@ from esper.bandit.defaults import (
     TOURNAMENT_SLOTS,
 )
 from esper.bandit.discounting import NO_DISCOUNT, Discounting
-from esper.bandit.features import features
 from esper.bandit.history import ArmHistory, TrialResult
 from esper.bandit.linear import LinearModel
 from esper.bandit.memory import (
@@ -51,6 +50,7 @@ from esper.bandit.selector import (
     SelectorInput,
     SlotId,
 )
+from esper.bandit.site_features import features
 from esper.bandit.tracker import HistoryKey, HistoryRow, PerformanceTracker
 
 __all__ = [

@@ -8,13 +8,12 @@ that ship with Esper (`shipped`). Only running an op imports torch.
 
 from esper.blueprint.arguments import Argument, ChoiceArgument
 from esper.blueprint.catalog import shipped, shipped_named
-from esper.blueprint.check import check
 from esper.blueprint.expressions import sizes_of
 from esper.blueprint.family import member
 from esper.blueprint.identity import COMPILER_VERSION, kernel_id, request_for, requests_for
 from esper.blueprint.ops import OPS, OpSpec, ParameterSpec, Run, Shape, op_named
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
-from esper.blueprint.resolve import (
+from esper.blueprint.resolution import (
     MAX_ACTIVATIONS,
     MAX_FLOPS,
     MAX_PARAMETERS,
@@ -23,6 +22,7 @@ from esper.blueprint.resolve import (
     resolve,
 )
 from esper.blueprint.schema import author_schema
+from esper.blueprint.validation import check
 
 __all__ = [
     "COMPILER_VERSION",

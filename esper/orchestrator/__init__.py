@@ -2,11 +2,11 @@
 
 `fold(state, report, cause)` takes the state after the previous report and returns the next state
 with the decisions. It reads nothing else, so the same reports give the same decisions, byte for
-byte, in a worker or in a later audit. Read `fold.py` first.
+byte, in a worker or in a later audit. Read `folding.py` first.
 """
 
 from esper.orchestrator.explain import recorded_arms
-from esper.orchestrator.fold import (
+from esper.orchestrator.folding import (
     Folded,
     FoldError,
     Intent,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.bandit.features import FEATURES, features
+from esper.bandit.site_features import FEATURES, features
 from esper.blueprint import shipped
 from esper.topics.models import KernelCost, LoadableKernel, SiteFacts, SiteKind
 

@@ -1,4 +1,4 @@
-"""What a lockstep run begins with: all that the blueprints that stand give, in whatever order."""
+"""The kernels that a lockstep run begins with, in any order of announcements and answers."""
 
 import pytest
 
@@ -79,7 +79,7 @@ def test_what_is_no_blueprint_supersedes_none(later: bytes | None) -> None:
 
 
 class CatalogueHarness:
-    """A catalogue, and what it has told."""
+    """A catalogue, and the frames that it has sent."""
 
     def __init__(self, *expected: str) -> None:
         self.frames: list[Frame] = []
@@ -179,10 +179,8 @@ def test_a_kernel_that_cannot_be_loaded_is_no_longer_missing_and_told() -> None:
     assert control_channel.missing.kernels == 0
 
 
-def test_an_earlier_announcement_that_cannot_be_loaded_is_mended_by_the_answer_to_this_run() -> (
-    None
-):
-    """Its bytes may be gone from the store; whether the answer is heard first is chance."""
+def test_the_answer_to_this_run_replaces_an_earlier_announcement_that_cannot_be_loaded() -> None:
+    """Its bytes may be gone from the store; the answer may arrive before or after the refusal."""
     for answered_first in (False, True):
         control_channel = CatalogueHarness(ANY)
         control_channel.catalogue.announced(ANY, earlier=True)

@@ -1,4 +1,4 @@
-"""What a run hears of earlier ones when it opens, from a real Redis or from none."""
+"""The memory that a run reads when it opens, from a real Redis or from none."""
 
 import secrets
 import socket

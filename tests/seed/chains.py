@@ -45,7 +45,7 @@ SCALE: Op = ("scale", {})
 OFFSET: Op = ("bias", {})
 
 
-def sow(site: Site, slot: int, kernel: Kernel, alpha: float = 0.7) -> Seed:
+def plant_chain(site: Site, slot: int, kernel: Kernel, alpha: float = 0.7) -> Seed:
     """Plant a kernel."""
     seed = Seed(kernel, alpha)
     site.plant(slot, seed)

@@ -14,7 +14,7 @@ from esper.blueprint import shipped
 from esper.seed import MergeRefused, Site, find_sites, merge
 from esper.seed.seed import H, X
 from esper.topics.models import SiteKind
-from tests.seed.chains import OFFSET, SCALE, Op, chain, conv, linear, lone_site, sow
+from tests.seed.chains import OFFSET, SCALE, Op, chain, conv, linear, lone_site, plant_chain
 from tests.seed.kernels import awaken, plant
 
 WITHIN = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -153,7 +153,7 @@ def test_pointwise_convolutions_merge_into_a_convolution(
 ) -> None:
     site, x = grown(case)
     bias = site.layer.bias is not None
-    sow(site, 0, chain(site, start, conv(4, bias), SCALE, conv(8, bias)))
+    plant_chain(site, 0, chain(site, start, conv(4, bias), SCALE, conv(8, bias)))
     if dtype is torch.float64:
         site, x = in_double(site, x)
     assert_merges(site, x)
@@ -162,14 +162,14 @@ def test_pointwise_convolutions_merge_into_a_convolution(
 @pytest.mark.parametrize("case", CONVS.values(), ids=CONVS)
 def test_a_kernel_that_reads_h_merges_for_any_stride_and_padding(case: Case) -> None:
     site, x = in_double(*grown(case))
-    sow(site, 0, chain(site, H, conv(5, False), conv(8, False)).double())
+    plant_chain(site, 0, chain(site, H, conv(5, False), conv(8, False)).double())
     assert_merges(site, x)
 
 
 @pytest.mark.parametrize("op", ["conv2d_as_product", "conv2d_at_one"])
 def test_a_pointwise_convolution_merges_in_its_cpu_form(op: str) -> None:
     site, x = in_double(*grown(SAME_SIZE["one position" if op == "conv2d_at_one" else "3x3"]))
-    sow(site, 0, chain(site, X, (op, {"out": 8, "bias": True})).double())
+    plant_chain(site, 0, chain(site, X, (op, {"out": 8, "bias": True})).double())
     assert_merges(site, x)
 
 
@@ -189,7 +189,7 @@ def test_any_chain_of_affine_ops_merges_and_computes_the_same(
     site, x = in_double(*grown(data.draw(st.sampled_from(biased))))
     ops = data.draw(chains((SCALE, OFFSET), product))
     last = product(site.signature.h[0 if over_maps else -1], data.draw(st.booleans()))
-    sow(site, 0, chain(site, start, *ops, last).double(), alpha).double()
+    plant_chain(site, 0, chain(site, start, *ops, last).double(), alpha).double()
     assert_merges(site, x)
 
 
@@ -230,14 +230,14 @@ def test_another_seed_that_reads_x_is_unchanged_by_a_merge() -> None:
 def a_linear(layer: nn.Module | None = None) -> Site:
     torch.manual_seed(0)
     site = lone_site(layer or nn.Linear(6, 6), torch.randn(2, 6))
-    sow(site, 0, chain(site, X, linear(3), linear(6)))
+    plant_chain(site, 0, chain(site, X, linear(3), linear(6)))
     return site
 
 
 def a_conv(layer: nn.Conv2d, start: int, *ops: Op, size: int = 6) -> Site:
     torch.manual_seed(0)
     site = lone_site(layer, torch.randn(2, 4, size, size))
-    sow(site, 0, chain(site, start, *ops))
+    plant_chain(site, 0, chain(site, start, *ops))
     return site
 
 
@@ -277,7 +277,7 @@ def in_a_host(tie: Callable[[nn.Linear, nn.Linear], object]) -> Site:
     assert isinstance(other, nn.Linear)
     tie(one, other)
     site = find_sites(host, ["0"], torch.randn(1, 6), slots=3)["0"]
-    sow(site, 0, chain(site, X, linear(6)))
+    plant_chain(site, 0, chain(site, X, linear(6)))
     return site
 
 
@@ -304,7 +304,7 @@ def huge() -> Site:
     with torch.no_grad():
         site.layer.get_parameter("weight").fill_(1e25)
         site.remove(0)
-        sow(site, 0, chain(site, H, SCALE)).kernel.get_parameter("n0.weight").fill_(1e25)
+        plant_chain(site, 0, chain(site, H, SCALE)).kernel.get_parameter("n0.weight").fill_(1e25)
     return site
 
 

@@ -1,4 +1,4 @@
-"""The other side of the broker: what a bandit worker and a compile worker would do, by hand."""
+"""Bandit and compile workers played by a test, on a real broker."""
 
 from typing import Any
 

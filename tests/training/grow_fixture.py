@@ -112,8 +112,8 @@ def planting(
     )
 
 
-class Plot:
-    """A small host that grows as a test tells it to."""
+class GrowingHost:
+    """A small host whose seeds a test plants, trains and removes by decisions."""
 
     def __init__(self, make_optimizer: MakeOptimizer = adam, slots: int = 3) -> None:
         self.model = host()

@@ -39,7 +39,7 @@ from esper.training.seed_manager import PlanRefused, SeedManager
 from tests.seed.hosts import images, labels
 from tests.seed.kernels import awaken
 from tests.training.fault_injection import failing_at
-from tests.training.grow_fixture import RUN, MakeOptimizer, Plot, decision, planting
+from tests.training.grow_fixture import RUN, GrowingHost, MakeOptimizer, decision, planting
 
 S = SeedState
 
@@ -117,27 +117,27 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def plot_of(case: Case) -> Plot:
+def growing_host_of(case: Case) -> GrowingHost:
     """Return a trained model with seeds, and with gradients of a step that is not taken yet."""
-    plot = Plot(OPTIMIZERS[case.optimizer])
+    growing = GrowingHost(OPTIMIZERS[case.optimizer])
     if case.synchronized:
-        plot.seed_manager.close()
-        plot.seed_manager = SeedManager(
-            plot.sites,
-            OptimizerMembership(plot.optimizer),
-            GradientSynchronizer(plot.model, dist.group.WORLD),
+        growing.seed_manager.close()
+        growing.seed_manager = SeedManager(
+            growing.sites,
+            OptimizerMembership(growing.optimizer),
+            GradientSynchronizer(growing.model, dist.group.WORLD),
         )
-    plot.train(1)
+    growing.train(1)
     for (site, slot), state in zip(SLOTS, case.held, strict=True):
         if state != "empty":
             ramp = 50 if state == "blending" else 0
-            awaken(plot.plant(site, slot, BLUEPRINTS[site][slot], alpha=0.5, ramp_steps=ramp))
-    plot.train(2)
+            awaken(growing.plant(site, slot, BLUEPRINTS[site][slot], alpha=0.5, ramp_steps=ramp))
+    growing.train(2)
     for (site, slot), state in zip(SLOTS, case.held, strict=True):
         if state == "fossilized":
-            plot.fossilize(site, slot)
-    F.cross_entropy(plot.model(images(8)), labels(8)).backward()
-    return plot
+            growing.fossilize(site, slot)
+    F.cross_entropy(growing.model(images(8)), labels(8)).backward()
+    return growing
 
 
 MAKE: Mapping[str, Callable[..., Operation]] = {
@@ -147,12 +147,12 @@ MAKE: Mapping[str, Callable[..., Operation]] = {
 }
 
 
-def plan_of(case: Case, plot: Plot) -> AdaptationDecision:
+def plan_of(case: Case, growing: GrowingHost) -> AdaptationDecision:
     operations: list[Operation] = []
     for (site, slot), action in zip(SLOTS, case.plan, strict=True):
-        planted = plot.sites[site].slots[slot].planted
+        planted = growing.sites[site].slots[slot].planted
         if action == "plant":
-            operations.append(planting(plot.sites[site], slot, BLUEPRINTS[site][slot]))
+            operations.append(planting(growing.sites[site], slot, BLUEPRINTS[site][slot]))
         elif action != "nothing":
             assert planted is not None
             operations.append(MAKE[action](site=site, slot=slot, kernel_id=planted.kernel_id))
@@ -171,26 +171,29 @@ def bits(value: Any) -> Any:
     return value
 
 
-def everything(plot: Plot) -> dict[str, Any]:
+def everything(growing: GrowingHost) -> dict[str, Any]:
     """Return all state that a plan touches, and the random number generator's."""
-    synchronizer: Any = plot.seed_manager._parameters._synchronizer
+    synchronizer: Any = growing.seed_manager._parameters._synchronizer
     synchronized: Any = () if synchronizer is None else synchronizer._hooks
     buckets = () if synchronizer is None else synchronizer._buckets
-    modules = dict(plot.model.named_modules())
-    groups = plot.optimizer.param_groups
+    modules = dict(growing.model.named_modules())
+    groups = growing.optimizer.param_groups
     return {
-        "weights": bits(plot.model.state_dict()),
+        "weights": bits(growing.model.state_dict()),
         "gradients": [
-            (name, bits(parameter.grad)) for name, parameter in plot.model.named_parameters()
+            (name, bits(parameter.grad)) for name, parameter in growing.model.named_parameters()
         ],
         "modules": [(name, id(module)) for name, module in modules.items()],
         "forwards": [name for name, module in modules.items() if "forward" in module.__dict__],
         "trained": [[id(parameter) for parameter in group["params"]] for group in groups],
         "settings": [{**group, "params": None} for group in groups],
-        "state": {id(parameter): bits(state) for parameter, state in plot.optimizer.state.items()},
-        "slots": copy.deepcopy([site.slots for site in plot.sites.values()]),
+        "state": {
+            id(parameter): bits(state) for parameter, state in growing.optimizer.state.items()
+        },
+        "slots": copy.deepcopy([site.slots for site in growing.sites.values()]),
         "blending": [
-            (slot.site, slot.index, id(seed)) for slot, seed in plot.seed_manager._ramps._blending
+            (slot.site, slot.index, id(seed))
+            for slot, seed in growing.seed_manager._ramps._blending
         ],
         "random": bits(torch.get_rng_state()),
         "synchronized": [id(parameter) for parameter in synchronized],
@@ -199,39 +202,39 @@ def everything(plot: Plot) -> dict[str, Any]:
     }
 
 
-def assert_the_same(plot: Plot, before: dict[str, Any]) -> None:
-    after = everything(plot)
+def assert_the_same(growing: GrowingHost, before: dict[str, Any]) -> None:
+    after = everything(growing)
     for name, value in before.items():
         assert after[name] == value, name
 
 
-def fails_at_every_line(plot: Plot, plan: AdaptationDecision) -> int:
+def fails_at_every_line(growing: GrowingHost, plan: AdaptationDecision) -> int:
     """Apply a reserved plan with a failure at each line in turn until it succeeds; count them."""
-    kernels = plot.kernels_of(plan)
-    before = everything(plot)
+    kernels = growing.kernels_of(plan)
+    before = everything(growing)
     for line in itertools.count():
         with failing_at(line) as faults:
             try:
-                plot.seed_manager.apply(plan, kernels, plot.step)
+                growing.seed_manager.apply(plan, kernels, growing.step)
             except PlanRefused as refusal:
                 assert faults.raised, refusal
         if not faults.raised:
             return line
-        assert_the_same(plot, before)
+        assert_the_same(growing, before)
     raise AssertionError
 
 
 def test_a_plan_that_fails_at_any_line_is_rolled_back_bit_for_bit() -> None:
-    plot = plot_of(EVERYTHING)
-    plan = plan_of(EVERYTHING, plot)
-    plot.seed_manager.reserve(plan, plot.step)
-    assert fails_at_every_line(plot, plan) > 2000
-    states = [slot.state for site in plot.sites.values() for slot in site.slots]
+    growing = growing_host_of(EVERYTHING)
+    plan = plan_of(EVERYTHING, growing)
+    growing.seed_manager.reserve(plan, growing.step)
+    assert fails_at_every_line(growing, plan) > 2000
+    states = [slot.state for site in growing.sites.values() for slot in site.slots]
     conv, fc1 = states[:3], states[3:]
     assert fc1 == [S.CULLED, S.FOSSILIZED, S.BLENDING]
     assert conv == [S.CULLED, S.FOSSILIZED, S.BLENDING]
-    assert plot.sites["fc1"].slots[1].merged_sha256 is not None
-    assert plot.sites["conv"].slots[1].merged_sha256 is None
+    assert growing.sites["fc1"].slots[1].merged_sha256 is not None
+    assert growing.sites["conv"].slots[1].merged_sha256 is None
 
 
 def undo_nothing(*_: Any) -> Callable[[], None]:
@@ -254,13 +257,13 @@ UNDOS: Mapping[str, tuple[Any, str]] = {
 def test_without_any_one_undo_action_a_failed_plan_leaves_changes(
     undo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plot = plot_of(EVERYTHING)
-    plan = plan_of(EVERYTHING, plot)
-    plot.seed_manager.reserve(plan, plot.step)
+    growing = growing_host_of(EVERYTHING)
+    plan = plan_of(EVERYTHING, growing)
+    growing.seed_manager.reserve(plan, growing.step)
     owner, name = UNDOS[undo]
     monkeypatch.setattr(owner, name, undo_nothing)
     with pytest.raises(AssertionError):
-        fails_at_every_line(plot, plan)
+        fails_at_every_line(growing, plan)
 
 
 @settings(max_examples=40, deadline=None)
@@ -268,32 +271,36 @@ def test_without_any_one_undo_action_a_failed_plan_leaves_changes(
 def test_after_a_failed_plan_training_continues_bit_for_bit_as_without_the_plan(
     case: Case, where: float
 ) -> None:
-    plot, without_plan, applied = plot_of(case), plot_of(case), plot_of(case)
-    plan = plan_of(case, plot)
+    growing, without_plan, applied = (
+        growing_host_of(case),
+        growing_host_of(case),
+        growing_host_of(case),
+    )
+    plan = plan_of(case, growing)
     assume(plan.operations)
-    for one in (plot, applied):
+    for one in (growing, applied):
         one.seed_manager.reserve(plan, one.step)
-    before = everything(plot)
-    kernels, applied_kernels = plot.kernels_of(plan), applied.kernels_of(plan)
+    before = everything(growing)
+    kernels, applied_kernels = growing.kernels_of(plan), applied.kernels_of(plan)
     with failing_at(None) as counted:
         applied.seed_manager.apply(plan, applied_kernels, applied.step)
     with (
         failing_at(int(where * counted.lines)) as faults,
         pytest.raises(PlanRefused, match="Injected"),
     ):
-        plot.seed_manager.apply(plan, kernels, plot.step)
+        growing.seed_manager.apply(plan, kernels, growing.step)
     assert faults.raised
-    assert_the_same(plot, before)
-    plot.seed_manager.release(plan, plot.step)
-    for one in (plot, without_plan):
+    assert_the_same(growing, before)
+    growing.seed_manager.release(plan, growing.step)
+    for one in (growing, without_plan):
         one.train(10)
-    assert bits(plot.model.state_dict()) == bits(without_plan.model.state_dict())
-    mine, theirs = (one.optimizer.state_dict() for one in (plot, without_plan))
+    assert bits(growing.model.state_dict()) == bits(without_plan.model.state_dict())
+    mine, theirs = (one.optimizer.state_dict() for one in (growing, without_plan))
     assert bits(mine["param_groups"]) == bits(theirs["param_groups"])
     assert dict(bits(mine["state"])) == dict(bits(theirs["state"]))
 
 
-def queue_of(plot: Plot) -> tuple[DecisionQueue, Reporter]:
+def queue_of(growing: GrowingHost) -> tuple[DecisionQueue, Reporter]:
     run_config = RunConfig(
         seed=0,
         slots={"conv": 3, "fc1": 3},
@@ -302,54 +309,54 @@ def queue_of(plot: Plot) -> tuple[DecisionQueue, Reporter]:
         report_interval_steps=20,
     )
     reporter = Reporter(RUN, run_config)
-    return DecisionQueue(plot.seed_manager, reporter), reporter
+    return DecisionQueue(growing.seed_manager, reporter), reporter
 
 
 def test_a_plan_that_runs_out_of_memory_is_refused_and_training_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plot = plot_of(EVERYTHING)
-    decision_queue, reporter = queue_of(plot)
-    plan = plan_of(EVERYTHING, plot)
+    growing = growing_host_of(EVERYTHING)
+    decision_queue, reporter = queue_of(growing)
+    plan = plan_of(EVERYTHING, growing)
     decision_queue.on_decision(plan, int(time.time() * 1000))
-    decision_queue.mailbox.append(KernelsPrepared(plan.decision_id, plot.kernels_of(plan)))
+    decision_queue.mailbox.append(KernelsPrepared(plan.decision_id, growing.kernels_of(plan)))
 
     def out_of_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("no memory is left")
 
     with monkeypatch.context() as patch:
         patch.setattr(PlanApplier, "_fossilize", out_of_memory)
-        decision_queue.process(plot.step)
+        decision_queue.process(growing.step)
     outcome = reporter.news.outcomes[-1]
     assert outcome.status is OutcomeStatus.REFUSED
     assert outcome.reason is not None
     assert "OutOfMemoryError: no memory is left" in outcome.reason
-    assert plot.sites["fc1"].slots[2].state is S.DORMANT
-    plot.train(2)
+    assert growing.sites["fc1"].slots[2].state is S.DORMANT
+    growing.train(2)
 
 
 def test_a_plan_interrupted_from_the_keyboard_is_rolled_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plot = plot_of(EVERYTHING)
-    plan = plan_of(EVERYTHING, plot)
-    plot.seed_manager.reserve(plan, plot.step)
-    kernels, before = plot.kernels_of(plan), everything(plot)
+    growing = growing_host_of(EVERYTHING)
+    plan = plan_of(EVERYTHING, growing)
+    growing.seed_manager.reserve(plan, growing.step)
+    kernels, before = growing.kernels_of(plan), everything(growing)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PlanApplier, "_fossilize", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        plot.seed_manager.apply(plan, kernels, plot.step)
-    assert_the_same(plot, before)
+        growing.seed_manager.apply(plan, kernels, growing.step)
+    assert_the_same(growing, before)
 
 
 def test_a_plan_that_fails_on_another_rank_is_rolled_back_on_this_rank() -> None:
-    plot = plot_of(EVERYTHING)
-    plan = plan_of(EVERYTHING, plot)
-    plot.seed_manager.reserve(plan, plot.step)
-    kernels, before = plot.kernels_of(plan), everything(plot)
+    growing = growing_host_of(EVERYTHING)
+    plan = plan_of(EVERYTHING, growing)
+    growing.seed_manager.reserve(plan, growing.step)
+    kernels, before = growing.kernels_of(plan), everything(growing)
     own_failures = []
 
     def collect_failures(own: str) -> str:
@@ -357,6 +364,6 @@ def test_a_plan_that_fails_on_another_rank_is_rolled_back_on_this_rank() -> None
         return "rank 1: the plan failed"
 
     with pytest.raises(PlanRefused, match="rank 1: the plan failed"):
-        plot.seed_manager.apply(plan, kernels, plot.step, collect_failures)
+        growing.seed_manager.apply(plan, kernels, growing.step, collect_failures)
     assert own_failures == [""]
-    assert_the_same(plot, before)
+    assert_the_same(growing, before)

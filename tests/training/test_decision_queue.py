@@ -33,7 +33,7 @@ from esper.training.reporter import Reporter
 from esper.training.seed_manager import kernels_needed
 from tests.seed.hosts import images
 from tests.seed.kernels import KEY, announced
-from tests.training.grow_fixture import RUN, ZEROS, Plot, decision, kernel_id, planting
+from tests.training.grow_fixture import RUN, ZEROS, GrowingHost, decision, kernel_id, planting
 
 S = SeedState
 WAIT_S = 10.0
@@ -43,7 +43,7 @@ class Trainer:
     """A trained host with a decision queue, a kernel store and a loader."""
 
     def __init__(self, folder: Path, cache_bytes: int = 1 << 20) -> None:
-        self.plot = Plot()
+        self.growing = GrowingHost()
         self.folder = folder
         self.store = open_store(f"file:{folder}")
         run_config = RunConfig(
@@ -54,7 +54,7 @@ class Trainer:
             report_interval_steps=20,
         )
         self._reporter = Reporter(RUN, run_config)
-        self.decision_queue = DecisionQueue(self.plot.seed_manager, self._reporter)
+        self.decision_queue = DecisionQueue(self.growing.seed_manager, self._reporter)
         self.loader = KernelLoader(
             self.store,
             KEY.public_key(),
@@ -66,7 +66,7 @@ class Trainer:
 
     def offer(self, site: str, blueprint_id: str) -> KernelReady:
         """Publish a kernel for a site and process its announcement."""
-        ready = announced(self.store, blueprint_id, self.plot.sites[site].signature)
+        ready = announced(self.store, blueprint_id, self.growing.sites[site].signature)
         self.loader.verify(ready)
         self.wait_for(lambda: bool(self.decision_queue.mailbox))
         self.take()
@@ -87,25 +87,25 @@ class Trainer:
         return self.decision_queue.run_history.outcomes[plan.decision_id]
 
     def take(self) -> None:
-        self.decision_queue.process(self.plot.step)
-        self.plot.seed_manager.ramp(self.plot.step)
+        self.decision_queue.process(self.growing.step)
+        self.growing.seed_manager.ramp(self.growing.step)
 
     def train(self) -> None:
         """Take one training step, then process the queue."""
-        self.plot.train()
+        self.growing.train()
         self.take()
 
     def report(self, *, closing: bool = False) -> SeedReport:
         return self._reporter.next(
-            self.plot.sites,
+            self.growing.sites,
             ProbeResult(None, {}),
-            step=self.plot.step,
+            step=self.growing.step,
             train_loss=None,
             closing=closing,
         )
 
     def state(self, site: str, slot: int) -> SeedState:
-        return self.plot.sites[site].slots[slot].state
+        return self.growing.sites[site].slots[slot].state
 
     def wait_for(
         self, condition: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None
@@ -136,7 +136,7 @@ def plan_for(
     apply_at_step: int = 1,
 ) -> AdaptationDecision:
     """Return a decision that plants blueprints at (site, slot)."""
-    plants = [planting(trainer.plot.sites[site], slot, what) for site, slot, what in places]
+    plants = [planting(trainer.growing.sites[site], slot, what) for site, slot, what in places]
     return decision(*plants, *culls, name=name, apply_at_step=apply_at_step)
 
 
@@ -149,7 +149,7 @@ def test_after_a_decision_the_published_bytes_run_train_and_change_the_output_by
         trainer.hear_and_apply(plan_for(trainer, ("fc1", 0, "linear-bottleneck"))).status
         is OutcomeStatus.APPLIED
     )
-    site = trainer.plot.sites["fc1"]
+    site = trainer.growing.sites["fc1"]
     seed = site.seed(0)
     born = copy.deepcopy(seed.kernel.state_dict())
     runs = count_runs(seed.kernel)
@@ -179,11 +179,11 @@ def count_runs(kernel: Kernel) -> list[Tensor]:
 def test_the_model_computes_the_same_at_the_step_of_planting(trainer: Trainer) -> None:
     trainer.offer("conv", "conv-bottleneck")
     trainer.train()
-    before = trainer.plot.model(images())
+    before = trainer.growing.model(images())
     plan = plan_for(trainer, ("conv", 0, "conv-bottleneck"))
     trainer.on_frame(plan)
     trainer.wait_for(lambda: trainer.state("conv", 0) is S.ACTIVE, trainer.take)
-    assert torch.equal(trainer.plot.model(images()), before)
+    assert torch.equal(trainer.growing.model(images()), before)
 
 
 def test_a_kernel_is_offered_once_for_every_site_that_it_fits(trainer: Trainer) -> None:
@@ -207,7 +207,7 @@ def test_nothing_changes_before_the_training_thread_processes_the_queue(trainer:
     trainer.on_frame(plan_for(trainer, ("fc1", 0, "low-rank-skip")))
     trainer.wait_for(lambda: len(trainer.decision_queue.mailbox) == 2)
     assert trainer.state("fc1", 0) is S.DORMANT
-    assert trainer.plot.sites["fc1"].bank is None
+    assert trainer.growing.sites["fc1"].bank is None
 
 
 def test_a_seed_is_loading_until_its_kernel_is_built(trainer: Trainer) -> None:
@@ -256,7 +256,7 @@ def test_decisions_are_applied_in_order_of_arrival(trainer: Trainer) -> None:
     cull = Cull(
         site="conv",
         slot=0,
-        kernel_id=kernel_id("squeeze-excite", trainer.plot.sites["conv"].signature),
+        kernel_id=kernel_id("squeeze-excite", trainer.growing.sites["conv"].signature),
     )
     second = plan_for(trainer, name="second", culls=(cull,))
     trainer.on_frame(first)
@@ -311,7 +311,7 @@ def test_a_refused_plan_does_not_delay_the_next_plan(trainer: Trainer) -> None:
 def test_a_kernel_altered_by_one_byte_in_the_store_is_refused_reported_and_never_runs(
     trainer: Trainer,
 ) -> None:
-    signature = trainer.plot.sites["fc1"].signature
+    signature = trainer.growing.sites["fc1"].signature
     ready = announced(trainer.store, "linear-bottleneck", signature)
     data = bytearray(trainer.artifact(ready).read_bytes())
     data[-3] ^= 1
@@ -324,7 +324,7 @@ def test_a_kernel_altered_by_one_byte_in_the_store_is_refused_reported_and_never
     assert "the bytes changed after validation" in report.refusals[0].reason
     assert report.kernels == ()
     assert outcome.status is OutcomeStatus.REFUSED
-    assert trainer.plot.sites["fc1"].bank is None
+    assert trainer.growing.sites["fc1"].bank is None
     assert trainer.report().refusals == ()
 
 
@@ -373,7 +373,7 @@ def test_two_plantings_of_one_kernel_share_no_weights(
         trainer.hear_and_apply(plan_for(trainer, ("fc1", slot, "low-rank-skip"), name=str(slot)))
     pointers = {
         parameter.data_ptr()
-        for _, seed in trainer.plot.sites["fc1"].seeds()
+        for _, seed in trainer.growing.sites["fc1"].seeds()
         for parameter in seed.parameters()
     }
     assert len(pointers) == 4
@@ -384,7 +384,7 @@ def test_an_outcome_has_the_latency_of_the_decision(trainer: Trainer) -> None:
     outcome = trainer.hear_and_apply(plan_for(trainer, ("fc1", 0, "low-rank-skip")))
     assert outcome.latency_ms is not None
     assert 0 <= outcome.latency_ms < WAIT_S * 1000
-    assert outcome.step == trainer.plot.step
+    assert outcome.step == trainer.growing.step
 
 
 def test_decisions_after_the_last_step_are_recorded_and_not_applied(trainer: Trainer) -> None:

@@ -13,14 +13,14 @@ from esper.topics.models import Incident, IncidentKind, RolledBackSeed, SeedStat
 from esper.training.governor import Governor, LossBuffer
 from esper.training.loss_monitor import GovernorSettings
 from tests.seed.hosts import images, labels
-from tests.training.grow_fixture import MakeOptimizer, Plot, adam
+from tests.training.grow_fixture import GrowingHost, MakeOptimizer, adam
 
 S = SeedState
 REPORT_EVERY = 10
 SETTINGS = GovernorSettings(confirm_steps=15)
 
 
-class GovernedPlot(Plot):
+class GovernedHost(GrowingHost):
     """A host with a governor that observes the loss of every step."""
 
     def __init__(
@@ -61,14 +61,16 @@ class GovernedPlot(Plot):
         return self.sites[site].slots[slot].state
 
 
-def weights(plot: Plot) -> dict[str, Tensor]:
+def weights(growing: GrowingHost) -> dict[str, Tensor]:
     """Return a copy of host weights and optimizer state, without the seeds'."""
     state = {
         f"{index}.{key}": value
-        for index, one in enumerate(plot.optimizer.state.values())
+        for index, one in enumerate(growing.optimizer.state.values())
         for key, value in one.items()
     }
-    host = {name: value for name, value in plot.model.state_dict().items() if "seeds" not in name}
+    host = {
+        name: value for name, value in growing.model.state_dict().items() if "seeds" not in name
+    }
     return copy.deepcopy(host | state)
 
 
@@ -77,32 +79,32 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture
-def plot() -> GovernedPlot:
+def growing() -> GovernedHost:
     """Return a run of forty steps without seeds, whose newest snapshot is of step 40."""
-    plot = GovernedPlot()
-    plot.train(40)
-    return plot
+    growing = GovernedHost()
+    growing.train(40)
+    return growing
 
 
-def spoil(plot: Plot, site: str, slot: int, value: float = torch.nan) -> None:
-    for parameter in plot.sites[site].seed(slot).parameters():
+def spoil(growing: GrowingHost, site: str, slot: int, value: float = torch.nan) -> None:
+    for parameter in growing.sites[site].seed(slot).parameters():
         parameter.detach().fill_(value)
 
 
 def test_a_seed_that_makes_the_loss_nan_is_removed_and_the_run_restored(
-    plot: GovernedPlot,
+    growing: GovernedHost,
 ) -> None:
-    before = weights(plot)
-    plot.plant("fc1", 0, "low-rank-skip")
-    kernel = plot.sites["fc1"].seed(0).kernel
-    (slot,) = [slot for slot, _ in plot.seed_manager.planted()]
+    before = weights(growing)
+    growing.plant("fc1", 0, "low-rank-skip")
+    kernel = growing.sites["fc1"].seed(0).kernel
+    (slot,) = [slot for slot, _ in growing.seed_manager.planted()]
     operation, name = slot.planted, slot.decision_id
     assert operation is not None
     assert name is not None
-    plot.train(3)
-    spoil(plot, "fc1", 0)
-    plot.train(1)
-    assert plot.incidents == [
+    growing.train(3)
+    spoil(growing, "fc1", 0)
+    growing.train(1)
+    assert growing.incidents == [
         Incident(
             kind=IncidentKind.NAN,
             step=44,
@@ -113,190 +115,192 @@ def test_a_seed_that_makes_the_loss_nan_is_removed_and_the_run_restored(
             ),
         )
     ]
-    assert plot.state("fc1", 0) is S.ROLLED_BACK
-    assert_same(weights(plot), before)
-    trained = {id(member) for group in plot.optimizer.param_groups for member in group["params"]}
+    assert growing.state("fc1", 0) is S.ROLLED_BACK
+    assert_same(weights(growing), before)
+    trained = {id(member) for group in growing.optimizer.param_groups for member in group["params"]}
     assert trained.isdisjoint(map(id, kernel.parameters()))
-    assert plot.sites["fc1"].bank is None
-    plot.train(20)
-    assert len(plot.incidents) == 1
+    assert growing.sites["fc1"].bank is None
+    growing.train(20)
+    assert len(growing.incidents) == 1
 
 
 def test_a_seed_that_makes_the_loss_diverge_is_removed_after_a_few_steps(
-    plot: GovernedPlot,
+    growing: GovernedHost,
 ) -> None:
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(3)
-    spoil(plot, "fc1", 0, 1e4)
-    plot.train(8)
-    (incident,) = plot.incidents
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(3)
+    spoil(growing, "fc1", 0, 1e4)
+    growing.train(8)
+    (incident,) = growing.incidents
     assert incident.kind is IncidentKind.DIVERGENCE
     assert (incident.step, incident.restored_step) == (48, 40)
     assert incident.loss is not None
     assert incident.loss > 100
 
 
-def test_a_rise_of_the_loss_after_a_cull_removes_no_other_seed(plot: GovernedPlot) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(60)
-    plot.cull("fc1", 0)
-    plot.train(SETTINGS.settle_steps, loss=50.0)
-    assert not plot.incidents
-    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
-    assert [seed.site for seed in plot.incidents[0].seeds] == ["conv"]
+def test_a_rise_of_the_loss_after_a_cull_removes_no_other_seed(growing: GovernedHost) -> None:
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(60)
+    growing.cull("fc1", 0)
+    growing.train(SETTINGS.settle_steps, loss=50.0)
+    assert not growing.incidents
+    growing.train(SETTINGS.consecutive_outliers, loss=50.0)
+    assert [seed.site for seed in growing.incidents[0].seeds] == ["conv"]
 
 
-def test_a_rise_of_the_loss_during_a_change_of_alpha_removes_no_seed(plot: GovernedPlot) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.train(60)
-    plot.reweight("conv", 0, alpha=0.5, ramp_steps=20)
-    plot.train(20 + SETTINGS.settle_steps, loss=50.0)
-    assert not plot.incidents
-    assert float(plot.sites["conv"].seed(0).alpha) == 0.5
-    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
-    assert plot.incidents
+def test_a_rise_of_the_loss_during_a_change_of_alpha_removes_no_seed(growing: GovernedHost) -> None:
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.train(60)
+    growing.reweight("conv", 0, alpha=0.5, ramp_steps=20)
+    growing.train(20 + SETTINGS.settle_steps, loss=50.0)
+    assert not growing.incidents
+    assert float(growing.sites["conv"].seed(0).alpha) == 0.5
+    growing.train(SETTINGS.consecutive_outliers, loss=50.0)
+    assert growing.incidents
 
 
 def test_a_rise_of_the_loss_after_a_rollback_removes_no_other_seed(
-    plot: GovernedPlot,
+    growing: GovernedHost,
 ) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.train(60)
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
-    assert [seed.site for seed in plot.incidents[0].seeds] == ["fc1"]
-    plot.train(SETTINGS.settle_steps, loss=50.0)
-    assert len(plot.incidents) == 1
-    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
-    assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.train(60)
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(SETTINGS.consecutive_outliers, loss=50.0)
+    assert [seed.site for seed in growing.incidents[0].seeds] == ["fc1"]
+    growing.train(SETTINGS.settle_steps, loss=50.0)
+    assert len(growing.incidents) == 1
+    growing.train(SETTINGS.consecutive_outliers, loss=50.0)
+    assert [seed.site for seed in growing.incidents[1].seeds] == ["conv"]
 
 
-def test_a_planting_starts_no_settle_window(plot: GovernedPlot) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.train(SETTINGS.consecutive_outliers, loss=50.0)
-    assert plot.incidents
+def test_a_planting_starts_no_settle_window(growing: GovernedHost) -> None:
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.train(SETTINGS.consecutive_outliers, loss=50.0)
+    assert growing.incidents
 
 
 def test_of_two_seeds_on_trial_the_newest_is_removed_and_the_other_restored(
-    plot: GovernedPlot,
+    growing: GovernedHost,
 ) -> None:
-    plot.plant("conv", 0, "squeeze-excite", ramp_steps=20)
-    plot.train(60)
-    assert plot.state("conv", 0) is S.ACTIVE
-    older = plot.sites["conv"].seed(0)
-    plot.train(1)
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(1, loss=float("nan"))
-    assert [seed.site for seed in plot.incidents[0].seeds] == ["fc1"]
-    assert plot.state("conv", 0) is S.ACTIVE
-    assert plot.sites["conv"].seed(0) is older
+    growing.plant("conv", 0, "squeeze-excite", ramp_steps=20)
+    growing.train(60)
+    assert growing.state("conv", 0) is S.ACTIVE
+    older = growing.sites["conv"].seed(0)
+    growing.train(1)
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(1, loss=float("nan"))
+    assert [seed.site for seed in growing.incidents[0].seeds] == ["fc1"]
+    assert growing.state("conv", 0) is S.ACTIVE
+    assert growing.sites["conv"].seed(0) is older
     assert float(older.alpha) == 1.0
-    assert plot.incidents[0].restored_step == 80
-    plot.train(1, loss=float("nan"))
-    assert [seed.site for seed in plot.incidents[1].seeds] == ["conv"]
+    assert growing.incidents[0].restored_step == 80
+    growing.train(1, loss=float("nan"))
+    assert [seed.site for seed in growing.incidents[1].seeds] == ["conv"]
 
 
-def test_seeds_planted_after_the_snapshot_are_removed_too(plot: GovernedPlot) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.train(5)
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(5, loss=1e6)
-    assert [seed.site for seed in plot.incidents[0].seeds] == ["conv", "fc1"]
-    assert plot.incidents[0].restored_step == 40
+def test_seeds_planted_after_the_snapshot_are_removed_too(growing: GovernedHost) -> None:
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.train(5)
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(5, loss=1e6)
+    assert [seed.site for seed in growing.incidents[0].seeds] == ["conv", "fc1"]
+    assert growing.incidents[0].restored_step == 40
 
 
-def test_seeds_culled_since_the_snapshot_stay_culled(plot: GovernedPlot) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.train(50)
-    plot.cull("conv", 0)
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(1, loss=float("nan"))
-    assert plot.incidents[0].restored_step == 60
-    assert plot.state("conv", 0) is S.CULLED
-    assert plot.sites["conv"].bank is None
-    plot.train(5)
+def test_seeds_culled_since_the_snapshot_stay_culled(growing: GovernedHost) -> None:
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.train(50)
+    growing.cull("conv", 0)
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(1, loss=float("nan"))
+    assert growing.incidents[0].restored_step == 60
+    assert growing.state("conv", 0) is S.CULLED
+    assert growing.sites["conv"].bank is None
+    growing.train(5)
 
 
-def test_a_fossilized_seed_beside_its_layer_is_restored_with_the_host(plot: GovernedPlot) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.train(50)
-    plot.fossilize("conv", 0)
-    assert plot.sites["conv"].slots[0].merged_sha256 is None
-    plot.train(10)
-    kept = copy.deepcopy(plot.sites["conv"].seed(0).state_dict())
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(4)
-    plot.train(1, loss=float("nan"))
-    assert plot.incidents[0].restored_step == 100
-    assert_same(plot.sites["conv"].seed(0).state_dict(), kept)
-    assert plot.state("conv", 0) is S.FOSSILIZED
+def test_a_fossilized_seed_beside_its_layer_is_restored_with_the_host(
+    growing: GovernedHost,
+) -> None:
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.train(50)
+    growing.fossilize("conv", 0)
+    assert growing.sites["conv"].slots[0].merged_sha256 is None
+    growing.train(10)
+    kept = copy.deepcopy(growing.sites["conv"].seed(0).state_dict())
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(4)
+    growing.train(1, loss=float("nan"))
+    assert growing.incidents[0].restored_step == 100
+    assert_same(growing.sites["conv"].seed(0).state_dict(), kept)
+    assert growing.state("conv", 0) is S.FOSSILIZED
 
 
-def test_no_snapshot_of_before_a_merge_is_restored(plot: GovernedPlot) -> None:
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(52)
-    plot.fossilize("fc1", 0)
-    assert plot.sites["fc1"].slots[0].merged_sha256 is not None
-    merged = weights(plot)
-    plot.plant("fc1", 1, "linear-bottleneck")
-    plot.train(1, loss=float("nan"))
-    assert plot.incidents[0].restored_step == 92
-    assert_same(weights(plot), merged)
+def test_no_snapshot_of_before_a_merge_is_restored(growing: GovernedHost) -> None:
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(52)
+    growing.fossilize("fc1", 0)
+    assert growing.sites["fc1"].slots[0].merged_sha256 is not None
+    merged = weights(growing)
+    growing.plant("fc1", 1, "linear-bottleneck")
+    growing.train(1, loss=float("nan"))
+    assert growing.incidents[0].restored_step == 92
+    assert_same(weights(growing), merged)
 
 
 def test_an_incident_without_seeds_on_trial_changes_nothing_and_is_noted_once(
-    plot: GovernedPlot, caplog: pytest.LogCaptureFixture
+    growing: GovernedHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = weights(plot)
+    before = weights(growing)
     with caplog.at_level(logging.WARNING, logger="esper"):
         for _ in range(3):
-            plot.governor.observe(torch.tensor(torch.nan), plot.step + 1)
-    assert plot.incidents == [Incident(kind=IncidentKind.NAN, step=41)]
+            growing.governor.observe(torch.tensor(torch.nan), growing.step + 1)
+    assert growing.incidents == [Incident(kind=IncidentKind.NAN, step=41)]
     assert len(caplog.records) == 1
     assert "with no seed on trial: the host causes it, and nothing is changed" in caplog.text
-    assert_same(weights(plot), before)
+    assert_same(weights(growing), before)
 
 
-def test_a_fossilized_seed_belongs_to_the_host(plot: GovernedPlot) -> None:
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.train(3)
-    plot.fossilize("conv", 0)
-    plot.train(1, loss=float("nan"))
-    assert plot.incidents == [Incident(kind=IncidentKind.NAN, step=44)]
-    assert plot.state("conv", 0) is S.FOSSILIZED
+def test_a_fossilized_seed_belongs_to_the_host(growing: GovernedHost) -> None:
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.train(3)
+    growing.fossilize("conv", 0)
+    growing.train(1, loss=float("nan"))
+    assert growing.incidents == [Incident(kind=IncidentKind.NAN, step=44)]
+    assert growing.state("conv", 0) is S.FOSSILIZED
 
 
 def test_without_memory_for_snapshots_the_seed_is_still_removed() -> None:
-    plot = GovernedPlot(settings=GovernorSettings(snapshot_bytes=100))
-    plot.train(40)
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(1, loss=float("nan"))
-    (incident,) = plot.incidents
+    growing = GovernedHost(settings=GovernorSettings(snapshot_bytes=100))
+    growing.train(40)
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(1, loss=float("nan"))
+    (incident,) = growing.incidents
     assert incident.restored_step is None
-    assert plot.state("fc1", 0) is S.ROLLED_BACK
+    assert growing.state("fc1", 0) is S.ROLLED_BACK
 
 
 def test_the_same_losses_lead_to_the_same_incidents_and_bits() -> None:
     runs = []
     for _ in range(2):
-        plot = GovernedPlot()
-        plot.train(40)
-        plot.plant("fc1", 0, "low-rank-skip")
-        plot.train(3)
-        spoil(plot, "fc1", 0, 1e4)
-        plot.train(30)
-        runs.append((plot.incidents, weights(plot)))
+        growing = GovernedHost()
+        growing.train(40)
+        growing.plant("fc1", 0, "low-rank-skip")
+        growing.train(3)
+        spoil(growing, "fc1", 0, 1e4)
+        growing.train(30)
+        runs.append((growing.incidents, weights(growing)))
     assert runs[0][0] == runs[1][0]
     assert_same(runs[0][1], runs[1][1])
 
 
 def test_a_recorded_incident_is_repeated_at_its_step() -> None:
-    first, again = GovernedPlot(), GovernedPlot()
-    for plot in (first, again):
-        plot.train(40)
-        plot.plant("fc1", 0, "low-rank-skip")
-        plot.train(4)
+    first, again = GovernedHost(), GovernedHost()
+    for growing in (first, again):
+        growing.train(40)
+        growing.plant("fc1", 0, "low-rank-skip")
+        growing.train(4)
     first.train(1, loss=float("nan"))
     again.step += 1
     again.governor.observe_replayed(torch.tensor(0.5), again.step, first.incidents)
@@ -305,10 +309,10 @@ def test_a_recorded_incident_is_repeated_at_its_step() -> None:
 
 
 def test_a_recorded_incident_without_its_snapshot_is_refused(
-    plot: GovernedPlot,
+    growing: GovernedHost,
 ) -> None:
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.train(1)
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.train(1)
     incident = Incident(kind=IncidentKind.NAN, step=42, restored_step=10)
     incident = incident.model_copy(
         update={
@@ -316,7 +320,7 @@ def test_a_recorded_incident_without_its_snapshot_is_refused(
         }
     )
     with pytest.raises(ValueError, match="returned to step 10, of which there is no snapshot"):
-        plot.governor.observe_replayed(torch.tensor(0.5), 42, [incident])
+        growing.governor.observe_replayed(torch.tensor(0.5), 42, [incident])
 
 
 def test_a_loss_on_the_cpu_is_returned_immediately() -> None:

@@ -16,7 +16,7 @@ from esper.training.gradients import GradientNorms
 from esper.training.optimizer import OptimizerMembership
 from tests.seed.hosts import host, images, labels
 from tests.training.fake_workers import Outside
-from tests.training.grow_fixture import Plot
+from tests.training.grow_fixture import GrowingHost
 
 REPORT_EVERY = 3
 
@@ -31,80 +31,80 @@ def by_hand(layer: nn.Module) -> float:
     return math.sqrt(squares)
 
 
-def backward(plot: Plot) -> None:
+def backward(growing: GrowingHost) -> None:
     """Run the forward and the backward pass of a training step."""
-    F.cross_entropy(plot.model(images(16)), labels(16)).backward()
+    F.cross_entropy(growing.model(images(16)), labels(16)).backward()
 
 
-def finish(plot: Plot) -> None:
+def finish(growing: GrowingHost) -> None:
     """Run the optimizer's step and zero the gradients."""
-    plot.optimizer.step()
-    plot.optimizer.zero_grad()
+    growing.optimizer.step()
+    growing.optimizer.zero_grad()
 
 
 def test_norms_are_available_after_gradients_are_zeroed() -> None:
-    plot = Plot()
-    norms = GradientNorms(plot.sites)
-    plot.seed_manager.measure_gradients(norms)
-    backward(plot)
-    expected = {name: by_hand(site.layer) for name, site in plot.sites.items()}
-    finish(plot)
+    growing = GrowingHost()
+    norms = GradientNorms(growing.sites)
+    growing.seed_manager.measure_gradients(norms)
+    backward(growing)
+    expected = {name: by_hand(site.layer) for name, site in growing.sites.items()}
+    finish(growing)
     assert norms.take() == pytest.approx(expected, rel=1e-5)
     assert norms.take() == {}
 
 
 def test_only_the_next_step_is_measured_and_no_hook_remains() -> None:
-    plot = Plot()
-    norms = GradientNorms(plot.sites)
-    plot.train()
+    growing = GrowingHost()
+    norms = GradientNorms(growing.sites)
+    growing.train()
     assert norms.take() == {}
-    plot.seed_manager.measure_gradients(norms)
-    plot.train()
+    growing.seed_manager.measure_gradients(norms)
+    growing.train()
     assert norms.take().keys() == {"conv", "fc1"}
-    plot.train()
+    growing.train()
     assert norms.take() == {}
-    assert not plot.optimizer._optimizer_step_pre_hooks
+    assert not growing.optimizer._optimizer_step_pre_hooks
 
 
 def test_seeds_do_not_count_in_the_norm_of_their_layer() -> None:
-    plot = Plot()
-    norms = GradientNorms(plot.sites)
-    layer = plot.sites["fc1"].layer
-    plot.seed_manager.measure_gradients(norms)
-    backward(plot)
+    growing = GrowingHost()
+    norms = GradientNorms(growing.sites)
+    layer = growing.sites["fc1"].layer
+    growing.seed_manager.measure_gradients(norms)
+    backward(growing)
     expected = by_hand(layer)
     # Fresh, so an exact no-op: the layer's own gradient is as it was, the kernel's comes on top.
-    plot.optimizer.zero_grad()
-    plot.plant("fc1", 0, "linear-bottleneck")
-    backward(plot)
+    growing.optimizer.zero_grad()
+    growing.plant("fc1", 0, "linear-bottleneck")
+    backward(growing)
     assert by_hand(layer) > expected * 1.01
-    finish(plot)
+    finish(growing)
     assert norms.take()["fc1"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_sites_without_a_finite_norm_are_left_out() -> None:
-    plot = Plot()
-    norms = GradientNorms(plot.sites)
-    plot.seed_manager.measure_gradients(norms)
-    backward(plot)
-    assert isinstance(plot.model.conv.weight.grad, Tensor)
-    plot.model.conv.weight.grad[0] = torch.nan
-    finish(plot)
+    growing = GrowingHost()
+    norms = GradientNorms(growing.sites)
+    growing.seed_manager.measure_gradients(norms)
+    backward(growing)
+    assert isinstance(growing.model.conv.weight.grad, Tensor)
+    growing.model.conv.weight.grad[0] = torch.nan
+    finish(growing)
     assert norms.take().keys() == {"fc1"}
-    plot = Plot()
-    norms = GradientNorms(plot.sites)
-    plot.seed_manager.measure_gradients(norms)
-    finish(plot)
+    growing = GrowingHost()
+    norms = GradientNorms(growing.sites)
+    growing.seed_manager.measure_gradients(norms)
+    finish(growing)
     assert norms.take() == {}
 
 
 def test_norms_of_a_fused_optimizer_are_without_the_scale_of_its_loss() -> None:
-    plot = Plot(lambda model: Adam(model.parameters(), fused=True))
-    norms, scaler = GradientNorms(plot.sites), torch.amp.GradScaler("cpu", init_scale=1024.0)
-    plot.seed_manager.measure_gradients(norms)
-    scaler.scale(F.cross_entropy(plot.model(images(16)), labels(16))).backward()  # type: ignore[no-untyped-call]
-    scaled = by_hand(plot.model.fc1)
-    scaler.step(plot.optimizer)
+    growing = GrowingHost(lambda model: Adam(model.parameters(), fused=True))
+    norms, scaler = GradientNorms(growing.sites), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    growing.seed_manager.measure_gradients(norms)
+    scaler.scale(F.cross_entropy(growing.model(images(16)), labels(16))).backward()  # type: ignore[no-untyped-call]
+    scaled = by_hand(growing.model.fc1)
+    scaler.step(growing.optimizer)
     assert norms.take()["fc1"] == pytest.approx(scaled / 1024.0, rel=1e-5)
 
 

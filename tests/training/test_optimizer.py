@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from esper.training.optimizer import OptimizerMembership, OptimizerRefused, ParameterUntrained
 from tests.seed.hosts import host, images
-from tests.training.grow_fixture import MakeOptimizer, Plot
+from tests.training.grow_fixture import GrowingHost, MakeOptimizer
 
 OPTIMIZERS: dict[str, MakeOptimizer] = {
     "sgd": lambda model: SGD(model.parameters(), lr=0.05),
@@ -33,13 +33,13 @@ def groups_of(optimizer: Optimizer) -> Counter[int]:
     return Counter(id(one) for group in optimizer.param_groups for one in group["params"])
 
 
-def assert_each_parameter_is_in_one_group(plot: Plot) -> None:
-    assert groups_of(plot.optimizer) == Counter(id(one) for one in plot.model.parameters())
+def assert_each_parameter_is_in_one_group(growing: GrowingHost) -> None:
+    assert groups_of(growing.optimizer) == Counter(id(one) for one in growing.model.parameters())
 
 
-def assert_nothing_is_remembered_of_the_gone(plot: Plot) -> None:
-    present = {id(parameter) for parameter in plot.model.parameters()}
-    assert {id(parameter) for parameter in plot.optimizer.state} <= present
+def assert_nothing_is_remembered_of_the_gone(growing: GrowingHost) -> None:
+    present = {id(parameter) for parameter in growing.model.parameters()}
+    assert {id(parameter) for parameter in growing.optimizer.state} <= present
 
 
 @settings(max_examples=15, deadline=None)
@@ -48,61 +48,61 @@ def test_every_parameter_is_in_exactly_one_group_whatever_is_planted_and_culled(
     moves: list[tuple[str, int] | str],
 ) -> None:
     """A slot is planted if it is empty and culled otherwise."""
-    plot = Plot()
+    growing = GrowingHost()
     for move in moves:
         if isinstance(move, str):
-            plot.train()
+            growing.train()
             continue
         site, slot = move
-        if slot in {found.index for found, _ in plot.sites[site].seeds()}:
-            plot.cull(site, slot)
-            plot.seed_manager.end_embargoes(plot.step, embargo_steps=0)
+        if slot in {found.index for found, _ in growing.sites[site].seeds()}:
+            growing.cull(site, slot)
+            growing.seed_manager.end_embargoes(growing.step, embargo_steps=0)
         else:
-            plot.plant(site, slot, BLUEPRINTS[site])
-        assert_each_parameter_is_in_one_group(plot)
-        assert_nothing_is_remembered_of_the_gone(plot)
+            growing.plant(site, slot, BLUEPRINTS[site])
+        assert_each_parameter_is_in_one_group(growing)
+        assert_nothing_is_remembered_of_the_gone(growing)
 
 
 @EACH_OPTIMIZER
 def test_a_planted_kernel_trains_from_the_next_step_on(make: MakeOptimizer) -> None:
-    plot = Plot(make)
-    plot.train(2)
-    kernel = plot.plant("fc1", 0, "linear-bottleneck")
+    growing = GrowingHost(make)
+    growing.train(2)
+    kernel = growing.plant("fc1", 0, "linear-bottleneck")
     before = {name: value.clone() for name, value in kernel.state_dict().items()}
-    plot.train()
+    growing.train()
     assert not torch.equal(kernel.state_dict()["up.bias"], before["up.bias"])
-    plot.train(2)
+    growing.train(2)
     for name, value in kernel.state_dict().items():
         assert not torch.equal(value, before[name]), name
 
 
 @EACH_OPTIMIZER
 def test_a_culled_kernel_is_not_trained_and_leaves_no_optimizer_state(make: MakeOptimizer) -> None:
-    plot = Plot(make)
-    kernel = plot.plant("fc1", 0, "linear-bottleneck")
-    plot.train(2)
-    plot.model(images()).sum().backward()
-    plot.cull("fc1", 0)
+    growing = GrowingHost(make)
+    kernel = growing.plant("fc1", 0, "linear-bottleneck")
+    growing.train(2)
+    growing.model(images()).sum().backward()
+    growing.cull("fc1", 0)
     assert all(parameter.grad is None for parameter in kernel.parameters())
     left = {name: value.clone() for name, value in kernel.state_dict().items()}
-    plot.train(2)
+    growing.train(2)
     assert all(torch.equal(value, left[name]) for name, value in kernel.state_dict().items())
-    assert_nothing_is_remembered_of_the_gone(plot)
+    assert_nothing_is_remembered_of_the_gone(growing)
 
 
 @EACH_OPTIMIZER
 def test_a_kernel_culled_before_it_learned_leaves_the_bits_of_a_model_without_growth(
     make: MakeOptimizer,
 ) -> None:
-    grown, plain = Plot(make), Plot(make)
-    for plot in (grown, plain):
-        plot.train(2)
+    grown, plain = GrowingHost(make), GrowingHost(make)
+    for growing in (grown, plain):
+        growing.train(2)
     grown.plant("conv", 0, "conv-bottleneck")
     grown.plant("fc1", 1, "gated-linear-unit")
     grown.cull("conv", 0)
     grown.cull("fc1", 1)
-    for plot in (grown, plain):
-        plot.train(3)
+    for growing in (grown, plain):
+        growing.train(3)
     assert_same(grown.model.state_dict(), plain.model.state_dict())
     assert_same(flat_state(grown.optimizer), flat_state(plain.optimizer))
 
@@ -123,21 +123,21 @@ def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> N
 
 
 def test_a_learning_rate_schedule_made_before_planting_governs_the_kernel() -> None:
-    plot = Plot()
-    schedule = StepLR(plot.optimizer, step_size=1, gamma=0.5)
-    kernel = plot.plant("fc1", 0, "low-rank-skip")
-    plot.train()
+    growing = GrowingHost()
+    schedule = StepLR(growing.optimizer, step_size=1, gamma=0.5)
+    kernel = growing.plant("fc1", 0, "low-rank-skip")
+    growing.train()
     schedule.step()
-    (group,) = plot.optimizer.param_groups
+    (group,) = growing.optimizer.param_groups
     assert {id(parameter) for parameter in kernel.parameters()} <= {id(p) for p in group["params"]}
     assert group["lr"] == 0.005
-    plot.cull("fc1", 0)
+    growing.cull("fc1", 0)
     schedule.step()
     assert group["lr"] == 0.0025
 
 
 def test_a_kernel_joins_the_group_of_its_layer() -> None:
-    plot = Plot(
+    growing = GrowingHost(
         lambda model: SGD(
             [
                 {"params": model.get_submodule("fc1").parameters(), "lr": 0.5},
@@ -145,8 +145,8 @@ def test_a_kernel_joins_the_group_of_its_layer() -> None:
             ]
         )
     )
-    kernels = plot.plant("fc1", 0, "low-rank-skip"), plot.plant("conv", 0, "squeeze-excite")
-    for group, kernel in zip(plot.optimizer.param_groups, kernels, strict=True):
+    kernels = growing.plant("fc1", 0, "low-rank-skip"), growing.plant("conv", 0, "squeeze-excite")
+    for group, kernel in zip(growing.optimizer.param_groups, kernels, strict=True):
         members = {id(parameter) for parameter in group["params"]}
         assert {id(parameter) for parameter in kernel.parameters()} <= members
 
@@ -161,23 +161,23 @@ def test_a_kernel_joins_the_group_of_the_weight_where_the_bias_has_another() -> 
             ]
         )
 
-    plot = Plot(split)
-    kernel = plot.plant("fc1", 0, "low-rank-skip")
+    growing = GrowingHost(split)
+    kernel = growing.plant("fc1", 0, "low-rank-skip")
     biases, weights = (
-        {id(one) for one in group["params"]} for group in plot.optimizer.param_groups
+        {id(one) for one in group["params"]} for group in growing.optimizer.param_groups
     )
     assert {id(parameter) for parameter in kernel.parameters()} <= weights
     assert not {id(parameter) for parameter in kernel.parameters()} & biases
 
 
 def test_an_optimizer_with_parameter_names_gets_the_names_of_kernels() -> None:
-    plot = Plot(lambda model: Adam(model.named_parameters()))
-    (group,) = plot.optimizer.param_groups
-    plot.plant("fc1", 0, "linear-bottleneck")
-    plot.plant("conv", 1, "squeeze-excite")
-    names = {id(parameter): name for name, parameter in plot.model.named_parameters()}
+    growing = GrowingHost(lambda model: Adam(model.named_parameters()))
+    (group,) = growing.optimizer.param_groups
+    growing.plant("fc1", 0, "linear-bottleneck")
+    growing.plant("conv", 1, "squeeze-excite")
+    names = {id(parameter): name for name, parameter in growing.model.named_parameters()}
     assert group["param_names"] == [names[id(parameter)] for parameter in group["params"]]
-    plot.cull("fc1", 0)
+    growing.cull("fc1", 0)
     assert group["param_names"] == [names[id(parameter)] for parameter in group["params"]]
 
 
@@ -213,50 +213,50 @@ def test_a_group_added_later_is_found_and_a_removed_group_is_not() -> None:
 
 
 def test_another_optimizer_trains_present_and_future_seeds() -> None:
-    plot = Plot()
-    kernel = plot.plant("fc1", 0, "linear-bottleneck")
-    plot.train()
+    growing = GrowingHost()
+    kernel = growing.plant("fc1", 0, "linear-bottleneck")
+    growing.train()
     before, old = (
-        plot.optimizer,
+        growing.optimizer,
         {name: value.clone() for name, value in kernel.state_dict().items()},
     )
-    host_only = [one for name, one in plot.model.named_parameters() if "esper" not in name]
-    plot.optimizer = SGD(host_only, lr=0.1)
-    plot.seed_manager.set_optimizer(OptimizerMembership(plot.optimizer))
-    assert_each_parameter_is_in_one_group(plot)
-    plot.plant("conv", 0, "squeeze-excite")
-    assert_each_parameter_is_in_one_group(plot)
-    plot.train(2)
+    host_only = [one for name, one in growing.model.named_parameters() if "esper" not in name]
+    growing.optimizer = SGD(host_only, lr=0.1)
+    growing.seed_manager.set_optimizer(OptimizerMembership(growing.optimizer))
+    assert_each_parameter_is_in_one_group(growing)
+    growing.plant("conv", 0, "squeeze-excite")
+    assert_each_parameter_is_in_one_group(growing)
+    growing.train(2)
     assert not torch.equal(kernel.state_dict()["up.bias"], old["up.bias"])
     assert not before._optimizer_step_post_hooks
 
 
 def test_an_optimizer_that_does_not_train_the_sites_changes_nothing() -> None:
-    plot = Plot()
-    plot.plant("fc1", 0, "linear-bottleneck")
+    growing = GrowingHost()
+    growing.plant("fc1", 0, "linear-bottleneck")
     with pytest.raises(ParameterUntrained, match="no parameter of conv"):
-        plot.seed_manager.set_optimizer(
-            OptimizerMembership(SGD(plot.model.fc1.parameters(), lr=0.1))
+        growing.seed_manager.set_optimizer(
+            OptimizerMembership(SGD(growing.model.fc1.parameters(), lr=0.1))
         )
-    plot.plant("conv", 0, "squeeze-excite")
-    assert_each_parameter_is_in_one_group(plot)
+    growing.plant("conv", 0, "squeeze-excite")
+    assert_each_parameter_is_in_one_group(growing)
 
 
 def test_the_lists_of_a_group_are_changed_in_place() -> None:
-    plot = Plot()
-    held = plot.optimizer.param_groups[0]["params"]
-    plot.plant("fc1", 0, "low-rank-skip")
-    assert len(held) == len(list(plot.model.parameters()))
-    plot.cull("fc1", 0)
-    assert len(held) == len(list(plot.model.parameters()))
+    growing = GrowingHost()
+    held = growing.optimizer.param_groups[0]["params"]
+    growing.plant("fc1", 0, "low-rank-skip")
+    assert len(held) == len(list(growing.model.parameters()))
+    growing.cull("fc1", 0)
+    assert len(held) == len(list(growing.model.parameters()))
 
 
 def test_two_plantings_of_one_blueprint_share_no_weights() -> None:
-    plot = Plot()
-    kernels = [plot.plant("fc1", slot, "low-rank-skip") for slot in (0, 1)]
-    plot.train(2)
-    plot.cull("fc1", 0)
+    growing = GrowingHost()
+    kernels = [growing.plant("fc1", slot, "low-rank-skip") for slot in (0, 1)]
+    growing.train(2)
+    growing.cull("fc1", 0)
     before = {name: value.clone() for name, value in kernels[1].state_dict().items()}
-    plot.train(2)
+    growing.train(2)
     for name, value in kernels[1].state_dict().items():
         assert not torch.equal(value, before[name]), name

@@ -12,32 +12,32 @@ from esper.seed import Site, find_sites
 from esper.training.probe import Probe, ProbeRefused, ProbeResult
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import awaken
-from tests.training.grow_fixture import Plot
+from tests.training.grow_fixture import GrowingHost
 
 BATCH = images(40, seed=3), labels(40, seed=3)
 
 
-def grown(*slots: tuple[str, int]) -> Plot:
+def grown(*slots: tuple[str, int]) -> GrowingHost:
     """Return a host with seeds that change its output, at these (site, slot) pairs."""
-    plot = Plot()
+    growing = GrowingHost()
     names = {"conv": ("conv-bottleneck", "squeeze-excite"), "fc1": ("linear-bottleneck",) * 2}
     for index, (site, slot) in enumerate(slots):
-        kernel = plot.plant(site, slot, names[site][slot], alpha=0.9 - 0.2 * index)
+        kernel = growing.plant(site, slot, names[site][slot], alpha=0.9 - 0.2 * index)
         awaken(kernel, index)
-    return plot
+    return growing
 
 
-def measure(plot: Plot) -> ProbeResult:
-    return Probe(BATCH, F.cross_entropy).measure(plot.model, plot.sites)
+def measure(growing: GrowingHost) -> ProbeResult:
+    return Probe(BATCH, F.cross_entropy).measure(growing.model, growing.sites)
 
 
-def naive(plot: Plot, site: str, slot: int) -> float:
+def naive(growing: GrowingHost, site: str, slot: int) -> float:
     """Return the loss without the seed minus the loss with it, from two forward passes."""
-    seed = plot.sites[site].seed(slot)
+    seed = growing.sites[site].seed(slot)
     losses = []
     for alpha in (torch.zeros_like(seed.alpha), seed.alpha):
-        twin = copy.deepcopy(plot.model).eval()
-        twin.get_submodule(plot.sites[site].module_path(slot)).alpha = alpha
+        twin = copy.deepcopy(growing.model).eval()
+        twin.get_submodule(growing.sites[site].module_path(slot)).alpha = alpha
         with torch.no_grad():
             losses.append(float(F.cross_entropy(twin(BATCH[0]), BATCH[1])))
     return losses[0] - losses[1]
@@ -56,32 +56,34 @@ def naive(plot: Plot, site: str, slot: int) -> float:
 def test_a_contribution_is_the_loss_without_a_seed_minus_the_loss_with_it(
     slots: list[tuple[str, int]],
 ) -> None:
-    plot = grown(*slots)
-    measured = measure(plot)
+    growing = grown(*slots)
+    measured = measure(growing)
     assert list(measured.contributions) == slots
     for site, slot in slots:
-        expected = naive(plot, site, slot)
+        expected = naive(growing, site, slot)
         assert abs(expected) > 1e-4
         assert measured.contributions[site, slot] == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_loss_is_that_of_the_whole_model() -> None:
-    plot = grown(("conv", 0), ("fc1", 0))
+    growing = grown(("conv", 0), ("fc1", 0))
     with torch.no_grad():
-        expected = float(F.cross_entropy(plot.model(BATCH[0]), BATCH[1]))
-    assert measure(plot).loss == pytest.approx(expected, abs=1e-6)
+        expected = float(F.cross_entropy(growing.model(BATCH[0]), BATCH[1]))
+    assert measure(growing).loss == pytest.approx(expected, abs=1e-6)
 
 
 def test_only_seeds_on_trial_are_left_out() -> None:
-    plot = grown(("conv", 0), ("fc1", 0))
-    plot.fossilize("conv", 0)
-    assert list(measure(plot).contributions) == [("fc1", 0)]
+    growing = grown(("conv", 0), ("fc1", 0))
+    growing.fossilize("conv", 0)
+    assert list(measure(growing).contributions) == [("fc1", 0)]
 
 
 def test_a_blending_seed_is_measured_at_its_present_alpha() -> None:
-    plot = Plot()
-    awaken(plot.plant("fc1", 0, "linear-bottleneck", ramp_steps=10))
-    assert measure(plot).contributions["fc1", 0] == pytest.approx(naive(plot, "fc1", 0), abs=1e-6)
+    growing = GrowingHost()
+    awaken(growing.plant("fc1", 0, "linear-bottleneck", ramp_steps=10))
+    assert measure(growing).contributions["fc1", 0] == pytest.approx(
+        naive(growing, "fc1", 0), abs=1e-6
+    )
 
 
 class Stateful(nn.Module):
@@ -120,42 +122,42 @@ def test_measuring_changes_neither_model_nor_random_numbers() -> None:
 
 
 def test_measuring_keeps_every_alpha_tensor() -> None:
-    plot = grown(("conv", 0), ("fc1", 0))
-    seeds = [seed for site in plot.sites.values() for _, seed in site.seeds()]
+    growing = grown(("conv", 0), ("fc1", 0))
+    seeds = [seed for site in growing.sites.values() for _, seed in site.seeds()]
     alphas = [(seed.alpha, seed.alpha.clone()) for seed in seeds]
-    measure(plot)
+    measure(growing)
     for seed, (alpha, value) in zip(seeds, alphas, strict=True):
         assert seed.alpha is alpha
         assert torch.equal(alpha, value)
 
 
 def test_a_failing_forward_restores_every_alpha_and_mode() -> None:
-    plot = grown(("fc1", 0))
-    alpha = plot.sites["fc1"].seed(0).alpha
+    growing = grown(("fc1", 0))
+    alpha = growing.sites["fc1"].seed(0).alpha
 
     def fail(*_: Any) -> None:
         raise RuntimeError("no")
 
-    handle = plot.model.fc2.register_forward_pre_hook(fail)
+    handle = growing.model.fc2.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="no"):
-        measure(plot)
+        measure(growing)
     handle.remove()
-    assert plot.sites["fc1"].seed(0).alpha is alpha
-    assert plot.model.training
+    assert growing.sites["fc1"].seed(0).alpha is alpha
+    assert growing.model.training
 
 
 def test_a_loss_that_is_not_finite_is_none() -> None:
-    plot = grown(("fc1", 0))
+    growing = grown(("fc1", 0))
     with torch.no_grad():
-        plot.model.fc2.bias.fill_(float("nan"))
-    assert measure(plot) == ProbeResult(loss=None, contributions={("fc1", 0): None})
+        growing.model.fc2.bias.fill_(float("nan"))
+    assert measure(growing) == ProbeResult(loss=None, contributions={("fc1", 0): None})
 
 
 def test_a_loss_that_is_not_finite_gives_no_contribution() -> None:
-    plot = grown(("fc1", 0), ("fc1", 1))
+    growing = grown(("fc1", 0), ("fc1", 1))
     with torch.no_grad():
-        next(plot.sites["fc1"].seed(0).kernel.parameters()).fill_(float("inf"))
-    measured = measure(plot)
+        next(growing.sites["fc1"].seed(0).kernel.parameters()).fill_(float("inf"))
+    measured = measure(growing)
     assert measured.loss is None
     assert set(measured.contributions.values()) == {None}
 

@@ -16,7 +16,7 @@ from esper.topics.models import (
 )
 from esper.training.probe import ProbeResult
 from esper.training.reporter import Reporter
-from tests.training.grow_fixture import RUN, ZEROS, Plot, decision, planting
+from tests.training.grow_fixture import RUN, ZEROS, GrowingHost, decision, planting
 
 OPENING = RunConfig(
     seed=1, slots={"fc1": 3}, policy=PolicySpec(), host_params=100, report_interval_steps=20
@@ -29,10 +29,14 @@ def a_reporter() -> Reporter:
 
 
 def next_report(
-    reporter: Reporter, plot: Plot | None = None, *, step: int = 0, measured: ProbeResult = NOTHING
+    reporter: Reporter,
+    growing: GrowingHost | None = None,
+    *,
+    step: int = 0,
+    measured: ProbeResult = NOTHING,
 ) -> SeedReport:
     report = reporter.next(
-        plot.sites if plot else {}, measured, step=step, train_loss=torch.tensor(1.0)
+        growing.sites if growing else {}, measured, step=step, train_loss=torch.tensor(1.0)
     )
     assert decode(SeedReport, encode(report)) == report
     return report
@@ -114,15 +118,15 @@ def test_only_the_last_report_closes() -> None:
 
 
 def test_dormant_seeds_are_not_reported() -> None:
-    assert next_report(a_reporter(), Plot()).seeds == ()
+    assert next_report(a_reporter(), GrowingHost()).seeds == ()
 
 
 def test_a_planted_seed_is_reported_with_every_field_that_decisions_need() -> None:
-    plot = Plot()
-    kernel = plot.plant("fc1", 1, "low-rank-skip", alpha=0.5, ramp_steps=4)
-    plot.train(2)
+    growing = GrowingHost()
+    kernel = growing.plant("fc1", 1, "low-rank-skip", alpha=0.5, ramp_steps=4)
+    growing.train(2)
     (status,) = next_report(
-        a_reporter(), plot, step=plot.step, measured=ProbeResult(0.1, {("fc1", 1): 0.02})
+        a_reporter(), growing, step=growing.step, measured=ProbeResult(0.1, {("fc1", 1): 0.02})
     ).seeds
     assert (status.site, status.slot, status.state) == ("fc1", 1, SeedState.BLENDING)
     assert (status.kernel_id, status.blueprint_id) == (kernel.kernel_id, "low-rank-skip")
@@ -131,11 +135,11 @@ def test_a_planted_seed_is_reported_with_every_field_that_decisions_need() -> No
 
 
 def test_loading_and_culled_seeds_are_reported_without_a_kernel() -> None:
-    plot = Plot()
-    plot.plant("fc1", 0, "low-rank-skip")
-    plot.cull("fc1", 0)
-    plot.seed_manager.reserve(decision(planting(plot.sites["conv"], 0, "gated-conv")), 0)
-    statuses = next_report(a_reporter(), plot).seeds
+    growing = GrowingHost()
+    growing.plant("fc1", 0, "low-rank-skip")
+    growing.cull("fc1", 0)
+    growing.seed_manager.reserve(decision(planting(growing.sites["conv"], 0, "gated-conv")), 0)
+    statuses = next_report(a_reporter(), growing).seeds
     assert [(status.site, status.state, status.kernel_id) for status in statuses] == [
         ("conv", SeedState.LOADING, None),
         ("fc1", SeedState.CULLED, None),

@@ -14,86 +14,86 @@ from esper.training.optimizer import OptimizerMembership, ParameterUntrained
 from esper.training.seed_manager import PlanRefused, SeedManager
 from tests.seed.hosts import host, images, sites_of
 from tests.seed.kernels import awaken, kernel_for
-from tests.training.grow_fixture import ZEROS, Plot, Shape, adam, decision, planting
+from tests.training.grow_fixture import ZEROS, GrowingHost, Shape, adam, decision, planting
 
 S = SeedState
 
 
-def grown_plot() -> Plot:
+def grown_host() -> GrowingHost:
     """Return a host with an active seed at fc1/0, a blending one at fc1/1, a fossil at conv/0."""
-    plot = Plot()
-    plot.plant("fc1", 0, "linear-bottleneck")
-    plot.plant("conv", 0, "squeeze-excite")
-    plot.fossilize("conv", 0)
-    plot.train(2)
-    plot.plant("fc1", 1, "low-rank-skip", ramp_steps=50)
-    plot.train(2)
-    return plot
+    growing = GrowingHost()
+    growing.plant("fc1", 0, "linear-bottleneck")
+    growing.plant("conv", 0, "squeeze-excite")
+    growing.fossilize("conv", 0)
+    growing.train(2)
+    growing.plant("fc1", 1, "low-rank-skip", ramp_steps=50)
+    growing.train(2)
+    return growing
 
 
-def everything(plot: Plot) -> dict[str, Any]:
+def everything(growing: GrowingHost) -> dict[str, Any]:
     """Return all state that a refused plan must not change."""
     return copy.deepcopy(
         {
-            "model": plot.model.state_dict(),
-            "optimizer": plot.optimizer.state_dict(),
-            "slots": [slot for site in plot.sites.values() for slot in site.slots],
+            "model": growing.model.state_dict(),
+            "optimizer": growing.optimizer.state_dict(),
+            "slots": [slot for site in growing.sites.values() for slot in site.slots],
         }
     )
 
 
-def assert_unchanged(plot: Plot, before: dict[str, Any]) -> None:
-    after = everything(plot)
+def assert_unchanged(growing: GrowingHost, before: dict[str, Any]) -> None:
+    after = everything(growing)
     assert after["slots"] == before["slots"]
     torch.testing.assert_close(after["model"], before["model"], rtol=0, atol=0)
     torch.testing.assert_close(after["optimizer"], before["optimizer"], rtol=0, atol=0)
 
 
-def possible(plot: Plot) -> list[Plant | Cull]:
+def possible(growing: GrowingHost) -> list[Plant | Cull]:
     """Return operations that can be applied now."""
-    planted = plot.sites["fc1"].slots[0].planted
+    planted = growing.sites["fc1"].slots[0].planted
     assert planted is not None
     return [
-        planting(plot.sites["conv"], 1, "conv-bottleneck"),
+        planting(growing.sites["conv"], 1, "conv-bottleneck"),
         Cull(site="fc1", slot=0, kernel_id=planted.kernel_id),
     ]
 
 
-IMPOSSIBLE: dict[str, tuple[Callable[[Plot], Any], str]] = {
+IMPOSSIBLE: dict[str, tuple[Callable[[GrowingHost], Any], str]] = {
     "unknown site": (
-        lambda plot: Cull(site="fc9", slot=0, kernel_id=ZEROS),
+        lambda growing: Cull(site="fc9", slot=0, kernel_id=ZEROS),
         "there is no slot fc9/0",
     ),
     "unknown slot": (
-        lambda plot: Cull(site="fc1", slot=3, kernel_id=ZEROS),
+        lambda growing: Cull(site="fc1", slot=3, kernel_id=ZEROS),
         "there is no slot fc1/3",
     ),
     "slot taken": (
-        lambda plot: planting(plot.sites["fc1"], 1, "low-rank-skip"),
+        lambda growing: planting(growing.sites["fc1"], 1, "low-rank-skip"),
         "seed fc1/1 is blending and cannot become loading",
     ),
     "nothing to cull": (
-        lambda plot: Cull(site="fc1", slot=2, kernel_id=ZEROS),
+        lambda growing: Cull(site="fc1", slot=2, kernel_id=ZEROS),
         "seed fc1/2 is dormant and cannot become culled",
     ),
     "kept for good": (
-        lambda plot: Cull(site="conv", slot=0, kernel_id=ZEROS),
+        lambda growing: Cull(site="conv", slot=0, kernel_id=ZEROS),
         "seed conv/0 is fossilized and cannot become culled",
     ),
     "still blending": (
-        lambda plot: Fossilize(site="fc1", slot=1, kernel_id=ZEROS),
+        lambda growing: Fossilize(site="fc1", slot=1, kernel_id=ZEROS),
         "seed fc1/1 is blending and cannot become fossilized",
     ),
     "another kernel": (
-        lambda plot: Cull(site="fc1", slot=1, kernel_id=ZEROS),
+        lambda growing: Cull(site="fc1", slot=1, kernel_id=ZEROS),
         r"seed fc1/1 holds kernel [0-9a-f]{12}, not 000000000000",
     ),
     "same seed twice": (
-        lambda plot: planting(plot.sites["conv"], 1, "gated-conv"),
+        lambda growing: planting(growing.sites["conv"], 1, "gated-conv"),
         "two operations of the plan name one slot",
     ),
     "same kernel twice": (
-        lambda plot: planting(plot.sites["conv"], 2, "conv-bottleneck"),
+        lambda growing: planting(growing.sites["conv"], 2, "conv-bottleneck"),
         "plants one kernel twice; plant it in two decisions",
     ),
 }
@@ -102,51 +102,51 @@ IMPOSSIBLE: dict[str, tuple[Callable[[Plot], Any], str]] = {
 @pytest.mark.parametrize(("impossible", "reason"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 @pytest.mark.parametrize("place", [0, 2], ids=["first", "last"])
 def test_a_plan_with_one_impossible_operation_changes_nothing(
-    impossible: Callable[[Plot], Any], reason: str, place: int
+    impossible: Callable[[GrowingHost], Any], reason: str, place: int
 ) -> None:
-    plot = grown_plot()
-    before = everything(plot)
-    operations = possible(plot)
-    operations.insert(place, impossible(plot))
+    growing = grown_host()
+    before = everything(growing)
+    operations = possible(growing)
+    operations.insert(place, impossible(growing))
     with pytest.raises(PlanRefused, match=reason):
-        plot.apply(decision(*operations))
-    assert_unchanged(plot, before)
+        growing.apply(decision(*operations))
+    assert_unchanged(growing, before)
 
 
-def reserved(plot: Plot) -> AdaptationDecision:
+def reserved(growing: GrowingHost) -> AdaptationDecision:
     """Return a reserved plan."""
-    plan = decision(*possible(plot), name="late")
-    plot.seed_manager.reserve(plan, plot.step)
+    plan = decision(*possible(growing), name="late")
+    growing.seed_manager.reserve(plan, growing.step)
     return plan
 
 
-def assert_refused_whole(plot: Plot, plan: AdaptationDecision, reason: str) -> None:
+def assert_refused_whole(growing: GrowingHost, plan: AdaptationDecision, reason: str) -> None:
     """Assert that applying a reserved plan is refused, and that its release restores its slots."""
-    kernels = plot.kernels_of(plan)
-    before = everything(plot)
+    kernels = growing.kernels_of(plan)
+    before = everything(growing)
     with pytest.raises(PlanRefused, match=reason):
-        plot.seed_manager.apply(plan, kernels, plot.step)
-    assert_unchanged(plot, before)
-    plot.seed_manager.release(plan, plot.step)
-    assert plot.sites["conv"].slots[1].state is S.DORMANT
+        growing.seed_manager.apply(plan, kernels, growing.step)
+    assert_unchanged(growing, before)
+    growing.seed_manager.release(plan, growing.step)
+    assert growing.sites["conv"].slots[1].state is S.DORMANT
 
 
 def test_a_plan_that_became_impossible_while_its_kernels_were_built_changes_nothing() -> None:
-    plot = grown_plot()
-    plan = reserved(plot)
-    plot.cull("fc1", 0)
-    assert_refused_whole(plot, plan, "seed fc1/0 is culled and cannot become culled")
+    growing = grown_host()
+    plan = reserved(growing)
+    growing.cull("fc1", 0)
+    assert_refused_whole(growing, plan, "seed fc1/0 is culled and cannot become culled")
 
 
 def test_a_plan_for_a_layer_that_is_not_trained_is_refused() -> None:
-    plot = grown_plot()
-    plan = reserved(plot)
-    OptimizerMembership(plot.optimizer).remove(plot.sites["conv"].layer.parameters())
-    assert_refused_whole(plot, plan, "no parameter of conv is in the optimizer")
+    growing = grown_host()
+    plan = reserved(growing)
+    OptimizerMembership(growing.optimizer).remove(growing.sites["conv"].layer.parameters())
+    assert_refused_whole(growing, plan, "no parameter of conv is in the optimizer")
 
 
 def test_a_kernel_for_another_site_is_refused() -> None:
-    plot = Plot()
+    growing = GrowingHost()
     stranger = kernel_for("low-rank-skip", sites_of(host(), "fc2")["fc2"].signature)
     operation = Plant(
         site="fc1",
@@ -157,27 +157,27 @@ def test_a_kernel_for_another_site_is_refused() -> None:
         ramp_steps=0,
     )
     plan = decision(operation)
-    plot.seed_manager.reserve(plan, 0)
+    growing.seed_manager.reserve(plan, 0)
     with pytest.raises(PlanRefused, match=r"is for a site of .* fc1 is a site of"):
-        plot.seed_manager.apply(plan, {stranger.kernel_id: stranger}, 0)
-    assert plot.sites["fc1"].bank is None
+        growing.seed_manager.apply(plan, {stranger.kernel_id: stranger}, 0)
+    assert growing.sites["fc1"].bank is None
 
 
 def test_all_operations_of_a_plan_take_effect_together() -> None:
-    plot = grown_plot()
-    plot.apply(decision(*possible(plot), name="both"))
-    assert plot.sites["fc1"].slots[0].state is S.CULLED
-    assert plot.sites["conv"].slots[1].state is S.ACTIVE
-    assert {slot.index for slot, _ in plot.sites["fc1"].seeds()} == {1}
+    growing = grown_host()
+    growing.apply(decision(*possible(growing), name="both"))
+    assert growing.sites["fc1"].slots[0].state is S.CULLED
+    assert growing.sites["conv"].slots[1].state is S.ACTIVE
+    assert {slot.index for slot, _ in growing.sites["fc1"].seeds()} == {1}
 
 
 def test_alpha_rises_from_the_step_of_planting_to_its_target_and_the_seed_is_active() -> None:
-    plot = Plot()
-    plot.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4)
-    slot, seed = plot.sites["fc1"].slots[0], plot.sites["fc1"].seed(0)
+    growing = GrowingHost()
+    growing.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4)
+    slot, seed = growing.sites["fc1"].slots[0], growing.sites["fc1"].seed(0)
     seen = [(slot.state, round(float(seed.alpha), 6))]
     for _ in range(4):
-        plot.train()
+        growing.train()
         seen.append((slot.state, round(float(seed.alpha), 6)))
     assert seen == [
         (S.BLENDING, 0.2),
@@ -189,13 +189,13 @@ def test_alpha_rises_from_the_step_of_planting_to_its_target_and_the_seed_is_act
 
 
 def test_alpha_rises_in_the_ramp_of_its_plan() -> None:
-    plot = Plot()
-    plot.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4, ramp="cosine")
-    slot, seed = plot.sites["fc1"].slots[0], plot.sites["fc1"].seed(0)
+    growing = GrowingHost()
+    growing.plant("fc1", 0, "low-rank-skip", alpha=0.8, ramp_steps=4, ramp="cosine")
+    slot, seed = growing.sites["fc1"].slots[0], growing.sites["fc1"].seed(0)
     seen = [float(seed.alpha)]
     for _ in range(3):
         assert slot.state is S.BLENDING
-        plot.train()
+        growing.train()
         seen.append(float(seed.alpha))
     assert slot.state is S.ACTIVE
     half = 0.5**0.5
@@ -206,66 +206,66 @@ def test_alpha_rises_in_the_ramp_of_its_plan() -> None:
 
 @pytest.mark.parametrize("ramp", ["linear", "cosine"])
 def test_a_ramp_of_0_steps_reaches_its_target_in_the_first_step(ramp: Shape) -> None:
-    plot = Plot()
-    plot.plant("fc1", 0, "low-rank-skip", alpha=0.5, ramp_steps=0, ramp=ramp)
-    assert plot.sites["fc1"].slots[0].state is S.ACTIVE
-    assert float(plot.sites["fc1"].seed(0).alpha) == 0.5
+    growing = GrowingHost()
+    growing.plant("fc1", 0, "low-rank-skip", alpha=0.5, ramp_steps=0, ramp=ramp)
+    assert growing.sites["fc1"].slots[0].state is S.ACTIVE
+    assert float(growing.sites["fc1"].seed(0).alpha) == 0.5
 
 
 def test_the_alpha_of_a_seed_culled_while_blending_does_not_change() -> None:
-    plot = grown_plot()
-    seed = plot.sites["fc1"].seed(1)
-    plot.cull("fc1", 1)
+    growing = grown_host()
+    seed = growing.sites["fc1"].seed(1)
+    growing.cull("fc1", 1)
     alpha = float(seed.alpha)
-    plot.train()
+    growing.train()
     assert float(seed.alpha) == alpha
-    assert plot.sites["fc1"].slots[1].state is S.CULLED
+    assert growing.sites["fc1"].slots[1].state is S.CULLED
 
 
 def test_alpha_changes_in_place_so_that_nothing_is_recompiled() -> None:
-    plot = Plot()
-    plot.plant("fc1", 0, "low-rank-skip", ramp_steps=3)
-    alpha = plot.sites["fc1"].seed(0).alpha
-    plot.train(3)
-    assert plot.sites["fc1"].seed(0).alpha is alpha
+    growing = GrowingHost()
+    growing.plant("fc1", 0, "low-rank-skip", ramp_steps=3)
+    alpha = growing.sites["fc1"].seed(0).alpha
+    growing.train(3)
+    assert growing.sites["fc1"].seed(0).alpha is alpha
 
 
 def test_a_culled_slot_stays_empty_until_its_embargo_ends() -> None:
-    plot = grown_plot()
-    plot.cull("fc1", 0)
-    slot = plot.sites["fc1"].slots[0]
+    growing = grown_host()
+    growing.cull("fc1", 0)
+    slot = growing.sites["fc1"].slots[0]
     states = []
-    for step in range(plot.step, plot.step + 5):
-        plot.seed_manager.end_embargoes(step, embargo_steps=3)
+    for step in range(growing.step, growing.step + 5):
+        growing.seed_manager.end_embargoes(step, embargo_steps=3)
         states.append(slot.state)
     assert states == [S.CULLED, S.CULLED, S.CULLED, S.DORMANT, S.DORMANT]
 
 
 def test_a_fossilized_kernel_stays_and_trains() -> None:
-    plot = grown_plot()
-    kernel = plot.sites["conv"].seed(0).kernel
+    growing = grown_host()
+    kernel = growing.sites["conv"].seed(0).kernel
     before = copy.deepcopy(kernel.state_dict())
-    plot.train(2)
-    assert plot.sites["conv"].slots[0].state is S.FOSSILIZED
+    growing.train(2)
+    assert growing.sites["conv"].slots[0].state is S.FOSSILIZED
     assert any(not torch.equal(value, before[name]) for name, value in kernel.state_dict().items())
 
 
 def test_a_slot_records_the_operation_and_the_decision_that_filled_it() -> None:
-    plot = Plot()
-    operation = planting(plot.sites["fc1"], 2, "low-rank-skip")
+    growing = GrowingHost()
+    operation = planting(growing.sites["fc1"], 2, "low-rank-skip")
     plan = decision(operation, name="filling")
-    plot.apply(plan)
-    assert plot.sites["fc1"].slots[2] == Slot(
+    growing.apply(plan)
+    assert growing.sites["fc1"].slots[2] == Slot(
         "fc1", 2, S.ACTIVE, planted=operation, decision_id=plan.decision_id, since_step=0
     )
 
 
 def test_culling_one_seed_does_not_change_the_other_of_its_site() -> None:
-    plot = grown_plot()
-    awaken(plot.sites["fc1"].seed(1).kernel)
-    kept = copy.deepcopy(plot.sites["fc1"].seed(1).state_dict())
-    plot.cull("fc1", 0)
-    torch.testing.assert_close(plot.sites["fc1"].seed(1).state_dict(), kept, rtol=0, atol=0)
+    growing = grown_host()
+    awaken(growing.sites["fc1"].seed(1).kernel)
+    kept = copy.deepcopy(growing.sites["fc1"].seed(1).state_dict())
+    growing.cull("fc1", 0)
+    torch.testing.assert_close(growing.sites["fc1"].seed(1).state_dict(), kept, rtol=0, atol=0)
 
 
 def test_sites_that_the_optimizer_does_not_train_are_refused() -> None:
@@ -281,9 +281,9 @@ def test_sites_that_the_optimizer_does_not_train_are_refused() -> None:
 def test_a_kernel_culled_before_its_first_update_leaves_the_bits_of_a_run_without_growth(
     ran: bool,
 ) -> None:
-    grown, never = Plot(), Plot()
-    for plot in (grown, never):
-        plot.train(2)
+    grown, never = GrowingHost(), GrowingHost()
+    for growing in (grown, never):
+        growing.train(2)
     random = torch.get_rng_state()
     grown.plant("fc1", 0, "gated-linear-unit")
     grown.plant("conv", 1, "conv-bottleneck")
@@ -293,12 +293,12 @@ def test_a_kernel_culled_before_its_first_update_leaves_the_bits_of_a_run_withou
             grown.model(images(4))
     grown.cull("fc1", 0)
     grown.cull("conv", 1)
-    for plot in (grown, never):
-        plot.train(3)
+    for growing in (grown, never):
+        growing.train(3)
     expected = never.model.state_dict()
     assert list(grown.model.state_dict()) == list(expected)
     for name, value in grown.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
-    states = (plot.optimizer.state_dict()["state"] for plot in (grown, never))
+    states = (growing.optimizer.state_dict()["state"] for growing in (grown, never))
     for one, other in zip(*(state.values() for state in states), strict=True):
         assert all(torch.equal(one[key], other[key]) for key in other)

@@ -17,7 +17,7 @@ from esper.training.lineage import Lineage, LineageUnreadable, RunHistory, read_
 from esper.training.static import StaticNetwork, StaticNetworkRefused, static_network
 from tests.seed.hosts import Host, host, images, labels
 from tests.seed.kernels import KEY, announced
-from tests.training.grow_fixture import RUN, Plot
+from tests.training.grow_fixture import RUN, GrowingHost
 
 ALPHA = 0.6
 BESIDE, MERGED, MAP = "gated-linear-unit", "low-rank-skip", "conv-bottleneck"
@@ -26,7 +26,7 @@ BESIDE, MERGED, MAP = "gated-linear-unit", "low-rank-skip", "conv-bottleneck"
 class Grown(NamedTuple):
     """A grown network's folder, the URL of its kernel store and the trusted key."""
 
-    plot: Plot
+    growing: GrowingHost
     folder: Path
     store: str
     key: Path
@@ -35,23 +35,25 @@ class Grown(NamedTuple):
 @pytest.fixture
 def grown(tmp_path: Path) -> Grown:
     """Export a network with a kernel beside each of two layers, and one merged into fc1."""
-    plot = Plot()
-    plot.plant("fc1", 0, MERGED)
-    plot.plant("conv", 1, MAP)
-    plot.train(20)
-    plot.fossilize("fc1", 0)
-    plot.plant("fc1", 2, BESIDE, alpha=ALPHA)
-    plot.train(5)
+    growing = GrowingHost()
+    growing.plant("fc1", 0, MERGED)
+    growing.plant("conv", 1, MAP)
+    growing.train(20)
+    growing.fossilize("fc1", 0)
+    growing.plant("fc1", 2, BESIDE, alpha=ALPHA)
+    growing.train(5)
     url = f"file:{tmp_path / 'kernels'}"
     ready = [
-        announced(open_store(url), name, plot.sites[site].signature)
+        announced(open_store(url), name, growing.sites[site].signature)
         for site, name in (("fc1", MERGED), ("fc1", BESIDE), ("conv", MAP))
     ]
     key = tmp_path / "trusted.pem"
     key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     run_history = RunHistory(kernels={kernel.kernel_id: kernel for kernel in ready})
-    folder = export_model(plot.model, plot.sites, images(1), run_history, RUN, tmp_path / "grown")
-    return Grown(plot, folder, url, key)
+    folder = export_model(
+        growing.model, growing.sites, images(1), run_history, RUN, tmp_path / "grown"
+    )
+    return Grown(growing, folder, url, key)
 
 
 def kernels_of(grown: Grown, lineage: Lineage) -> dict[str, FetchedKernel]:
@@ -97,7 +99,7 @@ def test_its_parameters_are_those_of_the_grown_network_and_of_merged_kernels(gro
     merged = sum(seed.params for seed in static.lineage.seeds if seed.merged)
     assert merged > 0
     assert sum(parameter.numel() for parameter in static.model.parameters()) == merged + sum(
-        parameter.numel() for parameter in grown.plot.model.parameters()
+        parameter.numel() for parameter in grown.growing.model.parameters()
     )
 
 

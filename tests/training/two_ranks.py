@@ -1,7 +1,7 @@
 """One rank of a training that grows over several; `test_ranks.py` starts it with torchrun.
 
-`python -m tests.training.two_ranks FOLDER`, where orders.json says what goes wrong, and where each
-rank leaves what it saw.
+`python -m tests.training.two_ranks FOLDER`: orders.json in the folder names the faults, and each
+rank writes its observations there.
 """
 
 import json
@@ -67,11 +67,11 @@ def planted(growth: Growth) -> list[tuple[str, int, str]]:
 
 
 class Preempted(Exception):
-    """What ends a training from outside."""
+    """An error that ends a training from outside."""
 
 
 def asked(folder: Path, device: str) -> str:
-    """What the test asks of all ranks, as rank 0 sees it: a file of that name in the folder."""
+    """Return the request of the test, the name of a file in the folder, as rank 0 sees it."""
     saves = (folder / "save").exists() and not (folder / CHECKPOINT).exists()
     ends = (folder / "end").exists()
     word = torch.tensor(2 if saves else int(ends), device=device)
@@ -80,7 +80,7 @@ def asked(folder: Path, device: str) -> str:
 
 
 def save(folder: Path, step: int, model: nn.Module, optimizer: Adam, growth: Growth) -> None:
-    """Rank 0 saves what all ranks can go on from."""
+    """Save a checkpoint of all ranks, on rank 0."""
     if dist.get_rank() == 0:
         state = {
             "model": model.state_dict(),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-from esper.blueprint.check import INPUTS, check
 from esper.blueprint.expressions import sizes_of
 from esper.blueprint.family import values_at
 from esper.blueprint.ops import OPS, Literals, OpSpec, ParameterSpec, Shape, op_named
 from esper.blueprint.rejection import BlueprintRejected, RejectionCode
+from esper.blueprint.validation import INPUTS, check
 from esper.topics.models import Blueprint, Node, SiteSignature
 
 MAX_PARAMETERS: Final = 5_000_000
