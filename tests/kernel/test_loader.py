@@ -24,6 +24,7 @@ from esper.kernel.loader import (
 from esper.store import KernelStore, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady, SiteKind, SiteSignature
+from tests.waiting import TIMEOUT_S
 
 KEY = Ed25519PrivateKey.generate()
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
@@ -74,7 +75,7 @@ def loading(
         **options,  # type: ignore[arg-type]
     )
     try:
-        yield loader, lambda: mailbox.get(timeout=5)
+        yield loader, lambda: mailbox.get(timeout=TIMEOUT_S)
     finally:
         loader.close()
     with pytest.raises(Empty):

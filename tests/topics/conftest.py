@@ -13,7 +13,7 @@ from esper.topics.bus import Bus, Record, partition_counts, partition_of
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Cleanup, Topic
 from esper.topics.codec import decode
 from esper.topics.models import SeedReport
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_S, wait_until
 
 PARTITIONS = 12
 
@@ -39,7 +39,7 @@ def neighbour_of(run_id: str) -> str:
 
 def make_topic(servers: str, name: str, partitions: int, **config: str) -> str:
     admin = AdminClient({"bootstrap.servers": servers})
-    admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(20)
+    admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(TIMEOUT_S)
     wait_until(lambda: name in asyncio.run(partition_counts(servers)), f"topic {name}")
     return name
 

@@ -13,6 +13,7 @@ from esper.topics.codec import encode
 from esper.topics.models import SeedReport
 from esper.workers.bandit.run_table import RunRow
 from esper.workers.bandit.sequence_gaps import ReportSkipped, require_report_missing
+from tests.waiting import TIMEOUT_S
 
 
 def report(run_id: str, seq: int) -> SeedReport:
@@ -25,7 +26,9 @@ def check_last(servers: str, written: list[SeedReport], *, last_seq: int, last_o
     create_topics_from(servers, [TopicSpec(topic, 1, ())])
     bus = Bus.connect(servers, source="/esper/test")
     for written_report in written:
-        bus.send(topic, written_report.run_id.encode(), encode(written_report)).result(timeout=10)
+        bus.send(topic, written_report.run_id.encode(), encode(written_report)).result(
+            timeout=TIMEOUT_S
+        )
     bus.close()
     state: Any = SimpleNamespace(last_seq=last_seq)
     record_batch: Any = None

@@ -24,7 +24,7 @@ from esper.workers.cli.memory import RedisNotConfigured
 from tests.orchestrator.trained_memory import SIGNATURES, trained_run
 
 FC = SIGNATURES["fc"]
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,6 +22,7 @@ from esper.workers.faust.app import (
     verify_topics,
 )
 from esper.workers.faust.guards import GuardedApp
+from tests.waiting import TIMEOUT_S
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def topic(kafka: Any) -> str:
     """Return a topic with two partitions."""
     name = f"app-{uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    admin.create_topics([NewTopic(name, 2, 1)])[name].result(20)
+    admin.create_topics([NewTopic(name, 2, 1)])[name].result(TIMEOUT_S)
     return name
 
 

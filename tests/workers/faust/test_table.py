@@ -13,6 +13,7 @@ from esper.topics.bus import Bus, create_topics_from, read_topic
 from esper.topics.catalog import TopicSpec
 from esper.workers.faust.app import bytes_table, make_app, raw_topic, run
 from esper.workers.faust.guards import process_in_order
+from tests.waiting import TIMEOUT_S
 
 
 def test_a_confirmed_write_is_on_the_changelog(kafka: Any, tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_confirmed_write_is_on_the_changelog(kafka: Any, tmp_path: Path) -> No
         await process_in_order(stream, keep)
 
     bus = Bus.connect(servers, source="/esper/test")
-    bus.send(name, b"key", b"value").result(timeout=10)
+    bus.send(name, b"key", b"value").result(timeout=TIMEOUT_S)
     bus.close()
     assert run(app, topics={name: 1}) == 0
     assert found == [b"value"]

@@ -18,7 +18,7 @@ from esper.workers.local.errors import PortError, StartError
 from esper.workers.local.kafka import KafkaService
 from esper.workers.local.ports import LOOPBACK, free_port
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

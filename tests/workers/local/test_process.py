@@ -13,7 +13,7 @@ import pytest
 from esper.workers.local import process
 from esper.workers.local.errors import StartError
 from esper.workers.local.process import ProcessRecord
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_S, wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 PARENT_AND_CHILD = [
@@ -165,7 +165,7 @@ def test_a_failed_start_raises_one_line_with_the_end_of_the_log(log: Path) -> No
     record = process.spawn("server", [sys.executable, "-c", dying], log=log)
 
     with pytest.raises(StartError) as caught:
-        process.wait_until_ready(record, lambda: False, timeout_s=10.0)
+        process.wait_until_ready(record, lambda: False, timeout_s=TIMEOUT_S)
 
     message = str(caught.value)
     assert "server ended while starting: FATAL port 80: permission denied" in message
@@ -177,10 +177,10 @@ def test_a_failed_start_raises_one_line_with_the_end_of_the_log(log: Path) -> No
 def test_the_error_does_not_quote_an_earlier_process_in_the_same_log(log: Path) -> None:
     for reason in ("first", "second"):
         last = process.spawn("server", [sys.executable, "-c", f"exit('{reason}')"], log=log)
-        process.wait_until_gone(last, timeout_s=10.0)
+        process.wait_until_gone(last, timeout_s=TIMEOUT_S)
 
     with pytest.raises(StartError, match="starting: second "):
-        process.wait_until_ready(last, lambda: False, timeout_s=10.0)
+        process.wait_until_ready(last, lambda: False, timeout_s=TIMEOUT_S)
 
     assert log.read_text() == "first\nsecond\n"
 

@@ -20,7 +20,7 @@ from esper.workers.local.ports import LOOPBACK, free_port
 from esper.workers.local.stack import LocalStack
 from esper.workers.local.state import StackState
 from esper.workers.local.status import Health
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_S, wait_until
 
 NO_ADDRESSES: dict[str, str] = {}
 
@@ -65,7 +65,7 @@ def test_the_state_file_has_addresses_keys_and_processes(stack: LocalStack, home
 def test_every_topic_of_the_catalog_exists(stack: LocalStack, home: Path) -> None:
     admin = AdminClient({"bootstrap.servers": _state(home).kafka_bootstrap_servers})
 
-    found = admin.list_topics(timeout=20).topics
+    found = admin.list_topics(timeout=TIMEOUT_S).topics
 
     assert {name: len(topic.partitions) for name, topic in found.items()} == {
         spec.name: spec.partitions for spec in topic_specs()
