@@ -87,6 +87,7 @@ def test_without_the_governor_the_final_loss_is_higher(
     assert not (math.isfinite(run.loss) and run.loss <= WITHIN * twin.loss)
 
 
+@pytest.mark.heavy
 def test_a_repeated_run_with_rollbacks_has_equal_incidents_and_weights(published: Running) -> None:
     first, second = (
         grown(published.settings, SEED, Injector(Explosion.HUGE, AFTER)) for _ in range(2)
@@ -96,6 +97,7 @@ def test_a_repeated_run_with_rollbacks_has_equal_incidents_and_weights(published
     assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
 
 
+@pytest.mark.heavy
 def test_a_replay_has_the_recorded_incidents_and_differs_without_the_governor(
     published: Running, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_both_runs_are_audited_with_a_decision_for_every_report(
         assert run.audited.decisions >= run.audited.reports
 
 
+@pytest.mark.heavy
 def test_killing_the_bandit_worker_does_not_change_the_weights(
     running: Running, twins: tuple[Ended, Ended]
 ) -> None:
@@ -139,6 +140,7 @@ def test_killing_the_bandit_worker_does_not_change_the_weights(
     )
 
 
+@pytest.mark.heavy
 def test_another_seed_ends_with_other_weights(running: Running, twins: tuple[Ended, Ended]) -> None:
     other = train(running, seed=4)
     shared = other.weights.keys() & twins[0].weights.keys()

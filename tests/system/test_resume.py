@@ -31,7 +31,7 @@ WAIT_S = 300.0
 PART_OF_AN_EPOCH_CPU_S = 0.02
 """An epoch takes about 0.2 s of CPU time and has one or two reports."""
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 
 class Ended(NamedTuple):
@@ -200,7 +200,6 @@ def test_a_trainer_killed_twice_ends_with_the_weights_of_an_undisturbed_one(
     assert [report.seq for report in reports] == list(range(len(reports)))
 
 
-@pytest.mark.heavy
 def test_a_trainer_stopped_by_sigterm_prints_how_to_resume_and_resumes(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:
@@ -217,7 +216,6 @@ def test_a_trainer_stopped_by_sigterm_prints_how_to_resume_and_resumes(
     assert resumed.weights == undisturbed.weights
 
 
-@pytest.mark.heavy
 def test_the_checkpoint_of_a_closed_run_is_an_error_with_the_remedy(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:

@@ -291,7 +291,7 @@ def test_a_resumed_training_that_ends_before_the_earlier_end_leaves_the_run_open
     second = Training(settings, saved)
     second.train(1)
     second.growth.close()
-    assert "is left open, to go on from a checkpoint" in caplog.text
+    assert "is left open, to be resumed from a checkpoint" in caplog.text
     assert not outside.reports(first.growth.run_id)[-1].closing
 
 
