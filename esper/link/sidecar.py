@@ -242,10 +242,10 @@ class Sidecar:
         try:
             request = decode(RunRequest, record.value)
         except Undecodable as error:
-            log.error("%s cannot be decoded: %s", _place(record), error)
+            log.error("%s cannot be decoded: %s", record.place, error)
             return
         if request.run_id != self._run.run_id:
-            log.error("%s is of another run: %s", _place(record), request.run_id)
+            log.error("%s is of another run: %s", record.place, request.run_id)
         elif request.request_id not in self._forwarded_request_ids:
             # On the control channel: only the rank that reports handles requests.
             self._control_channel.put(Frame(Kind.REQUESTED, {}, record.value or b""))
@@ -267,7 +267,7 @@ class Sidecar:
         try:
             compiled = decode(KernelCompiled, record.value)
         except Undecodable as error:
-            log.error("%s cannot be decoded: %s", _place(record), error)
+            log.error("%s cannot be decoded: %s", record.place, error)
             return
         if compiled.status is CompileStatus.REJECTED:
             self._catalogue.rejected(compiled.kernel_id)
@@ -296,12 +296,8 @@ def _decoded_announcement(record: Record) -> KernelReady | None:
     try:
         return decode(KernelReady, record.value)
     except Undecodable as error:
-        log.error("%s cannot be decoded: %s", _place(record), error)
+        log.error("%s cannot be decoded: %s", record.place, error)
         return None
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}[{record.partition}]@{record.offset}"
 
 
 def _prepared_frame(token: str, kernels: Mapping[str, Verified]) -> Frame:

@@ -215,7 +215,7 @@ def _all(model: type[E], records: Iterable[Record]) -> Iterator[E]:
         ReplayRefused: an event holds a value or field that this version does not know.
     """
     for record in records:
-        where = f"{record.topic}[{record.partition}]@{record.offset}"
+        where = record.place
         try:
             event = decode(model, record.value)
         except Undecodable as error:

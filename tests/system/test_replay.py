@@ -251,9 +251,9 @@ def test_a_history_with_unknown_content_is_refused_in_one_line(
         return False
 
     for change, message in (
-        (add_operation, "is not known to this version: AdaptationDecision: operations.0"),
+        (add_operation, "cannot be decoded by this version: AdaptationDecision: operations.0"),
         (add_field, "has operations[0].depth, which this version does not know"),
-        (add_status, "is not known to this version: SeedReport: outcomes.0.status"),
+        (add_status, "cannot be decoded by this version: SeedReport: outcomes.0.status"),
     ):
         again = replayed(altered(recorded["lockstep"], tmp_path, change), tmp_path)
         assert again.returncode == 1

@@ -10,6 +10,7 @@ from esper.topics.bus.consumer import OffsetRange, find_record, partition_of, re
 from esper.topics.bus.errors import BrokerUnreachable, BusError, RecordTooLarge, TopicMismatch
 from esper.topics.bus.producer import Producer, RecordPosition, TracedEvent
 from esper.topics.bus.record import Record
+from esper.topics.bus.unreadable import read_past_unreadable_records
 
 __all__ = [
     "BrokerUnreachable",
@@ -28,5 +29,6 @@ __all__ = [
     "find_record",
     "partition_counts",
     "partition_of",
+    "read_past_unreadable_records",
     "read_topic",
 ]

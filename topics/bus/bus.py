@@ -174,16 +174,26 @@ async def _deliver_all(consumer: AIOKafkaConsumer, deliver: Deliver, key: bytes 
                 log.warning("the broker does not answer (%s); retrying", error)
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
-            if key in (None, message.key):
-                deliver(Record.from_client(message))
+            _deliver(Record.from_client(message), deliver, key)
     finally:
         await consumer.stop()
 
 
+def _deliver(record: Record, deliver: Deliver, key: bytes | None) -> None:
+    """Pass a record on; one that cannot be read or handled is logged and passed over."""
+    if record.unreadable is not None:
+        log.warning("%s is passed over: %s", record.place, record.unreadable)
+    elif key in (None, record.key):
+        try:
+            deliver(record)
+        except Exception:
+            log.exception("%s is passed over: it could not be handled", record.place)
+
+
 def _log_failure(topic: str, delivery: "Future[None]") -> None:
-    """Log why a consumer ended, unless it was cancelled: its callback failed."""
+    """Log why a consumer ended, unless it was cancelled."""
     if not delivery.cancelled() and (error := delivery.exception()):
-        log.error("stopped consuming %s: its callback failed", topic, exc_info=error)
+        log.error("stopped consuming %s", topic, exc_info=error)
 
 
 async def _cancel_all() -> None:

@@ -1,6 +1,7 @@
 """Read a topic from its earliest offset to its present end."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ from esper.topics.bus.admin import partition_counts
 from esper.topics.bus.connection import connect
 from esper.topics.bus.errors import BrokerUnreachable, TopicMismatch
 from esper.topics.bus.record import Record
+from esper.topics.bus.unreadable import read_past_unreadable_records
 from esper.topics.catalog import MAX_MESSAGE_BYTES
+
+log = logging.getLogger(__name__)
 
 POLL_MS = 1_000
 
@@ -37,6 +41,7 @@ def read_topic(bootstrap_servers: str, topic: str, *, key: bytes | None = None) 
     """Return all records of a topic up to its present end, in order within each partition.
 
     With `key`, return the records of that key only, and read only the partition of the key.
+    Unreadable records are logged and left out.
 
     Raises:
         BrokerUnreachable: no broker answers, or it stopped answering.
@@ -98,7 +103,7 @@ async def _first(
                 if message.offset >= stop:
                     return None
                 record = Record.from_client(message)
-                if record.key == key and wanted(record):
+                if _readable(record) and record.key == key and wanted(record):
                     return record
     return None
 
@@ -111,16 +116,28 @@ async def _drain(consumer: AIOKafkaConsumer, key: bytes | None) -> list[Record]:
         while any([await consumer.position(partition) < end for partition, end in ends.items()]):
             for partition, messages in (await consumer.getmany(timeout_ms=POLL_MS)).items():
                 limit.reschedule(loop.time() + STALL_TIMEOUT_S)
-                found += [
+                records = (
                     Record.from_client(message)
                     for message in messages
-                    if message.offset < ends[partition] and key in (None, message.key)
+                    if message.offset < ends[partition]
+                )
+                found += [
+                    record for record in records if _readable(record) and key in (None, record.key)
                 ]
     return found
 
 
+def _readable(record: Record) -> bool:
+    """Return whether a record was decoded; log it otherwise."""
+    if record.unreadable is None:
+        return True
+    log.warning("%s is passed over: %s", record.place, record.unreadable)
+    return False
+
+
 def new_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
     """Return an unstarted consumer without a group, which commits no offsets."""
+    read_past_unreadable_records()
     return AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
         group_id=None,

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from esper.topics.bus.connection import connect
+from esper.topics.bus.dead_letter import dead_letter_headers, dead_letter_key
 from esper.topics.bus.errors import BrokerUnreachable, RecordTooLarge
 from esper.topics.bus.record import Record
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic
@@ -114,16 +115,12 @@ class Producer:
     async def send_to_dlq(self, record: Record, reason: str) -> RecordPosition:
         """Copy a record to its topic's dead-letter topic, with headers for reason and origin.
 
-        A value that is too large even when compressed is not copied: the dead letter then has a
-        header `dlq-value-bytes` with its size.
+        Long keys and headers are cut (see `dead_letter_headers`). A value that is too large even
+        when compressed is not copied: the dead letter then has a header `dlq-value-bytes` with its
+        size. The copy of an unreadable record has its coordinates only.
         """
-        origin: Headers = (
-            ("dlq-reason", reason.encode()),
-            ("dlq-topic", record.topic.encode()),
-            ("dlq-partition", str(record.partition).encode()),
-            ("dlq-offset", str(record.offset).encode()),
-        )
-        topic, headers = f"{record.topic}.dlq", (*record.headers, *origin)
+        topic, key = f"{record.topic}.dlq", dead_letter_key(record)
+        headers = dead_letter_headers(record, reason)
         if self._dlq_producer is None:
             # The record's producer may have compressed it to fit the broker's limit.
             self._dlq_producer = Producer(
@@ -133,10 +130,10 @@ class Producer:
                 max_record_bytes=MAX_DEAD_LETTER_BYTES,
             )
         try:
-            return await self._dlq_producer.send(topic, record.key, record.value, headers)
+            return await self._dlq_producer.send(topic, key, record.value, headers)
         except RecordTooLarge:
             size = str(len(record.value or b"")).encode()
-            return await self.send(topic, record.key, None, (*headers, ("dlq-value-bytes", size)))
+            return await self.send(topic, key, None, (*headers, ("dlq-value-bytes", size)))
 
     async def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers

@@ -16,7 +16,11 @@ from faust.tables.manager import TableManager
 from faust.types import TopicT
 
 from esper.errors import EsperError
-from esper.topics.bus import BrokerUnreachable, partition_counts
+from esper.topics.bus import (
+    BrokerUnreachable,
+    partition_counts,
+    read_past_unreadable_records,
+)
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.workers.faust.guards import ALL, ConfirmedTable, Guard, GuardedApp, RecordBatchSchema
 
@@ -55,6 +59,7 @@ def make_app(
     after a restart, so that the broker assigns the same partitions again without a rebalance.
     Without it each start joins as a new member.
     """
+    read_past_unreadable_records()
     data_dir.mkdir(parents=True, exist_ok=True)
     member = instance_id or uuid4().hex
     return GuardedApp(

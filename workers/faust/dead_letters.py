@@ -18,6 +18,7 @@ log = structlog.get_logger()
 class DlqReason(StrEnum):
     """Why a record was sent to the dead letter topic: a metric label. Its headers have the text."""
 
+    UNREADABLE = "unreadable"
     UNDECODABLE = "undecodable"
     WRONG_KEY = "wrong-key"
     NO_RUN_CONFIG = "no-run-config"
@@ -48,8 +49,11 @@ def record_of(event: EventT[bytes]) -> Record:
 
 
 async def read(model: type[E], record: Record, producer: Producer) -> E | None:
-    """Return the decoded event; send an undecodable record to the DLQ and return None."""
+    """Return the decoded event; send a record that is none to the DLQ and return None."""
     RECORDS.labels(record.topic).inc()
+    if record.unreadable is not None:
+        await send_to_dlq(record, DlqReason.UNREADABLE, record.unreadable, producer)
+        return None
     try:
         return decode(model, record.value)
     except Undecodable as error:

@@ -1,0 +1,140 @@
+"""Read past records that the Kafka client library cannot decode.
+
+aiokafka decodes a batch inside a fetch. A header name that is not UTF-8, a codec that is not
+installed or damaged compressed data raises out of the fetch, and the position never moves: one
+record would stop a consumer forever. Here such a record is delivered without its content, marked
+as unreadable, and the records beside it are delivered as usual.
+
+`read_past_unreadable_records` replaces two names in `aiokafka.consumer.fetcher` that are not part
+of its public interface; pyproject.toml bounds the version.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
+
+from esper.topics.bus.record import UNREADABLE
+
+BATCH_HEADER: Final = struct.Struct(">qi")
+"""Base offset, and the length of what follows; the same in all versions of the format."""
+
+MAX_REASON_CHARS: Final = 300
+
+
+class RememberedBatches:
+    """The batches of a fetched partition; `raw` holds the bytes of the one that is being read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._batches = MemoryRecords(data)
+        self._data = memoryview(data)
+        self._position = 0
+        self.raw = self._data[:0]
+        self.batch: Any = None
+
+    def has_next(self) -> bool:
+        """Return whether a whole batch follows."""
+        return bool(self._batches.has_next())
+
+    def size_in_bytes(self) -> int:
+        """Return the size of the fetched bytes."""
+        return int(self._batches.size_in_bytes())
+
+    def damaged(self) -> bool:
+        """Return whether the last batch was damaged on its way from the broker."""
+        if self.batch is None:
+            return True
+        return self.batch.magic >= 2 and not _DefaultRecordBatchPy(self.raw).validate_crc()
+
+    def next_batch(self) -> Any:
+        """Return the next batch."""
+        _, length = BATCH_HEADER.unpack_from(self._data, self._position)
+        end = self._position + BATCH_HEADER.size + length
+        self.raw, self._position = self._data[self._position : end], end
+        self.batch = self._batches.next_batch()
+        return self.batch
+
+
+class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
+    """The records of a fetched partition; unreadable ones are marked instead of raised."""
+
+    _tp: TopicPartition
+    _records: RememberedBatches
+    next_fetch_offset: int
+
+    def _unpack_records(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield from super()._unpack_records()
+                return
+            except Exception:
+                if self._records.damaged():
+                    raise  # The client fetches the batch again.
+                yield from self._readable_part()
+
+    def _readable_part(self) -> Iterator[Any]:
+        """Yield the rest of the present batch, record by record; skip nothing without a mark."""
+        end = self._records.batch.next_offset
+        try:
+            records = _DefaultRecordBatchPy(self._records.raw)
+            records._maybe_uncompress()
+            for _ in range(records._num_records):
+                found = self._next_of(records)
+                if found.offset >= self.next_fetch_offset:
+                    self.next_fetch_offset = found.offset + 1
+                    yield found
+        except Exception as unreadable:  # noqa: BLE001 - whatever a codec raises
+            offsets = f"{self.next_fetch_offset} to {end - 1}"
+            yield self._unreadable(end - 1, unreadable, f"the batch of offsets {offsets}")
+        self.next_fetch_offset = end
+
+    def _next_of(self, records: _DefaultRecordBatchPy) -> Any:
+        """Return the next record of a batch."""
+        length, start = _varint(records._buffer, records._pos)
+        try:
+            return self._consumer_record(self._tp, records._read_msg())
+        except Exception as error:  # noqa: BLE001 - whatever decoding raises
+            records._pos = start + length
+            _, position = _varint(records._buffer, start)  # attributes
+            _, position = _varint(records._buffer, position)  # timestamp
+            offset_delta, _ = _varint(records._buffer, position)
+            return self._unreadable(records.base_offset + offset_delta, error, "the record")
+
+    def _unreadable(self, offset: int, error: Exception, what: str) -> Any:
+        reason = f"{what} cannot be read: {type(error).__name__}: {error}"[:MAX_REASON_CHARS]
+        return ConsumerRecord(
+            topic=self._tp.topic,
+            partition=self._tp.partition,
+            offset=offset,
+            timestamp=0,
+            timestamp_type=0,
+            key=None,
+            value=None,
+            checksum=None,
+            serialized_key_size=-1,
+            serialized_value_size=-1,
+            headers=((UNREADABLE, reason.encode()),),
+        )
+
+
+def _varint(buffer: bytearray, position: int) -> tuple[int, int]:
+    """Return a zigzag-encoded integer and the position after it."""
+    value = shift = 0
+    while True:
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), position
+        shift += 7
+
+
+def read_past_unreadable_records() -> None:
+    """Deliver unreadable records with a mark, in all consumers of this process."""
+    module = cast(Any, fetcher)
+    module.MemoryRecords = RememberedBatches
+    module.PartitionRecords = TolerantPartitionRecords
