@@ -46,6 +46,7 @@ class RejectionCode(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out-of-memory"
     CRASHED = "crashed"
+    WORKER_ERROR = "worker-error"
 
 
 class BlueprintRejected(EsperError, ValueError):

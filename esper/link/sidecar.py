@@ -359,8 +359,9 @@ def _exit_with_parent(parent: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Serve on two sockets: file descriptors of control and data, then the parent's pid."""
-    # Ctrl-C reaches the whole process group; the trainer decides when the run ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, systemd and `timeout` signal the whole process group; the trainer ends the run.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="esper link: %(message)s")
     control_channel, data_channel, parent = map(int, arguments)
     _exit_with_parent(parent)

@@ -35,12 +35,14 @@ _SCHEMA_FIELD: Final = b"schema"
 _RUNS_FIELD: Final = b"runs"
 
 Signature = Annotated[str, Field(max_length=200)]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1e9)]
 Reward = Annotated[float, Field(ge=0, le=1)]
 
 _RUNS: Final = TypeAdapter(tuple[Identifier, ...])
 _NAME: Final = TypeAdapter(tuple[Signature, Identifier])
-_ARM: Final = TypeAdapter(tuple[Weight, Reward, int])
+Milliseconds = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+_ARM: Final = TypeAdapter(tuple[Weight, Reward, Milliseconds])
 
 
 class RedisRunMemory:
@@ -115,7 +117,9 @@ class RedisRunMemory:
             keys = list(self._client.scan_iter(match=f"{KEY_PREFIX}*", count=1000))
         except RedisError as error:
             raise self._unavailable(error) from error
-        return sorted(cast(bytes, key).decode().removeprefix(KEY_PREFIX) for key in keys)
+        return sorted(
+            cast(bytes, key).decode(errors="replace").removeprefix(KEY_PREFIX) for key in keys
+        )
 
     def forget(self, family: str) -> bool:
         """Delete a family of any schema; return whether it existed.

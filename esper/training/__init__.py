@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from esper.training.seed_manager import SeedManager
     from esper.training.source import ExportError
     from esper.training.static import StaticNetwork, StaticNetworkRefused, static_network
+    from esper.training.status import GrowthState, GrowthStatus
 
 _MODULES: Final = {
     "CheckpointRefused": "esper.training.checkpoint",
@@ -42,6 +43,8 @@ _MODULES: Final = {
     "GrowConfig": "esper.training.grow_config",
     "Growth": "esper.training.growth",
     "GrowthClosed": "esper.training.growth",
+    "GrowthState": "esper.training.status",
+    "GrowthStatus": "esper.training.status",
     "LINEAGE": "esper.training.lineage",
     "LeaderFailed": "esper.training.ranks",
     "Lineage": "esper.training.lineage",
@@ -93,6 +96,8 @@ __all__ = [
     "GrowConfig",
     "Growth",
     "GrowthClosed",
+    "GrowthState",
+    "GrowthStatus",
     "LeaderFailed",
     "Lineage",
     "LineageUnreadable",

@@ -19,6 +19,7 @@ from esper.training.optimizer import OptimizerMembership
 from esper.training.probe import ProbeResult
 from esper.training.session import NOT_MEASURED, Session
 from esper.training.source import ExportError
+from esper.training.status import GrowthState, GrowthStatus
 from esper.training.step_driver import StepDriver
 
 log = logging.getLogger("esper")
@@ -71,6 +72,20 @@ class Growth:
     def paused(self) -> bool:
         """Whether decisions are paused, by `pause` or by `esper run pause`."""
         return self._session.reporter.news.paused
+
+    @property
+    def status(self) -> GrowthStatus:
+        """Whether kernels and decisions reach this run; training goes on in every state.
+
+        A run is `waiting` while the broker is away, and goes on by itself. A run that has `failed`
+        gets no more decisions.
+        """
+        if self._closed:
+            return GrowthStatus(GrowthState.ENDED)
+        status = self._session.link.status
+        if status.state is GrowthState.GROWING and self.paused:
+            return GrowthStatus(GrowthState.PAUSED)
+        return status
 
     def step(self, loss: Tensor) -> None:
         """Apply what arrived, advance alpha ramps, and report when due.

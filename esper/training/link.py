@@ -15,6 +15,7 @@ from esper.topics.codec import decode, encode
 from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.ranks.relay import RelaySender
+from esper.training.status import GrowthState, GrowthStatus
 
 log = logging.getLogger("esper")
 
@@ -61,6 +62,15 @@ class RunLink:
     def confirmed(self) -> bool:
         """Whether no report is in flight."""
         return not self._in_flight
+
+    @property
+    def status(self) -> GrowthStatus:
+        """Whether reports can be made: not after a failure, nor while the broker is away."""
+        if self.failure is not None:
+            return GrowthStatus(GrowthState.FAILED, self.failure)
+        if self._late:
+            return GrowthStatus(GrowthState.WAITING, "the broker does not confirm reports")
+        return GrowthStatus(GrowthState.GROWING)
 
     def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
         """Start the sidecar, announce the run and subscribe to its decisions and kernels.

@@ -23,6 +23,7 @@ from esper.training.decision_queue import DecisionQueue
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.recording import RunRecording
 from esper.training.seed_manager import PlanRefused, kernels_needed
+from esper.training.status import GrowthState, GrowthStatus
 
 NOWHERE: Final = "nothing"
 
@@ -61,6 +62,7 @@ class Replay:
 
     reports: Final = True
     memory: Final = None
+    status: Final = GrowthStatus(GrowthState.GROWING)
     no_checkpoint: Final = "a replay has no checkpoints; start the replay again"
 
     def __init__(

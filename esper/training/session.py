@@ -17,6 +17,7 @@ from esper.training.probe import Probe, ProbeResult
 from esper.training.ranks import Ranks
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import SeedManager
+from esper.training.status import GrowthStatus
 
 log = logging.getLogger("esper")
 
@@ -38,6 +39,8 @@ class Link(Protocol):
     def recorded_reports(self) -> list[SeedReport]: ...
     @property
     def memory(self) -> MemorySnapshot | None: ...
+    @property
+    def status(self) -> GrowthStatus: ...
 
     def open(self, deliver: Deliver, on_decision: OnDecision) -> None: ...
     def poll(self) -> None: ...

@@ -134,6 +134,7 @@ def test_a_forgotten_family_is_empty(memory: RedisRunMemory, family: str) -> Non
         ({"schema": "1", "runs": "[]", f"{CONV} a": "[1.0]"}, "is damaged"),
         ({"schema": "1", "runs": "[]", f"{CONV} a": "[NaN, 0.5, 0]"}, "is damaged"),
         ({"schema": "1", "runs": "[]", f"{CONV} a": "[1.0, 1.5, 0]"}, "is damaged"),
+        ({"schema": "1", "runs": "[]", f"{CONV} a": f"[1.0, 0.5, {10**26}]"}, "is damaged"),
         ({"schema": "1", "runs": "[]", "nameless": "[1.0, 0.5, 0]"}, "is damaged"),
         ({"schema": "1", "runs": "{", f"{CONV} a": "[1.0, 0.5, 0]"}, "is damaged"),
     ],

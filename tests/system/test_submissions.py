@@ -108,7 +108,9 @@ def test_an_invalid_record_is_copied_to_the_dead_letters_unchanged(
     assert headers["dlq-topic"] == BLUEPRINT_SUBMITTED.name.encode()
     assert headers["dlq-reason"].startswith(b"Blueprint: ")
     original = read_topic(running.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
-    assert original[int(headers["dlq-offset"]) - original[0].offset].value == dead.value
+    assert {str(one.offset).encode(): one.value for one in original}[
+        headers["dlq-offset"]
+    ] == dead.value
     assert_worker_compiles(running, bus)
 
 

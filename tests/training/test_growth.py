@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
+from esper.audit import fetch_history
 from esper.seed.cuda import PASSES_BEFORE_CAPTURE, SiteGraphs
 from esper.settings import Settings
-from esper.topics.bus import BrokerUnreachable
-from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.bus import BrokerUnreachable, partition_of
+from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
 from esper.topics.models import (
     KernelRefusal,
     OutcomeStatus,
@@ -33,6 +34,7 @@ from esper.training.grow import RunNameRefused
 from esper.training.link import RunLink
 from esper.training.link_config import NotConfigured, link_config_for
 from esper.workers.local import KafkaService
+from tests.raw_batch import INVALID_UTF8, RawRecord, write_batch
 from tests.seed.fake_graph import FakeGraph
 from tests.seed.hosts import host, images, labels
 from tests.seed.kernels import announced, plant
@@ -256,6 +258,26 @@ def test_an_unreadable_or_foreign_decision_is_logged_and_not_applied(
     assert "is of another run: another-run" in warnings[1]
 
 
+def test_an_unreadable_record_before_a_decision_is_passed_over(
+    settings: Settings, outside: Outside
+) -> None:
+    """Its bytes cannot be decoded by the Kafka client; the audit passes it over too."""
+    run = Run(settings)
+    key = run.growth.run_id.encode()
+    partition = partition_of(key, ADAPTATION_DECISION.partitions)
+    servers = settings.kafka_bootstrap_servers
+    bad = RawRecord(key, b"{}", [(INVALID_UTF8, b"")])
+    write_batch(servers, ADAPTATION_DECISION.name, [bad], partition)
+    write_batch(servers, SEED_METRICS.name, [bad], partition_of(key, SEED_METRICS.partitions))
+    own = decision(name="own", run_id=run.growth.run_id)
+    outside.publish(ADAPTATION_DECISION, own)
+    run.train_until(lambda: run.growth.run_history.decisions)
+    run.growth.close()
+    assert run.growth.run_history.decisions == [own]
+    history = fetch_history(servers, run.growth.run_id)
+    assert len(history.reports) == len(outside.reports(run.growth.run_id))
+
+
 def test_a_report_that_cannot_be_sent_ends_growth_and_not_training(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -306,6 +328,7 @@ def test_training_continues_after_the_link_process_dies_with_one_warning(
     (link,) = link_processes()
     link.kill()
     run.train_until(lambda: any("growth ends" in line for line in warnings_in(caplog)))
+    assert run.growth.status == (esper.GrowthState.FAILED, "the link process has ended")
     for _ in range(2 * REPORT_EVERY):
         run.train()
     run.growth.close()
@@ -335,6 +358,24 @@ growth = esper.grow(
 print("growing", flush=True)
 time.sleep(60)
 """
+
+
+def test_a_run_whose_process_group_gets_sigterm_still_reports_and_closes(
+    settings: Settings, outside: Outside
+) -> None:
+    """As from systemd or `timeout`: the trainer decides when the run ends."""
+    run = Run(settings)
+    (link,) = link_processes()
+    link.terminate()
+    run_id = run.growth.run_id
+    before = len(outside.reports(run_id))
+    run.train_until(lambda: len(outside.reports(run_id)) > before + 1)
+    run.growth.pause()
+    assert run.growth.status.state is esper.GrowthState.PAUSED
+    run.growth.close()
+    assert run.growth.status.state is esper.GrowthState.ENDED
+    assert outside.reports(run_id)[-1].closing
+    assert outside.status(run_id) is RunStatus.CLOSED
 
 
 def test_a_script_without_a_guard_grows_and_its_link_ends_with_it_even_when_killed(
@@ -384,9 +425,11 @@ def test_training_continues_during_a_broker_outage_and_no_report_is_lost(
         for _ in range(20 * REPORT_EVERY):
             run.train()
         slowest_s = run.slowest_s
+        assert run.growth.status.state is esper.GrowthState.WAITING
     finally:
         kafka.start()
     run.train_until(lambda: any("growth resumes" in line for line in warnings_in(caplog)))
+    assert run.growth.status.state is esper.GrowthState.GROWING
     for _ in range(4 * REPORT_EVERY):
         run.train()
     run.growth.close()

@@ -4,7 +4,12 @@
 Events and bytes go in and records come out. No other package imports a Kafka client.
 """
 
-from esper.topics.bus.admin import create_topics, create_topics_from, partition_counts
+from esper.topics.bus.admin import (
+    create_topics,
+    create_topics_from,
+    delete_records,
+    partition_counts,
+)
 from esper.topics.bus.bus import Bus, StartOffset
 from esper.topics.bus.consumer import OffsetRange, find_record, partition_of, read_topic
 from esper.topics.bus.errors import BrokerUnreachable, BusError, RecordTooLarge, TopicMismatch
@@ -26,6 +31,7 @@ __all__ = [
     "TracedEvent",
     "create_topics",
     "create_topics_from",
+    "delete_records",
     "find_record",
     "partition_counts",
     "partition_of",

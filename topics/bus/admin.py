@@ -1,11 +1,12 @@
-"""Create the topics of the catalog, and list the topics of a broker."""
+"""Create the topics of the catalog, list the topics of a broker, and delete records."""
 
 import asyncio
 import time
 from collections.abc import Iterable
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from esper.topics.bus.connection import connect
 from esper.topics.bus.errors import BusError, TopicMismatch
@@ -43,6 +44,29 @@ async def partition_counts(bootstrap_servers: str) -> dict[str, int]:
     try:
         await connect(admin, bootstrap_servers)
         return await _partitions(admin)
+    finally:
+        await admin.close()
+
+
+def delete_records(bootstrap_servers: str, topic: str, before_offset: int) -> None:
+    """Delete the records of a topic of one partition below an offset.
+
+    Raises:
+        BrokerUnreachable: no broker answers.
+        BusError: the broker refused.
+    """
+    asyncio.run(_delete(bootstrap_servers, TopicPartition(topic, 0), before_offset))
+
+
+async def _delete(bootstrap_servers: str, partition: TopicPartition, before_offset: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    try:
+        await connect(admin, bootstrap_servers)
+        await admin.delete_records({partition: RecordsToDelete(before_offset)})
+    except KafkaError as error:
+        raise BusError(
+            f"the broker did not delete records of {partition.topic}: {error}"
+        ) from error
     finally:
         await admin.close()
 

@@ -71,7 +71,7 @@ class MemoryWriter:
             self._warn_once(str(error) or f"Redis did not answer within {TIMEOUT_S:g} s")
             self._miss(state.run_id)
             return
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever the stored memory causes
             log.warning("run not added to memory", run=state.run_id, why=str(error))
             self._miss(state.run_id)
             return

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from esper.orchestrator import FoldState
 from esper.topics.bus import Record
+from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.topics.codec import digest
 from esper.workers.faust.guards import ConfirmedTable, RecordBatch, table_writes_for
 
@@ -26,6 +27,11 @@ MAX_DECODED_BYTES = 8 * 1024 * 1024
 
 RECENT_REPORTS = 64
 """Reports per run whose digest is kept in memory."""
+
+MAX_STATE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
+"""Largest state; the rest of the changelog's limit is for key and framing."""
+
+MAX_REASON_CHARS = 500
 
 
 class RunEnd(StrEnum):
@@ -64,8 +70,9 @@ class RunRow:
     """One run during a batch; `value` is its table value when the batch first read it.
 
     `last_offset` is the offset of the last folded report, -1 if this process did not fold it.
-    `recent` maps the seq of the last folded reports to their digests. `closed_state` is the last
-    state of a run that a report of this batch closed.
+    `recent` maps the seq of the last folded reports to their digests. `record` is the last one that
+    this batch folded, `encoded` the content's bytes once `encode` was called, and `closed_state`
+    the last state of a run that a report of this batch closed.
     """
 
     record_batch: RecordBatch
@@ -74,35 +81,52 @@ class RunRow:
     last_offset: int = -1
     recent: dict[int, str] = field(default_factory=dict)
     changed: bool = False
+    record: Record | None = None
+    encoded: bytes | None = None
     closed_state: FoldState | None = None
 
     def update(self, state: FoldState, record: Record, seq: int, value_sha256: str) -> None:
         """Replace the state by the one after report `seq`, which is in `record`."""
         self.content, self.changed = state, True
+        self.record, self.encoded = record, None
         self.last_offset = record.offset
         self.recent[seq] = value_sha256
         if len(self.recent) > RECENT_REPORTS:
             del self.recent[next(iter(self.recent))]
 
     def end(self, how: RunEnd, record: Record, reason: str) -> None:
-        """Replace the state by an `EndedRun`; `record` is the one that ended the run.
-
-        Raises:
-            ValueError: the run has no state.
-        """
-        if not isinstance(self.content, FoldState):
-            raise ValueError(f"the run of {record.key!r} has no state to end")
-        self.closed_state = self.content if how is RunEnd.CLOSED else None
+        """Replace the state, if there is one, by an `EndedRun`; `record` ended the run."""
+        state = self.content if isinstance(self.content, FoldState) else None
+        self.closed_state = state if how is RunEnd.CLOSED else None
         self.content = EndedRun(
             ended=how,
-            run_id=self.content.run_id,
-            last_seq=self.content.last_seq,
-            run_config_sha256=digest(self.content.run.run_config),
+            run_id=(record.key or b"").decode(),
+            last_seq=-1 if state is None else state.last_seq,
+            run_config_sha256="" if state is None else digest(state.run.run_config),
             partition=record.partition,
             offset=record.offset,
-            reason=reason,
+            reason=reason[:MAX_REASON_CHARS],
         )
-        self.changed = True
+        self.changed, self.encoded = True, None
+
+    def encode(self) -> bytes:
+        """Return the content as the table stores it; kept until the content changes.
+
+        Raises:
+            ValueError: there is no content, or it cannot be encoded, or is too large for the table.
+        """
+        if self.encoded is not None:
+            return self.encoded
+        if self.content is None:
+            raise ValueError("the run has no content")
+        try:
+            encoded = self.content.to_bytes()
+        except TypeError as error:  # orjson's error for an integer beyond 64 bits
+            raise ValueError(f"the state cannot be stored: {error}") from error
+        if len(encoded) > MAX_STATE_BYTES:
+            raise ValueError(f"the state has {len(encoded)} bytes, more than {MAX_STATE_BYTES}")
+        self.encoded = encoded
+        return encoded
 
 
 class RunTable:
@@ -140,6 +164,10 @@ class RunTable:
             row = self._batch[key] = self._read(record_batch, key)
         return row
 
+    def changed_rows(self) -> list[RunRow]:
+        """Return the rows that the batch has changed."""
+        return [row for row in self._batch.values() if row.changed]
+
     def closed_states(self) -> list[FoldState]:
         """Return the last states of the runs that the batch closed."""
         return [row.closed_state for row in self._batch.values() if row.closed_state is not None]
@@ -160,10 +188,10 @@ class RunTable:
             # Copy `recent`: if the batch is dropped, the cached row must not have its changes.
             recent = dict(cached.recent)
             return RunRow(record_batch, value, cached.content, cached.last_offset, recent)
-        return RunRow(record_batch, value, _decoded(value))
+        return RunRow(record_batch, value, _decoded(key, value))
 
     def _write(self, key: bytes, row: RunRow, content: FoldState | EndedRun) -> None:
-        row.value = content.to_bytes()
+        row.value, row.encoded = row.encode(), None
         row.changed = False
         with table_writes_for(row.record_batch):
             self._table[key] = row.value
@@ -202,14 +230,27 @@ def ended_by_partition(table: Mapping[bytes, bytes]) -> dict[int, deque[bytes]]:
     found: dict[int, list[tuple[int, bytes]]] = {}
     for key, value in table.items():
         if value and value.startswith(ENDED_PREFIX):
-            ended = EndedRun.model_validate_json(value)
+            ended = _decoded(key, value)
+            assert isinstance(ended, EndedRun)
             found.setdefault(ended.partition, []).append((ended.offset, key))
     return {partition: deque(key for _, key in sorted(runs)) for partition, runs in found.items()}
 
 
-def _decoded(value: Any) -> FoldState | EndedRun | None:
+def _decoded(key: bytes, value: Any) -> FoldState | EndedRun | None:
+    """Return the content of a table value; that of an unreadable value is a broken run."""
     if not value:
         return None
-    if value.startswith(ENDED_PREFIX):
-        return EndedRun.model_validate_json(value)
-    return FoldState.from_bytes(value)
+    try:
+        if value.startswith(ENDED_PREFIX):
+            return EndedRun.model_validate_json(value)
+        return FoldState.from_bytes(value)
+    except Exception as error:  # noqa: BLE001 - whatever another version or a stranger has written
+        return EndedRun(
+            ended=RunEnd.BROKEN,
+            run_id=key.decode(errors="replace"),
+            last_seq=-1,
+            run_config_sha256="",
+            partition=-1,
+            offset=-1,
+            reason=f"its state in the table cannot be read: {error}"[:MAX_REASON_CHARS],
+        )

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,13 +12,19 @@ from faust import StreamT
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.settings import Settings
-from esper.topics.bus import Producer, Record, TracedEvent
-from esper.topics.catalog import ADAPTATION_DECISION, BANDIT_APP, FOLDED_RUNS, SEED_METRICS
-from esper.topics.codec import child_traceparent, digest, traceparent_of
+from esper.topics.bus import Producer, Record, TracedEvent, partition_of
+from esper.topics.catalog import (
+    ADAPTATION_DECISION,
+    BANDIT_APP,
+    FOLDED_RUNS,
+    MAX_MESSAGE_BYTES,
+    SEED_METRICS,
+)
+from esper.topics.codec import child_traceparent, digest, encode, traceparent_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 from esper.workers.bandit.memory_writer import MemoryWriter
-from esper.workers.bandit.run_table import EndedRun, RunEnd, RunRow, RunTable
-from esper.workers.bandit.sequence_gaps import require_report_missing
+from esper.workers.bandit.run_table import MAX_REASON_CHARS, EndedRun, RunEnd, RunRow, RunTable
+from esper.workers.bandit.sequence_gaps import ReportSkipped, require_report_missing
 from esper.workers.faust.app import batch_topic, bytes_table, is_ready, make_app, run
 from esper.workers.faust.dead_letters import DlqReason, read, send_to_dlq
 from esper.workers.faust.guards import GuardedApp, RecordBatch, process_batches, records_of
@@ -31,8 +37,12 @@ from esper.workers.faust.metrics import (
     metrics_server,
     observe_latency,
 )
+from esper.workers.faust.quarantine import INFRASTRUCTURE, attempt, described
 
 log = structlog.get_logger()
+
+MAX_DECISION_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
+"""Largest decision; the rest of the topic's limit is for key, headers and framing."""
 
 BATCH_RECORDS = 512
 """Records per batch. Larger batches save little and delay the first decision of a backlog."""
@@ -79,21 +89,59 @@ class Bandit:
         self._table.begin_batch()
         for record_batch in record_batches:
             for record in records_of(record_batch.message):
-                report = await self._read(record)
-                if report is not None:
-                    decided += await self._fold(
-                        self._table.row(record_batch, report.run_id), record, report
-                    )
+                decided += await self._decide(record_batch, record)
             await asyncio.sleep(0)  # let the fetcher and the metrics server run
+        await self._break_unwritable(decided)
         await self._publish(decided)
         await self._memory_writer.keep(self._table.closed_states())
         await self._table.write()
 
+    async def _decide(self, record_batch: RecordBatch, record: Record) -> list[ReportDecision]:
+        """Return the decisions of a record, none if it is invalid; a failure breaks its run."""
+        report = await self._read(record)
+        if report is None:
+            return []
+        row = self._table.row(record_batch, report.run_id)
+        decided: list[ReportDecision] = []
+
+        async def fold_report() -> None:
+            decided.extend(await self._fold(row, record, report))
+
+        error = await attempt(fold_report, (*INFRASTRUCTURE, ReportSkipped))
+        if error is not None:
+            await self._break(row, record, DlqReason.FAILED, described(error))
+        return decided
+
+    async def _break_unwritable(self, decided: list[ReportDecision]) -> None:
+        """Break the runs whose state or decisions cannot be written, and drop their decisions."""
+        by_run: dict[bytes | None, list[AdaptationDecision]] = {}
+        for decision, record, _ in decided:
+            by_run.setdefault(record.key, []).append(decision)
+        for row in self._table.changed_rows():
+            if row.record is None:
+                continue  # An ended run can always be written.
+            try:
+                row.encode()
+                require_sendable(by_run.get(row.record.key, ()))
+            except ValueError as error:
+                await self._break(row, row.record, DlqReason.FAILED, str(error))
+                decided[:] = [one for one in decided if one.record.key != row.record.key]
+
     async def _read(self, record: Record) -> SeedReport | None:
         report = await read(SeedReport, record, self._producer)
-        if report is not None and record.key != report.run_id.encode():
+        if report is None:
+            return None
+        if record.key != report.run_id.encode():
             reason = f"the key is {record.key!r} but must be the run id {report.run_id!r}"
-            await self._dead_letter(record, DlqReason.WRONG_KEY, reason)
+            await self._dead_letter(record, DlqReason.WRONG_KEY, reason[:MAX_REASON_CHARS])
+            return None
+        expected = partition_of(record.key, SEED_METRICS.partitions)
+        if record.partition != expected:
+            reason = (
+                f"the record is on partition {record.partition}, its key belongs on {expected}; "
+                "set the client's partitioner to murmur2_random"
+            )
+            await self._dead_letter(record, DlqReason.WRONG_PARTITION, reason)
             return None
         return report
 
@@ -198,6 +246,14 @@ class Bandit:
                 strategy=decision.strategy,
                 why=decision.reason,
             )
+
+
+def require_sendable(decisions: Iterable[AdaptationDecision]) -> None:
+    """Raise ValueError if a decision is too large for its topic."""
+    for decision in decisions:
+        size = len(encode(decision))
+        if size > MAX_DECISION_BYTES:
+            raise ValueError(f"decision {decision.seq} has {size} bytes, over {MAX_DECISION_BYTES}")
 
 
 def run_bandit_worker(settings: Settings) -> int:

@@ -16,6 +16,7 @@ from esper.workers.cli import (
     audit,
     blueprint,
     demo,
+    dlq,
     keys,
     memory,
     run_control,
@@ -64,6 +65,7 @@ app.command("train")(train.train)
 app.command("audit")(audit.audit_run)
 app.add_typer(blueprint.app, name="blueprint")
 app.add_typer(topics.app, name="topics")
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(worker.app, name="worker")
 app.add_typer(audit.history, name="history")
 app.add_typer(run_control.run, name="run")

@@ -5,8 +5,10 @@ every site. Both input topics have one partition, so that one worker has all of 
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
+import structlog
 from faust import EventT, StreamT
 
 from esper.blueprint import BlueprintRejected, check, kernel_id, requests_for
@@ -19,10 +21,11 @@ from esper.topics.catalog import (
     PLANNED_RUNS,
     TRAINING_RUN,
 )
-from esper.topics.codec import child_traceparent, decode, encode, traceparent_of
+from esper.topics.codec import Undecodable, child_traceparent, decode, encode, traceparent_of
 from esper.topics.models import (
     Blueprint,
     CompileStatus,
+    Event,
     KernelCompiled,
     KernelRequested,
     RunStatus,
@@ -37,6 +40,20 @@ from esper.workers.faust.metrics import (
     KNOWN_BLUEPRINTS,
     OPEN_RUNS,
 )
+from esper.workers.faust.quarantine import quarantined
+
+log = structlog.get_logger()
+
+E = TypeVar("E", bound=Event)
+
+
+def decoded_values(model: type[E], table: Mapping[bytes, bytes]) -> Iterator[E]:
+    """Yield the decoded values of a table; log and skip those of another version."""
+    for key, value in list(table.items()):
+        try:
+            yield decode(model, value)
+        except Undecodable as error:
+            log.warning("table value skipped", key=key, why=str(error))
 
 
 class Planner:
@@ -56,10 +73,10 @@ class Planner:
         app.agent(raw_topic(app, TRAINING_RUN.name))(self._read_runs)
 
     async def _read_blueprints(self, stream: StreamT[bytes]) -> None:
-        await process_in_order(stream, self._plan_blueprint)
+        await process_in_order(stream, quarantined(self._plan_blueprint, self._producer))
 
     async def _read_runs(self, stream: StreamT[bytes]) -> None:
-        await process_in_order(stream, self._plan_run)
+        await process_in_order(stream, quarantined(self._plan_run, self._producer))
 
     async def _plan_blueprint(self, event: EventT[bytes]) -> None:
         record = record_of(event)
@@ -73,7 +90,7 @@ class Planner:
             await self._reject(blueprint, error, trace)
             return
         async with self._planning:
-            runs = (decode(TrainingRun, value) for value in self._runs.values())
+            runs = decoded_values(TrainingRun, self._runs)
             await self._request(requests_for([blueprint], runs), trace)
             self._blueprints[blueprint.blueprint_id.encode()] = encode(blueprint)
             await self._blueprints.confirmed()
@@ -87,7 +104,7 @@ class Planner:
         key = run.run_id.encode()
         async with self._planning:
             if run.status is RunStatus.OPEN:
-                blueprints = [decode(Blueprint, value) for value in self._blueprints.values()]
+                blueprints = list(decoded_values(Blueprint, self._blueprints))
                 await self._request(requests_for(blueprints, [run]), traceparent_of(record.headers))
                 self._runs[key] = encode(run)
             else:

@@ -9,6 +9,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust import EventT, StreamT
 
+from esper.blueprint import RejectionCode
 from esper.compiler import (
     MILLISECONDS,
     Built,
@@ -54,14 +55,16 @@ from esper.workers.faust.metrics import (
     metrics_server,
     observe_steps,
 )
+from esper.workers.faust.quarantine import attempt, described, quarantined
 
 log = structlog.get_logger()
 
 MAX_ANNOUNCED = 4096
 """Announced kernels kept in memory: a repeated request is announced again without compiling."""
 
-STORE_TIMEOUT_S = 30.0
 STORE_RETRY_S = 0.5
+STORE_MAX_RETRY_S = 10.0
+"""Pauses between attempts to store a kernel: the first one, and the longest."""
 
 DRAIN_SLACK_S = 5.0
 """Seconds that a shutdown adds to a kernel's time limit, for storing and announcing it."""
@@ -95,7 +98,8 @@ class Compiler:
         app.agent(raw_topic(app, KERNEL_REQUESTED.name))(self._read_requests)
 
     async def _read_requests(self, stream: StreamT[bytes]) -> None:
-        await process_in_order(stream, self._compile, concurrency=self._concurrency)
+        handle = quarantined(self._compile, self._producer)
+        await process_in_order(stream, handle, concurrency=self._concurrency)
 
     async def _compile(self, event: EventT[bytes]) -> None:
         record = record_of(event)
@@ -107,6 +111,12 @@ class Compiler:
         if known is not None and await asyncio.to_thread(self._still_stored, known):
             await self._publish(KERNEL_READY, known, record)
             return
+        error = await attempt(lambda: self._answer(request, record, delivery_ms))
+        if error is not None:
+            failed = Rejected(RejectionCode.WORKER_ERROR, described(error))
+            await self._reject(request, failed, {"delivery": delivery_ms}, record)
+
+    async def _answer(self, request: KernelRequested, record: Record, delivery_ms: float) -> None:
         with COMPILING.track_inprogress(), BUILD_SECONDS.time():
             outcome = await self._compile_pool.build(request)
         timings_ms = {"delivery": delivery_ms, **outcome.timings_ms}
@@ -181,21 +191,16 @@ class Compiler:
         )
 
     async def _put(self, kernel_id: str, artifact: bytes) -> str:
-        """Store an artifact and return its location; retry while the store is away.
-
-        Raises:
-            StoreUnavailable: the store did not answer for `STORE_TIMEOUT_S`; this ends the worker.
-        """
-        deadline = time.monotonic() + STORE_TIMEOUT_S
+        """Store an artifact and return its location; retry for as long as the store is away."""
+        pause_s = STORE_RETRY_S
         while True:
             try:
                 return await asyncio.to_thread(self._store.put, kernel_id, artifact)
             except StoreUnavailable as error:
-                if time.monotonic() > deadline:
-                    raise
                 STORE_RETRIES.inc()
-                log.warning("kernel store unavailable; retrying", why=str(error))
-                await asyncio.sleep(STORE_RETRY_S)
+                log.warning("kernel store unavailable; retrying", why=str(error), in_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, STORE_MAX_RETRY_S)
 
     async def _publish(
         self, topic: Topic, event: KernelCompiled | KernelReady, record: Record

@@ -21,12 +21,14 @@ class DlqReason(StrEnum):
     UNREADABLE = "unreadable"
     UNDECODABLE = "undecodable"
     WRONG_KEY = "wrong-key"
+    WRONG_PARTITION = "wrong-partition"
     NO_RUN_CONFIG = "no-run-config"
     UNFOLDABLE = "unfoldable"
     CLOSED = "closed"
     SEQUENCE_GAP = "sequence-gap"
     CONTRADICTION = "contradiction"
     BROKEN = "broken"
+    FAILED = "failed"
 
 
 E = TypeVar("E", bound=Event)

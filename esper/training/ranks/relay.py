@@ -10,6 +10,7 @@ from esper.topics.models import SeedReport
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.ranks.groups import LeaderFailed, Ranks, broadcast
 from esper.training.source import one_line
+from esper.training.status import GrowthState, GrowthStatus
 
 log = logging.getLogger("esper")
 
@@ -61,6 +62,7 @@ class RelayedLink:
         self._ranks = ranks
         self._decoder = decoder
         self._thread: threading.Thread | None = None
+        self.status = GrowthStatus(GrowthState.GROWING)
 
     def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
         """Wait until rank 0 has started the run, then receive its frames.
@@ -104,7 +106,9 @@ class RelayedLink:
             try:
                 data = broadcast(self._ranks.data, None)
             except RuntimeError as error:
-                log.warning("nothing more arrives from rank 0: %s", one_line(error))
+                reason = f"nothing more arrives from rank 0: {one_line(error)}"
+                self.status = GrowthStatus(GrowthState.FAILED, reason)
+                log.warning(reason)
                 return
             if data == END:
                 return

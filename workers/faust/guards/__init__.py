@@ -8,19 +8,22 @@ Kafka. Out: at least one call per record, and a committed offset that never pass
 from esper.workers.faust.guards.guard import ALL, TESTED_FAUST, Guard, UntestedFaust, require_tested
 from esper.workers.faust.guards.guarded import GuardedApp
 from esper.workers.faust.guards.processing import (
+    Handle,
     process_batches,
     process_in_order,
     table_writes_for,
 )
 from esper.workers.faust.guards.record_batches import RecordBatch, RecordBatchSchema, records_of
-from esper.workers.faust.guards.table import ConfirmedTable
+from esper.workers.faust.guards.table import ChangelogUnconfirmed, ConfirmedTable
 
 __all__ = [
     "ALL",
     "TESTED_FAUST",
+    "ChangelogUnconfirmed",
     "ConfirmedTable",
     "Guard",
     "GuardedApp",
+    "Handle",
     "RecordBatch",
     "RecordBatchSchema",
     "UntestedFaust",

@@ -6,6 +6,12 @@ from typing import Any
 import faust
 from faust.types.tuples import FutureMessage
 
+from esper.errors import EsperError
+
+
+class ChangelogUnconfirmed(EsperError):
+    """The broker did not confirm a table write: its records must be read again."""
+
 
 class ConfirmedTable(faust.Table[bytes, bytes]):
     """A bytes-to-bytes table that tracks which changelog records the broker has not confirmed.
@@ -26,11 +32,16 @@ class ConfirmedTable(faust.Table[bytes, bytes]):
         return sent
 
     async def confirmed(self) -> None:
-        """Wait until the broker has all writes so far; call this before acknowledging a record."""
+        """Wait until the broker has all writes so far; call this before acknowledging a record.
+
+        Raises:
+            ChangelogUnconfirmed: the broker refused or lost a write.
+        """
         sent = list(self._unconfirmed)
         if sent:
             # asyncio.wait: cancelling this call must neither cancel the writes nor drop them here.
             await asyncio.wait(sent)
-        for write in sent:
-            write.result()
         del self._unconfirmed[: len(sent)]
+        for write in sent:
+            if (error := write.exception()) is not None:
+                raise ChangelogUnconfirmed(f"{self.changelog_topic_name}: {error}") from error

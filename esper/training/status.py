@@ -1,0 +1,21 @@
+"""`GrowthStatus`: whether kernels and decisions reach a run."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class GrowthState(StrEnum):
+    """Whether kernels and decisions reach a run."""
+
+    GROWING = "growing"
+    PAUSED = "paused"
+    WAITING = "waiting"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+class GrowthStatus(NamedTuple):
+    """The state of a run, and the reason if it is waiting for the broker or has failed."""
+
+    state: GrowthState
+    reason: str | None = None
