@@ -18,10 +18,14 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
+from esper.topics.bus.decompression import require_bounded
 from esper.topics.bus.record import UNREADABLE
 
 BATCH_HEADER: Final = struct.Struct(">qi")
 """Base offset, and the length of what follows; the same in all versions of the format."""
+
+RECORDS_POSITION: Final = _DefaultRecordBatchPy.HEADER_STRUCT.size
+"""Where the records of a batch begin."""
 
 MAX_REASON_CHARS: Final = 300
 
@@ -56,7 +60,13 @@ class RememberedBatches:
         end = self._position + BATCH_HEADER.size + length
         self.raw, self._position = self._data[self._position : end], end
         self.batch = self._batches.next_batch()
+        self.require_bounded()
         return self.batch
+
+    def require_bounded(self) -> None:
+        """Raise BatchTooLarge if the last batch decompresses to too many bytes."""
+        if self.batch.magic >= 2 and self.batch.compression_type:
+            require_bounded(self.batch.compression_type, self.raw[RECORDS_POSITION:])
 
 
 class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
@@ -80,6 +90,7 @@ class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         """Yield the rest of the present batch, record by record; skip nothing without a mark."""
         end = self._records.batch.next_offset
         try:
+            self._records.require_bounded()
             records = _DefaultRecordBatchPy(self._records.raw)
             records._maybe_uncompress()
             for _ in range(records._num_records):
