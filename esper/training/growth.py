@@ -75,9 +75,9 @@ class Growth:
 
     @property
     def status(self) -> GrowthStatus:
-        """Whether kernels and decisions reach this run; training goes on in every state.
+        """Whether kernels and decisions reach this run; training continues in every state.
 
-        A run is `waiting` while the broker is away, and goes on by itself. A run that has `failed`
+        A run is `waiting` while the broker is away, and continues by itself. A run that has `failed`
         gets no more decisions.
         """
         if self._closed:

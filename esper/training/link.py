@@ -108,9 +108,7 @@ class RunLink:
             return self.failure is None
         if not self._late and time.monotonic() - self._sent_at > LATE_AFTER_S:
             self._late = True
-            log.warning(
-                "growth pauses: the broker does not confirm reports; training goes on as it is"
-            )
+            log.warning("growth pauses: the broker does not confirm reports; training continues")
         return False
 
     def report(self, report: SeedReport) -> None:
@@ -169,7 +167,7 @@ class RunLink:
         # The report in flight may be lost, and after a gap in the sequence nothing is decided.
         self.failure = why
         if not self._config.lockstep:
-            log.error("growth ends: %s; training goes on as it is", why)
+            log.error("growth ends: %s; training continues", why)
 
     def _on_frame(self, frame: Frame, deliver: Deliver, on_decision: OnDecision) -> None:
         if self._relay is not None:

@@ -114,13 +114,13 @@ class Lockstep:
             if self._link.failure is not None:
                 self._break(f"{self._link.failure}; start the run again")
             if waited_s > limit_s:
-                self._break(f"waited {limit_s:g} s in vain for {awaited.what}; {awaited.remedy}")
+                self._break(f"waited {limit_s:g} s for {awaited.what}; {awaited.remedy}")
             if not told and waited_s > LATE_AFTER_S:
                 told = True
                 log.warning("training waits for %s", awaited.what)
             time.sleep(POLL_S)
         if told:
-            log.warning("training goes on")
+            log.warning("training continues")
 
     def _break(self, why: str) -> None:
         self._broken = LockstepBroken(f"lockstep run {self._run_id} is broken: {why}")

@@ -128,7 +128,7 @@ class Replay:
         """
         if self._ahead and not (self._closing_next and self._ahead[0].step == self._step):
             self._differ(
-                f"the training ends after step {self._step}, and the record goes on to step "
+                f"the training ends after step {self._step}, and the recording continues to step "
                 f"{self._recording.last_step}"
             )
         return bool(self._ahead)

@@ -1,7 +1,7 @@
 """What `Growth.step` does, by the mode of the run: one driver per mode.
 
 A driver does one step and returns the driver of the next one, so a resumed run
-that has caught up with its recorded reports goes on with another driver.
+that has caught up with its recorded reports continues with another driver.
 """
 
 from typing import Final, Protocol

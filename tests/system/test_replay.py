@@ -185,7 +185,7 @@ def test_a_replay_shorter_than_the_record_is_an_error_and_a_longer_one_ends_with
     run = recorded["lockstep"]
     short = replayed(run, tmp_path, "--epochs", "3")
     assert short.returncode == 1
-    assert "and the record goes on to step" in json.loads(short.stdout)["replay"]["why"]
+    assert "and the recording continues to step" in json.loads(short.stdout)["replay"]["why"]
     long = replayed(run, tmp_path, "--epochs", str(3 * EPOCHS[run.task]))
     assert long.returncode == 0, long.stderr
     assert json.loads(long.stdout)["steps"] == run.facts["steps"]

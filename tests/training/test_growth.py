@@ -333,7 +333,7 @@ def test_training_continues_after_the_link_process_dies_with_one_warning(
         run.train()
     run.growth.close()
     assert [line for line in warnings_in(caplog) if not line.startswith("kernel")] == [
-        "growth ends: the link process has ended; training goes on as it is",
+        "growth ends: the link process has ended; training continues",
         f"run {run.growth.run_id} ends without its last report",
     ]
 
@@ -441,7 +441,7 @@ def test_training_continues_during_a_broker_outage_and_no_report_is_lost(
     assert reports[-1].closing
     lines = [line for line in warnings_in(caplog) if line.startswith("growth")]
     assert lines == [
-        "growth pauses: the broker does not confirm reports; training goes on as it is",
+        "growth pauses: the broker does not confirm reports; training continues",
         "growth resumes: the broker answers again",
     ]
 

@@ -124,7 +124,7 @@ def test_a_run_without_answers_does_not_start_and_gives_a_remedy(
     start = time.monotonic()
     with pytest.raises(
         LockstepBroken,
-        match=r"^lockstep run test-\S+ is broken: waited 1.5 s in vain for the answer to report 0; "
+        match=r"^lockstep run test-\S+ is broken: waited 1.5 s for the answer to report 0; "
         "are bandit workers running, and of this version\\?$",
     ):
         Run(settings, lockstep=SHORT)
@@ -176,7 +176,7 @@ def test_reports_are_due_at_every_multiple_even_if_answers_are_late(
     assert steps == [0, 5, 10, 15, 20, 25, 25]
     assert run.growth.run_history.sealed
     lines = [line for line in warnings_in(caplog) if line.startswith("training")]
-    assert lines == ["training waits for the answer to report 2", "training goes on"]
+    assert lines == ["training waits for the answer to report 2", "training continues"]
 
 
 def test_kernels_of_published_blueprints_are_in_the_first_report_only(
@@ -205,7 +205,7 @@ def test_a_missing_kernel_is_named(settings: Settings, outside: Outside) -> None
     compile_only(outside, silent_on=("never-compiled",))
     with pytest.raises(
         LockstepBroken,
-        match=r"waited 3 s in vain for 1 of \d+ kernels \(never-compiled at vector:8\); "
+        match=r"waited 3 s for 1 of \d+ kernels \(never-compiled at vector:8\); "
         "are compile workers running, and of this version",
     ):
         Run(settings, lockstep=SHORT)

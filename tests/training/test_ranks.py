@@ -120,7 +120,7 @@ class Torchrun:
 def eventually(what: str, found: Callable[[], Any], limit_s: float = WAIT_S) -> Any:
     deadline = time.monotonic() + limit_s
     while not (value := found()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"this did not come: {what}"
         time.sleep(0.05)
     return value
 

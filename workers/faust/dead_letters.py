@@ -51,7 +51,7 @@ def record_of(event: EventT[bytes]) -> Record:
 
 
 async def read(model: type[E], record: Record, producer: Producer) -> E | None:
-    """Return the decoded event; send a record that is none to the DLQ and return None."""
+    """Return the decoded event; send any other record to the DLQ and return None."""
     RECORDS.labels(record.topic).inc()
     if record.unreadable is not None:
         await send_to_dlq(record, DlqReason.UNREADABLE, record.unreadable, producer)

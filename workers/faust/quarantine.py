@@ -1,4 +1,4 @@
-"""Failures that belong to one record: retried once, then dead-lettered; the worker goes on.
+"""Failures that belong to one record: retried once, then dead-lettered; the worker continues.
 
 A failure of the infrastructure belongs to no record: it is raised, and the record is read again.
 """
