@@ -77,8 +77,8 @@ class Growth:
     def status(self) -> GrowthStatus:
         """Whether kernels and decisions reach this run; training continues in every state.
 
-        A run is `waiting` while the broker is away, and continues by itself. A run that has `failed`
-        gets no more decisions.
+        A run is `waiting` while the broker is away, and continues by itself. A `failed` run gets no
+        more decisions.
         """
         if self._closed:
             return GrowthStatus(GrowthState.ENDED)

@@ -108,18 +108,18 @@ class Lockstep:
 
     def _wait(self, missing: Callable[[], Awaited | None], limit_s: float) -> None:
         start = time.monotonic()
-        told = False
+        warned = False
         while (awaited := missing()) is not None:
             waited_s = time.monotonic() - start
             if self._link.failure is not None:
                 self._break(f"{self._link.failure}; start the run again")
             if waited_s > limit_s:
                 self._break(f"waited {limit_s:g} s for {awaited.what}; {awaited.remedy}")
-            if not told and waited_s > LATE_AFTER_S:
-                told = True
+            if not warned and waited_s > LATE_AFTER_S:
+                warned = True
                 log.warning("training waits for %s", awaited.what)
             time.sleep(POLL_S)
-        if told:
+        if warned:
             log.warning("training continues")
 
     def _break(self, why: str) -> None:

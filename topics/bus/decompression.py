@@ -17,6 +17,12 @@ GZIP_RATIO: Final = 1032
 LZ4_RATIO: Final = 255
 """Largest ratio that the format allows: smaller data need not be tried."""
 
+FIRST_RATIO, FIRST_BYTES, GROWTH = 10, 4096, 8
+"""Sizes of the buffers that are tried: `FIRST_RATIO` times the data, then `GROWTH` times that."""
+
+BUFFER_FULL: Final = "failed to write whole buffer"
+"""What cramjam's errors say when a buffer is too small."""
+
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES: Final = 16
 
@@ -75,11 +81,19 @@ def _check_zstd(data: memoryview) -> None:
 
 
 def _check_by_trial(decompress_into: Callable[[bytes, bytearray], int], data: memoryview) -> None:
-    try:
-        # The buffer is mapped lazily: small batches touch a small part of it.
-        decompress_into(bytes(data), bytearray(MAX_BATCH_BYTES))
-    except cramjam.DecompressionError as error:
-        raise BatchTooLarge from error
+    """Decompress into buffers that grow up to the bound; most data fit the first one."""
+    size = min(FIRST_RATIO * len(data) + FIRST_BYTES, MAX_BATCH_BYTES)
+    while True:
+        try:
+            decompress_into(bytes(data), bytearray(size))
+        except cramjam.DecompressionError as error:
+            if BUFFER_FULL not in str(error):
+                return  # Damaged before the bound: reading the batch raises this error again.
+            if size == MAX_BATCH_BYTES:
+                raise BatchTooLarge from error
+        else:
+            return
+        size = min(GROWTH * size, MAX_BATCH_BYTES)
 
 
 _CHECKS: Final[Mapping[int, Callable[[memoryview], None]]] = {

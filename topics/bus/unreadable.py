@@ -75,11 +75,13 @@ class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     _tp: TopicPartition
     _records: RememberedBatches
     next_fetch_offset: int
+    _delivered_to: int = -1
 
     def _unpack_records(self) -> Iterator[Any]:
         while True:
             try:
-                yield from super()._unpack_records()
+                for record in super()._unpack_records():
+                    yield from self._checked(record)
                 return
             except Exception:
                 if self._records.damaged():
@@ -97,17 +99,34 @@ class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 found = self._next_of(records)
                 if found.offset >= self.next_fetch_offset:
                     self.next_fetch_offset = found.offset + 1
-                    yield found
+                    yield from self._checked(found)
         except Exception as unreadable:  # noqa: BLE001 - whatever a codec raises
-            offsets = f"{self.next_fetch_offset} to {end - 1}"
-            yield self._unreadable(end - 1, unreadable, f"the batch of offsets {offsets}")
+            if self.next_fetch_offset < end:
+                offsets = f"{self.next_fetch_offset} to {end - 1}"
+                yield self._unreadable(end - 1, unreadable, f"the batch of offsets {offsets}")
         self.next_fetch_offset = end
+
+    def _checked(self, record: Any) -> Iterator[Any]:
+        """Yield a record whose offset is one of its batch's; else skip the rest of the batch.
+
+        The producer writes offsets within a batch, and the broker does not check all of them.
+        """
+        batch = self._records.batch
+        if batch.base_offset <= record.offset < batch.next_offset:
+            self._delivered_to = record.offset + 1
+            yield record
+            return
+        self.next_fetch_offset = batch.next_offset
+        if self._delivered_to < batch.next_offset:
+            self._delivered_to = batch.next_offset
+            error = ValueError(f"offset {record.offset} is outside of the batch")
+            yield self._unreadable(batch.next_offset - 1, error, "the rest of a batch")
 
     def _next_of(self, records: _DefaultRecordBatchPy) -> Any:
         """Return the next record of a batch."""
         length, start = _varint(records._buffer, records._pos)
         try:
-            return self._consumer_record(self._tp, records._read_msg())
+            return self._consumer_record(self._tp, records._read_msg(_varint))
         except Exception as error:  # noqa: BLE001 - whatever decoding raises
             records._pos = start + length
             _, position = _varint(records._buffer, start)  # attributes
