@@ -53,8 +53,8 @@ from tests.training.test_growth import (
 __all__ = ["no_threads_left"]
 
 SHORT = LockstepTimeouts(kernels_s=3.0, answer_s=1.5)
-QUICK_S = 3.0
-"""Closing the broker connection and a process takes part of it; a wait would take more."""
+FOREVER_S = 3600.0
+"""A run that waited this long would end its test by the limit of all tests."""
 
 Answer = Callable[[SeedReport], Iterable[AdaptationDecision]]
 
@@ -121,14 +121,12 @@ def test_a_run_without_answers_does_not_start_and_gives_a_remedy(
     settings: Settings, outside: Outside
 ) -> None:
     compile_only(outside)
-    start = time.monotonic()
     with pytest.raises(
         LockstepBroken,
         match=r"^lockstep run test-\S+ is broken: waited 1.5 s for the answer to report 0; "
         "are bandit workers running, and of this version\\?$",
     ):
         Run(settings, lockstep=SHORT)
-    assert time.monotonic() - start < 2 * QUICK_S
 
 
 def test_a_run_whose_answers_stop_fails_at_the_next_report_and_closes(
@@ -136,7 +134,7 @@ def test_a_run_whose_answers_stop_fails_at_the_next_report_and_closes(
 ) -> None:
     compile_only(outside)
     answer_with(outside, lambda report: [the_end(report)] if report.seq < 2 else [])
-    run = Run(settings, seal_timeout_s=WAIT_S, lockstep=SHORT)
+    run = Run(settings, seal_timeout_s=FOREVER_S, lockstep=SHORT)
     for _ in range(2 * REPORT_EVERY - 1):
         run.train()
     with pytest.raises(LockstepBroken, match="the answer to report 2"):
@@ -145,9 +143,7 @@ def test_a_run_whose_answers_stop_fails_at_the_next_report_and_closes(
         run.train()
     with pytest.raises(LockstepBroken, match="the answer to report 2"):
         run.train()
-    start = time.monotonic()
     run.growth.close()
-    assert time.monotonic() - start < QUICK_S
     reports = outside.reports(run.growth.run_id)
     assert [(report.seq, report.closing) for report in reports] == [
         (0, False),

@@ -164,12 +164,17 @@ class Scenario:
         return worker
 
     def read_the_rest(self, guards: Collection[Guard] = ALL) -> None:
-        """Replace the first worker by one that ignores the commands, and wait for a last record."""
-        self.publish("1000")
+        """Replace the first worker by one that ignores the commands; wait for a last record each.
+
+        Each partition gets a last record of its own.
+        """
+        last = [1000 + partition for partition in range(self.partitions)]
+        for partition, number in enumerate(last):
+            self.publish(str(number), partition=partition)
         agent = self.workers[0].agent
-        self.start(agent, guards=guards, ignore_commands=True, instance_id="one").wait_for(
-            "done", 1000
-        )
+        worker = self.start(agent, guards=guards, ignore_commands=True, instance_id="one")
+        for number in last:
+            worker.wait_for("done", number)
 
     def done(self) -> set[int]:
         """Return the numbers of the records that a worker finished."""
