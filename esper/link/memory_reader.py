@@ -7,7 +7,8 @@ from typing import Final
 from esper.store import StoreError
 from esper.topics.models import MemorySnapshot, TrainingRun
 
-READ_TIMEOUT_S: Final = 1.0
+READ_TIMEOUT_S: Final = 5.0
+"""A run waits this long for a Redis that does not answer; a busy machine may need a second."""
 
 MAX_NOTE_CHARS: Final = 500
 
@@ -44,7 +45,7 @@ class MemoryReader:
         from esper.bandit import snapshot
         from esper.store import RedisRunMemory
 
-        memory = RedisRunMemory(self._redis_url)
+        memory = RedisRunMemory(self._redis_url, timeout_s=READ_TIMEOUT_S)
         try:
             known_arms = memory.read(self._run.task)
         finally:

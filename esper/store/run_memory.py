@@ -24,8 +24,7 @@ from esper.topics.models import Identifier
 
 KEY_PREFIX: Final = "esper:memory:"
 SCHEMA: Final = b"1"
-CONNECT_TIMEOUT_S: Final = 1.0
-ANSWER_TIMEOUT_S: Final = 1.0
+TIMEOUT_S: Final = 1.0
 FOLD_TIMEOUT_S: Final = 2.0
 """Timeouts are shorter than for kernels, because a run works without memory too."""
 
@@ -48,8 +47,8 @@ _ARM: Final = TypeAdapter(tuple[Weight, Reward, Milliseconds])
 class RedisRunMemory:
     """The memory of each task family; methods may block and are thread-safe."""
 
-    def __init__(self, url: str, *, kept_days: float = 90.0) -> None:
-        """Keep each family for `kept_days` after its last run.
+    def __init__(self, url: str, *, kept_days: float = 90.0, timeout_s: float = TIMEOUT_S) -> None:
+        """Keep each family for `kept_days` after its last run; `timeout_s` limits each answer.
 
         Raises:
             StoreUrlInvalid: `url` is no URL of a Redis server.
@@ -59,8 +58,8 @@ class RedisRunMemory:
         try:
             self._client = Redis.from_url(
                 url,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                socket_timeout=ANSWER_TIMEOUT_S,
+                socket_connect_timeout=timeout_s,
+                socket_timeout=timeout_s,
                 # The client's default retries take longer than a caller should wait.
                 retry=Retry(NoBackoff(), 0),
             )

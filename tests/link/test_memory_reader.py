@@ -63,7 +63,7 @@ def test_a_redis_that_is_not_there_is_noted(run: TrainingRun) -> None:
     assert f"Redis at redis://127.0.0.1:{port}/0 does not answer" in note
 
 
-def test_a_redis_that_never_answers_is_waited_for_a_second(run: TrainingRun) -> None:
+def test_a_redis_that_never_answers_is_not_waited_for_long(run: TrainingRun) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         without_reading(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", run)
 

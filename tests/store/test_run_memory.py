@@ -12,9 +12,8 @@ from redis import Redis
 from esper.bandit import FamilyMemory, MemoryUpdate, with_run
 from esper.store import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
 from esper.store.run_memory import (
-    ANSWER_TIMEOUT_S,
-    CONNECT_TIMEOUT_S,
     KEY_PREFIX,
+    TIMEOUT_S,
     RedisRunMemory,
 )
 
@@ -179,7 +178,7 @@ def socket_timeouts(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 def test_an_unreachable_server_is_unavailable_after_one_connect_of_a_second_at_most(
     family: str, socket_timeouts: list[float | None]
 ) -> None:
-    assert CONNECT_TIMEOUT_S == 1.0
+    assert TIMEOUT_S == 1.0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -193,7 +192,7 @@ def test_an_unreachable_server_is_unavailable_after_one_connect_of_a_second_at_m
         socket_timeouts.clear()
         with pytest.raises(StoreUnavailable, match=str(port)) as failure:
             call()
-        assert socket_timeouts == [CONNECT_TIMEOUT_S]
+        assert socket_timeouts == [TIMEOUT_S]
         assert "secret" not in str(failure.value)
 
 
@@ -204,7 +203,7 @@ def test_a_silent_server_is_waited_for_once(
         memory = RedisRunMemory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
         with pytest.raises(StoreUnavailable, match="imeout"):
             memory.fold(family, UPDATES, run_id="one", at_ms=5)
-        assert socket_timeouts == [CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S]
+        assert socket_timeouts == [TIMEOUT_S, TIMEOUT_S]
 
 
 def test_a_malformed_url_is_refused() -> None:
