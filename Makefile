@@ -17,7 +17,7 @@ demo: .venv/.local
 	$(BIN)/esper demo
 
 # Whole files are spread over processes in the order that tests/conftest.py gives, the longest first.
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
 test: .venv/.dev
 	$(PYTEST) -m "not heavy"

@@ -21,7 +21,7 @@ BLUEPRINTS = ("low-rank-skip", "gated-linear-unit", "dropout-mlp", "conv-bottlen
 EPOCHS = {"digits": 24, "conv-teacher": 16}
 WAIT_S = 300.0
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 class Recorded(NamedTuple):

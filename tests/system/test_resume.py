@@ -31,7 +31,7 @@ WAIT_S = 300.0
 PART_OF_AN_EPOCH_CPU_S = 0.02
 """An epoch takes about 0.2 s of CPU time and has one or two reports."""
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 class Ended(NamedTuple):
