@@ -22,6 +22,8 @@ class AlphaRamps:
 
     def advance(self, step: int) -> None:
         """Set every blending seed's alpha for `step`; make seeds at their final alpha ACTIVE."""
+        if not self._blending:
+            return
         for slot, seed in self._blending:
             seed.alpha.fill_(slot.alpha_at(step))
             if slot.ramp_progress(step) == 1.0:

@@ -107,7 +107,8 @@ class Growth:
             raise LossRefused(_no_loss(loss))
         self._step += 1
         self._driver = self._driver.step(loss, self._step)
-        self._session.prepare_gradients(self._step + 1)
+        if self._session.gradients is not None:
+            self._session.prepare_gradients(self._step + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the run except weights and optimizer; save it with theirs.
