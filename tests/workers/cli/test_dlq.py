@@ -31,7 +31,9 @@ def esper(*words: str, answer: str = "") -> Result:
     return CliRunner().invoke(app, ["dlq", *words], input=answer, env={"COLUMNS": "200"})
 
 
-def bury(servers: str, value: bytes, *, key: bytes = b"k", reason: str = "bad field") -> int:
+def write_dead_letter(
+    servers: str, value: bytes, *, key: bytes = b"k", reason: str = "bad field"
+) -> int:
     """Write a dead letter as the workers do; return its offset."""
     original = Record(TOPIC, 0, 7, 0, key, value, (("ce_id", b"1"),))
     named = dead_letter_headers(original, reason)
@@ -48,7 +50,7 @@ def test_without_dead_letters_the_list_says_so(servers: str) -> None:
 
 def test_a_dead_letter_is_listed_with_reason_and_origin(servers: str) -> None:
     reason = f"bad {secrets.token_hex(4)}"
-    offset = bury(servers, b'{"a": 1}', reason=reason)
+    offset = write_dead_letter(servers, b'{"a": 1}', reason=reason)
     assert reason in esper("list").output
     listed = json.loads(esper("list", TOPIC, "--json").output)[-1]
     assert (listed["offset"], listed["reason"], listed["origin"]) == (offset, reason, "[0]@7")
@@ -56,7 +58,7 @@ def test_a_dead_letter_is_listed_with_reason_and_origin(servers: str) -> None:
 
 
 def test_a_dead_letter_is_shown_whole_and_safely(servers: str) -> None:
-    offset = bury(servers, b"\x1b[31mred\xff", reason="not JSON")
+    offset = write_dead_letter(servers, b"\x1b[31mred\xff", reason="not JSON")
     shown = esper("show", TOPIC, str(offset)).output
     assert "\\x1b[31mred\\xff" in shown
     assert "\x1b" not in shown
@@ -67,7 +69,7 @@ def test_a_dead_letter_is_shown_whole_and_safely(servers: str) -> None:
 
 def test_a_replayed_dead_letter_is_on_its_topic_again(servers: str) -> None:
     value = json.dumps({"marker": secrets.token_hex(4)}).encode()
-    offset = bury(servers, value, key=b"author")
+    offset = write_dead_letter(servers, value, key=b"author")
     result = esper("replay", TOPIC, str(offset))
     assert result.exit_code == 0, result.output
     last = read_topic(servers, TOPIC)[-1]
@@ -75,7 +77,7 @@ def test_a_replayed_dead_letter_is_on_its_topic_again(servers: str) -> None:
 
 
 def test_a_cut_dead_letter_is_not_replayed_and_its_origin_is_named(servers: str) -> None:
-    offset = bury(servers, b"{}", key=bytes(5000))
+    offset = write_dead_letter(servers, b"{}", key=bytes(5000))
     before = len(read_topic(servers, TOPIC))
     result = esper("replay", TOPIC, str(offset))
     assert f"it is not whole; read the original at {TOPIC}[0]@7" in str(result.exception)
@@ -105,7 +107,7 @@ def test_an_unknown_topic_or_offset_is_an_error_with_the_remedy(
 
 
 def test_purge_asks_and_deletes(servers: str) -> None:
-    first, second = bury(servers, b"1"), bury(servers, b"2")
+    first, second = write_dead_letter(servers, b"1"), write_dead_letter(servers, b"2")
     assert esper("purge", TOPIC, answer="n\n").exit_code == 1
     assert esper("purge", TOPIC, "--before", str(second), "--yes").exit_code == 0
     left = [record.offset for record in read_topic(servers, BLUEPRINT_SUBMITTED.dead_letters)]
