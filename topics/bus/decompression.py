@@ -7,6 +7,8 @@ from typing import Final
 
 import cramjam
 
+from esper.errors import EsperError
+
 MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 """Largest decompressed batch that is read; a record has at most 4 MiB when it is compressed."""
 
@@ -27,7 +29,7 @@ _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES: Final = 16
 
 
-class BatchTooLarge(Exception):
+class BatchTooLarge(EsperError):
     """A batch decompresses to more than `MAX_BATCH_BYTES`."""
 
     def __init__(self) -> None:
