@@ -3,8 +3,10 @@
 import io
 import os
 import sys
+from contextlib import suppress
 from multiprocessing import popen_spawn_posix, process, reduction, resource_tracker, spawn, util
 from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_popen
+from pathlib import Path
 from typing import Any, Final
 
 KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -67,13 +69,30 @@ class _Popen(popen_spawn_posix.Popen):
                 sys.executable,
                 command,
                 environment(),
-                # A descriptor duplicated onto itself stays open in the child; the others close.
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (*self._fds, read, held)],
+                file_actions=_keep_only({*self._fds, read, held}),
             )
         finally:
             _close(read, held)
         with open(write, "wb", closefd=False) as pipe:
             pipe.write(orders)
+
+
+def _keep_only(kept: set[int]) -> list[Any]:
+    """Return the file actions with which a child has the standard streams and `kept` alone."""
+    # A descriptor duplicated onto itself stays open; Python's others close by themselves, and those
+    # of C libraries may not.
+    keep: list[Any] = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in sorted(kept)]
+    return keep + [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in kept]
+
+
+def _inheritable() -> list[int]:
+    """Return the open descriptors beyond the standard streams that a child would inherit."""
+    found = []
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        with suppress(OSError):  # the descriptor of the listing is closed by now
+            if descriptor > 2 and os.get_inheritable(descriptor):
+                found.append(descriptor)
+    return found
 
 
 def _pickled(popen: _Popen, process_obj: process.BaseProcess) -> bytes:
