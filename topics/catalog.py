@@ -20,6 +20,9 @@ WORK_PARTITIONS = 12
 DAY_MS = 24 * 60 * 60 * 1000
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
+MAX_VALUE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
+"""Largest value to write; the rest of a message is for key, headers and framing."""
+
 
 class Cleanup(StrEnum):
     """Kafka's `cleanup.policy`: delete by age, or keep the last record of each key."""

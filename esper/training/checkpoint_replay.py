@@ -70,7 +70,7 @@ class CheckpointReplay:
         Raises:
             CheckpointRefused: a decision cannot be applied now.
         """
-        self._read_decoder()
+        self._read_mailbox()
         while self._order and self._outcomes[self._order[0]].step <= step:
             outcome = self._outcomes[self._order.popleft()]
             arrived = self._arrived.pop(outcome.decision_id)
@@ -103,7 +103,7 @@ class CheckpointReplay:
 
     def _missing(self) -> str | None:
         """Return the id of a decision that has not arrived with its kernels."""
-        self._read_decoder()
+        self._read_mailbox()
         for decision_id, outcome in self._outcomes.items():
             arrived = self._arrived.get(decision_id)
             if arrived is None:
@@ -113,7 +113,7 @@ class CheckpointReplay:
                 return decision_id
         return None
 
-    def _read_decoder(self) -> None:
+    def _read_mailbox(self) -> None:
         while self._decision_queue.mailbox:
             message = self._decision_queue.mailbox.popleft()
             match message:

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from esper.topics.bus.connection import CONNECT_TIMEOUT_S
-from esper.topics.bus.consumer import assign, new_consumer
+from esper.topics.bus.consumer import assign, is_readable, new_consumer
 from esper.topics.bus.errors import BrokerUnreachable
 from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition
 from esper.topics.bus.record import Record
@@ -181,9 +181,7 @@ async def _deliver_all(consumer: AIOKafkaConsumer, deliver: Deliver, key: bytes 
 
 def _deliver(record: Record, deliver: Deliver, key: bytes | None) -> None:
     """Pass a record on; one that cannot be read or handled is logged and passed over."""
-    if record.unreadable is not None:
-        log.warning("%s is passed over: %s", record.place, record.unreadable)
-    elif key in (None, record.key):
+    if is_readable(record) and key in (None, record.key):
         try:
             deliver(record)
         except Exception:

@@ -103,7 +103,7 @@ async def _first(
                 if message.offset >= stop:
                     return None
                 record = Record.from_client(message)
-                if _readable(record) and record.key == key and wanted(record):
+                if is_readable(record) and record.key == key and wanted(record):
                     return record
     return None
 
@@ -122,12 +122,14 @@ async def _drain(consumer: AIOKafkaConsumer, key: bytes | None) -> list[Record]:
                     if message.offset < ends[partition]
                 )
                 found += [
-                    record for record in records if _readable(record) and key in (None, record.key)
+                    record
+                    for record in records
+                    if is_readable(record) and key in (None, record.key)
                 ]
     return found
 
 
-def _readable(record: Record) -> bool:
+def is_readable(record: Record) -> bool:
     """Return whether a record was decoded; log it otherwise."""
     if record.unreadable is None:
         return True

@@ -81,7 +81,10 @@ class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         while True:
             try:
                 for record in super()._unpack_records():
-                    yield from self._checked(record)
+                    if self._is_in_batch(record):
+                        yield record
+                    else:
+                        yield from self._rest_of_batch(record)
                 return
             except Exception:
                 if self._records.damaged():
@@ -99,23 +102,30 @@ class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 found = self._next_of(records)
                 if found.offset >= self.next_fetch_offset:
                     self.next_fetch_offset = found.offset + 1
-                    yield from self._checked(found)
+                    if self._is_in_batch(found):
+                        yield found
+                    else:
+                        yield from self._rest_of_batch(found)
         except Exception as unreadable:  # noqa: BLE001 - whatever a codec raises
             if self.next_fetch_offset < end:
                 offsets = f"{self.next_fetch_offset} to {end - 1}"
                 yield self._unreadable(end - 1, unreadable, f"the batch of offsets {offsets}")
         self.next_fetch_offset = end
 
-    def _checked(self, record: Any) -> Iterator[Any]:
-        """Yield a record whose offset is one of its batch's; else skip the rest of the batch.
+    def _is_in_batch(self, record: Any) -> bool:
+        """Return whether a record's offset is one of its batch's.
 
         The producer writes offsets within a batch, and the broker does not check all of them.
         """
         batch = self._records.batch
-        if batch.base_offset <= record.offset < batch.next_offset:
-            self._delivered_to = record.offset + 1
-            yield record
-            return
+        if not batch.base_offset <= record.offset < batch.next_offset:
+            return False
+        self._delivered_to = record.offset + 1
+        return True
+
+    def _rest_of_batch(self, record: Any) -> Iterator[Any]:
+        """Skip the rest of a batch from a record outside of it; yield a mark for that."""
+        batch = self._records.batch
         self.next_fetch_offset = batch.next_offset
         if self._delivered_to < batch.next_offset:
             self._delivered_to = batch.next_offset

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from esper.orchestrator import FoldState
 from esper.topics.bus import Record
-from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.topics.catalog import MAX_VALUE_BYTES
 from esper.topics.codec import digest
 from esper.workers.faust.guards import ConfirmedTable, RecordBatch, table_writes_for
 
@@ -27,9 +27,6 @@ MAX_DECODED_BYTES = 8 * 1024 * 1024
 
 RECENT_REPORTS = 64
 """Reports per run whose digest is kept in memory."""
-
-MAX_STATE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
-"""Largest state; the rest of the changelog's limit is for key and framing."""
 
 MAX_REASON_CHARS = 500
 
@@ -123,8 +120,8 @@ class RunRow:
             encoded = self.content.to_bytes()
         except TypeError as error:  # orjson's error for an integer beyond 64 bits
             raise ValueError(f"the state cannot be stored: {error}") from error
-        if len(encoded) > MAX_STATE_BYTES:
-            raise ValueError(f"the state has {len(encoded)} bytes, more than {MAX_STATE_BYTES}")
+        if len(encoded) > MAX_VALUE_BYTES:
+            raise ValueError(f"the state has {len(encoded)} bytes, more than {MAX_VALUE_BYTES}")
         self.encoded = encoded
         return encoded
 

@@ -17,7 +17,7 @@ from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BANDIT_APP,
     FOLDED_RUNS,
-    MAX_MESSAGE_BYTES,
+    MAX_VALUE_BYTES,
     SEED_METRICS,
 )
 from esper.topics.codec import child_traceparent, digest, encode, traceparent_of
@@ -40,9 +40,6 @@ from esper.workers.faust.metrics import (
 from esper.workers.faust.quarantine import INFRASTRUCTURE, attempt, described
 
 log = structlog.get_logger()
-
-MAX_DECISION_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
-"""Largest decision; the rest of the topic's limit is for key, headers and framing."""
 
 BATCH_RECORDS = 512
 """Records per batch. Larger batches save little and delay the first decision of a backlog."""
@@ -252,8 +249,8 @@ def require_sendable(decisions: Iterable[AdaptationDecision]) -> None:
     """Raise ValueError if a decision is too large for its topic."""
     for decision in decisions:
         size = len(encode(decision))
-        if size > MAX_DECISION_BYTES:
-            raise ValueError(f"decision {decision.seq} has {size} bytes, over {MAX_DECISION_BYTES}")
+        if size > MAX_VALUE_BYTES:
+            raise ValueError(f"decision {decision.seq} has {size} bytes, over {MAX_VALUE_BYTES}")
 
 
 def run_bandit_worker(settings: Settings) -> int:

@@ -66,7 +66,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one dead letter: reason, headers, key and value."""
-    letter = _letter(topic, offset)
+    letter = _letter(topic, offset, _letters(topic))
     if raw:
         sys.stdout.buffer.write(letter.value or b"")
         return
@@ -101,7 +101,8 @@ def replay(
     if every:
         chosen = [letter for letter in _letters(topic) if _obstacle(letter) is None]
     else:
-        chosen = [_letter(topic, offset) for offset in offsets or ()]
+        letters = _letters(topic)
+        chosen = [_letter(topic, offset, letters) for offset in offsets or ()]
     for letter in chosen:
         if (why := _obstacle(letter)) is not None:
             raise DeadLetterUnusable(f"dead letter {letter.offset} of {topic}: {why}")
@@ -153,8 +154,8 @@ def _letters(topic: str) -> "list[Record]":
     return read_topic(Settings().kafka_bootstrap_servers, known[topic])
 
 
-def _letter(topic: str, offset: int) -> "Record":
-    for letter in _letters(topic):
+def _letter(topic: str, offset: int, letters: "list[Record]") -> "Record":
+    for letter in letters:
         if letter.offset == offset:
             return letter
     raise DeadLetterUnusable(
