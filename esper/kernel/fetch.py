@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from esper.kernel.announcement import verify_announcement
 from esper.kernel.metadata import plan_of
 from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
-from esper.kernel.signatures import load_public_key, verify
+from esper.signing import TrustedKeys
 from esper.store import KernelStore, location_in, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady
@@ -23,17 +22,18 @@ class FetchedKernel(NamedTuple):
 
 
 def fetch_kernel(
-    store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady
+    store: KernelStore, trusted_keys: TrustedKeys, ready: KernelReady, *, location: str = ""
 ) -> FetchedKernel:
-    """Return a verified kernel from a store.
+    """Return a verified kernel from a store, at its announced location or at another one.
 
     Raises:
         KernelMissing, StoreUnavailable: the store cannot deliver the artifact.
-        ArtifactRefused: the artifact differs from the announcement, or its signature is invalid.
+        ArtifactRefused: the announcement is not signed by a trusted key, or the artifact is not
+            the announced one.
     """
-    data = store.get(ready.location)
+    verify_announcement(trusted_keys, ready)
+    data = store.get(location or ready.location)
     _check_bytes(ready, data)
-    verify(trusted_key, data, ready.ed25519_signature)
     _check_plan(ready, plan_of(data))
     return FetchedKernel(ready, data)
 
@@ -47,13 +47,13 @@ def fetch_kernels(
         StoreUrlInvalid, KeyUnusable: the URL or the key file is invalid.
         KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_kernel`.
     """
-    store, key = open_store(store_url), load_public_key(trusted_key_file)
-    fetched = {}
-    for ready in announced:
-        location = location_in(store_url, ready.location)
-        moved = ready.model_copy(update={"location": location})
-        fetched[ready.kernel_id] = FetchedKernel(ready, fetch_kernel(store, key, moved).data)
-    return fetched
+    store, keys = open_store(store_url), TrustedKeys(trusted_key_file)
+    return {
+        ready.kernel_id: fetch_kernel(
+            store, keys, ready, location=location_in(store_url, ready.location)
+        )
+        for ready in announced
+    }
 
 
 def _check_bytes(ready: KernelReady, data: bytes) -> None:

@@ -54,6 +54,7 @@ class RunLink:
         self._sent_at = 0.0
         self._late = False
         self.failure: str | None = None
+        self._refused_decisions = 0
         self.missing: Missing | None = None
         self.recorded_reports: list[SeedReport] = []
         self.memory: MemorySnapshot | None = None
@@ -66,11 +67,12 @@ class RunLink:
     @property
     def status(self) -> GrowthStatus:
         """Whether reports can be made: not after a failure, nor while the broker is away."""
+        state, reason = GrowthState.GROWING, None
         if self.failure is not None:
-            return GrowthStatus(GrowthState.FAILED, self.failure)
-        if self._late:
-            return GrowthStatus(GrowthState.WAITING, "the broker does not confirm reports")
-        return GrowthStatus(GrowthState.GROWING)
+            state, reason = GrowthState.FAILED, self.failure
+        elif self._late:
+            state, reason = GrowthState.WAITING, "the broker does not confirm reports"
+        return GrowthStatus(state, reason, self._refused_decisions)
 
     def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
         """Start the sidecar, announce the run and subscribe to its decisions and kernels.
@@ -145,11 +147,14 @@ class RunLink:
         match message.kind:
             case Kind.CONFIRMED:
                 self._in_flight = False
+                self._refused_decisions = message.head["refused_decisions"]
                 if self._late:
                     self._late = False
                     log.warning("growth resumes: the broker answers again")
             case Kind.FAILED:
-                self._fail(f"a report cannot be sent ({message.head['reason']})")
+                self._fail(message.head["reason"])
+            case Kind.DECISION_REFUSED:
+                log.error("%d decisions refused; %s", *message.head.values())
             case Kind.KERNEL_VERIFIED:
                 self._deliver(KernelVerified(decode(KernelReady, message.body)))
             case Kind.REQUESTED:

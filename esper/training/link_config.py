@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from esper.errors import EsperError
-from esper.kernel import load_public_key
 from esper.link import LinkConfig, Resumption
 from esper.settings import Settings
+from esper.signing import TrustedKeys
 from esper.topics.models import TrainingRun
 
 
@@ -42,7 +42,7 @@ def link_config_for(
         KeyUnusable: it cannot be read.
     """
     key = trusted_key_of(settings)
-    load_public_key(key)
+    TrustedKeys(key)
     return LinkConfig(
         bootstrap_servers=settings.kafka_bootstrap_servers,
         store_url=settings.kernel_store_url,

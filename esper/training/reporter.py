@@ -83,7 +83,7 @@ class Reporter:
     """
 
     def __init__(self, run_id: str, run_config: RunConfig) -> None:
-        self._run_id = run_id
+        self.run_id = run_id
         self.run_config = run_config
         self.news = News()
         self.next_seq = 0
@@ -111,7 +111,7 @@ class Reporter:
     ) -> SeedReport:
         """Return the next report; it takes a number and must be sent."""
         report = SeedReport(
-            run_id=self._run_id,
+            run_id=self.run_id,
             seq=self.next_seq,
             step=step,
             train_loss=_finite(train_loss),

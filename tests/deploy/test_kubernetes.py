@@ -113,9 +113,9 @@ def test_no_secret_is_in_the_repository(render: Render, folder: str) -> None:
 
 
 @in_each_folder
-def test_only_the_compile_workers_see_the_signing_key(render: Render, folder: str) -> None:
+def test_only_workers_see_the_signing_key(render: Render, folder: str) -> None:
     holders = [w for w in workloads(render(folder)) if "esper-signing-key" in sources(pod_of(w))]
-    assert names(holders) == {"esper-compile"}
+    assert names(holders) == WORKERS
 
 
 @in_each_folder

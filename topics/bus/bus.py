@@ -15,9 +15,10 @@ from aiokafka.errors import KafkaError
 from esper.topics.bus.connection import CONNECT_TIMEOUT_S
 from esper.topics.bus.consumer import assign, is_readable, new_consumer
 from esper.topics.bus.errors import BrokerUnreachable
-from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition
+from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition, Sign
 from esper.topics.bus.record import Record
 from esper.topics.catalog import Topic
+from esper.topics.codec import Headers
 from esper.topics.models import Event
 
 log = logging.getLogger(__name__)
@@ -67,19 +68,26 @@ class Bus:
         return bus
 
     def publish(
-        self, topic: Topic, event: Event, *, traceparent: str | None = None
+        self,
+        topic: Topic,
+        event: Event,
+        *,
+        traceparent: str | None = None,
+        sign: Sign | None = None,
     ) -> "Future[RecordPosition]":
         """Send an event; return a future of its record's position, set on acknowledgement.
 
-        The future stays pending while the broker is unreachable; cancel it to drop the event.
-        Events with pending futures may be written in another order: await a future before the next
-        call where order matters.
+        `sign` makes the signature in its headers. The future stays pending while the broker is
+        unreachable; cancel it to drop the event. Events with pending futures may be written in
+        another order: await a future before the next call where order matters.
         """
-        return self._sent(self._producer.publish(topic, event, traceparent=traceparent))
+        return self._sent(self._producer.publish(topic, event, traceparent=traceparent, sign=sign))
 
-    def send(self, topic: str, key: bytes | None, value: bytes) -> "Future[RecordPosition]":
+    def send(
+        self, topic: str, key: bytes | None, value: bytes, headers: Headers = ()
+    ) -> "Future[RecordPosition]":
         """Send bytes unchanged; see `publish`."""
-        return self._sent(self._producer.send(topic, key, value, ()))
+        return self._sent(self._producer.send(topic, key, value, headers))
 
     def consume(
         self,

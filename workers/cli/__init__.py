@@ -17,6 +17,7 @@ from esper.workers.cli import (
     blueprint,
     demo,
     dlq,
+    kernel,
     keys,
     memory,
     run_control,
@@ -71,6 +72,7 @@ app.add_typer(audit.history, name="history")
 app.add_typer(run_control.run, name="run")
 app.add_typer(run_control.seed, name="seed")
 app.add_typer(memory.app, name="memory")
+app.add_typer(kernel.app, name="kernel")
 app.add_typer(keys.app, name="keys")
 
 

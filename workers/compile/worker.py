@@ -6,7 +6,6 @@ from collections import OrderedDict
 from functools import partial
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust import EventT, StreamT
 
 from esper.blueprint import RejectionCode
@@ -16,12 +15,11 @@ from esper.compiler import (
     CompilePool,
     ProcessLimits,
     Rejected,
-    load_private_key,
-    sign,
     timed,
 )
-from esper.errors import EsperError
+from esper.kernel import UNSIGNED, sign_announcement
 from esper.settings import Settings
+from esper.signing import SigningKey
 from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
 from esper.topics.bus import Producer, Record
 from esper.topics.catalog import (
@@ -56,6 +54,7 @@ from esper.workers.faust.metrics import (
     observe_steps,
 )
 from esper.workers.faust.quarantine import attempt, described, quarantined
+from esper.workers.signing_key import signing_key_of
 
 log = structlog.get_logger()
 
@@ -70,10 +69,6 @@ DRAIN_SLACK_S = 5.0
 """Seconds that a shutdown adds to a kernel's time limit, for storing and announcing it."""
 
 
-class MissingKey(EsperError):
-    """No signing key is configured."""
-
-
 class Compiler:
     """The agent that builds, signs, stores and announces the kernels of `kernel-requested`.
 
@@ -86,7 +81,7 @@ class Compiler:
         producer: Producer,
         compile_pool: CompilePool,
         store: KernelStore,
-        key: Ed25519PrivateKey,
+        key: SigningKey,
         concurrency: int,
     ) -> None:
         self._producer = producer
@@ -104,7 +99,7 @@ class Compiler:
     async def _compile(self, event: EventT[bytes]) -> None:
         record = record_of(event)
         delivery_ms = max(0.0, time.time() * MILLISECONDS - record.timestamp_ms)
-        request = await read(KernelRequested, record, self._producer)
+        request = await read(KERNEL_REQUESTED, KernelRequested, record, self._producer)
         if request is None:
             return
         known = self._announced.get(request.kernel_id)
@@ -134,22 +129,22 @@ class Compiler:
     async def _announce(
         self, request: KernelRequested, built: Built, timings_ms: dict[str, float], record: Record
     ) -> None:
-        with timed(timings_ms, "sign"):
-            signature = sign(self._key, built.artifact)
         with timed(timings_ms, "store"):
             location = await self._put(request.kernel_id, built.artifact)
-        ready = KernelReady(
+        unsigned = KernelReady(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
             category=request.blueprint.category,
             site_signature=request.site_signature,
             location=location,
             sha256=built.sha256,
-            ed25519_signature=signature,
+            ed25519_signature=UNSIGNED,
             bytes=len(built.artifact),
             params=built.characterisation.params,
             cost=cost_of(built.characterisation),
         )
+        with timed(timings_ms, "sign"):
+            ready = sign_announcement(self._key, unsigned)
         compiled = KernelCompiled(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
@@ -237,14 +232,9 @@ def run_compile_worker(settings: Settings) -> int:
     """Run planner and compiler until SIGTERM; return the exit code of the process.
 
     Raises:
-        MissingKey: no signing key is configured.
-        KeyUnusable: the file does not hold an Ed25519 private key.
+        MissingKey, KeyUnusable: see `signing_key_of`.
     """
-    if settings.signing_key_file is None:
-        raise MissingKey(
-            "no signing key: set ESPER_SIGNING_KEY_FILE; `esper keys create` makes a key pair"
-        )
-    key = load_private_key(settings.signing_key_file)
+    key = signing_key_of(settings)
     app = make_app(
         COMPILE_APP,
         bootstrap_servers=settings.kafka_bootstrap_servers,

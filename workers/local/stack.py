@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from esper.compiler import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
 from esper.settings import Settings
+from esper.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
 from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
