@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
+from esper.kernel import ArtifactRefused, Kernel
 from esper.seed import Seed, Site
-from esper.signing import Kernel, KeyUnusable
+from esper.signing import KeyUnusable
 from esper.training import frame_decoder
 from esper.training.growth import Growth
 from esper.training.ranks import LeaderFailed, RanksDiffer
