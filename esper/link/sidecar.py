@@ -128,7 +128,9 @@ class Sidecar:
             self._deliver,
             make=lambda ready, data: Verified(ready.sha256, data),
         )
-        self._bus = Bus.connect(config.bootstrap_servers, source=config.source)
+        self._bus = Bus.connect(
+            config.bootstrap_servers, source=config.source, on_lost=self._on_topic_lost
+        )
 
     def open(self) -> None:
         """Consume the run's topics, and announce the run.
@@ -260,6 +262,9 @@ class Sidecar:
         ]
         if needed:
             self._loader.prepare(decision.decision_id, needed)
+
+    def _on_topic_lost(self, topic: str) -> None:
+        self._control_channel.put(Frame(Kind.FAILED, {"reason": f"{topic} is not read any more"}))
 
     def _was_taken(self, decision: AdaptationDecision) -> bool:
         """Whether the checkpoint that this run resumes from has the decision."""

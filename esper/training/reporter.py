@@ -107,6 +107,7 @@ class Reporter:
         step: int,
         train_loss: Tensor | None,
         gradients: Mapping[str, float] | None = None,
+        refused_decisions: int = 0,
         closing: bool = False,
     ) -> SeedReport:
         """Return the next report; it takes a number and must be sent."""
@@ -124,6 +125,7 @@ class Reporter:
                 if slot.state is not SeedState.DORMANT
             ),
             gradients=dict(gradients or {}),
+            refused_decisions=refused_decisions,
             closing=closing,
             **self.news.report_fields(),
         )

@@ -38,6 +38,10 @@ def refused(run: Run, count: int) -> Callable[[], bool]:
     return lambda: run.growth.status.refused_decisions == count
 
 
+def reported_refusals(run: Run, outside: Outside) -> int:
+    return sum(report.refused_decisions for report in outside.reports(run.growth.run_id))
+
+
 def genuine(run: Run, outside: Outside) -> AdaptationDecision:
     """Return the decision that the bandit worker is about to publish."""
     plan = decision(planting(run.growth.sites["fc1"], 0, "low-rank-skip"), run_id=run.growth.run_id)
@@ -63,6 +67,7 @@ def test_forged_decisions_change_nothing_and_are_reported(
         assert run.growth.status.state is esper.GrowthState.GROWING
         outside.decide(real)
         run.train_until(planted(run))
+        run.train_until(lambda: reported_refusals(run, outside) == 4)
     assert run.growth.run_history.decisions == outside.decided[run.growth.run_id]
     lines = [line for line in warnings_in(caplog) if "decisions refused" in line]
     assert [line.split(" ", 1)[0] for line in lines] == ["1", "2", "4"]

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Deliver = Callable[[Record], None]
+OnLost = Callable[[str], None]
 
 DISCONNECT_TIMEOUT_S = 0.5
 """Longest disconnect once no send is pending."""
@@ -40,11 +41,15 @@ class StartOffset(Enum):
 class Bus:
     """A producer and consumers that never block the caller's thread.
 
-    The callbacks of `consume` run on the bus's thread and must return quickly.
+    The callbacks of `consume` run on the bus's thread and must return quickly. `on_lost` gets the
+    name of a topic that is read no more: a consumer has ended by an error that is none of Kafka's.
     """
 
-    def __init__(self, bootstrap_servers: str, *, source: str) -> None:
+    def __init__(
+        self, bootstrap_servers: str, *, source: str, on_lost: OnLost | None = None
+    ) -> None:
         self._bootstrap_servers = bootstrap_servers
+        self._on_lost = on_lost
         self._producer = Producer(bootstrap_servers, source=source)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="esper-bus", daemon=True)
@@ -52,13 +57,15 @@ class Bus:
         self._pending: set[Future[RecordPosition]] = set()
 
     @classmethod
-    def connect(cls, bootstrap_servers: str, *, source: str) -> "Bus":
-        """Return a connected bus.
+    def connect(
+        cls, bootstrap_servers: str, *, source: str, on_lost: OnLost | None = None
+    ) -> "Bus":
+        """Return a connected bus; see the class.
 
         Raises:
             BrokerUnreachable: no broker answered within `CONNECT_TIMEOUT_S`.
         """
-        bus = cls(bootstrap_servers, source=source)
+        bus = cls(bootstrap_servers, source=source, on_lost=on_lost)
         bus._thread.start()
         try:
             bus._submit(bus._producer.start()).result()
@@ -108,7 +115,7 @@ class Bus:
         """
         consumer = self._submit(self._consumer_at(topic, key, start)).result()
         delivery = self._submit(_deliver_all(consumer, deliver, key))
-        delivery.add_done_callback(partial(_log_failure, topic))
+        delivery.add_done_callback(partial(self._note_failure, topic))
         self._consumers.append(delivery)
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -128,6 +135,13 @@ class Bus:
         self._submit(self._disconnect()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def _note_failure(self, topic: str, delivery: "Future[None]") -> None:
+        """Log why a consumer ended, unless it was cancelled."""
+        if not delivery.cancelled() and (error := delivery.exception()):
+            log.error("stopped consuming %s", topic, exc_info=error)
+            if self._on_lost is not None:
+                self._on_lost(topic)
 
     def _run(self) -> None:
         try:
@@ -194,12 +208,6 @@ def _deliver(record: Record, deliver: Deliver, key: bytes | None) -> None:
             deliver(record)
         except Exception:
             log.exception("%s is passed over: it could not be handled", record.place)
-
-
-def _log_failure(topic: str, delivery: "Future[None]") -> None:
-    """Log why a consumer ended, unless it was cancelled."""
-    if not delivery.cancelled() and (error := delivery.exception()):
-        log.error("stopped consuming %s", topic, exc_info=error)
 
 
 async def _cancel_all() -> None:

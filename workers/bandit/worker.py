@@ -31,6 +31,7 @@ from esper.workers.faust.dead_letters import DlqReason, read, send_to_dlq
 from esper.workers.faust.guards import GuardedApp, RecordBatch, process_batches, records_of
 from esper.workers.faust.metrics import (
     DECISIONS,
+    REFUSED_DECISIONS,
     REPORTS_FOLDED,
     REPORTS_REPEATED,
     RUNS_BROKEN,
@@ -156,6 +157,7 @@ class Bandit:
             )
             return []
         REPORTS_FOLDED.inc()
+        REFUSED_DECISIONS.inc(report.refused_decisions)
         row.update(state, record, report.seq, cause.sha256)
         if report.closing:
             RUNS_CLOSED.inc()
