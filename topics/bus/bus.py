@@ -42,7 +42,7 @@ class Bus:
     """A producer and consumers that never block the caller's thread.
 
     The callbacks of `consume` run on the bus's thread and must return quickly. `on_lost` gets the
-    name of a topic that is read no more: a consumer has ended by an error that is none of Kafka's.
+    name of a topic that is no longer read, because its consumer has ended by an unexpected error.
     """
 
     def __init__(
