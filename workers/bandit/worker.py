@@ -21,6 +21,7 @@ from esper.topics.catalog import (
     SEED_METRICS,
 )
 from esper.topics.codec import child_traceparent, digest, encode, traceparent_of
+from esper.topics.connection import Broker
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 from esper.workers.bandit.memory_writer import MemoryWriter
 from esper.workers.bandit.run_table import MAX_REASON_CHARS, EndedRun, RunEnd, RunRow, RunTable
@@ -66,11 +67,11 @@ class Bandit:
         app: GuardedApp,
         producer: Producer,
         memory_writer: MemoryWriter,
-        bootstrap_servers: str,
+        broker: Broker,
     ) -> None:
         self._producer = producer
         self._memory_writer = memory_writer
-        self._bootstrap_servers = bootstrap_servers
+        self._broker = broker
         self._table = RunTable(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
         app.on_partitions_assigned.connect(self._clear_cache, weak=False)
         app.agent(batch_topic(app, SEED_METRICS.name))(self._read_reports)
@@ -161,7 +162,7 @@ class Bandit:
                 await self._dead_letter(record, label, str(error))
             return []
         except SequenceGap as error:
-            await require_report_missing(self._bootstrap_servers, row, record, report)
+            await require_report_missing(self._broker, row, record, report)
             await self._break(
                 row,
                 record,
@@ -254,16 +255,21 @@ def require_sendable(decisions: Iterable[AdaptationDecision]) -> None:
 
 
 def run_bandit_worker(settings: Settings) -> int:
-    """Run the bandit worker until SIGTERM; return the exit code of the process."""
+    """Run the bandit worker until SIGTERM; return the exit code of the process.
+
+    Raises:
+        SettingMissing, SecretFileUnusable: the credentials are incomplete.
+    """
+    kafka = settings.kafka
     app = make_app(
         BANDIT_APP,
-        bootstrap_servers=settings.kafka_bootstrap_servers,
+        bootstrap_servers=kafka,
         data_dir=settings.home / "faust" / BANDIT_APP,
         instance_id=settings.instance_id,
         session_timeout_s=settings.session_timeout_s,
     )
-    producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
-    Bandit(app, producer, MemoryWriter(settings), settings.kafka_bootstrap_servers)
+    producer = Producer(kafka, source="/esper/worker/bandit")
+    Bandit(app, producer, MemoryWriter(settings), kafka)
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,
