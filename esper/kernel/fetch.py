@@ -9,7 +9,13 @@ from esper.kernel.metadata import plan_of
 from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
 from esper.signing import TrustedKeys
-from esper.store import KernelStore, location_in, open_store
+from esper.store import (
+    NO_CREDENTIALS,
+    KernelStore,
+    StoreCredentials,
+    location_in,
+    open_store,
+)
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady
 
@@ -39,7 +45,10 @@ def fetch_kernel(
 
 
 def fetch_kernels(
-    store_url: str, trusted_key_file: Path, announced: Iterable[KernelReady]
+    store_url: str,
+    trusted_key_file: Path,
+    announced: Iterable[KernelReady],
+    credentials: StoreCredentials = NO_CREDENTIALS,
 ) -> dict[str, FetchedKernel]:
     """Return kernels by id from the store at a URL, which may be a copy of the announced store.
 
@@ -47,7 +56,7 @@ def fetch_kernels(
         StoreUrlInvalid, KeyUnusable: the URL or the key file is invalid.
         KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_kernel`.
     """
-    store, keys = open_store(store_url), TrustedKeys(trusted_key_file)
+    store, keys = open_store(store_url, credentials), TrustedKeys(trusted_key_file)
     return {
         ready.kernel_id: fetch_kernel(
             store, keys, ready, location=location_in(store_url, ready.location)

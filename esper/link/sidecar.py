@@ -104,12 +104,12 @@ class Sidecar:
         """Connect to the broker and the kernel store.
 
         Raises:
-            BrokerUnreachable, TopicMismatch: the broker does not serve this run.
+            BusError: the broker does not serve this run.
             KeyUnusable: the trusted key cannot be read.
             StoreUrlInvalid: `config.store_url` is not a store.
         """
         self._run = config.run
-        self._servers = config.bootstrap_servers
+        self._kafka = config.kafka
         self._lockstep = config.lockstep
         self._resumption = config.resumption
         self._catalogue: Catalogue | None = None
@@ -117,20 +117,20 @@ class Sidecar:
         self._forwarded_request_ids: set[str] = set()
         self._signatures = set(map(encode, config.run.sites.values()))
         self._memory_reader = (
-            MemoryReader(config.redis_url, config.run) if config.remember else None
+            MemoryReader(config.redis_url, config.run, config.store_credentials)
+            if config.remember
+            else None
         )
         self._keys = TrustedKeys(Path(config.trusted_key_file))
         self._decision_check = DecisionCheck(config.run.run_id, self._keys)
         self._refused_decisions = 0
         self._loader: KernelLoader[Verified] = KernelLoader(
-            open_store(config.store_url),
+            open_store(config.store_url, config.store_credentials),
             self._keys,
             self._deliver,
             make=lambda ready, data: Verified(ready.sha256, data),
         )
-        self._bus = Bus.connect(
-            config.bootstrap_servers, source=config.source, on_lost=self._on_topic_lost
-        )
+        self._bus = Bus.connect(config.kafka, source=config.source, on_lost=self._on_topic_lost)
 
     def open(self) -> None:
         """Consume the run's topics, and announce the run.
@@ -180,12 +180,12 @@ class Sidecar:
     def _consume_revocations(self) -> None:
         """Revoke what was revoked so far, before any kernel is offered, and what will be."""
         self._bus.consume(KERNEL_REVOKED.name, self._on_kernel_revoked)
-        for record in read_topic(self._servers, KERNEL_REVOKED.name):
+        for record in read_topic(self._kafka, KERNEL_REVOKED.name):
             self._on_kernel_revoked(record)
 
     def _expect_kernels(self) -> None:
         """Offer the kernels of the blueprints published so far, and no others."""
-        blueprints = read_topic(self._servers, BLUEPRINT_SUBMITTED.name)
+        blueprints = read_topic(self._kafka, BLUEPRINT_SUBMITTED.name)
         catalogue = Catalogue(expected_kernels(blueprints, self._run), self._control_channel.put)
         self._catalogue = catalogue
         # Consumed before the existing records are read, so that no record falls between the two.
@@ -198,7 +198,7 @@ class Sidecar:
 
     def _resume(self, resumption: Resumption, key: bytes) -> None:
         """Send the run's recorded reports, and consume its decisions from the first one."""
-        reports = read_topic(self._servers, SEED_METRICS.name, key=key)
+        reports = read_topic(self._kafka, SEED_METRICS.name, key=key)
         recorded_values, last_is_missing = reports_after(resumption, reports, self._run.run_id)
         if last_is_missing:
             self._bus.publish(SEED_METRICS, resumption.last_report).result(OPEN_TIMEOUT_S)
@@ -227,7 +227,7 @@ class Sidecar:
 
     def _latest_announcements(self) -> Iterator[KernelReady]:
         """Yield the last announcement of each kernel on the topic."""
-        last = {record.key: record for record in read_topic(self._servers, KERNEL_READY.name)}
+        last = {record.key: record for record in read_topic(self._kafka, KERNEL_READY.name)}
         for record in last.values():
             if (ready := _decoded_announcement(record)) is not None:
                 yield ready

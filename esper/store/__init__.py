@@ -8,6 +8,7 @@ the bytes it returns; the reader does. `RedisRunMemory` keeps results of runs fo
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from esper.store.credentials import NO_CREDENTIALS, StoreCredentials, without_password
 from esper.store.errors import (
     KernelMissing,
     MemoryUnreadable,
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
     from esper.store.run_memory import RedisRunMemory
 
 __all__ = [
+    "NO_CREDENTIALS",
     "KernelMissing",
     "KernelStore",
     "MemoryUnreadable",
     "RedisRunMemory",
+    "StoreCredentials",
     "StoreError",
     "StoreUnavailable",
     "StoreUrlInvalid",
     "location_in",
     "open_store",
+    "without_password",
 ]
 
 
@@ -70,11 +74,11 @@ class KernelStore(Protocol):
         ...
 
 
-def open_store(url: str) -> KernelStore:
+def open_store(url: str, credentials: StoreCredentials = NO_CREDENTIALS) -> KernelStore:
     """Return the store at `file:PATH` or `redis://HOST:PORT/DB` without connecting to it.
 
     Raises:
-        StoreUrlInvalid: the URL has neither form.
+        StoreUrlInvalid: the URL has neither form, or does not fit the credentials.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "file" and rest:
@@ -84,9 +88,10 @@ def open_store(url: str) -> KernelStore:
     if scheme in ("redis", "rediss"):
         from esper.store.redis import RedisStore
 
-        return RedisStore(url)
+        return RedisStore(url, credentials)
     raise StoreUrlInvalid(
-        f"{url!r} is no kernel store; set ESPER_STORE_URL to file:PATH or redis://HOST:PORT/DB"
+        f"{without_password(url)!r} is no kernel store; "
+        "set ESPER_STORE_URL to file:PATH or redis://HOST:PORT/DB"
     )
 
 

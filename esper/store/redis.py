@@ -1,10 +1,11 @@
 """The Redis store, for workers and trainers without a shared disk."""
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from esper.store.credentials import NO_CREDENTIALS, StoreCredentials, without_password
 from esper.store.errors import KernelMissing, StoreUnavailable, StoreUrlInvalid
 from esper.store.naming import name_in, name_of
 
@@ -17,17 +18,18 @@ ANSWER_TIMEOUT_S: Final = 5.0
 class RedisStore:
     """Artifacts as strings under `esper:kernel:<kernel_id>/<sha256>`, without expiry."""
 
-    def __init__(self, url: str) -> None:
-        try:
-            self._client = Redis.from_url(
-                url,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                socket_timeout=ANSWER_TIMEOUT_S,
-            )
-        except ValueError as error:
-            raise StoreUrlInvalid(
-                f"{without_password(url)!r} is no Redis URL ({error}); use redis://HOST:PORT/DB"
-            ) from error
+    def __init__(self, url: str, credentials: StoreCredentials = NO_CREDENTIALS) -> None:
+        """Prepare a client; it connects when it is used.
+
+        Raises:
+            StoreUrlInvalid: `url` is no URL of a Redis server.
+        """
+        self._client = redis_client(
+            url,
+            credentials,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=ANSWER_TIMEOUT_S,
+        )
         self._url = without_password(url)
 
     def put(self, kernel_id: str, data: bytes) -> str:
@@ -61,13 +63,43 @@ class RedisStore:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: RedisError) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"Redis at {self._url} does not answer ({error}); "
-            "start it with `esper up`, or set ESPER_STORE_URL"
+        return StoreUnavailable(unavailable(self._url, error, "ESPER_STORE_URL"))
+
+
+def redis_client(url: str, credentials: StoreCredentials, **options: Any) -> Redis:
+    """Return a client with the credentials; `options` go to the client library.
+
+    Raises:
+        StoreUrlInvalid: `url` is no URL of a Redis server, or has no TLS though a CA file is given.
+    """
+    if credentials.redis_username is not None:
+        options["username"] = credentials.redis_username
+    if credentials.redis_password is not None:
+        options["password"] = credentials.redis_password.get_secret_value()
+    if credentials.redis_ca_file is not None:
+        if not url.startswith("rediss:"):
+            raise StoreUrlInvalid(
+                f"{without_password(url)!r} is a Redis URL without TLS, but ESPER_REDIS_CA_FILE is "
+                "set; use rediss://HOST:PORT/DB, or unset it"
+            )
+        options["ssl_ca_certs"] = str(credentials.redis_ca_file)
+    try:
+        return Redis.from_url(url, **options)
+    except ValueError as error:
+        raise StoreUrlInvalid(
+            f"{without_password(url)!r} is no Redis URL ({error}); use redis://HOST:PORT/DB"
+        ) from error
+
+
+def unavailable(url: str, error: RedisError, setting: str) -> str:
+    """Return a message for an error of a server at a URL without password."""
+    if isinstance(error, AuthenticationError):
+        return (
+            f"Redis at {url} refuses the user or the password ({error}); "
+            "check ESPER_REDIS_USERNAME and ESPER_REDIS_PASSWORD_FILE"
         )
-
-
-def without_password(url: str) -> str:
-    """Return the URL without user name and password, for messages."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    if isinstance(error, NoPermissionError):
+        return f"Redis at {url} forbids it ({error}); check the user's ACL"
+    if "SSL" in str(error):
+        return f"Redis at {url}: TLS failed ({error}); check ESPER_REDIS_CA_FILE and {setting}"
+    return f"Redis at {url} does not answer ({error}); start it with `esper up`, or set {setting}"

@@ -10,7 +10,7 @@ from typing import Final
 from esper.errors import EsperError
 from esper.kernel import KernelRefused, KernelVerified
 from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
-from esper.topics.bus import BrokerUnreachable, TopicMismatch
+from esper.topics.bus import BrokerUnreachable, ConnectionRefused, TopicMismatch
 from esper.topics.codec import decode, encode
 from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
@@ -82,6 +82,7 @@ class RunLink:
 
         Raises:
             BrokerUnreachable, TopicMismatch: no broker answers, or its topics differ.
+            ConnectionRefused: a broker answered, and TLS or the log-in failed.
             LinkFailed: the sidecar could not start for another reason.
         """
         self._deliver = deliver
@@ -182,7 +183,9 @@ class RunLink:
     def _named(self, error: LinkRefused) -> Exception:
         """Return the sidecar's error as the exception that callers know."""
         if error.kind == BrokerUnreachable.__name__:
-            return BrokerUnreachable(self._config.bootstrap_servers)
+            return BrokerUnreachable(self._config.kafka, str(error).partition("; ")[2])
+        if error.kind == ConnectionRefused.__name__:
+            return ConnectionRefused(str(error))
         if error.kind == TopicMismatch.__name__:
             return TopicMismatch(str(error))
         if error.kind == RecordUnfit.__name__:

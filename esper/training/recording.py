@@ -125,6 +125,7 @@ def read_recording(
             store_url(kernels, settings),
             trusted_key_of(settings),
             [announced[kernel_id] for kernel_id in planted],
+            settings.store_credentials,
         ),
     )
 

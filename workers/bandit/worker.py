@@ -22,6 +22,7 @@ from esper.topics.catalog import (
     SEED_METRICS,
 )
 from esper.topics.codec import child_traceparent, digest, encode, traceparent_of
+from esper.topics.connection import Broker
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 from esper.workers.bandit.memory_writer import MemoryWriter
 from esper.workers.bandit.run_table import EndedRun, RunEnd, RunRow, RunTable
@@ -69,12 +70,12 @@ class Bandit:
         app: GuardedApp,
         producer: Producer,
         memory_writer: MemoryWriter,
-        bootstrap_servers: str,
+        broker: Broker,
         signing_key: SigningKey,
     ) -> None:
         self._producer = producer
         self._memory_writer = memory_writer
-        self._bootstrap_servers = bootstrap_servers
+        self._broker = broker
         self._sign = partial(signing_key.sign, Purpose.DECISION)
         self._table = RunTable(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
         app.on_partitions_assigned.connect(self._clear_cache, weak=False)
@@ -148,7 +149,7 @@ class Bandit:
                 await self._dead_letter(record, label, str(error))
             return []
         except SequenceGap as error:
-            await require_report_missing(self._bootstrap_servers, row, record, report)
+            await require_report_missing(self._broker, row, record, report)
             await self._break(
                 row,
                 record,
@@ -247,17 +248,19 @@ def run_bandit_worker(settings: Settings) -> int:
 
     Raises:
         MissingKey, KeyUnusable: see `signing_key_of`.
+        SettingMissing, SecretFileUnusable: the credentials are incomplete.
     """
     signing_key = signing_key_of(settings)
+    kafka = settings.kafka
     app = make_app(
         BANDIT_APP,
-        bootstrap_servers=settings.kafka_bootstrap_servers,
+        bootstrap_servers=kafka,
         data_dir=settings.home / "faust" / BANDIT_APP,
         instance_id=settings.instance_id,
         session_timeout_s=settings.session_timeout_s,
     )
-    producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/bandit")
-    Bandit(app, producer, MemoryWriter(settings), settings.kafka_bootstrap_servers, signing_key)
+    producer = Producer(kafka, source="/esper/worker/bandit")
+    Bandit(app, producer, MemoryWriter(settings), kafka, signing_key)
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,

@@ -9,9 +9,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import typer
+from pydantic import ValidationError
 
 from esper.errors import EsperError
 from esper.lazy import lazy_attributes
+from esper.settings import Settings
 from esper.workers.cli import (
     audit,
     blueprint,
@@ -82,6 +84,13 @@ def main() -> None:
         app()
     except EsperError as error:
         print(f"esper: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        for wrong in error.errors(include_input=False, include_url=False):
+            name = ".".join(map(str, wrong["loc"]))
+            print(f"esper: the setting {name} is wrong: {wrong['msg']}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -84,7 +84,7 @@ def export(
     target = file or Path(f"{run}.history.jsonl")
     settings = Settings()
     try:
-        found = with_kernels(settings.kafka_bootstrap_servers, _fetch(run))
+        found = with_kernels(settings.kafka, _fetch(run))
         if kernels is not None:
             from esper.workers.cli.kernel_copies import copy_kernels
 
@@ -98,4 +98,4 @@ def export(
 
 
 def _fetch(run: str) -> RunRecords:
-    return fetch_history(Settings().kafka_bootstrap_servers, run)
+    return fetch_history(Settings().kafka, run)

@@ -76,7 +76,7 @@ def revoke(
     key = signing_key_of(settings)
     whole = _whole(sha256)
     revoked = sign_revocation(key, whole, reason[:500])
-    bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/cli")
+    bus = Bus.connect(settings.kafka, source="/esper/cli")
     try:
         bus.publish(KERNEL_REVOKED, revoked).result(TIMEOUT_S)
     finally:
@@ -104,7 +104,7 @@ def sign_again(json: Json = False) -> None:
     settings = Settings()
     key, trusted = signing_key_of(settings), TrustedKeys(trusted_key_of(settings))
     signed = refused = 0
-    bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/cli")
+    bus = Bus.connect(settings.kafka, source="/esper/cli")
     try:
         for ready in _announced():
             try:
@@ -132,7 +132,7 @@ def _announced() -> list[KernelReady]:
     from esper.topics.models import KernelReady
 
     last: dict[bytes | None, KernelReady | None] = {}
-    for record in read_topic(Settings().kafka_bootstrap_servers, KERNEL_READY.name):
+    for record in read_topic(Settings().kafka, KERNEL_READY.name):
         try:
             last[record.key] = decode(KernelReady, record.value)
         except Undecodable:
@@ -148,7 +148,7 @@ def _revocations() -> dict[str, str]:
     from esper.topics.models import KernelRevoked
 
     reasons = {}
-    for record in read_topic(Settings().kafka_bootstrap_servers, KERNEL_REVOKED.name):
+    for record in read_topic(Settings().kafka, KERNEL_REVOKED.name):
         try:
             revoked = decode(KernelRevoked, record.value)
         except Undecodable:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper.settings import Settings
+from esper.store import without_password
 from esper.workers.cli.interrupts import interruptible
 from esper.workers.cli.output import Json, console, print_json, print_table
 
@@ -27,7 +28,8 @@ def up(workers: Workers = True) -> None:
     except KeyboardInterrupt:
         console.print("interrupted; the services started by this call have been stopped")
         raise typer.Exit(130) from None
-    console.print(f"Kafka at {state.kafka_bootstrap_servers}, Redis at {state.redis_url}")
+    redis = without_password(state.redis_url)
+    console.print(f"Kafka at {state.kafka_bootstrap_servers}, Redis at {redis}")
     console.print("next: `esper blueprint publish --shipped`, then `esper train digits`")
 
 

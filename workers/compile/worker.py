@@ -233,18 +233,19 @@ def run_compile_worker(settings: Settings) -> int:
 
     Raises:
         MissingKey, KeyUnusable: see `signing_key_of`.
+        SettingMissing, SecretFileUnusable: the credentials are incomplete.
     """
     key = signing_key_of(settings)
+    kafka = settings.kafka
     app = make_app(
         COMPILE_APP,
-        bootstrap_servers=settings.kafka_bootstrap_servers,
+        bootstrap_servers=kafka,
         data_dir=settings.home / "faust" / COMPILE_APP,
         instance_id=settings.instance_id,
         session_timeout_s=settings.session_timeout_s,
         drain_timeout_s=settings.compile_timeout_s + DRAIN_SLACK_S,
     )
-    producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/compile")
-    topics = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED, KERNEL_COMPILED, KERNEL_READY)
+    producer = Producer(kafka, source="/esper/worker/compile")
     limits = ProcessLimits(
         wall_s=settings.compile_timeout_s,
         cpu_s=settings.compile_cpu_s,
@@ -255,18 +256,20 @@ def run_compile_worker(settings: Settings) -> int:
             app,
             producer,
             compile_pool,
-            open_store(settings.kernel_store_url),
+            open_store(settings.kernel_store_url, settings.store_credentials),
             key,
             # Keep both processes of each pair busy, plus one kernel being stored or announced.
             2 * settings.compile_processes + 1,
         )
         Planner(app, producer)
         with metrics_server(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
-            return run(app, topics=_expected(topics), close=producer.stop)
+            return run(app, topics=_expected(), close=producer.stop)
 
 
-def _expected(topics: tuple[Topic, ...]) -> dict[str, int]:
-    """Return the partition counts to verify at start, dead letter topics included."""
+def _expected() -> dict[str, int]:
+    """Return the partition counts to verify at start, also of the dead letters of topics read."""
+    read = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED)
+    topics = (*read, KERNEL_COMPILED, KERNEL_READY)
     return {topic.name: topic.partitions for topic in topics} | {
-        topic.dead_letters: 1 for topic in topics
+        topic.dead_letters: 1 for topic in read
     }

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from esper.settings import Settings
+from esper.settings import Settings, kafka_of
 from esper.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
+from esper.topics.connection import Broker
 from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
@@ -71,7 +72,11 @@ class LocalStack:
 
     def status(self) -> list[ServiceStatus]:
         """Return the status of Kafka, Redis and the workers, in this order."""
-        return service_statuses(read_state(self._file))
+        state = read_state(self._file)
+        if state is None:
+            return service_statuses(None)
+        ca_file = self._environment.get("ESPER_REDIS_CA_FILE")
+        return service_statuses(state, self._connection(state), ca_file)
 
     def restart(self, name: str, progress: Progress = lambda _: None) -> ProcessRecord:
         """Restart one service and return when it is ready.
@@ -97,7 +102,7 @@ class LocalStack:
                 progress(f"{name}: using {variable}")
             else:
                 state = self._ensure(name, state, progress)
-        _create_topics(state.kafka_bootstrap_servers, progress)
+        _create_topics(self._connection(state), progress)
         if not workers:
             return state
         for name in WORKERS:
@@ -155,6 +160,12 @@ class LocalStack:
             create_keys(directory)
         return private_file, public_file
 
+    def _connection(self, state: StackState) -> Broker:
+        """Return the connection to the broker: as the environment names it, or to the own one."""
+        if self._environment.get(ADDRESS_VARIABLES[KAFKA]):
+            return kafka_of(self._environment)
+        return state.kafka_bootstrap_servers
+
     def _kafka(self) -> KafkaService:
         return KafkaService(self._home / KAFKA, die_with_parent=self._die_with_parent)
 
@@ -208,9 +219,9 @@ def _ready(name: str, state: StackState) -> ProcessRecord:
     return record
 
 
-def _create_topics(bootstrap_servers: str, progress: Progress) -> None:
+def _create_topics(broker: Broker, progress: Progress) -> None:
     # Imported here: the Kafka client takes a third of a second, which `status` does not need.
     from esper.topics.bus import create_topics
 
-    created = create_topics(bootstrap_servers)
+    created = create_topics(broker)
     progress(f"topics: {len(created)} created" if created else "topics: all topics exist")

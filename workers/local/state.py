@@ -67,7 +67,9 @@ def read_state(file: Path) -> StackState | None:
 def write_state(file: Path, state: StackState) -> None:
     """Replace `file` atomically: a reader sees the old or the new state."""
     unfinished = file.with_name(f"{file.name}.tmp")
-    with unfinished.open("w") as handle:
+    unfinished.unlink(missing_ok=True)
+    # The addresses may hold passwords.
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
         handle.write(state.model_dump_json(indent=2) + "\n")
         handle.flush()
         os.fsync(handle.fileno())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from esper.store import without_password
+from esper.topics.connection import Broker, SecurityProtocol, connection_to
 from esper.workers.local import kafka_probe, process, redis
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState
@@ -31,20 +34,42 @@ class ServiceStatus:
     log: Path | None = None
 
 
-def service_statuses(state: StackState | None) -> list[ServiceStatus]:
-    """Return the status of Kafka, Redis and the workers, in this order; stopped without a state."""
+def service_statuses(
+    state: StackState | None, kafka: Broker = "", redis_ca_file: str | None = None
+) -> list[ServiceStatus]:
+    """Return the status of Kafka, Redis and the workers, in this order; stopped without a state.
+
+    `kafka` is the connection to the broker of `state`, `redis_ca_file` the CA of its Redis.
+    """
     if state is None:
         return [ServiceStatus(name, Health.STOPPED) for name in (KAFKA, REDIS, *WORKERS)]
     broker, redis_url = state.kafka_bootstrap_servers, state.redis_url
     services = [
         _service_status(
-            KAFKA, broker, state.process(KAFKA), answers=kafka_probe.is_answering(broker)
+            KAFKA, broker, state.process(KAFKA), answers=_kafka_answers(kafka or broker)
         ),
         _service_status(
-            REDIS, redis_url, state.process(REDIS), answers=redis.is_answering(redis_url)
+            REDIS,
+            without_password(redis_url),
+            state.process(REDIS),
+            answers=redis.is_answering(redis_url, redis_ca_file),
         ),
     ]
     return services + [_worker_status(name, state.process(name)) for name in WORKERS]
+
+
+def _kafka_answers(kafka: Broker) -> bool:
+    connection = connection_to(kafka)
+    if connection.security_protocol is SecurityProtocol.PLAINTEXT:
+        return kafka_probe.is_answering(connection.bootstrap_servers)
+    # Imported here: the Kafka client takes a third of a second.
+    from esper.topics.bus import BusError, partition_counts
+
+    try:
+        asyncio.run(partition_counts(connection))
+    except BusError:
+        return False
+    return True
 
 
 def _service_status(
