@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from esper.kernel.metadata import plan_of
 from esper.kernel.plan import KernelPlan
-from esper.kernel.refusal import ArtifactRefused
+from esper.kernel.refusal import ArtifactRefused, BadSignature
 from esper.kernel.signatures import load_public_key, verify
-from esper.store import KernelStore, location_in, open_store
+from esper.store import KernelAltered, KernelStore, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady
 
@@ -31,29 +31,32 @@ def fetch_kernel(
         KernelMissing, StoreUnavailable: the store cannot deliver the artifact.
         ArtifactRefused: the artifact differs from the announcement, or its signature is invalid.
     """
-    data = store.get(ready.location)
+    try:
+        data = store.get(ready.location)
+    except KernelAltered as error:
+        raise ArtifactRefused(str(error)) from error
     _check_bytes(ready, data)
-    verify(trusted_key, data, ready.ed25519_signature)
+    try:
+        verify(trusted_key, data, ready.ed25519_signature)
+    except BadSignature:
+        store.discard(ready.location)
+        raise
     _check_plan(ready, plan_of(data))
     return FetchedKernel(ready, data)
 
 
 def fetch_kernels(
-    store_url: str, trusted_key_file: Path, announced: Iterable[KernelReady]
+    kernel_store: str, trusted_key_file: Path, announced: Iterable[KernelReady]
 ) -> dict[str, FetchedKernel]:
-    """Return kernels by id from the store at a URL, which may be a copy of the announced store.
+    """Return kernels by id from a store, given as in ESPER_KERNEL_STORE.
 
     Raises:
-        StoreUrlInvalid, KeyUnusable: the URL or the key file is invalid.
+        StoreUrlInvalid, KeyUnusable: the list of tiers or the key file is invalid.
         KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_kernel`.
     """
-    store, key = open_store(store_url), load_public_key(trusted_key_file)
-    fetched = {}
-    for ready in announced:
-        location = location_in(store_url, ready.location)
-        moved = ready.model_copy(update={"location": location})
-        fetched[ready.kernel_id] = FetchedKernel(ready, fetch_kernel(store, key, moved).data)
-    return fetched
+    key = load_public_key(trusted_key_file)
+    with open_store(kernel_store) as store:
+        return {ready.kernel_id: fetch_kernel(store, key, ready) for ready in announced}
 
 
 def _check_bytes(ready: KernelReady, data: bytes) -> None:

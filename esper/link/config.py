@@ -19,7 +19,7 @@ class LinkConfig(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     bootstrap_servers: str
-    store_url: str
+    kernel_store: str
     trusted_key_file: str
     source: str
     run: TrainingRun

@@ -103,7 +103,7 @@ class Sidecar:
         Raises:
             BrokerUnreachable, TopicMismatch: the broker does not serve this run.
             KeyUnusable: the trusted key cannot be read.
-            StoreUrlInvalid: `config.store_url` is not a store.
+            StoreUrlInvalid: `config.kernel_store` is malformed.
         """
         self._run = config.run
         self._servers = config.bootstrap_servers
@@ -118,7 +118,7 @@ class Sidecar:
         )
         key = load_public_key(Path(config.trusted_key_file))
         self._loader: KernelLoader[Verified] = KernelLoader(
-            open_store(config.store_url),
+            open_store(config.kernel_store),
             key,
             self._deliver,
             make=lambda ready, data: Verified(ready.sha256, data),

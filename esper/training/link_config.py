@@ -45,7 +45,7 @@ def link_config_for(
     load_public_key(key)
     return LinkConfig(
         bootstrap_servers=settings.kafka_bootstrap_servers,
-        store_url=settings.kernel_store_url,
+        kernel_store=settings.kernel_store_spec,
         trusted_key_file=str(key),
         source=f"/esper/run/{run.run_id}",
         run=run,

@@ -48,7 +48,7 @@ def announced(
         blueprint_id=REQUEST.blueprint.blueprint_id,
         category=REQUEST.blueprint.category,
         site_signature=SITE,
-        location=store.put(REQUEST.kernel_id, data),
+        location=store.put(REQUEST.kernel_id, data).location,
         sha256=sha256_of(data),
         ed25519_signature=sign(key, data),
         bytes=len(data),
@@ -182,7 +182,7 @@ def test_signed_bytes_that_are_no_artifact_are_refused(store: KernelStore) -> No
     junk = b"\x00" * 100
     signed = ready.model_copy(
         update={
-            "location": store.put(ready.kernel_id, junk),
+            "location": store.put(ready.kernel_id, junk).location,
             "sha256": sha256_of(junk),
             "ed25519_signature": sign(KEY, junk),
             "bytes": len(junk),

@@ -39,7 +39,7 @@ def announced(store: KernelStore, blueprint_id: str, signature: SiteSignature) -
         blueprint_id=blueprint_id,
         category=request.blueprint.category,
         site_signature=signature,
-        location=store.put(request.kernel_id, made.artifact),
+        location=store.put(request.kernel_id, made.artifact).location,
         sha256=made.sha256,
         ed25519_signature=sign(KEY, made.artifact),
         bytes=len(made.artifact),

@@ -19,7 +19,7 @@ class Outside:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/test")
-        self.store = open_store(settings.kernel_store_url)
+        self.store = open_store(settings.kernel_store_spec)
 
     def publish(self, topic: Topic, event: Any) -> None:
         self.bus.publish(topic, event).result(WAIT_S)
