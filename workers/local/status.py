@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from esper.workers.local import kafka_probe, process, redis
+from esper.workers.local import kafka_probe, postgres, process, redis
 from esper.workers.local.process import ProcessRecord
-from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState
+from esper.workers.local.state import KAFKA, POSTGRES, REDIS, WORKERS, StackState
 from esper.workers.local.worker import is_healthy, metrics_address
 
 
@@ -32,7 +32,10 @@ class ServiceStatus:
 
 
 def service_statuses(state: StackState | None) -> list[ServiceStatus]:
-    """Return the status of Kafka, Redis and the workers, in this order; stopped without a state."""
+    """Return the status of Kafka, Redis, PostgreSQL if it is used, and the workers, in this order.
+
+    All are stopped without a state.
+    """
     if state is None:
         return [ServiceStatus(name, Health.STOPPED) for name in (KAFKA, REDIS, *WORKERS)]
     broker, redis_url = state.kafka_bootstrap_servers, state.redis_url
@@ -44,6 +47,10 @@ def service_statuses(state: StackState | None) -> list[ServiceStatus]:
             REDIS, redis_url, state.process(REDIS), answers=redis.is_answering(redis_url)
         ),
     ]
+    if (url := state.postgres_url) is not None:
+        address, answers = postgres.address_of(url), postgres.is_answering(url)
+        record = state.process(POSTGRES)
+        services.append(_service_status(POSTGRES, address, record, answers=answers))
     return services + [_worker_status(name, state.process(name)) for name in WORKERS]
 
 
