@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from esper.workers.cli import app
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/dev"])
+@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/postgres"])
 def test_commands_of_the_manifests_exist(
     render: Callable[[str], list[dict[str, Any]]], folder: str
 ) -> None:
