@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     )
     postgres_ca_file: Annotated[Path | None, Field(alias="ESPER_POSTGRES_CA_FILE")] = None
     memory_days: Annotated[float, Field(alias="ESPER_MEMORY_DAYS", gt=0)] = 90.0
-    store_url: Annotated[str | None, Field(alias="ESPER_STORE_URL", repr=False)] = None
+    kernel_store: Annotated[str | None, Field(alias="ESPER_KERNEL_STORE", repr=False)] = None
     signing_key_file: Annotated[Path | None, Field(alias="ESPER_SIGNING_KEY_FILE")] = None
     trusted_key_file: Annotated[Path | None, Field(alias="ESPER_TRUSTED_KEY_FILE")] = None
     instance_id: Annotated[str | None, Field(alias="ESPER_INSTANCE_ID")] = None
@@ -72,9 +72,9 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["console", "json"], Field(alias="ESPER_LOG_FORMAT")] = "console"
 
     @property
-    def kernel_store_url(self) -> str:
-        """URL of the kernel store: as configured, or files under the home directory."""
-        return self.store_url or f"file:{self.home / 'kernels'}"
+    def kernel_store_spec(self) -> str:
+        """Tiers of the kernel store: as configured, or files under the home directory."""
+        return self.kernel_store or f"file:{self.home / 'kernels'}"
 
     @property
     def kafka(self) -> KafkaConnection:

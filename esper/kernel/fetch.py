@@ -11,9 +11,9 @@ from esper.kernel.refusal import ArtifactRefused
 from esper.signing import TrustedKeys
 from esper.store import (
     NO_CREDENTIALS,
+    KernelAltered,
     KernelStore,
     StoreCredentials,
-    location_in,
     open_store,
 )
 from esper.topics.codec import sha256_of
@@ -28,9 +28,9 @@ class FetchedKernel(NamedTuple):
 
 
 def fetch_kernel(
-    store: KernelStore, trusted_keys: TrustedKeys, ready: KernelReady, *, location: str = ""
+    store: KernelStore, trusted_keys: TrustedKeys, ready: KernelReady
 ) -> FetchedKernel:
-    """Return a verified kernel from a store, at its announced location or at another one.
+    """Return a verified kernel from a store.
 
     Raises:
         KernelMissing, StoreUnavailable: the store cannot deliver the artifact.
@@ -38,31 +38,30 @@ def fetch_kernel(
             the announced one.
     """
     verify_announcement(trusted_keys, ready)
-    data = store.get(location or ready.location)
+    try:
+        data = store.get(ready.location)
+    except KernelAltered as error:
+        raise ArtifactRefused(str(error)) from error
     _check_bytes(ready, data)
     _check_plan(ready, plan_of(data))
     return FetchedKernel(ready, data)
 
 
 def fetch_kernels(
-    store_url: str,
+    kernel_store: str,
     trusted_key_file: Path,
     announced: Iterable[KernelReady],
     credentials: StoreCredentials = NO_CREDENTIALS,
 ) -> dict[str, FetchedKernel]:
-    """Return kernels by id from the store at a URL, which may be a copy of the announced store.
+    """Return kernels by id from a store, given as in ESPER_KERNEL_STORE.
 
     Raises:
-        StoreUrlInvalid, KeyUnusable: the URL or the key file is invalid.
+        StoreUrlInvalid, KeyUnusable: the list of tiers or the key file is invalid.
         KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_kernel`.
     """
-    store, keys = open_store(store_url, credentials), TrustedKeys(trusted_key_file)
-    return {
-        ready.kernel_id: fetch_kernel(
-            store, keys, ready, location=location_in(store_url, ready.location)
-        )
-        for ready in announced
-    }
+    keys = TrustedKeys(trusted_key_file)
+    with open_store(kernel_store, credentials) as store:
+        return {ready.kernel_id: fetch_kernel(store, keys, ready) for ready in announced}
 
 
 def _check_bytes(ready: KernelReady, data: bytes) -> None:

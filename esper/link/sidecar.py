@@ -106,7 +106,7 @@ class Sidecar:
         Raises:
             BusError: the broker does not serve this run.
             KeyUnusable: the trusted key cannot be read.
-            StoreUrlInvalid: `config.store_url` is not a store.
+            StoreUrlInvalid: `config.kernel_store` is malformed.
         """
         self._run = config.run
         self._kafka = config.kafka
@@ -125,7 +125,7 @@ class Sidecar:
         self._decision_check = DecisionCheck(config.run.run_id, self._keys)
         self._refused_decisions = 0
         self._loader: KernelLoader[Verified] = KernelLoader(
-            open_store(config.store_url, config.store_credentials),
+            open_store(config.kernel_store, config.store_credentials),
             self._keys,
             self._deliver,
             make=lambda ready, data: Verified(ready.sha256, data),

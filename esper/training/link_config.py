@@ -46,7 +46,7 @@ def link_config_for(
     TrustedKeys(key)
     return LinkConfig(
         kafka=settings.kafka,
-        store_url=settings.kernel_store_url,
+        kernel_store=settings.kernel_store_spec,
         trusted_key_file=str(key),
         source=f"/esper/run/{run.run_id}",
         run=run,

@@ -49,7 +49,7 @@ def announced(
         blueprint_id=REQUEST.blueprint.blueprint_id,
         category=REQUEST.blueprint.category,
         site_signature=SITE,
-        location=store.put(REQUEST.kernel_id, data),
+        location=store.put(REQUEST.kernel_id, data).location,
         sha256=sha256_of(data),
         ed25519_signature=UNSIGNED,
         bytes=len(data),

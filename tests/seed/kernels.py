@@ -37,7 +37,7 @@ def announced(store: KernelStore, blueprint_id: str, signature: SiteSignature) -
         blueprint_id=blueprint_id,
         category=request.blueprint.category,
         site_signature=signature,
-        location=store.put(request.kernel_id, made.artifact),
+        location=store.put(request.kernel_id, made.artifact).location,
         sha256=made.sha256,
         ed25519_signature=UNSIGNED,
         bytes=len(made.artifact),

@@ -25,7 +25,7 @@ class Outside:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/test")
-        self.store = open_store(settings.kernel_store_url)
+        self.store = open_store(settings.kernel_store_spec)
         self.decided: dict[str, list[AdaptationDecision]] = {}
         """The decisions of each run, as published."""
 

@@ -165,12 +165,11 @@ def test_a_lineage_without_kernels_is_refused() -> None:
 
 def test_an_altered_or_a_missing_kernel_is_refused(grown: Grown) -> None:
     lineage = read_lineage(grown.folder)
-    name = lineage.seeds[0].location.partition(":")[2]
+    name = lineage.seeds[0].location
     file = Path(grown.store.removeprefix("file:")) / f"{name}.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ArtifactRefused, match="the bytes changed after validation"):
         kernels_of(grown, lineage)
-    file.unlink()
-    with pytest.raises(KernelMissing, match="no kernel at file:"):
+    with pytest.raises(KernelMissing, match="no kernel at"):
         kernels_of(grown, lineage)

@@ -24,6 +24,7 @@ from esper.workers.cli import (
     memory,
     run_control,
     stack,
+    store,
     topics,
     train,
     worker,
@@ -75,6 +76,7 @@ app.add_typer(run_control.run, name="run")
 app.add_typer(run_control.seed, name="seed")
 app.add_typer(memory.app, name="memory")
 app.add_typer(kernel.app, name="kernel")
+app.add_typer(store.app, name="store")
 app.add_typer(keys.app, name="keys")
 
 

@@ -1,6 +1,7 @@
-"""`esper up`, `esper down`, `esper status`: Kafka, Redis and workers on this machine."""
+"""`esper up`, `esper down`, `esper status`: Kafka, Redis, PostgreSQL, workers on this machine."""
 
 from dataclasses import asdict
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,15 +17,31 @@ if TYPE_CHECKING:
 Workers = Annotated[bool, typer.Option(help="Also start the compile and bandit workers.")]
 
 
-def up(workers: Workers = True) -> None:
+class Optional(StrEnum):
+    """Services that are started on request."""
+
+    POSTGRES = "postgres"
+
+
+With = Annotated[
+    list[Optional] | None,
+    typer.Option(
+        "--with", help="Also start a service. postgres: keep kernels there, Redis being a cache."
+    ),
+]
+
+
+def up(workers: Workers = True, with_: With = None) -> None:
     """Start Kafka, Redis and the workers on this machine, create the topics, and keep all running.
 
-    A service whose address is set (KAFKA_BOOTSTRAP_SERVERS, ESPER_REDIS_URL) is used instead of
-    started. Running services are not restarted.
+    A service whose address is set (KAFKA_BOOTSTRAP_SERVERS, ESPER_REDIS_URL, ESPER_POSTGRES_URL)
+    is used instead of started. Running services are not restarted.
     """
     try:
         with interruptible():
-            state = _stack().start(console.print, workers=workers)
+            state = _stack().start(
+                console.print, workers=workers, postgres=Optional.POSTGRES in (with_ or ())
+            )
     except KeyboardInterrupt:
         console.print("interrupted; the services started by this call have been stopped")
         raise typer.Exit(130) from None

@@ -20,7 +20,7 @@ from esper.compiler import (
 from esper.kernel import UNSIGNED, sign_announcement
 from esper.settings import Settings
 from esper.signing import SigningKey
-from esper.store import KernelMissing, KernelStore, StoreUnavailable, open_store
+from esper.store import KernelStore, StoreUnavailable, open_store
 from esper.topics.bus import Producer, Record
 from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
@@ -31,7 +31,7 @@ from esper.topics.catalog import (
     TRAINING_RUN,
     Topic,
 )
-from esper.topics.codec import child_traceparent, sha256_of, traceparent_of
+from esper.topics.codec import child_traceparent, traceparent_of
 from esper.topics.models import (
     Characterisation,
     CompileStatus,
@@ -48,8 +48,10 @@ from esper.workers.faust.metrics import (
     BUILD_SECONDS,
     COMPILING,
     KERNELS_COMPILED,
+    KERNELS_STORED,
     REQUEST_TO_READY_SECONDS,
     STORE_RETRIES,
+    StoreMetrics,
     metrics_server,
     observe_steps,
 )
@@ -103,7 +105,7 @@ class Compiler:
         if request is None:
             return
         known = self._announced.get(request.kernel_id)
-        if known is not None and await asyncio.to_thread(self._still_stored, known):
+        if known is not None and await asyncio.to_thread(self._store.is_durable, known.location):
             await self._publish(KERNEL_READY, known, record)
             return
         error = await attempt(lambda: self._answer(request, record, delivery_ms))
@@ -119,12 +121,6 @@ class Compiler:
             await self._announce(request, outcome, timings_ms, record)
         else:
             await self._reject(request, outcome, timings_ms, record)
-
-    def _still_stored(self, ready: KernelReady) -> bool:
-        try:
-            return sha256_of(self._store.get(ready.location)) == ready.sha256
-        except (KernelMissing, StoreUnavailable):
-            return False
 
     async def _announce(
         self, request: KernelRequested, built: Built, timings_ms: dict[str, float], record: Record
@@ -186,16 +182,25 @@ class Compiler:
         )
 
     async def _put(self, kernel_id: str, artifact: bytes) -> str:
-        """Store an artifact and return its location; retry for as long as the store is away."""
+        """Store an artifact and return its location; retry until the durable tier has it.
+
+        A cache that fails does not delay the announcement.
+        """
         pause_s = STORE_RETRY_S
         while True:
             try:
-                return await asyncio.to_thread(self._store.put, kernel_id, artifact)
+                stored = await asyncio.to_thread(self._store.put, kernel_id, artifact)
             except StoreUnavailable as error:
-                STORE_RETRIES.inc()
-                log.warning("kernel store unavailable; retrying", why=str(error), in_s=pause_s)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, STORE_MAX_RETRY_S)
+                why = str(error)
+            else:
+                KERNELS_STORED.labels("degraded" if stored.degraded else "durable").inc()
+                if stored.durable:
+                    return stored.location
+                why = "; ".join(stored.failed.values())
+            STORE_RETRIES.inc()
+            log.warning("kernel store unavailable; retrying", why=why, in_s=pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, STORE_MAX_RETRY_S)
 
     async def _publish(
         self, topic: Topic, event: KernelCompiled | KernelReady, record: Record
@@ -252,17 +257,23 @@ def run_compile_worker(settings: Settings) -> int:
         memory_mb=settings.compile_memory_mb,
     )
     with CompilePool(settings.compile_processes, limits=limits) as compile_pool:
+        store = open_store(settings.kernel_store_spec, settings.store_credentials)
         Compiler(
             app,
             producer,
             compile_pool,
-            open_store(settings.kernel_store_url, settings.store_credentials),
+            store,
             key,
             # Keep both processes of each pair busy, plus one kernel being stored or announced.
             2 * settings.compile_processes + 1,
         )
         Planner(app, producer)
-        with metrics_server(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
+        with metrics_server(
+            settings.metrics_host,
+            settings.metrics_port,
+            partial(is_ready, app),
+            before_scrape=StoreMetrics(store.health),
+        ):
             return run(app, topics=_expected(), close=producer.stop)
 
 

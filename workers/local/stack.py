@@ -1,4 +1,4 @@
-"""The local stack: Kafka, Redis, topics, keys and workers in one folder."""
+"""The local stack: Kafka, Redis, PostgreSQL, topics, keys and workers in one folder."""
 
 from __future__ import annotations
 
@@ -16,23 +16,39 @@ from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
 from esper.workers.local.lock import file_lock
+from esper.workers.local.postgres import PostgresService
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.redis import RedisService
-from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState, read_state, write_state
+from esper.workers.local.state import (
+    KAFKA,
+    POSTGRES,
+    REDIS,
+    WORKERS,
+    StackState,
+    read_state,
+    write_state,
+)
 from esper.workers.local.status import ServiceStatus, service_statuses
 from esper.workers.local.worker import spawn_worker, wait_until_healthy
 
 Progress = Callable[[str], None]
 
 # A service whose environment variable is set is used as it is, not started.
-ADDRESS_VARIABLES = {REDIS: "ESPER_REDIS_URL", KAFKA: "KAFKA_BOOTSTRAP_SERVERS"}
+ADDRESS_VARIABLES = {
+    REDIS: "ESPER_REDIS_URL",
+    POSTGRES: "ESPER_POSTGRES_URL",
+    KAFKA: "KAFKA_BOOTSTRAP_SERVERS",
+}
+
+MEMORY_TIER = "memory:64MiB"
 
 
 class LocalStack:
     """The services that Esper needs, on one machine, in the folder `home`.
 
     Services and key files named in the environment (`KAFKA_BOOTSTRAP_SERVERS`, `ESPER_REDIS_URL`,
-    `ESPER_STORE_URL`, key files) are used as they are: the stack neither starts nor stops them.
+    `ESPER_POSTGRES_URL`, `ESPER_KERNEL_STORE`, key files) are used as they are: the stack neither
+    starts nor stops them.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -43,11 +59,17 @@ class LocalStack:
         self._die_with_parent = False
 
     def start(
-        self, progress: Progress, *, workers: bool = True, die_with_parent: bool = False
+        self,
+        progress: Progress,
+        *,
+        workers: bool = True,
+        postgres: bool = False,
+        die_with_parent: bool = False,
     ) -> StackState:
         """Start the services that do not run; if one fails, stop those started by this call.
 
-        With `die_with_parent` the kernel kills the started services when this process ends.
+        With `postgres`, kernels are stored in PostgreSQL, and Redis is a cache before it. With
+        `die_with_parent` the kernel kills the started services when this process ends.
 
         Raises:
             LocalServiceError: a service did not start.
@@ -60,7 +82,7 @@ class LocalStack:
         with file_lock(self._lock):
             before = read_state(self._file)
             try:
-                return self._start_missing(progress, workers=workers)
+                return self._start_missing(progress, workers=workers, postgres=postgres)
             except BaseException:
                 self._stop_all_but(before.processes if before else ())
                 raise
@@ -71,7 +93,7 @@ class LocalStack:
             self._stop_all_but(())
 
     def status(self) -> list[ServiceStatus]:
-        """Return the status of Kafka, Redis and the workers, in this order."""
+        """Return the status of Kafka, Redis, PostgreSQL if used, and the workers, in this order."""
         state = read_state(self._file)
         if state is None:
             return service_statuses(None)
@@ -94,11 +116,14 @@ class LocalStack:
         """Send SIGKILL to one service, like a crash: for fault tests; raise NotRunningError."""
         process.kill(self._require_state().require_process(name))
 
-    def _start_missing(self, progress: Progress, *, workers: bool) -> StackState:
-        state = self._addresses_and_keys()
+    def _start_missing(self, progress: Progress, *, workers: bool, postgres: bool) -> StackState:
+        state = self._addresses_and_keys(postgres=postgres)
         write_state(self._file, state)
         for name, variable in ADDRESS_VARIABLES.items():
-            if self._environment.get(variable):
+            if name == POSTGRES and state.postgres_url is None:
+                if (self._home / POSTGRES / "data").exists():
+                    progress("postgres: not started, though it has data: add --with postgres")
+            elif self._environment.get(variable):
                 progress(f"{name}: using {variable}")
             else:
                 state = self._ensure(name, state, progress)
@@ -126,23 +151,33 @@ class LocalStack:
         return state
 
     def _start_process(self, name: str, state: StackState, progress: Progress) -> ProcessRecord:
-        """Start a service; on return Kafka and Redis are ready, a worker is not."""
+        """Start a service; on return Kafka, Redis and PostgreSQL are ready, a worker is not."""
         if name == KAFKA:
             return self._kafka().start(progress)
         if name == REDIS:
             return self._redis().start()
+        if name == POSTGRES:
+            return self._postgres().start()
         return spawn_worker(name, self._home, state, die_with_parent=self._die_with_parent)
 
-    def _addresses_and_keys(self) -> StackState:
-        """Return the addresses and key files, and the processes of an earlier start."""
+    def _addresses_and_keys(self, *, postgres: bool) -> StackState:
+        """Return the addresses and key files, and the processes of an earlier start.
+
+        PostgreSQL stays in use once it is, until the stack is stopped.
+        """
         broker = self._environment.get(ADDRESS_VARIABLES[KAFKA]) or self._kafka().bootstrap_servers
         redis_url = self._environment.get(ADDRESS_VARIABLES[REDIS]) or self._redis().url
         signing_key, trusted_key = self._key_files()
         earlier = read_state(self._file)
+        postgres_url = self._environment.get(ADDRESS_VARIABLES[POSTGRES])
+        if not postgres_url and (postgres or (earlier and earlier.postgres_url)):
+            postgres_url = self._postgres().url
+        tiers = f"{MEMORY_TIER},{redis_url},{postgres_url}" if postgres_url else redis_url
         return StackState(
             kafka_bootstrap_servers=broker,
             redis_url=redis_url,
-            store_url=self._environment.get("ESPER_STORE_URL") or redis_url,
+            kernel_store=self._environment.get("ESPER_KERNEL_STORE") or tiers,
+            postgres_url=postgres_url or None,
             signing_key_file=signing_key,
             trusted_key_file=trusted_key,
             processes=earlier.processes if earlier else (),
@@ -171,6 +206,9 @@ class LocalStack:
 
     def _redis(self) -> RedisService:
         return RedisService(self._home / REDIS, die_with_parent=self._die_with_parent)
+
+    def _postgres(self) -> PostgresService:
+        return PostgresService(self._home / POSTGRES, die_with_parent=self._die_with_parent)
 
     def _require_state(self) -> StackState:
         state = read_state(self._file)

@@ -12,6 +12,7 @@ from esper.workers.local.process import ProcessRecord
 
 KAFKA = "kafka"
 REDIS = "redis"
+POSTGRES = "postgres"
 WORKERS = ("compile", "bandit")
 
 
@@ -22,7 +23,9 @@ class StackState(BaseModel):
 
     kafka_bootstrap_servers: str
     redis_url: str
-    store_url: str
+    kernel_store: str
+    postgres_url: str | None = None
+    """Absent if the stack runs without PostgreSQL."""
     signing_key_file: Path
     trusted_key_file: Path
     processes: tuple[ProcessRecord, ...] = ()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from esper.store import without_password
 from esper.topics.connection import Broker, SecurityProtocol, connection_to
-from esper.workers.local import kafka_probe, process, redis
+from esper.workers.local import kafka_probe, postgres, process, redis
 from esper.workers.local.process import ProcessRecord
-from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState
+from esper.workers.local.state import KAFKA, POSTGRES, REDIS, WORKERS, StackState
 from esper.workers.local.worker import is_healthy, metrics_address
 
 
@@ -37,9 +37,10 @@ class ServiceStatus:
 def service_statuses(
     state: StackState | None, kafka: Broker = "", redis_ca_file: str | None = None
 ) -> list[ServiceStatus]:
-    """Return the status of Kafka, Redis and the workers, in this order; stopped without a state.
+    """Return the status of Kafka, Redis, PostgreSQL if it is used, and the workers, in this order.
 
-    `kafka` is the connection to the broker of `state`, `redis_ca_file` the CA of its Redis.
+    All are stopped without a state. `kafka` is the connection to the broker of `state`,
+    `redis_ca_file` the CA of its Redis.
     """
     if state is None:
         return [ServiceStatus(name, Health.STOPPED) for name in (KAFKA, REDIS, *WORKERS)]
@@ -55,6 +56,10 @@ def service_statuses(
             answers=redis.is_answering(redis_url, redis_ca_file),
         ),
     ]
+    if (url := state.postgres_url) is not None:
+        address, answers = postgres.address_of(url), postgres.is_answering(url)
+        record = state.process(POSTGRES)
+        services.append(_service_status(POSTGRES, address, record, answers=answers))
     return services + [_worker_status(name, state.process(name)) for name in WORKERS]
 
 

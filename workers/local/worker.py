@@ -61,7 +61,7 @@ def _environment(name: str, home: Path, state: StackState, port: int) -> dict[st
         "ESPER_HOME": str(home),
         "KAFKA_BOOTSTRAP_SERVERS": state.kafka_bootstrap_servers,
         "ESPER_REDIS_URL": state.redis_url,
-        "ESPER_STORE_URL": state.store_url,
+        "ESPER_KERNEL_STORE": state.kernel_store,
         "ESPER_SIGNING_KEY_FILE": str(state.signing_key_file),
         "ESPER_TRUSTED_KEY_FILE": str(state.trusted_key_file),
         "ESPER_INSTANCE_ID": _instance_id(name, home),

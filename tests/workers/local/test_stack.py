@@ -53,12 +53,13 @@ def test_the_state_file_has_addresses_keys_and_processes(stack: LocalStack, home
     assert written.keys() == {
         "kafka_bootstrap_servers",
         "redis_url",
-        "store_url",
+        "kernel_store",
+        "postgres_url",
         "signing_key_file",
         "trusted_key_file",
         "processes",
     }
-    assert written["store_url"] == written["redis_url"]
+    assert written["kernel_store"] == written["redis_url"]
     assert [part["name"] for part in written["processes"]] == ["redis", "kafka"]
 
 
