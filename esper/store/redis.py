@@ -1,5 +1,9 @@
 """The Redis tier, for workers and trainers without a shared disk.
 
+As a cache its entries expire `ttl_s` after their last use, and the least recently used are deleted
+beyond `limit_bytes`; as the durable tier it deletes nothing by itself.
+"""
+
 import hashlib
 import time
 from collections.abc import Iterator

@@ -1,17 +1,13 @@
 """`esper kernel`: announced kernels, and their revocation."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from esper.errors import EsperError
 from esper.settings import Settings
+from esper.workers.cli.named_kernels import announced_kernels
 from esper.workers.cli.output import Json, console, print_json, print_table
-
-if TYPE_CHECKING:
-    from esper.topics.models import KernelReady
 
 app = typer.Typer(
     help="Announced kernels: list them, revoke one, sign them with a new key.",
@@ -40,7 +36,7 @@ def list_kernels(json: Json = False) -> None:
             "sha256": ready.sha256,
             "revoked": reasons.get(ready.sha256),
         }
-        for ready in _announced()
+        for ready in announced_kernels(Settings().kafka)
     ]
     if json:
         print_json(rows)
@@ -106,7 +102,7 @@ def sign_again(json: Json = False) -> None:
     signed = refused = 0
     bus = Bus.connect(settings.kafka, source="/esper/cli")
     try:
-        for ready in _announced():
+        for ready in announced_kernels(Settings().kafka):
             try:
                 verify_announcement(trusted, ready)
             except ArtifactRefused:
@@ -122,22 +118,6 @@ def sign_again(json: Json = False) -> None:
         console.print(
             f"signed {signed} announcements, refused {refused} without a trusted signature"
         )
-
-
-def _announced() -> list[KernelReady]:
-    """Return the last announcement of each kernel."""
-    from esper.topics.bus import read_topic
-    from esper.topics.catalog import KERNEL_READY
-    from esper.topics.codec import Undecodable, decode
-    from esper.topics.models import KernelReady
-
-    last: dict[bytes | None, KernelReady | None] = {}
-    for record in read_topic(Settings().kafka, KERNEL_READY.name):
-        try:
-            last[record.key] = decode(KernelReady, record.value)
-        except Undecodable:
-            last[record.key] = None  # a tombstone, or another version's record
-    return [ready for ready in last.values() if ready is not None]
 
 
 def _revocations() -> dict[str, str]:
@@ -159,7 +139,8 @@ def _revocations() -> dict[str, str]:
 
 def _whole(sha256: str) -> str:
     """Return the SHA-256 of the one announced kernel that starts with the given digits."""
-    found = {ready.sha256 for ready in _announced() if ready.sha256.startswith(sha256.lower())}
+    kernels = announced_kernels(Settings().kafka)
+    found = {one.sha256 for one in kernels if one.sha256.startswith(sha256.lower())}
     if len(found) != 1:
         raise KernelUnknown(
             f"{len(found)} announced kernels have a SHA-256 that starts with {sha256!r}; "
