@@ -31,7 +31,12 @@ With = Annotated[
 ]
 
 
-def up(workers: Workers = True, with_: With = None) -> None:
+Supervise = Annotated[
+    bool, typer.Option(help="Start again whatever ends, with growing pauses up to 30 s.")
+]
+
+
+def up(workers: Workers = True, with_: With = None, supervise: Supervise = True) -> None:
     """Start Kafka, Redis and the workers on this machine, create the topics, and keep all running.
 
     A service whose address is set (KAFKA_BOOTSTRAP_SERVERS, ESPER_REDIS_URL, ESPER_POSTGRES_URL)
@@ -40,7 +45,10 @@ def up(workers: Workers = True, with_: With = None) -> None:
     try:
         with interruptible():
             state = _stack().start(
-                console.print, workers=workers, postgres=Optional.POSTGRES in (with_ or ())
+                console.print,
+                workers=workers,
+                postgres=Optional.POSTGRES in (with_ or ()),
+                supervise=supervise,
             )
     except KeyboardInterrupt:
         console.print("interrupted; the services started by this call have been stopped")
@@ -57,7 +65,10 @@ def down() -> None:
 
 
 def status(json: Json = False) -> None:
-    """Show each service, its address and whether it answers. Exits 1 if one does not."""
+    """Show each service, whether it answers, and how often it was started again.
+
+    Exits 1 if one does not answer.
+    """
     services = _stack().status()
     rows = [asdict(service) for service in services]
     if json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from esper.workers.local.state import (
     KAFKA,
     POSTGRES,
     REDIS,
+    SUPERVISOR,
     WORKERS,
     StackState,
     read_state,
@@ -41,6 +43,9 @@ ADDRESS_VARIABLES = {
 }
 
 MEMORY_TIER = "memory:64MiB"
+
+SUPERVISOR_GRACE_S = 90.0
+"""How long the supervisor may take to end: it finishes the start of a process first."""
 
 
 class LocalStack:
@@ -65,11 +70,13 @@ class LocalStack:
         workers: bool = True,
         postgres: bool = False,
         die_with_parent: bool = False,
+        supervise: bool = False,
     ) -> StackState:
         """Start the services that do not run; if one fails, stop those started by this call.
 
         With `postgres`, kernels are stored in PostgreSQL, and Redis is a cache before it. With
-        `die_with_parent` the kernel kills the started services when this process ends.
+        `die_with_parent` the kernel kills the started services when this process ends. With
+        `supervise` one more process starts again whichever of them ends.
 
         Raises:
             LocalServiceError: a service did not start.
@@ -82,13 +89,18 @@ class LocalStack:
         with file_lock(self._lock):
             before = read_state(self._file)
             try:
-                return self._start_missing(progress, workers=workers, postgres=postgres)
+                state = self._start_missing(progress, workers=workers, postgres=postgres)
+                return self._ensure(SUPERVISOR, state, progress) if supervise else state
             except BaseException:
                 self._stop_all_but(before.processes if before else ())
                 raise
 
     def stop(self) -> None:
         """Stop every process of the stack, workers first; data and keys are kept."""
+        state = read_state(self._file)
+        if state is not None and (supervisor := state.process(SUPERVISOR)) is not None:
+            # Before the lock: it may hold it to start a process, and must not start another one.
+            process.stop(supervisor, SUPERVISOR_GRACE_S)
         with file_lock(self._lock):
             self._stop_all_but(())
 
@@ -111,6 +123,27 @@ class LocalStack:
             state = self._require_state()
             process.stop(state.require_process(name))
             return _ready(name, self._ensure(name, state, progress))
+
+    def ended(self) -> list[str]:
+        """Return the names of the started processes that run no more, services first."""
+        state = read_state(self._file)
+        records = () if state is None else state.processes
+        return [record.name for record in records if not process.is_alive(record)]
+
+    def start_again(self, name: str) -> int | None:
+        """Start a process that has ended; return how often it was, None if it runs or was stopped.
+
+        Raises:
+            LocalServiceError: it did not start.
+        """
+        with file_lock(self._lock):
+            state = read_state(self._file)
+            record = None if state is None else state.process(name)
+            if state is None or record is None or process.is_alive(record):
+                return None
+            state = self._ensure(name, state.with_restart(name), lambda _: None)
+            _ready(name, state)
+            return state.restarts[name]
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to one service, like a crash: for fault tests; raise NotRunningError."""
@@ -158,7 +191,14 @@ class LocalStack:
             return self._redis().start()
         if name == POSTGRES:
             return self._postgres().start()
+        if name == SUPERVISOR:
+            return self._spawn_supervisor()
         return spawn_worker(name, self._home, state, die_with_parent=self._die_with_parent)
+
+    def _spawn_supervisor(self) -> ProcessRecord:
+        module = "esper.workers.local.supervisor"
+        command = [sys.executable, "-m", module, str(self._home)]
+        return process.spawn(SUPERVISOR, command, log=self._home / "supervisor.log")
 
     def _addresses_and_keys(self, *, postgres: bool) -> StackState:
         """Return the addresses and key files, and the processes of an earlier start.
@@ -181,6 +221,7 @@ class LocalStack:
             signing_key_file=signing_key,
             trusted_key_file=trusted_key,
             processes=earlier.processes if earlier else (),
+            restarts=earlier.restarts if earlier else {},
         )
 
     def _key_files(self) -> tuple[Path, Path]:

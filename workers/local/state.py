@@ -14,10 +14,14 @@ KAFKA = "kafka"
 REDIS = "redis"
 POSTGRES = "postgres"
 WORKERS = ("compile", "bandit")
+SUPERVISOR = "supervisor"
 
 
 class StackState(BaseModel):
-    """The content of `stack.json`: addresses, key files and started processes."""
+    """The content of `stack.json`: addresses, key files and started processes.
+
+    `restarts` counts, by name, how often the supervisor has started a process again.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,6 +33,7 @@ class StackState(BaseModel):
     signing_key_file: Path
     trusted_key_file: Path
     processes: tuple[ProcessRecord, ...] = ()
+    restarts: dict[str, int] = {}
 
     def process(self, name: str) -> ProcessRecord | None:
         """Return the process started under this name, alive or not; None without one."""
@@ -48,6 +53,11 @@ class StackState(BaseModel):
         """Return a copy with `record` as the process of its name."""
         others = (other for other in self.processes if other.name != record.name)
         return self.with_processes((*others, record))
+
+    def with_restart(self, name: str) -> StackState:
+        """Return a copy that counts one more restart of a process."""
+        count = self.restarts.get(name, 0) + 1
+        return self.model_copy(update={"restarts": self.restarts | {name: count}})
 
     def with_processes(self, processes: tuple[ProcessRecord, ...]) -> StackState:
         """Return a copy with exactly these processes."""
