@@ -150,7 +150,7 @@ def test_work_under_another_key_or_partition_than_its_own_is_a_dead_letter(
     produce(running, KERNEL_REQUESTED.name, value, key=b"other")
     produce(running, KERNEL_REQUESTED.name, value, key=key, record_partition=wrong)
     run = TrainingRun(run_id=unique("run"), status=RunStatus.OPEN, sites={"conv": SITE})
-    produce(running, TRAINING_RUN.name, encode(run))
+    produce(running, TRAINING_RUN.name, encode(run), key=b"another")
     assert dead_letter(requests, reason="the key is b'other'").value == value
     assert (
         "murmur2_random"
@@ -158,7 +158,7 @@ def test_work_under_another_key_or_partition_than_its_own_is_a_dead_letter(
             "dlq-reason"
         ].decode()
     )
-    assert dead_letter(runs, reason=f"the key is None but must be the run_id '{run.run_id}'")
+    assert dead_letter(runs, reason=f"the key is b'another' but must be the run_id '{run.run_id}'")
 
 
 def test_huge_headers_are_left_out_of_a_dead_letter(running: Running, bus: Bus) -> None:

@@ -36,7 +36,16 @@ Supervise = Annotated[
 ]
 
 
-def up(workers: Workers = True, with_: With = None, supervise: Supervise = True) -> None:
+Count = Annotated[int, typer.Option(min=1, max=64, help="How many to start.")]
+
+
+def up(
+    workers: Workers = True,
+    compile_workers: Count = 1,
+    bandit_workers: Count = 1,
+    with_: With = None,
+    supervise: Supervise = True,
+) -> None:
     """Start Kafka, Redis and the workers on this machine, create the topics, and keep all running.
 
     A service whose address is set (KAFKA_BOOTSTRAP_SERVERS, ESPER_REDIS_URL, ESPER_POSTGRES_URL)
@@ -47,6 +56,8 @@ def up(workers: Workers = True, with_: With = None, supervise: Supervise = True)
             state = _stack().start(
                 console.print,
                 workers=workers,
+                compile_workers=compile_workers,
+                bandit_workers=bandit_workers,
                 postgres=Optional.POSTGRES in (with_ or ()),
                 supervise=supervise,
             )

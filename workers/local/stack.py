@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from esper.settings import Settings, kafka_of
 from esper.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
 from esper.topics.connection import Broker
-from esper.workers.local import process
+from esper.workers.local import kafka_probe, postgres, process, redis
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
 from esper.workers.local.lock import file_lock
@@ -21,17 +21,20 @@ from esper.workers.local.postgres import PostgresService
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.redis import RedisService
 from esper.workers.local.state import (
+    BANDIT,
+    COMPILE,
     KAFKA,
     POSTGRES,
     REDIS,
     SUPERVISOR,
-    WORKERS,
     StackState,
+    is_worker,
     read_state,
+    worker_names,
     write_state,
 )
 from esper.workers.local.status import ServiceStatus, service_statuses
-from esper.workers.local.worker import spawn_worker, wait_until_healthy
+from esper.workers.local.worker import is_healthy, spawn_worker, wait_until_healthy
 
 Progress = Callable[[str], None]
 
@@ -68,15 +71,18 @@ class LocalStack:
         progress: Progress,
         *,
         workers: bool = True,
+        compile_workers: int = 1,
+        bandit_workers: int = 1,
         postgres: bool = False,
         die_with_parent: bool = False,
         supervise: bool = False,
     ) -> StackState:
         """Start the services that do not run; if one fails, stop those started by this call.
 
-        With `postgres`, kernels are stored in PostgreSQL, and Redis is a cache before it. With
-        `die_with_parent` the kernel kills the started services when this process ends. With
-        `supervise` one more process starts again whichever of them ends.
+        Without `workers` none is started, whatever their numbers. With `postgres`, kernels are
+        stored in PostgreSQL, and Redis is a cache before it. With `die_with_parent` the kernel
+        kills the started services when this process ends. With `supervise` one more process starts
+        again whichever of them ends.
 
         Raises:
             LocalServiceError: a service did not start.
@@ -89,7 +95,11 @@ class LocalStack:
         with file_lock(self._lock):
             before = read_state(self._file)
             try:
-                state = self._start_missing(progress, workers=workers, postgres=postgres)
+                names = (
+                    *worker_names(COMPILE, compile_workers),
+                    *worker_names(BANDIT, bandit_workers),
+                )
+                state = self._start_missing(progress, names if workers else (), postgres=postgres)
                 return self._ensure(SUPERVISOR, state, progress) if supervise else state
             except BaseException:
                 self._stop_all_but(before.processes if before else ())
@@ -112,6 +122,20 @@ class LocalStack:
         ca_file = self._environment.get("ESPER_REDIS_CA_FILE")
         return service_statuses(state, self._connection(state), ca_file)
 
+    def answers(self, name: str) -> bool:
+        """Return whether one started process runs and answers."""
+        state = read_state(self._file)
+        record = None if state is None else state.process(name)
+        if state is None or record is None or not process.is_alive(record):
+            return False
+        if is_worker(name):
+            return is_healthy(record)
+        if name == KAFKA:
+            return kafka_probe.is_answering(state.kafka_bootstrap_servers)
+        if name == REDIS:
+            return redis.is_answering(state.redis_url, self._environment.get("ESPER_REDIS_CA_FILE"))
+        return name != POSTGRES or postgres.is_answering(state.postgres_url or "")
+
     def restart(self, name: str, progress: Progress = lambda _: None) -> ProcessRecord:
         """Restart one service and return when it is ready.
 
@@ -128,7 +152,9 @@ class LocalStack:
         """Return the names of the started processes that run no more, services first."""
         state = read_state(self._file)
         records = () if state is None else state.processes
-        return [record.name for record in records if not process.is_alive(record)]
+        gone = [record.name for record in records if not process.is_alive(record)]
+        # A worker cannot start without the services.
+        return sorted(gone, key=is_worker)
 
     def start_again(self, name: str) -> int | None:
         """Start a process that has ended; return how often it was, None if it runs or was stopped.
@@ -149,7 +175,9 @@ class LocalStack:
         """Send SIGKILL to one service, like a crash: for fault tests; raise NotRunningError."""
         process.kill(self._require_state().require_process(name))
 
-    def _start_missing(self, progress: Progress, *, workers: bool, postgres: bool) -> StackState:
+    def _start_missing(
+        self, progress: Progress, workers: Sequence[str], *, postgres: bool
+    ) -> StackState:
         state = self._addresses_and_keys(postgres=postgres)
         write_state(self._file, state)
         for name, variable in ADDRESS_VARIABLES.items():
@@ -161,11 +189,9 @@ class LocalStack:
             else:
                 state = self._ensure(name, state, progress)
         _create_topics(self._connection(state), progress)
-        if not workers:
-            return state
-        for name in WORKERS:
+        for name in workers:
             state = self._ensure(name, state, progress)
-        for name in WORKERS:
+        for name in workers:
             _ready(name, state)
             progress(f"{name}: ready")
         return state
@@ -264,7 +290,7 @@ class LocalStack:
         ended = [record for record in state.processes if record not in kept]
         # Workers first, in parallel: their shutdown needs the broker and takes a second.
         with ThreadPoolExecutor() as threads:
-            list(threads.map(process.stop, [r for r in ended if r.name in WORKERS]))
+            list(threads.map(process.stop, [r for r in ended if is_worker(r.name)]))
         for record in ended:
             process.stop(record)
         if kept:
@@ -293,7 +319,7 @@ def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
 def _ready(name: str, state: StackState) -> ProcessRecord:
     """Return the service's process when it is ready; raise StartError."""
     record = state.require_process(name)
-    if name in WORKERS:
+    if is_worker(name):
         wait_until_healthy(record)
     return record
 

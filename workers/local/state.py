@@ -13,8 +13,25 @@ from esper.workers.local.process import ProcessRecord
 KAFKA = "kafka"
 REDIS = "redis"
 POSTGRES = "postgres"
-WORKERS = ("compile", "bandit")
+COMPILE = "compile"
+BANDIT = "bandit"
+WORKERS = (COMPILE, BANDIT)
 SUPERVISOR = "supervisor"
+
+
+def worker_names(kind: str, count: int) -> list[str]:
+    """Return the names of `count` workers of a kind: `compile`, `compile-2`, `compile-3`."""
+    return [kind, *(f"{kind}-{number}" for number in range(2, count + 1))][:count]
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of the process of this name, such as `compile` for `compile-2`."""
+    return name.partition("-")[0]
+
+
+def is_worker(name: str) -> bool:
+    """Return whether the process of this name is a worker."""
+    return kind_of(name) in WORKERS
 
 
 class StackState(BaseModel):
@@ -38,6 +55,12 @@ class StackState(BaseModel):
     def process(self, name: str) -> ProcessRecord | None:
         """Return the process started under this name, alive or not; None without one."""
         return next((record for record in self.processes if record.name == name), None)
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The names of the started workers, one of each kind at least."""
+        started = [record.name for record in self.processes if is_worker(record.name)]
+        return tuple(dict.fromkeys((*WORKERS, *started)))
 
     def require_process(self, name: str) -> ProcessRecord:
         """Return the process started under this name; raise NotRunningError without one."""

@@ -61,7 +61,7 @@ def service_statuses(
         address, answers = postgres.address_of(url), postgres.is_answering(url)
         record = state.process(POSTGRES)
         services.append(_service_status(POSTGRES, address, record, answers=answers))
-    services += [_worker_status(name, state.process(name)) for name in WORKERS]
+    services += [_worker_status(name, state.process(name)) for name in state.workers]
     if (supervisor := state.process(SUPERVISOR)) is not None:
         services.append(_process_status(supervisor, None, answers=True))
     return [replace(one, restarts=state.restarts.get(one.name, 0)) for one in services]
