@@ -169,7 +169,7 @@ class Tiers(RuleBasedStateMachine):
             assert self.store.state() is StoreState.HEALTHY
 
 
-Tiers.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Tiers.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestTiers: Any = Tiers.TestCase
 
 

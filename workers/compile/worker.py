@@ -68,6 +68,9 @@ STORE_RETRY_S = 0.5
 STORE_MAX_RETRY_S = 10.0
 """Pauses between attempts to store a kernel: the first one, and the longest."""
 
+REFILL_PAUSE_S = 2.0
+"""Pause between attempts to copy to a cache what it missed while it was down."""
+
 DRAIN_SLACK_S = 5.0
 """Seconds that a shutdown adds to a kernel's time limit, for storing and announcing it."""
 
@@ -97,6 +100,7 @@ class Compiler:
         self._key = key
         self._concurrency = concurrency
         self._announced: OrderedDict[str, KernelReady] = OrderedDict()
+        self._refilling: asyncio.Task[None] | None = None
         app.agent(raw_topic(app, KERNEL_REQUESTED.name))(self._read_requests)
 
     async def _read_requests(self, stream: StreamT[bytes]) -> None:
@@ -199,6 +203,8 @@ class Compiler:
                 why = str(error)
             else:
                 KERNELS_STORED.labels("degraded" if stored.degraded else "durable").inc()
+                if stored.degraded and self._refilling is None:
+                    self._refilling = asyncio.create_task(self._refill_caches())
                 if stored.durable:
                     return stored.location
                 why = "; ".join(stored.failed.values())
@@ -206,6 +212,12 @@ class Compiler:
             log.warning("kernel store unavailable; retrying", why=why, in_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, STORE_MAX_RETRY_S)
+
+    async def _refill_caches(self) -> None:
+        """Copy to the caches what they missed, once they answer: trainers may read them alone."""
+        while not await asyncio.to_thread(self._store.refill):
+            await asyncio.sleep(REFILL_PAUSE_S)
+        self._refilling = None
 
     async def _publish(
         self, topic: Topic, event: KernelCompiled | KernelReady, record: Record

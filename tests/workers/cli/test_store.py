@@ -33,10 +33,10 @@ def kernel_id_of(data: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def servers(own_kafka: Any) -> str:
+def servers(kafka: Any) -> str:
     """Return the address of a broker with the topics."""
-    create_topics(own_kafka.bootstrap_servers)
-    address: str = own_kafka.bootstrap_servers
+    create_topics(kafka.bootstrap_servers)
+    address: str = kafka.bootstrap_servers
     return address
 
 
@@ -113,10 +113,15 @@ def then(age_s: float) -> float:
     return time.time() - age_s
 
 
+@pytest.mark.heavy
 def test_gc_against_a_broker_without_kernels_is_refused(
-    environment: dict[str, str], urls: tuple[str, str]
+    environment: dict[str, str],
+    own_kafka: Any,
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first test of this module: nothing was announced on its broker."""
+    create_topics(own_kafka.bootstrap_servers)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", own_kafka.bootstrap_servers)
     put(urls[1], b"kernel", age_s=OLD_S)
     ended = esper("gc", "--apply")
     assert isinstance(ended.exception, NothingAnnounced)
