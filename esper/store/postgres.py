@@ -193,8 +193,6 @@ class PostgresTier:
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="esper",
-            # The server may stand behind a pooler that shares connections.
-            prepare_threshold=None,
         )
         try:
             if not self._migrated:

@@ -104,7 +104,7 @@ class KernelStore:
         name = name_at(location)
         for member in self._local:
             if (data := member.tier.read(name)) is not None:
-                member.count(hits=1)
+                member.count("hits")
                 return data
         return self._flights.call(name, lambda: self._read_through(name))
 
@@ -188,7 +188,7 @@ class KernelStore:
             member.call(lambda tier: tier.write(name, data))
         except StoreUnavailable as error:
             return str(error)
-        member.count(writes=1)
+        member.count("writes")
         return None
 
     def _refill(self, member: MonitoredTier) -> bool:
@@ -246,12 +246,12 @@ class KernelStore:
         """
         data = member.call(lambda tier: tier.read(name))
         if data is None:
-            member.count(misses=1)
+            member.count("misses")
             return None
         if (found := sha256_of(data)) == name.sha256:
-            member.count(hits=1)
+            member.count("hits")
             return data
-        member.count(quarantined=1)
+        member.count("quarantined")
         altered[member.label] = f"has {len(data)} bytes with SHA-256 {found}"
         log.error("kernel %s in %s is altered (SHA-256 %s): quarantined", name, member.label, found)
         try:
@@ -265,7 +265,7 @@ class KernelStore:
         """Copy an artifact to the tiers before `index` that answer."""
         for member in self._tiers[:index]:
             if member.is_due and self._write(member, name, data) is None:
-                member.count(promotions=1)
+                member.count("promotions")
 
     def _ping(self, member: MonitoredTier) -> StoreUnavailable | None:
         try:
