@@ -22,7 +22,7 @@ from esper.compiler import (
 )
 from esper.errors import EsperError
 from esper.settings import Settings
-from esper.store import KernelStore, StoreUnavailable, open_store
+from esper.store import open_store
 from esper.topics.bus import Producer, Record
 from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
@@ -42,6 +42,7 @@ from esper.topics.models import (
     KernelReady,
     KernelRequested,
 )
+from esper.workers.compile.kernel_writer import KernelWriter
 from esper.workers.compile.planner import Planner
 from esper.workers.faust.app import is_ready, make_app, raw_topic, run
 from esper.workers.faust.dead_letters import read, record_of
@@ -50,9 +51,7 @@ from esper.workers.faust.metrics import (
     BUILD_SECONDS,
     COMPILING,
     KERNELS_COMPILED,
-    KERNELS_STORED,
     REQUEST_TO_READY_SECONDS,
-    STORE_RETRIES,
     StoreMetrics,
     metrics_server,
     observe_steps,
@@ -63,13 +62,6 @@ log = structlog.get_logger()
 
 MAX_ANNOUNCED = 4096
 """Announced kernels kept in memory: a repeated request is announced again without compiling."""
-
-STORE_RETRY_S = 0.5
-STORE_MAX_RETRY_S = 10.0
-"""Pauses between attempts to store a kernel: the first one, and the longest."""
-
-REFILL_PAUSE_S = 2.0
-"""Pause between attempts to copy to a cache what it missed while it was down."""
 
 DRAIN_SLACK_S = 5.0
 """Seconds that a shutdown adds to a kernel's time limit, for storing and announcing it."""
@@ -90,17 +82,16 @@ class Compiler:
         app: GuardedApp,
         producer: Producer,
         compile_pool: CompilePool,
-        store: KernelStore,
+        writer: KernelWriter,
         key: Ed25519PrivateKey,
         concurrency: int,
     ) -> None:
         self._producer = producer
         self._compile_pool = compile_pool
-        self._store = store
+        self._writer = writer
         self._key = key
         self._concurrency = concurrency
         self._announced: OrderedDict[str, KernelReady] = OrderedDict()
-        self._refilling: asyncio.Task[None] | None = None
         app.agent(raw_topic(app, KERNEL_REQUESTED.name))(self._read_requests)
 
     async def _read_requests(self, stream: StreamT[bytes]) -> None:
@@ -114,7 +105,7 @@ class Compiler:
         if request is None:
             return
         known = self._announced.get(request.kernel_id)
-        if known is not None and await asyncio.to_thread(self._store.is_durable, known.location):
+        if known is not None and await self._writer.is_durable(known.location):
             await self._publish(KERNEL_READY, known, record)
             return
         error = await attempt(lambda: self._answer(request, record, delivery_ms))
@@ -137,7 +128,7 @@ class Compiler:
         with timed(timings_ms, "sign"):
             signature = sign(self._key, built.artifact)
         with timed(timings_ms, "store"):
-            location = await self._put(request.kernel_id, built.artifact)
+            location = await self._writer.put(request.kernel_id, built.artifact)
         ready = KernelReady(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
@@ -189,35 +180,6 @@ class Compiler:
         log.warning(
             "rejected", blueprint=compiled.blueprint_id, code=rejected.code, why=rejected.reason
         )
-
-    async def _put(self, kernel_id: str, artifact: bytes) -> str:
-        """Store an artifact and return its location; retry until the durable tier has it.
-
-        A cache that fails does not delay the announcement.
-        """
-        pause_s = STORE_RETRY_S
-        while True:
-            try:
-                stored = await asyncio.to_thread(self._store.put, kernel_id, artifact)
-            except StoreUnavailable as error:
-                why = str(error)
-            else:
-                KERNELS_STORED.labels("degraded" if stored.degraded else "durable").inc()
-                if stored.degraded and self._refilling is None:
-                    self._refilling = asyncio.create_task(self._refill_caches())
-                if stored.durable:
-                    return stored.location
-                why = "; ".join(stored.failed.values())
-            STORE_RETRIES.inc()
-            log.warning("kernel store unavailable; retrying", why=why, in_s=pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, STORE_MAX_RETRY_S)
-
-    async def _refill_caches(self) -> None:
-        """Copy to the caches what they missed, once they answer: trainers may read them alone."""
-        while not await asyncio.to_thread(self._store.refill):
-            await asyncio.sleep(REFILL_PAUSE_S)
-        self._refilling = None
 
     async def _publish(
         self, topic: Topic, event: KernelCompiled | KernelReady, record: Record
@@ -283,7 +245,7 @@ def run_compile_worker(settings: Settings) -> int:
             app,
             producer,
             compile_pool,
-            store,
+            KernelWriter(store),
             key,
             # Keep both processes of each pair busy, plus one kernel being stored or announced.
             2 * settings.compile_processes + 1,
