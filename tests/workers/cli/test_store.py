@@ -226,6 +226,7 @@ def test_gc_keeps_a_kernel_that_is_stored_but_not_announced_yet(
 ) -> None:
     announce(servers, b"announced")
     put(urls[1], b"just stored", age_s=3 * 3600)
+    assert facts("gc")["tiers"][2]["locations"] == []
     assert facts("gc", "--apply")["tiers"][2]["locations"] == []
     assert facts("gc", "--older-than", "2h")["tiers"][2]["locations"] != []
     refused = esper("gc", "--older-than", "0h")

@@ -48,7 +48,9 @@ def test_a_restart_keeps_address_password_and_data(service: PostgresService, fol
         again.stop()
 
 
-def test_stop_ends_the_server_although_a_client_is_connected(service: PostgresService) -> None:
+def test_stop_ends_the_server_in_order_although_a_client_is_connected(
+    service: PostgresService,
+) -> None:
     assert service._record is not None
     record = service._record
     with psycopg.connect(service.url):
@@ -56,6 +58,7 @@ def test_stop_ends_the_server_although_a_client_is_connected(service: PostgresSe
 
     assert not process.is_alive(record)
     assert not is_answering(service.url)
+    assert "database system is shut down" in record.log.read_text()[record.log_start :]
 
 
 def test_a_killed_server_starts_again_at_once(service: PostgresService) -> None:
