@@ -3,10 +3,11 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from esper.store.errors import StoreUnavailable
 from esper.store.tier import Tier
@@ -18,6 +19,8 @@ LONGEST_PAUSE_S: Final = 30.0
 log = logging.getLogger("esper")
 
 T = TypeVar("T")
+
+CountName = Literal["hits", "misses", "writes", "promotions", "failures", "quarantined"]
 
 
 class StoreState(StrEnum):
@@ -68,7 +71,7 @@ class MonitoredTier:
         self.label = label
         self.durable = durable
         self._clock = clock
-        self._counts = TierCounts()
+        self._counts = Counter[str]()
         self._error: str | None = None
         self._pause_s = 0.0
         self._retry_at = 0.0
@@ -104,12 +107,10 @@ class MonitoredTier:
             self._recovered()
         return result
 
-    def count(self, **changes: int) -> None:
-        """Add to the counts."""
+    def count(self, result: CountName) -> None:
+        """Add one to a count."""
         with self._lock:
-            now = self._counts
-            added = {name: getattr(now, name) + change for name, change in changes.items()}
-            self._counts = replace(now, **added)
+            self._counts[result] += 1
 
     def health(self) -> TierHealth:
         """Return the health as of the last call."""
@@ -121,7 +122,7 @@ class MonitoredTier:
             in_process=self.tier.in_process,
             up=error is None,
             error=error,
-            counts=self._counts,
+            counts=TierCounts(**self._counts),
         )
 
     def _failed(self, error: str) -> None:
@@ -130,7 +131,7 @@ class MonitoredTier:
             self._error = error
             self._pause_s = FIRST_PAUSE_S if first else min(2 * self._pause_s, LONGEST_PAUSE_S)
             self._retry_at = self._clock() + self._pause_s
-        self.count(failures=1)
+        self.count("failures")
         if first:
             log.warning("kernel store tier %s is down: %s", self.label, error)
 

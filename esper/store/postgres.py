@@ -164,8 +164,9 @@ class PostgresTier:
                         raise
             return self._lend(self._connect(), operation)
         except psycopg.Error as error:
+            failed = "does not answer" if isinstance(error, psycopg.OperationalError) else "refuses"
             raise StoreUnavailable(
-                f"PostgreSQL at {self.address} does not answer ({_reason(error)}); "
+                f"PostgreSQL at {self.address} {failed} ({_reason(error)}); "
                 "start it with `esper up --with postgres`, or set ESPER_KERNEL_STORE"
             ) from error
 
@@ -195,8 +196,6 @@ class PostgresTier:
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="esper",
-            # The server may stand behind a pooler that shares connections.
-            prepare_threshold=None,
         )
         try:
             if not self._migrated:
@@ -233,12 +232,14 @@ def migrate(connection: _Connection) -> None:
     with connection.transaction():
         # Concurrent processes wait here; the lock ends with the transaction.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-        applied = _version(connection)
         connection.execute("CREATE SCHEMA IF NOT EXISTS esper")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS esper.migrations "
             "(version int PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
+        # Not before: a name that was looked up in vain stays unknown to the session until it
+        # locks the table.
+        applied = _version(connection)
         for migration in _MIGRATIONS:
             if migration.version > applied:
                 connection.execute(migration.statements)

@@ -146,20 +146,23 @@ class RedisTier:
 
         A key of another type is `b""`. A cache also extends the key's expiry.
         """
-        key = _key(name)
         with self._errors():
             try:
-                with self._client.pipeline(transaction=False) as pipe:
-                    pipe.getrange(key, 0, MAX_ARTIFACT_BYTES)
-                    if self._cache is not None:
-                        pipe.expire(key, self._cache.ttl_s)
-                        pipe.zadd(INDEX_KEY, {str(name): time.time()}, xx=True)
-                    data = cast(bytes, pipe.execute()[0])
+                return self._read(name) or None
             except ResponseError as error:
                 if "WRONGTYPE" in str(error):
                     return b""
                 raise
-        return data or None
+
+    def _read(self, name: KernelName) -> bytes:
+        key = _key(name)
+        if self._cache is None:
+            return cast(bytes, self._client.getrange(key, 0, MAX_ARTIFACT_BYTES))
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.getrange(key, 0, MAX_ARTIFACT_BYTES)
+            pipe.expire(key, self._cache.ttl_s)
+            pipe.zadd(INDEX_KEY, {str(name): time.time()}, xx=True)
+            return cast(bytes, pipe.execute()[0])
 
     def quarantine(self, name: KernelName, found: bytes) -> None:
         """Delete the key of a cache; rename that of a durable tier."""

@@ -2,10 +2,11 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from esper.store.errors import KernelAltered, KernelMissing, StoreUnavailable
 from esper.store.health import MonitoredTier, StoreState, TierHealth
@@ -13,6 +14,9 @@ from esper.store.naming import KernelName, name_at, name_of
 from esper.store.single_flight import SingleFlight
 from esper.store.tier import Tier
 from esper.topics.codec import sha256_of
+
+MAX_MISSED: Final = 10_000
+"""Kernels that a cache missed while it was down; beyond this the oldest are forgotten."""
 
 log = logging.getLogger("esper")
 
@@ -58,6 +62,9 @@ class KernelStore:
         ]
         self._local = [member for member in self._tiers if member.tier.in_process]
         self._flights = SingleFlight[bytes]()
+        self._missed: dict[str, deque[KernelName]] = {
+            member.label: deque(maxlen=MAX_MISSED) for member in self._tiers[:-1]
+        }
 
     def put(self, kernel_id: str, data: bytes) -> StoredKernel:
         """Write an artifact to every tier, the durable one first; a repeated `put` is harmless.
@@ -78,6 +85,8 @@ class KernelStore:
                 written += 1
             else:
                 failed[member.label] = reason
+                if not member.durable:
+                    self._missed[member.label].append(name)
         if written == 0:
             raise StoreUnavailable(failed[self._tiers[-1].label])
         return StoredKernel(str(name), self._tiers[-1].label not in failed, failed)
@@ -95,9 +104,17 @@ class KernelStore:
         name = name_at(location)
         for member in self._local:
             if (data := member.tier.read(name)) is not None:
-                member.count(hits=1)
+                member.count("hits")
                 return data
         return self._flights.call(name, lambda: self._read_through(name))
+
+    def refill(self) -> bool:
+        """Copy to each cache what it missed while it was down; return whether nothing is left.
+
+        A cache that is still down is left alone.
+        """
+        results = [self._refill(member) for member in self._tiers[:-1]]
+        return all(results)
 
     def is_durable(self, location: str) -> bool:
         """Return whether the durable tier answers and has the kernel, unaltered."""
@@ -157,8 +174,24 @@ class KernelStore:
             member.call(lambda tier: tier.write(name, data))
         except StoreUnavailable as error:
             return str(error)
-        member.count(writes=1)
+        member.count("writes")
         return None
+
+    def _refill(self, member: MonitoredTier) -> bool:
+        missed = self._missed[member.label]
+        if missed and not member.is_due:
+            return False
+        while missed:
+            name = missed.popleft()
+            try:
+                data = self._read(self._tiers[-1], name, {})
+                reason = None if data is None else self._write(member, name, data)
+            except StoreUnavailable as error:
+                reason = str(error)
+            if reason is not None:
+                missed.append(name)
+                return False
+        return True
 
     def _read_through(self, name: KernelName) -> bytes:
         failed: dict[str, str] = {}
@@ -199,16 +232,16 @@ class KernelStore:
         """
         data = member.call(lambda tier: tier.read(name))
         if data is None:
-            member.count(misses=1)
+            member.count("misses")
             return None
         if (found := sha256_of(data)) == name.sha256:
-            member.count(hits=1)
+            member.count("hits")
             return data
-        member.count(quarantined=1)
+        member.count("quarantined")
         altered[member.label] = f"has {len(data)} bytes with SHA-256 {found}"
         log.error("kernel %s in %s is altered (SHA-256 %s): quarantined", name, member.label, found)
         try:
-            member.call(lambda tier: tier.quarantine(name, data))
+            member.tier.quarantine(name, data)
         except StoreUnavailable as error:
             # A reader may lack the right to move it; the bytes are refused all the same.
             log.error("kernel %s in %s cannot be quarantined: %s", name, member.label, error)
@@ -218,7 +251,7 @@ class KernelStore:
         """Copy an artifact to the tiers before `index` that answer."""
         for member in self._tiers[:index]:
             if member.is_due and self._write(member, name, data) is None:
-                member.count(promotions=1)
+                member.count("promotions")
 
     def _ping(self, member: MonitoredTier) -> StoreUnavailable | None:
         try:

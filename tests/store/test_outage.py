@@ -66,8 +66,9 @@ def test_without_redis_postgresql_serves_and_redis_comes_back_by_itself(
     finally:
         redis.start()
     wait_until(lambda: store.state() is StoreState.HEALTHY, "redis to be used again")
-    assert store.get(OTHER_LOCATION) == OTHER
+    assert store.refill()
     assert redis_of(redis.url).get(f"esper:kernel:{OTHER_LOCATION}") == OTHER
+    assert store.get(OTHER_LOCATION) == OTHER
     assert not store.put(KERNEL_ID, ARTIFACT).degraded
 
 

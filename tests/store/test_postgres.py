@@ -3,16 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 from psycopg import errors
 
 from esper.store import KernelAltered, KernelMissing, StoreUnavailable, open_store
-from esper.store.postgres import PostgresTier
+from esper.store.postgres import MIGRATION_LOCK, PostgresTier
 from esper.workers.local.ports import free_port
 from tests.store.servers import ARTIFACT, KERNEL_ID, LOCATION, poison_postgres
+from tests.waiting import wait_until
 
 MIGRATE = "import sys; from esper.store import open_store; open_store(sys.argv[1]).ping()"
 
@@ -30,13 +30,17 @@ def test_an_unused_location_is_missing(empty_postgres: str) -> None:
 
 
 def test_processes_that_start_together_apply_each_migration_once(empty_postgres: str) -> None:
+    waiting = """SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database
+        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"""
     command = [sys.executable, "-c", MIGRATE, empty_postgres]
-    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    with psycopg.connect(empty_postgres) as client:
+        client.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        # Both have seen a database without tables by now.
+        wait_until(lambda: client.execute(waiting).fetchone() == (2,), "two waiting processes")
     for one in started:
         _, complaint = one.communicate(timeout=60)
         assert one.returncode == 0, complaint
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: open_store(empty_postgres).ping(), range(8)))
     with psycopg.connect(empty_postgres) as client:
         applied = client.execute("SELECT version FROM esper.migrations ORDER BY 1").fetchall()
     assert applied == [(1,), (2,)]

@@ -1,6 +1,5 @@
 """Property: whatever fails, no read returns wrong bytes, and no durable kernel is lost."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import settings
@@ -11,7 +10,7 @@ from esper.store import KernelAltered, KernelMissing, KernelStore, StoreState, S
 from esper.store.health import LONGEST_PAUSE_S
 from esper.store.memory import MemoryTier
 from esper.store.naming import KernelName, name_of
-from esper.store.tier import Entry
+from tests.store.failing_tier import FailingTier
 from tests.store.servers import KERNEL_ID
 
 CONTENTS = tuple(letter * 40 for letter in (b"a", b"b"))
@@ -21,52 +20,6 @@ MEMORY_BYTES = 50
 
 contents = st.sampled_from(CONTENTS)
 numbers = st.integers(0, 1)
-
-
-class FailingTier:
-    """A tier of another process that can be down, lose entries, and return wrong bytes."""
-
-    in_process = False
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.address = f"{kind}:test"
-        self.down = False
-        self.kept: dict[KernelName, bytes] = {}
-
-    def _answer(self) -> None:
-        if self.down:
-            raise StoreUnavailable(f"{self.kind} is down")
-
-    def write(self, name: KernelName, data: bytes) -> None:
-        self._answer()
-        self.kept[name] = data
-
-    def read(self, name: KernelName) -> bytes | None:
-        self._answer()
-        return self.kept.get(name)
-
-    def quarantine(self, name: KernelName, found: bytes) -> None:
-        self._answer()
-        if self.kept.get(name) == found:
-            del self.kept[name]
-
-    def delete(self, name: KernelName, *, stored_before_s: float | None = None) -> bool:
-        self._answer()
-        return self.kept.pop(name, None) is not None
-
-    def entries(self) -> Iterator[Entry]:
-        self._answer()
-        return (Entry(name, len(data), 0.0) for name, data in self.kept.items())
-
-    def ping(self) -> None:
-        self._answer()
-
-    def close(self) -> None:
-        pass
-
-    def intact(self, name: KernelName) -> bool:
-        return name_of(KERNEL_ID, self.kept.get(name, b"")) == name
 
 
 class Tiers(RuleBasedStateMachine):
@@ -165,7 +118,7 @@ class Tiers(RuleBasedStateMachine):
             assert self.store.state() is StoreState.HEALTHY
 
 
-Tiers.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Tiers.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestTiers: Any = Tiers.TestCase
 
 

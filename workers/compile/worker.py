@@ -20,7 +20,7 @@ from esper.compiler import (
 from esper.kernel import UNSIGNED, sign_announcement
 from esper.settings import Settings
 from esper.signing import SigningKey
-from esper.store import KernelStore, StoreUnavailable, open_store
+from esper.store import open_store
 from esper.topics.bus import Producer, Record
 from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
@@ -40,6 +40,7 @@ from esper.topics.models import (
     KernelReady,
     KernelRequested,
 )
+from esper.workers.compile.kernel_writer import KernelWriter
 from esper.workers.compile.planner import Planner
 from esper.workers.faust.app import is_ready, make_app, raw_topic, run
 from esper.workers.faust.dead_letters import read, record_of
@@ -48,9 +49,7 @@ from esper.workers.faust.metrics import (
     BUILD_SECONDS,
     COMPILING,
     KERNELS_COMPILED,
-    KERNELS_STORED,
     REQUEST_TO_READY_SECONDS,
-    STORE_RETRIES,
     StoreMetrics,
     metrics_server,
     observe_steps,
@@ -62,10 +61,6 @@ log = structlog.get_logger()
 
 MAX_ANNOUNCED = 4096
 """Announced kernels kept in memory: a repeated request is announced again without compiling."""
-
-STORE_RETRY_S = 0.5
-STORE_MAX_RETRY_S = 10.0
-"""Pauses between attempts to store a kernel: the first one, and the longest."""
 
 DRAIN_SLACK_S = 5.0
 """Seconds that a shutdown adds to a kernel's time limit, for storing and announcing it."""
@@ -82,13 +77,13 @@ class Compiler:
         app: GuardedApp,
         producer: Producer,
         compile_pool: CompilePool,
-        store: KernelStore,
+        writer: KernelWriter,
         key: SigningKey,
         concurrency: int,
     ) -> None:
         self._producer = producer
         self._compile_pool = compile_pool
-        self._store = store
+        self._writer = writer
         self._key = key
         self._concurrency = concurrency
         self._announced: OrderedDict[str, KernelReady] = OrderedDict()
@@ -105,7 +100,7 @@ class Compiler:
         if request is None:
             return
         known = self._announced.get(request.kernel_id)
-        if known is not None and await asyncio.to_thread(self._store.is_durable, known.location):
+        if known is not None and await self._writer.is_durable(known.location):
             await self._publish(KERNEL_READY, known, record)
             return
         error = await attempt(lambda: self._answer(request, record, delivery_ms))
@@ -126,7 +121,7 @@ class Compiler:
         self, request: KernelRequested, built: Built, timings_ms: dict[str, float], record: Record
     ) -> None:
         with timed(timings_ms, "store"):
-            location = await self._put(request.kernel_id, built.artifact)
+            location = await self._writer.put(request.kernel_id, built.artifact)
         unsigned = KernelReady(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
@@ -180,27 +175,6 @@ class Compiler:
         log.warning(
             "rejected", blueprint=compiled.blueprint_id, code=rejected.code, why=rejected.reason
         )
-
-    async def _put(self, kernel_id: str, artifact: bytes) -> str:
-        """Store an artifact and return its location; retry until the durable tier has it.
-
-        A cache that fails does not delay the announcement.
-        """
-        pause_s = STORE_RETRY_S
-        while True:
-            try:
-                stored = await asyncio.to_thread(self._store.put, kernel_id, artifact)
-            except StoreUnavailable as error:
-                why = str(error)
-            else:
-                KERNELS_STORED.labels("degraded" if stored.degraded else "durable").inc()
-                if stored.durable:
-                    return stored.location
-                why = "; ".join(stored.failed.values())
-            STORE_RETRIES.inc()
-            log.warning("kernel store unavailable; retrying", why=why, in_s=pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, STORE_MAX_RETRY_S)
 
     async def _publish(
         self, topic: Topic, event: KernelCompiled | KernelReady, record: Record
@@ -262,7 +236,7 @@ def run_compile_worker(settings: Settings) -> int:
             app,
             producer,
             compile_pool,
-            store,
+            KernelWriter(store),
             key,
             # Keep both processes of each pair busy, plus one kernel being stored or announced.
             2 * settings.compile_processes + 1,

@@ -32,10 +32,10 @@ def kernel_id_of(data: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def servers(own_kafka: Any) -> str:
+def servers(kafka: Any) -> str:
     """Return the address of a broker with the topics."""
-    create_topics(own_kafka.bootstrap_servers)
-    address: str = own_kafka.bootstrap_servers
+    create_topics(kafka.bootstrap_servers)
+    address: str = kafka.bootstrap_servers
     return address
 
 
@@ -110,10 +110,15 @@ def then(age_s: float) -> float:
     return time.time() - age_s
 
 
+@pytest.mark.heavy
 def test_gc_against_a_broker_without_kernels_is_refused(
-    environment: dict[str, str], urls: tuple[str, str]
+    environment: dict[str, str],
+    own_kafka: Any,
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first test of this module: nothing was announced on its broker."""
+    create_topics(own_kafka.bootstrap_servers)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", own_kafka.bootstrap_servers)
     put(urls[1], b"kernel", age_s=OLD_S)
     ended = esper("gc", "--apply")
     assert isinstance(ended.exception, NothingAnnounced)
@@ -219,6 +224,7 @@ def test_gc_keeps_a_kernel_that_is_stored_but_not_announced_yet(
 ) -> None:
     announce(servers, b"announced")
     put(urls[1], b"just stored", age_s=3 * 3600)
+    assert facts("gc")["tiers"][2]["locations"] == []
     assert facts("gc", "--apply")["tiers"][2]["locations"] == []
     assert facts("gc", "--older-than", "2h")["tiers"][2]["locations"] != []
     refused = esper("gc", "--older-than", "0h")
