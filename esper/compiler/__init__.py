@@ -14,14 +14,14 @@ from esper.lazy import lazy_attributes
 if TYPE_CHECKING:
     from esper.compiler.build import build_kernel
     from esper.compiler.compile import BlueprintCompiler
-    from esper.compiler.compile_pool import CompilePool
+    from esper.compiler.compile_pool import STAGES, CompilePool, Stages
     from esper.compiler.initialise import initial_tensors
     from esper.compiler.limits import ProcessLimits
     from esper.compiler.measure import LiveBytes, host_flops
     from esper.compiler.optimize import KernelOptimizer
     from esper.compiler.passes import PASSES, Pass
     from esper.compiler.passes.liveness import free_early
-    from esper.compiler.results import BuildResult, Built, Rejected
+    from esper.compiler.results import BuildResult, Built, Compiled, Rejected, Validated, to_bytes
     from esper.compiler.signing import (
         PRIVATE_KEY_FILE,
         PUBLIC_KEY_FILE,
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     )
     from esper.compiler.timing import MILLISECONDS, timed
     from esper.compiler.validate import KernelRejected, KernelValidator
-    from esper.compiler.worker_pool import PoolBroken
+    from esper.compiler.worker_pool import PoolBroken, Stage
 
 _MODULES: Final = {
     "BlueprintCompiler": ".compile",
     "BuildResult": ".results",
     "Built": ".results",
     "CompilePool": ".compile_pool",
+    "Compiled": ".results",
     "KernelOptimizer": ".optimize",
     "KernelRejected": ".validate",
     "KernelValidator": ".validate",
@@ -54,6 +55,10 @@ _MODULES: Final = {
     "PoolBroken": ".worker_pool",
     "ProcessLimits": ".limits",
     "Rejected": ".results",
+    "STAGES": ".compile_pool",
+    "Stage": ".worker_pool",
+    "Stages": ".compile_pool",
+    "Validated": ".results",
     "build_kernel": ".build",
     "create_keys": ".signing",
     "free_early": ".passes.liveness",
@@ -62,6 +67,7 @@ _MODULES: Final = {
     "load_private_key": ".signing",
     "sign": ".signing",
     "timed": ".timing",
+    "to_bytes": ".results",
 }
 
 __all__ = [
@@ -69,10 +75,12 @@ __all__ = [
     "PASSES",
     "PRIVATE_KEY_FILE",
     "PUBLIC_KEY_FILE",
+    "STAGES",
     "BlueprintCompiler",
     "BuildResult",
     "Built",
     "CompilePool",
+    "Compiled",
     "KernelOptimizer",
     "KernelRejected",
     "KernelValidator",
@@ -83,6 +91,9 @@ __all__ = [
     "PoolBroken",
     "ProcessLimits",
     "Rejected",
+    "Stage",
+    "Stages",
+    "Validated",
     "build_kernel",
     "create_keys",
     "free_early",
@@ -91,6 +102,7 @@ __all__ = [
     "load_private_key",
     "sign",
     "timed",
+    "to_bytes",
 ]
 
 

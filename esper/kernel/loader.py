@@ -78,8 +78,16 @@ class _Prepare:
 
 
 @dataclass(frozen=True, slots=True)
+class _Withdraw:
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
+
+
+_Request = _Verify | _Prepare | _Withdraw
 
 
 class KernelLoader(Generic[T]):
@@ -106,7 +114,7 @@ class KernelLoader(Generic[T]):
         self._cache = _VerifiedBytes(cache_bytes)
         self._retry_delays_s = retry_delays_s
         self._verified: dict[str, KernelReady] = {}
-        self._requests: SimpleQueue[_Verify | _Prepare | _Stop] = SimpleQueue()
+        self._requests: SimpleQueue[_Request | _Stop] = SimpleQueue()
         self._retries: list[tuple[float, int, _Verify]] = []
         self._thread = threading.Thread(target=self._run, name="esper-kernel-loader", daemon=True)
         self._thread.start()
@@ -125,6 +133,10 @@ class KernelLoader(Generic[T]):
         """
         self._requests.put(_Prepare(token, tuple(kernel_ids)))
 
+    def withdraw(self, kernel_id: str) -> None:
+        """Fail later requests to prepare a kernel until it is verified again."""
+        self._requests.put(_Withdraw(kernel_id))
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Stop the thread after its current request; queued requests are dropped."""
         self._requests.put(_Stop())
@@ -139,9 +151,10 @@ class KernelLoader(Generic[T]):
             except Exception as error:
                 # A bug must not end the thread, or later requests would get no answer.
                 log.exception("the kernel loader failed at %s", request)
-                self._deliver(_failure(request, f"{type(error).__name__}: {error}"))
+                if not isinstance(request, _Withdraw):
+                    self._deliver(_failure(request, f"{type(error).__name__}: {error}"))
 
-    def _next(self) -> _Verify | _Prepare | _Stop:
+    def _next(self) -> _Request | _Stop:
         """Return the next request, or the next retry once it is due."""
         while True:
             wait_s = self._retries[0][0] - time.monotonic() if self._retries else None
@@ -152,10 +165,12 @@ class KernelLoader(Generic[T]):
             except Empty:
                 continue
 
-    def _handle(self, request: _Verify | _Prepare) -> None:
+    def _handle(self, request: _Request) -> None:
         match request:
             case _Verify():
                 self._verify(request)
+            case _Withdraw(kernel_id):
+                self._verified.pop(kernel_id, None)
             case _Prepare(token, kernel_ids):
                 try:
                     kernels = {kernel_id: self._build(kernel_id) for kernel_id in kernel_ids}
@@ -194,7 +209,9 @@ class KernelLoader(Generic[T]):
 
     def _build(self, kernel_id: str) -> T:
         if (ready := self._verified.get(kernel_id)) is None:
-            raise ArtifactRefused(f"kernel {kernel_id} was not verified by this loader")
+            raise ArtifactRefused(
+                f"kernel {kernel_id} was not verified by this loader, or was withdrawn"
+            )
         data = self._cache.get(ready.sha256)
         if data is None:
             data = self._fetch(ready)

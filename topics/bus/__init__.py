@@ -13,6 +13,7 @@ from esper.topics.bus.admin import (
 from esper.topics.bus.bus import Bus, StartOffset
 from esper.topics.bus.consumer import OffsetRange, find_record, partition_of, read_topic
 from esper.topics.bus.errors import BrokerUnreachable, BusError, RecordTooLarge, TopicMismatch
+from esper.topics.bus.follower import Follower
 from esper.topics.bus.producer import Producer, RecordPosition, TracedEvent
 from esper.topics.bus.record import Record
 from esper.topics.bus.unreadable import read_past_unreadable_records
@@ -21,6 +22,7 @@ __all__ = [
     "BrokerUnreachable",
     "Bus",
     "BusError",
+    "Follower",
     "OffsetRange",
     "Producer",
     "Record",

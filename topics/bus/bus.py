@@ -77,7 +77,7 @@ class Bus:
         """
         return self._sent(self._producer.publish(topic, event, traceparent=traceparent))
 
-    def send(self, topic: str, key: bytes | None, value: bytes) -> "Future[RecordPosition]":
+    def send(self, topic: str, key: bytes | None, value: bytes | None) -> "Future[RecordPosition]":
         """Send bytes unchanged; see `publish`."""
         return self._sent(self._producer.send(topic, key, value, ()))
 
