@@ -42,8 +42,13 @@ def measure(stack: Stack, workload: Workload) -> Measurement:
     try:
         flooder.publish(TRAINING_RUN, opened).result(TIMEOUT_S)
         alone_s = [client.wait_s(one) for one in named("alone", workload.honest)]
-        for one in named("flood", workload.flood):
-            flooder.publish(BLUEPRINT_SUBMITTED, one)
+        start = perf_counter()
+        flood = [
+            flooder.publish(BLUEPRINT_SUBMITTED, one) for one in named("flood", workload.flood)
+        ]
+        for sent in flood:
+            sent.result(TIMEOUT_S)
+        published_s = perf_counter() - start
         flooded_s = [client.wait_s(one) for one in named("honest", workload.honest)]
         offered = {record.key for record in read_topic(servers, KERNEL_READY.name)}
     finally:
@@ -60,6 +65,9 @@ def measure(stack: Stack, workload: Workload) -> Measurement:
                 goal=Goal(sense="at most", limit=10.0, of="worst"),
             ),
             figure("wait-alone", "the same before the flood", "s", alone_s),
+            figure(
+                "flood-published", "the flood: first to last acknowledgement", "s", [published_s]
+            ),
             figure(
                 "kernels-offered",
                 "kernels that the run is offered by then, those of the other client included",
