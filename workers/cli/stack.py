@@ -45,6 +45,10 @@ def up(workers: Workers = True, with_: With = None) -> None:
         console.print("interrupted; the services started by this call have been stopped")
         raise typer.Exit(130) from None
     console.print(f"Kafka at {state.kafka_bootstrap_servers}, Redis at {state.redis_url}")
+    if state.postgres_url is not None:
+        from esper.workers.local.postgres import address_of
+
+        console.print(f"kernels in PostgreSQL at {address_of(state.postgres_url)}")
     console.print("next: `esper blueprint publish --shipped`, then `esper train digits`")
 
 
