@@ -14,6 +14,7 @@ from esper.errors import EsperError
 from esper.topics.bus import BusError, Record, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
 from esper.topics.codec import Undecodable, decode
+from esper.topics.connection import Broker
 from esper.topics.models import AdaptationDecision, Plant
 
 FORMAT: Final = "esper-history/1"
@@ -58,7 +59,7 @@ class RunRecords:
         return cls(run_id, reports, decisions, kernels)
 
 
-def fetch_history(bootstrap_servers: str, run_id: str) -> RunRecords:
+def fetch_history(broker: Broker, run_id: str) -> RunRecords:
     """Read a run's records from its two topics.
 
     Raises:
@@ -67,15 +68,15 @@ def fetch_history(bootstrap_servers: str, run_id: str) -> RunRecords:
     key = run_id.encode()
     try:
         records = [
-            *read_topic(bootstrap_servers, SEED_METRICS.name, key=key),
-            *read_topic(bootstrap_servers, ADAPTATION_DECISION.name, key=key),
+            *read_topic(broker, SEED_METRICS.name, key=key),
+            *read_topic(broker, ADAPTATION_DECISION.name, key=key),
         ]
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
     return RunRecords.of(run_id, records)
 
 
-def with_kernels(bootstrap_servers: str, records: RunRecords) -> RunRecords:
+def with_kernels(broker: Broker, records: RunRecords) -> RunRecords:
     """Return a run's records with the last `kernel-ready` record of each planted kernel.
 
     Raises:
@@ -83,7 +84,7 @@ def with_kernels(bootstrap_servers: str, records: RunRecords) -> RunRecords:
     """
     planted = {kernel_id.encode() for kernel_id in records.planted}
     try:
-        ready = read_topic(bootstrap_servers, KERNEL_READY.name) if planted else []
+        ready = read_topic(broker, KERNEL_READY.name) if planted else []
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
     last = {record.key: record for record in ready if record.key in planted}

@@ -4,13 +4,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from esper.kernel.announcement import verify_announcement
 from esper.kernel.metadata import plan_of
 from esper.kernel.plan import KernelPlan
-from esper.kernel.refusal import ArtifactRefused, BadSignature
-from esper.kernel.signatures import load_public_key, verify
-from esper.store import KernelAltered, KernelStore, open_store
+from esper.kernel.refusal import ArtifactRefused
+from esper.signing import TrustedKeys
+from esper.store import (
+    NO_CREDENTIALS,
+    KernelAltered,
+    KernelStore,
+    StoreCredentials,
+    open_store,
+)
 from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady
 
@@ -23,30 +28,30 @@ class FetchedKernel(NamedTuple):
 
 
 def fetch_kernel(
-    store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady
+    store: KernelStore, trusted_keys: TrustedKeys, ready: KernelReady
 ) -> FetchedKernel:
     """Return a verified kernel from a store.
 
     Raises:
         KernelMissing, StoreUnavailable: the store cannot deliver the artifact.
-        ArtifactRefused: the artifact differs from the announcement, or its signature is invalid.
+        ArtifactRefused: the announcement is not signed by a trusted key, or the artifact is not
+            the announced one.
     """
+    verify_announcement(trusted_keys, ready)
     try:
         data = store.get(ready.location)
     except KernelAltered as error:
         raise ArtifactRefused(str(error)) from error
     _check_bytes(ready, data)
-    try:
-        verify(trusted_key, data, ready.ed25519_signature)
-    except BadSignature:
-        store.discard(ready.location)
-        raise
     _check_plan(ready, plan_of(data))
     return FetchedKernel(ready, data)
 
 
 def fetch_kernels(
-    kernel_store: str, trusted_key_file: Path, announced: Iterable[KernelReady]
+    kernel_store: str,
+    trusted_key_file: Path,
+    announced: Iterable[KernelReady],
+    credentials: StoreCredentials = NO_CREDENTIALS,
 ) -> dict[str, FetchedKernel]:
     """Return kernels by id from a store, given as in ESPER_KERNEL_STORE.
 
@@ -54,9 +59,9 @@ def fetch_kernels(
         StoreUrlInvalid, KeyUnusable: the list of tiers or the key file is invalid.
         KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_kernel`.
     """
-    key = load_public_key(trusted_key_file)
-    with open_store(kernel_store) as store:
-        return {ready.kernel_id: fetch_kernel(store, key, ready) for ready in announced}
+    keys = TrustedKeys(trusted_key_file)
+    with open_store(kernel_store, credentials) as store:
+        return {ready.kernel_id: fetch_kernel(store, keys, ready) for ready in announced}
 
 
 def _check_bytes(ready: KernelReady, data: bytes) -> None:

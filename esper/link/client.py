@@ -55,9 +55,7 @@ class LinkClient:
         )
         self._thread.start()
         try:
-            self._control_channel.sendall(
-                Frame(Kind.CONFIG, {}, config.model_dump_json().encode()).packed()
-            )
+            self._control_channel.sendall(Frame(Kind.CONFIG, {}, config.to_socket()).packed())
             self._early = self._await_opened()
         except BaseException:
             self._end()

@@ -4,11 +4,14 @@ import threading
 from concurrent.futures import Future
 from typing import Final
 
-from esper.store import StoreError
+from esper.store import NO_CREDENTIALS, StoreCredentials, StoreError
 from esper.topics.models import MemorySnapshot, TrainingRun
 
-READ_TIMEOUT_S: Final = 5.0
-"""A run waits this long for a Redis that does not answer; a busy machine may need a second."""
+ANSWER_TIMEOUT_S: Final = 5.0
+"""A run waits this long for each answer of Redis."""
+
+READ_TIMEOUT_S: Final = 20.0
+"""A run waits this long in all: a busy machine needs seconds to load the client's library."""
 
 MAX_NOTE_CHARS: Final = 500
 
@@ -16,9 +19,14 @@ MAX_NOTE_CHARS: Final = 500
 class MemoryReader:
     """Reads the memory of a run's family on a thread of its own."""
 
-    def __init__(self, redis_url: str | None, run: TrainingRun) -> None:
+    def __init__(
+        self,
+        redis_url: str | None,
+        run: TrainingRun,
+        credentials: StoreCredentials = NO_CREDENTIALS,
+    ) -> None:
         """Start to read the arms of sites with the run's signatures."""
-        self._redis_url, self._run = redis_url, run
+        self._redis_url, self._run, self._credentials = redis_url, run, credentials
         self._found: Future[MemorySnapshot] = Future()
         threading.Thread(target=self._set_result, name="esper-memory-reader", daemon=True).start()
 
@@ -45,7 +53,7 @@ class MemoryReader:
         from esper.bandit import snapshot
         from esper.store import RedisRunMemory
 
-        memory = RedisRunMemory(self._redis_url, timeout_s=READ_TIMEOUT_S)
+        memory = RedisRunMemory(self._redis_url, self._credentials, timeout_s=ANSWER_TIMEOUT_S)
         try:
             known_arms = memory.read(self._run.task)
         finally:

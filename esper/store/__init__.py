@@ -8,6 +8,7 @@ tier of the store. The bytes that come out have that SHA-256; signatures are ver
 from typing import TYPE_CHECKING
 
 from esper.lazy import lazy_attributes
+from esper.store.credentials import NO_CREDENTIALS, StoreCredentials, without_password
 from esper.store.errors import (
     KernelAltered,
     KernelMissing,
@@ -44,6 +45,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "NO_CREDENTIALS",
     "SCHEMES",
     "Collected",
     "KernelAltered",
@@ -51,6 +53,7 @@ __all__ = [
     "KernelStore",
     "MemoryUnreadable",
     "RedisRunMemory",
+    "StoreCredentials",
     "StoreError",
     "StoreState",
     "StoreUnavailable",
@@ -66,16 +69,17 @@ __all__ = [
     "tiers_of",
     "verify_tiers",
     "warm_caches",
+    "without_password",
 ]
 
 
-def open_store(spec: str) -> KernelStore:
+def open_store(spec: str, credentials: StoreCredentials = NO_CREDENTIALS) -> KernelStore:
     """Return the store of a list of URLs, as in ESPER_KERNEL_STORE, without connecting to it.
 
     Raises:
-        StoreUrlInvalid: the list or one of its URLs is malformed.
+        StoreUrlInvalid: the list or one of its URLs is malformed, or does not fit the credentials.
     """
-    return KernelStore(tiers_of(spec))
+    return KernelStore(tiers_of(spec, credentials))
 
 
 __getattr__ = lazy_attributes(__name__, _MODULES)

@@ -15,8 +15,8 @@ from esper.topics.codec import sha256_of
 MIN_AGE_S: Final = 3600.0
 """Younger entries are never garbage: a kernel is stored before it is announced."""
 
-Check = Callable[[str, str, bytes], str | None]
-"""From kernel id, SHA-256 and bytes to the reason why an entry is bad; None if it is good."""
+Check = Callable[[str, str], str | None]
+"""From kernel id and SHA-256 to the reason why an entry is bad; None if it is good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def _verify(
                     )
                 continue
             names.add(name)
-            if check is not None and (why := check(name.kernel_id, name.sha256, data)) is not None:
+            if check is not None and (why := check(name.kernel_id, name.sha256)) is not None:
                 bad[str(name)] = why
     except StoreUnavailable as error:
         return VerifiedTier(member.label, checked, bad, error=str(error))

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
+from esper.store.credentials import NO_CREDENTIALS, StoreCredentials
 from esper.store.errors import StoreUnavailable, StoreUrlInvalid
 from esper.store.naming import MAX_ARTIFACT_BYTES, KernelName
 from esper.store.tier import Entry
@@ -78,7 +79,7 @@ class PostgresTier:
     kind = "postgresql"
     in_process = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, credentials: StoreCredentials = NO_CREDENTIALS) -> None:
         """Connect on first use.
 
         Raises:
@@ -86,6 +87,7 @@ class PostgresTier:
         """
         self.address = address_of(url)
         self._url = url
+        self._options = _options(url, credentials)
         self._migrated = False
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
@@ -190,6 +192,7 @@ class PostgresTier:
     def _connect(self) -> _Connection:
         connection = _Connection.connect(
             self._url,
+            **self._options,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="esper",
@@ -202,6 +205,17 @@ class PostgresTier:
             connection.close()
             raise
         return connection
+
+
+def _options(url: str, credentials: StoreCredentials) -> dict[str, Any]:
+    """Return the connection options that the URL lacks."""
+    options: dict[str, Any] = {}
+    if credentials.postgres_password is not None:
+        options["password"] = credentials.postgres_password.get_secret_value()
+    if credentials.postgres_ca_file is not None:
+        options |= {"sslmode": "verify-full", "sslrootcert": str(credentials.postgres_ca_file)}
+    named = conninfo_to_dict(url)
+    return {name: value for name, value in options.items() if name not in named}
 
 
 def migrate(connection: _Connection) -> None:

@@ -13,9 +13,10 @@ from typing import Any, Final, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
+from esper.store.credentials import NO_CREDENTIALS, StoreCredentials, without_password
 from esper.store.errors import StoreUnavailable, StoreUrlInvalid
 from esper.store.naming import MAX_ARTIFACT_BYTES, KernelName, parse_name
 from esper.store.tier import Entry
@@ -105,26 +106,27 @@ class RedisTier:
     kind = "redis"
     in_process = False
 
-    def __init__(self, url: str, cache: CacheLimits | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        cache: CacheLimits | None = None,
+        credentials: StoreCredentials = NO_CREDENTIALS,
+    ) -> None:
         """Connect on first use; without `cache` this is a durable tier.
 
         Raises:
-            StoreUrlInvalid: the URL is malformed.
+            StoreUrlInvalid: the URL is malformed, or does not fit the credentials.
         """
         self.address = without_password(url)
         self._cache = cache
-        try:
-            self._client = Redis.from_url(
-                url,
-                socket_connect_timeout=CACHE_TIMEOUT_S if cache else CONNECT_TIMEOUT_S,
-                socket_timeout=CACHE_TIMEOUT_S if cache else ANSWER_TIMEOUT_S,
-                # One more attempt, for a connection that the server closed; no pauses.
-                retry=Retry(NoBackoff(), 1),
-            )
-        except ValueError as error:
-            raise StoreUrlInvalid(
-                f"{self.address!r} is no Redis URL ({error}); use redis://HOST:PORT/DB"
-            ) from error
+        self._client = redis_client(
+            url,
+            credentials,
+            socket_connect_timeout=CACHE_TIMEOUT_S if cache else CONNECT_TIMEOUT_S,
+            socket_timeout=CACHE_TIMEOUT_S if cache else ANSWER_TIMEOUT_S,
+            # One more attempt, for a connection that the server closed; no pauses.
+            retry=Retry(NoBackoff(), 1),
+        )
 
     def write(self, name: KernelName, data: bytes) -> None:
         """Set the artifact's key; a cache drops its least recently used entries for it."""
@@ -210,16 +212,47 @@ class RedisTier:
         try:
             yield
         except RedisError as error:
-            raise StoreUnavailable(
-                f"Redis at {self.address} does not answer ({error}); "
-                "start it with `esper up`, or set ESPER_KERNEL_STORE"
-            ) from error
+            reason = unavailable(self.address, error, "ESPER_KERNEL_STORE")
+            raise StoreUnavailable(reason) from error
 
 
-def without_password(url: str) -> str:
-    """Return the URL without user name, password and options, for messages."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
+def redis_client(url: str, credentials: StoreCredentials, **options: Any) -> Redis:
+    """Return a client with the credentials; `options` go to the client library.
+
+    Raises:
+        StoreUrlInvalid: `url` is no URL of a Redis server, or has no TLS though a CA file is given.
+    """
+    if credentials.redis_username is not None:
+        options["username"] = credentials.redis_username
+    if credentials.redis_password is not None:
+        options["password"] = credentials.redis_password.get_secret_value()
+    if credentials.redis_ca_file is not None:
+        if not url.startswith("rediss:"):
+            raise StoreUrlInvalid(
+                f"{without_password(url)!r} is a Redis URL without TLS, but ESPER_REDIS_CA_FILE is "
+                "set; use rediss://HOST:PORT/DB, or unset it"
+            )
+        options["ssl_ca_certs"] = str(credentials.redis_ca_file)
+    try:
+        return Redis.from_url(url, **options)
+    except ValueError as error:
+        raise StoreUrlInvalid(
+            f"{without_password(url)!r} is no Redis URL ({error}); use redis://HOST:PORT/DB"
+        ) from error
+
+
+def unavailable(url: str, error: RedisError, setting: str) -> str:
+    """Return a message for an error of a server at a URL without password."""
+    if isinstance(error, AuthenticationError):
+        return (
+            f"Redis at {url} refuses the user or the password ({error}); "
+            "check ESPER_REDIS_USERNAME and ESPER_REDIS_PASSWORD_FILE"
+        )
+    if isinstance(error, NoPermissionError):
+        return f"Redis at {url} forbids it ({error}); check the user's ACL"
+    if "SSL" in str(error):
+        return f"Redis at {url}: TLS failed ({error}); check ESPER_REDIS_CA_FILE and {setting}"
+    return f"Redis at {url} does not answer ({error}); start it with `esper up`, or set {setting}"
 
 
 def _key(name: KernelName) -> str:

@@ -18,8 +18,9 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from redis.retry import Retry
 
 from esper.bandit import ArmName, ArmRecord, FamilyMemory, MemoryUpdate, with_run
-from esper.store.errors import MemoryUnreadable, StoreUnavailable, StoreUrlInvalid
-from esper.store.redis import without_password
+from esper.store.credentials import NO_CREDENTIALS, StoreCredentials, without_password
+from esper.store.errors import MemoryUnreadable, StoreUnavailable
+from esper.store.redis import redis_client, unavailable
 from esper.topics.models import Identifier
 
 KEY_PREFIX: Final = "esper:memory:"
@@ -47,7 +48,14 @@ _ARM: Final = TypeAdapter(tuple[Weight, Reward, Milliseconds])
 class RedisRunMemory:
     """The memory of each task family; methods may block and are thread-safe."""
 
-    def __init__(self, url: str, *, kept_days: float = 90.0, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        credentials: StoreCredentials = NO_CREDENTIALS,
+        *,
+        kept_days: float = 90.0,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         """Keep each family for `kept_days` after its last run; `timeout_s` limits each answer.
 
         Raises:
@@ -55,18 +63,14 @@ class RedisRunMemory:
         """
         self._url = without_password(url)
         self._kept_ms = int(kept_days * 86_400_000)
-        try:
-            self._client = Redis.from_url(
-                url,
-                socket_connect_timeout=timeout_s,
-                socket_timeout=timeout_s,
-                # The client's default retries take longer than a caller should wait.
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError as error:
-            raise StoreUrlInvalid(
-                f"{self._url!r} is no Redis URL ({error}); use redis://HOST:PORT/DB"
-            ) from error
+        self._client = redis_client(
+            url,
+            credentials,
+            socket_connect_timeout=timeout_s,
+            socket_timeout=timeout_s,
+            # The client's default retries take longer than a caller should wait.
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def read(self, family: str) -> FamilyMemory:
         """Return the memory of a family, empty if no run of it was folded.
@@ -185,10 +189,7 @@ class RedisRunMemory:
         return self._unavailable(error)
 
     def _unavailable(self, error: RedisError) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"Redis at {self._url} does not answer ({error}); "
-            "start it with `esper up`, or set ESPER_REDIS_URL"
-        )
+        return StoreUnavailable(unavailable(self._url, error, "ESPER_REDIS_URL"))
 
     def _unreadable(self, family: str, fault: str) -> MemoryUnreadable:
         return MemoryUnreadable(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from esper.store.credentials import NO_CREDENTIALS, StoreCredentials
 from esper.store.errors import StoreUrlInvalid
 from esper.store.tier import Tier
 
@@ -30,7 +31,7 @@ def urls_of(spec: str) -> list[str]:
     return [url.strip() for url in _SEPARATOR.split(spec.strip())]
 
 
-def tiers_of(spec: str) -> list[Tier]:
+def tiers_of(spec: str, credentials: StoreCredentials = NO_CREDENTIALS) -> list[Tier]:
     """Return the tiers of a list; nothing is connected to.
 
     Raises:
@@ -38,7 +39,7 @@ def tiers_of(spec: str) -> list[Tier]:
     """
     urls = urls_of(spec)
     last = len(urls) - 1
-    tiers = [_tier(url, durable=index == last) for index, url in enumerate(urls)]
+    tiers = [_tier(url, credentials, durable=index == last) for index, url in enumerate(urls)]
     if tiers[-1].in_process:
         raise StoreUrlInvalid(
             "the last tier of ESPER_KERNEL_STORE must be durable, and memory is not; "
@@ -47,7 +48,7 @@ def tiers_of(spec: str) -> list[Tier]:
     return tiers
 
 
-def _tier(url: str, *, durable: bool) -> Tier:
+def _tier(url: str, credentials: StoreCredentials, *, durable: bool) -> Tier:
     # Imported here, so that a process loads only the clients that it uses.
     scheme, _, rest = url.partition(":")
     match scheme:
@@ -60,11 +61,11 @@ def _tier(url: str, *, durable: bool) -> Tier:
 
             return FileTier(Path(rest.removeprefix("//")))
         case "redis" | "rediss":
-            return _redis(url, durable=durable)
+            return _redis(url, credentials, durable=durable)
         case "postgresql" | "postgres":
             from esper.store.postgres import PostgresTier
 
-            return PostgresTier(url)
+            return PostgresTier(url, credentials)
     known = url if "@" not in url else f"{scheme}:…"
     raise StoreUrlInvalid(
         f"{known!r} is no kernel store; set ESPER_KERNEL_STORE to file:PATH, or to a list such as "
@@ -72,7 +73,7 @@ def _tier(url: str, *, durable: bool) -> Tier:
     )
 
 
-def _redis(url: str, *, durable: bool) -> Tier:
+def _redis(url: str, credentials: StoreCredentials, *, durable: bool) -> Tier:
     from esper.store.redis import CacheLimits, RedisTier
 
     parts = urlsplit(url)
@@ -86,10 +87,10 @@ def _redis(url: str, *, durable: bool) -> Tier:
                 f"{' and '.join(own)} of Redis cannot be set where it is the last tier of "
                 "ESPER_KERNEL_STORE: a durable tier drops nothing; add a durable tier after it"
             )
-        return RedisTier(plain)
+        return RedisTier(plain, None, credentials)
     ttl_s = _duration(own["ttl"]) if "ttl" in own else CACHE_TTL_S
     limit = _size(own["limit"]) if "limit" in own else CACHE_LIMIT_BYTES
-    return RedisTier(plain, CacheLimits(ttl_s, limit))
+    return RedisTier(plain, CacheLimits(ttl_s, limit), credentials)
 
 
 def _size(text: str) -> int:

@@ -124,20 +124,6 @@ class KernelStore:
         except StoreUnavailable:
             return False
 
-    def discard(self, location: str) -> None:
-        """Delete a kernel that the caller refuses from the caches; the durable tier keeps it.
-
-        Whether a refusal is right depends on the announcement as well: a forged announcement must
-        not delete a good kernel for good.
-        """
-        name = name_at(location)
-        for member in self._tiers[:-1]:
-            if member.is_due:
-                try:
-                    member.call(lambda tier: tier.delete(name))
-                except StoreUnavailable:
-                    continue
-
     def ping(self) -> None:
         """Check every tier, also those that failed lately.
 

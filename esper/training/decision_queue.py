@@ -235,6 +235,7 @@ class DecisionQueue:
                 self._on_kernel(ready)
             case KernelRefused(kernel_id, reason):
                 log.warning("kernel %s is refused: %s", kernel_id[:12], reason)
+                self._warn_of_planted(kernel_id)
                 refusal = KernelRefusal(kernel_id=kernel_id, reason=reason[:MAX_REASON])
                 self._reporter.news.add(refusal)
             case DecisionArrived():
@@ -270,6 +271,18 @@ class DecisionQueue:
                         cost=ready.cost,
                     )
                 )
+
+    def _warn_of_planted(self, kernel_id: str) -> None:
+        """Log where a refused kernel was planted before; it stays until a decision culls it."""
+        for site in self._seed_manager.sites.values():
+            for slot in site.slots:
+                if slot.planted is not None and slot.planted.kernel_id == kernel_id:
+                    log.error(
+                        "it is planted and stays: remove it with `esper seed cull %s %s/%d`",
+                        self._reporter.run_id,
+                        slot.site,
+                        slot.index,
+                    )
 
     def _on_request(self, request: RunRequest) -> None:
         """Report a manual request, once; pausing and resuming take effect immediately."""

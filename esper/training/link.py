@@ -10,7 +10,7 @@ from typing import Final
 from esper.errors import EsperError
 from esper.kernel import KernelRefused, KernelVerified
 from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
-from esper.topics.bus import BrokerUnreachable, TopicMismatch
+from esper.topics.bus import BrokerUnreachable, ConnectionRefused, TopicMismatch
 from esper.topics.codec import decode, encode
 from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
@@ -54,6 +54,7 @@ class RunLink:
         self._sent_at = 0.0
         self._late = False
         self.failure: str | None = None
+        self._refused_decisions = 0
         self.missing: Missing | None = None
         self.recorded_reports: list[SeedReport] = []
         self.memory: MemorySnapshot | None = None
@@ -66,11 +67,12 @@ class RunLink:
     @property
     def status(self) -> GrowthStatus:
         """Whether reports can be made: not after a failure, nor while the broker is away."""
+        state, reason = GrowthState.GROWING, None
         if self.failure is not None:
-            return GrowthStatus(GrowthState.FAILED, self.failure)
-        if self._late:
-            return GrowthStatus(GrowthState.WAITING, "the broker does not confirm reports")
-        return GrowthStatus(GrowthState.GROWING)
+            state, reason = GrowthState.FAILED, self.failure
+        elif self._late:
+            state, reason = GrowthState.WAITING, "the broker does not confirm reports"
+        return GrowthStatus(state, reason, self._refused_decisions)
 
     def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
         """Start the sidecar, announce the run and subscribe to its decisions and kernels.
@@ -80,6 +82,7 @@ class RunLink:
 
         Raises:
             BrokerUnreachable, TopicMismatch: no broker answers, or its topics differ.
+            ConnectionRefused: a broker answered, and TLS or the log-in failed.
             LinkFailed: the sidecar could not start for another reason.
         """
         self._deliver = deliver
@@ -145,11 +148,14 @@ class RunLink:
         match message.kind:
             case Kind.CONFIRMED:
                 self._in_flight = False
+                self._refused_decisions = message.head["refused_decisions"]
                 if self._late:
                     self._late = False
                     log.warning("growth resumes: the broker answers again")
             case Kind.FAILED:
-                self._fail(f"a report cannot be sent ({message.head['reason']})")
+                self._fail(message.head["reason"])
+            case Kind.DECISION_REFUSED:
+                log.error("%d decisions refused; %s", *message.head.values())
             case Kind.KERNEL_VERIFIED:
                 self._deliver(KernelVerified(decode(KernelReady, message.body)))
             case Kind.REQUESTED:
@@ -177,7 +183,9 @@ class RunLink:
     def _named(self, error: LinkRefused) -> Exception:
         """Return the sidecar's error as the exception that callers know."""
         if error.kind == BrokerUnreachable.__name__:
-            return BrokerUnreachable(self._config.bootstrap_servers)
+            return BrokerUnreachable(self._config.kafka, str(error).partition("; ")[2])
+        if error.kind == ConnectionRefused.__name__:
+            return ConnectionRefused(str(error))
         if error.kind == TopicMismatch.__name__:
             return TopicMismatch(str(error))
         if error.kind == RecordUnfit.__name__:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from esper.errors import EsperError
-from esper.kernel import load_public_key
 from esper.link import LinkConfig, Resumption
 from esper.settings import Settings
+from esper.signing import TrustedKeys
 from esper.topics.models import TrainingRun
 
 
@@ -40,11 +40,12 @@ def link_config_for(
     Raises:
         NotConfigured: no trusted key is named.
         KeyUnusable: it cannot be read.
+        SettingMissing, SecretFileUnusable: the credentials are incomplete.
     """
     key = trusted_key_of(settings)
-    load_public_key(key)
+    TrustedKeys(key)
     return LinkConfig(
-        bootstrap_servers=settings.kafka_bootstrap_servers,
+        kafka=settings.kafka,
         kernel_store=settings.kernel_store_spec,
         trusted_key_file=str(key),
         source=f"/esper/run/{run.run_id}",
@@ -53,4 +54,5 @@ def link_config_for(
         resumption=resumption,
         remember=reads_memory and resumption is None,
         redis_url=settings.redis_url,
+        store_credentials=settings.store_credentials,
     )

@@ -126,6 +126,7 @@ def read_recording(
             kernel_store_of(kernels, settings),
             trusted_key_of(settings),
             [announced[kernel_id] for kernel_id in planted],
+            settings.store_credentials,
         ),
     )
 

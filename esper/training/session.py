@@ -74,7 +74,10 @@ class NoGovernor:
 
 @dataclass(slots=True)
 class Session:
-    """The parts of one run; `interval` is the reporting interval in steps."""
+    """The parts of one run; `interval` is the reporting interval in steps.
+
+    `refused_decisions` is how many refusals the reports have named.
+    """
 
     run: TrainingRun
     model: nn.Module
@@ -87,6 +90,7 @@ class Session:
     gradients: GradientNorms | None
     ranks: Ranks | None
     interval: int = field(init=False)
+    refused_decisions: int = 0
 
     def __post_init__(self) -> None:
         """Read the reporting interval from the run configuration."""
@@ -109,14 +113,17 @@ class Session:
         """Make the next report, send it and return it."""
         self.decision_queue.note_contributions(measured)
         gradients = None if self.gradients is None or closing else self.gradients.take()
+        refused = self.link.status.refused_decisions
         report = self.reporter.next(
             self.seed_manager.sites,
             measured,
             step=step,
             train_loss=loss,
             gradients=gradients,
+            refused_decisions=refused - self.refused_decisions,
             closing=closing,
         )
+        self.refused_decisions = refused
         self.link.report(report)
         return report
 

@@ -12,24 +12,42 @@ import pytest
 
 from esper.settings import Settings
 from esper.store import open_store
+from esper.topics.acl import default_principal, roles
 from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.topics.connection import SecurityProtocol
 from esper.version import VERSION
 from esper.workers.faust import STOP_SLACK_S
 
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]
 
-FOLDERS = ("base", "overlays/dev", "overlays/postgres")
+FOLDERS = ("base", "overlays/dev", "overlays/postgres", "overlays/secured")
 WORKERS = {"esper-compile", "esper-bandit"}
 DEV_IMAGES = {"apache/kafka:4.3.0", "redis:7-alpine"}
 SERVICE_IMAGES = {
     "base": set[str](),
     "overlays/dev": DEV_IMAGES,
     "overlays/postgres": DEV_IMAGES | {"postgres:18-alpine"},
+    "overlays/secured": set[str](),
 }
-MADE_BY_HAND = {"esper-signing-key", "esper-trusted-key", "esper-secret-settings"}
+PRINCIPALS = {
+    "esper-compile": "compile",
+    "esper-bandit": "bandit",
+    "esper-train-digits": "trainer",
+    "esper-topics": "operator",
+}
+"""The role of each workload in the access control list."""
+
+MADE_BY_HAND = {
+    "esper-signing-key",
+    "esper-trusted-key",
+    "esper-secret-settings",
+    "esper-ca",
+    *(f"esper-credentials-{role}" for role in PRINCIPALS.values()),
+}
 """Objects that the operator creates (docs/operations.md): the repository has no keys."""
 
+REDISS = "rediss://redis.example.com:6379/0"
 PASSWORD_OF_POSTGRES = "PGPASSWORD"
 """Read by PostgreSQL's client library, so that no address has the password."""
 
@@ -122,9 +140,9 @@ def test_no_secret_is_in_the_repository(render: Render, folder: str) -> None:
 
 
 @in_each_folder
-def test_only_the_compile_workers_see_the_signing_key(render: Render, folder: str) -> None:
+def test_only_workers_see_the_signing_key(render: Render, folder: str) -> None:
     holders = [w for w in workloads(render(folder)) if "esper-signing-key" in sources(pod_of(w))]
-    assert names(holders) == {"esper-compile"}
+    assert names(holders) == WORKERS
 
 
 @in_each_folder
@@ -191,6 +209,30 @@ def test_applying_the_manifests_does_not_start_a_training(render: Render, folder
 def test_the_topics_job_makes_way_for_the_next_release(render: Render, folder: str) -> None:
     topics = named(render(folder), "Job", "esper-topics")
     assert topics["spec"]["ttlSecondsAfterFinished"] > 0
+
+
+def test_each_secured_workload_logs_in_as_its_own_user_with_files(render: Render) -> None:
+    objects = render("overlays/secured")
+    found = {workload["metadata"]["name"]: workload for workload in workloads(objects)}
+    assert found.keys() == PRINCIPALS.keys()
+    for name, workload in found.items():
+        pod, role = pod_of(workload), PRINCIPALS[name]
+        assert role in roles()
+        (container,) = our_containers(pod)
+        settings = settings_of(container, objects)
+        assert settings.kafka_security_protocol is SecurityProtocol.SASL_SSL
+        assert f"User:{settings.kafka_sasl_username}" == default_principal(role)
+        assert (settings.kernel_store_spec, settings.redis_url) == (REDISS, REDISS)
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for file in (settings.kafka_sasl_password_file, settings.redis_password_file):
+            assert file is not None
+            volume = volumes[mounts[str(file.parent)]["name"]]
+            assert volume["secret"]["secretName"] == f"esper-credentials-{role}"
+            assert volume["secret"]["defaultMode"] & 0o007 == 0
+        for file in (settings.kafka_ssl_ca_file, settings.redis_ca_file):
+            assert file is not None
+            assert volumes[mounts[str(file.parent)]["name"]]["configMap"]["name"] == "esper-ca"
 
 
 def test_the_password_of_postgres_comes_from_a_secret_and_reaches_the_users_of_the_store_alone(

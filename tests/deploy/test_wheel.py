@@ -97,7 +97,8 @@ def test_esper_is_the_only_top_level_package(recorded: set[str]) -> None:
 
 def test_every_source_file_is_in_the_wheel(recorded: set[str], root: Path) -> None:
     def sources(folder: Path) -> set[Path]:
-        found = [*folder.rglob("*.py"), *folder.rglob("py.typed"), *folder.rglob("catalog/*.json")]
+        patterns = ("*.py", "py.typed", "catalog/*.json", "acl.toml")
+        found = [path for pattern in patterns for path in folder.rglob(pattern)]
         return {path.relative_to(folder) for path in found}
 
     expected = {

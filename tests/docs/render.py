@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 from esper.bandit.policy_table import policy_table
+from esper.topics.acl import Operation, default_principal, roles
 from esper.training import config_table
 from tests.docs.blocks import ROOT
 
 GUIDE = ROOT / "docs" / "guide.md"
 CHOOSING = ROOT / "docs" / "choosing.md"
 README = ROOT / "README.md"
+SECURITY = ROOT / "docs" / "security.md"
 TRANSCRIPT_COLUMNS = "100"
 ROWS = 6
 
@@ -44,6 +46,21 @@ def guide() -> str:
 def choosing() -> str:
     """Return the page on selection with the table of policies."""
     return replace_block(CHOOSING, "policies", policy_table())
+
+
+def security() -> str:
+    """Return the page on security with the access control list."""
+    rows = ["| role, principal | operation | topics, or groups |", "| --- | --- | --- |"]
+    for name, role in roles().items():
+        rows.append(f"| **{name}**, `{default_principal(name)}` | | {role.summary} |")
+        rows += [f"| | {operation} | {_code(names)} |" for operation, names in role.topics()]
+        if role.groups:
+            rows.append(f"| | {Operation.READ} (group) | {_code(role.groups)} |")
+    return replace_block(SECURITY, "acl", "\n".join(rows) + "\n")
+
+
+def _code(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def readme(transcript: str) -> str:
@@ -80,6 +97,7 @@ def main() -> None:
     """Render what the arguments name."""
     GUIDE.write_text(guide())
     CHOOSING.write_text(choosing())
+    SECURITY.write_text(security())
     if "--transcript" in sys.argv[1:]:
         README.write_text(readme(demo_output()))
 

@@ -102,3 +102,7 @@ def test_the_guide_has_the_table_of_grow_config() -> None:
 
 def test_the_table_of_policies_is_generated() -> None:
     assert render.choosing() == render.CHOOSING.read_text(), "run `make docs`"
+
+
+def test_the_page_on_security_has_the_access_control_list() -> None:
+    assert render.security() == render.SECURITY.read_text(), "run `make docs`"

@@ -83,17 +83,6 @@ def test_a_kernel_altered_in_every_tier_is_never_returned(
         full.get(LOCATION)
 
 
-def test_a_kernel_that_the_caller_refuses_leaves_the_caches_only(
-    full: KernelStore, empty_redis: str, empty_postgres: str
-) -> None:
-    full.put(KERNEL_ID, ARTIFACT)
-    full.discard(LOCATION)
-    assert not redis_of(empty_redis).exists(REDIS_KEY)
-    assert full.get(LOCATION) == ARTIFACT
-    assert counts(full, "memory")["misses"] == 1
-    assert open_store(empty_postgres).get(LOCATION) == ARTIFACT
-
-
 def test_what_the_durable_tier_lost_is_not_durable(full: KernelStore, empty_postgres: str) -> None:
     assert full.is_durable(full.put(KERNEL_ID, ARTIFACT).location)
     poison_postgres(empty_postgres, b"other")
@@ -119,9 +108,8 @@ class SlowFile(FileTier):
 
 def test_threads_that_ask_for_one_kernel_share_one_read(tmp_path: Path) -> None:
     slow = SlowFile(tmp_path)
+    KernelStore([slow]).put(KERNEL_ID, ARTIFACT)
     store = KernelStore([MemoryTier(8 << 20), slow])
-    store.put(KERNEL_ID, ARTIFACT)
-    store.discard(LOCATION)
     waiting = threading.Barrier(9)
 
     def get(_: int) -> bytes:

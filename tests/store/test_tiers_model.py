@@ -72,10 +72,6 @@ class Tiers(RuleBasedStateMachine):
             assert data == content
 
     @rule(content=contents)
-    def discard(self, content: bytes) -> None:
-        self.store.discard(str(NAMES[content]))
-
-    @rule(content=contents)
     def ask_whether_it_is_durable(self, content: bytes) -> None:
         name = NAMES[content]
         really = not self.durable.down and self.durable.intact(name)

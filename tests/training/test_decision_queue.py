@@ -31,12 +31,13 @@ from esper.training.decision_queue import DecisionQueue
 from esper.training.probe import ProbeResult
 from esper.training.reporter import Reporter
 from esper.training.seed_manager import kernels_needed
+from tests.keys import TRUSTED
 from tests.seed.hosts import images
-from tests.seed.kernels import KEY, announced
+from tests.seed.kernels import announced
 from tests.training.grow_fixture import RUN, ZEROS, GrowingHost, decision, kernel_id, planting
 
 S = SeedState
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Trainer:
@@ -57,7 +58,7 @@ class Trainer:
         self.decision_queue = DecisionQueue(self.growing.seed_manager, self._reporter)
         self.loader = KernelLoader(
             self.store,
-            KEY.public_key(),
+            TRUSTED,
             self.decision_queue.mailbox.append,
             lambda ready, data: load_kernel(data, ready.sha256),
             cache_bytes=cache_bytes,

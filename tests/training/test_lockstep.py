@@ -17,7 +17,6 @@ from esper.kernel import load_kernel
 from esper.settings import Settings
 from esper.topics.bus import Record, read_topic
 from esper.topics.catalog import (
-    ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
     KERNEL_READY,
@@ -67,20 +66,15 @@ def kafka(own_kafka: KafkaService) -> KafkaService:
 
 def the_end(report: SeedReport) -> AdaptationDecision:
     """Return the decision that ends the answer to a report, or seals the run."""
-    return decision(
-        name=f"end of {report.run_id}/{report.seq}",
-        run_id=report.run_id,
-        strategy=None,
-        seq=report.seq,
-    )
+    return decision(run_id=report.run_id, strategy=None)
 
 
 def answer_with(outside: Outside, answer: Answer) -> None:
     """Answer the reports of every run, as the bandit worker does."""
 
     def on_frame(record: Record) -> None:
-        for decided in answer(decode(SeedReport, record.value)):
-            outside.bus.publish(ADAPTATION_DECISION, decided)
+        for plan in answer(decode(SeedReport, record.value)):
+            outside.decide(plan, record)
 
     outside.bus.consume(SEED_METRICS.name, on_frame)
 
@@ -236,10 +230,7 @@ def test_the_answer_to_a_report_is_applied_in_the_next_step(
     def plant_at_once(report: SeedReport) -> list[AdaptationDecision]:
         if report.seq != 1:
             return [the_end(report)]
-        plan = decision(
-            plant, run_id=report.run_id, seq=1, name=report.run_id, apply_at_step=REPORT_EVERY + 1
-        )
-        return [plan, the_end(report)]
+        return [decision(plant, run_id=report.run_id), the_end(report)]
 
     answer_with(outside, plant_at_once)
     run = Run(settings, seal_timeout_s=WAIT_S, lockstep=True)
@@ -268,7 +259,7 @@ def test_a_kernel_that_is_no_longer_available_is_refused_and_the_run_continues(
     )
 
     def plant_at_once(report: SeedReport) -> list[AdaptationDecision]:
-        plan = decision(unknown, run_id=report.run_id, seq=0, name=report.run_id)
+        plan = decision(unknown, run_id=report.run_id)
         return [*([plan] if report.seq == 0 else []), the_end(report)]
 
     answer_with(outside, plant_at_once)

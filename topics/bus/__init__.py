@@ -9,26 +9,41 @@ from esper.topics.bus.admin import (
     create_topics_from,
     delete_records,
     partition_counts,
+    require_access,
 )
 from esper.topics.bus.bus import Bus, StartOffset
 from esper.topics.bus.consumer import OffsetRange, find_record, partition_of, read_topic
-from esper.topics.bus.errors import BrokerUnreachable, BusError, RecordTooLarge, TopicMismatch
+from esper.topics.bus.diagnosis import refusal_in
+from esper.topics.bus.errors import (
+    AccessDenied,
+    BrokerUnreachable,
+    BusError,
+    ConnectionRefused,
+    RecordTooLarge,
+    TlsFileUnusable,
+    TopicMismatch,
+)
 from esper.topics.bus.producer import Producer, RecordPosition, TracedEvent
 from esper.topics.bus.record import Record
+from esper.topics.bus.security import client_options, ssl_context
 from esper.topics.bus.unreadable import read_past_unreadable_records
 
 __all__ = [
+    "AccessDenied",
     "BrokerUnreachable",
     "Bus",
     "BusError",
+    "ConnectionRefused",
     "OffsetRange",
     "Producer",
     "Record",
     "RecordPosition",
     "RecordTooLarge",
     "StartOffset",
+    "TlsFileUnusable",
     "TopicMismatch",
     "TracedEvent",
+    "client_options",
     "create_topics",
     "create_topics_from",
     "delete_records",
@@ -37,4 +52,7 @@ __all__ = [
     "partition_of",
     "read_past_unreadable_records",
     "read_topic",
+    "refusal_in",
+    "require_access",
+    "ssl_context",
 ]

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from aiokafka.errors import KafkaConnectionError
 
+from esper.topics.bus.diagnosis import why_unconnected
 from esper.topics.bus.errors import BrokerUnreachable
+from esper.topics.connection import Broker
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -22,14 +24,17 @@ class Client(Protocol):
         """Connect."""
 
 
-async def connect(client: Client, bootstrap_servers: str) -> None:
+async def connect(client: Client, broker: Broker) -> None:
     """Start a client; the caller must stop it, also after an error.
 
     Raises:
         BrokerUnreachable: no broker answered within `CONNECT_TIMEOUT_S`, or the address is invalid.
+        ConnectionRefused: a broker answered, and TLS or the log-in failed.
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await client.start()
-    except (KafkaConnectionError, TimeoutError, ValueError) as error:
-        raise BrokerUnreachable(bootstrap_servers) from error
+    except TimeoutError as error:
+        raise BrokerUnreachable(broker) from error
+    except (KafkaConnectionError, ValueError) as error:
+        raise (await why_unconnected(broker)) from error

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.partitioner import murmur2
 
 from esper.topics.bus.admin import partition_counts
 from esper.topics.bus.connection import connect
-from esper.topics.bus.errors import BrokerUnreachable, TopicMismatch
+from esper.topics.bus.diagnosis import forbidden_topics
+from esper.topics.bus.errors import AccessDenied, BrokerUnreachable, TopicMismatch
 from esper.topics.bus.record import Record
+from esper.topics.bus.security import client_options
 from esper.topics.bus.unreadable import read_past_unreadable_records
 from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.topics.connection import Broker
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-def read_topic(bootstrap_servers: str, topic: str, *, key: bytes | None = None) -> list[Record]:
+def read_topic(broker: Broker, topic: str, *, key: bytes | None = None) -> list[Record]:
     """Return all records of a topic up to its present end, in order within each partition.
 
     With `key`, return the records of that key only, and read only the partition of the key.
@@ -45,25 +49,28 @@ def read_topic(bootstrap_servers: str, topic: str, *, key: bytes | None = None) 
 
     Raises:
         BrokerUnreachable: no broker answers, or it stopped answering.
+        ConnectionRefused, AccessDenied: the broker refuses this client.
         TopicMismatch: the topic does not exist.
     """
-    return asyncio.run(_read(bootstrap_servers, topic, key))
+    return asyncio.run(_read(broker, topic, key))
 
 
-async def _read(bootstrap_servers: str, topic: str, key: bytes | None) -> list[Record]:
-    consumer = new_consumer(bootstrap_servers)
+async def _read(broker: Broker, topic: str, key: bytes | None) -> list[Record]:
+    consumer = new_consumer(broker)
     try:
-        partitions = await assign(consumer, bootstrap_servers, topic, key)
+        partitions = await assign(consumer, broker, topic, key)
         await consumer.seek_to_beginning(*partitions)
         return await _drain(consumer, key)
     except TimeoutError as error:
-        raise BrokerUnreachable(bootstrap_servers) from error
+        raise BrokerUnreachable(broker) from error
+    except TopicAuthorizationFailedError as error:
+        raise AccessDenied(broker, "Read", "topic", [topic]) from error
     finally:
         await consumer.stop()
 
 
 async def find_record(
-    bootstrap_servers: str,
+    broker: Broker,
     offsets: OffsetRange,
     key: bytes,
     wanted: Callable[[Record], bool],
@@ -75,15 +82,17 @@ async def find_record(
     """
     if offsets.start >= offsets.stop:
         return None
-    consumer = new_consumer(bootstrap_servers)
+    consumer = new_consumer(broker)
     partition = TopicPartition(offsets.topic, offsets.partition)
     try:
-        await connect(consumer, bootstrap_servers)
+        await connect(consumer, broker)
         consumer.assign([partition])
         consumer.seek(partition, offsets.start)
         return await _first(consumer, partition, offsets.stop, key, wanted)
     except TimeoutError as error:
-        raise BrokerUnreachable(bootstrap_servers) from error
+        raise BrokerUnreachable(broker) from error
+    except TopicAuthorizationFailedError as error:
+        raise AccessDenied(broker, "Read", "topic", [offsets.topic]) from error
     finally:
         await consumer.stop()
 
@@ -137,11 +146,11 @@ def is_readable(record: Record) -> bool:
     return False
 
 
-def new_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
+def new_consumer(broker: Broker) -> AIOKafkaConsumer:
     """Return an unstarted consumer without a group, which commits no offsets."""
     read_past_unreadable_records()
     return AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers,
+        **client_options(broker),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -151,20 +160,22 @@ def new_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
 
 
 async def assign(
-    consumer: AIOKafkaConsumer, bootstrap_servers: str, topic: str, key: bytes | None
+    consumer: AIOKafkaConsumer, broker: Broker, topic: str, key: bytes | None
 ) -> list[TopicPartition]:
     """Start a consumer on all partitions of a topic, or on that of `key`; return the partitions.
 
     Raises:
-        BrokerUnreachable, TopicMismatch: see `read`.
+        BrokerUnreachable, ConnectionRefused, AccessDenied, TopicMismatch: see `read_topic`.
     """
-    count = (await partition_counts(bootstrap_servers)).get(topic)
+    count = (await partition_counts(broker)).get(topic)
     if count is None:
+        if await forbidden_topics(broker, [topic]):
+            raise AccessDenied(broker, "Read", "topic", [topic])
         raise TopicMismatch(
             f"no topic {topic!r} on the broker; create it with `esper topics create`"
         )
     indices = range(count) if key is None else [partition_of(key, count)]
     partitions = [TopicPartition(topic, index) for index in indices]
-    await connect(consumer, bootstrap_servers)
+    await connect(consumer, broker)
     consumer.assign(partitions)
     return partitions

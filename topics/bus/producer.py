@@ -6,14 +6,26 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
 from esper.topics.bus.connection import connect
 from esper.topics.bus.dead_letter import dead_letter_headers, dead_letter_key
-from esper.topics.bus.errors import BrokerUnreachable, RecordTooLarge
+from esper.topics.bus.diagnosis import why_unconnected
+from esper.topics.bus.errors import (
+    AccessDenied,
+    BrokerUnreachable,
+    ConnectionRefused,
+    RecordTooLarge,
+)
 from esper.topics.bus.record import Record
+from esper.topics.bus.security import client_options
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic
 from esper.topics.codec import Headers, cloud_event_headers, encode
+from esper.topics.connection import Broker, SecurityProtocol, connection_to
 from esper.topics.models import Event
 
 log = logging.getLogger(__name__)
@@ -41,6 +53,10 @@ class TracedEvent(NamedTuple):
     traceparent: str | None = None
 
 
+Sign = Callable[[bytes], str]
+"""Returns the hexadecimal signature of an event's value."""
+
+
 class Producer:
     """A producer whose `publish` returns when all in-sync replicas have the record.
 
@@ -50,13 +66,13 @@ class Producer:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        broker: Broker,
         *,
         source: str,
         compression: str | None = None,
         max_record_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        self._bootstrap_servers = bootstrap_servers
+        self._broker = broker
         self._source = source
         self._compression = compression
         self._max_record_bytes = max_record_bytes
@@ -69,6 +85,7 @@ class Producer:
 
         Raises:
             BrokerUnreachable: no broker answers.
+            ConnectionRefused: a broker answered, and TLS or the log-in failed.
         """
         await self._connected()
 
@@ -79,20 +96,35 @@ class Producer:
         await self._drop(self._client)
 
     async def publish(
-        self, topic: Topic, event: Event, *, traceparent: str | None = None
+        self,
+        topic: Topic,
+        event: Event,
+        *,
+        traceparent: str | None = None,
+        sign: Sign | None = None,
     ) -> RecordPosition:
         """Send an event to its topic and wait for the acknowledgement.
 
+        `sign` makes the signature that goes into its headers.
+
         Raises:
             RecordTooLarge: the record is larger than the topic accepts.
+            AccessDenied: this client may not write to the topic.
+            ConnectionRefused: the broker no longer accepts this client's certificate or password.
         """
         value = encode(event)
         headers = cloud_event_headers(
-            type(event).__name__, value, source=self._source, traceparent=traceparent
+            type(event).__name__,
+            value,
+            source=self._source,
+            traceparent=traceparent,
+            signature=None if sign is None else sign(value),
         )
         return await self.send(topic.name, topic.key_of(event), value, headers)
 
-    async def publish_all(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
+    async def publish_all(
+        self, topic: Topic, events: Iterable[TracedEvent], *, sign: Sign | None = None
+    ) -> None:
         """Publish events and return when all are acknowledged, in order within each key.
 
         Keys are sent concurrently. Within a key, an event is sent after the acknowledgement of the
@@ -106,11 +138,13 @@ class Producer:
             by_key.setdefault(topic.key_of(traced.event), []).append(traced)
         async with asyncio.TaskGroup() as tasks:
             for ordered in by_key.values():
-                tasks.create_task(self._publish_in_order(topic, ordered))
+                tasks.create_task(self._publish_in_order(topic, ordered, sign))
 
-    async def _publish_in_order(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
+    async def _publish_in_order(
+        self, topic: Topic, events: Iterable[TracedEvent], sign: Sign | None
+    ) -> None:
         for event, traceparent in events:
-            await self.publish(topic, event, traceparent=traceparent)
+            await self.publish(topic, event, traceparent=traceparent, sign=sign)
 
     async def send_to_dlq(self, record: Record, reason: str) -> RecordPosition:
         """Copy a record to its topic's dead-letter topic, with headers for reason and origin.
@@ -124,7 +158,7 @@ class Producer:
         if self._dlq_producer is None:
             # The record's producer may have compressed it to fit the broker's limit.
             self._dlq_producer = Producer(
-                self._bootstrap_servers,
+                self._broker,
                 source=self._source,
                 compression="gzip",
                 max_record_bytes=MAX_DEAD_LETTER_BYTES,
@@ -149,9 +183,22 @@ class Producer:
                     f"{topic}: a record of {size} bytes is too large; "
                     "send a smaller one, or raise the topic's max.message.bytes"
                 ) from error
+            except TopicAuthorizationFailedError as error:
+                raise AccessDenied(self._broker, "Write", "topic", [topic]) from error
             except (KafkaError, BrokerUnreachable) as error:
                 warn_once("%s: the broker does not acknowledge (%s); retrying", topic, error)
+                await self._require_accepted()
                 await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _require_accepted(self) -> None:
+        """Raise ConnectionRefused if the broker no longer accepts this client.
+
+        The library retries for ever after a password was changed or a certificate has expired.
+        """
+        if connection_to(self._broker).security_protocol is not SecurityProtocol.PLAINTEXT:
+            error = await why_unconnected(self._broker)
+            if isinstance(error, ConnectionRefused):
+                raise error
 
     async def _send_once(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
@@ -179,7 +226,7 @@ class Producer:
 
     async def _new_client(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap_servers,
+            **client_options(self._broker),
             enable_idempotence=True,
             acks="all",
             max_request_size=self._max_record_bytes,
@@ -187,7 +234,7 @@ class Producer:
             request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
         )
         try:
-            await connect(producer, self._bootstrap_servers)
+            await connect(producer, self._broker)
         except BaseException:
             await producer.stop()
             raise

@@ -82,11 +82,16 @@ class KernelCost(Event):
     memory_ratio: Annotated[float, Field(ge=0)] | None = None
 
 
+Ed25519Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+"""A signature in lower-case hexadecimal."""
+
+
 class KernelReady(Event):
     """A kernel that trainers may load: its location, and what is needed to detect a forgery.
 
-    `ed25519_signature` is the hexadecimal signature of the artifact's bytes by this deployment.
-    `cost` is absent from records of earlier contracts.
+    `ed25519_signature` is this deployment's signature of all other fields (see
+    `esper.kernel.sign_announcement`); `sha256` among them covers the artifact's bytes. `cost` is
+    absent from records of earlier contracts.
     """
 
     kernel_id: Sha256
@@ -95,7 +100,18 @@ class KernelReady(Event):
     site_signature: SiteSignature
     location: Annotated[str, StringConstraints(max_length=500)]
     sha256: Sha256
-    ed25519_signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+    ed25519_signature: Ed25519Signature
     bytes: Count
     params: Count
     cost: KernelCost | None = None
+
+
+class KernelRevoked(Event):
+    """An artifact that no trainer may load any more, by its SHA-256.
+
+    `ed25519_signature` is this deployment's signature of the other fields.
+    """
+
+    sha256: Sha256
+    reason: Annotated[str, StringConstraints(max_length=500)]
+    ed25519_signature: Ed25519Signature

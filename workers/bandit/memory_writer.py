@@ -35,7 +35,9 @@ class MemoryWriter:
             self._warn_once("no Redis is configured; set ESPER_REDIS_URL")
             return
         try:
-            self._memory = RedisRunMemory(settings.redis_url, kept_days=settings.memory_days)
+            self._memory = RedisRunMemory(
+                settings.redis_url, settings.store_credentials, kept_days=settings.memory_days
+            )
         except StoreError as error:
             self._warn_once(str(error))
 

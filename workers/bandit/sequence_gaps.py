@@ -3,6 +3,7 @@
 from esper.errors import EsperError
 from esper.topics.bus import OffsetRange, Record, find_record
 from esper.topics.codec import Undecodable, decode
+from esper.topics.connection import Broker
 from esper.topics.models import SeedReport
 from esper.workers.bandit.run_table import RunRow
 
@@ -12,7 +13,7 @@ class ReportSkipped(EsperError):
 
 
 async def require_report_missing(
-    bootstrap_servers: str, row: RunRow, record: Record, report: SeedReport
+    broker: Broker, row: RunRow, record: Record, report: SeedReport
 ) -> None:
     """Search the log before `record` for the report that should precede it; return if not found.
 
@@ -34,7 +35,7 @@ async def require_report_missing(
         except Undecodable:
             return False
 
-    found = await find_record(bootstrap_servers, span, report.run_id.encode(), is_missing)
+    found = await find_record(broker, span, report.run_id.encode(), is_missing)
     if found is not None:
         raise ReportSkipped(
             f"run {report.run_id}: report {missing} is at {found.topic}[{found.partition}]"

@@ -9,14 +9,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import typer
+from pydantic import ValidationError
 
 from esper.errors import EsperError
 from esper.lazy import lazy_attributes
+from esper.settings import Settings
 from esper.workers.cli import (
     audit,
     blueprint,
     demo,
     dlq,
+    kernel,
     keys,
     memory,
     run_control,
@@ -72,6 +75,7 @@ app.add_typer(audit.history, name="history")
 app.add_typer(run_control.run, name="run")
 app.add_typer(run_control.seed, name="seed")
 app.add_typer(memory.app, name="memory")
+app.add_typer(kernel.app, name="kernel")
 app.add_typer(store.app, name="store")
 app.add_typer(keys.app, name="keys")
 
@@ -82,6 +86,13 @@ def main() -> None:
         app()
     except EsperError as error:
         print(f"esper: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        for wrong in error.errors(include_input=False, include_url=False):
+            name = ".".join(map(str, wrong["loc"]))
+            print(f"esper: the setting {name} is wrong: {wrong['msg']}", file=sys.stderr)
         sys.exit(1)
 
 

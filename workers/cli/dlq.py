@@ -106,7 +106,7 @@ def replay(
     for letter in chosen:
         if (why := _obstacle(letter)) is not None:
             raise DeadLetterUnusable(f"dead letter {letter.offset} of {topic}: {why}")
-    bus = Bus.connect(Settings().kafka_bootstrap_servers, source="/esper/cli")
+    bus = Bus.connect(Settings().kafka, source="/esper/cli")
     try:
         for letter in chosen:
             sent = bus.send(topic, letter.key, letter.value or b"").result(TIMEOUT_S)
@@ -134,7 +134,7 @@ def purge(
     if not yes:
         typer.confirm(f"delete {len(letters)} dead letters of {topic}?", abort=True)
     end = letters[-1].offset + 1
-    delete_records(Settings().kafka_bootstrap_servers, letters[0].topic, end)
+    delete_records(Settings().kafka, letters[0].topic, end)
     console.print(f"{topic}: {len(letters)} dead letters deleted")
 
 
@@ -151,7 +151,7 @@ def _letters(topic: str) -> "list[Record]":
     known = {entry.name: entry.dead_letters for entry in TOPICS}
     if topic not in known:
         raise DeadLetterUnusable(f"there is no topic {topic!r}; topics are: {', '.join(known)}")
-    return read_topic(Settings().kafka_bootstrap_servers, known[topic])
+    return read_topic(Settings().kafka, known[topic])
 
 
 def _letter(topic: str, offset: int, letters: "list[Record]") -> "Record":

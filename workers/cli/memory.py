@@ -83,7 +83,7 @@ def learn(run: Annotated[str, typer.Argument(help="The run's id.")]) -> None:
 
     memory = _memory()
     try:
-        history = fetch_history(Settings().kafka_bootstrap_servers, run)
+        history = fetch_history(Settings().kafka, run)
     except HistoryUnreadable as error:
         raise _refused(str(error), UNREADABLE) from error
     verdict = audit(history)
@@ -144,7 +144,9 @@ def _memory() -> "RedisRunMemory":
         raise RedisNotConfigured(
             "no Redis is configured; start the local stack with `esper up`, or set ESPER_REDIS_URL"
         )
-    return RedisRunMemory(settings.redis_url, kept_days=settings.memory_days)
+    return RedisRunMemory(
+        settings.redis_url, settings.store_credentials, kept_days=settings.memory_days
+    )
 
 
 def _require(memory: "RedisRunMemory", family: str) -> None:

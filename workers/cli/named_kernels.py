@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.errors import EsperError
+from esper.topics.connection import Broker
 from esper.topics.models import KernelReady
 
 LINEAGE_FILES: Final = ("lineage.json", "*.jsonl")
@@ -19,7 +20,7 @@ class NothingAnnounced(EsperError):
     """The broker knows no kernel, so that every kernel of the store would be garbage."""
 
 
-def named_kernels(bootstrap_servers: str, folders: Iterable[Path]) -> set[str]:
+def named_kernels(broker: Broker, folders: Iterable[Path]) -> set[str]:
     """Return the ids of all kernels named by the broker's records and the files in `folders`.
 
     Raises:
@@ -29,14 +30,14 @@ def named_kernels(bootstrap_servers: str, folders: Iterable[Path]) -> set[str]:
     from esper.topics.bus import read_topic
     from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 
-    announced = _ids(record.value for record in read_topic(bootstrap_servers, KERNEL_READY.name))
+    announced = _ids(record.value for record in read_topic(broker, KERNEL_READY.name))
     if not announced:
         raise NothingAnnounced(
-            f"no kernel is announced on {KERNEL_READY.name} at {bootstrap_servers}, so that every "
+            f"no kernel is announced on {KERNEL_READY.name} of this broker, so that every "
             "kernel of the store would be deleted; set KAFKA_BOOTSTRAP_SERVERS to the broker of "
             "this store"
         )
-    decisions = read_topic(bootstrap_servers, ADAPTATION_DECISION.name)
+    decisions = read_topic(broker, ADAPTATION_DECISION.name)
     files = {
         file
         for folder in folders
@@ -51,8 +52,8 @@ def named_kernels(bootstrap_servers: str, folders: Iterable[Path]) -> set[str]:
     )
 
 
-def announcements(bootstrap_servers: str) -> dict[tuple[str, str], KernelReady]:
-    """Return the announcements on the broker by kernel id and SHA-256.
+def announced_kernels(broker: Broker) -> list[KernelReady]:
+    """Return the last announcement of each kernel; those that were withdrawn are left out.
 
     Raises:
         BusError: the broker's records cannot be read.
@@ -61,14 +62,13 @@ def announcements(bootstrap_servers: str) -> dict[tuple[str, str], KernelReady]:
     from esper.topics.catalog import KERNEL_READY
     from esper.topics.codec import Undecodable, decode
 
-    found = {}
-    for record in read_topic(bootstrap_servers, KERNEL_READY.name):
+    last: dict[bytes | None, KernelReady | None] = {}
+    for record in read_topic(broker, KERNEL_READY.name):
         try:
-            ready = decode(KernelReady, record.value)
+            last[record.key] = decode(KernelReady, record.value)
         except Undecodable:
-            continue
-        found[ready.kernel_id, ready.sha256] = ready
-    return found
+            last[record.key] = None  # a tombstone, or another version's record
+    return [ready for ready in last.values() if ready is not None]
 
 
 def _ids(texts: Iterable[bytes | None]) -> set[str]:

@@ -16,7 +16,7 @@ def publish_blueprints(settings: Settings, blueprints: Iterable[Blueprint]) -> l
     Raises:
         BrokerUnreachable: no broker answers.
     """
-    bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/submit")
+    bus = Bus.connect(settings.kafka, source="/esper/submit")
     try:
         sent = [bus.publish(BLUEPRINT_SUBMITTED, blueprint) for blueprint in blueprints]
         return [future.result(timeout=CONFIRM_TIMEOUT_S) for future in sent]

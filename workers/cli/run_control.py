@@ -80,7 +80,7 @@ def _send(run_id: str, kind: str, slot_text: str | None, timeout_s: float, json:
     from esper.workers.cli.run_requests import find_open_run, new_request, send_request
 
     site, slot = (None, None) if slot_text is None else _site_and_slot(slot_text)
-    servers = Settings().kafka_bootstrap_servers
+    servers = Settings().kafka
     request = new_request(find_open_run(servers, run_id), RequestKind(kind), site, slot)
     result = send_request(servers, request, timeout_s)
     if json:

@@ -12,6 +12,7 @@ from esper.errors import EsperError
 from esper.topics.bus import Bus, Record, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL, SEED_METRICS, TRAINING_RUN
 from esper.topics.codec import Undecodable, decode, sha256_of
+from esper.topics.connection import Broker
 from esper.topics.models import (
     AdaptationDecision,
     DecisionOutcome,
@@ -50,14 +51,14 @@ class RequestResult:
     step: int | None = None
 
 
-def find_open_run(bootstrap_servers: str, run_id: str) -> TrainingRun:
+def find_open_run(broker: Broker, run_id: str) -> TrainingRun:
     """Return the latest event of an open run.
 
     Raises:
         AskingRefused: no run has that id, or it is closed.
     """
     announced: dict[str, TrainingRun] = {}
-    for record in read_topic(bootstrap_servers, TRAINING_RUN.name):
+    for record in read_topic(broker, TRAINING_RUN.name):
         try:
             run = decode(TrainingRun, record.value)
         except Undecodable:
@@ -94,7 +95,7 @@ def new_request(
     )
 
 
-def send_request(bootstrap_servers: str, request: RunRequest, timeout_s: float) -> RequestResult:
+def send_request(broker: Broker, request: RunRequest, timeout_s: float) -> RequestResult:
     """Publish a request; return its result, or its progress when the timeout is over.
 
     Raises:
@@ -102,7 +103,7 @@ def send_request(bootstrap_servers: str, request: RunRequest, timeout_s: float) 
         TopicMismatch: the topics are missing or have wrong partition counts.
     """
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    bus = Bus.connect(bootstrap_servers, source="/esper/cli")
+    bus = Bus.connect(broker, source="/esper/cli")
     try:
         key = request.run_id.encode()
         for topic in (SEED_METRICS, ADAPTATION_DECISION):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper.settings import Settings
+from esper.store import without_password
 from esper.workers.cli.interrupts import interruptible
 from esper.workers.cli.output import Json, console, print_json, print_table
 
@@ -30,7 +31,21 @@ With = Annotated[
 ]
 
 
-def up(workers: Workers = True, with_: With = None) -> None:
+Supervise = Annotated[
+    bool, typer.Option(help="Start again whatever ends, with growing pauses up to 30 s.")
+]
+
+
+Count = Annotated[int, typer.Option(min=1, max=64, help="How many to start.")]
+
+
+def up(
+    workers: Workers = True,
+    compile_workers: Count = 1,
+    bandit_workers: Count = 1,
+    with_: With = None,
+    supervise: Supervise = True,
+) -> None:
     """Start Kafka, Redis and the workers on this machine, create the topics, and keep all running.
 
     A service whose address is set (KAFKA_BOOTSTRAP_SERVERS, ESPER_REDIS_URL, ESPER_POSTGRES_URL)
@@ -39,12 +54,18 @@ def up(workers: Workers = True, with_: With = None) -> None:
     try:
         with interruptible():
             state = _stack().start(
-                console.print, workers=workers, postgres=Optional.POSTGRES in (with_ or ())
+                console.print,
+                workers=workers,
+                compile_workers=compile_workers,
+                bandit_workers=bandit_workers,
+                postgres=Optional.POSTGRES in (with_ or ()),
+                supervise=supervise,
             )
     except KeyboardInterrupt:
         console.print("interrupted; the services started by this call have been stopped")
         raise typer.Exit(130) from None
-    console.print(f"Kafka at {state.kafka_bootstrap_servers}, Redis at {state.redis_url}")
+    redis = without_password(state.redis_url)
+    console.print(f"Kafka at {state.kafka_bootstrap_servers}, Redis at {redis}")
     if state.postgres_url is not None:
         from esper.workers.local.postgres import address_of
 
@@ -59,7 +80,10 @@ def down() -> None:
 
 
 def status(json: Json = False) -> None:
-    """Show each service, its address and whether it answers. Exits 1 if one does not."""
+    """Show each service, whether it answers, and how often it was started again.
+
+    Exits 1 if one does not answer.
+    """
     services = _stack().status()
     rows = [asdict(service) for service in services]
     if json:

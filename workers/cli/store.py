@@ -146,7 +146,7 @@ def gc(
 
     settings = Settings()
     older_than_s = _seconds(older_than)
-    named = named_kernels(settings.kafka_bootstrap_servers, [settings.home, *(keep or ())])
+    named = named_kernels(settings.kafka, [settings.home, *(keep or ())])
     with _open() as store:
         results = collect_garbage(store, named, older_than_s=older_than_s, apply=apply)
     if json:
@@ -172,27 +172,28 @@ def _print_collected(results: "list[Collected]", applied: bool) -> None:
         console.print("nothing was deleted; add --apply")
 
 
-def _signature_check() -> tuple[Callable[[str, str, bytes], str | None], int]:
+def _signature_check() -> tuple[Callable[[str, str], str | None], int]:
     """Return a check of announced signatures, and the number of announcements."""
-    from esper.kernel import BadSignature, load_public_key
-    from esper.kernel import verify as verify_signature
-    from esper.workers.cli.named_kernels import announcements
+    from esper.kernel import ArtifactRefused, verify_announcement
+    from esper.signing import TrustedKeys
+    from esper.workers.cli.named_kernels import announced_kernels
 
     settings = Settings()
     if settings.trusted_key_file is None:
         raise StoreIncomplete(
             "no key to verify signatures with; set ESPER_TRUSTED_KEY_FILE, or add --no-signatures"
         )
-    key = load_public_key(settings.trusted_key_file)
-    announced = announcements(settings.kafka_bootstrap_servers)
+    keys = TrustedKeys(settings.trusted_key_file)
+    kernels = announced_kernels(settings.kafka)
+    announced = {(ready.kernel_id, ready.sha256): ready for ready in kernels}
 
-    def check(kernel_id: str, sha256: str, data: bytes) -> str | None:
+    def check(kernel_id: str, sha256: str) -> str | None:
         ready = announced.get((kernel_id, sha256))
         if ready is None:
             return None
         try:
-            verify_signature(key, data, ready.ed25519_signature)
-        except BadSignature as error:
+            verify_announcement(keys, ready)
+        except ArtifactRefused as error:
             return str(error)
         return None
 
@@ -204,7 +205,8 @@ def _open() -> "KernelStore":
 
     # The commands print the same failures.
     logging.getLogger("esper.store").setLevel(logging.CRITICAL)
-    return open_store(Settings().kernel_store_spec)
+    settings = Settings()
+    return open_store(settings.kernel_store_spec, settings.store_credentials)
 
 
 def _seconds(age: str) -> float:

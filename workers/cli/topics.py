@@ -8,6 +8,7 @@ import orjson
 import typer
 
 from esper.settings import Settings
+from esper.workers.cli.acl import acl
 from esper.workers.cli.interrupts import interruptible
 from esper.workers.cli.output import Json, console, print_json, print_table
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from esper.topics.bus import Record
 
 app = typer.Typer(help="The Kafka topics of Esper.", no_args_is_help=True)
+app.command("acl")(acl)
 
 
 @app.command("create")
@@ -26,9 +28,7 @@ def create(
     """Create missing topics: the catalog, its dead letter topics and the tables' changelogs."""
     from esper.topics.bus import create_topics
 
-    created = create_topics(
-        Settings().kafka_bootstrap_servers, replication_factor=replication_factor
-    )
+    created = create_topics(Settings().kafka, replication_factor=replication_factor)
     console.print(f"{len(created)} created" if created else "all topics exist")
 
 
@@ -63,7 +63,7 @@ def tail(
     from esper.topics.bus import Bus, StartOffset
 
     arrived: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    bus = Bus.connect(Settings().kafka_bootstrap_servers, source="/esper/cli")
+    bus = Bus.connect(Settings().kafka, source="/esper/cli")
     try:
         bus.consume(
             topic,

@@ -80,7 +80,7 @@ class Planner:
 
     async def _plan_blueprint(self, event: EventT[bytes]) -> None:
         record = record_of(event)
-        blueprint = await read(Blueprint, record, self._producer)
+        blueprint = await read(BLUEPRINT_SUBMITTED, Blueprint, record, self._producer)
         if blueprint is None:
             return
         trace = traceparent_of(record.headers)
@@ -98,7 +98,7 @@ class Planner:
 
     async def _plan_run(self, event: EventT[bytes]) -> None:
         record = record_of(event)
-        run = await read(TrainingRun, record, self._producer)
+        run = await read(TRAINING_RUN, TrainingRun, record, self._producer)
         if run is None:
             return
         key = run.run_id.encode()

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from functools import partial
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust import EventT, StreamT
 
 from esper.blueprint import RejectionCode
@@ -16,12 +15,11 @@ from esper.compiler import (
     CompilePool,
     ProcessLimits,
     Rejected,
-    load_private_key,
-    sign,
     timed,
 )
-from esper.errors import EsperError
+from esper.kernel import UNSIGNED, sign_announcement
 from esper.settings import Settings
+from esper.signing import SigningKey
 from esper.store import open_store
 from esper.topics.bus import Producer, Record
 from esper.topics.catalog import (
@@ -57,6 +55,7 @@ from esper.workers.faust.metrics import (
     observe_steps,
 )
 from esper.workers.faust.quarantine import attempt, described, quarantined
+from esper.workers.signing_key import signing_key_of
 
 log = structlog.get_logger()
 
@@ -65,10 +64,6 @@ MAX_ANNOUNCED = 4096
 
 DRAIN_SLACK_S = 5.0
 """Seconds that a shutdown adds to a kernel's time limit, for storing and announcing it."""
-
-
-class MissingKey(EsperError):
-    """No signing key is configured."""
 
 
 class Compiler:
@@ -83,7 +78,7 @@ class Compiler:
         producer: Producer,
         compile_pool: CompilePool,
         writer: KernelWriter,
-        key: Ed25519PrivateKey,
+        key: SigningKey,
         concurrency: int,
     ) -> None:
         self._producer = producer
@@ -101,7 +96,7 @@ class Compiler:
     async def _compile(self, event: EventT[bytes]) -> None:
         record = record_of(event)
         delivery_ms = max(0.0, time.time() * MILLISECONDS - record.timestamp_ms)
-        request = await read(KernelRequested, record, self._producer)
+        request = await read(KERNEL_REQUESTED, KernelRequested, record, self._producer)
         if request is None:
             return
         known = self._announced.get(request.kernel_id)
@@ -125,22 +120,22 @@ class Compiler:
     async def _announce(
         self, request: KernelRequested, built: Built, timings_ms: dict[str, float], record: Record
     ) -> None:
-        with timed(timings_ms, "sign"):
-            signature = sign(self._key, built.artifact)
         with timed(timings_ms, "store"):
             location = await self._writer.put(request.kernel_id, built.artifact)
-        ready = KernelReady(
+        unsigned = KernelReady(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
             category=request.blueprint.category,
             site_signature=request.site_signature,
             location=location,
             sha256=built.sha256,
-            ed25519_signature=signature,
+            ed25519_signature=UNSIGNED,
             bytes=len(built.artifact),
             params=built.characterisation.params,
             cost=cost_of(built.characterisation),
         )
+        with timed(timings_ms, "sign"):
+            ready = sign_announcement(self._key, unsigned)
         compiled = KernelCompiled(
             kernel_id=request.kernel_id,
             blueprint_id=request.blueprint.blueprint_id,
@@ -216,31 +211,27 @@ def run_compile_worker(settings: Settings) -> int:
     """Run planner and compiler until SIGTERM; return the exit code of the process.
 
     Raises:
-        MissingKey: no signing key is configured.
-        KeyUnusable: the file does not hold an Ed25519 private key.
+        MissingKey, KeyUnusable: see `signing_key_of`.
+        SettingMissing, SecretFileUnusable: the credentials are incomplete.
     """
-    if settings.signing_key_file is None:
-        raise MissingKey(
-            "no signing key: set ESPER_SIGNING_KEY_FILE; `esper keys create` makes a key pair"
-        )
-    key = load_private_key(settings.signing_key_file)
+    key = signing_key_of(settings)
+    kafka = settings.kafka
     app = make_app(
         COMPILE_APP,
-        bootstrap_servers=settings.kafka_bootstrap_servers,
+        bootstrap_servers=kafka,
         data_dir=settings.home / "faust" / COMPILE_APP,
         instance_id=settings.instance_id,
         session_timeout_s=settings.session_timeout_s,
         drain_timeout_s=settings.compile_timeout_s + DRAIN_SLACK_S,
     )
-    producer = Producer(settings.kafka_bootstrap_servers, source="/esper/worker/compile")
-    topics = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED, KERNEL_COMPILED, KERNEL_READY)
+    producer = Producer(kafka, source="/esper/worker/compile")
     limits = ProcessLimits(
         wall_s=settings.compile_timeout_s,
         cpu_s=settings.compile_cpu_s,
         memory_mb=settings.compile_memory_mb,
     )
     with CompilePool(settings.compile_processes, limits=limits) as compile_pool:
-        store = open_store(settings.kernel_store_spec)
+        store = open_store(settings.kernel_store_spec, settings.store_credentials)
         Compiler(
             app,
             producer,
@@ -257,11 +248,13 @@ def run_compile_worker(settings: Settings) -> int:
             partial(is_ready, app),
             before_scrape=StoreMetrics(store.health),
         ):
-            return run(app, topics=_expected(topics), close=producer.stop)
+            return run(app, topics=_expected(), close=producer.stop)
 
 
-def _expected(topics: tuple[Topic, ...]) -> dict[str, int]:
-    """Return the partition counts to verify at start, dead letter topics included."""
+def _expected() -> dict[str, int]:
+    """Return the partition counts to verify at start, also of the dead letters of topics read."""
+    read = (BLUEPRINT_SUBMITTED, TRAINING_RUN, KERNEL_REQUESTED)
+    topics = (*read, KERNEL_COMPILED, KERNEL_READY)
     return {topic.name: topic.partitions for topic in topics} | {
-        topic.dead_letters: 1 for topic in topics
+        topic.dead_letters: 1 for topic in read
     }

@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
 from faust.tables.manager import TableManager
 from faust.types import TopicT
 
 from esper.errors import EsperError
 from esper.topics.bus import (
-    BrokerUnreachable,
+    BusError,
     partition_counts,
     read_past_unreadable_records,
+    refusal_in,
+    require_access,
+    ssl_context,
 )
 from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.topics.connection import Broker, KafkaConnection, connection_to
 from esper.workers.faust.guards import ALL, ConfirmedTable, Guard, GuardedApp, RecordBatchSchema
 
 log = logging.getLogger(__name__)
@@ -45,7 +50,7 @@ class TopicsNotReady(WorkerError):
 def make_app(
     app_id: str,
     *,
-    bootstrap_servers: str,
+    bootstrap_servers: Broker,
     data_dir: Path,
     instance_id: str | None = None,
     session_timeout_s: float = 6.0,
@@ -58,16 +63,22 @@ def make_app(
     `instance_id` enables static membership: it must be unique in the consumer group and the same
     after a restart, so that the broker assigns the same partitions again without a rebalance.
     Without it each start joins as a new member.
+
+    Raises:
+        TlsFileUnusable: a certificate or key file of the connection cannot be loaded.
     """
+    connection = connection_to(bootstrap_servers)
     read_past_unreadable_records()
     data_dir.mkdir(parents=True, exist_ok=True)
     member = instance_id or uuid4().hex
     return GuardedApp(
         app_id,
+        connection,
         guards=guards,
         drain_timeout_s=drain_timeout_s,
         env={},  # otherwise variables such as TIMEZONE or BROKER_URL override these arguments
-        broker=[f"kafka://{server}" for server in bootstrap_servers.split(",")],
+        broker=[f"kafka://{server}" for server in connection.bootstrap_servers.split(",")],
+        broker_credentials=credentials_for(connection),
         broker_client_id=f"{app_id}-{member}",
         broker_session_timeout=session_timeout_s,
         broker_heartbeat_interval=heartbeat_interval_s,
@@ -109,14 +120,31 @@ def bytes_table(app: GuardedApp, name: str, partitions: int) -> ConfirmedTable:
     return cast(ConfirmedTable, table)
 
 
-async def verify_topics(bootstrap_servers: str, expected: Mapping[str, int]) -> None:
+def credentials_for(connection: KafkaConnection) -> Credentials | None:
+    """Return Faust's form of a connection's TLS and credentials.
+
+    Raises:
+        TlsFileUnusable: a certificate or key file cannot be loaded.
+    """
+    context = ssl_context(connection.tls) if connection.tls is not None else None
+    if connection.sasl is not None:
+        return SASLCredentials(
+            username=connection.sasl.username,
+            password=connection.sasl.password.get_secret_value(),
+            mechanism=connection.sasl.mechanism.value,
+            ssl_context=context,
+        )
+    return SSLCredentials(context) if context is not None else None
+
+
+async def verify_topics(broker: Broker, expected: Mapping[str, int]) -> None:
     """Compare the broker's topics with `expected`: partition counts by topic name.
 
     Raises:
         TopicsNotReady: a topic is missing or has another partition count.
-        BrokerUnreachable: no broker answers.
+        BrokerUnreachable, ConnectionRefused: no broker answers, or it refuses this client.
     """
-    found = await partition_counts(bootstrap_servers)
+    found = await partition_counts(broker)
     faults = [
         f"{name} has {found[name]} partitions instead of {partitions}"
         if name in found
@@ -163,12 +191,13 @@ def run(
         logging.getLogger(library).setLevel(logging.WARNING)
     # aiokafka logs ten errors a second while the broker is away; the producer logs one.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    _leave_out_refusals(app.connection)
     try:
         return asyncio.run(_run(app, topics, close))
     except TopicsNotReady as error:
         print(error, file=sys.stderr)
         return EXIT_TOPICS_NOT_READY
-    except BrokerUnreachable as error:
+    except BusError as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
 
@@ -176,8 +205,9 @@ def run(
 async def _run(
     app: GuardedApp, topics: Mapping[str, int], close: Callable[[], Awaitable[None]]
 ) -> int:
-    servers = ",".join(f"{url.host}:{url.port}" for url in app.conf.broker)
-    await verify_topics(servers, {**topics, **_changelogs(app)})
+    expected = {**topics, **_changelogs(app)}
+    await require_access(app.connection, expected, app.conf.id)
+    await verify_topics(app.connection, expected)
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
@@ -192,8 +222,20 @@ async def _run(
             task.cancel()
         outcomes = await asyncio.gather(running, return_exceptions=True)
         await close()
+    if (refusal := refusal_in(app.connection, app.crash_reason)) is not None:
+        print(refusal, file=sys.stderr)
     crashed = any(isinstance(outcome, Exception) for outcome in outcomes)
     return EXIT_FAILED if app.failed or crashed else EXIT_STOPPED
+
+
+def _leave_out_refusals(connection: KafkaConnection) -> None:
+    """Log no traceback of a broker's refusal: the last line of the process reports it."""
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.exc_info is None or refusal_in(connection, record.exc_info[1]) is None
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(is_shown)
 
 
 async def _run_app(app: GuardedApp) -> None:

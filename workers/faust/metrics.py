@@ -59,6 +59,10 @@ REPORTS_FOLDED = Counter("esper_reports_folded_total", "Reports folded into the 
 REPORTS_REPEATED = Counter(
     "esper_reports_repeated_total", "Reports ignored because they were folded before."
 )
+REFUSED_DECISIONS = Counter(
+    "esper_refused_decisions_total",
+    "Records on the decision topic that trainers refused: forged, or of another deployment.",
+)
 RUNS_CLOSED = Counter("esper_runs_closed_total", "Runs whose closing report was folded.")
 RUNS_BROKEN = Counter(
     "esper_runs_broken_total",

@@ -10,14 +10,20 @@ import structlog
 from faust import EventT
 
 from esper.store import StoreUnavailable
-from esper.topics.bus import BrokerUnreachable, Producer
+from esper.topics.bus import AccessDenied, BrokerUnreachable, ConnectionRefused, Producer
 from esper.workers.faust.dead_letters import DlqReason, record_of, send_to_dlq
 from esper.workers.faust.guards import ChangelogUnconfirmed, Handle
 
 log = structlog.get_logger()
 
-INFRASTRUCTURE: Final = (BrokerUnreachable, StoreUnavailable, ChangelogUnconfirmed)
-"""Errors of a broker or store that is away."""
+INFRASTRUCTURE: Final = (
+    AccessDenied,
+    BrokerUnreachable,
+    ChangelogUnconfirmed,
+    ConnectionRefused,
+    StoreUnavailable,
+)
+"""Errors of a broker or store that is away, or that refuses this worker."""
 
 ATTEMPTS: Final = 2
 

@@ -58,7 +58,7 @@ class KafkaService:
         java = _java_command()
         properties = self._write_properties()
         if not (self._data / "meta.properties").exists():
-            _format(java, properties)
+            _format(java, properties, self._format_options())
         self._record = process.spawn(
             "kafka",
             [*java, "kafka.Kafka", str(properties)],
@@ -66,9 +66,7 @@ class KafkaService:
             die_with_parent=self._die_with_parent,
         )
         try:
-            process.wait_until_ready(
-                self._record, lambda: is_answering(self.bootstrap_servers), START_TIMEOUT_S
-            )
+            process.wait_until_ready(self._record, self._is_answering, START_TIMEOUT_S)
         except BaseException:
             self.stop()
             raise
@@ -79,6 +77,12 @@ class KafkaService:
         if self._record is not None:
             process.stop(self._record)
             self._record = None
+
+    def _is_answering(self) -> bool:
+        return is_answering(self.bootstrap_servers)
+
+    def _format_options(self) -> list[str]:
+        return []
 
     @property
     def _data(self) -> Path:
@@ -129,13 +133,13 @@ def _java_command() -> list[str]:
     return [str(JAVA), *JVM_FLAGS, *LOG_FLAGS, "-cp", kafka_class_path()]
 
 
-def _format(java: list[str], properties: Path) -> None:
+def _format(java: list[str], properties: Path, options: list[str]) -> None:
     """Format the empty data folder with a new cluster id; raise StartError if that fails."""
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"]
     try:
         subprocess.run(
-            [*command, "--config", str(properties)],
+            [*command, "--config", str(properties), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -71,14 +71,14 @@ class RedisService:
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def is_answering(url: str) -> bool:
+def is_answering(url: str, ca_file: str | None = None) -> bool:
     """Return whether the server at a `redis://` or `rediss://` URL answers PING, data loaded."""
     address = urlsplit(url)
     host, port = address.hostname or LOOPBACK, address.port or DEFAULT_PORT
     try:
         with (
             socket.create_connection((host, port), ANSWER_TIMEOUT_S) as plain,
-            _tls(plain, host) if address.scheme == "rediss" else plain as connection,
+            _tls(plain, host, ca_file) if address.scheme == "rediss" else plain as connection,
         ):
             connection.sendall(b"PING\r\n")
             reply = connection.recv(64)
@@ -87,8 +87,9 @@ def is_answering(url: str) -> bool:
     return reply.startswith((b"+PONG", b"-NOAUTH"))
 
 
-def _tls(connection: socket.socket, host: str) -> socket.socket:
-    return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+def _tls(connection: socket.socket, host: str, ca_file: str | None) -> socket.socket:
+    context = ssl.create_default_context(cafile=ca_file)
+    return context.wrap_socket(connection, server_hostname=host)
 
 
 def _server_binary() -> Path:

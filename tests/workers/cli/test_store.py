@@ -8,11 +8,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner, Result
 
-from esper.compiler import sign
+from esper.kernel import UNSIGNED, sign_announcement
+from esper.signing import SigningKey, create_keys
 from esper.store import open_store
 from esper.topics.bus import Bus, create_topics
 from esper.topics.catalog import KERNEL_READY
@@ -20,10 +19,10 @@ from esper.topics.codec import sha256_of
 from esper.topics.models import KernelReady, SiteKind, SiteSignature
 from esper.workers.cli import app
 from esper.workers.cli.named_kernels import NothingAnnounced
+from tests.keys import KEY, PATHS
 from tests.store.servers import own_database, poison_postgres, redis_of
 from tests.waiting import TIMEOUT_S
 
-KEY = Ed25519PrivateKey.generate()
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
 OLD_S = 30 * 86_400
 
@@ -54,12 +53,10 @@ def environment(
     servers: str, urls: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
     """Set the environment of an operator; return it."""
-    key = tmp_path / "trusted.pem"
-    key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     settings = {
         "KAFKA_BOOTSTRAP_SERVERS": servers,
         "ESPER_KERNEL_STORE": ",".join(("memory:8MiB", *urls)),
-        "ESPER_TRUSTED_KEY_FILE": str(key),
+        "ESPER_TRUSTED_KEY_FILE": str(PATHS.public),
         "ESPER_HOME": str(tmp_path / "home"),
     }
     for name, value in settings.items():
@@ -77,21 +74,21 @@ def facts(*words: str, code: int = 0) -> Any:
     return json.loads(ended.output)
 
 
-def announce(servers: str, *contents: bytes, key: Ed25519PrivateKey = KEY) -> None:
+def announce(servers: str, *contents: bytes, key: SigningKey = KEY) -> None:
     bus = Bus.connect(servers, source="/esper/test")
     for data in contents:
-        ready = KernelReady(
+        unsigned = KernelReady(
             kernel_id=kernel_id_of(data),
             blueprint_id="any",
             category="any",
             site_signature=SITE,
             location=f"{kernel_id_of(data)}/{sha256_of(data)}",
             sha256=sha256_of(data),
-            ed25519_signature=sign(key, data),
+            ed25519_signature=UNSIGNED,
             bytes=len(data),
             params=1,
         )
-        bus.publish(KERNEL_READY, ready).result(TIMEOUT_S)
+        bus.publish(KERNEL_READY, sign_announcement(key, unsigned)).result(TIMEOUT_S)
     bus.close()
 
 
@@ -157,12 +154,13 @@ def test_stat_names_a_tier_that_is_down_and_exits_with_1(
 
 
 def test_verify_finds_altered_entries_and_wrong_signatures(
-    environment: dict[str, str], servers: str, urls: tuple[str, str]
+    environment: dict[str, str], servers: str, urls: tuple[str, str], tmp_path: Path
 ) -> None:
     put(urls[1], b"good", b"altered", b"unknown", b"foreign")
     put(urls[0], b"good", b"only in Redis")
     announce(servers, b"good", b"altered", b"only in Redis")
-    announce(servers, b"foreign", key=Ed25519PrivateKey.generate())
+    stranger = SigningKey.load(create_keys(tmp_path / "stranger").private)
+    announce(servers, b"foreign", key=stranger)
     assert esper("verify", "--no-signatures").exit_code == 0
     poison = f"esper:kernel:{kernel_id_of(b'good')}/{sha256_of(b'good')}"
     redis_of(urls[0]).set(poison, b"poison")

@@ -59,6 +59,7 @@ def test_the_state_file_has_addresses_keys_and_processes(stack: LocalStack, home
         "signing_key_file",
         "trusted_key_file",
         "processes",
+        "restarts",
     }
     assert written["kernel_store"] == written["redis_url"]
     assert [part["name"] for part in written["processes"]] == ["redis", "kafka"]

@@ -37,7 +37,7 @@ def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch)
         say("export: loading the grown network in an interpreter without esper")
         comparison = compare_in_fresh_interpreter(grown.exported, grown.result.model)
         say("audit: recomputing every decision from the topics")
-        verdict = audit(fetch_history(settings.kafka_bootstrap_servers, grown.run_id))
+        verdict = audit(fetch_history(settings.kafka, grown.run_id))
         submit_to_ready = submit_to_ready_ms(settings, grown.run_id)
     say("control: training the same host with the same seed, without growth")
     control = train_task(DIGITS, seed, epochs)
@@ -56,7 +56,7 @@ def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
 
     The times are the record timestamps, set by the clocks of their producers.
     """
-    servers = settings.kafka_bootstrap_servers
+    servers = settings.kafka
     run_record = read_topic(servers, TRAINING_RUN.name, key=run_id.encode())[0]
     run = decode(TrainingRun, run_record.value)
     signatures = list(run.sites.values())

@@ -61,7 +61,9 @@ def train_static_final(
     """
     torch.set_num_threads(1)
     lineage = read_lineage(folder)
-    kernels = fetch_kernels(kernel_store, trusted_key_of(settings), lineage.seeds)
+    kernels = fetch_kernels(
+        kernel_store, trusted_key_of(settings), lineage.seeds, settings.store_credentials
+    )
     splits = task.load()
     planted: list[StaticNetwork] = []
 

@@ -18,6 +18,7 @@ from faust.types.transports import ConsumerCallback, ConsumerT, TransportT
 from faust.types.tuples import ConsumerMessage
 
 from esper.topics.bus import Record
+from esper.topics.connection import KafkaConnection
 from esper.workers.faust.guards.guard import ALL, Guard
 from esper.workers.faust.guards.record_batches import memory_bytes, records_of, split
 from esper.workers.faust.guards.table import ConfirmedTable
@@ -253,11 +254,13 @@ class GuardedApp(faust.App):
     def __init__(
         self,
         id: str,
+        connection: KafkaConnection,
         *,
         guards: Collection[Guard] = ALL,
         drain_timeout_s: float = 10.0,
         **settings: Any,
     ) -> None:
+        self.connection = connection
         self.guards = frozenset(guards)
         self.drain_timeout_s = drain_timeout_s
         self.batched_topics: set[str] = set()
