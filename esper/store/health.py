@@ -16,7 +16,7 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 """A tier that failed is left alone for a pause, which doubles with each further failure."""
 
-log = logging.getLogger("esper")
+log = logging.getLogger("esper.store")
 
 T = TypeVar("T")
 

@@ -48,12 +48,16 @@ class VerifiedTier:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """Garbage of one tier: locations, and the sum of their bytes; `kept` counts the others."""
+    """Garbage of one tier: locations, and the sum of their bytes; `kept` counts the others.
+
+    `error` is set for a cache that does not answer.
+    """
 
     tier: str
-    locations: tuple[str, ...]
-    bytes: int
-    kept: int
+    locations: tuple[str, ...] = ()
+    bytes: int = 0
+    kept: int = 0
+    error: str | None = None
 
 
 def tier_facts(store: KernelStore) -> list[TierFacts]:
@@ -120,7 +124,7 @@ def collect_garbage(
 
     Raises:
         ValueError: `older_than_s` is below `MIN_AGE_S`.
-        StoreUnavailable: a tier does not answer.
+        StoreUnavailable: the durable tier does not answer.
     """
     if older_than_s < MIN_AGE_S:
         raise ValueError(f"older_than_s is {older_than_s:g}; at least {MIN_AGE_S:g}")
@@ -128,23 +132,32 @@ def collect_garbage(
     results = []
     # The durable tier first: a read between the two deletions would fill the caches again.
     for member in reversed(store.tiers):
-        entries = list(_entries(member))
-        garbage = [
-            entry
-            for entry in entries
-            if entry.name.kernel_id not in named and entry.stored_s < before_s
-        ]
-        if apply:
-            garbage = [entry for entry in garbage if _delete(member, entry.name, before_s)]
-        results.append(
-            Collected(
-                tier=member.label,
-                locations=tuple(str(entry.name) for entry in garbage),
-                bytes=sum(entry.bytes for entry in garbage),
-                kept=len(entries) - len(garbage),
-            )
-        )
+        try:
+            results.append(_collect(member, named, before_s, apply))
+        except StoreUnavailable as error:
+            if member.durable:
+                raise
+            results.append(Collected(member.label, error=str(error)))
     return results[::-1]
+
+
+def _collect(
+    member: MonitoredTier, named: Collection[str], before_s: float, apply: bool
+) -> Collected:
+    entries = list(_entries(member))
+    garbage = [
+        entry
+        for entry in entries
+        if entry.name.kernel_id not in named and entry.stored_s < before_s
+    ]
+    if apply:
+        garbage = [entry for entry in garbage if _delete(member, entry.name, before_s)]
+    return Collected(
+        tier=member.label,
+        locations=tuple(str(entry.name) for entry in garbage),
+        bytes=sum(entry.bytes for entry in garbage),
+        kept=len(entries) - len(garbage),
+    )
 
 
 def _facts(member: MonitoredTier) -> TierFacts:

@@ -18,7 +18,7 @@ from esper.topics.codec import sha256_of
 MAX_MISSED: Final = 10_000
 """Kernels that a cache missed while it was down; beyond this the oldest are forgotten."""
 
-log = logging.getLogger("esper")
+log = logging.getLogger("esper.store")
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,10 @@ def up(
         raise typer.Exit(130) from None
     redis = without_password(state.redis_url)
     console.print(f"Kafka at {state.kafka_bootstrap_servers}, Redis at {redis}")
+    if state.postgres_url is not None:
+        from esper.workers.local.postgres import address_of
+
+        console.print(f"kernels in PostgreSQL at {address_of(state.postgres_url)}")
     console.print("next: `esper blueprint publish --shipped`, then `esper train digits`")
 
 

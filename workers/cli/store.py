@@ -1,5 +1,6 @@
 """`esper store`: figures, verification, warming and garbage collection of the kernel store."""
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -137,7 +138,8 @@ def gc(
 ) -> None:
     """Delete kernels that no announcement, no decision of a run and no lineage names.
 
-    An entry that was stored lately is kept: its announcement may follow.
+    An entry that was stored lately is kept: its announcement may follow. Exits 1 if a cache does
+    not answer.
     """
     from esper.store import collect_garbage
     from esper.workers.cli.named_kernels import named_kernels
@@ -149,8 +151,10 @@ def gc(
         results = collect_garbage(store, named, older_than_s=older_than_s, apply=apply)
     if json:
         print_json({"applied": apply, "tiers": [asdict(result) for result in results]})
-        return
-    _print_collected(results, apply)
+    else:
+        _print_collected(results, apply)
+    if any(result.error is not None for result in results):
+        raise typer.Exit(FAILED)
 
 
 def _print_collected(results: "list[Collected]", applied: bool) -> None:
@@ -159,6 +163,9 @@ def _print_collected(results: "list[Collected]", applied: bool) -> None:
             console.print(f"{one.tier} {location}", soft_wrap=True)
     verb = "deleted" if applied else "would be deleted"
     for one in results:
+        if one.error is not None:
+            console.print(f"{one.tier}: {one.error}", soft_wrap=True, markup=False)
+            continue
         count = len(one.locations)
         console.print(f"{one.tier}: {count} {verb}, {one.bytes:,} bytes; {one.kept} kept")
     if not applied and any(one.locations for one in results):
@@ -196,6 +203,8 @@ def _signature_check() -> tuple[Callable[[str, str], str | None], int]:
 def _open() -> "KernelStore":
     from esper.store import open_store
 
+    # The commands print the same failures.
+    logging.getLogger("esper.store").setLevel(logging.CRITICAL)
     settings = Settings()
     return open_store(settings.kernel_store_spec, settings.store_credentials)
 

@@ -219,6 +219,21 @@ def test_gc_deletes_what_nothing_names_and_shows_it_first(
     assert [tier["entries"] for tier in facts("stat")["tiers"]] == [0, 0, 2]
 
 
+def test_gc_goes_on_without_a_cache_that_is_down(
+    environment: dict[str, str],
+    servers: str,
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(urls[1], b"garbage", age_s=OLD_S)
+    announce(servers, b"announced")
+    monkeypatch.setenv("ESPER_KERNEL_STORE", f"redis://127.0.0.1:1/0,{urls[1]}")
+    redis, postgres = facts("gc", "--apply", code=1)["tiers"]
+    assert "does not answer" in redis["error"]
+    assert len(postgres["locations"]) == 1
+    assert open_store(urls[1]).state() == "healthy"
+
+
 def test_gc_keeps_a_kernel_that_is_stored_but_not_announced_yet(
     environment: dict[str, str], servers: str, urls: tuple[str, str]
 ) -> None:
