@@ -18,7 +18,7 @@ class Workload(NamedTuple):
     workers: tuple[int, ...]
 
 
-FULL: Final = Workload(kernels=480, cost_s=0.2, workers=(1, 2, 4))
+FULL: Final = Workload(kernels=400, cost_s=0.15, workers=(1, 2, 4))
 QUICK: Final = Workload(kernels=8, cost_s=0.02, workers=(1, 2))
 
 

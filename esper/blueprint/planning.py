@@ -85,16 +85,20 @@ class Submissions:
         """Return the standing submission of an id."""
         return self._standing.get(blueprint_id)
 
+    def is_over_quota(self, blueprint_id: str, publisher: str) -> bool:
+        """Return whether a publisher has too many blueprints to submit one of this id."""
+        known = self._standing.get(blueprint_id)
+        if known is not None and known.publisher == publisher:
+            return False
+        return self._count[publisher] >= MAX_BLUEPRINTS
+
     def require_quota(self, blueprint_id: str, publisher: str) -> None:
         """Check that a publisher may submit a blueprint of this id.
 
         Raises:
             BlueprintRejected: too many of the publisher's blueprints stand.
         """
-        known = self._standing.get(blueprint_id)
-        if known is not None and known.publisher == publisher:
-            return
-        if self._count[publisher] >= MAX_BLUEPRINTS:
+        if self.is_over_quota(blueprint_id, publisher):
             raise BlueprintRejected(
                 RejectionCode.OVER_QUOTA,
                 f"publisher {publisher!r} has {MAX_BLUEPRINTS} blueprints; "

@@ -7,6 +7,7 @@ partition, so that one worker has all of both tables.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -58,6 +59,7 @@ from esper.workers.faust.guards import (
     table_writes_for,
 )
 from esper.workers.faust.metrics import (
+    BLUEPRINTS_UNANSWERED,
     KERNELS_COMPILED,
     KNOWN_BLUEPRINTS,
     OPEN_RUNS,
@@ -70,15 +72,38 @@ log = structlog.get_logger()
 BATCH_RECORDS = 256
 """Blueprints that are planned together: one wait for the table's changelog."""
 
+MAX_ANSWERS = 16
+"""Answers `deferred` and `over-quota` to one publisher for one batch; the rest is counted."""
+
 MAX_REASON_CHARS = 1000
 
 
 class _Batch:
-    """What a batch of blueprints changes: traces by blueprint id, and rejections to publish."""
+    """What a batch of blueprints changes: traces by blueprint id, and rejections to publish.
+
+    Of the blueprints that have no place, those of a flood are not all answered.
+    """
 
     def __init__(self) -> None:
         self.changed: dict[str, str | None] = {}
         self.rejected: list[tuple[Blueprint, BlueprintRejected, str | None]] = []
+        self.unanswered = 0
+        self._answered: Counter[str] = Counter()
+
+    def is_full(self, publisher: str) -> bool:
+        """Return whether a publisher gets no more answers about places and quotas."""
+        return self._answered[publisher] >= MAX_ANSWERS
+
+    def reject(
+        self, blueprint: Blueprint, error: BlueprintRejected, trace: str | None, publisher: str
+    ) -> None:
+        """Add a rejection."""
+        if error.code in (RejectionCode.OVER_QUOTA, RejectionCode.DEFERRED):
+            if self.is_full(publisher):
+                self.unanswered += 1
+                return
+            self._answered[publisher] += 1
+        self.rejected.append((blueprint, error, trace))
 
 
 class Planner:
@@ -119,6 +144,9 @@ class Planner:
             for blueprint_id, trace in batch.changed.items():
                 self._defer(blueprint_id, trace, plan, batch)
             await asyncio.gather(*(self._reject(*rejected) for rejected in batch.rejected))
+            if batch.unanswered:
+                BLUEPRINTS_UNANSWERED.inc(batch.unanswered)
+                log.warning("blueprints have no place", unanswered=batch.unanswered)
             await self._blueprints.confirmed()
             freed = {name for _, name in plan.placed() - before}
             self._requester.add(
@@ -137,19 +165,25 @@ class Planner:
             RECORDS.labels(record.topic).inc()
             await self._withdraw(withdrawn, record, plan)
             return
+        publisher = publisher_of(record.headers)
+        over_quota = record.key and plan.submissions.is_over_quota(_id(record), publisher)
+        if over_quota and batch.is_full(publisher):
+            # Not decoded: a flood must not delay the blueprints behind it.
+            RECORDS.labels(record.topic).inc()
+            batch.unanswered += 1
+            return
         blueprint = await read(BLUEPRINT_SUBMITTED, Blueprint, record, self._producer)
         if blueprint is None:
             return
-        trace, publisher = traceparent_of(record.headers), publisher_of(record.headers)
+        trace = traceparent_of(record.headers)
         key = blueprint.blueprint_id.encode()
         order = first_order(self._blueprints.get(key), record.offset)
         try:
-            # Before the check of the graph: a flood beyond the quota should cost little.
             plan.submissions.require_quota(blueprint.blueprint_id, publisher)
             check(blueprint)
             plan.submit(Submission(blueprint, publisher))
         except BlueprintRejected as error:
-            batch.rejected.append((blueprint, error, trace))
+            batch.reject(blueprint, error, trace, publisher)
             return
         row = PlannedBlueprint(order=order, publisher=publisher, blueprint=blueprint)
         self._blueprints[key] = encode(row)
@@ -177,7 +211,7 @@ class Planner:
             f"{submission.publisher!r}; the blueprint is planned when one is: withdraw another"
         )
         error = BlueprintRejected(RejectionCode.DEFERRED, reason)
-        batch.rejected.append((submission.blueprint, error, trace))
+        batch.reject(submission.blueprint, error, trace, submission.publisher)
 
     async def _plan_run(self, event: EventT[bytes]) -> None:
         record = record_of(event)
@@ -220,3 +254,8 @@ class Planner:
             KERNEL_COMPILED, rejected, traceparent=child_traceparent(trace)
         )
         KERNELS_COMPILED.labels(CompileStatus.REJECTED, error.code).inc()
+
+
+def _id(record: Record) -> str:
+    """Return the key of a record, which is the blueprint's id if the record has one."""
+    return (record.key or b"").decode("utf-8", "replace")

@@ -25,6 +25,10 @@ DEAD_LETTERS = Counter(
 OPEN_RUNS = Gauge("esper_open_runs", "Runs for which kernels are planned.")
 RUNS_EXPIRED = Counter("esper_runs_expired_total", "Runs that were not closed and report no more.")
 KNOWN_BLUEPRINTS = Gauge("esper_known_blueprints", "Blueprints offered to every new site.")
+BLUEPRINTS_UNANSWERED = Counter(
+    "esper_blueprints_unanswered_total",
+    "Blueprints without a place, of publishers that got enough answers about that.",
+)
 KERNELS_REQUESTED = Counter("esper_kernels_requested_total", "Kernels requested by the planner.")
 KERNELS_PLANNED = Gauge(
     "esper_kernels_planned", "Kernels that wait to be requested, in the planner's queue."
