@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from benchmarks.result import BenchmarkError
 from benchmarks.simulated_compile import Line, read_journal
 from esper.blueprint import request_for
-from esper.compiler import create_keys
+from esper.signing import create_keys
 from esper.topics.bus import Bus, Record, StartOffset, create_topics
 from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
