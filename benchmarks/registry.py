@@ -25,6 +25,8 @@ class Benchmark:
 BENCHMARKS = (
     Benchmark("pipeline", "pipeline", "submitted → ready, compile alone, decision → active"),
     Benchmark("burst", "burst", "200 blueprints submitted together, at three signatures each"),
+    Benchmark("compile-workers", "compile_workers", "1, 2 and 4 compile workers at a stated cost"),
+    Benchmark("flood", "flood", "10,000 blueprints of one client, and the wait of another"),
     Benchmark("steps", "steps", "training steps with the pipeline busy, and with it off"),
     Benchmark("dormant", "dormant", "a dormant site against the plain layer"),
     Benchmark("executor", "executor", "a kernel against the same network as a plain module"),

@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     compile_timeout_s: Annotated[float, Field(alias="ESPER_COMPILE_TIMEOUT_S", gt=0)] = 10.0
     compile_cpu_s: Annotated[float, Field(alias="ESPER_COMPILE_CPU_S", gt=0)] = 5.0
     compile_memory_mb: Annotated[int, Field(alias="ESPER_COMPILE_MEMORY_MB", ge=64)] = 2048
+    kernels_in_flight: Annotated[int, Field(alias="ESPER_KERNELS_IN_FLIGHT", ge=1)] = 64
+    kernels_per_site: Annotated[int, Field(alias="ESPER_KERNELS_PER_SITE", ge=1)] = 512
+    kernels_per_publisher: Annotated[int, Field(alias="ESPER_KERNELS_PER_PUBLISHER", ge=1)] = 256
+    run_expiry_s: Annotated[float, Field(alias="ESPER_RUN_EXPIRY_S", gt=0)] = 24 * 60 * 60.0
     session_timeout_s: Annotated[float, Field(alias="ESPER_SESSION_TIMEOUT_S", ge=6)] = 6.0
     log_format: Annotated[Literal["console", "json"], Field(alias="ESPER_LOG_FORMAT")] = "console"
 

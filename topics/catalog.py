@@ -107,7 +107,7 @@ KERNEL_COMPILED = Topic(
     key="kernel_id",
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.DELETE,
-    summary="Every compile attempt, ready or rejected, with measurements or a reason.",
+    summary="Every compile attempt: started, then ready with measurements or rejected.",
 )
 KERNEL_READY = Topic(
     name="kernel-ready",

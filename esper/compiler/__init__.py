@@ -14,23 +14,24 @@ from esper.lazy import lazy_attributes
 if TYPE_CHECKING:
     from esper.compiler.build import build_kernel
     from esper.compiler.compile import BlueprintCompiler
-    from esper.compiler.compile_pool import CompilePool
+    from esper.compiler.compile_pool import STAGES, CompilePool, Stages
     from esper.compiler.initialise import initial_tensors
     from esper.compiler.limits import ProcessLimits
     from esper.compiler.measure import LiveBytes, host_flops
     from esper.compiler.optimize import KernelOptimizer
     from esper.compiler.passes import PASSES, Pass
     from esper.compiler.passes.liveness import free_early
-    from esper.compiler.results import BuildResult, Built, Rejected
+    from esper.compiler.results import BuildResult, Built, Compiled, Rejected, Validated, to_bytes
     from esper.compiler.timing import MILLISECONDS, timed
     from esper.compiler.validate import KernelRejected, KernelValidator
-    from esper.compiler.worker_pool import PoolBroken
+    from esper.compiler.worker_pool import PoolBroken, Stage
 
 _MODULES: Final = {
     "BlueprintCompiler": ".compile",
     "BuildResult": ".results",
     "Built": ".results",
     "CompilePool": ".compile_pool",
+    "Compiled": ".results",
     "KernelOptimizer": ".optimize",
     "KernelRejected": ".validate",
     "KernelValidator": ".validate",
@@ -41,20 +42,27 @@ _MODULES: Final = {
     "PoolBroken": ".worker_pool",
     "ProcessLimits": ".limits",
     "Rejected": ".results",
+    "STAGES": ".compile_pool",
+    "Stage": ".worker_pool",
+    "Stages": ".compile_pool",
+    "Validated": ".results",
     "build_kernel": ".build",
     "free_early": ".passes.liveness",
     "host_flops": ".measure",
     "initial_tensors": ".initialise",
     "timed": ".timing",
+    "to_bytes": ".results",
 }
 
 __all__ = [
     "MILLISECONDS",
     "PASSES",
+    "STAGES",
     "BlueprintCompiler",
     "BuildResult",
     "Built",
     "CompilePool",
+    "Compiled",
     "KernelOptimizer",
     "KernelRejected",
     "KernelValidator",
@@ -63,11 +71,15 @@ __all__ = [
     "PoolBroken",
     "ProcessLimits",
     "Rejected",
+    "Stage",
+    "Stages",
+    "Validated",
     "build_kernel",
     "free_early",
     "host_flops",
     "initial_tensors",
     "timed",
+    "to_bytes",
 ]
 
 

@@ -83,11 +83,16 @@ class _Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class _Withdraw:
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
 
-_Request = _Verify | _Prepare | _Revoke
+_Request = _Verify | _Prepare | _Revoke | _Withdraw
 
 
 class KernelLoader(Generic[T]):
@@ -138,6 +143,10 @@ class KernelLoader(Generic[T]):
         """Refuse an artifact from now on; delivers `KernelRefused` if it was verified before."""
         self._requests.put(_Revoke(sha256, reason))
 
+    def withdraw(self, kernel_id: str) -> None:
+        """Fail later requests to prepare a kernel until it is verified again."""
+        self._requests.put(_Withdraw(kernel_id))
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Stop the thread after its current request; queued requests are dropped."""
         self._requests.put(_Stop())
@@ -152,7 +161,7 @@ class KernelLoader(Generic[T]):
             except Exception as error:
                 # A bug must not end the thread, or later requests would get no answer.
                 log.exception("the kernel loader failed at %s", request)
-                if not isinstance(request, _Revoke):
+                if not isinstance(request, _Revoke | _Withdraw):
                     self._deliver(_failure(request, f"{type(error).__name__}: {error}"))
 
     def _next(self) -> _Request | _Stop:
@@ -172,6 +181,8 @@ class KernelLoader(Generic[T]):
                 self._verify(request)
             case _Revoke():
                 self._revoke(request)
+            case _Withdraw(kernel_id):
+                self._verified.pop(kernel_id, None)
             case _Prepare(token, kernel_ids):
                 try:
                     kernels = {kernel_id: self._build(kernel_id) for kernel_id in kernel_ids}
@@ -219,7 +230,9 @@ class KernelLoader(Generic[T]):
 
     def _build(self, kernel_id: str) -> T:
         if (ready := self._verified.get(kernel_id)) is None:
-            raise ArtifactRefused(f"kernel {kernel_id} was not verified by this loader")
+            raise ArtifactRefused(
+                f"kernel {kernel_id} was not verified by this loader, or was withdrawn"
+            )
         self._check_revoked(ready)
         data = self._cache.get(ready.sha256)
         if data is None:

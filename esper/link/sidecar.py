@@ -22,7 +22,7 @@ from esper.kernel import (
     KernelVerified,
     verify_revocation,
 )
-from esper.link.catalogue import Catalogue, expected_kernels
+from esper.link.catalogue import Catalogue, expected_kernels, superseded_kernels
 from esper.link.config import LinkConfig
 from esper.link.decision_check import DecisionCheck, DecisionLost, DecisionRefused
 from esper.link.frames import Frame, FrameReader, Kind, receive
@@ -57,6 +57,9 @@ from esper.topics.models import (
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
 ORPHAN_CHECK_S: Final = 1.0
+
+REANNOUNCE_S: Final = 600.0
+"""A run that reports announces itself again this often: one that does not expires."""
 
 log = logging.getLogger("esper")
 
@@ -114,6 +117,7 @@ class Sidecar:
         self._resumption = config.resumption
         self._catalogue: Catalogue | None = None
         self._control_channel, self._data_channel = control_channel, data_channel
+        self._announced_s = time.monotonic()
         self._forwarded_request_ids: set[str] = set()
         self._signatures = set(map(encode, config.run.sites.values()))
         self._memory_reader = (
@@ -158,6 +162,9 @@ class Sidecar:
 
     def report(self, value: bytes) -> None:
         """Publish a report; a `CONFIRMED` or `FAILED` frame follows."""
+        if time.monotonic() - self._announced_s > REANNOUNCE_S:
+            self._announced_s = time.monotonic()
+            self._bus.publish(TRAINING_RUN, self._run)
         report = decode(SeedReport, value)
         self._decision_check.note_report(report, value)
         sending = self._bus.publish(SEED_METRICS, report)
@@ -185,9 +192,20 @@ class Sidecar:
 
     def _expect_kernels(self) -> None:
         """Offer the kernels of the blueprints published so far, and no others."""
+        later: SimpleQueue[Record] = SimpleQueue()
+        self._bus.consume(BLUEPRINT_SUBMITTED.name, later.put)
         blueprints = read_topic(self._kafka, BLUEPRINT_SUBMITTED.name)
-        catalogue = Catalogue(expected_kernels(blueprints, self._run), self._control_channel.put)
+        expected = expected_kernels(blueprints, self._run)
+        catalogue = Catalogue(expected, self._control_channel.put)
         self._catalogue = catalogue
+        last = max((record.offset for record in blueprints), default=-1)
+
+        def follow_blueprints() -> None:
+            while True:
+                if (record := later.get()).offset > last:
+                    catalogue.superseded(superseded_kernels(record, expected, self._run))
+
+        threading.Thread(target=follow_blueprints, name="esper-blueprints", daemon=True).start()
         # Consumed before the existing records are read, so that no record falls between the two.
         self._bus.consume(KERNEL_COMPILED.name, self._on_kernel_compiled)
         self._bus.consume(KERNEL_READY.name, self._on_kernel_ready)
@@ -226,8 +244,14 @@ class Sidecar:
         )
 
     def _latest_announcements(self) -> Iterator[KernelReady]:
-        """Yield the last announcement of each kernel on the topic."""
-        last = {record.key: record for record in read_topic(self._kafka, KERNEL_READY.name)}
+        """Yield the last announcement of each kernel on the topic; withdrawn ones when resuming."""
+        last: dict[bytes | None, Record] = {}
+        for record in read_topic(self._kafka, KERNEL_READY.name):
+            if record.value is None and self._resumption is None:
+                last.pop(record.key, None)
+            elif record.value is not None:
+                # A resumed run still has the kernels that were planted before their withdrawal.
+                last[record.key] = record
         for record in last.values():
             if (ready := _decoded_announcement(record)) is not None:
                 yield ready
@@ -299,6 +323,11 @@ class Sidecar:
             self._control_channel.put(Frame(Kind.REQUESTED, {}, record.value or b""))
 
     def _on_kernel_ready(self, record: Record) -> None:
+        if record.value is None:
+            # A lockstep run keeps the kernels that it began with, or it could not be repeated.
+            if not self._lockstep:
+                self._loader.withdraw((record.key or b"").decode("ascii", "replace"))
+            return
         ready = _decoded_announcement(record)
         if ready is not None and self._wanted(ready):
             self._loader.verify(ready)

@@ -117,12 +117,12 @@ class KernelStore:
         return all(results)
 
     def is_durable(self, location: str) -> bool:
-        """Return whether the durable tier answers and has the kernel, unaltered."""
-        name = name_at(location)
-        try:
-            return self._read(self._tiers[-1], name, {}) is not None
-        except StoreUnavailable:
-            return False
+        """Return whether the durable tier has the kernel, unaltered.
+
+        Raises:
+            StoreUnavailable: the durable tier does not answer.
+        """
+        return self._read(self._tiers[-1], name_at(location), {}) is not None
 
     def ping(self) -> None:
         """Check every tier, also those that failed lately.

@@ -49,7 +49,13 @@ def link_config_for(
         kernel_store=settings.kernel_store_spec,
         trusted_key_file=str(key),
         source=f"/esper/run/{run.run_id}",
-        run=run,
+        run=run.model_copy(
+            update={
+                "lockstep": lockstep,
+                "kernels_per_site": settings.kernels_per_site,
+                "kernels_per_publisher": settings.kernels_per_publisher,
+            }
+        ),
         lockstep=lockstep,
         resumption=resumption,
         remember=reads_memory and resumption is None,

@@ -83,7 +83,8 @@ def test_without_postgresql_redis_serves_and_a_put_is_not_durable(
         assert not stored.durable
         assert stored.failed.keys() == {"postgresql"}
         assert store.get(stored.location) == late
-        assert not store.is_durable(stored.location)
+        with pytest.raises(StoreUnavailable):
+            store.is_durable(stored.location)
         assert store.state() is StoreState.DEGRADED
     finally:
         postgres.start()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -74,8 +75,11 @@ class Tiers(RuleBasedStateMachine):
     @rule(content=contents)
     def ask_whether_it_is_durable(self, content: bytes) -> None:
         name = NAMES[content]
-        really = not self.durable.down and self.durable.intact(name)
-        assert self.store.is_durable(str(name)) == really
+        if self.durable.down:
+            with pytest.raises(StoreUnavailable):
+                self.store.is_durable(str(name))
+        else:
+            assert self.store.is_durable(str(name)) == self.durable.intact(name)
 
     @rule(number=numbers)
     def fail(self, number: int) -> None:

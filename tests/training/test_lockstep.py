@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
-from esper.blueprint import requests_for, shipped_named
+from esper.blueprint import Submissions, requests_for, shipped_named
 from esper.kernel import load_kernel
 from esper.settings import Settings
 from esper.topics.bus import Record, read_topic
@@ -26,7 +26,6 @@ from esper.topics.catalog import (
 from esper.topics.codec import decode
 from esper.topics.models import (
     AdaptationDecision,
-    Blueprint,
     CompileStatus,
     KernelCompiled,
     Plant,
@@ -86,7 +85,7 @@ def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ..
         run = decode(TrainingRun, record.value)
         if run.status is RunStatus.CLOSED:
             return
-        for request in requests_for(standing, [run]):
+        for request in requests_for(standing, run):
             name = request.blueprint.blueprint_id
             if name in silent_on:
                 continue
@@ -105,10 +104,11 @@ def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ..
     outside.bus.consume(TRAINING_RUN.name, on_frame)
 
 
-def blueprints_on_the_topic(outside: Outside) -> list[Blueprint]:
-    records = read_topic(outside.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
-    found = [decode(Blueprint, record.value) for record in records]
-    return list({blueprint.blueprint_id: blueprint for blueprint in found}.values())
+def blueprints_on_the_topic(outside: Outside) -> Submissions:
+    standing = Submissions()
+    for record in read_topic(outside.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name):
+        standing.read(record.key, record.value, record.headers)
+    return standing
 
 
 def test_a_run_without_answers_does_not_start_and_gives_a_remedy(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -48,18 +49,35 @@ def apply_acl(broker: Broker, entries: Sequence[AclEntry]) -> AppliedAcl:
     asyncio.run(partition_counts(connection))  # for the errors above
     client = AdminClient(_options(connection), logger=_silent)
     try:
-        found = client.describe_acls(ANY, request_timeout=TIMEOUT_S).result(TIMEOUT_S)
+        found = _existing(client)
         wanted = {_binding(entry): entry for entry in entries}
         missing = [binding for binding in wanted if binding not in found]
         if missing:
             created = client.create_acls(missing, request_timeout=TIMEOUT_S)
             for future in created.values():
                 future.result(TIMEOUT_S)
+            _wait_until_visible(client, missing)
     except KafkaException as error:
         raise _error(connection, error.args[0]) from error
     names = {entry.name for entry in entries}
     others = [_text(one) for one in found if one not in wanted and one.name in names]
     return AppliedAcl([wanted[binding] for binding in missing], sorted(others))
+
+
+def _existing(client: AdminClient) -> set[AclBinding]:
+    return set(client.describe_acls(ANY, request_timeout=TIMEOUT_S).result(TIMEOUT_S))
+
+
+def _wait_until_visible(client: AdminClient, created: list[AclBinding]) -> None:
+    """Return when the broker knows the entries: the controller accepts them before that."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not _existing(client).issuperset(created):
+        if time.monotonic() > deadline:
+            raise BusError(
+                f"the broker accepted the entries but does not show them after {TIMEOUT_S:.0f} s; "
+                "run `esper topics acl --apply` again"
+            )
+        time.sleep(0.05)
 
 
 ANY: Final = AclBindingFilter(

@@ -89,7 +89,7 @@ class Bus:
         return self._sent(self._producer.publish(topic, event, traceparent=traceparent, sign=sign))
 
     def send(
-        self, topic: str, key: bytes | None, value: bytes, headers: Headers = ()
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()
     ) -> "Future[RecordPosition]":
         """Send bytes unchanged; see `publish`."""
         return self._sent(self._producer.send(topic, key, value, headers))

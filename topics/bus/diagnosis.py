@@ -112,12 +112,13 @@ async def _open(connection: KafkaConnection, address: str) -> AIOKafkaConnection
 
 def _refusal(connection: KafkaConnection, error: Exception) -> str | None:
     """Return what failed and the remedy; None unless the broker can never accept this client."""
-    match error:
-        case ssl.SSLCertVerificationError():
-            return _certificate_reason(connection, error)
-        case ssl.SSLError() if "CERTIFICATE" in (error.reason or ""):
+    # In TLS 1.3 a broker refuses a client's certificate after the handshake.
+    match error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error:
+        case ssl.SSLCertVerificationError() as invalid:
+            return _certificate_reason(connection, invalid)
+        case ssl.SSLError(reason=str(reason)) if "CERTIFICATE" in reason:
             return (
-                f"it refuses this client's certificate ({error.reason}); set "
+                f"it refuses this client's certificate ({reason}); set "
                 "KAFKA_SSL_CERT_FILE and KAFKA_SSL_KEY_FILE to a valid certificate of its CA"
             )
         case SaslAuthenticationFailed():

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     KafkaError,
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
@@ -183,9 +184,9 @@ class Producer:
                     f"{topic}: a record of {size} bytes is too large; "
                     "send a smaller one, or raise the topic's max.message.bytes"
                 ) from error
-            except TopicAuthorizationFailedError as error:
-                raise AccessDenied(self._broker, "Write", "topic", [topic]) from error
             except (KafkaError, BrokerUnreachable) as error:
+                if _is_forbidden(error):
+                    raise AccessDenied(self._broker, "Write", "topic", [topic]) from error
                 warn_once("%s: the broker does not acknowledge (%s); retrying", topic, error)
                 await self._require_accepted()
                 await asyncio.sleep(RETRY_PAUSE_S)
@@ -245,6 +246,15 @@ class Producer:
         if client is self._client and client is not None:
             self._client = None
             await client.stop()
+
+
+def _is_forbidden(error: BaseException | None) -> bool:
+    """Return whether access control caused an error.
+
+    A client that may write to no topic at all is refused a producer id, not the topic.
+    """
+    denied = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
+    return error is not None and (isinstance(error, denied) or _is_forbidden(error.__cause__))
 
 
 def _first_call_of(log_message: Callable[..., None]) -> Callable[..., None]:

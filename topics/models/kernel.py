@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 
 from esper.topics.models.blueprint import Blueprint
 from esper.topics.models.event import Count, Event, Identifier, PositiveCount, Sha256
+from esper.topics.models.omit_default import OmitDefault
 from esper.topics.models.run import SiteSignature
 
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -22,8 +23,9 @@ class KernelRequested(Event):
 
 
 class CompileStatus(StrEnum):
-    """The result of one attempt to compile."""
+    """The beginning or the result of one attempt to compile."""
 
+    STARTED = "started"
     READY = "ready"
     REJECTED = "rejected"
 
@@ -54,9 +56,12 @@ class Characterisation(Event):
 
 
 class KernelCompiled(Event):
-    """One attempt to compile: ready with measurements, or rejected with a reason.
+    """One attempt to compile: started, then ready with measurements or rejected with a reason.
 
-    `site_signature` is absent where the planner refused the blueprint for all sites.
+    `site_signature` is absent where the planner refused the blueprint for all sites. `attempt`
+    counts from 1 since the kernel was last ready; `worker` made the attempt. `reason` of a started
+    attempt is why the previous one failed, if known. `repeated` answers a further request for a
+    rejected kernel, without a new attempt.
     """
 
     kernel_id: Sha256
@@ -68,6 +73,9 @@ class KernelCompiled(Event):
     sha256: Sha256 | None = None
     characterisation: Characterisation | None = None
     timings_ms: dict[str, Milliseconds] = {}
+    attempt: OmitDefault[PositiveCount | None] = None
+    worker: OmitDefault[Annotated[str, StringConstraints(max_length=200)] | None] = None
+    repeated: OmitDefault[bool] = False
 
 
 class KernelCost(Event):

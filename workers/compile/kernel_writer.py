@@ -42,14 +42,23 @@ class KernelWriter:
                         self._refilling = asyncio.create_task(self._refill())
                     return stored.location
                 why = "; ".join(stored.failed.values())
-            STORE_RETRIES.inc()
-            log.warning("kernel store unavailable; retrying", why=why, in_s=pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, MAX_RETRY_S)
+            pause_s = await self._paused(why, pause_s)
 
     async def is_durable(self, location: str) -> bool:
-        """Return whether the durable tier answers and has the kernel, unaltered."""
-        return await asyncio.to_thread(self._store.is_durable, location)
+        """Return whether the durable tier has the kernel, unaltered; wait while it is away."""
+        pause_s = RETRY_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._store.is_durable, location)
+            except StoreUnavailable as error:
+                pause_s = await self._paused(str(error), pause_s)
+
+    async def _paused(self, why: str, pause_s: float) -> float:
+        """Count and log a failure, and pause; return the next pause."""
+        STORE_RETRIES.inc()
+        log.warning("kernel store unavailable; retrying", why=why, in_s=pause_s)
+        await asyncio.sleep(pause_s)
+        return min(2 * pause_s, MAX_RETRY_S)
 
     async def _refill(self) -> None:
         """Copy to the caches what they missed, once they answer: trainers may read them alone."""

@@ -23,10 +23,21 @@ DEAD_LETTERS = Counter(
     "esper_dead_letters_total", "Records sent to a dead letter topic.", ["topic", "reason"]
 )
 OPEN_RUNS = Gauge("esper_open_runs", "Runs for which kernels are planned.")
+RUNS_EXPIRED = Counter("esper_runs_expired_total", "Runs that were not closed and report no more.")
 KNOWN_BLUEPRINTS = Gauge("esper_known_blueprints", "Blueprints offered to every new site.")
+BLUEPRINTS_UNANSWERED = Counter(
+    "esper_blueprints_unanswered_total",
+    "Blueprints without a place, of publishers that got enough answers about that.",
+)
 KERNELS_REQUESTED = Counter("esper_kernels_requested_total", "Kernels requested by the planner.")
+KERNELS_PLANNED = Gauge(
+    "esper_kernels_planned", "Kernels that wait to be requested, in the planner's queue."
+)
 KERNELS_COMPILED = Counter(
     "esper_kernels_compiled_total", "Compile attempts, by status.", ["status", "reason"]
+)
+KERNELS_REPEATED = Counter(
+    "esper_kernels_repeated_total", "Requests answered again without compiling."
 )
 COMPILING = Gauge("esper_compiling", "Compile attempts in progress.")
 BUILD_SECONDS = Histogram(

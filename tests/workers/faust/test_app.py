@@ -22,7 +22,7 @@ from esper.workers.faust.app import (
     verify_topics,
 )
 from esper.workers.faust.guards import GuardedApp
-from tests.waiting import TIMEOUT_S
+from tests.waiting import TIMEOUT_S, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,8 @@ def topic(kafka: Any) -> str:
     name = f"app-{uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     admin.create_topics([NewTopic(name, 2, 1)])[name].result(TIMEOUT_S)
+    # The controller confirms a topic before the broker shows it.
+    wait_until(lambda: name in admin.list_topics(timeout=TIMEOUT_S).topics, f"topic {name}")
     return name
 
 

@@ -65,10 +65,12 @@ def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
     submitted = {
         decode(Blueprint, record.value).blueprint_id: record.timestamp_ms
         for record in read_topic(servers, BLUEPRINT_SUBMITTED.name)
+        if record.value is not None
     }
     ready = [
         (record, decode(KernelReady, record.value))
         for record in read_topic(servers, KERNEL_READY.name)
+        if record.value is not None
     ]
     return [
         record.timestamp_ms - max(submitted[kernel.blueprint_id], run_record.timestamp_ms)
