@@ -101,7 +101,8 @@ class PostgresService:
             os.chown(new, user.pw_uid, user.pw_gid)
         password = secrets.token_urlsafe(24)
         _write_private(self._directory / "password", f"{password}\n")
-        _write_private(self._directory / "pgpass", f"{LOOPBACK}:{self._port}:*:{USER}:{password}\n")
+        # For every port: the server moves if another process took its own.
+        _write_private(self._directory / "pgpass", f"{LOOPBACK}:*:*:{USER}:{password}\n")
         options = ["--auth=scram-sha-256", f"--pwfile={self._directory / 'password'}"]
         options += [f"--username={USER}", "--encoding=UTF8", "--no-locale", "--no-instructions"]
         _run([str(_binary("initdb")), "-D", str(new), *options], user)

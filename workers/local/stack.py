@@ -300,8 +300,8 @@ class LocalStack:
 
 
 @contextmanager
-def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
-    """Run Kafka, Redis and the workers in the emptied folder `home` during the block.
+def running_stack(home: Path, progress: Progress, *, postgres: bool = False) -> Iterator[Settings]:
+    """Run the services and workers in the emptied folder `home` during the block.
 
     They are stopped after the block and, on Linux, killed when this process ends.
     """
@@ -309,7 +309,7 @@ def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
     if home.exists():
         stack.stop()
         shutil.rmtree(home)
-    stack.start(progress, die_with_parent=True)
+    stack.start(progress, postgres=postgres, die_with_parent=True)
     try:
         yield Settings(ESPER_HOME=home)
     finally:

@@ -85,6 +85,19 @@ def test_only_the_owner_can_read_the_password_and_the_url_does_not_show_it(
     assert not any(password.encode() in path.read_bytes() for path in others)
 
 
+def test_a_server_that_moves_to_another_port_keeps_its_password(
+    service: PostgresService, folder: Path
+) -> None:
+    service.stop()
+    (folder / "port").unlink()
+    moved = PostgresService(folder)
+    moved.start()
+    try:
+        psycopg.connect(moved.url).close()
+    finally:
+        moved.stop()
+
+
 def test_a_client_without_the_password_is_refused(service: PostgresService, tmp_path: Path) -> None:
     wrong = tmp_path / "pgpass"
     wrong.write_text("*:*:*:*:guess\n")
