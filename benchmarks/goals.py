@@ -168,6 +168,21 @@ GOALS: Final = (
         "planting or culling a kernel takes time that depends on more than its own parameters",
     ),
     GoalRow(
+        "one read of a 100 KB kernel, verified, on loopback: from memory, from Redis; memory ÷ "
+        "dictionary and SHA-256; Redis and PostgreSQL ÷ bare client and SHA-256",
+        "≤ 10 µs, ≤ 1 ms; ≤ 1; ≤ 1.5 each",
+        "store",
+        (
+            "memory-get",
+            "redis-get",
+            "memory-get-over-hash",
+            "redis-get-over-bare-and-hash",
+            "postgres-get-over-bare-and-hash",
+        ),
+        "hashing 100 KB takes as long as fetching it over loopback, and health and counts of a "
+        "tier cost some microseconds for each call",
+    ),
+    GoalRow(
         "final loss of a run whose kernels explode ÷ that of the run never grown, the worst",
         "≤ 1.01",
         "governor",

@@ -143,7 +143,7 @@ class _Pair(NamedTuple):
 async def _in_pairs(stack: Stack, entries: Sequence[Blueprint], rounds: int) -> list[_Pair]:
     """Make every entry through the topics and alone, alternately, `rounds` times."""
     pairs: list[_Pair] = []
-    store = open_store(stack.settings.kernel_store_url)
+    store = open_store(stack.settings.kernel_store_spec)
     with (
         CompilePool(1, COMPILE_TIMEOUT_S) as compile_pool,
         Submitter(stack.settings, DIGITS_SITES) as submitter,

@@ -25,6 +25,8 @@ class Benchmark:
 BENCHMARKS = (
     Benchmark("pipeline", "pipeline", "submitted → ready, compile alone, decision → active"),
     Benchmark("burst", "burst", "200 blueprints submitted together, at three signatures each"),
+    Benchmark("compile-workers", "compile_workers", "1, 2 and 4 compile workers at a stated cost"),
+    Benchmark("flood", "flood", "10,000 blueprints of one client, and the wait of another"),
     Benchmark("steps", "steps", "training steps with the pipeline busy, and with it off"),
     Benchmark("dormant", "dormant", "a dormant site against the plain layer"),
     Benchmark("executor", "executor", "a kernel against the same network as a plain module"),
@@ -40,6 +42,8 @@ BENCHMARKS = (
     Benchmark("memory-flat", "memory_flat", "memory of the bandit worker over a million reports"),
     Benchmark("governor", "governor", "runs whose kernels explode, and the cost of the governor"),
     Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),
+    Benchmark("store", "store", "each tier of the kernel store against its bare client"),
+    Benchmark("chaos", "chaos", "random faults at every process; recovery and availability"),
     Benchmark("twin", "twin", "a training with a busy pipeline against one without Esper"),
 )
 

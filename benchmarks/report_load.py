@@ -9,10 +9,10 @@ from aiokafka import AIOKafkaProducer
 
 from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped
-from esper.orchestrator import decision_id
 from esper.topics.catalog import SEED_METRICS
 from esper.topics.codec import cloud_event_headers, encode, sha256_of
 from esper.topics.models import (
+    AdaptationDecision,
     DecisionOutcome,
     LoadableKernel,
     OutcomeStatus,
@@ -107,7 +107,7 @@ def _report(run_id: str, seq: int) -> SeedReport:
 def _refusal(run_id: str, seq: int) -> DecisionOutcome:
     """Return the refusal of the decision of twenty reports ago."""
     return DecisionOutcome(
-        decision_id=decision_id(run_id, seq - REPORTS_A_DECISION, 0),
+        decision_id=AdaptationDecision.id_of(run_id, seq - REPORTS_A_DECISION, 0),
         status=OutcomeStatus.REFUSED,
         step=seq * STEPS_A_REPORT - 1,
         reason="a benchmark plants nothing",

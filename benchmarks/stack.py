@@ -62,6 +62,6 @@ def _settings(home: Path, started: StackState) -> Settings:
         ESPER_HOME=home,
         KAFKA_BOOTSTRAP_SERVERS=started.kafka_bootstrap_servers,
         ESPER_REDIS_URL=started.redis_url,
-        ESPER_STORE_URL=started.store_url,
+        ESPER_KERNEL_STORE=started.kernel_store,
         ESPER_TRUSTED_KEY_FILE=started.trusted_key_file,
     )

@@ -15,6 +15,9 @@ from esper.topics.models import Blueprint, RunStatus, SiteKind, SiteSignature, T
 
 READY_TIMEOUT_S = 30.0
 
+MAX_KERNELS = 10_000
+"""Places at each site: the limits of a run are not what these benchmarks measure."""
+
 DIGITS_SITES: Mapping[str, SiteSignature] = {
     "conv2": SiteSignature(kind=SiteKind.FEATURE_MAP, x=(4, 4, 4), h=(8, 4, 4)),
     "fc1": SiteSignature(kind=SiteKind.VECTOR, x=(32,), h=(12,)),
@@ -48,7 +51,13 @@ class Submitter:
     """Submits blueprints while a run with given sites is open; a context manager."""
 
     def __init__(self, settings: Settings, sites: Mapping[str, SiteSignature]) -> None:
-        self._run = TrainingRun(run_id="benchmark", status=RunStatus.OPEN, sites=dict(sites))
+        self._run = TrainingRun(
+            run_id="benchmark",
+            status=RunStatus.OPEN,
+            sites=dict(sites),
+            kernels_per_site=MAX_KERNELS,
+            kernels_per_publisher=MAX_KERNELS,
+        )
         self._ready: queue.SimpleQueue[tuple[bytes | None, float]] = queue.SimpleQueue()
         self._bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/benchmark")
 

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     )
     postgres_ca_file: Annotated[Path | None, Field(alias="ESPER_POSTGRES_CA_FILE")] = None
     memory_days: Annotated[float, Field(alias="ESPER_MEMORY_DAYS", gt=0)] = 90.0
-    store_url: Annotated[str | None, Field(alias="ESPER_STORE_URL", repr=False)] = None
+    kernel_store: Annotated[str | None, Field(alias="ESPER_KERNEL_STORE", repr=False)] = None
     signing_key_file: Annotated[Path | None, Field(alias="ESPER_SIGNING_KEY_FILE")] = None
     trusted_key_file: Annotated[Path | None, Field(alias="ESPER_TRUSTED_KEY_FILE")] = None
     instance_id: Annotated[str | None, Field(alias="ESPER_INSTANCE_ID")] = None
@@ -68,13 +68,17 @@ class Settings(BaseSettings):
     compile_timeout_s: Annotated[float, Field(alias="ESPER_COMPILE_TIMEOUT_S", gt=0)] = 10.0
     compile_cpu_s: Annotated[float, Field(alias="ESPER_COMPILE_CPU_S", gt=0)] = 5.0
     compile_memory_mb: Annotated[int, Field(alias="ESPER_COMPILE_MEMORY_MB", ge=64)] = 2048
+    kernels_in_flight: Annotated[int, Field(alias="ESPER_KERNELS_IN_FLIGHT", ge=1)] = 64
+    kernels_per_site: Annotated[int, Field(alias="ESPER_KERNELS_PER_SITE", ge=1)] = 512
+    kernels_per_publisher: Annotated[int, Field(alias="ESPER_KERNELS_PER_PUBLISHER", ge=1)] = 256
+    run_expiry_s: Annotated[float, Field(alias="ESPER_RUN_EXPIRY_S", gt=0)] = 24 * 60 * 60.0
     session_timeout_s: Annotated[float, Field(alias="ESPER_SESSION_TIMEOUT_S", ge=6)] = 6.0
     log_format: Annotated[Literal["console", "json"], Field(alias="ESPER_LOG_FORMAT")] = "console"
 
     @property
-    def kernel_store_url(self) -> str:
-        """URL of the kernel store: as configured, or files under the home directory."""
-        return self.store_url or f"file:{self.home / 'kernels'}"
+    def kernel_store_spec(self) -> str:
+        """Tiers of the kernel store: as configured, or files under the home directory."""
+        return self.kernel_store or f"file:{self.home / 'kernels'}"
 
     @property
     def kafka(self) -> KafkaConnection:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.workers.local import CAN_DIE_WITH_PARENT, KafkaService, RedisService
+from esper.workers.local import CAN_DIE_WITH_PARENT, KafkaService, PostgresService, RedisService
 from tests.run_log import RunLog
 
 # Tables have the width that each test sets, not that of the terminal.
@@ -113,6 +113,23 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         service.stop()
 
 
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the PostgreSQL server of this test session."""
+    _refuse_docker()
+    address = os.environ.get("ESPER_POSTGRES_URL")
+    if address:
+        yield address
+        return
+    folder = tmp_path_factory.mktemp("postgres")
+    service = PostgresService(folder, die_with_parent=CAN_DIE_WITH_PARENT)
+    service.start()
+    try:
+        yield service.url
+    finally:
+        service.stop()
+
+
 @pytest.fixture(scope="module")
 def esper_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A fresh ESPER_HOME, in the environment of this module's tests and of what they start."""
@@ -126,6 +143,6 @@ def _refuse_docker() -> None:
     if os.environ.get("ESPER_TEST_SERVICES") == "docker":
         pytest.fail(
             "ESPER_TEST_SERVICES=docker is not supported yet: unset it to run on the "
-            "pip-installed servers, or name running ones in KAFKA_BOOTSTRAP_SERVERS and "
-            "ESPER_REDIS_URL"
+            "pip-installed servers, or name running ones in KAFKA_BOOTSTRAP_SERVERS, "
+            "ESPER_REDIS_URL and ESPER_POSTGRES_URL"
         )

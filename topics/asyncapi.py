@@ -18,6 +18,7 @@ from esper.topics.catalog import (
     KERNEL_COMPILED,
     KERNEL_READY,
     KERNEL_REQUESTED,
+    KERNEL_REVOKED,
     RUN_CONTROL,
     SEED_METRICS,
     TOPICS,
@@ -26,7 +27,7 @@ from esper.topics.catalog import (
     TopicSpec,
     topic_specs,
 )
-from esper.topics.codec import TYPE_PREFIX
+from esper.topics.codec import SIGNATURE_HEADER, TYPE_PREFIX
 from esper.topics.contract_version import next_version
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
@@ -58,6 +59,8 @@ TOPIC_OPERATIONS: tuple[TopicOperation, ...] = (
     TopicOperation("bandit", "receive", SEED_METRICS),
     TopicOperation("bandit", "send", ADAPTATION_DECISION),
     TopicOperation("trainer", "receive", ADAPTATION_DECISION),
+    TopicOperation("operator", "send", KERNEL_REVOKED),
+    TopicOperation("trainer", "receive", KERNEL_REVOKED),
     TopicOperation("operator", "send", RUN_CONTROL),
     TopicOperation("trainer", "receive", RUN_CONTROL),
 )
@@ -177,8 +180,8 @@ def _message(topic: Topic) -> dict[str, Any]:
     return {
         "name": name,
         "contentType": "application/json",
-        "summary": f"Keyed by {topic.key}. Headers are optional.",
-        "headers": _event_headers(name),
+        "summary": f"Keyed by {topic.key}. {_which_headers(topic)}",
+        "headers": _event_headers(topic),
         "payload": {"$ref": f"#/components/schemas/{name}"},
         "bindings": {
             "kafka": {
@@ -189,20 +192,33 @@ def _message(topic: Topic) -> dict[str, Any]:
     }
 
 
-def _event_headers(name: str) -> Schema:
+def _which_headers(topic: Topic) -> str:
+    optional = "Headers are optional"
+    return f"{optional}, but for {SIGNATURE_HEADER}." if topic.signed else f"{optional}."
+
+
+def _event_headers(topic: Topic) -> Schema:
     """Return the schema of CloudEvents 1.0 in Kafka's binary mode, and W3C Trace Context."""
     sha256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-    return {
+    schema: Schema = {
         "type": "object",
         "properties": {
             "ce_specversion": {"type": "string", "const": "1.0"},
             "ce_id": sha256 | {"description": "The SHA-256 of the value."},
             "ce_source": {"type": "string"},
-            "ce_type": {"type": "string", "const": f"{TYPE_PREFIX}{name}"},
+            "ce_type": {"type": "string", "const": f"{TYPE_PREFIX}{topic.model.__name__}"},
             "content-type": {"type": "string", "const": "application/json"},
             "traceparent": {"type": "string"},
         },
     }
+    if topic.signed:
+        schema["properties"][SIGNATURE_HEADER] = {
+            "type": "string",
+            "pattern": "^[0-9a-f]{128}$",
+            "description": "The deployment's signature of the value, after the purpose line.",
+        }
+        schema["required"] = [SIGNATURE_HEADER]
+    return schema
 
 
 def _dead_letter() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from esper.topics.models import (
     KernelCompiled,
     KernelReady,
     KernelRequested,
+    KernelRevoked,
     RunRequest,
     SeedReport,
     TrainingRun,
@@ -35,6 +36,8 @@ class Cleanup(StrEnum):
 class Topic:
     """One topic; `key` names the field of `model` whose value is the record key.
 
+    Workers refuse a record with another key, unless `any_key` allows it. A record of a `signed`
+    topic has a signature of its value in the header `ed25519-signature`.
     `retention_ms` applies with `Cleanup.DELETE`; -1 keeps records for ever.
     """
 
@@ -45,6 +48,8 @@ class Topic:
     cleanup: Cleanup
     summary: str
     retention_ms: int = 7 * DAY_MS
+    any_key: bool = False
+    signed: bool = False
 
     @property
     def dead_letters(self) -> str:
@@ -77,6 +82,7 @@ BLUEPRINT_SUBMITTED = Topic(
     partitions=1,
     cleanup=Cleanup.DELETE,
     retention_ms=-1,
+    any_key=True,
     summary="Blueprints from any producer; plain JSON without headers is accepted.",
 )
 TRAINING_RUN = Topic(
@@ -101,7 +107,7 @@ KERNEL_COMPILED = Topic(
     key="kernel_id",
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.DELETE,
-    summary="Every compile attempt, ready or rejected, with measurements or a reason.",
+    summary="Every compile attempt: started, then ready with measurements or rejected.",
 )
 KERNEL_READY = Topic(
     name="kernel-ready",
@@ -110,6 +116,14 @@ KERNEL_READY = Topic(
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.COMPACT,
     summary="Location, digest and signature of each finished kernel.",
+)
+KERNEL_REVOKED = Topic(
+    name="kernel-revoked",
+    model=KernelRevoked,
+    key="sha256",
+    partitions=1,
+    cleanup=Cleanup.COMPACT,
+    summary="Artifacts that trainers must not load any more, signed.",
 )
 SEED_METRICS = Topic(
     name="seed-metrics",
@@ -127,6 +141,7 @@ ADAPTATION_DECISION = Topic(
     partitions=WORK_PARTITIONS,
     cleanup=Cleanup.DELETE,
     retention_ms=90 * DAY_MS,
+    signed=True,
     summary="Decisions to plant, keep and remove kernels; a hash chain within a run.",
 )
 RUN_CONTROL = Topic(
@@ -144,6 +159,7 @@ TOPICS: tuple[Topic, ...] = (
     KERNEL_REQUESTED,
     KERNEL_COMPILED,
     KERNEL_READY,
+    KERNEL_REVOKED,
     SEED_METRICS,
     ADAPTATION_DECISION,
     RUN_CONTROL,

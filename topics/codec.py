@@ -21,6 +21,9 @@ Headers = tuple[tuple[str, bytes], ...]
 
 TYPE_PREFIX = "esper."
 
+SIGNATURE_HEADER = "ed25519-signature"
+"""Header of signed events: the hexadecimal signature of the record's value."""
+
 MAX_PATH_CHARS = 200
 """Most characters of a field's path in an error; a key from outside can be longer."""
 
@@ -83,13 +86,18 @@ def child_traceparent(parent: str | None) -> str:
 
 
 def cloud_event_headers(
-    event_type: str, value: bytes, *, source: str, traceparent: str | None = None
+    event_type: str,
+    value: bytes,
+    *,
+    source: str,
+    traceparent: str | None = None,
+    signature: str | None = None,
 ) -> Headers:
     """Return the headers of an event: CloudEvents 1.0, Kafka protocol binding, binary mode.
 
     The id is the SHA-256 of the value, so that consumers recognise a repeated record.
     """
-    return (
+    headers = (
         ("ce_specversion", b"1.0"),
         ("ce_id", sha256_of(value).encode()),
         ("ce_source", source.encode()),
@@ -97,11 +105,21 @@ def cloud_event_headers(
         ("content-type", b"application/json"),
         ("traceparent", (traceparent or new_traceparent()).encode()),
     )
+    return headers if signature is None else (*headers, (SIGNATURE_HEADER, signature.encode()))
 
 
 def traceparent_of(headers: Headers) -> str | None:
     """Return the `traceparent` header, or None."""
+    return _header(headers, "traceparent")
+
+
+def signature_of(headers: Headers) -> str:
+    """Return the hexadecimal signature of a record's value; empty if it has none."""
+    return _header(headers, SIGNATURE_HEADER) or ""
+
+
+def _header(headers: Headers, wanted: str) -> str | None:
     for name, value in headers:
-        if name == "traceparent":
+        if name == wanted:
             return value.decode("ascii", "replace")
     return None

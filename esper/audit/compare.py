@@ -1,13 +1,14 @@
 """Fold a run's reports again and compare the result with the recorded decisions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from esper.audit.history import RunRecords
 from esper.orchestrator import FoldError, FoldState, fold
+from esper.signing import BadSignature, Purpose, TrustedKeys
 from esper.topics.bus import Record
-from esper.topics.codec import Undecodable, decode, encode, sha256_of
+from esper.topics.codec import Undecodable, decode, encode, sha256_of, signature_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 
 MAX_SHOWN = 100
@@ -31,7 +32,9 @@ class Finding:
 class AuditResult:
     """The result of an audit; without a finding, decisions are identical.
 
-    `repeats` counts identical copies of records, which a restarted producer may send.
+    `repeats` counts identical copies of records, which a restarted producer may send. `foreign`
+    counts records on the decision topic that no trusted key has signed and no report leads to;
+    trainers refuse them, so they are not compared.
     """
 
     run_id: str
@@ -40,6 +43,7 @@ class AuditResult:
     repeats: int
     closed: bool
     finding: Finding | None
+    foreign: int = 0
 
     @property
     def identical(self) -> bool:
@@ -50,10 +54,11 @@ class AuditResult:
         if self.finding is not None:
             return f"different: run {self.run_id}, {self.finding}"
         repeats = f", {self.repeats} records sent twice" if self.repeats else ""
+        foreign = f", {self.foreign} foreign records ignored" if self.foreign else ""
         ending = "" if self.closed else "; the run was never closed, so its end is not sealed"
         return (
             f"identical: run {self.run_id}, {self.decisions} decisions derived again from "
-            f"{self.reports} reports{repeats}{ending}"
+            f"{self.reports} reports{repeats}{foreign}{ending}"
         )
 
     def facts(self) -> dict[str, object]:
@@ -64,6 +69,7 @@ class AuditResult:
             "reports": self.reports,
             "decisions": self.decisions,
             "repeats": self.repeats,
+            "foreign": self.foreign,
             "closed": self.closed,
             "finding": str(self.finding) if self.finding else None,
         }
@@ -80,26 +86,31 @@ class _Derived(NamedTuple):
     report: Record
 
 
-def audit(records: RunRecords) -> AuditResult:
-    """Derive every decision of a run from its reports again and compare the bytes."""
-    repeats = 0
+def audit(records: RunRecords, trusted_keys: TrustedKeys | None = None) -> AuditResult:
+    """Derive every decision of a run from its reports again and compare the bytes.
+
+    With `trusted_keys`, foreign records among the decisions are counted; without, each is a
+    finding.
+    """
+    repeats = foreign = 0
     closed = False
     expected: list[_Derived] = []
-    found: list[Record] = []
+    decisions = records.decisions
     finding = None
     try:
-        for record in (*records.reports, *records.decisions):
-            _check_digest(record)
         reports = _without_repeats(records.run_id, records.reports, SeedReport)
-        found = _without_repeats(records.run_id, records.decisions, AdaptationDecision)
-        repeats = len(records.reports) + len(records.decisions) - len(reports) - len(found)
         expected = list(_derive(reports))
+        if trusted_keys is not None:
+            decisions = tuple(_genuine(decisions, expected, trusted_keys))
+            foreign = len(records.decisions) - len(decisions)
+        found = _without_repeats(records.run_id, decisions, AdaptationDecision)
+        repeats = len(records.reports) + len(decisions) - len(reports) - len(found)
         _compare(expected, found)
         closed = decode(SeedReport, reports[-1].value).closing
     except _Different as different:
         finding = different.finding
     return AuditResult(
-        records.run_id, len(records.reports), len(expected), repeats, closed, finding
+        records.run_id, len(records.reports), len(expected), repeats, closed, finding, foreign
     )
 
 
@@ -112,6 +123,21 @@ def cause_of(record: Record, report: SeedReport) -> Cause:
         seq=report.seq,
         sha256=sha256_of(record.value or b""),
     )
+
+
+def _genuine(
+    decisions: Iterable[Record], expected: Iterable[_Derived], trusted_keys: TrustedKeys
+) -> Iterator[Record]:
+    """Yield the decisions that a trusted key has signed, or that a report leads to."""
+    derived = {one.value for one in expected}
+    for record in decisions:
+        value = record.value or b""
+        if value not in derived:
+            try:
+                trusted_keys.verify(Purpose.DECISION, value, signature_of(record.headers))
+            except BadSignature:
+                continue
+        yield record
 
 
 def _check_digest(record: Record) -> None:
@@ -134,6 +160,7 @@ def _without_repeats(
     first: dict[tuple[int, int], Record] = {}
     last_offset = -1
     for record in records:
+        _check_digest(record)
         if record.offset <= last_offset:
             raise _Different(record, f"out of order: it follows offset {last_offset}")
         last_offset = record.offset

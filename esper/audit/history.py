@@ -77,7 +77,9 @@ def fetch_history(broker: Broker, run_id: str) -> RunRecords:
 
 
 def with_kernels(broker: Broker, records: RunRecords) -> RunRecords:
-    """Return a run's records with the last `kernel-ready` record of each planted kernel.
+    """Return a run's records with the last announcement of each planted kernel.
+
+    A kernel that was withdrawn has one until the topic is compacted.
 
     Raises:
         HistoryUnreadable: the broker does not answer.
@@ -87,7 +89,8 @@ def with_kernels(broker: Broker, records: RunRecords) -> RunRecords:
         ready = read_topic(broker, KERNEL_READY.name) if planted else []
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
-    last = {record.key: record for record in ready if record.key in planted}
+    announced = (record for record in ready if record.value is not None)
+    last = {record.key: record for record in announced if record.key in planted}
     return replace(records, kernels=tuple(last.values()))
 
 

@@ -1,12 +1,11 @@
 """The id of a kernel: a digest of everything that its bytes depend on."""
 
-from collections.abc import Iterable, Iterator
 from typing import Final
 
 import orjson
 
 from esper.topics.codec import digest, sha256_of
-from esper.topics.models import Blueprint, KernelRequested, SiteSignature, TrainingRun
+from esper.topics.models import Blueprint, KernelRequested, SiteSignature
 
 COMPILER_VERSION: Final = 2
 """Increment when the same blueprint and signature would compile to different bytes."""
@@ -31,14 +30,3 @@ def request_for(blueprint: Blueprint, signature: SiteSignature) -> KernelRequest
     return KernelRequested(
         kernel_id=kernel_id(blueprint, signature), blueprint=blueprint, site_signature=signature
     )
-
-
-def requests_for(
-    blueprints: Iterable[Blueprint], runs: Iterable[TrainingRun]
-) -> Iterator[KernelRequested]:
-    """Yield one request per kernel for these blueprints at the sites of these runs."""
-    signatures = {digest(site): site for run in runs for site in run.sites.values()}
-    for blueprint in blueprints:
-        for signature in signatures.values():
-            if signature.kind in blueprint.kinds:
-                yield request_for(blueprint, signature)

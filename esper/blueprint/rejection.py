@@ -22,6 +22,9 @@ class RejectionCode(StrEnum):
     CYCLE = "cycle"
     OUTPUT_MISSING = "output-missing"
     DEAD_NODE = "dead-node"
+    # The plan.
+    OVER_QUOTA = "over-quota"
+    DEFERRED = "deferred"
     # The graph at one site.
     WRONG_ID = "wrong-id"
     WRONG_KIND = "wrong-kind"

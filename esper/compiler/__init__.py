@@ -3,8 +3,8 @@
 In: a `KernelRequested`. Out: `Built` (the artifact and its measurements) or `Rejected` (a code and
 a reason). `BlueprintCompiler` writes a plan, `KernelOptimizer` rewrites it, and `KernelValidator`
 runs the bytes that will be published. `CompilePool` does all three in worker processes, which a
-hostile blueprint may hang or crash. The caller signs the bytes outside those processes. Names load
-on first use: neither `CompilePool` nor the signing functions load torch.
+hostile blueprint may hang or crash. The caller signs the announcement outside those processes.
+Names load on first use: `CompilePool` does not load torch.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -14,83 +14,72 @@ from esper.lazy import lazy_attributes
 if TYPE_CHECKING:
     from esper.compiler.build import build_kernel
     from esper.compiler.compile import BlueprintCompiler
-    from esper.compiler.compile_pool import CompilePool
+    from esper.compiler.compile_pool import STAGES, CompilePool, Stages
     from esper.compiler.initialise import initial_tensors
     from esper.compiler.limits import ProcessLimits
     from esper.compiler.measure import LiveBytes, host_flops
     from esper.compiler.optimize import KernelOptimizer
     from esper.compiler.passes import PASSES, Pass
     from esper.compiler.passes.liveness import free_early
-    from esper.compiler.results import BuildResult, Built, Rejected
-    from esper.compiler.signing import (
-        PRIVATE_KEY_FILE,
-        PUBLIC_KEY_FILE,
-        KeyPaths,
-        KeysExist,
-        create_keys,
-        load_private_key,
-        sign,
-    )
+    from esper.compiler.results import BuildResult, Built, Compiled, Rejected, Validated, to_bytes
     from esper.compiler.timing import MILLISECONDS, timed
     from esper.compiler.validate import KernelRejected, KernelValidator
-    from esper.compiler.worker_pool import PoolBroken
+    from esper.compiler.worker_pool import PoolBroken, Stage
 
 _MODULES: Final = {
     "BlueprintCompiler": ".compile",
     "BuildResult": ".results",
     "Built": ".results",
     "CompilePool": ".compile_pool",
+    "Compiled": ".results",
     "KernelOptimizer": ".optimize",
     "KernelRejected": ".validate",
     "KernelValidator": ".validate",
-    "KeyPaths": ".signing",
-    "KeysExist": ".signing",
     "LiveBytes": ".measure",
     "MILLISECONDS": ".timing",
     "PASSES": ".passes",
-    "PRIVATE_KEY_FILE": ".signing",
-    "PUBLIC_KEY_FILE": ".signing",
     "Pass": ".passes",
     "PoolBroken": ".worker_pool",
     "ProcessLimits": ".limits",
     "Rejected": ".results",
+    "STAGES": ".compile_pool",
+    "Stage": ".worker_pool",
+    "Stages": ".compile_pool",
+    "Validated": ".results",
     "build_kernel": ".build",
-    "create_keys": ".signing",
     "free_early": ".passes.liveness",
     "host_flops": ".measure",
     "initial_tensors": ".initialise",
-    "load_private_key": ".signing",
-    "sign": ".signing",
     "timed": ".timing",
+    "to_bytes": ".results",
 }
 
 __all__ = [
     "MILLISECONDS",
     "PASSES",
-    "PRIVATE_KEY_FILE",
-    "PUBLIC_KEY_FILE",
+    "STAGES",
     "BlueprintCompiler",
     "BuildResult",
     "Built",
     "CompilePool",
+    "Compiled",
     "KernelOptimizer",
     "KernelRejected",
     "KernelValidator",
-    "KeyPaths",
-    "KeysExist",
     "LiveBytes",
     "Pass",
     "PoolBroken",
     "ProcessLimits",
     "Rejected",
+    "Stage",
+    "Stages",
+    "Validated",
     "build_kernel",
-    "create_keys",
     "free_early",
     "host_flops",
     "initial_tensors",
-    "load_private_key",
-    "sign",
     "timed",
+    "to_bytes",
 ]
 
 

@@ -6,18 +6,35 @@ processes hold no secrets: the caller signs the artifacts.
 """
 
 from dataclasses import replace
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from esper.blueprint import RejectionCode
 from esper.compiler.limits import ProcessLimits
 from esper.compiler.results import BuildResult, Compiled, Rejected, TimingsMs, Validated, built
-from esper.compiler.worker_pool import COMPILE, VALIDATE, JobResult, PoolBroken, WorkerPool
+from esper.compiler.worker_pool import (
+    COMPILE,
+    VALIDATE,
+    JobResult,
+    PoolBroken,
+    Stage,
+    WorkerPool,
+)
 from esper.topics.codec import encode, sha256_of
 from esper.topics.models import KernelRequested
 
-__all__ = ["CompilePool", "PoolBroken"]
+__all__ = ["STAGES", "CompilePool", "PoolBroken", "Stages"]
 
 DEFAULT_LIMITS: Final = ProcessLimits()
+
+
+class Stages(NamedTuple):
+    """The work of the two kinds of process."""
+
+    compile: Stage = COMPILE
+    validate: Stage = VALIDATE
+
+
+STAGES: Final = Stages()
 
 
 class CompilePool:
@@ -32,18 +49,19 @@ class CompilePool:
         timeout_s: float | None = None,
         *,
         limits: ProcessLimits = DEFAULT_LIMITS,
+        stages: Stages = STAGES,
     ) -> None:
         """Start `processes` pairs of processes and wait until they are warm.
 
-        `timeout_s`, if given, replaces `limits.wall_s`.
+        `timeout_s`, if given, replaces `limits.wall_s`. Benchmarks give `stages` of stated cost.
 
         Raises:
             PoolBroken: a process did not start.
         """
         if timeout_s is not None:
             limits = replace(limits, wall_s=timeout_s)
-        self._compilers = WorkerPool(COMPILE, processes, limits)
-        self._validators = WorkerPool(VALIDATE, processes, limits)
+        self._compilers = WorkerPool(stages.compile, processes, limits)
+        self._validators = WorkerPool(stages.validate, processes, limits)
         try:
             self._compilers.wait_warm()
             self._validators.wait_warm()

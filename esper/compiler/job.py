@@ -68,7 +68,7 @@ def validate_artifact(artifact: bytes, cpu_s: float) -> bytes:
 
 
 def _configure() -> None:
-    _end_with_parent()
+    end_with_parent()
     import torch
 
     torch.set_num_threads(1)
@@ -89,7 +89,7 @@ def _samples() -> Iterator[KernelRequested]:
                 yield request_for(blueprint, site)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process with its parent, even if the parent is killed while a job hangs."""
     parent = parent_process()
     if parent is None:

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Final
 from esper.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from esper.kernel.announcement import (
+        UNSIGNED,
+        sign_announcement,
+        sign_revocation,
+        verify_announcement,
+        verify_revocation,
+    )
     from esper.kernel.artifact import TORCH_DTYPES, pack, unpack
     from esper.kernel.build import load_kernel
     from esper.kernel.executor import Kernel, attribute_of
@@ -24,13 +31,11 @@ if TYPE_CHECKING:
         KernelVerified,
     )
     from esper.kernel.plan import FIRST_STEP_SLOT, KernelPlan, PlanStep, StepLayout
-    from esper.kernel.refusal import ArtifactRefused, BadSignature
-    from esper.kernel.signatures import KeyUnusable, load_public_key, verify
+    from esper.kernel.refusal import ArtifactRefused
     from esper.kernel.source import SOURCE_IMPORTS, to_source
 
 _MODULES: Final = {
     "ArtifactRefused": ".refusal",
-    "BadSignature": ".refusal",
     "Delivery": ".loader",
     "FIRST_STEP_SLOT": ".plan",
     "FetchedKernel": ".fetch",
@@ -41,28 +46,30 @@ _MODULES: Final = {
     "KernelVerified": ".loader",
     "KernelsFailed": ".loader",
     "KernelsPrepared": ".loader",
-    "KeyUnusable": ".signatures",
     "PlanStep": ".plan",
     "SOURCE_IMPORTS": ".source",
     "StepLayout": ".plan",
     "TORCH_DTYPES": ".artifact",
+    "UNSIGNED": ".announcement",
     "attribute_of": ".executor",
     "fetch_kernel": ".fetch",
     "fetch_kernels": ".fetch",
     "load_kernel": ".build",
-    "load_public_key": ".signatures",
     "pack": ".artifact",
+    "sign_announcement": ".announcement",
+    "sign_revocation": ".announcement",
     "to_source": ".source",
     "unpack": ".artifact",
-    "verify": ".signatures",
+    "verify_announcement": ".announcement",
+    "verify_revocation": ".announcement",
 }
 
 __all__ = [
     "FIRST_STEP_SLOT",
     "SOURCE_IMPORTS",
     "TORCH_DTYPES",
+    "UNSIGNED",
     "ArtifactRefused",
-    "BadSignature",
     "Delivery",
     "FetchedKernel",
     "Kernel",
@@ -72,18 +79,19 @@ __all__ = [
     "KernelVerified",
     "KernelsFailed",
     "KernelsPrepared",
-    "KeyUnusable",
     "PlanStep",
     "StepLayout",
     "attribute_of",
     "fetch_kernel",
     "fetch_kernels",
     "load_kernel",
-    "load_public_key",
     "pack",
+    "sign_announcement",
+    "sign_revocation",
     "to_source",
     "unpack",
-    "verify",
+    "verify_announcement",
+    "verify_revocation",
 ]
 
 

@@ -4,17 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from esper.kernel.announcement import verify_announcement
 from esper.kernel.metadata import plan_of
 from esper.kernel.plan import KernelPlan
 from esper.kernel.refusal import ArtifactRefused
-from esper.kernel.signatures import load_public_key, verify
+from esper.signing import TrustedKeys
 from esper.store import (
     NO_CREDENTIALS,
+    KernelAltered,
     KernelStore,
     StoreCredentials,
-    location_in,
     open_store,
 )
 from esper.topics.codec import sha256_of
@@ -29,40 +28,40 @@ class FetchedKernel(NamedTuple):
 
 
 def fetch_kernel(
-    store: KernelStore, trusted_key: Ed25519PublicKey, ready: KernelReady
+    store: KernelStore, trusted_keys: TrustedKeys, ready: KernelReady
 ) -> FetchedKernel:
     """Return a verified kernel from a store.
 
     Raises:
         KernelMissing, StoreUnavailable: the store cannot deliver the artifact.
-        ArtifactRefused: the artifact differs from the announcement, or its signature is invalid.
+        ArtifactRefused: the announcement is not signed by a trusted key, or the artifact is not
+            the announced one.
     """
-    data = store.get(ready.location)
+    verify_announcement(trusted_keys, ready)
+    try:
+        data = store.get(ready.location)
+    except KernelAltered as error:
+        raise ArtifactRefused(str(error)) from error
     _check_bytes(ready, data)
-    verify(trusted_key, data, ready.ed25519_signature)
     _check_plan(ready, plan_of(data))
     return FetchedKernel(ready, data)
 
 
 def fetch_kernels(
-    store_url: str,
+    kernel_store: str,
     trusted_key_file: Path,
     announced: Iterable[KernelReady],
     credentials: StoreCredentials = NO_CREDENTIALS,
 ) -> dict[str, FetchedKernel]:
-    """Return kernels by id from the store at a URL, which may be a copy of the announced store.
+    """Return kernels by id from a store, given as in ESPER_KERNEL_STORE.
 
     Raises:
-        StoreUrlInvalid, KeyUnusable: the URL or the key file is invalid.
+        StoreUrlInvalid, KeyUnusable: the list of tiers or the key file is invalid.
         KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_kernel`.
     """
-    store, key = open_store(store_url, credentials), load_public_key(trusted_key_file)
-    fetched = {}
-    for ready in announced:
-        location = location_in(store_url, ready.location)
-        moved = ready.model_copy(update={"location": location})
-        fetched[ready.kernel_id] = FetchedKernel(ready, fetch_kernel(store, key, moved).data)
-    return fetched
+    keys = TrustedKeys(trusted_key_file)
+    with open_store(kernel_store, credentials) as store:
+        return {ready.kernel_id: fetch_kernel(store, keys, ready) for ready in announced}
 
 
 def _check_bytes(ready: KernelReady, data: bytes) -> None:

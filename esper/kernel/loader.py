@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from esper.kernel.fetch import fetch_kernel
 from esper.kernel.refusal import ArtifactRefused
+from esper.signing import TrustedKeys
 from esper.store import KernelMissing, KernelStore, StoreUnavailable
 from esper.topics.models import KernelReady
 
@@ -78,8 +77,22 @@ class _Prepare:
 
 
 @dataclass(frozen=True, slots=True)
+class _Revoke:
+    sha256: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Withdraw:
+    kernel_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
+
+
+_Request = _Verify | _Prepare | _Revoke | _Withdraw
 
 
 class KernelLoader(Generic[T]):
@@ -88,7 +101,7 @@ class KernelLoader(Generic[T]):
     def __init__(
         self,
         store: KernelStore,
-        trusted_key: Ed25519PublicKey,
+        trusted_keys: TrustedKeys,
         deliver: Callable[[Delivery[T]], None],
         make: Callable[[KernelReady, bytes], T],
         *,
@@ -100,13 +113,14 @@ class KernelLoader(Generic[T]):
         The thread also calls `make`, with verified bytes; `make` may raise ArtifactRefused.
         """
         self._store = store
-        self._trusted_key = trusted_key
+        self._trusted_keys = trusted_keys
         self._deliver = deliver
         self._make = make
         self._cache = _VerifiedBytes(cache_bytes)
         self._retry_delays_s = retry_delays_s
         self._verified: dict[str, KernelReady] = {}
-        self._requests: SimpleQueue[_Verify | _Prepare | _Stop] = SimpleQueue()
+        self._revoked: dict[str, str] = {}
+        self._requests: SimpleQueue[_Request | _Stop] = SimpleQueue()
         self._retries: list[tuple[float, int, _Verify]] = []
         self._thread = threading.Thread(target=self._run, name="esper-kernel-loader", daemon=True)
         self._thread.start()
@@ -125,6 +139,14 @@ class KernelLoader(Generic[T]):
         """
         self._requests.put(_Prepare(token, tuple(kernel_ids)))
 
+    def revoke(self, sha256: str, reason: str) -> None:
+        """Refuse an artifact from now on; delivers `KernelRefused` if it was verified before."""
+        self._requests.put(_Revoke(sha256, reason))
+
+    def withdraw(self, kernel_id: str) -> None:
+        """Fail later requests to prepare a kernel until it is verified again."""
+        self._requests.put(_Withdraw(kernel_id))
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Stop the thread after its current request; queued requests are dropped."""
         self._requests.put(_Stop())
@@ -139,9 +161,10 @@ class KernelLoader(Generic[T]):
             except Exception as error:
                 # A bug must not end the thread, or later requests would get no answer.
                 log.exception("the kernel loader failed at %s", request)
-                self._deliver(_failure(request, f"{type(error).__name__}: {error}"))
+                if not isinstance(request, _Revoke | _Withdraw):
+                    self._deliver(_failure(request, f"{type(error).__name__}: {error}"))
 
-    def _next(self) -> _Verify | _Prepare | _Stop:
+    def _next(self) -> _Request | _Stop:
         """Return the next request, or the next retry once it is due."""
         while True:
             wait_s = self._retries[0][0] - time.monotonic() if self._retries else None
@@ -152,10 +175,14 @@ class KernelLoader(Generic[T]):
             except Empty:
                 continue
 
-    def _handle(self, request: _Verify | _Prepare) -> None:
+    def _handle(self, request: _Request) -> None:
         match request:
             case _Verify():
                 self._verify(request)
+            case _Revoke():
+                self._revoke(request)
+            case _Withdraw(kernel_id):
+                self._verified.pop(kernel_id, None)
             case _Prepare(token, kernel_ids):
                 try:
                     kernels = {kernel_id: self._build(kernel_id) for kernel_id in kernel_ids}
@@ -181,6 +208,14 @@ class KernelLoader(Generic[T]):
             self._verified[ready.kernel_id] = ready
             self._deliver(KernelVerified(ready))
 
+    def _revoke(self, request: _Revoke) -> None:
+        if request.sha256 in self._revoked:
+            return
+        self._revoked[request.sha256] = request.reason
+        for ready in self._verified.values():
+            if ready.sha256 == request.sha256:
+                self._deliver(KernelRefused(ready.kernel_id, _why_revoked(request.reason)))
+
     def _retry_later(self, request: _Verify) -> None:
         due = time.monotonic() + self._retry_delays_s[request.attempt]
         again = _Verify(request.ready, request.attempt + 1)
@@ -188,17 +223,25 @@ class KernelLoader(Generic[T]):
 
     def _fetch(self, ready: KernelReady) -> bytes:
         """Return verified bytes from the store, and cache them."""
-        data = fetch_kernel(self._store, self._trusted_key, ready).data
+        self._check_revoked(ready)
+        data = fetch_kernel(self._store, self._trusted_keys, ready).data
         self._cache.keep(ready.sha256, data)
         return data
 
     def _build(self, kernel_id: str) -> T:
         if (ready := self._verified.get(kernel_id)) is None:
-            raise ArtifactRefused(f"kernel {kernel_id} was not verified by this loader")
+            raise ArtifactRefused(
+                f"kernel {kernel_id} was not verified by this loader, or was withdrawn"
+            )
+        self._check_revoked(ready)
         data = self._cache.get(ready.sha256)
         if data is None:
             data = self._fetch(ready)
         return self._make(ready, data)
+
+    def _check_revoked(self, ready: KernelReady) -> None:
+        if (reason := self._revoked.get(ready.sha256)) is not None:
+            raise ArtifactRefused(_why_revoked(reason))
 
 
 class _VerifiedBytes:
@@ -222,6 +265,10 @@ class _VerifiedBytes:
         while self._size_bytes > self._limit_bytes:
             _, dropped = self._kept.popitem(last=False)
             self._size_bytes -= len(dropped)
+
+
+def _why_revoked(reason: str) -> str:
+    return f"the kernel was revoked: {reason}"
 
 
 def _failure(request: _Verify | _Prepare, reason: str) -> KernelRefused | KernelsFailed:

@@ -1,16 +1,24 @@
 """The kernels that a lockstep run begins with: those of the blueprints published when it opens.
 
-The blueprints on the topic alone determine the set. The catalogue waits until each kernel is
-offered or cannot be; blueprints published later are for later runs.
+The blueprints on the topic and the limits of the run determine the set. The catalogue waits until
+each kernel is offered or cannot be; blueprints published later are for later runs. A blueprint that
+is withdrawn or replaced before its kernel is offered is left out.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
-from esper.blueprint import BlueprintRejected, check, requests_for
+from esper.blueprint import (
+    BlueprintRejected,
+    Submissions,
+    check,
+    kernel_id,
+    requests_for,
+    withdrawn_id,
+)
 from esper.link.frames import Frame, Kind
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, encode
@@ -31,18 +39,28 @@ class Missing(NamedTuple):
 def expected_kernels(records: Iterable[Record], run: TrainingRun) -> dict[str, str]:
     """Return the kernels that the planner requests for a run: a printable name by kernel id.
 
-    Like the planner, it takes the last valid blueprint of each id.
+    The planner applies the same rules to the same records.
     """
-    latest: dict[str, Blueprint] = {}
+    submissions = Submissions()
     for record in records:
+        submissions.read(record.key, record.value, record.headers)
+    return {request.kernel_id: _name(request) for request in requests_for(submissions, run)}
+
+
+def superseded_kernels(record: Record, expected: Mapping[str, str], run: TrainingRun) -> set[str]:
+    """Return the expected kernels whose blueprint a later record withdraws or replaces."""
+    blueprint_id, kept = withdrawn_id(record.key, record.value), set[str]()
+    if blueprint_id is None:
         try:
             blueprint = decode(Blueprint, record.value)
             check(blueprint)
         except (Undecodable, BlueprintRejected):
-            continue
-        latest[blueprint.blueprint_id] = blueprint
-    wanted = requests_for(latest.values(), [run])
-    return {request.kernel_id: _name(request) for request in wanted}
+            return set()
+        blueprint_id = blueprint.blueprint_id
+        kept = {kernel_id(blueprint, signature) for signature in run.sites.values()}
+    return {
+        known for known, name in expected.items() if name.partition(" ")[0] == blueprint_id
+    } - kept
 
 
 def _name(request: KernelRequested) -> str:
@@ -101,6 +119,15 @@ class Catalogue:
             if (expected := self._unsettled.get(kernel_id)) is not None:
                 expected.answered = True
                 self._settle_if_answered(kernel_id)
+
+    def superseded(self, kernel_ids: Collection[str]) -> None:
+        """Do not wait for kernels that no compile worker will be asked for any more."""
+        with self._lock:
+            for kernel_id in kernel_ids:
+                if (expected := self._unsettled.get(kernel_id)) is not None:
+                    expected.answered = True
+                    expected.refusal = expected.refusal or "its blueprint was withdrawn or replaced"
+                    self._settle_if_answered(kernel_id)
 
     def verified(self, ready: KernelReady) -> None:
         """Offer a kernel, once."""

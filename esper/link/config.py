@@ -24,7 +24,7 @@ class LinkConfig(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     kafka: KafkaConnection
-    store_url: Annotated[str, Field(repr=False)]
+    kernel_store: Annotated[str, Field(repr=False)]
     trusted_key_file: str
     source: str
     run: TrainingRun

@@ -34,6 +34,7 @@ class Kind(Enum):
     MISSING = b"M"
     REQUESTED = b"Q"
     LEFT_OPEN = b"L"
+    DECISION_REFUSED = b"X"
 
 
 class Frame(NamedTuple):

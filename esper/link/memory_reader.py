@@ -7,8 +7,11 @@ from typing import Final
 from esper.store import NO_CREDENTIALS, StoreCredentials, StoreError
 from esper.topics.models import MemorySnapshot, TrainingRun
 
-READ_TIMEOUT_S: Final = 5.0
-"""A run waits this long for a Redis that does not answer; a busy machine may need a second."""
+ANSWER_TIMEOUT_S: Final = 5.0
+"""A run waits this long for each answer of Redis."""
+
+READ_TIMEOUT_S: Final = 20.0
+"""A run waits this long in all: a busy machine needs seconds to load the client's library."""
 
 MAX_NOTE_CHARS: Final = 500
 
@@ -50,7 +53,7 @@ class MemoryReader:
         from esper.bandit import snapshot
         from esper.store import RedisRunMemory
 
-        memory = RedisRunMemory(self._redis_url, self._credentials, timeout_s=READ_TIMEOUT_S)
+        memory = RedisRunMemory(self._redis_url, self._credentials, timeout_s=ANSWER_TIMEOUT_S)
         try:
             known_arms = memory.read(self._run.task)
         finally:

@@ -14,20 +14,21 @@ from socket import socket
 from typing import Final, NamedTuple
 
 from esper.kernel import (
-    ArtifactRefused,
     Delivery,
     KernelLoader,
     KernelRefused,
     KernelsFailed,
     KernelsPrepared,
     KernelVerified,
-    load_public_key,
+    verify_revocation,
 )
-from esper.link.catalogue import Catalogue, expected_kernels
+from esper.link.catalogue import Catalogue, expected_kernels, superseded_kernels
 from esper.link.config import LinkConfig
+from esper.link.decision_check import DecisionCheck, DecisionLost, DecisionRefused
 from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.memory_reader import MemoryReader
 from esper.link.resumption import RecordUnfit, Resumption, reports_after
+from esper.signing import BadSignature, KeyUnusable, TrustedKeys
 from esper.store import StoreError, open_store
 from esper.topics.bus import Bus, BusError, Record, RecordPosition, StartOffset, read_topic
 from esper.topics.catalog import (
@@ -35,6 +36,7 @@ from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
     KERNEL_READY,
+    KERNEL_REVOKED,
     RUN_CONTROL,
     SEED_METRICS,
     TRAINING_RUN,
@@ -45,6 +47,7 @@ from esper.topics.models import (
     CompileStatus,
     KernelCompiled,
     KernelReady,
+    KernelRevoked,
     Plant,
     RunRequest,
     RunStatus,
@@ -54,6 +57,9 @@ from esper.topics.models import (
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
 ORPHAN_CHECK_S: Final = 1.0
+
+REANNOUNCE_S: Final = 600.0
+"""A run that reports announces itself again this often: one that does not expires."""
 
 log = logging.getLogger("esper")
 
@@ -103,7 +109,7 @@ class Sidecar:
         Raises:
             BusError: the broker does not serve this run.
             KeyUnusable: the trusted key cannot be read.
-            StoreUrlInvalid: `config.store_url` is not a store.
+            StoreUrlInvalid: `config.kernel_store` is malformed.
         """
         self._run = config.run
         self._kafka = config.kafka
@@ -111,6 +117,7 @@ class Sidecar:
         self._resumption = config.resumption
         self._catalogue: Catalogue | None = None
         self._control_channel, self._data_channel = control_channel, data_channel
+        self._announced_s = time.monotonic()
         self._forwarded_request_ids: set[str] = set()
         self._signatures = set(map(encode, config.run.sites.values()))
         self._memory_reader = (
@@ -118,14 +125,16 @@ class Sidecar:
             if config.remember
             else None
         )
-        key = load_public_key(Path(config.trusted_key_file))
+        self._keys = TrustedKeys(Path(config.trusted_key_file))
+        self._decision_check = DecisionCheck(config.run.run_id, self._keys)
+        self._refused_decisions = 0
         self._loader: KernelLoader[Verified] = KernelLoader(
-            open_store(config.store_url, config.store_credentials),
-            key,
+            open_store(config.kernel_store, config.store_credentials),
+            self._keys,
             self._deliver,
             make=lambda ready, data: Verified(ready.sha256, data),
         )
-        self._bus = Bus.connect(config.kafka, source=config.source)
+        self._bus = Bus.connect(config.kafka, source=config.source, on_lost=self._on_topic_lost)
 
     def open(self) -> None:
         """Consume the run's topics, and announce the run.
@@ -134,6 +143,7 @@ class Sidecar:
             RecordUnfit: the run cannot be resumed from its recorded reports.
         """
         key = self._run.run_id.encode()
+        self._consume_revocations()
         if self._resumption is None:
             self._bus.consume(ADAPTATION_DECISION.name, self._on_decision, key=key)
             self._bus.consume(RUN_CONTROL.name, self._on_run_control, key=key)
@@ -152,7 +162,12 @@ class Sidecar:
 
     def report(self, value: bytes) -> None:
         """Publish a report; a `CONFIRMED` or `FAILED` frame follows."""
-        sending = self._bus.publish(SEED_METRICS, decode(SeedReport, value))
+        if time.monotonic() - self._announced_s > REANNOUNCE_S:
+            self._announced_s = time.monotonic()
+            self._bus.publish(TRAINING_RUN, self._run)
+        report = decode(SeedReport, value)
+        self._decision_check.note_report(report, value)
+        sending = self._bus.publish(SEED_METRICS, report)
         sending.add_done_callback(self._settle)
 
     def close(self) -> None:
@@ -169,11 +184,28 @@ class Sidecar:
         self._loader.close()
         self._bus.close(CLOSE_TIMEOUT_S)
 
+    def _consume_revocations(self) -> None:
+        """Revoke what was revoked so far, before any kernel is offered, and what will be."""
+        self._bus.consume(KERNEL_REVOKED.name, self._on_kernel_revoked)
+        for record in read_topic(self._kafka, KERNEL_REVOKED.name):
+            self._on_kernel_revoked(record)
+
     def _expect_kernels(self) -> None:
         """Offer the kernels of the blueprints published so far, and no others."""
+        later: SimpleQueue[Record] = SimpleQueue()
+        self._bus.consume(BLUEPRINT_SUBMITTED.name, later.put)
         blueprints = read_topic(self._kafka, BLUEPRINT_SUBMITTED.name)
-        catalogue = Catalogue(expected_kernels(blueprints, self._run), self._control_channel.put)
+        expected = expected_kernels(blueprints, self._run)
+        catalogue = Catalogue(expected, self._control_channel.put)
         self._catalogue = catalogue
+        last = max((record.offset for record in blueprints), default=-1)
+
+        def follow_blueprints() -> None:
+            while True:
+                if (record := later.get()).offset > last:
+                    catalogue.superseded(superseded_kernels(record, expected, self._run))
+
+        threading.Thread(target=follow_blueprints, name="esper-blueprints", daemon=True).start()
         # Consumed before the existing records are read, so that no record falls between the two.
         self._bus.consume(KERNEL_COMPILED.name, self._on_kernel_compiled)
         self._bus.consume(KERNEL_READY.name, self._on_kernel_ready)
@@ -188,6 +220,10 @@ class Sidecar:
         recorded_values, last_is_missing = reports_after(resumption, reports, self._run.run_id)
         if last_is_missing:
             self._bus.publish(SEED_METRICS, resumption.last_report).result(OPEN_TIMEOUT_S)
+        recorded = [decode(SeedReport, record.value) for record in reports]
+        for report, record in zip(recorded, reports, strict=True):
+            self._decision_check.note_report(report, record.value or b"")
+        self._decision_check.note_report(resumption.last_report, encode(resumption.last_report))
         for value in recorded_values:
             self._control_channel.put(Frame(Kind.RECORDED, {}, value))
         # The loader works in order: kernels are verified before a decision asks for them.
@@ -198,7 +234,6 @@ class Sidecar:
             ADAPTATION_DECISION.name, self._on_decision, key=key, start=StartOffset.EARLIEST
         )
         # Requests made while the run was stopped still count; reported ones are not repeated.
-        recorded = [decode(SeedReport, record.value) for record in reports]
         self._forwarded_request_ids = {
             request.request_id
             for report in (*recorded, resumption.last_report)
@@ -209,8 +244,14 @@ class Sidecar:
         )
 
     def _latest_announcements(self) -> Iterator[KernelReady]:
-        """Yield the last announcement of each kernel on the topic."""
-        last = {record.key: record for record in read_topic(self._kafka, KERNEL_READY.name)}
+        """Yield the last announcement of each kernel on the topic; withdrawn ones when resuming."""
+        last: dict[bytes | None, Record] = {}
+        for record in read_topic(self._kafka, KERNEL_READY.name):
+            if record.value is None and self._resumption is None:
+                last.pop(record.key, None)
+            elif record.value is not None:
+                # A resumed run still has the kernels that were planted before their withdrawal.
+                last[record.key] = record
         for record in last.values():
             if (ready := _decoded_announcement(record)) is not None:
                 yield ready
@@ -219,26 +260,55 @@ class Sidecar:
         if sending.cancelled():
             return
         if error := sending.exception():
-            self._control_channel.put(Frame(Kind.FAILED, {"reason": str(error)}))
+            self._control_channel.put(
+                Frame(Kind.FAILED, {"reason": f"a report cannot be sent ({error})"})
+            )
         else:
-            self._control_channel.put(Frame(Kind.CONFIRMED))
+            self._control_channel.put(
+                Frame(Kind.CONFIRMED, {"refused_decisions": self._refused_decisions})
+            )
 
     def _on_decision(self, record: Record) -> None:
-        value = record.value or b""
-        frame = Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, value)
         try:
-            decision = decode(AdaptationDecision, value)
-        except Undecodable:
-            self._data_channel.put(frame)
-            return  # The trainer reads the same bytes and reports the error.
-        if self._resumption is not None and decision.decision_id in self._resumption.taken:
+            decision = self._decision_check.accept(record)
+        except DecisionLost as error:
+            self._control_channel.put(Frame(Kind.FAILED, {"reason": str(error)}))
             return
+        except DecisionRefused as error:
+            self._refuse_decision(str(error))
+            return
+        if decision is None or self._was_taken(decision):
+            return
+        frame = Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, record.value or b"")
         self._data_channel.put(frame)
         needed = [
             operation.kernel_id for operation in decision.operations if isinstance(operation, Plant)
         ]
         if needed:
             self._loader.prepare(decision.decision_id, needed)
+
+    def _on_topic_lost(self, topic: str) -> None:
+        self._control_channel.put(Frame(Kind.FAILED, {"reason": f"{topic} is not read any more"}))
+
+    def _was_taken(self, decision: AdaptationDecision) -> bool:
+        """Whether the checkpoint that this run resumes from has the decision."""
+        return self._resumption is not None and decision.decision_id in self._resumption.taken
+
+    def _refuse_decision(self, reason: str) -> None:
+        """Report a refusal to the trainer if it is the first, or if their number has doubled."""
+        self._refused_decisions += 1
+        if self._refused_decisions.bit_count() == 1:
+            head = {"count": self._refused_decisions, "reason": reason}
+            self._control_channel.put(Frame(Kind.DECISION_REFUSED, head))
+
+    def _on_kernel_revoked(self, record: Record) -> None:
+        try:
+            revoked = decode(KernelRevoked, record.value)
+            verify_revocation(self._keys, revoked)
+        except (Undecodable, BadSignature) as error:
+            log.error("%s revokes nothing: %s", record.place, error)
+            return
+        self._loader.revoke(revoked.sha256, revoked.reason)
 
     def _on_run_control(self, record: Record) -> None:
         try:
@@ -253,6 +323,11 @@ class Sidecar:
             self._control_channel.put(Frame(Kind.REQUESTED, {}, record.value or b""))
 
     def _on_kernel_ready(self, record: Record) -> None:
+        if record.value is None:
+            # A lockstep run keeps the kernels that it began with, or it could not be repeated.
+            if not self._lockstep:
+                self._loader.withdraw((record.key or b"").decode("ascii", "replace"))
+            return
         ready = _decoded_announcement(record)
         if ready is not None and self._wanted(ready):
             self._loader.verify(ready)
@@ -320,7 +395,7 @@ def serve(control_channel: socket, data_channel: socket) -> None:
     try:
         process = Sidecar(config, control, data)
         process.open()
-    except (BusError, StoreError, ArtifactRefused, RecordUnfit, TimeoutError) as error:
+    except (BusError, StoreError, KeyUnusable, RecordUnfit, TimeoutError) as error:
         control.put(Frame(Kind.REFUSED, {"type": type(error).__name__, "reason": str(error)}))
         control.close()
         return
@@ -365,6 +440,8 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="esper link: %(message)s")
+    # It logs each attempt to reach an absent broker; the bus logs the first.
+    logging.getLogger("aiokafka").propagate = False
     control_channel, data_channel, parent = map(int, arguments)
     _exit_with_parent(parent)
     serve(socket(fileno=control_channel), socket(fileno=data_channel))

@@ -13,7 +13,6 @@ from esper.orchestrator.folding import (
     RunUnfoldable,
     SeedOrchestrator,
     SequenceGap,
-    decision_id,
     fold,
 )
 from esper.orchestrator.state import FULL_ALPHA, FoldState, PendingDecision, memory_updates
@@ -34,7 +33,6 @@ __all__ = [
     "SequenceGap",
     "apply_report",
     "build_view",
-    "decision_id",
     "fold",
     "memory_updates",
     "recorded_arms",

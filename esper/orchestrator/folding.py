@@ -29,7 +29,7 @@ from esper.orchestrator.trials import (
     end_early,
 )
 from esper.orchestrator.view import DecisionPlan, View, build_view
-from esper.topics.codec import digest, sha256_of
+from esper.topics.codec import digest
 from esper.topics.models import (
     ActiveStrategy,
     AdaptationDecision,
@@ -171,11 +171,6 @@ def _with_why(reason: str, strategy_state: StrategyState) -> str:
     return f"{reason}; since report {strategy_state.since_seq}: {strategy_state.why}"
 
 
-def decision_id(run_id: str, seq: int, index: int) -> str:
-    """Return the id of a decision, a digest of its arguments; a repeated fold gives the same id."""
-    return sha256_of(f"{run_id}/{seq}/{index}".encode())
-
-
 def _start(report: SeedReport) -> FoldState:
     """Return the state before the first report of a run."""
     if report.run_config is None or report.seq != 0:
@@ -234,7 +229,7 @@ def _remember(state: FoldState, report: SeedReport, plans: list[Proposal]) -> Fo
     until = report.seq + state.run.selection.limits.embargo_reports
     pending = tuple(
         PendingDecision(
-            decision_id=decision_id(report.run_id, report.seq, index),
+            decision_id=AdaptationDecision.id_of(report.run_id, report.seq, index),
             planted=tuple(
                 (op.site, op.kernel_id) for op in plan.operations if isinstance(op, Plant)
             ),
@@ -306,7 +301,7 @@ def _decisions(
     decisions = []
     for index, (strategy, plan) in enumerate(plans):
         decision = AdaptationDecision(
-            decision_id=decision_id(after.run_id, cause.seq, index),
+            decision_id=AdaptationDecision.id_of(after.run_id, cause.seq, index),
             run_id=after.run_id,
             seq=cause.seq,
             index=index,

@@ -8,15 +8,19 @@ class StoreError(EsperError):
 
 
 class StoreUnavailable(StoreError):
-    """The store does not answer, or cannot write; a retry may succeed."""
+    """A database does not answer, or cannot write; a retry may succeed."""
 
 
 class KernelMissing(StoreError):
-    """The location holds no kernel, or is no location of this store; a retry cannot succeed."""
+    """The location holds no kernel, or is no location; a retry cannot succeed."""
+
+
+class KernelAltered(KernelMissing):
+    """Every copy of the kernel had other bytes than its name says; they are quarantined."""
 
 
 class StoreUrlInvalid(StoreError):
-    """The URL names no known kind of store."""
+    """The list of tiers, or the URL of one, is malformed."""
 
 
 class MemoryUnreadable(StoreError):

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from esper.training.optimizer import OptimizerMembership, OptimizerRefused, ParameterUntrained
     from esper.training.probe import ON_TRIAL, ProbeRefused, ProbeResult
     from esper.training.ranks import LeaderFailed, RanksDiffer
-    from esper.training.recording import ReplayRefused, RunRecording, read_recording, store_url
+    from esper.training.recording import (
+        ReplayRefused,
+        RunRecording,
+        kernel_store_of,
+        read_recording,
+    )
     from esper.training.replay import ReplayDiffers
     from esper.training.reporter import Reporter
     from esper.training.run_config import PolicyRefused
@@ -80,7 +85,7 @@ _MODULES: Final = {
     "read_lineage": "esper.training.lineage",
     "read_recording": "esper.training.recording",
     "static_network": "esper.training.static",
-    "store_url": "esper.training.recording",
+    "kernel_store_of": "esper.training.recording",
     "trusted_key_of": "esper.training.link_config",
 }
 
@@ -126,11 +131,11 @@ __all__ = [
     "StaticNetworkRefused",
     "config_table",
     "export_model",
+    "kernel_store_of",
     "load_exported",
     "read_lineage",
     "read_recording",
     "static_network",
-    "store_url",
     "trusted_key_of",
 ]
 

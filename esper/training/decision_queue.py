@@ -37,6 +37,9 @@ from esper.training.seed_manager import PlanRefused, SeedManager, kernels_needed
 
 log = logging.getLogger("esper")
 
+MAIL_LIMIT_S = 0.001
+"""How long a training step reads messages; thousands at once are read in several steps."""
+
 MAX_REASON = 500
 """Characters of a reason in a report."""
 
@@ -116,13 +119,23 @@ class DecisionQueue:
         return bool(self.mailbox or self.queue or self._decision_vote)
 
     def process(self, step: int) -> None:
-        """Empty the mailbox, then apply or refuse every decision that is due."""
+        """Read the mailbox, then apply or refuse every decision that is due."""
         if self._decision_vote is not None:
             self._process_by_vote(self._decision_vote, step)
             return
-        self.empty_mailbox(step)
+        self._read_mailbox(step)
         while self.queue and self.queue[0].is_due(step):
             self._conclude(self.queue.popleft(), step)
+
+    def _read_mailbox(self, step: int) -> None:
+        """Handle messages for at most `MAIL_LIMIT_S`, at least one; the rest waits for a step."""
+        if not self.mailbox:
+            return
+        deadline = time.perf_counter() + MAIL_LIMIT_S
+        while self.mailbox:
+            self._handle(self.mailbox.popleft(), step)
+            if time.perf_counter() > deadline:
+                return
 
     def empty_mailbox(self, step: int) -> None:
         """Handle every message: decisions with operations join the queue."""
@@ -235,6 +248,7 @@ class DecisionQueue:
                 self._on_kernel(ready)
             case KernelRefused(kernel_id, reason):
                 log.warning("kernel %s is refused: %s", kernel_id[:12], reason)
+                self._warn_of_planted(kernel_id)
                 refusal = KernelRefusal(kernel_id=kernel_id, reason=reason[:MAX_REASON])
                 self._reporter.news.add(refusal)
             case DecisionArrived():
@@ -270,6 +284,18 @@ class DecisionQueue:
                         cost=ready.cost,
                     )
                 )
+
+    def _warn_of_planted(self, kernel_id: str) -> None:
+        """Log where a refused kernel was planted before; it stays until a decision culls it."""
+        for site in self._seed_manager.sites.values():
+            for slot in site.slots:
+                if slot.planted is not None and slot.planted.kernel_id == kernel_id:
+                    log.error(
+                        "it is planted and stays: remove it with `esper seed cull %s %s/%d`",
+                        self._reporter.run_id,
+                        slot.site,
+                        slot.index,
+                    )
 
     def _on_request(self, request: RunRequest) -> None:
         """Report a manual request, once; pausing and resuming take effect immediately."""

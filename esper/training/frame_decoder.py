@@ -16,7 +16,7 @@ from esper.kernel import (
 )
 from esper.link import Frame, Kind
 from esper.seed import STREAMS, Site
-from esper.topics.codec import Undecodable, decode
+from esper.topics.codec import decode
 from esper.topics.models import AdaptationDecision, RunRequest, SiteSignature
 
 log = logging.getLogger("esper")
@@ -28,8 +28,7 @@ OnDecision = Callable[[AdaptationDecision, int], None]
 class FrameDecoder:
     """Decodes the data channel of one run: builds kernels and moves them to their site's device."""
 
-    def __init__(self, run_id: str, sites: Mapping[str, Site]) -> None:
-        self._run_id = run_id
+    def __init__(self, sites: Mapping[str, Site]) -> None:
         self._devices = {
             site.signature.model_dump_json(): next(site.layer.parameters()).device
             for site in sites.values()
@@ -39,7 +38,7 @@ class FrameDecoder:
         """Pass on a frame's kernels, their failure reason, or its decision with its time in ms."""
         match frame.kind:
             case Kind.DECISION:
-                self._on_decision(frame, on_decision)
+                on_decision(decode(AdaptationDecision, frame.body), frame.head["timestamp_ms"])
             case Kind.KERNELS_PREPARED:
                 deliver(self._built(frame))
             case Kind.KERNELS_FAILED:
@@ -53,17 +52,6 @@ class FrameDecoder:
         """
         kernel = load_kernel(data, sha256)
         return STREAMS.to_device(kernel, self._device(kernel.plan.signature))
-
-    def _on_decision(self, frame: Frame, on_decision: OnDecision) -> None:
-        try:
-            decision = decode(AdaptationDecision, frame.body)
-        except Undecodable as error:
-            log.error("a decision cannot be decoded: %s", error)
-            return
-        if decision.run_id != self._run_id:
-            log.error("a decision under this run's key is of another run: %s", decision.run_id)
-            return
-        on_decision(decision, frame.head["timestamp_ms"])
 
     def _built(self, frame: Frame) -> Delivery[Kernel]:
         """Return all kernels of a frame, or the reason why one of them failed."""

@@ -189,7 +189,7 @@ def replay(
     recording.check(target.host_params, site_facts(target.host, target.sites))
     run = _training_run(recording.run_id, recording.run_id, target)
     parts = _Parts(target, run, recording.run_config)
-    link = Replay(recording, FrameDecoder(recording.run_id, target.sites), parts.decision_queue)
+    link = Replay(recording, FrameDecoder(target.sites), parts.decision_queue)
     session = parts.session(link, settings_of(governor))
     return Growth(session, ReplayDriver(session, link)).open()
 
@@ -339,7 +339,7 @@ def _link(
     checkpoint: Checkpoint | None,
 ) -> RunLink | RelayedLink:
     """Return the link to Kafka; ranks other than rank 0 relay through rank 0."""
-    decoder = FrameDecoder(run.run_id, target.sites)
+    decoder = FrameDecoder(target.sites)
     if ranks is not None and not ranks.leads:
         return RelayedLink(ranks, decoder)
     link_config = link_config_for(

@@ -84,7 +84,7 @@ class Growth:
             return GrowthStatus(GrowthState.ENDED)
         status = self._session.link.status
         if status.state is GrowthState.GROWING and self.paused:
-            return GrowthStatus(GrowthState.PAUSED)
+            return status._replace(state=GrowthState.PAUSED)
         return status
 
     def step(self, loss: Tensor) -> None:

@@ -13,6 +13,7 @@ from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing
 from esper.topics.bus import BrokerUnreachable, ConnectionRefused, TopicMismatch
 from esper.topics.codec import decode, encode
 from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
+from esper.training.decision_queue import MAIL_LIMIT_S
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.ranks.relay import RelaySender
 from esper.training.status import GrowthState, GrowthStatus
@@ -54,6 +55,8 @@ class RunLink:
         self._sent_at = 0.0
         self._late = False
         self.failure: str | None = None
+        self.unread = False
+        self._refused_decisions = 0
         self.missing: Missing | None = None
         self.recorded_reports: list[SeedReport] = []
         self.memory: MemorySnapshot | None = None
@@ -66,11 +69,12 @@ class RunLink:
     @property
     def status(self) -> GrowthStatus:
         """Whether reports can be made: not after a failure, nor while the broker is away."""
+        state, reason = GrowthState.GROWING, None
         if self.failure is not None:
-            return GrowthStatus(GrowthState.FAILED, self.failure)
-        if self._late:
-            return GrowthStatus(GrowthState.WAITING, "the broker does not confirm reports")
-        return GrowthStatus(GrowthState.GROWING)
+            state, reason = GrowthState.FAILED, self.failure
+        elif self._late:
+            state, reason = GrowthState.WAITING, "the broker does not confirm reports"
+        return GrowthStatus(state, reason, self._refused_decisions)
 
     def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
         """Start the sidecar, announce the run and subscribe to its decisions and kernels.
@@ -94,11 +98,20 @@ class RunLink:
             self._relay.start()
 
     def poll(self) -> None:
-        """Read the control channel: loadable kernels, and whether the last report is confirmed."""
+        """Read the control channel: loadable kernels, and whether the last report is confirmed.
+
+        What takes longer than `MAIL_LIMIT_S` is left for the next call.
+        """
         if self._client is None or self.failure is not None:
             return
-        for message in self._client.messages():
+        self._client.flush()
+        self.unread = False
+        deadline = time.perf_counter() + MAIL_LIMIT_S
+        while (message := self._client.next_message()) is not None:
             self._on_message(message)
+            if time.perf_counter() > deadline:
+                self.unread = True
+                return
         if self._client.lost:
             self._fail("the link process has ended")
 
@@ -146,11 +159,14 @@ class RunLink:
         match message.kind:
             case Kind.CONFIRMED:
                 self._in_flight = False
+                self._refused_decisions = message.head["refused_decisions"]
                 if self._late:
                     self._late = False
                     log.warning("growth resumes: the broker answers again")
             case Kind.FAILED:
-                self._fail(f"a report cannot be sent ({message.head['reason']})")
+                self._fail(message.head["reason"])
+            case Kind.DECISION_REFUSED:
+                log.error("%d decisions refused; %s", *message.head.values())
             case Kind.KERNEL_VERIFIED:
                 self._deliver(KernelVerified(decode(KernelReady, message.body)))
             case Kind.REQUESTED:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from esper.errors import EsperError
-from esper.kernel import load_public_key
 from esper.link import LinkConfig, Resumption
 from esper.settings import Settings
+from esper.signing import TrustedKeys
 from esper.topics.models import TrainingRun
 
 
@@ -43,13 +43,19 @@ def link_config_for(
         SettingMissing, SecretFileUnusable: the credentials are incomplete.
     """
     key = trusted_key_of(settings)
-    load_public_key(key)
+    TrustedKeys(key)
     return LinkConfig(
         kafka=settings.kafka,
-        store_url=settings.kernel_store_url,
+        kernel_store=settings.kernel_store_spec,
         trusted_key_file=str(key),
         source=f"/esper/run/{run.run_id}",
-        run=run,
+        run=run.model_copy(
+            update={
+                "lockstep": lockstep,
+                "kernels_per_site": settings.kernels_per_site,
+                "kernels_per_publisher": settings.kernels_per_publisher,
+            }
+        ),
         lockstep=lockstep,
         resumption=resumption,
         remember=reads_memory and resumption is None,

@@ -11,6 +11,7 @@ from esper.audit import RunRecords, read_history
 from esper.errors import EsperError
 from esper.kernel import FetchedKernel, fetch_kernels
 from esper.settings import Settings
+from esper.store import SCHEMES
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode
 from esper.topics.models import (
@@ -88,7 +89,7 @@ def read_recording(
 ) -> RunRecording:
     """Return the run of a history file, with its kernels verified; no broker is asked.
 
-    `kernels` is a folder that `esper history export --kernels` wrote, or the URL of a kernel store;
+    `kernels` is a folder that `esper history export --kernels` wrote, or a kernel store;
     without it the store of the settings is used. Settings default to the environment.
 
     Raises:
@@ -122,7 +123,7 @@ def read_recording(
         decisions=decisions,
         outcomes=outcomes,
         kernels=fetch_kernels(
-            store_url(kernels, settings),
+            kernel_store_of(kernels, settings),
             trusted_key_of(settings),
             [announced[kernel_id] for kernel_id in planted],
             settings.store_credentials,
@@ -130,12 +131,12 @@ def read_recording(
     )
 
 
-def store_url(kernels: str | Path | None, settings: Settings) -> str:
-    """Return `kernels` as a store URL, a folder as `file:`; without it, the settings' store."""
+def kernel_store_of(kernels: str | Path | None, settings: Settings) -> str:
+    """Return `kernels` as a list of tiers, a folder as `file:`; without it, the settings' store."""
     if kernels is None:
-        return settings.kernel_store_url
+        return settings.kernel_store_spec
     text = str(kernels)
-    return text if text.startswith(("file:", "redis:", "rediss:")) else f"file:{text}"
+    return text if text.partition(":")[0] in SCHEMES else f"file:{text}"
 
 
 def _applied(outcome: DecisionOutcome | None) -> bool:

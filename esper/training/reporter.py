@@ -83,7 +83,7 @@ class Reporter:
     """
 
     def __init__(self, run_id: str, run_config: RunConfig) -> None:
-        self._run_id = run_id
+        self.run_id = run_id
         self.run_config = run_config
         self.news = News()
         self.next_seq = 0
@@ -107,11 +107,12 @@ class Reporter:
         step: int,
         train_loss: Tensor | None,
         gradients: Mapping[str, float] | None = None,
+        refused_decisions: int = 0,
         closing: bool = False,
     ) -> SeedReport:
         """Return the next report; it takes a number and must be sent."""
         report = SeedReport(
-            run_id=self._run_id,
+            run_id=self.run_id,
             seq=self.next_seq,
             step=step,
             train_loss=_finite(train_loss),
@@ -124,6 +125,7 @@ class Reporter:
                 if slot.state is not SeedState.DORMANT
             ),
             gradients=dict(gradients or {}),
+            refused_decisions=refused_decisions,
             closing=closing,
             **self.news.report_fields(),
         )

@@ -28,13 +28,16 @@ class Link(Protocol):
     """Where reports go and where kernels and decisions come from.
 
     `RunLink` reaches Kafka, `RelayedLink` reaches rank 0, `Replay` reads a recording. `reports` is
-    whether reports are made here, `no_checkpoint` why no checkpoint can be made here.
+    whether reports are made here, `no_checkpoint` why no checkpoint can be made here, `unread`
+    whether the last `poll` left messages for the next one.
     """
 
     @property
     def reports(self) -> bool: ...
     @property
     def no_checkpoint(self) -> str | None: ...
+    @property
+    def unread(self) -> bool: ...
     @property
     def recorded_reports(self) -> list[SeedReport]: ...
     @property
@@ -74,7 +77,10 @@ class NoGovernor:
 
 @dataclass(slots=True)
 class Session:
-    """The parts of one run; `interval` is the reporting interval in steps."""
+    """The parts of one run; `interval` is the reporting interval in steps.
+
+    `refused_decisions` is how many refusals the reports have named.
+    """
 
     run: TrainingRun
     model: nn.Module
@@ -87,6 +93,7 @@ class Session:
     gradients: GradientNorms | None
     ranks: Ranks | None
     interval: int = field(init=False)
+    refused_decisions: int = 0
 
     def __post_init__(self) -> None:
         """Read the reporting interval from the run configuration."""
@@ -109,14 +116,17 @@ class Session:
         """Make the next report, send it and return it."""
         self.decision_queue.note_contributions(measured)
         gradients = None if self.gradients is None or closing else self.gradients.take()
+        refused = self.link.status.refused_decisions
         report = self.reporter.next(
             self.seed_manager.sites,
             measured,
             step=step,
             train_loss=loss,
             gradients=gradients,
+            refused_decisions=refused - self.refused_decisions,
             closing=closing,
         )
+        self.refused_decisions = refused
         self.link.report(report)
         return report
 

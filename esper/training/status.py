@@ -15,7 +15,12 @@ class GrowthState(StrEnum):
 
 
 class GrowthStatus(NamedTuple):
-    """The state of a run, and the reason if it is waiting for the broker or has failed."""
+    """The state of a run, and the reason if it is waiting for the broker or has failed.
+
+    `refused_decisions` counts records on the decision topic that no trusted key has signed, or that
+    do not belong to this run, up to its last report. They are not applied.
+    """
 
     state: GrowthState
     reason: str | None = None
+    refused_decisions: int = 0

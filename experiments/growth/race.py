@@ -179,7 +179,7 @@ class RaceRunner:
                 f"--control {STATIC_FINAL}"
             )
         lineage, settings = self._lineages[case.seed], self._stack.settings
-        kernels = fetch_kernels(settings.store_url or "", trusted_key_of(settings), lineage.seeds)
+        kernels = fetch_kernels(settings.kernel_store_spec, trusted_key_of(settings), lineage.seeds)
         sample = TASK.load().probe[0][:1].to(DEVICE)
 
         def host() -> nn.Module:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from esper.audit import AuditResult, Finding, RunRecords, audit
+from esper.signing import Purpose
 from esper.topics.bus import Record
-from esper.topics.codec import decode
+from esper.topics.codec import SIGNATURE_HEADER, decode
 from esper.topics.models import AdaptationDecision
 from tests.audit.tampering import (
     bare,
@@ -18,6 +19,7 @@ from tests.audit.tampering import (
     with_value,
     without,
 )
+from tests.keys import KEY, TRUSTED
 from tests.orchestrator.trainer import grown_run
 
 
@@ -251,3 +253,43 @@ def test_an_invented_decision_is_found(honest: RunRecords) -> None:
     finding = finding_of(replace(honest, decisions=(*honest.decisions, extra)))
     assert names(finding, extra)
     assert finding.what == "no report leads to this decision"
+
+
+# -- foreign records ----------------------------------------------------------------------------
+
+
+def with_foreign(honest: RunRecords, *values: bytes) -> RunRecords:
+    """Return the records with unsigned ones before the first decision."""
+    first = honest.decisions[0]
+    strangers = tuple(
+        replace(forged(first, value), offset=number - len(values))
+        for number, value in enumerate(values, start=first.offset)
+    )
+    return replace(honest, decisions=(*strangers, *honest.decisions))
+
+
+def test_foreign_records_are_counted_and_not_compared(honest: RunRecords) -> None:
+    """Without their own keys an auditor cannot tell them from decisions of the worker."""
+    altered = (honest.decisions[0].value or b"").replace(b'"index":0', b'"index":7')
+    history = with_foreign(honest, altered, b"not JSON")
+    result = audit(history, TRUSTED)
+    assert (result.identical, result.foreign, result.repeats) == (True, 2, 0)
+    assert "2 foreign records ignored" in str(result)
+    assert not audit(history).identical
+
+
+def test_a_signed_decision_that_no_report_leads_to_is_a_finding(honest: RunRecords) -> None:
+    last = honest.decisions[-1]
+    value = (last.value or b"").replace(b'"seq":59', b'"seq":60')
+    signature = (SIGNATURE_HEADER, KEY.sign(Purpose.DECISION, value).encode())
+    record = forged(last, value)
+    extra = replace(record, offset=last.offset + 1, headers=(*record.headers, signature))
+    result = audit(replace(honest, decisions=(*honest.decisions, extra)), TRUSTED)
+    assert result.finding is not None
+    assert names(result.finding, extra)
+
+
+def test_an_altered_decision_is_missing_from_the_record(honest: RunRecords) -> None:
+    altered = forged(honest.decisions[0], (honest.decisions[0].value or b"") + b" ")
+    result = audit(replace(honest, decisions=changed(honest.decisions, 0, altered)), TRUSTED)
+    assert (result.identical, result.foreign) == (False, 1)

@@ -22,6 +22,7 @@ from benchmarks import (
     pipeline,
     registry,
     steps,
+    store,
     twin,
 )
 from benchmarks.origin import ROOT
@@ -46,6 +47,7 @@ from tests.benchmarks.result_check import check
         ("executor", executor.run),
         ("passes", passes.run),
         ("decide", decide.run),
+        ("store", store.run),
     ],
 )
 def test_single_process_benchmark_runs(name: str, run: Callable[[bool], Measurement]) -> None:

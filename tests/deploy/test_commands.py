@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 from esper.workers.cli import app
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/secured"])
+@pytest.mark.parametrize(
+    "folder", ["base", "overlays/dev", "overlays/postgres", "overlays/secured"]
+)
 def test_commands_of_the_manifests_exist(
     render: Callable[[str], list[dict[str, Any]]], folder: str
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from esper.settings import Settings
+from esper.store import open_store
 
 Service = dict[str, Any]
 
@@ -90,3 +91,49 @@ def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
     published = [p for s in compose["services"].values() for p in s.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+@pytest.fixture(scope="module")
+def with_postgres(root: Path) -> dict[str, Any]:
+    """The file that adds PostgreSQL."""
+    parsed: dict[str, Any] = yaml.safe_load((root / "docker-compose.postgres.yml").read_text())
+    return parsed
+
+
+def test_the_postgres_file_moves_the_kernels_of_existing_services(
+    compose: dict[str, Any], with_postgres: dict[str, Any]
+) -> None:
+    changed = with_postgres["services"].keys() - {"postgres"}
+    assert changed == {"compile", "trainer"} <= compose["services"].keys()
+    for name in changed:
+        given = with_postgres["services"][name]["environment"]
+        with open_store(given["ESPER_KERNEL_STORE"]) as store:
+            assert [tier.tier for tier in store.health()] == ["redis", "postgresql"]
+        assert given.keys() == {"ESPER_KERNEL_STORE", "PGPASSWORD"}
+
+
+def test_the_password_of_postgres_is_required_and_not_in_the_file(
+    with_postgres: dict[str, Any],
+) -> None:
+    services = with_postgres["services"]
+    passwords = {services["postgres"]["environment"]["POSTGRES_PASSWORD"]} | {
+        services[name]["environment"]["PGPASSWORD"] for name in ("compile", "trainer")
+    }
+    (password,) = passwords
+    assert password.startswith("${ESPER_POSTGRES_PASSWORD:?")
+
+
+def test_the_postgres_file_has_the_image_of_kubernetes_and_a_loopback_port(
+    with_postgres: dict[str, Any], render: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    service = with_postgres["services"]["postgres"]
+    images = {
+        container["image"]
+        for manifest in render("overlays/postgres")
+        if manifest["kind"] == "StatefulSet"
+        for container in manifest["spec"]["template"]["spec"]["containers"]
+    }
+    assert service["image"] in images
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert "healthcheck" in service
+    assert with_postgres["volumes"].keys() == {"postgres"}

@@ -5,11 +5,13 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
 
 from esper.settings import Settings
+from esper.store import open_store
 from esper.topics.acl import default_principal, roles
 from esper.topics.catalog import MAX_MESSAGE_BYTES
 from esper.topics.connection import SecurityProtocol
@@ -19,9 +21,15 @@ from esper.workers.faust import STOP_SLACK_S
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]
 
-FOLDERS = ("base", "overlays/dev", "overlays/secured")
+FOLDERS = ("base", "overlays/dev", "overlays/postgres", "overlays/secured")
 WORKERS = {"esper-compile", "esper-bandit"}
 DEV_IMAGES = {"apache/kafka:4.3.0", "redis:7-alpine"}
+SERVICE_IMAGES = {
+    "base": set[str](),
+    "overlays/dev": DEV_IMAGES,
+    "overlays/postgres": DEV_IMAGES | {"postgres:18-alpine"},
+    "overlays/secured": set[str](),
+}
 PRINCIPALS = {
     "esper-compile": "compile",
     "esper-bandit": "bandit",
@@ -40,6 +48,8 @@ MADE_BY_HAND = {
 """Objects that the operator creates (docs/operations.md): the repository has no keys."""
 
 REDISS = "rediss://redis.example.com:6379/0"
+PASSWORD_OF_POSTGRES = "PGPASSWORD"
+"""Read by PostgreSQL's client library, so that no address has the password."""
 
 in_each_folder = pytest.mark.parametrize("folder", FOLDERS)
 
@@ -55,8 +65,7 @@ def test_every_object_satisfies_the_strict_schema(render: Render, folder: str) -
 @in_each_folder
 def test_every_image_is_ours_or_a_named_dev_service(render: Render, folder: str) -> None:
     images = {c["image"] for pod in pods(render(folder)) for c in all_containers(pod)}
-    allowed = DEV_IMAGES if folder == "overlays/dev" else set()
-    assert {image for image in images if not image.startswith("esper:")} == allowed
+    assert {image for image in images if not image.startswith("esper:")} == SERVICE_IMAGES[folder]
 
 
 def test_base_runs_the_image_of_this_version(render: Render) -> None:
@@ -131,9 +140,9 @@ def test_no_secret_is_in_the_repository(render: Render, folder: str) -> None:
 
 
 @in_each_folder
-def test_only_the_compile_workers_see_the_signing_key(render: Render, folder: str) -> None:
+def test_only_workers_see_the_signing_key(render: Render, folder: str) -> None:
     holders = [w for w in workloads(render(folder)) if "esper-signing-key" in sources(pod_of(w))]
-    assert names(holders) == {"esper-compile"}
+    assert names(holders) == WORKERS
 
 
 @in_each_folder
@@ -213,7 +222,7 @@ def test_each_secured_workload_logs_in_as_its_own_user_with_files(render: Render
         settings = settings_of(container, objects)
         assert settings.kafka_security_protocol is SecurityProtocol.SASL_SSL
         assert f"User:{settings.kafka_sasl_username}" == default_principal(role)
-        assert (settings.kernel_store_url, settings.redis_url) == (REDISS, REDISS)
+        assert (settings.kernel_store_spec, settings.redis_url) == (REDISS, REDISS)
         mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for file in (settings.kafka_sasl_password_file, settings.redis_password_file):
@@ -224,6 +233,37 @@ def test_each_secured_workload_logs_in_as_its_own_user_with_files(render: Render
         for file in (settings.kafka_ssl_ca_file, settings.redis_ca_file):
             assert file is not None
             assert volumes[mounts[str(file.parent)]["name"]]["configMap"]["name"] == "esper-ca"
+
+
+def test_the_password_of_postgres_comes_from_a_secret_and_reaches_the_users_of_the_store_alone(
+    render: Render,
+) -> None:
+    objects = render("overlays/postgres")
+    holders = {}
+    for workload in workloads(objects):
+        for container in all_containers(pod_of(workload)):
+            for variable in container.get("env", []):
+                if "secretKeyRef" in variable.get("valueFrom", {}):
+                    key = variable["valueFrom"]["secretKeyRef"]
+                    holders[workload["metadata"]["name"]] = variable["name"]
+                    assert key == {"name": "esper-postgres", "key": "password"}
+    assert holders == {
+        "postgres": "POSTGRES_PASSWORD",
+        "esper-compile": PASSWORD_OF_POSTGRES,
+        "esper-train-digits": PASSWORD_OF_POSTGRES,
+    }
+
+
+def test_the_postgres_overlay_keeps_kernels_in_postgresql_with_redis_before_it(
+    render: Render,
+) -> None:
+    objects = render("overlays/postgres")
+    services = names(of_kind(objects, "Service"))
+    (container,) = pod_of(named(objects, "StatefulSet", "esper-compile"))["containers"]
+    with open_store(settings_of(container, objects).kernel_store_spec) as store:
+        tiers = store.health()
+    assert [tier.tier for tier in tiers] == ["redis", "postgresql"]
+    assert {urlsplit(tier.address).hostname for tier in tiers} <= services
 
 
 def test_the_dev_broker_takes_our_largest_message_and_makes_no_topic_by_itself(root: Path) -> None:
@@ -248,7 +288,7 @@ def test_the_overlay_of_the_operations_page_builds(
     assert container["image"] == f"registry.example.com/esper:{VERSION}"
     settings = settings_of(container, objects)
     assert "kafka-0.example.com:9092" in settings.kafka_bootstrap_servers
-    assert settings.store_url == "redis://redis.example.com:6379/0"
+    assert settings.kernel_store == "redis://redis.example.com:6379/0"
     assert volume_kinds(pod_of(named(objects, "Job", "esper-train-digits"))) >= {
         "persistentVolumeClaim"
     }
@@ -300,7 +340,8 @@ def environment(container: Manifest, objects: list[Manifest]) -> dict[str, str]:
 def settings_of(container: Manifest, objects: list[Manifest]) -> Settings:
     """Return the settings of a container; fail on an unknown variable or an invalid value."""
     given = environment(container, objects)
-    unknown = given.keys() - {field.alias for field in Settings.model_fields.values()}
+    known = {field.alias for field in Settings.model_fields.values()}
+    unknown = given.keys() - known - {PASSWORD_OF_POSTGRES}
     assert not unknown, f"no setting has the name {unknown}"
     return Settings.model_validate(given)
 

@@ -8,11 +8,10 @@ from queue import Empty, SimpleQueue
 
 import pytest
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from esper.blueprint import request_for, shipped_named
-from esper.compiler import Built, build_kernel, sign
-from esper.kernel import KernelLoader, pack, unpack
+from esper.compiler import Built, build_kernel
+from esper.kernel import UNSIGNED, KernelLoader, pack, sign_announcement, unpack
 from esper.kernel.build import load_kernel
 from esper.kernel.loader import (
     Delivery,
@@ -21,12 +20,13 @@ from esper.kernel.loader import (
     KernelsPrepared,
     KernelVerified,
 )
+from esper.signing import SigningKey, create_keys
 from esper.store import KernelStore, open_store
 from esper.topics.codec import sha256_of
-from esper.topics.models import KernelReady, SiteKind, SiteSignature
+from esper.topics.models import KernelCost, KernelReady, SiteKind, SiteSignature
+from tests.keys import KEY, TRUSTED
 from tests.waiting import TIMEOUT_S
 
-KEY = Ed25519PrivateKey.generate()
 SITE = SiteSignature(kind=SiteKind.VECTOR, x=(6,), h=(6,))
 REQUEST = request_for(shipped_named("linear-bottleneck"), SITE)
 
@@ -41,19 +41,21 @@ ARTIFACT = artifact()
 
 
 def announced(
-    store: KernelStore, data: bytes = ARTIFACT, key: Ed25519PrivateKey = KEY
+    store: KernelStore, data: bytes = ARTIFACT, key: SigningKey = KEY, **changed: object
 ) -> KernelReady:
-    return KernelReady(
+    """Store an artifact, and announce it with a valid signature; `changed` fields are untrue."""
+    unsigned = KernelReady(
         kernel_id=REQUEST.kernel_id,
         blueprint_id=REQUEST.blueprint.blueprint_id,
         category=REQUEST.blueprint.category,
         site_signature=SITE,
-        location=store.put(REQUEST.kernel_id, data),
+        location=store.put(REQUEST.kernel_id, data).location,
         sha256=sha256_of(data),
-        ed25519_signature=sign(key, data),
+        ed25519_signature=UNSIGNED,
         bytes=len(data),
-        params=unpack(data)[0].params,
+        params=unpack(ARTIFACT)[0].params,
     )
+    return sign_announcement(key, unsigned.model_copy(update=changed))
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def loading(
     mailbox: SimpleQueue[Delivery] = SimpleQueue()
     loader = KernelLoader(
         store,
-        KEY.public_key(),
+        TRUSTED,
         mailbox.put,
         lambda ready, data: load_kernel(data, ready.sha256),
         **options,  # type: ignore[arg-type]
@@ -147,7 +149,7 @@ def test_a_kernel_altered_by_one_byte_in_the_store_is_refused(
 
 
 def test_a_kernel_announced_with_another_digest_is_refused(store: KernelStore) -> None:
-    ready = announced(store).model_copy(update={"sha256": "0" * 64})
+    ready = announced(store, sha256="0" * 64)
     assert "SHA-256" in refusal_of(store, ready)
 
 
@@ -157,38 +159,71 @@ def test_a_kernel_of_another_length_is_refused(store: KernelStore, tmp_path: Pat
     assert "bytes" in refusal_of(store, ready)
 
 
-def test_a_kernel_signed_by_another_deployment_is_refused(store: KernelStore) -> None:
-    assert "signature" in refusal_of(store, announced(store, key=Ed25519PrivateKey.generate()))
+def test_a_kernel_signed_by_another_deployment_is_refused(
+    store: KernelStore, tmp_path: Path
+) -> None:
+    other = SigningKey.load(create_keys(tmp_path / "other").private)
+    assert "signature" in refusal_of(store, announced(store, key=other))
 
 
-def test_a_signature_of_other_bytes_is_refused(store: KernelStore) -> None:
-    forged = announced(store).model_copy(update={"ed25519_signature": sign(KEY, b"other")})
-    assert "signature" in refusal_of(store, forged)
+FORGED: dict[str, object] = {
+    "kernel_id": "1" * 64,
+    "blueprint_id": "another-name",
+    "category": "another-category",
+    "site_signature": SITE.model_copy(update={"h": (7,)}),
+    "location": "file:elsewhere",
+    "sha256": "1" * 64,
+    "ed25519_signature": "1" * 128,
+    "bytes": 1,
+    "params": 1,
+    "cost": KernelCost(flops=1),
+}
+
+
+@pytest.mark.parametrize("field", KernelReady.model_fields)
+def test_an_announcement_with_any_field_changed_after_signing_is_refused(
+    store: KernelStore, field: str
+) -> None:
+    forged = announced(store).model_copy(update={field: FORGED[field]})
+    assert forged != announced(store)
+    assert "the signature is not of this kernel-ready" in refusal_of(store, forged)
+
+
+def test_a_revoked_kernel_is_refused_before_it_is_fetched(store: KernelStore) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.revoke(ready.sha256, "it leaks")
+        loader.verify(ready)
+        assert delivery() == KernelRefused(ready.kernel_id, "the kernel was revoked: it leaks")
+
+
+def test_a_kernel_revoked_after_it_was_offered_is_refused_once_and_never_prepared(
+    store: KernelStore,
+) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        assert delivery() == KernelVerified(ready)
+        for _ in range(2):
+            loader.revoke(ready.sha256, "it leaks")
+        assert delivery() == KernelRefused(ready.kernel_id, "the kernel was revoked: it leaks")
+        loader.prepare("decision", [ready.kernel_id])
+        assert delivery() == KernelsFailed("decision", "the kernel was revoked: it leaks")
 
 
 def test_a_signed_kernel_announced_under_another_id_is_refused(store: KernelStore) -> None:
-    renamed = announced(store).model_copy(update={"kernel_id": "0" * 64})
+    renamed = announced(store, kernel_id="0" * 64)
     assert "holds kernel" in refusal_of(store, renamed)
 
 
 def test_a_signed_kernel_announced_for_another_site_is_refused(store: KernelStore) -> None:
     other = SITE.model_copy(update={"h": (7,)})
-    moved = announced(store).model_copy(update={"site_signature": other})
+    moved = announced(store, site_signature=other)
     assert "for a site of" in refusal_of(store, moved)
 
 
 def test_signed_bytes_that_are_no_artifact_are_refused(store: KernelStore) -> None:
-    ready = announced(store)
-    junk = b"\x00" * 100
-    signed = ready.model_copy(
-        update={
-            "location": store.put(ready.kernel_id, junk),
-            "sha256": sha256_of(junk),
-            "ed25519_signature": sign(KEY, junk),
-            "bytes": len(junk),
-        }
-    )
-    assert "not JSON" in refusal_of(store, signed)
+    assert "not JSON" in refusal_of(store, announced(store, b"\x00" * 100))
 
 
 def test_a_kernel_that_is_not_in_the_store_is_refused(store: KernelStore, tmp_path: Path) -> None:
@@ -217,7 +252,7 @@ def test_fetching_from_an_unreachable_store_fails_after_its_retries(store: Kerne
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         away = open_store(f"redis://127.0.0.1:{free.getsockname()[1]}/0")
-    ready = announced(store).model_copy(update={"location": f"redis:{'0' * 64}/{'0' * 64}"})
+    ready = announced(store, location=f"redis:{'0' * 64}/{'0' * 64}")
     with loading(away, retry_delays_s=(0.01, 0.01)) as (loader, delivery):
         loader.verify(ready)
         refused = delivery()

@@ -3,7 +3,7 @@
 import pytest
 
 from esper.blueprint import kernel_id, shipped_named
-from esper.link.catalogue import Catalogue, Missing, expected_kernels
+from esper.link.catalogue import Catalogue, Missing, expected_kernels, superseded_kernels
 from esper.link.frames import Frame, Kind
 from esper.topics.bus import Record
 from esper.topics.codec import decode, encode
@@ -75,6 +75,32 @@ def test_what_is_no_blueprint_supersedes_none(later: bytes | None) -> None:
     ]
 
 
+def tombstone(blueprint_id: str) -> Record:
+    return Record("blueprint-submitted", 0, 0, 0, blueprint_id.encode(), None)
+
+
+def test_a_withdrawn_blueprint_is_not_expected() -> None:
+    records = [record(encode(linear("one", 2))), record(encode(linear("two", 2))), tombstone("one")]
+    assert list(expected_kernels(records, RUN)) == [kernel_id(linear("two", 2), VECTOR)]
+
+
+def test_a_run_expects_no_more_kernels_than_it_has_places() -> None:
+    run = RUN.model_copy(update={"kernels_per_site": 1})
+    records = [record(encode(linear("one", 2))), record(encode(linear("two", 2)))]
+    assert list(expected_kernels(records, run)) == [kernel_id(linear("one", 2), VECTOR)]
+
+
+def test_a_later_record_supersedes_the_kernels_of_its_id_unless_it_repeats_them() -> None:
+    first = linear("one", 2)
+    expected = expected_kernels([record(encode(first)), record(encode(linear("two", 2)))], RUN)
+    superseded = {kernel_id(first, VECTOR)}
+    assert superseded_kernels(tombstone("one"), expected, RUN) == superseded
+    assert superseded_kernels(record(encode(linear("one", 3))), expected, RUN) == superseded
+    assert superseded_kernels(record(encode(first)), expected, RUN) == set()
+    assert superseded_kernels(record(b"not json"), expected, RUN) == set()
+    assert superseded_kernels(tombstone("on"), expected, RUN) == set()
+
+
 # -- when the run may begin ---------------------------------------------------------------------
 
 
@@ -126,6 +152,18 @@ def test_the_first_three_of_those_missing_are_named() -> None:
     control_channel.catalogue.begin()
     assert control_channel.missing.kernels == control_channel.missing.of == 5
     assert list(control_channel.missing.first) == ["name of a", "name of b", "name of c"]
+
+
+def test_a_superseded_kernel_is_refused_and_not_waited_for() -> None:
+    control_channel = CatalogueHarness(ANY, OTHER)
+    control_channel.catalogue.begin()
+    control_channel.catalogue.announced(OTHER)
+    control_channel.catalogue.superseded({ANY, OTHER})
+    assert control_channel.missing.kernels == 1
+    control_channel.catalogue.verified(ready(OTHER))
+    assert control_channel.missing.kernels == 0
+    assert [head["kernel_id"] for head in control_channel.refused] == [ANY]
+    assert control_channel.offered == [OTHER]
 
 
 def test_the_word_that_nothing_is_missing_comes_after_the_last_offer() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from esper.audit import cause_of
-from esper.orchestrator import FoldError, FoldState, RunUnfoldable, SequenceGap, decision_id, fold
+from esper.orchestrator import FoldError, FoldState, RunUnfoldable, SequenceGap, fold
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, digest, encode, sha256_of
 from esper.topics.models import (
@@ -66,7 +66,7 @@ def test_a_decision_has_its_cause_policy_candidates_and_state_digests(
     (decision,) = trainer.report(*arm_features)
     record = trainer.reports[-1]
     plant = decision.operations[0]
-    assert decision.decision_id == decision_id("run", 1, 0)
+    assert decision.decision_id == AdaptationDecision.id_of("run", 1, 0)
     assert (decision.run_id, decision.seq, decision.index) == ("run", 1, 0)
     assert decision.strategy == "diversify"
     assert decision.reason == f"fc: {plant.blueprint_id} was never tried"  # type: ignore[union-attr]

@@ -74,7 +74,7 @@ class RedisAccess:
         """Return the environment of a process that logs in as a user."""
         url = f"rediss://127.0.0.1:{self.port}/0"
         return {
-            "ESPER_STORE_URL": url,
+            "ESPER_KERNEL_STORE": url,
             "ESPER_REDIS_URL": url,
             "ESPER_REDIS_USERNAME": user,
             "ESPER_REDIS_PASSWORD_FILE": str(password_file(self.folder / user, password_of(user))),

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, ScramMechanism, UserScramCredentialDeletion
 
-from esper.compiler import create_keys
 from esper.link import LinkClient, LinkRefused
 from esper.settings import Settings
+from esper.signing import create_keys
 from esper.topics.acl import (
     AclEntry,
     Operation,

@@ -28,7 +28,7 @@ def settings_of(redis: RedisAccess, user: str, **changed: object) -> Settings:
 
 def store_of(settings: Settings) -> KernelStore:
     """Return the kernel store of a process."""
-    return open_store(settings.kernel_store_url, settings.store_credentials)
+    return open_store(settings.kernel_store_spec, settings.store_credentials)
 
 
 def memory_of(settings: Settings) -> RedisRunMemory:

@@ -112,7 +112,7 @@ def test_no_repr_and_no_document_shows_a_secret(tmp_path: Path, run: TrainingRun
         KAFKA_SECURITY_PROTOCOL="SASL_SSL",
         ESPER_REDIS_PASSWORD_FILE=password_file(tmp_path, PASSWORD),
         ESPER_REDIS_URL=f"redis://user:{PASSWORD}@host/0",
-        ESPER_STORE_URL=f"redis://user:{PASSWORD}@host/0",
+        ESPER_KERNEL_STORE=f"redis://user:{PASSWORD}@host/0",
     )
     config = link_config(given, run)
     for shown in (given, given.kafka, given.store_credentials, config):
@@ -125,7 +125,7 @@ def test_no_repr_and_no_document_shows_a_secret(tmp_path: Path, run: TrainingRun
 def test_the_socket_of_the_sidecar_carries_the_secrets(tmp_path: Path, run: TrainingRun) -> None:
     config = LinkConfig(
         kafka=CONNECTION,
-        store_url="redis://host/0",
+        kernel_store="redis://host/0",
         trusted_key_file="key.pem",
         source="/esper/run/one",
         run=run,
@@ -165,7 +165,7 @@ def test_certificate_files_that_cannot_be_loaded_are_named(tmp_path: Path) -> No
 def link_config(settings: Settings, run: TrainingRun) -> LinkConfig:
     return LinkConfig(
         kafka=settings.kafka,
-        store_url=settings.kernel_store_url,
+        kernel_store=settings.kernel_store_spec,
         trusted_key_file="key.pem",
         source="/esper/run/one",
         run=run,

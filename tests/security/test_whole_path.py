@@ -15,8 +15,8 @@ import torch
 
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
-from esper.compiler import KeyPaths, create_keys
 from esper.settings import Settings
+from esper.signing import KeyPaths, create_keys
 from esper.topics.bus import create_topics
 from esper.topics.models import OutcomeStatus
 from esper.workers.cli import publish_blueprints

@@ -3,17 +3,15 @@
 from functools import cache
 
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
 from esper.blueprint import request_for, shipped_named
-from esper.compiler import Built, build_kernel, sign
-from esper.kernel import Kernel, unpack
+from esper.compiler import Built, build_kernel
+from esper.kernel import UNSIGNED, Kernel, sign_announcement, unpack
 from esper.seed import Seed, Site
 from esper.store import KernelStore
 from esper.topics.models import KernelCost, KernelReady, SiteSignature
-
-KEY = Ed25519PrivateKey.generate()
+from tests.keys import KEY
 
 
 @cache
@@ -34,18 +32,19 @@ def announced(store: KernelStore, blueprint_id: str, signature: SiteSignature) -
     """Put a kernel into a store, and return its `KernelReady`."""
     request = request_for(shipped_named(blueprint_id), signature)
     made = built(blueprint_id, signature)
-    return KernelReady(
+    unsigned = KernelReady(
         kernel_id=request.kernel_id,
         blueprint_id=blueprint_id,
         category=request.blueprint.category,
         site_signature=signature,
-        location=store.put(request.kernel_id, made.artifact),
+        location=store.put(request.kernel_id, made.artifact).location,
         sha256=made.sha256,
-        ed25519_signature=sign(KEY, made.artifact),
+        ed25519_signature=UNSIGNED,
         bytes=len(made.artifact),
         params=made.characterisation.params,
         cost=KernelCost(flops=made.characterisation.flops),
     )
+    return sign_announcement(KEY, unsigned)
 
 
 def plant(site: Site, slot: int, blueprint_id: str, alpha: float = 1.0) -> Seed:

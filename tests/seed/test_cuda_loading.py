@@ -40,7 +40,7 @@ def letter(site: Site, token: str = "t") -> Frame:
 def delivered(site: Site, frame: Frame) -> Delivery[Kernel]:
     """Return the delivery of a frame, decoded on a thread as in a trainer."""
     found: list[Delivery[Kernel]] = []
-    decoder = FrameDecoder("run", {"0": site})
+    decoder = FrameDecoder({"0": site})
     thread = threading.Thread(
         target=decoder.on_frame, args=(frame, found.append, lambda decision, time_ms: None)
     )

@@ -312,7 +312,7 @@ def test_a_report_under_the_key_of_another_run_is_a_dead_letter(scene: Scene, ru
     scene.send(report(run_id, 0))
     scene.send_bytes(run_id, encode(report(other, 0)))
     (reason,) = scene.reasons(run_id, 1)
-    assert f"must be the run id {other!r}" in reason
+    assert f"must be the run_id {other!r}" in reason
     assert scene.folded_to(run_id, 0)
 
 

@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from esper.topics.bus import Bus, Record
-from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, SEED_METRICS
+from esper.blueprint import request_for, shipped_named
+from esper.topics.bus import Bus, Record, partition_of
+from esper.topics.catalog import (
+    BLUEPRINT_SUBMITTED,
+    KERNEL_READY,
+    KERNEL_REQUESTED,
+    SEED_METRICS,
+    TRAINING_RUN,
+)
+from esper.topics.codec import encode
+from esper.topics.models import RunStatus, TrainingRun
 from tests.raw_batch import INVALID_UTF8, RawRecord, write_batch
 from tests.system.conftest import Running
 from tests.system.test_submissions import (
+    SITE,
     Watch,
     assert_worker_compiles,
     blueprint,
@@ -29,8 +39,10 @@ MIB = 1 << 20
 
 
 def produce(running: Running, topic: str, value: bytes | None, **settings: Any) -> None:
-    """Publish with librdkafka; `key`, `headers` and `partition` go to the record."""
+    """Publish with librdkafka; `key`, `headers` and `record_partition` are the record's."""
     record = {name: settings.pop(name) for name in ("key", "headers") if name in settings}
+    if "record_partition" in settings:
+        record["partition"] = settings.pop("record_partition")
     producer = Producer(
         {
             "bootstrap.servers": running.settings.kafka_bootstrap_servers,
@@ -122,6 +134,31 @@ def test_a_record_that_decompresses_to_very_many_bytes_is_not_read(
     dead = dead_letter(watch, reason="it decompresses to more than 64 MiB")
     assert dead.key is None
     assert_worker_compiles(running, bus)
+
+
+def test_work_under_another_key_or_partition_than_its_own_is_a_dead_letter(
+    running: Running, bus: Bus
+) -> None:
+    """A compacted topic would keep such a record for ever, and another worker would own it."""
+    requests, runs = (
+        Watch(bus, KERNEL_REQUESTED.dead_letters),
+        Watch(bus, TRAINING_RUN.dead_letters),
+    )
+    request = request_for(shipped_named("pointwise-mix"), SITE)
+    key, value = request.kernel_id.encode(), encode(request)
+    wrong = (partition_of(key, KERNEL_REQUESTED.partitions) + 1) % KERNEL_REQUESTED.partitions
+    produce(running, KERNEL_REQUESTED.name, value, key=b"other")
+    produce(running, KERNEL_REQUESTED.name, value, key=key, record_partition=wrong)
+    run = TrainingRun(run_id=unique("run"), status=RunStatus.OPEN, sites={"conv": SITE})
+    produce(running, TRAINING_RUN.name, encode(run), key=b"another")
+    assert dead_letter(requests, reason="the key is b'other'").value == value
+    assert (
+        "murmur2_random"
+        in dict(dead_letter(requests, reason=f"is on partition {wrong}").headers)[
+            "dlq-reason"
+        ].decode()
+    )
+    assert dead_letter(runs, reason=f"the key is b'another' but must be the run_id '{run.run_id}'")
 
 
 def test_huge_headers_are_left_out_of_a_dead_letter(running: Running, bus: Bus) -> None:

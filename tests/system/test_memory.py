@@ -40,7 +40,7 @@ def running(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     home = tmp_path_factory.mktemp("stack")
     environment = {name: value for name, value in os.environ.items() if name != "ESPER_REDIS_URL"}
     environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
-    environment["ESPER_STORE_URL"] = f"file:{home / 'kernels'}"
+    environment["ESPER_KERNEL_STORE"] = f"file:{home / 'kernels'}"
     stack = LocalStack(home, environment=environment)
     stack.start(lambda line: None, die_with_parent=CAN_DIE_WITH_PARENT)
     try:

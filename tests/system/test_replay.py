@@ -226,7 +226,7 @@ def test_a_kernel_signed_by_another_key_is_refused(
     key = tmp_path / "other" / "keys" / "trusted-key.pem"
     again = replayed(recorded["lockstep"]._replace(key=key), tmp_path)
     assert again.returncode == 1
-    assert "the signature is not of these bytes by the trusted key" in again.stderr
+    assert "the signature is not of this kernel-ready by a trusted key" in again.stderr
 
 
 def test_a_history_with_unknown_content_is_refused_in_one_line(

@@ -58,7 +58,8 @@ class Watch:
 
 def compiled(records: list[Record], name: str) -> KernelCompiled | None:
     events = (decode(KernelCompiled, record.value) for record in records)
-    return next((event for event in events if event.blueprint_id == name), None)
+    ended = (event for event in events if event.status is not CompileStatus.STARTED)
+    return next((event for event in ended if event.blueprint_id == name), None)
 
 
 def assert_worker_compiles(running: Running, bus: Bus) -> None:

@@ -83,7 +83,7 @@ def _assert_same_bytes(running: Running, kernel: Kernel) -> None:
     servers = running.settings.kafka_bootstrap_servers
     compiled = decode(KernelCompiled, read_topic(servers, KERNEL_COMPILED.name, key=key)[-1].value)
     ready = decode(KernelReady, read_topic(servers, KERNEL_READY.name, key=key)[-1].value)
-    stored = open_store(running.settings.kernel_store_url).get(ready.location)
+    stored = open_store(running.settings.kernel_store_spec).get(ready.location)
     assert compiled.status is CompileStatus.READY
     assert kernel.sha256 == compiled.sha256 == ready.sha256 == sha256_of(stored)
     assert compiled.timings_ms.keys() >= STEPS

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 import psutil
@@ -42,7 +43,7 @@ from tests.topics.conftest import (
     outage,
     report,
 )
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_S, wait_until
 
 
 @pytest.fixture
@@ -172,6 +173,23 @@ def test_a_record_whose_callback_fails_is_logged_and_the_next_one_is_delivered(
     wait_until(lambda: delivered == [0, 1], "the second record")
     assert "@0 is passed over: it could not be handled" in caplog.text
     assert "the callback is broken" in caplog.text
+
+
+class Fatal(BaseException):
+    """What a callback cannot be expected to survive."""
+
+
+def test_a_consumer_that_ends_is_reported_with_its_topic(servers: str, topic: Topic) -> None:
+    lost: SimpleQueue[str] = SimpleQueue()
+
+    def fail(record: Record) -> None:
+        raise Fatal
+
+    bus = Bus.connect(servers, source="/esper/test", on_lost=lost.put)
+    bus.consume(topic.name, fail)
+    bus.send(topic.name, b"key", b"value").result(TIMEOUT_S)
+    assert lost.get(timeout=TIMEOUT_S) == topic.name
+    bus.close()
 
 
 def test_reading_a_topic_stops_at_its_end_and_keeps_the_order_of_a_key(

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from esper.settings import Settings
 from esper.topics.bus import create_topics
+from tests.keys import PATHS
 from tests.seed.conftest import one_thread
-from tests.seed.kernels import KEY
 from tests.training.fake_workers import Outside
 
 __all__ = ["one_thread"]
@@ -19,14 +18,12 @@ __all__ = ["one_thread"]
 def settings(kafka: Any, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Return settings with the session's broker and Redis, a file store, and the test key."""
     home = tmp_path_factory.mktemp("home")
-    key = home / "trusted.pem"
-    key.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     create_topics(kafka.bootstrap_servers)
     return Settings(
         ESPER_HOME=home,
         KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
         ESPER_REDIS_URL=redis_url,
-        ESPER_TRUSTED_KEY_FILE=key,
+        ESPER_TRUSTED_KEY_FILE=PATHS.public,
     )
 
 

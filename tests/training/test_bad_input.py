@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from esper.settings import Settings
-from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.catalog import KERNEL_READY
 from esper.topics.models import (
     Cull,
     DecisionOutcome,
@@ -83,16 +83,15 @@ class Run:
         self.train_until(lambda: ready.kernel_id in self.growth.run_history.kernels)
         return ready
 
-    def decide(self, *operations: Any, name: str, seq: int = 0) -> str:
+    def decide(self, *operations: Any) -> str:
         """Publish a decision of this run; return its id."""
-        plan = decision(*operations, name=name, seq=seq, run_id=self.growth.run_id)
-        self.outside.publish(ADAPTATION_DECISION, plan)
-        return plan.decision_id
+        plan = decision(*operations, run_id=self.growth.run_id)
+        return self.outside.decide(plan).decision_id
 
-    def plant(self, slot: int, name: str = "plant", seq: int = 0) -> str:
+    def plant(self, slot: int) -> str:
         """Publish a decision that plants the kernel at fc1; return its id."""
         operation = planting(self.sites["fc1"], slot, "low-rank-skip")
-        return self.decide(operation, name=name, seq=seq)
+        return self.decide(operation)
 
     def outcome(self, decision_id: str) -> DecisionOutcome:
         """Train until a decision has an outcome; return the outcome."""
@@ -132,7 +131,7 @@ def assert_whole(model: nn.Module, optimizer: Optimizer) -> None:
 
 @pytest.mark.parametrize(("site", "slot"), [("nowhere", 0), ("fc1", 99)])
 def test_a_decision_for_an_unknown_seed_is_refused(run: Run, site: str, slot: int) -> None:
-    outcome = run.outcome(run.decide(Cull(site=site, slot=slot, kernel_id=ZEROS), name="stray"))
+    outcome = run.outcome(run.decide(Cull(site=site, slot=slot, kernel_id=ZEROS)))
     assert (outcome.status, outcome.reason) == (
         REFUSED,
         f"there is no slot {site}/{slot} in this run; "
@@ -144,7 +143,8 @@ def test_a_decision_for_an_unknown_seed_is_refused(run: Run, site: str, slot: in
 def test_a_duplicate_decision_is_applied_and_answered_once(run: Run) -> None:
     run.offered()
     decided = run.plant(0)
-    assert run.plant(0) == decided
+    (event,) = run.outside.decided[run.growth.run_id]
+    run.outside.send(event)
     assert run.outcome(decided).status is APPLIED
     run.train(20)
     run_id = run.growth.run_id
@@ -153,11 +153,11 @@ def test_a_duplicate_decision_is_applied_and_answered_once(run: Run) -> None:
     assert_whole(run.model, run.optimizer)
 
 
-def test_decisions_out_of_order_are_applied_in_the_order_of_the_topic(run: Run) -> None:
+def test_decisions_are_applied_in_the_order_of_the_topic(run: Run) -> None:
     run.offered()
-    late, early = run.plant(1, "of report 5", seq=5), run.plant(0, "of report 3", seq=3)
-    assert run.outcome(early).status is APPLIED
-    assert list(run.growth.run_history.outcomes) == [late, early]
+    first, second = run.plant(1), run.plant(0)
+    assert run.outcome(second).status is APPLIED
+    assert list(run.growth.run_history.outcomes) == [first, second]
     assert_whole(run.model, run.optimizer)
 
 
@@ -180,7 +180,7 @@ def test_a_kernel_without_its_file_and_the_plan_that_plants_it_are_refused(run: 
     (refusal,) = (refusal for report in run.outside.reports(run_id) for refusal in report.refusals)
     assert refusal.kernel_id == ready.kernel_id
     operation = planting(run.sites["fc1"], 0, "gated-linear-unit")
-    outcome = run.outcome(run.decide(operation, name="plant a kernel without its file"))
+    outcome = run.outcome(run.decide(operation))
     assert outcome.status is REFUSED
     assert run.sites["fc1"].slots[0].state is S.DORMANT
     assert_whole(run.model, run.optimizer)

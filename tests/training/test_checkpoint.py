@@ -15,7 +15,7 @@ from torch.optim import Adam
 import esper
 from esper.seed import BANK_NAME
 from esper.settings import Settings
-from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+from esper.topics.catalog import KERNEL_READY
 from esper.topics.models import (
     Cull,
     Fossilize,
@@ -134,7 +134,6 @@ class Bandit:
     def __init__(self, outside: Outside, training: Training) -> None:
         self._outside, self._training = outside, training
         self.run_id = training.growth.run_id
-        self._count = 0
 
     def offer(self) -> None:
         """Announce kernels and train until they are loadable."""
@@ -147,10 +146,7 @@ class Bandit:
 
     def publish(self, *operations: Operation) -> str:
         """Publish a decision and return its id."""
-        self._count += 1
-        plan = decision(*operations, name=f"{self.run_id} {self._count}", run_id=self.run_id)
-        self._outside.publish(ADAPTATION_DECISION, plan)
-        return plan.decision_id
+        return self._outside.decide(decision(*operations, run_id=self.run_id)).decision_id
 
     def decide(self, *operations: Operation) -> None:
         """Publish a decision, and train until it is applied."""

@@ -12,12 +12,11 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 import esper
-from esper.blueprint import requests_for, shipped_named
+from esper.blueprint import Submissions, requests_for, shipped_named
 from esper.kernel import load_kernel
 from esper.settings import Settings
 from esper.topics.bus import Record, read_topic
 from esper.topics.catalog import (
-    ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
     KERNEL_COMPILED,
     KERNEL_READY,
@@ -27,7 +26,6 @@ from esper.topics.catalog import (
 from esper.topics.codec import decode
 from esper.topics.models import (
     AdaptationDecision,
-    Blueprint,
     CompileStatus,
     KernelCompiled,
     Plant,
@@ -67,20 +65,15 @@ def kafka(own_kafka: KafkaService) -> KafkaService:
 
 def the_end(report: SeedReport) -> AdaptationDecision:
     """Return the decision that ends the answer to a report, or seals the run."""
-    return decision(
-        name=f"end of {report.run_id}/{report.seq}",
-        run_id=report.run_id,
-        strategy=None,
-        seq=report.seq,
-    )
+    return decision(run_id=report.run_id, strategy=None)
 
 
 def answer_with(outside: Outside, answer: Answer) -> None:
     """Answer the reports of every run, as the bandit worker does."""
 
     def on_frame(record: Record) -> None:
-        for decided in answer(decode(SeedReport, record.value)):
-            outside.bus.publish(ADAPTATION_DECISION, decided)
+        for plan in answer(decode(SeedReport, record.value)):
+            outside.decide(plan, record)
 
     outside.bus.consume(SEED_METRICS.name, on_frame)
 
@@ -92,7 +85,7 @@ def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ..
         run = decode(TrainingRun, record.value)
         if run.status is RunStatus.CLOSED:
             return
-        for request in requests_for(standing, [run]):
+        for request in requests_for(standing, run):
             name = request.blueprint.blueprint_id
             if name in silent_on:
                 continue
@@ -111,10 +104,11 @@ def compile_only(outside: Outside, *blueprint_ids: str, silent_on: tuple[str, ..
     outside.bus.consume(TRAINING_RUN.name, on_frame)
 
 
-def blueprints_on_the_topic(outside: Outside) -> list[Blueprint]:
-    records = read_topic(outside.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name)
-    found = [decode(Blueprint, record.value) for record in records]
-    return list({blueprint.blueprint_id: blueprint for blueprint in found}.values())
+def blueprints_on_the_topic(outside: Outside) -> Submissions:
+    standing = Submissions()
+    for record in read_topic(outside.settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name):
+        standing.read(record.key, record.value, record.headers)
+    return standing
 
 
 def test_a_run_without_answers_does_not_start_and_gives_a_remedy(
@@ -236,10 +230,7 @@ def test_the_answer_to_a_report_is_applied_in_the_next_step(
     def plant_at_once(report: SeedReport) -> list[AdaptationDecision]:
         if report.seq != 1:
             return [the_end(report)]
-        plan = decision(
-            plant, run_id=report.run_id, seq=1, name=report.run_id, apply_at_step=REPORT_EVERY + 1
-        )
-        return [plan, the_end(report)]
+        return [decision(plant, run_id=report.run_id), the_end(report)]
 
     answer_with(outside, plant_at_once)
     run = Run(settings, seal_timeout_s=WAIT_S, lockstep=True)
@@ -268,7 +259,7 @@ def test_a_kernel_that_is_no_longer_available_is_refused_and_the_run_continues(
     )
 
     def plant_at_once(report: SeedReport) -> list[AdaptationDecision]:
-        plan = decision(unknown, run_id=report.run_id, seq=0, name=report.run_id)
+        plan = decision(unknown, run_id=report.run_id)
         return [*([plan] if report.seq == 0 else []), the_end(report)]
 
     answer_with(outside, plant_at_once)

@@ -14,8 +14,8 @@ from torch.optim import Adam
 import esper
 from esper.audit import fetch_history, with_kernels, write_history
 from esper.settings import Settings
-from esper.topics.catalog import ADAPTATION_DECISION, RUN_CONTROL
-from esper.topics.codec import sha256_of
+from esper.topics.catalog import RUN_CONTROL
+from esper.topics.codec import decode, sha256_of
 from esper.topics.models import (
     Cull,
     Fossilize,
@@ -24,6 +24,7 @@ from esper.topics.models import (
     RequestKind,
     Reweight,
     RunRequest,
+    SeedReport,
     SeedState,
     SeedStatus,
 )
@@ -32,7 +33,6 @@ from esper.training.recording import read_recording
 from esper.training.replay import differences
 from tests.seed.hosts import Host, images, labels
 from tests.training.fake_workers import Outside
-from tests.training.grow_fixture import decision
 from tests.training.test_checkpoint import (
     REPORT_EVERY,
     WAIT_S,
@@ -48,13 +48,18 @@ from tests.training.test_checkpoint import (
 class Numbered(Bandit):
     """Publishes decisions of a test; every decision answers another report."""
 
+    _answered = -1
+
     def publish(self, *operations: Operation) -> str:
-        """Publish a decision and return its id."""
-        self._count += 1
-        name = f"{self.run_id} {self._count}"
-        plan = decision(*operations, name=name, run_id=self.run_id, seq=self._count)
-        self._outside.publish(ADAPTATION_DECISION, plan)
-        return plan.decision_id
+        """Train until a report has no decision yet; publish one and return its id."""
+        while self._last_seq() == self._answered:
+            self._training.train_to_a_report()
+        name = super().publish(*operations)
+        self._answered = self._outside.decided[self.run_id][-1].seq
+        return name
+
+    def _last_seq(self) -> int:
+        return decode(SeedReport, self._outside.last_report(self.run_id).value).seq
 
     def decide_in_vain(self, *operations: Operation) -> str:
         """Publish a decision, train until it is refused or withheld; return the status."""

@@ -21,6 +21,7 @@ from torch.optim import Adam
 
 from esper.kernel import ArtifactRefused, Kernel
 from esper.seed import Seed, Site
+from esper.signing import KeyUnusable
 from esper.training import frame_decoder
 from esper.training.growth import Growth
 from esper.training.ranks import LeaderFailed, RanksDiffer
@@ -155,7 +156,7 @@ def main(folder: Path) -> None:
     spoil(rank, orders)
     try:
         train(folder, rank, orders)
-    except (RanksDiffer, LeaderFailed, ArtifactRefused) as error:
+    except (RanksDiffer, LeaderFailed, KeyUnusable) as error:
         saw = {"refused": type(error).__name__, "why": str(error)}
         (folder / f"rank-{rank}.json").write_text(json.dumps(saw))
     dist.destroy_process_group()

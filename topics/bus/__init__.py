@@ -23,6 +23,7 @@ from esper.topics.bus.errors import (
     TlsFileUnusable,
     TopicMismatch,
 )
+from esper.topics.bus.follower import Follower
 from esper.topics.bus.producer import Producer, RecordPosition, TracedEvent
 from esper.topics.bus.record import Record
 from esper.topics.bus.security import client_options, ssl_context
@@ -34,6 +35,7 @@ __all__ = [
     "Bus",
     "BusError",
     "ConnectionRefused",
+    "Follower",
     "OffsetRange",
     "Producer",
     "Record",

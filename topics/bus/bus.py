@@ -15,9 +15,10 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from esper.topics.bus.connection import CONNECT_TIMEOUT_S
 from esper.topics.bus.consumer import assign, is_readable, new_consumer
 from esper.topics.bus.errors import AccessDenied, BrokerUnreachable
-from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition
+from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition, Sign
 from esper.topics.bus.record import Record
 from esper.topics.catalog import Topic
+from esper.topics.codec import Headers
 from esper.topics.connection import Broker
 from esper.topics.models import Event
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Deliver = Callable[[Record], None]
+OnLost = Callable[[str], None]
 
 DISCONNECT_TIMEOUT_S = 0.5
 """Longest disconnect once no send is pending."""
@@ -40,11 +42,13 @@ class StartOffset(Enum):
 class Bus:
     """A producer and consumers that never block the caller's thread.
 
-    The callbacks of `consume` run on the bus's thread and must return quickly.
+    The callbacks of `consume` run on the bus's thread and must return quickly. `on_lost` gets the
+    name of a topic that is no longer read, because its consumer has ended by an unexpected error.
     """
 
-    def __init__(self, broker: Broker, *, source: str) -> None:
+    def __init__(self, broker: Broker, *, source: str, on_lost: OnLost | None = None) -> None:
         self._broker = broker
+        self._on_lost = on_lost
         self._producer = Producer(broker, source=source)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="esper-bus", daemon=True)
@@ -52,14 +56,14 @@ class Bus:
         self._pending: set[Future[RecordPosition]] = set()
 
     @classmethod
-    def connect(cls, broker: Broker, *, source: str) -> "Bus":
-        """Return a connected bus.
+    def connect(cls, broker: Broker, *, source: str, on_lost: OnLost | None = None) -> "Bus":
+        """Return a connected bus; see the class.
 
         Raises:
             BrokerUnreachable: no broker answered within `CONNECT_TIMEOUT_S`.
             ConnectionRefused: a broker answered, and TLS or the log-in failed.
         """
-        bus = cls(broker, source=source)
+        bus = cls(broker, source=source, on_lost=on_lost)
         bus._thread.start()
         try:
             bus._submit(bus._producer.start()).result()
@@ -69,19 +73,26 @@ class Bus:
         return bus
 
     def publish(
-        self, topic: Topic, event: Event, *, traceparent: str | None = None
+        self,
+        topic: Topic,
+        event: Event,
+        *,
+        traceparent: str | None = None,
+        sign: Sign | None = None,
     ) -> "Future[RecordPosition]":
         """Send an event; return a future of its record's position, set on acknowledgement.
 
-        The future stays pending while the broker is unreachable; cancel it to drop the event.
-        Events with pending futures may be written in another order: await a future before the next
-        call where order matters.
+        `sign` makes the signature in its headers. The future stays pending while the broker is
+        unreachable; cancel it to drop the event. Events with pending futures may be written in
+        another order: await a future before the next call where order matters.
         """
-        return self._sent(self._producer.publish(topic, event, traceparent=traceparent))
+        return self._sent(self._producer.publish(topic, event, traceparent=traceparent, sign=sign))
 
-    def send(self, topic: str, key: bytes | None, value: bytes) -> "Future[RecordPosition]":
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()
+    ) -> "Future[RecordPosition]":
         """Send bytes unchanged; see `publish`."""
-        return self._sent(self._producer.send(topic, key, value, ()))
+        return self._sent(self._producer.send(topic, key, value, headers))
 
     def consume(
         self,
@@ -103,7 +114,7 @@ class Bus:
         """
         consumer = self._submit(self._consumer_at(topic, key, start)).result()
         delivery = self._submit(_deliver_all(consumer, deliver, key))
-        delivery.add_done_callback(partial(_log_failure, self._broker, topic))
+        delivery.add_done_callback(partial(self._note_failure, topic))
         self._consumers.append(delivery)
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -123,6 +134,18 @@ class Bus:
         self._submit(self._disconnect()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def _note_failure(self, topic: str, delivery: "Future[None]") -> None:
+        """Log why a consumer ended, unless it was cancelled, and pass its topic on."""
+        if delivery.cancelled() or (error := delivery.exception()) is None:
+            return
+        if isinstance(error, TopicAuthorizationFailedError):
+            denied = AccessDenied(self._broker, "Read", "topic", [topic])
+            log.error("stopped consuming %s: %s", topic, denied)
+        else:
+            log.error("stopped consuming %s", topic, exc_info=error)
+        if self._on_lost is not None:
+            self._on_lost(topic)
 
     def _run(self) -> None:
         try:
@@ -191,17 +214,6 @@ def _deliver(record: Record, deliver: Deliver, key: bytes | None) -> None:
             deliver(record)
         except Exception:
             log.exception("%s is passed over: it could not be handled", record.place)
-
-
-def _log_failure(broker: Broker, topic: str, delivery: "Future[None]") -> None:
-    """Log why a consumer ended, unless it was cancelled."""
-    if delivery.cancelled() or (error := delivery.exception()) is None:
-        return
-    if isinstance(error, TopicAuthorizationFailedError):
-        denied = AccessDenied(broker, "Read", "topic", [topic])
-        log.error("stopped consuming %s: %s", topic, denied)
-    else:
-        log.error("stopped consuming %s", topic, exc_info=error)
 
 
 async def _cancel_all() -> None:

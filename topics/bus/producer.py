@@ -55,6 +55,10 @@ class TracedEvent(NamedTuple):
     traceparent: str | None = None
 
 
+Sign = Callable[[bytes], str]
+"""Returns the hexadecimal signature of an event's value."""
+
+
 class Producer:
     """A producer whose `publish` returns when all in-sync replicas have the record.
 
@@ -96,9 +100,16 @@ class Producer:
         await self._drop(self._client)
 
     async def publish(
-        self, topic: Topic, event: Event, *, traceparent: str | None = None
+        self,
+        topic: Topic,
+        event: Event,
+        *,
+        traceparent: str | None = None,
+        sign: Sign | None = None,
     ) -> RecordPosition:
         """Send an event to its topic and wait for the acknowledgement.
+
+        `sign` makes the signature that goes into its headers.
 
         Raises:
             RecordTooLarge: the record is larger than the topic accepts.
@@ -107,11 +118,17 @@ class Producer:
         """
         value = encode(event)
         headers = cloud_event_headers(
-            type(event).__name__, value, source=self._source, traceparent=traceparent
+            type(event).__name__,
+            value,
+            source=self._source,
+            traceparent=traceparent,
+            signature=None if sign is None else sign(value),
         )
         return await self.send(topic.name, topic.key_of(event), value, headers)
 
-    async def publish_all(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
+    async def publish_all(
+        self, topic: Topic, events: Iterable[TracedEvent], *, sign: Sign | None = None
+    ) -> None:
         """Publish events and return when all are acknowledged, in order within each key.
 
         Keys are sent concurrently. Within a key, an event is sent after the acknowledgement of the
@@ -125,11 +142,13 @@ class Producer:
             by_key.setdefault(topic.key_of(traced.event), []).append(traced)
         async with asyncio.TaskGroup() as tasks:
             for ordered in by_key.values():
-                tasks.create_task(self._publish_in_order(topic, ordered))
+                tasks.create_task(self._publish_in_order(topic, ordered, sign))
 
-    async def _publish_in_order(self, topic: Topic, events: Iterable[TracedEvent]) -> None:
+    async def _publish_in_order(
+        self, topic: Topic, events: Iterable[TracedEvent], sign: Sign | None
+    ) -> None:
         for event, traceparent in events:
-            await self.publish(topic, event, traceparent=traceparent)
+            await self.publish(topic, event, traceparent=traceparent, sign=sign)
 
     async def send_to_dlq(self, record: Record, reason: str) -> RecordPosition:
         """Copy a record to its topic's dead-letter topic, with headers for reason and origin.

@@ -24,6 +24,7 @@ from esper.topics.models.kernel import (
     KernelCost,
     KernelReady,
     KernelRequested,
+    KernelRevoked,
 )
 from esper.topics.models.omit_default import OmitDefault, OmitsDefaults
 from esper.topics.models.report import (
@@ -78,6 +79,7 @@ __all__ = [
     "KernelReady",
     "KernelRefusal",
     "KernelRequested",
+    "KernelRevoked",
     "LoadableKernel",
     "MemorySnapshot",
     "Node",

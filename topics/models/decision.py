@@ -1,5 +1,6 @@
 """A decision: the operations to apply, and all that is needed to derive the decision again."""
 
+import hashlib
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -178,6 +179,11 @@ class AdaptationDecision(Event):
     state_after_sha256: Sha256
     previous_sha256: Sha256 | None
     request_id: OmitDefault[Sha256 | None] = None
+
+    @staticmethod
+    def id_of(run_id: str, seq: int, index: int) -> str:
+        """Return the id of a decision, a digest of its place: a repeated fold gives the same id."""
+        return hashlib.sha256(f"{run_id}/{seq}/{index}".encode()).hexdigest()
 
     @property
     def active_strategy(self) -> ActiveStrategy | None:

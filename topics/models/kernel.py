@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 
 from esper.topics.models.blueprint import Blueprint
 from esper.topics.models.event import Count, Event, Identifier, PositiveCount, Sha256
+from esper.topics.models.omit_default import OmitDefault
 from esper.topics.models.run import SiteSignature
 
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -22,8 +23,9 @@ class KernelRequested(Event):
 
 
 class CompileStatus(StrEnum):
-    """The result of one attempt to compile."""
+    """The beginning or the result of one attempt to compile."""
 
+    STARTED = "started"
     READY = "ready"
     REJECTED = "rejected"
 
@@ -54,9 +56,12 @@ class Characterisation(Event):
 
 
 class KernelCompiled(Event):
-    """One attempt to compile: ready with measurements, or rejected with a reason.
+    """One attempt to compile: started, then ready with measurements or rejected with a reason.
 
-    `site_signature` is absent where the planner refused the blueprint for all sites.
+    `site_signature` is absent where the planner refused the blueprint for all sites. `attempt`
+    counts from 1 since the kernel was last ready; `worker` made the attempt. `reason` of a started
+    attempt is why the previous one failed, if known. `repeated` answers a further request for a
+    rejected kernel, without a new attempt.
     """
 
     kernel_id: Sha256
@@ -68,6 +73,9 @@ class KernelCompiled(Event):
     sha256: Sha256 | None = None
     characterisation: Characterisation | None = None
     timings_ms: dict[str, Milliseconds] = {}
+    attempt: OmitDefault[PositiveCount | None] = None
+    worker: OmitDefault[Annotated[str, StringConstraints(max_length=200)] | None] = None
+    repeated: OmitDefault[bool] = False
 
 
 class KernelCost(Event):
@@ -82,11 +90,16 @@ class KernelCost(Event):
     memory_ratio: Annotated[float, Field(ge=0)] | None = None
 
 
+Ed25519Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+"""A signature in lower-case hexadecimal."""
+
+
 class KernelReady(Event):
     """A kernel that trainers may load: its location, and what is needed to detect a forgery.
 
-    `ed25519_signature` is the hexadecimal signature of the artifact's bytes by this deployment.
-    `cost` is absent from records of earlier contracts.
+    `ed25519_signature` is this deployment's signature of all other fields (see
+    `esper.kernel.sign_announcement`); `sha256` among them covers the artifact's bytes. `cost` is
+    absent from records of earlier contracts.
     """
 
     kernel_id: Sha256
@@ -95,7 +108,18 @@ class KernelReady(Event):
     site_signature: SiteSignature
     location: Annotated[str, StringConstraints(max_length=500)]
     sha256: Sha256
-    ed25519_signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+    ed25519_signature: Ed25519Signature
     bytes: Count
     params: Count
     cost: KernelCost | None = None
+
+
+class KernelRevoked(Event):
+    """An artifact that no trainer may load any more, by its SHA-256.
+
+    `ed25519_signature` is this deployment's signature of the other fields.
+    """
+
+    sha256: Sha256
+    reason: Annotated[str, StringConstraints(max_length=500)]
+    ed25519_signature: Ed25519Signature

@@ -143,7 +143,9 @@ class SeedReport(Event):
     loadable, kernels that were rejected, answers to decisions, interventions of the governor and
     requests of people. Losses are means per sample; None means not measured or not finite.
     `gradients` maps a site to the norm of the loss gradient of the host layer's parameters in the
-    previous step. While `paused`, the trainer accepts no decision.
+    previous step. While `paused`, the trainer accepts no decision. `refused_decisions` counts the
+    records on the decision topic that the trainer has refused since the last report, because they
+    were not its bandit worker's.
     """
 
     run_id: Identifier
@@ -162,4 +164,5 @@ class SeedReport(Event):
     incidents: OmitDefault[tuple[Incident, ...]] = ()
     paused: OmitDefault[bool] = False
     requests: OmitDefault[tuple[RunRequest, ...]] = ()
+    refused_decisions: OmitDefault[Count] = 0
     closing: bool = False

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esper.topics.models.event import Count, Event, Identifier, SiteName
+from esper.topics.models.event import Count, Event, Identifier, PositiveCount, SiteName
+from esper.topics.models.omit_default import OmitDefault
 
 
 class SiteKind(StrEnum):
@@ -55,10 +56,18 @@ class PolicySpec(Event):
 
 
 class TrainingRun(Event):
-    """The sites of a run, announced when it opens, and the end of the run when it closes."""
+    """The sites of a run, announced when it opens, and the end of the run when it closes.
+
+    A run that reports announces itself again from time to time; one that does not expires. Its
+    sites of one kind get at most `kernels_per_site` kernels, `kernels_per_publisher` of them from
+    blueprints of one publisher. The kernels of a `lockstep` run are compiled first: it waits.
+    """
 
     run_id: Identifier
     status: RunStatus
     sites: Annotated[dict[SiteName, SiteSignature], Field(max_length=10_000)]
     task: Identifier = "custom"
     host_params: Count = 0
+    lockstep: OmitDefault[bool] = False
+    kernels_per_site: OmitDefault[PositiveCount] = 512
+    kernels_per_publisher: OmitDefault[PositiveCount] = 256

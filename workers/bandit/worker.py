@@ -12,7 +12,8 @@ from faust import StreamT
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, RunUnfoldable, SequenceGap, fold
 from esper.settings import Settings
-from esper.topics.bus import Producer, Record, TracedEvent, partition_of
+from esper.signing import Purpose, SigningKey
+from esper.topics.bus import Producer, Record, TracedEvent
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BANDIT_APP,
@@ -24,13 +25,14 @@ from esper.topics.codec import child_traceparent, digest, encode, traceparent_of
 from esper.topics.connection import Broker
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 from esper.workers.bandit.memory_writer import MemoryWriter
-from esper.workers.bandit.run_table import MAX_REASON_CHARS, EndedRun, RunEnd, RunRow, RunTable
+from esper.workers.bandit.run_table import EndedRun, RunEnd, RunRow, RunTable
 from esper.workers.bandit.sequence_gaps import ReportSkipped, require_report_missing
 from esper.workers.faust.app import batch_topic, bytes_table, is_ready, make_app, run
 from esper.workers.faust.dead_letters import DlqReason, read, send_to_dlq
 from esper.workers.faust.guards import GuardedApp, RecordBatch, process_batches, records_of
 from esper.workers.faust.metrics import (
     DECISIONS,
+    REFUSED_DECISIONS,
     REPORTS_FOLDED,
     REPORTS_REPEATED,
     RUNS_BROKEN,
@@ -39,6 +41,7 @@ from esper.workers.faust.metrics import (
     observe_latency,
 )
 from esper.workers.faust.quarantine import INFRASTRUCTURE, attempt, described
+from esper.workers.signing_key import signing_key_of
 
 log = structlog.get_logger()
 
@@ -68,10 +71,12 @@ class Bandit:
         producer: Producer,
         memory_writer: MemoryWriter,
         broker: Broker,
+        signing_key: SigningKey,
     ) -> None:
         self._producer = producer
         self._memory_writer = memory_writer
         self._broker = broker
+        self._sign = partial(signing_key.sign, Purpose.DECISION)
         self._table = RunTable(bytes_table(app, FOLDED_RUNS.name, SEED_METRICS.partitions))
         app.on_partitions_assigned.connect(self._clear_cache, weak=False)
         app.agent(batch_topic(app, SEED_METRICS.name))(self._read_reports)
@@ -96,7 +101,7 @@ class Bandit:
 
     async def _decide(self, record_batch: RecordBatch, record: Record) -> list[ReportDecision]:
         """Return the decisions of a record, none if it is invalid; a failure breaks its run."""
-        report = await self._read(record)
+        report = await read(SEED_METRICS, SeedReport, record, self._producer)
         if report is None:
             return []
         row = self._table.row(record_batch, report.run_id)
@@ -124,24 +129,6 @@ class Bandit:
             except ValueError as error:
                 await self._break(row, row.record, DlqReason.FAILED, str(error))
                 decided[:] = [one for one in decided if one.record.key != row.record.key]
-
-    async def _read(self, record: Record) -> SeedReport | None:
-        report = await read(SeedReport, record, self._producer)
-        if report is None:
-            return None
-        if record.key != report.run_id.encode():
-            reason = f"the key is {record.key!r} but must be the run id {report.run_id!r}"
-            await self._dead_letter(record, DlqReason.WRONG_KEY, reason[:MAX_REASON_CHARS])
-            return None
-        expected = partition_of(record.key, SEED_METRICS.partitions)
-        if record.partition != expected:
-            reason = (
-                f"the record is on partition {record.partition}, its key belongs on {expected}; "
-                "set the client's partitioner to murmur2_random"
-            )
-            await self._dead_letter(record, DlqReason.WRONG_PARTITION, reason)
-            return None
-        return report
 
     async def _fold(self, row: RunRow, record: Record, report: SeedReport) -> list[ReportDecision]:
         """Fold a report; return its decisions, none for a repeated or an invalid report."""
@@ -171,6 +158,7 @@ class Bandit:
             )
             return []
         REPORTS_FOLDED.inc()
+        REFUSED_DECISIONS.inc(report.refused_decisions)
         row.update(state, record, report.seq, cause.sha256)
         if report.closing:
             RUNS_CLOSED.inc()
@@ -233,6 +221,7 @@ class Bandit:
                 TracedEvent(decision, child_traceparent(traceparent_of(record.headers)))
                 for decision, record, _ in decided
             ],
+            sign=self._sign,
         )
         for decision, record, closing in decided:
             DECISIONS.labels(decision.strategy or ("seal" if closing else "answer")).inc()
@@ -258,8 +247,10 @@ def run_bandit_worker(settings: Settings) -> int:
     """Run the bandit worker until SIGTERM; return the exit code of the process.
 
     Raises:
+        MissingKey, KeyUnusable: see `signing_key_of`.
         SettingMissing, SecretFileUnusable: the credentials are incomplete.
     """
+    signing_key = signing_key_of(settings)
     kafka = settings.kafka
     app = make_app(
         BANDIT_APP,
@@ -269,7 +260,7 @@ def run_bandit_worker(settings: Settings) -> int:
         session_timeout_s=settings.session_timeout_s,
     )
     producer = Producer(kafka, source="/esper/worker/bandit")
-    Bandit(app, producer, MemoryWriter(settings), kafka)
+    Bandit(app, producer, MemoryWriter(settings), kafka, signing_key)
     topics = {
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,

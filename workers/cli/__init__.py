@@ -19,10 +19,12 @@ from esper.workers.cli import (
     blueprint,
     demo,
     dlq,
+    kernel,
     keys,
     memory,
     run_control,
     stack,
+    store,
     topics,
     train,
     worker,
@@ -73,6 +75,8 @@ app.add_typer(audit.history, name="history")
 app.add_typer(run_control.run, name="run")
 app.add_typer(run_control.seed, name="seed")
 app.add_typer(memory.app, name="memory")
+app.add_typer(kernel.app, name="kernel")
+app.add_typer(store.app, name="store")
 app.add_typer(keys.app, name="keys")
 
 

@@ -15,6 +15,7 @@ from esper.audit import (
     write_history,
 )
 from esper.settings import Settings
+from esper.signing import KeyUnusable, TrustedKeys
 from esper.workers.cli.output import Json, console, print_json
 
 IDENTICAL, DIFFERENT, UNREADABLE = 0, 1, 2
@@ -32,21 +33,30 @@ def audit_run(
     history: Annotated[
         Path | None, typer.Option(help="Read this exported history instead of the topics.")
     ] = None,
+    trusted_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Public keys of the bandit workers. Records that none of them signed, and that no "
+            "report leads to, are counted as foreign. Default: ESPER_TRUSTED_KEY_FILE."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Recompute every decision of a run and compare it with the record, byte for byte.
 
     Exits 0 if all are identical, 1 if a record differs or is missing (the first one is named),
-    2 if the records could not be read.
+    2 if the records or the keys could not be read.
     """
     if (run is None) == (history is None):
         raise typer.BadParameter("give either a run id or --history FILE")
     try:
         found = read_history(history) if history else _fetch(str(run))
-    except HistoryUnreadable as error:
+        key_file = trusted_key or Settings().trusted_key_file
+        trusted_keys = None if key_file is None else TrustedKeys(key_file)
+    except (HistoryUnreadable, KeyUnusable) as error:
         console.print(str(error), style="red", soft_wrap=True)
         raise typer.Exit(UNREADABLE) from error
-    verdict = audit(found)
+    verdict = audit(found, trusted_keys)
     if json:
         print_json(verdict.facts())
     else:

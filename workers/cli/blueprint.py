@@ -144,6 +144,27 @@ def publish(
         console.print(f"{blueprint.blueprint_id}: offset {position.offset}")
 
 
+@app.command("withdraw")
+def withdraw(
+    blueprint_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Published ids.")],
+    json: Json = False,
+) -> None:
+    """Withdraw blueprints: their kernels are offered to no run any more.
+
+    Kernels that are planted stay. Lockstep runs keep the kernels that they began with. A withdrawn
+    blueprint can be published again. Exits 1 if an id is not published.
+    """
+    from esper.workers.cli.publish import withdraw_blueprints
+
+    positions = withdraw_blueprints(Settings(), blueprint_ids)
+    withdrawn = list(zip(blueprint_ids, positions, strict=True))
+    if json:
+        print_json([{"blueprint_id": name, "offset": at.offset} for name, at in withdrawn])
+        return
+    for name, position in withdrawn:
+        console.print(f"{name}: withdrawn at offset {position.offset}")
+
+
 def _settings(values: Iterable[str] | None) -> dict[str, int]:
     return dict(setting_of(text) for text in values or ())
 

@@ -21,12 +21,12 @@ def copy_kernels(settings: Settings, history: RunRecords, folder: Path) -> int:
     """
     announced = [decode(KernelReady, record.value) for record in history.kernels]
     fetched = fetch_kernels(
-        settings.kernel_store_url,
+        settings.kernel_store_spec,
         trusted_key_of(settings),
         announced,
         settings.store_credentials,
     )
-    target = open_store(f"file:{folder}")
-    for kernel_id, kernel in fetched.items():
-        target.put(kernel_id, kernel.data)
+    with open_store(f"file:{folder}") as target:
+        for kernel_id, kernel in fetched.items():
+            target.put(kernel_id, kernel.data)
     return len(fetched)

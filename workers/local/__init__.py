@@ -1,4 +1,4 @@
-"""Kafka, Redis and the workers as processes on this machine: no Docker, Java or root needed.
+"""Kafka, Redis, PostgreSQL and the workers as processes on this machine, without Docker or root.
 
 In: a folder (`ESPER_HOME`). Out: servers on free loopback ports, topics, keys, workers, and
 `stack.json`, which holds their addresses for every other command. The servers come from pip
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StopError,
     )
     from esper.workers.local.kafka import KafkaService
+    from esper.workers.local.postgres import PostgresService
     from esper.workers.local.process import CAN_DIE_WITH_PARENT, ProcessRecord
     from esper.workers.local.redis import RedisService
     from esper.workers.local.stack import LocalStack, running_stack
@@ -38,6 +39,7 @@ _MODULES = {
     "MissingPackageError": ".errors",
     "NotRunningError": ".errors",
     "PortError": ".errors",
+    "PostgresService": ".postgres",
     "ProcessRecord": ".process",
     "RedisService": ".redis",
     "ServiceStatus": ".status",
@@ -62,6 +64,7 @@ __all__ = [
     "MissingPackageError",
     "NotRunningError",
     "PortError",
+    "PostgresService",
     "ProcessRecord",
     "RedisService",
     "ServiceStatus",

@@ -15,6 +15,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from esper.workers.local import die_with_parent as die_with_parent_script
+from esper.workers.local import unprivileged
 from esper.workers.local.errors import StartError, StopError
 
 CAN_DIE_WITH_PARENT = sys.platform == "linux"
@@ -43,6 +44,8 @@ class ProcessRecord(BaseModel):
     log_start: int
     """Offset in the log, in bytes, where the output of this process starts."""
     metrics_port: int | None = None
+    stop_signal: int = signal.SIGTERM
+    """The signal that asks this process to end."""
 
 
 def spawn(
@@ -52,13 +55,19 @@ def spawn(
     log: Path,
     environment: Mapping[str, str] | None = None,
     die_with_parent: bool = False,
+    user: tuple[int, int] | None = None,
 ) -> ProcessRecord:
     """Start `command` in its own session and append its output to `log`; raise StartError.
 
     With `die_with_parent` (Linux) the kernel kills the process when this process ends in any way.
+    With `user`, its uid and gid, root starts the process as this user.
     """
     if die_with_parent:
         command = _tied_to_parent(name, command)
+    if user is not None:
+        # Outermost: the kernel forgets the tie to the parent when the user changes.
+        words = (unprivileged.__file__, *map(str, user))
+        command = [sys.executable, "-I", "-S", *words, *command]
     log.parent.mkdir(parents=True, exist_ok=True)
     log_start = log.stat().st_size if log.exists() else 0
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -110,12 +119,12 @@ def wait_until_gone(record: ProcessRecord, timeout_s: float) -> None:
 
 
 def stop(record: ProcessRecord, grace_s: float = 10.0) -> None:
-    """Send SIGTERM, wait up to `grace_s`, then SIGKILL the process and its remaining session.
+    """Ask the process to end, wait up to `grace_s`, then SIGKILL it and its remaining session.
 
     Raises:
         StopError: a process survived SIGKILL.
     """
-    _signal(record, signal.SIGTERM)
+    _signal(record, signal.Signals(record.stop_signal))
     wait_until_gone(record, grace_s)
     left = _session(record)
     for process in left:

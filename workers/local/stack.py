@@ -1,38 +1,62 @@
-"""The local stack: Kafka, Redis, topics, keys and workers in one folder."""
+"""The local stack: Kafka, Redis, PostgreSQL, topics, keys and workers in one folder."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from esper.compiler import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
 from esper.settings import Settings, kafka_of
+from esper.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
 from esper.topics.connection import Broker
-from esper.workers.local import process
+from esper.workers.local import kafka_probe, postgres, process, redis
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
 from esper.workers.local.lock import file_lock
+from esper.workers.local.postgres import PostgresService
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.redis import RedisService
-from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState, read_state, write_state
+from esper.workers.local.state import (
+    BANDIT,
+    COMPILE,
+    KAFKA,
+    POSTGRES,
+    REDIS,
+    SUPERVISOR,
+    StackState,
+    is_worker,
+    read_state,
+    worker_names,
+    write_state,
+)
 from esper.workers.local.status import ServiceStatus, service_statuses
-from esper.workers.local.worker import spawn_worker, wait_until_healthy
+from esper.workers.local.worker import is_healthy, spawn_worker, wait_until_healthy
 
 Progress = Callable[[str], None]
 
 # A service whose environment variable is set is used as it is, not started.
-ADDRESS_VARIABLES = {REDIS: "ESPER_REDIS_URL", KAFKA: "KAFKA_BOOTSTRAP_SERVERS"}
+ADDRESS_VARIABLES = {
+    REDIS: "ESPER_REDIS_URL",
+    POSTGRES: "ESPER_POSTGRES_URL",
+    KAFKA: "KAFKA_BOOTSTRAP_SERVERS",
+}
+
+MEMORY_TIER = "memory:64MiB"
+
+SUPERVISOR_GRACE_S = 90.0
+"""How long the supervisor may take to end: it finishes the start of a process first."""
 
 
 class LocalStack:
     """The services that Esper needs, on one machine, in the folder `home`.
 
     Services and key files named in the environment (`KAFKA_BOOTSTRAP_SERVERS`, `ESPER_REDIS_URL`,
-    `ESPER_STORE_URL`, key files) are used as they are: the stack neither starts nor stops them.
+    `ESPER_POSTGRES_URL`, `ESPER_KERNEL_STORE`, key files) are used as they are: the stack neither
+    starts nor stops them.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -43,11 +67,22 @@ class LocalStack:
         self._die_with_parent = False
 
     def start(
-        self, progress: Progress, *, workers: bool = True, die_with_parent: bool = False
+        self,
+        progress: Progress,
+        *,
+        workers: bool = True,
+        compile_workers: int = 1,
+        bandit_workers: int = 1,
+        postgres: bool = False,
+        die_with_parent: bool = False,
+        supervise: bool = False,
     ) -> StackState:
         """Start the services that do not run; if one fails, stop those started by this call.
 
-        With `die_with_parent` the kernel kills the started services when this process ends.
+        Without `workers` none is started, whatever their numbers. With `postgres`, kernels are
+        stored in PostgreSQL, and Redis is a cache before it. With `die_with_parent` the kernel
+        kills the started services when this process ends. With `supervise` one more process starts
+        again whichever of them ends.
 
         Raises:
             LocalServiceError: a service did not start.
@@ -60,23 +95,46 @@ class LocalStack:
         with file_lock(self._lock):
             before = read_state(self._file)
             try:
-                return self._start_missing(progress, workers=workers)
+                names = (
+                    *worker_names(COMPILE, compile_workers),
+                    *worker_names(BANDIT, bandit_workers),
+                )
+                state = self._start_missing(progress, names if workers else (), postgres=postgres)
+                return self._ensure(SUPERVISOR, state, progress) if supervise else state
             except BaseException:
                 self._stop_all_but(before.processes if before else ())
                 raise
 
     def stop(self) -> None:
         """Stop every process of the stack, workers first; data and keys are kept."""
+        state = read_state(self._file)
+        if state is not None and (supervisor := state.process(SUPERVISOR)) is not None:
+            # Before the lock: it may hold it to start a process, and must not start another one.
+            process.stop(supervisor, SUPERVISOR_GRACE_S)
         with file_lock(self._lock):
             self._stop_all_but(())
 
     def status(self) -> list[ServiceStatus]:
-        """Return the status of Kafka, Redis and the workers, in this order."""
+        """Return the status of Kafka, Redis, PostgreSQL if used, and the workers, in this order."""
         state = read_state(self._file)
         if state is None:
             return service_statuses(None)
         ca_file = self._environment.get("ESPER_REDIS_CA_FILE")
         return service_statuses(state, self._connection(state), ca_file)
+
+    def answers(self, name: str) -> bool:
+        """Return whether one started process runs and answers."""
+        state = read_state(self._file)
+        record = None if state is None else state.process(name)
+        if state is None or record is None or not process.is_alive(record):
+            return False
+        if is_worker(name):
+            return is_healthy(record)
+        if name == KAFKA:
+            return kafka_probe.is_answering(state.kafka_bootstrap_servers)
+        if name == REDIS:
+            return redis.is_answering(state.redis_url, self._environment.get("ESPER_REDIS_CA_FILE"))
+        return name != POSTGRES or postgres.is_answering(state.postgres_url or "")
 
     def restart(self, name: str, progress: Progress = lambda _: None) -> ProcessRecord:
         """Restart one service and return when it is ready.
@@ -90,24 +148,50 @@ class LocalStack:
             process.stop(state.require_process(name))
             return _ready(name, self._ensure(name, state, progress))
 
+    def ended(self) -> list[str]:
+        """Return the names of the started processes that run no more, services first."""
+        state = read_state(self._file)
+        records = () if state is None else state.processes
+        gone = [record.name for record in records if not process.is_alive(record)]
+        # A worker cannot start without the services.
+        return sorted(gone, key=is_worker)
+
+    def start_again(self, name: str) -> int | None:
+        """Start a process that has ended; return how often it was, None if it runs or was stopped.
+
+        Raises:
+            LocalServiceError: it did not start.
+        """
+        with file_lock(self._lock):
+            state = read_state(self._file)
+            record = None if state is None else state.process(name)
+            if state is None or record is None or process.is_alive(record):
+                return None
+            state = self._ensure(name, state.with_restart(name), lambda _: None)
+            _ready(name, state)
+            return state.restarts[name]
+
     def kill(self, name: str) -> None:
         """Send SIGKILL to one service, like a crash: for fault tests; raise NotRunningError."""
         process.kill(self._require_state().require_process(name))
 
-    def _start_missing(self, progress: Progress, *, workers: bool) -> StackState:
-        state = self._addresses_and_keys()
+    def _start_missing(
+        self, progress: Progress, workers: Sequence[str], *, postgres: bool
+    ) -> StackState:
+        state = self._addresses_and_keys(postgres=postgres)
         write_state(self._file, state)
         for name, variable in ADDRESS_VARIABLES.items():
-            if self._environment.get(variable):
+            if name == POSTGRES and state.postgres_url is None:
+                if (self._home / POSTGRES / "data").exists():
+                    progress("postgres: not started, though it has data: add --with postgres")
+            elif self._environment.get(variable):
                 progress(f"{name}: using {variable}")
             else:
                 state = self._ensure(name, state, progress)
         _create_topics(self._connection(state), progress)
-        if not workers:
-            return state
-        for name in WORKERS:
+        for name in workers:
             state = self._ensure(name, state, progress)
-        for name in WORKERS:
+        for name in workers:
             _ready(name, state)
             progress(f"{name}: ready")
         return state
@@ -126,26 +210,44 @@ class LocalStack:
         return state
 
     def _start_process(self, name: str, state: StackState, progress: Progress) -> ProcessRecord:
-        """Start a service; on return Kafka and Redis are ready, a worker is not."""
+        """Start a service; on return Kafka, Redis and PostgreSQL are ready, a worker is not."""
         if name == KAFKA:
             return self._kafka().start(progress)
         if name == REDIS:
             return self._redis().start()
+        if name == POSTGRES:
+            return self._postgres().start()
+        if name == SUPERVISOR:
+            return self._spawn_supervisor()
         return spawn_worker(name, self._home, state, die_with_parent=self._die_with_parent)
 
-    def _addresses_and_keys(self) -> StackState:
-        """Return the addresses and key files, and the processes of an earlier start."""
+    def _spawn_supervisor(self) -> ProcessRecord:
+        module = "esper.workers.local.supervisor"
+        command = [sys.executable, "-m", module, str(self._home)]
+        return process.spawn(SUPERVISOR, command, log=self._home / "supervisor.log")
+
+    def _addresses_and_keys(self, *, postgres: bool) -> StackState:
+        """Return the addresses and key files, and the processes of an earlier start.
+
+        PostgreSQL stays in use once it is, until the stack is stopped.
+        """
         broker = self._environment.get(ADDRESS_VARIABLES[KAFKA]) or self._kafka().bootstrap_servers
         redis_url = self._environment.get(ADDRESS_VARIABLES[REDIS]) or self._redis().url
         signing_key, trusted_key = self._key_files()
         earlier = read_state(self._file)
+        postgres_url = self._environment.get(ADDRESS_VARIABLES[POSTGRES])
+        if not postgres_url and (postgres or (earlier and earlier.postgres_url)):
+            postgres_url = self._postgres().url
+        tiers = f"{MEMORY_TIER},{redis_url},{postgres_url}" if postgres_url else redis_url
         return StackState(
             kafka_bootstrap_servers=broker,
             redis_url=redis_url,
-            store_url=self._environment.get("ESPER_STORE_URL") or redis_url,
+            kernel_store=self._environment.get("ESPER_KERNEL_STORE") or tiers,
+            postgres_url=postgres_url or None,
             signing_key_file=signing_key,
             trusted_key_file=trusted_key,
             processes=earlier.processes if earlier else (),
+            restarts=earlier.restarts if earlier else {},
         )
 
     def _key_files(self) -> tuple[Path, Path]:
@@ -172,6 +274,9 @@ class LocalStack:
     def _redis(self) -> RedisService:
         return RedisService(self._home / REDIS, die_with_parent=self._die_with_parent)
 
+    def _postgres(self) -> PostgresService:
+        return PostgresService(self._home / POSTGRES, die_with_parent=self._die_with_parent)
+
     def _require_state(self) -> StackState:
         state = read_state(self._file)
         if state is None:
@@ -185,7 +290,7 @@ class LocalStack:
         ended = [record for record in state.processes if record not in kept]
         # Workers first, in parallel: their shutdown needs the broker and takes a second.
         with ThreadPoolExecutor() as threads:
-            list(threads.map(process.stop, [r for r in ended if r.name in WORKERS]))
+            list(threads.map(process.stop, [r for r in ended if is_worker(r.name)]))
         for record in ended:
             process.stop(record)
         if kept:
@@ -195,8 +300,8 @@ class LocalStack:
 
 
 @contextmanager
-def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
-    """Run Kafka, Redis and the workers in the emptied folder `home` during the block.
+def running_stack(home: Path, progress: Progress, *, postgres: bool = False) -> Iterator[Settings]:
+    """Run the services and workers in the emptied folder `home` during the block.
 
     They are stopped after the block and, on Linux, killed when this process ends.
     """
@@ -204,7 +309,7 @@ def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
     if home.exists():
         stack.stop()
         shutil.rmtree(home)
-    stack.start(progress, die_with_parent=True)
+    stack.start(progress, postgres=postgres, die_with_parent=True)
     try:
         yield Settings(ESPER_HOME=home)
     finally:
@@ -214,7 +319,7 @@ def running_stack(home: Path, progress: Progress) -> Iterator[Settings]:
 def _ready(name: str, state: StackState) -> ProcessRecord:
     """Return the service's process when it is ready; raise StartError."""
     record = state.require_process(name)
-    if name in WORKERS:
+    if is_worker(name):
         wait_until_healthy(record)
     return record
 

@@ -12,24 +12,55 @@ from esper.workers.local.process import ProcessRecord
 
 KAFKA = "kafka"
 REDIS = "redis"
-WORKERS = ("compile", "bandit")
+POSTGRES = "postgres"
+COMPILE = "compile"
+BANDIT = "bandit"
+WORKERS = (COMPILE, BANDIT)
+SUPERVISOR = "supervisor"
+
+
+def worker_names(kind: str, count: int) -> list[str]:
+    """Return the names of `count` workers of a kind: `compile`, `compile-2`, `compile-3`."""
+    return [kind, *(f"{kind}-{number}" for number in range(2, count + 1))][:count]
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of the process of this name, such as `compile` for `compile-2`."""
+    return name.partition("-")[0]
+
+
+def is_worker(name: str) -> bool:
+    """Return whether the process of this name is a worker."""
+    return kind_of(name) in WORKERS
 
 
 class StackState(BaseModel):
-    """The content of `stack.json`: addresses, key files and started processes."""
+    """The content of `stack.json`: addresses, key files and started processes.
+
+    `restarts` counts, by name, how often the supervisor has started a process again.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     kafka_bootstrap_servers: str
     redis_url: str
-    store_url: str
+    kernel_store: str
+    postgres_url: str | None = None
+    """Absent if the stack runs without PostgreSQL."""
     signing_key_file: Path
     trusted_key_file: Path
     processes: tuple[ProcessRecord, ...] = ()
+    restarts: dict[str, int] = {}
 
     def process(self, name: str) -> ProcessRecord | None:
         """Return the process started under this name, alive or not; None without one."""
         return next((record for record in self.processes if record.name == name), None)
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The names of the started workers, one of each kind at least."""
+        started = [record.name for record in self.processes if is_worker(record.name)]
+        return tuple(dict.fromkeys((*WORKERS, *started)))
 
     def require_process(self, name: str) -> ProcessRecord:
         """Return the process started under this name; raise NotRunningError without one."""
@@ -45,6 +76,11 @@ class StackState(BaseModel):
         """Return a copy with `record` as the process of its name."""
         others = (other for other in self.processes if other.name != record.name)
         return self.with_processes((*others, record))
+
+    def with_restart(self, name: str) -> StackState:
+        """Return a copy that counts one more restart of a process."""
+        count = self.restarts.get(name, 0) + 1
+        return self.model_copy(update={"restarts": self.restarts | {name: count}})
 
     def with_processes(self, processes: tuple[ProcessRecord, ...]) -> StackState:
         """Return a copy with exactly these processes."""

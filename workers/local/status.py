@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from esper.store import without_password
 from esper.topics.connection import Broker, SecurityProtocol, connection_to
-from esper.workers.local import kafka_probe, process, redis
+from esper.workers.local import kafka_probe, postgres, process, redis
 from esper.workers.local.process import ProcessRecord
-from esper.workers.local.state import KAFKA, REDIS, WORKERS, StackState
+from esper.workers.local.state import KAFKA, POSTGRES, REDIS, SUPERVISOR, WORKERS, StackState
 from esper.workers.local.worker import is_healthy, metrics_address
 
 
@@ -32,14 +32,16 @@ class ServiceStatus:
     address: str | None = None
     pid: int | None = None
     log: Path | None = None
+    restarts: int = 0
 
 
 def service_statuses(
     state: StackState | None, kafka: Broker = "", redis_ca_file: str | None = None
 ) -> list[ServiceStatus]:
-    """Return the status of Kafka, Redis and the workers, in this order; stopped without a state.
+    """Return the status of Kafka, Redis, PostgreSQL if it is used, the workers and the supervisor.
 
-    `kafka` is the connection to the broker of `state`, `redis_ca_file` the CA of its Redis.
+    All are stopped without a state. `kafka` is the connection to the broker of `state`,
+    `redis_ca_file` the CA of its Redis.
     """
     if state is None:
         return [ServiceStatus(name, Health.STOPPED) for name in (KAFKA, REDIS, *WORKERS)]
@@ -55,7 +57,14 @@ def service_statuses(
             answers=redis.is_answering(redis_url, redis_ca_file),
         ),
     ]
-    return services + [_worker_status(name, state.process(name)) for name in WORKERS]
+    if (url := state.postgres_url) is not None:
+        address, answers = postgres.address_of(url), postgres.is_answering(url)
+        record = state.process(POSTGRES)
+        services.append(_service_status(POSTGRES, address, record, answers=answers))
+    services += [_worker_status(name, state.process(name)) for name in state.workers]
+    if (supervisor := state.process(SUPERVISOR)) is not None:
+        services.append(_process_status(supervisor, None, answers=True))
+    return [replace(one, restarts=state.restarts.get(one.name, 0)) for one in services]
 
 
 def _kafka_answers(kafka: Broker) -> bool:
@@ -87,7 +96,7 @@ def _worker_status(name: str, record: ProcessRecord | None) -> ServiceStatus:
     return _process_status(record, metrics_address(record), answers=is_healthy(record))
 
 
-def _process_status(record: ProcessRecord, address: str, *, answers: bool) -> ServiceStatus:
+def _process_status(record: ProcessRecord, address: str | None, *, answers: bool) -> ServiceStatus:
     if not process.is_alive(record):
         return ServiceStatus(record.name, Health.STOPPED, log=record.log)
     health = Health.RUNNING if answers else Health.NOT_ANSWERING

@@ -13,7 +13,7 @@ from pathlib import Path
 from esper.workers.local import process
 from esper.workers.local.ports import LOOPBACK, free_port
 from esper.workers.local.process import ProcessRecord
-from esper.workers.local.state import StackState
+from esper.workers.local.state import StackState, kind_of
 
 START_TIMEOUT_S = 60.0
 HEALTH_TIMEOUT_S = 1.0
@@ -22,11 +22,14 @@ HEALTH_TIMEOUT_S = 1.0
 def spawn_worker(
     name: str, home: Path, state: StackState, *, die_with_parent: bool
 ) -> ProcessRecord:
-    """Start the worker `name` with the addresses of `state`; return before it is ready."""
+    """Start a worker with the addresses of `state`; return before it is ready.
+
+    `name` is a kind of worker, or such a kind with a number, as in `compile-2`.
+    """
     port = free_port()
     record = process.spawn(
         name,
-        [sys.executable, "-m", "esper.workers", "worker", name],
+        [sys.executable, "-m", "esper.workers", "worker", kind_of(name)],
         log=home / "workers" / f"{name}.log",
         environment=os.environ | _environment(name, home, state, port),
         die_with_parent=die_with_parent,
@@ -61,7 +64,7 @@ def _environment(name: str, home: Path, state: StackState, port: int) -> dict[st
         "ESPER_HOME": str(home),
         "KAFKA_BOOTSTRAP_SERVERS": state.kafka_bootstrap_servers,
         "ESPER_REDIS_URL": state.redis_url,
-        "ESPER_STORE_URL": state.store_url,
+        "ESPER_KERNEL_STORE": state.kernel_store,
         "ESPER_SIGNING_KEY_FILE": str(state.signing_key_file),
         "ESPER_TRUSTED_KEY_FILE": str(state.trusted_key_file),
         "ESPER_INSTANCE_ID": _instance_id(name, home),

@@ -42,6 +42,16 @@ def test_training_without_a_broker_names_the_remedy(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("worker", ["compile", "bandit"])
+def test_a_worker_without_a_signing_key_names_the_setting(tmp_path: Path, worker: str) -> None:
+    ended = esper("worker", worker, home=tmp_path)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert line == (
+        "esper: no signing key: set ESPER_SIGNING_KEY_FILE; `esper keys create` makes a key pair"
+    )
+
+
 def test_training_without_a_key_names_the_setting(tmp_path: Path) -> None:
     ended = esper("train", "digits", home=tmp_path)
     assert ended.returncode == 1

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from esper.store import open_store
 from esper.topics.catalog import topic_specs
 from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError, PortError, StateError
@@ -53,12 +54,14 @@ def test_the_state_file_has_addresses_keys_and_processes(stack: LocalStack, home
     assert written.keys() == {
         "kafka_bootstrap_servers",
         "redis_url",
-        "store_url",
+        "kernel_store",
+        "postgres_url",
         "signing_key_file",
         "trusted_key_file",
         "processes",
+        "restarts",
     }
-    assert written["store_url"] == written["redis_url"]
+    assert written["kernel_store"] == written["redis_url"]
     assert [part["name"] for part in written["processes"]] == ["redis", "kafka"]
 
 
@@ -172,6 +175,54 @@ def test_services_named_in_the_environment_are_used_and_not_started(
     assert [part.health for part in guest.status()[:2]] == [Health.RUNNING, Health.RUNNING]
     guest.stop()
     assert _health(stack, "kafka") is Health.RUNNING
+
+
+def test_with_postgres_it_keeps_the_kernels_and_redis_is_a_cache(
+    stack: LocalStack, home: Path, own_stack: LocalStack, tmp_path: Path
+) -> None:
+    running = _state(home)
+    guest = LocalStack(
+        tmp_path,
+        {
+            "KAFKA_BOOTSTRAP_SERVERS": running.kafka_bootstrap_servers,
+            "ESPER_REDIS_URL": running.redis_url,
+        },
+    )
+
+    state = guest.start(_silent, workers=False, postgres=True)
+
+    assert [part.name for part in state.processes] == ["postgres"]
+    assert _health(guest, "postgres") is Health.RUNNING
+    with open_store(state.kernel_store) as store:
+        store.ping()
+        assert [tier.tier for tier in store.health()] == ["memory", "redis", "postgresql"]
+    # A later start without the option keeps it: the kernels are there.
+    assert guest.start(_silent, workers=False).kernel_store == state.kernel_store
+    guest.stop()
+    messages: list[str] = []
+    assert guest.start(messages.append, workers=False).postgres_url is None
+    assert "postgres: not started, though it has data: add --with postgres" in messages
+
+
+def test_postgres_named_in_the_environment_is_used_and_not_started(
+    stack: LocalStack, home: Path, tmp_path: Path, postgres_url: str
+) -> None:
+    running = _state(home)
+    guest = LocalStack(
+        tmp_path,
+        {
+            "KAFKA_BOOTSTRAP_SERVERS": running.kafka_bootstrap_servers,
+            "ESPER_REDIS_URL": running.redis_url,
+            "ESPER_POSTGRES_URL": postgres_url,
+        },
+    )
+
+    state = guest.start(_silent, workers=False)
+
+    assert state.processes == ()
+    assert state.kernel_store.endswith(f",{running.redis_url},{postgres_url}")
+    assert _health(guest, "postgres") is Health.RUNNING
+    guest.stop()
 
 
 def test_with_die_with_parent_services_die_with_a_killed_starter(

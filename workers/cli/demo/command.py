@@ -6,6 +6,7 @@ import typer
 
 from esper.settings import Settings
 from esper.workers.cli.output import Json, console, print_json, print_table
+from esper.workers.cli.stack import Optional, With
 from esper.workers.cli.train.summary_tables import print_reasons, print_seeds, timing_line
 
 STOP_MESSAGE = "interrupted; all started services have been stopped"
@@ -14,6 +15,7 @@ STOP_MESSAGE = "interrupted; all started services have been stopped"
 def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training set.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches and decisions.")] = 0,
+    with_: With = None,
     json: Json = False,
 ) -> None:
     """Watch a network grow: real Kafka and Redis, compile and bandit workers, training, audit.
@@ -26,7 +28,14 @@ def demo(
 
     home = (Settings().home / "demo").resolve()
     with stoppable_training(epochs, lambda: STOP_MESSAGE, quiet=json) as progress:
-        facts = run_demo(home, seed=seed, epochs=epochs, say=progress.note, on_epoch=progress.epoch)
+        facts = run_demo(
+            home,
+            seed=seed,
+            epochs=epochs,
+            say=progress.note,
+            on_epoch=progress.epoch,
+            postgres=Optional.POSTGRES in (with_ or ()),
+        )
     if json:
         print_json(facts)
     else:

@@ -20,9 +20,11 @@ from esper.workers.local.stack import running_stack
 Say = Callable[[str], None]
 
 
-def run_demo(home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch) -> Facts:
+def run_demo(
+    home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch, postgres: bool = False
+) -> Facts:
     """Run the demo on a temporary stack under `home` and return its facts."""
-    with running_stack(home, say) as settings:
+    with running_stack(home, say, postgres=postgres) as settings:
         published = publish_blueprints(settings, shipped())
         say(f"blueprints: {len(published)} published to {BLUEPRINT_SUBMITTED.name}")
         grown = grow_task(
@@ -63,10 +65,12 @@ def submit_to_ready_ms(settings: Settings, run_id: str) -> list[float]:
     submitted = {
         decode(Blueprint, record.value).blueprint_id: record.timestamp_ms
         for record in read_topic(servers, BLUEPRINT_SUBMITTED.name)
+        if record.value is not None
     }
     ready = [
         (record, decode(KernelReady, record.value))
         for record in read_topic(servers, KERNEL_READY.name)
+        if record.value is not None
     ]
     return [
         record.timestamp_ms - max(submitted[kernel.blueprint_id], run_record.timestamp_ms)

@@ -46,9 +46,9 @@ class ReplayOptions:
     kernels: Annotated[
         str | None,
         _option(
-            "Folder written by `esper history export --kernels`, or URL of a kernel store. "
-            "Default: ESPER_STORE_URL.",
-            metavar="FOLDER|URL",
+            "Folder written by `esper history export --kernels`, or a kernel store. "
+            "Default: ESPER_KERNEL_STORE.",
+            metavar="FOLDER|STORE",
         ),
     ] = None
 
@@ -144,7 +144,7 @@ def _train_static(
     setup: TrainingSetup, folder: Path, kernels: str | None, seed: int, json: bool
 ) -> None:
     """Train the static final of an exported run; print its score and the grown network's."""
-    from esper.training import store_url
+    from esper.training import kernel_store_of
     from esper.workers.cli.progress import stoppable_training
     from esper.workers.cli.train.static_final import train_static_final
 
@@ -153,7 +153,7 @@ def _train_static(
             setup.settings,
             setup.task,
             folder,
-            store_url=store_url(kernels, setup.settings),
+            kernel_store=kernel_store_of(kernels, setup.settings),
             seed=seed,
             epochs=setup.epochs,
             export_under=setup.export_under,

@@ -42,7 +42,7 @@ def train_static_final(
     task: Task,
     folder: Path,
     *,
-    store_url: str,
+    kernel_store: str,
     seed: int,
     epochs: int,
     export_under: Path,
@@ -62,7 +62,7 @@ def train_static_final(
     torch.set_num_threads(1)
     lineage = read_lineage(folder)
     kernels = fetch_kernels(
-        store_url, trusted_key_of(settings), lineage.seeds, settings.store_credentials
+        kernel_store, trusted_key_of(settings), lineage.seeds, settings.store_credentials
     )
     splits = task.load()
     planted: list[StaticNetwork] = []

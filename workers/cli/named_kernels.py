@@ -1,0 +1,75 @@
+"""Which kernels are named: by announcements, by decisions of runs, and by files of lineages."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from esper.errors import EsperError
+from esper.topics.connection import Broker
+from esper.topics.models import KernelReady
+
+LINEAGE_FILES: Final = ("lineage.json", "*.jsonl")
+"""Files of exported networks, and exported histories."""
+
+# Any mention of an id keeps a kernel, also in a record that this version cannot decode.
+_KERNEL_ID: Final = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+
+
+class NothingAnnounced(EsperError):
+    """The broker knows no kernel, so that every kernel of the store would be garbage."""
+
+
+def named_kernels(broker: Broker, folders: Iterable[Path]) -> set[str]:
+    """Return the ids of all kernels named by the broker's records and the files in `folders`.
+
+    Raises:
+        BusError: the broker's records cannot be read.
+        NothingAnnounced: no kernel was ever announced there.
+    """
+    from esper.topics.bus import read_topic
+    from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+
+    announced = _ids(record.value for record in read_topic(broker, KERNEL_READY.name))
+    if not announced:
+        raise NothingAnnounced(
+            f"no kernel is announced on {KERNEL_READY.name} of this broker, so that every "
+            "kernel of the store would be deleted; set KAFKA_BOOTSTRAP_SERVERS to the broker of "
+            "this store"
+        )
+    decisions = read_topic(broker, ADAPTATION_DECISION.name)
+    files = {
+        file
+        for folder in folders
+        for pattern in LINEAGE_FILES
+        for file in folder.rglob(pattern)
+        if file.is_file()
+    }
+    return (
+        announced
+        | _ids(record.value for record in decisions)
+        | _ids(file.read_bytes() for file in files)
+    )
+
+
+def announced_kernels(broker: Broker) -> list[KernelReady]:
+    """Return the last announcement of each kernel; those that were withdrawn are left out.
+
+    Raises:
+        BusError: the broker's records cannot be read.
+    """
+    from esper.topics.bus import read_topic
+    from esper.topics.catalog import KERNEL_READY
+    from esper.topics.codec import Undecodable, decode
+
+    last: dict[bytes | None, KernelReady | None] = {}
+    for record in read_topic(broker, KERNEL_READY.name):
+        try:
+            last[record.key] = decode(KernelReady, record.value)
+        except Undecodable:
+            last[record.key] = None  # a tombstone, or another version's record
+    return [ready for ready in last.values() if ready is not None]
+
+
+def _ids(texts: Iterable[bytes | None]) -> set[str]:
+    return {found.decode() for text in texts for found in _KERNEL_ID.findall(text or b"")}
