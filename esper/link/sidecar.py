@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from queue import SimpleQueue
 from socket import socket
@@ -118,6 +118,7 @@ class Sidecar:
         self._catalogue: Catalogue | None = None
         self._control_channel, self._data_channel = control_channel, data_channel
         self._announced_s = time.monotonic()
+        self._announcing: Future[RecordPosition] | None = None
         self._forwarded_request_ids: set[str] = set()
         self._signatures = set(map(encode, config.run.sites.values()))
         self._memory_reader = (
@@ -164,7 +165,7 @@ class Sidecar:
         """Publish a report; a `CONFIRMED` or `FAILED` frame follows."""
         if time.monotonic() - self._announced_s > REANNOUNCE_S:
             self._announced_s = time.monotonic()
-            self._bus.publish(TRAINING_RUN, self._run)
+            self._announcing = self._bus.publish(TRAINING_RUN, self._run)
         report = decode(SeedReport, value)
         self._decision_check.note_report(report, value)
         sending = self._bus.publish(SEED_METRICS, report)
@@ -173,6 +174,8 @@ class Sidecar:
     def close(self) -> None:
         """Publish the run as closed, and disconnect."""
         closed = self._run.model_copy(update={"status": RunStatus.CLOSED})
+        if self._announcing is not None:
+            wait([self._announcing], CLOSE_TIMEOUT_S)  # The closing must be the last record.
         try:
             self._bus.publish(TRAINING_RUN, closed).result(CLOSE_TIMEOUT_S)
         except TimeoutError:

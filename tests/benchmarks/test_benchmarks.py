@@ -11,9 +11,11 @@ from benchmarks import (
     bandit,
     burst,
     compare,
+    compile_workers,
     decide,
     dormant,
     executor,
+    flood,
     governor,
     grow_step,
     kernel_costs,
@@ -83,6 +85,16 @@ def test_burst_runs_and_loses_no_kernel(stack: Stack) -> None:
     check("burst", measured)
     lost = {figure.key: figure for figure in measured.figures}["kernels-lost"]
     assert lost.worst == 0
+
+
+@pytest.mark.heavy
+def test_flood_runs(stack: Stack) -> None:
+    check("flood", flood.measure(stack, flood.QUICK))
+
+
+@pytest.mark.heavy
+def test_compile_workers_run() -> None:
+    check("compile-workers", compile_workers.run(quick=True))
 
 
 @pytest.mark.heavy

@@ -269,6 +269,21 @@ def test_a_kernel_that_was_never_verified_is_not_prepared(store: KernelStore) ->
     assert "was not verified by this loader" in unprepared.reason
 
 
+def test_a_withdrawn_kernel_is_not_prepared_until_it_is_verified_again(store: KernelStore) -> None:
+    ready = announced(store)
+    with loading(store) as (loader, delivery):
+        loader.verify(ready)
+        assert delivery() == KernelVerified(ready)
+        loader.withdraw(ready.kernel_id)
+        loader.withdraw("unknown")
+        loader.prepare("decision", [ready.kernel_id])
+        unprepared = delivery()
+        loader.verify(ready)
+        assert delivery() == KernelVerified(ready)
+    assert isinstance(unprepared, KernelsFailed)
+    assert "withdrawn" in unprepared.reason
+
+
 def test_kernels_are_prepared_all_or_none(store: KernelStore) -> None:
     ready = announced(store)
     with loading(store) as (loader, delivery):
