@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from select import select
@@ -30,8 +31,8 @@ class LinkRefused(EsperError, RuntimeError):
 class LinkClient:
     """A link process that is running.
 
-    `send` and `messages` are called by the training thread and never wait. A thread reads the data
-    channel and passes each frame to a callback.
+    `send`, `flush` and `next_message` are called by the training thread and never wait. A thread
+    reads the data channel and passes each frame to a callback.
     """
 
     def __init__(self, config: LinkConfig, deliver: Callable[[Frame], None]) -> None:
@@ -48,6 +49,7 @@ class LinkClient:
         self._process = _start_process(control_channel, data_channel)
         self._reader = FrameReader()
         self._unsent = bytearray()
+        self._received: deque[Frame] = deque()
         self._deliver = deliver
         self.lost = False
         self._thread = threading.Thread(
@@ -56,7 +58,7 @@ class LinkClient:
         self._thread.start()
         try:
             self._control_channel.sendall(Frame(Kind.CONFIG, {}, config.to_socket()).packed())
-            self._early = self._await_opened()
+            self._received += self._await_opened()
         except BaseException:
             self._end()
             raise
@@ -65,23 +67,33 @@ class LinkClient:
     def send(self, frame: Frame) -> None:
         """Send a frame; bytes that the socket does not take now are sent by the next call."""
         self._unsent += frame.packed()
-        self._flush()
+        self.flush()
 
-    def messages(self) -> list[Frame]:
-        """Return the control frames received since the last call."""
-        self._flush()
-        messages, self._early = self._early, []
-        while True:
+    def flush(self) -> None:
+        """Send what the socket takes now of the frames that it did not take before."""
+        while self._unsent:
+            try:
+                del self._unsent[: self._control_channel.send(self._unsent)]
+            except BlockingIOError:
+                return
+            except OSError:
+                self.lost = True
+                self._unsent.clear()
+
+    def next_message(self) -> Frame | None:
+        """Return the next control frame; None if none has been received completely."""
+        while not self._received:
             try:
                 data = self._control_channel.recv(CHUNK_BYTES)
             except BlockingIOError:
-                return messages
+                return None
             except ConnectionError:
                 data = b""
             if not data:
                 self.lost = True
-                return messages
-            messages += self._reader.feed(data)
+                return None
+            self._received += self._reader.feed(data)
+        return self._received.popleft()
 
     def close(self, timeout_s: float, *, leave_open: bool = False) -> list[Frame]:
         """Close the run, or leave it open; return the last control frames.
@@ -92,21 +104,13 @@ class LinkClient:
         deadline = monotonic() + timeout_s
         messages: list[Frame] = []
         while not self.lost and (left_s := deadline - monotonic()) > 0:
-            messages += self.messages()
+            self.flush()
+            while (message := self.next_message()) is not None:
+                messages.append(message)
             if not self.lost:
                 select([self._control_channel], [], [], left_s)
         self._end()
         return messages
-
-    def _flush(self) -> None:
-        while self._unsent:
-            try:
-                del self._unsent[: self._control_channel.send(self._unsent)]
-            except BlockingIOError:
-                return
-            except OSError:
-                self.lost = True
-                self._unsent.clear()
 
     def _await_opened(self) -> list[Frame]:
         """Wait for the `OPENED` frame; return the other frames received up to then."""

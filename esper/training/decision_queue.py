@@ -37,6 +37,9 @@ from esper.training.seed_manager import PlanRefused, SeedManager, kernels_needed
 
 log = logging.getLogger("esper")
 
+MAIL_LIMIT_S = 0.001
+"""How long a training step reads messages; thousands at once are read in several steps."""
+
 MAX_REASON = 500
 """Characters of a reason in a report."""
 
@@ -116,13 +119,23 @@ class DecisionQueue:
         return bool(self.mailbox or self.queue or self._decision_vote)
 
     def process(self, step: int) -> None:
-        """Empty the mailbox, then apply or refuse every decision that is due."""
+        """Read the mailbox, then apply or refuse every decision that is due."""
         if self._decision_vote is not None:
             self._process_by_vote(self._decision_vote, step)
             return
-        self.empty_mailbox(step)
+        self._read_mailbox(step)
         while self.queue and self.queue[0].is_due(step):
             self._conclude(self.queue.popleft(), step)
+
+    def _read_mailbox(self, step: int) -> None:
+        """Handle messages for at most `MAIL_LIMIT_S`, at least one; the rest waits for a step."""
+        if not self.mailbox:
+            return
+        deadline = time.perf_counter() + MAIL_LIMIT_S
+        while self.mailbox:
+            self._handle(self.mailbox.popleft(), step)
+            if time.perf_counter() > deadline:
+                return
 
     def empty_mailbox(self, step: int) -> None:
         """Handle every message: decisions with operations join the queue."""

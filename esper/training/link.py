@@ -13,6 +13,7 @@ from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing
 from esper.topics.bus import BrokerUnreachable, ConnectionRefused, TopicMismatch
 from esper.topics.codec import decode, encode
 from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
+from esper.training.decision_queue import MAIL_LIMIT_S
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.ranks.relay import RelaySender
 from esper.training.status import GrowthState, GrowthStatus
@@ -54,6 +55,7 @@ class RunLink:
         self._sent_at = 0.0
         self._late = False
         self.failure: str | None = None
+        self.unread = False
         self._refused_decisions = 0
         self.missing: Missing | None = None
         self.recorded_reports: list[SeedReport] = []
@@ -96,11 +98,20 @@ class RunLink:
             self._relay.start()
 
     def poll(self) -> None:
-        """Read the control channel: loadable kernels, and whether the last report is confirmed."""
+        """Read the control channel: loadable kernels, and whether the last report is confirmed.
+
+        What takes longer than `MAIL_LIMIT_S` is left for the next call.
+        """
         if self._client is None or self.failure is not None:
             return
-        for message in self._client.messages():
+        self._client.flush()
+        self.unread = False
+        deadline = time.perf_counter() + MAIL_LIMIT_S
+        while (message := self._client.next_message()) is not None:
             self._on_message(message)
+            if time.perf_counter() > deadline:
+                self.unread = True
+                return
         if self._client.lost:
             self._fail("the link process has ended")
 

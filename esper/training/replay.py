@@ -63,6 +63,7 @@ class Replay:
     reports: Final = True
     memory: Final = None
     status: Final = GrowthStatus(GrowthState.GROWING)
+    unread: Final = False
     no_checkpoint: Final = "a replay has no checkpoints; start the replay again"
 
     def __init__(

@@ -28,13 +28,16 @@ class Link(Protocol):
     """Where reports go and where kernels and decisions come from.
 
     `RunLink` reaches Kafka, `RelayedLink` reaches rank 0, `Replay` reads a recording. `reports` is
-    whether reports are made here, `no_checkpoint` why no checkpoint can be made here.
+    whether reports are made here, `no_checkpoint` why no checkpoint can be made here, `unread`
+    whether the last `poll` left messages for the next one.
     """
 
     @property
     def reports(self) -> bool: ...
     @property
     def no_checkpoint(self) -> str | None: ...
+    @property
+    def unread(self) -> bool: ...
     @property
     def recorded_reports(self) -> list[SeedReport]: ...
     @property

@@ -46,7 +46,7 @@ def _apply_arrived(session: Session, loss: Tensor, step: int) -> bool:
     if due:
         session.seed_manager.end_embargoes(step, session.interval)
     session.governor.observe(loss, step)
-    if due:
+    if due or session.link.unread:
         session.link.poll()
     if session.decision_queue.has_work:
         session.decision_queue.process(step)

@@ -29,7 +29,7 @@ def secured(
     authority: Authority, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SecuredKafka]:
     """A broker with all topics and the access control list of the project."""
-    users = [*(f"esper-{role}" for role in roles()), NOBODY, "alice", "carol", "dave"]
+    users = [*(f"esper-{role}" for role in roles()), NOBODY, "alice", "carol", "dave", "erin"]
     passwords = {user: f"hunter2-{user}" for user in users}
     service = SecuredKafka(tmp_path_factory.mktemp("secured-kafka"), authority, passwords)
     service.start()

@@ -4,11 +4,16 @@ import asyncio
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, ScramMechanism, UserScramCredentialDeletion
 
+from esper.link import LinkClient, LinkRefused
+from esper.settings import Settings
+from esper.signing import create_keys
 from esper.topics.acl import (
     AclEntry,
     Operation,
@@ -30,7 +35,7 @@ from esper.topics.bus import (
     read_topic,
     require_access,
 )
-from esper.topics.bus.acls import apply_acl
+from esper.topics.bus.acls import apply_acl, client_configuration
 from esper.topics.catalog import (
     BANDIT_APP,
     BLUEPRINT_SUBMITTED,
@@ -40,10 +45,14 @@ from esper.topics.catalog import (
     topic_specs,
 )
 from esper.topics.connection import KafkaConnection, SaslMechanism, Tls
+from esper.topics.models import RunStatus, TrainingRun
+from esper.training.link_config import link_config_for
 from esper.workers.cli import main
+from esper.workers.local.ports import free_port
 from tests.security.certificates import Authority
 from tests.security.conftest import NOBODY, kafka_environment
 from tests.security.secured_kafka import ADMIN, SecuredKafka
+from tests.waiting import wait_until
 
 Connect = Callable[[SecuredKafka], KafkaConnection | str]
 
@@ -287,6 +296,16 @@ def test_a_bus_raises_what_the_broker_denies(secured: SecuredKafka) -> None:
         bus.close()
 
 
+def test_a_client_that_may_write_nothing_can_read(secured: SecuredKafka) -> None:
+    bus = Bus.connect(secured.connection("esper-auditor"), source="/esper/test")
+    try:
+        bus.consume(SEED_METRICS.name, lambda record: None)
+        with pytest.raises(AccessDenied, match="may not Write topic seed-metrics"):
+            bus.send(SEED_METRICS.name, b"key", b"value").result(30)
+    finally:
+        bus.close()
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("user", "words"),
@@ -332,7 +351,7 @@ def test_a_worker_that_meets_a_refusal_ends_with_one_line(
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     expected = f"User:{user} may not {operation} topic {missing.name}; missing ACL: "
-    assert ended.stderr.splitlines()[-1].startswith(expected)
+    assert [line.startswith(expected) for line in ended.stderr.splitlines()].count(True) == 1
 
 
 def write_one(connection: KafkaConnection, topic: str) -> None:
@@ -356,3 +375,63 @@ def run_bandit_worker(environment: dict[str, str]) -> "subprocess.CompletedProce
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.heavy
+def test_a_revoked_password_ends_a_running_client_and_a_running_worker(
+    secured: SecuredKafka, tmp_path: Path
+) -> None:
+    """The library's clients would retry silently, for ever."""
+    apply_acl(
+        secured.connection(ADMIN),
+        acl_entries({"author": ["User:erin"], "bandit": ["User:erin"]}),
+    )
+    port = free_port()
+    environment = kafka_environment(secured, "erin", tmp_path) | {"ESPER_METRICS_PORT": str(port)}
+    command = [sys.executable, "-m", "esper.workers", "worker", "bandit"]
+    bus = Bus.connect(secured.connection("erin"), source="/esper/test")
+    worker = subprocess.Popen(
+        command, env=os.environ | environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        bus.send(BLUEPRINT_SUBMITTED.name, b"key", b"not an event").result(60)
+        wait_until(lambda: is_healthy(port), "a healthy worker")
+        revoke("erin", secured)
+        secured.stop()  # It keeps the connections that it has accepted.
+        secured.start()
+        with pytest.raises(ConnectionRefused, match="it refuses User:erin or the password"):
+            bus.send(BLUEPRINT_SUBMITTED.name, b"key", b"not an event").result(120)
+        assert "it refuses User:erin or the password" in worker.communicate(timeout=120)[1]
+        assert worker.returncode == 1
+    finally:
+        worker.kill()
+        bus.close()
+
+
+def is_healthy(port: int) -> bool:
+    """Return whether a worker answers that it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def revoke(user: str, secured: SecuredKafka) -> None:
+    """Delete a user's SCRAM credentials."""
+    client = AdminClient(client_configuration(secured.connection(ADMIN)))
+    deletion = UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_512)
+    client.alter_user_scram_credentials([deletion])[user].result(30)
+
+
+@pytest.mark.heavy
+def test_a_trainer_without_permission_gets_one_line(secured: SecuredKafka, tmp_path: Path) -> None:
+    keys = create_keys(tmp_path / "keys")
+    environment = kafka_environment(secured, NOBODY, tmp_path)
+    settings = Settings.model_validate(environment | {"ESPER_TRUSTED_KEY_FILE": keys.public})
+    config = link_config_for(settings, TrainingRun(run_id="one", status=RunStatus.OPEN, sites={}))
+    with pytest.raises(LinkRefused) as refused:
+        LinkClient(config, lambda frame: None)
+    assert refused.value.kind == "AccessDenied"
+    assert "may not Read topic adaptation-decision; missing ACL: " in str(refused.value)
+    assert "hunter2" not in str(refused.value)

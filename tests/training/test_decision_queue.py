@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.kernel import Kernel, KernelLoader, KernelsPrepared, load_kernel
+from esper.kernel import Kernel, KernelLoader, KernelRefused, KernelsPrepared, load_kernel
 from esper.store import open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import (
@@ -480,3 +480,17 @@ def test_the_record_of_a_seed_states_whether_it_was_merged(
     outcome = trainer.hear_and_apply(decision(keep, name="keep"))
     (life,) = trainer.decision_queue.run_history.seed_records()
     assert life.fate == f"{fate} at {outcome.step}"
+
+
+def test_a_step_reads_messages_for_a_limited_time_and_later_steps_the_rest(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of announcements at once would hold up one step for seconds."""
+    monkeypatch.setattr("esper.training.decision_queue.MAIL_LIMIT_S", 0.0)
+    refused = [KernelRefused(f"{number:064x}", "why") for number in range(5)]
+    trainer.decision_queue.mailbox.extend(refused)
+    left = []
+    while trainer.decision_queue.has_work:
+        trainer.take()
+        left.append(len(trainer.decision_queue.mailbox))
+    assert left == [4, 3, 2, 1, 0]

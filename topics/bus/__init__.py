@@ -13,7 +13,7 @@ from esper.topics.bus.admin import (
 )
 from esper.topics.bus.bus import Bus, StartOffset
 from esper.topics.bus.consumer import OffsetRange, find_record, partition_of, read_topic
-from esper.topics.bus.diagnosis import refusal_in
+from esper.topics.bus.diagnosis import refusal_in, refused
 from esper.topics.bus.errors import (
     AccessDenied,
     BrokerUnreachable,
@@ -55,6 +55,7 @@ __all__ = [
     "read_past_unreadable_records",
     "read_topic",
     "refusal_in",
+    "refused",
     "require_access",
     "ssl_context",
 ]

@@ -47,7 +47,7 @@ def apply_acl(broker: Broker, entries: Sequence[AclEntry]) -> AppliedAcl:
     """
     connection = connection_to(broker)
     asyncio.run(partition_counts(connection))  # for the errors above
-    client = AdminClient(_options(connection), logger=_silent)
+    client = AdminClient(client_configuration(connection), logger=_silent)
     try:
         found = _existing(client)
         wanted = {_binding(entry): entry for entry in entries}
@@ -111,7 +111,8 @@ def _text(one: AclBinding) -> str:
     )
 
 
-def _options(connection: KafkaConnection) -> dict[str, Any]:
+def client_configuration(connection: KafkaConnection) -> dict[str, Any]:
+    """Return the configuration of librdkafka's clients for a connection."""
     options: dict[str, Any] = {
         "bootstrap.servers": connection.bootstrap_servers,
         "security.protocol": connection.security_protocol.value,

@@ -28,6 +28,8 @@ from esper.topics.connection import Broker, KafkaConnection, connection_to
 
 ATTEMPT_TIMEOUT_S: Final = 3.0
 
+CHECK_PERIOD_S: Final = 10.0
+
 UNTRUSTED_CA: Final = frozenset({18, 19, 20, 21})
 EXPIRED: Final = 10
 WRONG_HOST: Final = frozenset({62, 64})
@@ -76,6 +78,17 @@ async def why_unconnected(broker: Broker) -> BusError:
             if isinstance(error, (ssl.SSLError, KafkaConnectionError, ConnectionResetError)):
                 remedies.append(_mismatch(connection))
     return BrokerUnreachable(connection, *remedies[:1])
+
+
+async def refused(broker: Broker) -> ConnectionRefused:
+    """Return the refusal of a broker once it refuses this client; wait for ever if it never does.
+
+    The library's clients retry silently, also after a password was changed.
+    """
+    while True:
+        await asyncio.sleep(CHECK_PERIOD_S)
+        if isinstance(error := await why_unconnected(broker), ConnectionRefused):
+            return error
 
 
 async def forbidden_topics(broker: Broker, names: Iterable[str]) -> list[str]:

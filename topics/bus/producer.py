@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
@@ -88,7 +89,9 @@ class Producer:
             BrokerUnreachable: no broker answers.
             ConnectionRefused: a broker answered, and TLS or the log-in failed.
         """
-        await self._connected()
+        # A client that may write to no topic gets no producer id; it may still read.
+        with suppress(ClusterAuthorizationFailedError):
+            await self._connected()
 
     async def stop(self) -> None:
         """Flush pending sends and disconnect; return immediately if never started."""
@@ -188,18 +191,29 @@ class Producer:
                 if _is_forbidden(error):
                     raise AccessDenied(self._broker, "Write", "topic", [topic]) from error
                 warn_once("%s: the broker does not acknowledge (%s); retrying", topic, error)
-                await self._require_accepted()
                 await asyncio.sleep(RETRY_PAUSE_S)
 
-    async def _require_accepted(self) -> None:
-        """Raise ConnectionRefused if the broker no longer accepts this client.
+    async def _acknowledged(self, sending: Coroutine[Any, Any, Any]) -> Any:
+        """Return the result of a send of the library.
 
-        The library retries for ever after a password was changed or a certificate has expired.
+        The library retries for ever, also after a password was changed or a certificate expired.
+
+        Raises:
+            ConnectionRefused: the broker no longer accepts this client.
         """
-        if connection_to(self._broker).security_protocol is not SecurityProtocol.PLAINTEXT:
-            error = await why_unconnected(self._broker)
-            if isinstance(error, ConnectionRefused):
-                raise error
+        if connection_to(self._broker).security_protocol is SecurityProtocol.PLAINTEXT:
+            return await sending
+        task = asyncio.ensure_future(sending)
+        try:
+            while not (await asyncio.wait({task}, timeout=REQUEST_TIMEOUT_S))[0]:
+                async with self._connecting:  # one attempt at a time, for all pending sends
+                    error = None if task.done() else await why_unconnected(self._broker)
+                if isinstance(error, ConnectionRefused):
+                    raise error
+        except BaseException:
+            task.cancel()
+            raise
+        return task.result()
 
     async def _send_once(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
@@ -209,8 +223,8 @@ class Producer:
             value = b""
         producer = await self._connected()
         try:
-            metadata = await producer.send_and_wait(
-                topic, value=value, key=key, headers=list(headers)
+            metadata = await self._acknowledged(
+                producer.send_and_wait(topic, value=value, key=key, headers=list(headers))
             )
         except KafkaError as error:
             if not error.retriable:

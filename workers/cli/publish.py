@@ -39,14 +39,14 @@ def withdraw_blueprints(settings: Settings, blueprint_ids: Iterable[str]) -> lis
     """
     chosen = list(blueprint_ids)
     standing = Submissions()
-    for record in read_topic(settings.kafka_bootstrap_servers, BLUEPRINT_SUBMITTED.name):
+    for record in read_topic(settings.kafka, BLUEPRINT_SUBMITTED.name):
         standing.read(record.key, record.value, record.headers)
     if unknown := [one for one in chosen if standing.get(one) is None]:
         raise UnknownBlueprint(
             f"blueprint {unknown[0]!r} is not published; "
             "`esper topics tail blueprint-submitted --beginning` shows those that are"
         )
-    bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/submit")
+    bus = Bus.connect(settings.kafka, source="/esper/submit")
     try:
         sent = [bus.send(BLUEPRINT_SUBMITTED.name, one.encode(), None) for one in chosen]
         return [future.result(timeout=CONFIRM_TIMEOUT_S) for future in sent]

@@ -22,6 +22,7 @@ from esper.topics.bus import (
     partition_counts,
     read_past_unreadable_records,
     refusal_in,
+    refused,
     require_access,
     ssl_context,
 )
@@ -214,18 +215,23 @@ async def _run(
     app.in_worker = True
     running = asyncio.create_task(_run_app(app))
     stopping = asyncio.create_task(signalled.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    refusing = asyncio.create_task(refused(app.connection))
+    await asyncio.wait({running, stopping, refusing}, return_when=asyncio.FIRST_COMPLETED)
+    refusal = refusal_in(app.connection, app.crash_reason)
+    if refusing.done():
+        refusal = refusing.result()
+    if refusal is not None:
+        # Before the shutdown, which can wait in vain for records that the broker refuses.
+        print(refusal, file=sys.stderr, flush=True)
     log.info("stopping %s", app.conf.id)
     with _ended_after(app.drain_timeout_s + STOP_SLACK_S):
         await app.stop()
-        for task in (running, stopping):
+        for task in (running, stopping, refusing):
             task.cancel()
         outcomes = await asyncio.gather(running, return_exceptions=True)
         await close()
-    if (refusal := refusal_in(app.connection, app.crash_reason)) is not None:
-        print(refusal, file=sys.stderr)
     crashed = any(isinstance(outcome, Exception) for outcome in outcomes)
-    return EXIT_FAILED if app.failed or crashed else EXIT_STOPPED
+    return EXIT_FAILED if app.failed or crashed or refusal else EXIT_STOPPED
 
 
 def _leave_out_refusals(connection: KafkaConnection) -> None:

@@ -55,6 +55,7 @@ class RelayedLink:
 
     reports: Final = False
     memory: Final = None
+    unread: Final = False
     no_checkpoint: Final = "only rank 0 knows all of the run; ask for its state there"
 
     def __init__(self, ranks: Ranks, decoder: FrameDecoder) -> None:
