@@ -11,6 +11,10 @@ class StoreUnavailable(StoreError):
     """A database does not answer, or cannot write; a retry may succeed."""
 
 
+class StoreForbidden(StoreUnavailable):
+    """The database answers, and its user may not do this; a retry cannot succeed."""
+
+
 class KernelMissing(StoreError):
     """The location holds no kernel, or is no location; a retry cannot succeed."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
 
-from esper.store.errors import StoreUnavailable
+from esper.store.errors import StoreForbidden, StoreUnavailable
 from esper.store.tier import Tier
 
 FIRST_PAUSE_S: Final = 0.5
@@ -75,6 +75,7 @@ class MonitoredTier:
         self._error: str | None = None
         self._pause_s = 0.0
         self._retry_at = 0.0
+        self._forbidden: str | None = None
         self._lock = threading.Lock()
 
     @property
@@ -86,6 +87,11 @@ class MonitoredTier:
     def is_due(self) -> bool:
         """Whether the tier is up, or its pause is over."""
         return self._error is None or self._clock() >= self._retry_at
+
+    @property
+    def may_write(self) -> bool:
+        """False once a cache has forbidden this user to write."""
+        return self._forbidden is None
 
     @property
     def error(self) -> str:
@@ -105,6 +111,30 @@ class MonitoredTier:
             raise
         if self._error is not None:
             self._recovered()
+        return result
+
+    def write(self, operation: Callable[[Tier], T]) -> T:
+        """Call the tier to change it; a cache that forbids this stays up, for reading.
+
+        Raises:
+            StoreForbidden: this user may not change the cache; it is not asked again.
+            StoreUnavailable: the tier did not answer.
+        """
+        if self._forbidden is not None:
+            raise StoreForbidden(self._forbidden)
+
+        def changed(tier: Tier) -> T | StoreForbidden:
+            try:
+                return operation(tier)
+            except StoreForbidden as error:
+                if self.durable:
+                    raise
+                return error
+
+        result = self.call(changed)
+        if isinstance(result, StoreForbidden):
+            self._forbidden = str(result)
+            raise result
         return result
 
     def count(self, result: CountName) -> None:

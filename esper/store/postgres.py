@@ -11,7 +11,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from esper.store.credentials import NO_CREDENTIALS, StoreCredentials
-from esper.store.errors import StoreUnavailable, StoreUrlInvalid
+from esper.store.errors import StoreForbidden, StoreUnavailable, StoreUrlInvalid
 from esper.store.naming import MAX_ARTIFACT_BYTES, KernelName
 from esper.store.tier import Entry
 
@@ -54,6 +54,10 @@ _DELETE: Final = """
 _ENTRIES: Final = """
     SELECT kernel_id, sha256, bytes, extract(epoch FROM stored_at)::float8 FROM esper.kernels
     ORDER BY stored_at"""
+
+
+_FORBIDDEN: Final = (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)
+"""Of the user's role, or of a standby server."""
 
 
 class _Migration(NamedTuple):
@@ -142,7 +146,7 @@ class PostgresTier:
     def _mark_used(self, name: KernelName) -> None:
         def run(connection: _Connection) -> None:
             # A reader without the right to write, or a standby server, still reads.
-            with suppress(errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
+            with suppress(*_FORBIDDEN):
                 connection.execute(_USED, name)
 
         self._run(run)
@@ -165,7 +169,8 @@ class PostgresTier:
             return self._lend(self._connect(), operation)
         except psycopg.Error as error:
             failed = "does not answer" if isinstance(error, psycopg.OperationalError) else "refuses"
-            raise StoreUnavailable(
+            kind = StoreForbidden if isinstance(error, _FORBIDDEN) else StoreUnavailable
+            raise kind(
                 f"PostgreSQL at {self.address} {failed} ({_reason(error)}); "
                 "start it with `esper up --with postgres`, or set ESPER_KERNEL_STORE"
             ) from error

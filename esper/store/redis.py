@@ -13,16 +13,22 @@ from typing import Any, Final, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
 from esper.store.credentials import NO_CREDENTIALS, StoreCredentials, without_password
-from esper.store.errors import StoreUnavailable, StoreUrlInvalid
+from esper.store.errors import StoreForbidden, StoreUnavailable, StoreUrlInvalid
 from esper.store.naming import MAX_ARTIFACT_BYTES, KernelName, parse_name
 from esper.store.tier import Entry
 
 KEY_PREFIX: Final = "esper:kernel:"
-QUARANTINE_PREFIX: Final = "esper:quarantined-kernel:"
+QUARANTINE_PREFIX: Final = "esper:kernel-quarantine:"
 INDEX_KEY: Final = "esper:kernel-index"
 """Sorted set of names by Unix time in seconds: of the last use in a cache, else of the last put."""
 
@@ -90,6 +96,10 @@ local deleted = redis.call('UNLINK', KEYS[1])
     + _FORGET
     + "return deleted"
 )
+
+
+_FORBIDDEN: Final = (NoPermissionError, ReadOnlyError)
+"""Of the user's ACL, or of a replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +172,11 @@ class RedisTier:
             pipe.getrange(key, 0, MAX_ARTIFACT_BYTES)
             pipe.expire(key, self._cache.ttl_s)
             pipe.zadd(INDEX_KEY, {str(name): time.time()}, xx=True)
-            return cast(bytes, pipe.execute()[0])
+            # A user that may only read still reads.
+            data = pipe.execute(raise_on_error=False)[0]
+        if isinstance(data, RedisError):
+            raise data
+        return cast(bytes, data)
 
     def quarantine(self, name: KernelName, found: bytes) -> None:
         """Delete the key of a cache; rename that of a durable tier."""
@@ -204,8 +218,8 @@ class RedisTier:
 
     def _script(self, source: str, keys: tuple[str, ...], *arguments: bytes | str | float) -> Any:
         entry, *others = keys
-        script = self._client.register_script(source)
-        return script(keys=[entry, INDEX_KEY, SIZES_KEY, *others], args=list(arguments))
+        named = (entry, INDEX_KEY, SIZES_KEY, *others)
+        return self._client.eval(source, len(named), *named, *arguments)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -213,7 +227,8 @@ class RedisTier:
             yield
         except RedisError as error:
             reason = unavailable(self.address, error, "ESPER_KERNEL_STORE")
-            raise StoreUnavailable(reason) from error
+            kind = StoreForbidden if isinstance(error, _FORBIDDEN) else StoreUnavailable
+            raise kind(reason) from error
 
 
 def redis_client(url: str, credentials: StoreCredentials, **options: Any) -> Redis:

@@ -85,7 +85,7 @@ class KernelStore:
                 written += 1
             else:
                 failed[member.label] = reason
-                if not member.durable:
+                if not member.durable and member.may_write:
                     self._missed[member.label].append(name)
         if written == 0:
             raise StoreUnavailable(failed[self._tiers[-1].label])
@@ -171,7 +171,7 @@ class KernelStore:
         if not member.durable and not member.is_due:
             return member.error
         try:
-            member.call(lambda tier: tier.write(name, data))
+            member.write(lambda tier: tier.write(name, data))
         except StoreUnavailable as error:
             return str(error)
         member.count("writes")
@@ -179,6 +179,8 @@ class KernelStore:
 
     def _refill(self, member: MonitoredTier) -> bool:
         missed = self._missed[member.label]
+        if not member.may_write:
+            missed.clear()
         if missed and not member.is_due:
             return False
         while missed:

@@ -97,7 +97,7 @@ def test_esper_is_the_only_top_level_package(recorded: set[str]) -> None:
 
 def test_every_source_file_is_in_the_wheel(recorded: set[str], root: Path) -> None:
     def sources(folder: Path) -> set[Path]:
-        patterns = ("*.py", "py.typed", "catalog/*.json", "acl.toml")
+        patterns = ("*.py", "py.typed", "catalog/*.json", "migrations/*.sql", "acl.toml")
         found = [path for pattern in patterns for path in folder.rglob(pattern)]
         return {path.relative_to(folder) for path in found}
 

@@ -51,7 +51,7 @@ def test_an_altered_entry_of_the_durable_tier_is_renamed(empty_redis: str, poiso
     client.set(REDIS_KEY, poison)
     with pytest.raises(KernelAltered):
         store.get(LOCATION)
-    assert client.get(f"esper:quarantined-kernel:{LOCATION}") == poison
+    assert client.get(f"esper:kernel-quarantine:{LOCATION}") == poison
     assert not client.exists(REDIS_KEY)
 
 
@@ -64,7 +64,7 @@ def test_an_overlong_entry_is_not_read_to_its_end(empty_redis: str) -> None:
     assert read is not None and len(read) == (32 << 20) + 1
     with pytest.raises(KernelAltered):
         store.get(LOCATION)
-    assert client.strlen(f"esper:quarantined-kernel:{LOCATION}") == OVERLONG
+    assert client.strlen(f"esper:kernel-quarantine:{LOCATION}") == OVERLONG
 
 
 def test_an_entry_of_another_type_is_quarantined(empty_redis: str) -> None:
