@@ -43,7 +43,7 @@ def fold(memory: RedisRunMemory) -> bool:
 
 
 def test_a_trainer_reads_what_a_compile_worker_stored(redis: RedisAccess) -> None:
-    location = store_of(settings_of(redis, "esper-compile")).put(KERNEL_ID, b"artifact")
+    location = store_of(settings_of(redis, "esper-compile")).put(KERNEL_ID, b"artifact").location
     assert store_of(settings_of(redis, "esper-trainer")).get(location) == b"artifact"
 
 

@@ -149,15 +149,15 @@ class LocalStack:
             return _ready(name, self._ensure(name, state, progress))
 
     def ended(self) -> list[str]:
-        """Return the names of the started processes that run no more, services first."""
+        """Return the names of the started processes that run no more."""
         state = read_state(self._file)
         records = () if state is None else state.processes
-        gone = [record.name for record in records if not process.is_alive(record)]
-        # A worker cannot start without the services.
-        return sorted(gone, key=is_worker)
+        return [record.name for record in records if not process.is_alive(record)]
 
     def start_again(self, name: str) -> int | None:
         """Start a process that has ended; return how often it was, None if it runs or was stopped.
+
+        Waits until a service is ready, but not for a worker.
 
         Raises:
             LocalServiceError: it did not start.
@@ -167,9 +167,7 @@ class LocalStack:
             record = None if state is None else state.process(name)
             if state is None or record is None or process.is_alive(record):
                 return None
-            state = self._ensure(name, state.with_restart(name), lambda _: None)
-            _ready(name, state)
-            return state.restarts[name]
+            return self._ensure(name, state.with_restart(name), lambda _: None).restarts[name]
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to one service, like a crash: for fault tests; raise NotRunningError."""

@@ -16,6 +16,7 @@ from types import FrameType
 
 from esper.errors import EsperError
 from esper.workers.local.stack import LocalStack
+from esper.workers.local.state import is_worker
 
 CHECK_S = 0.5
 FIRST_PAUSE_S = 0.5
@@ -57,8 +58,13 @@ class Supervisor:
         self._backoffs: dict[str, Backoff] = {}
 
     def check(self) -> None:
-        """Start again each process that has ended and whose pause is over."""
-        for name in self._stack.ended():
+        """Start again each process that has ended and whose pause is over.
+
+        While a service is away, workers are left: they cannot start without it.
+        """
+        ended = self._stack.ended()
+        services = [name for name in ended if not is_worker(name)]
+        for name in services or ended:
             backoff = self._backoffs.setdefault(name, Backoff())
             now_s = self._clock()
             if not backoff.may_start(now_s):
