@@ -83,11 +83,11 @@ def deployment(
 def environment_of(
     role: str, secured: SecuredKafka, redis: RedisAccess, folder: Path, keys: KeyPaths
 ) -> dict[str, str]:
-    """Return the variables of a role: only compile workers have the signing key."""
+    """Return the variables of a role: only workers have the signing key."""
     environment = kafka_environment(secured, f"esper-{role}", folder / role)
     if role in ("compile", "bandit", "trainer"):
         environment |= redis.environment(f"esper-{role}")
-    if role == "compile":
+    if role in ("compile", "bandit"):
         environment["ESPER_SIGNING_KEY_FILE"] = str(keys.private)
     return environment | {"ESPER_TRUSTED_KEY_FILE": str(keys.public)}
 
