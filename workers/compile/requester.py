@@ -129,11 +129,14 @@ class Requester:
                 log.exception("kernels could not be requested; trying again")
 
     async def _send(self) -> None:
+        if not is_ready(self._app):
+            return  # A rebalance: this worker may keep the plan.
         if not self._owns_the_plan():
             self._plan, self._generation = Plan(), None
             self._queue.clear()
             self._in_flight.clear()
             self._to_withdraw.clear()
+            KERNELS_PLANNED.set(0)
             return
         async with self.planning() as plan:
             self._expire_runs()
@@ -147,8 +150,6 @@ class Requester:
         KERNELS_PLANNED.set(len(self._queue))
 
     def _owns_the_plan(self) -> bool:
-        if not is_ready(self._app):
-            return False
         return any(at.topic == BLUEPRINT_SUBMITTED.name for at in self._app.consumer.assignment())
 
     def _next(self, plan: Plan) -> list[KernelRequested]:

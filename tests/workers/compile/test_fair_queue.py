@@ -94,6 +94,7 @@ def test_a_blueprint_without_a_place_is_deferred_until_another_is_withdrawn(
     end(workers, opened, withdraw=[second, third])
 
 
+@pytest.mark.heavy
 def test_a_kernel_that_is_withdrawn_while_it_compiles_is_withdrawn_when_ready(
     workers: Fleet,
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_kernel_that_is_withdrawn_while_it_compiles_is_withdrawn_when_ready(
     end(workers, opened, withdraw=[])
 
 
+@pytest.mark.heavy
 def test_nothing_is_planned_for_a_run_that_has_expired(workers: Fleet) -> None:
     silent, live = run("silent", OWN_SITE), run("alive", OTHER_SITE)
     workers.start(ESPER_RUN_EXPIRY_S="4")
@@ -128,6 +130,7 @@ def test_nothing_is_planned_for_a_run_that_has_expired(workers: Fleet) -> None:
     end(workers, silent, live, withdraw=[late])
 
 
+@pytest.mark.heavy
 def test_a_killed_planner_forgets_no_kernel(workers: Fleet) -> None:
     wanted = blueprints(24, "0.15", "restart")
     opened = run("restarting")
