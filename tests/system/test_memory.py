@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import esper
 from esper.audit import audit, fetch_history
 from esper.bandit import FamilyMemory, with_run
 from esper.blueprint import shipped_named
@@ -20,7 +21,14 @@ from esper.store import RedisRunMemory
 from esper.topics.bus import Bus, Record, partition_of, read_topic
 from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
 from esper.topics.codec import decode
-from esper.topics.models import AdaptationDecision, MemorySnapshot, Plant, SeedReport
+from esper.topics.models import (
+    AdaptationDecision,
+    Cull,
+    Fossilize,
+    MemorySnapshot,
+    Plant,
+    SeedReport,
+)
 from esper.workers.cli import app, publish_blueprints
 from esper.workers.local import CAN_DIE_WITH_PARENT, LocalStack, read_state
 from tests.orchestrator.trained_memory import SIGNATURES, trained_run
@@ -175,15 +183,22 @@ def test_a_run_starts_with_the_memory_of_an_earlier_run_and_is_audited_without_r
     assert verdict.closed
 
 
+def has_ended_trial(growth: esper.Growth) -> bool:
+    """Return whether a kernel was kept or removed by a decision."""
+    return any(
+        isinstance(operation, Cull | Fossilize)
+        for decision in growth.run_history.decisions
+        for operation in decision.operations
+    )
+
+
 def test_a_training_starts_with_the_results_of_the_previous_training_of_its_family(
     running: Running, family: str
 ) -> None:
     publish_blueprints(running.settings, map(shipped_named, ("low-rank-skip", "conv-bottleneck")))
     training = Training(running, family=family, report_every=5)
     with training.growth as first:
-        training.until_planted()
-        for _ in range(400):
-            training.step()
+        training.train_until(lambda: has_ended_trial(first), "the end of a trial")
     found = wait_until(lambda: memory_of(running).read(family).arms, "results in the memory")
     with Training(running, family=family).growth as second:
         pass
