@@ -11,6 +11,7 @@ from esper.signing import Purpose
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY, KERNEL_REVOKED
 from esper.topics.codec import SIGNATURE_HEADER, encode
 from esper.topics.models import AdaptationDecision, Cull, KernelReady
+from esper.workers.local import KafkaService
 from tests.keys import KEY
 from tests.seed.kernels import announced
 from tests.training.fake_workers import SIGN, WAIT_S, Outside
@@ -20,6 +21,12 @@ from tests.training.test_growth import Run, no_threads_left, warnings_in
 __all__ = ["no_threads_left"]
 
 FLOOD = 5_000
+
+
+@pytest.fixture(scope="module")
+def kafka(own_kafka: KafkaService) -> KafkaService:
+    """Return a broker of this module: a revocation would hold for the kernels of all others."""
+    return own_kafka
 
 
 def offered(run: Run, outside: Outside) -> KernelReady:
