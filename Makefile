@@ -1,7 +1,7 @@
 # make demo   a network that grows, on this machine, from blueprints to audit
 # make test   the suite, three files at a time; each process starts its own Kafka and Redis
 # make heavy  the tests that `make test` leaves out: long runs, repeated kills, every benchmark
-# make chaos  half an hour of random faults at every process of a local stack
+# make chaos  half an hour of random faults at every process of a local stack; `chaos-quick`: 3 minutes
 # make check  style, types, import contracts, vocabulary
 # make docs   render the generated parts of the documents; `make transcript` runs the demo for the README
 # make clean  remove everything that make created
@@ -12,7 +12,7 @@ BIN := .venv/bin
 # environment would compile torch for itself, three seconds at a time.
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt
 
-.PHONY: demo test heavy chaos check contracts docs transcript clean
+.PHONY: demo test heavy chaos chaos-quick check contracts docs transcript clean
 
 demo: .venv/.local
 	$(BIN)/esper demo
@@ -28,6 +28,9 @@ heavy: .venv/.dev
 
 chaos: .venv/.dev
 	$(BIN)/python -m benchmarks chaos
+
+chaos-quick: .venv/.dev
+	$(BIN)/python -m benchmarks chaos --quick
 
 check: .venv/.dev
 	$(BIN)/ruff check .

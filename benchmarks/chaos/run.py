@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Final, NamedTuple
 
-import psutil
-
 from benchmarks.chaos.faults import FaultInjector, Target
 from benchmarks.chaos.probes import LIMIT_S, Probes
 from benchmarks.chaos.trainers import Trainer
@@ -18,7 +16,7 @@ from benchmarks.result import SHARE, BenchmarkError, Figure, Goal, Measurement, 
 from esper.blueprint import shipped
 from esper.settings import STACK_FILE, Settings
 from esper.workers.cli import publish_blueprints
-from esper.workers.local import LocalStack, StackState, read_state
+from esper.workers.local import LocalStack, StackState, process, read_state
 
 SEED: Final = 20
 WEIGHTS: Final = {"compile": 3, "bandit": 3, "trainer": 2, "redis": 1, "postgres": 1, "kafka": 1}
@@ -58,10 +56,12 @@ def run(quick: bool = False) -> Measurement:
         try:
             settings = _settings(Path(folder) / "home", state)
             measurement, broken = _measure(stack, settings, Path(folder), workload)
-            started = _processes_of(Path(folder) / "home")
+            started = _state(Path(folder) / "home").processes
         finally:
             stack.stop()
-        broken += [f"{one} still runs after the end" for one in started if psutil.pid_exists(one)]
+        broken += [
+            f"{one.name} still runs after the end" for one in started if process.is_alive(one)
+        ]
     if broken:
         raise BenchmarkError("; ".join(broken))
     return measurement
@@ -152,10 +152,6 @@ def _pid_of(home: Path, name: str) -> Callable[[], int | None]:
         return None if record is None else record.pid
 
     return pid
-
-
-def _processes_of(home: Path) -> list[int]:
-    return [record.pid for record in _state(home).processes]
 
 
 def _state(home: Path) -> StackState:
