@@ -41,7 +41,7 @@ def local_stack() -> Iterator[Stack]:
         local = LocalStack(home, NO_ADDRESSES)
         started = local.start(lambda _: None, die_with_parent=True)
         try:
-            yield Stack(local, _settings(home, started))
+            yield Stack(local, settings_of(home, started))
         finally:
             local.stop()
 
@@ -57,7 +57,8 @@ def on_cores(cores: Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _settings(home: Path, started: StackState) -> Settings:
+def settings_of(home: Path, started: StackState) -> Settings:
+    """Return the settings that reach a stack started in `home`."""
     return Settings(
         ESPER_HOME=home,
         KAFKA_BOOTSTRAP_SERVERS=started.kafka_bootstrap_servers,

@@ -13,6 +13,7 @@ from benchmarks.chaos.probes import LIMIT_S, Probes
 from benchmarks.chaos.trainers import Trainer
 from benchmarks.chaos.verdict import attempts, breaches, finished_runs
 from benchmarks.result import SHARE, BenchmarkError, Figure, Goal, Measurement, figure
+from benchmarks.stack import settings_of
 from esper.blueprint import shipped
 from esper.settings import STACK_FILE, Settings
 from esper.workers.cli import publish_blueprints
@@ -54,7 +55,7 @@ def run(quick: bool = False) -> Measurement:
             supervise=True,
         )
         try:
-            settings = _settings(Path(folder) / "home", state)
+            settings = settings_of(Path(folder) / "home", state)
             measurement, broken = _measure(stack, settings, Path(folder), workload)
             started = _state(Path(folder) / "home").processes
         finally:
@@ -159,13 +160,3 @@ def _state(home: Path) -> StackState:
     if state is None:
         raise BenchmarkError(f"no stack runs in {home}")
     return state
-
-
-def _settings(home: Path, state: StackState) -> Settings:
-    return Settings(
-        ESPER_HOME=home,
-        KAFKA_BOOTSTRAP_SERVERS=state.kafka_bootstrap_servers,
-        ESPER_REDIS_URL=state.redis_url,
-        ESPER_KERNEL_STORE=state.kernel_store,
-        ESPER_TRUSTED_KEY_FILE=state.trusted_key_file,
-    )

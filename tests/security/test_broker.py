@@ -54,6 +54,8 @@ from tests.security.conftest import NOBODY, kafka_environment
 from tests.security.secured_kafka import ADMIN, SecuredKafka
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.heavy
+
 Connect = Callable[[SecuredKafka], KafkaConnection | str]
 
 NAMES = sorted(spec.name for spec in topic_specs())

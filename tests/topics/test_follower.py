@@ -72,6 +72,7 @@ def test_a_record_that_cannot_be_handled_is_passed_over(servers: str, topic: Top
     assert handled == [0, 2]
 
 
+@pytest.mark.heavy
 def test_an_outage_delays_and_loses_nothing(kafka: Any, servers: str, topic: Topic) -> None:
     async def scene(follower: Follower, records: list[Record], producer: Producer) -> None:
         await producer.publish(topic, report(RUN, 0))

@@ -20,7 +20,7 @@ from tests.training.test_growth import Run, no_threads_left, warnings_in
 
 __all__ = ["no_threads_left"]
 
-FLOOD = 5_000
+FLOOD = 1_000
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from esper.workers.compile.answers import MAX_ATTEMPTS
 from esper.workers.local.process import is_alive
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 def test_a_kernel_is_compiled_once_by_joining_and_restarted_workers(workers: Fleet) -> None:

@@ -22,7 +22,7 @@ FLOOD = 120
 FEW = 40
 """Kernels of the flood that may be ready before another client's: far fewer than the flood."""
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 def blueprints(count: int, summary: str, prefix: str) -> list[Blueprint]:

@@ -18,6 +18,8 @@ from esper.workers.local.errors import PortError, StartError
 from esper.workers.local.kafka import KafkaService
 from esper.workers.local.ports import LOOPBACK, free_port
 
+pytestmark = pytest.mark.heavy
+
 TIMEOUT_S = 60.0
 
 

@@ -123,6 +123,7 @@ def test_a_frozen_service_is_reported_as_not_answering(stack: LocalStack, home: 
         subprocess.run(["kill", "-CONT", str(redis.pid)], check=True)
 
 
+@pytest.mark.heavy
 def test_stop_ends_every_process_and_keeps_keys_and_addresses(
     own_stack: LocalStack, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_postgres_named_in_the_environment_is_used_and_not_started(
     guest.stop()
 
 
+@pytest.mark.heavy
 def test_with_die_with_parent_services_die_with_a_killed_starter(
     own_stack: LocalStack, tmp_path: Path
 ) -> None:
