@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -122,7 +122,7 @@ class KernelStore:
         Raises:
             StoreUnavailable: the durable tier does not answer.
         """
-        return self._read(self._tiers[-1], name_at(location), {}) is not None
+        return self._read_alone(self._tiers[-1], name_at(location)) is not None
 
     def ping(self) -> None:
         """Check every tier, also those that failed lately.
@@ -186,7 +186,7 @@ class KernelStore:
         while missed:
             name = missed.popleft()
             try:
-                data = self._read(self._tiers[-1], name, {})
+                data = self._read_alone(self._tiers[-1], name)
                 reason = None if data is None else self._write(member, name, data)
             except StoreUnavailable as error:
                 reason = str(error)
@@ -209,6 +209,7 @@ class KernelStore:
                 failed[member.label] = str(error)
                 continue
             if data is not None:
+                _log_altered(name, altered)
                 self._promote(index, name, data)
                 return data
         if failed:
@@ -223,6 +224,13 @@ class KernelStore:
         raise KernelMissing(
             f"no kernel at {name} in {asked}; use the store that the compile worker writes to"
         )
+
+    def _read_alone(self, member: MonitoredTier, name: KernelName) -> bytes | None:
+        """Return verified bytes from one tier, see `_read`; log altered ones."""
+        altered: dict[str, str] = {}
+        data = self._read(member, name, altered)
+        _log_altered(name, altered)
+        return data
 
     def _read(
         self, member: MonitoredTier, name: KernelName, altered: dict[str, str]
@@ -241,7 +249,6 @@ class KernelStore:
             return data
         member.count("quarantined")
         altered[member.label] = f"has {len(data)} bytes with SHA-256 {found}"
-        log.error("kernel %s in %s is altered (SHA-256 %s): quarantined", name, member.label, found)
         try:
             member.tier.quarantine(name, data)
         except StoreUnavailable as error:
@@ -269,3 +276,9 @@ def state_of(health: Sequence[TierHealth]) -> StoreState:
         return StoreState.HEALTHY
     lasting = [tier for tier in health if not tier.in_process]
     return StoreState.DEGRADED if any(tier.up for tier in lasting) else StoreState.FAILED
+
+
+def _log_altered(name: KernelName, altered: Mapping[str, str]) -> None:
+    """Log altered copies of a kernel that no exception names."""
+    for label, what in altered.items():
+        log.error("kernel %s in %s %s: altered, and quarantined", name, label, what)

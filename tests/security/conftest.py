@@ -9,6 +9,7 @@ import pytest
 from esper.topics.acl import acl_entries, roles
 from esper.topics.bus import create_topics
 from esper.topics.bus.acls import apply_acl
+from tests.keys import PATHS
 from tests.security.certificates import Authority
 from tests.security.secured_kafka import ADMIN, SecuredKafka
 from tests.security.secured_redis import SecuredRedis, password_of
@@ -54,6 +55,7 @@ def kafka_environment(secured: SecuredKafka, user: str, folder: Path) -> dict[st
     """Return the environment of a process under a user's principal."""
     return {
         "ESPER_HOME": str(folder),
+        "ESPER_SIGNING_KEY_FILE": str(PATHS.private),
         "KAFKA_BOOTSTRAP_SERVERS": secured.bootstrap_servers,
         "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
         "KAFKA_SASL_USERNAME": user,

@@ -435,5 +435,5 @@ def test_a_trainer_without_permission_gets_one_line(secured: SecuredKafka, tmp_p
     with pytest.raises(LinkRefused) as refused:
         LinkClient(config, lambda frame: None)
     assert refused.value.kind == "AccessDenied"
-    assert "may not Read topic adaptation-decision; missing ACL: " in str(refused.value)
+    assert "may not Read topic kernel-revoked; missing ACL: " in str(refused.value)
     assert "hunter2" not in str(refused.value)
