@@ -7,6 +7,7 @@ equal bytes in every process, so that bytes can be hashed, signed and compared.
 import hashlib
 import re
 import secrets
+from collections.abc import Set
 from typing import TypeVar
 
 import orjson
@@ -34,9 +35,11 @@ class Undecodable(EsperError, ValueError):
     """Bytes are not an event of the expected model; the message names the first invalid field."""
 
 
-def encode(event: BaseModel) -> bytes:
-    """Return the canonical JSON of an event."""
-    return orjson.dumps(event.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+def encode(event: BaseModel, fields: Set[str] | None = None) -> bytes:
+    """Return the canonical JSON of an event, or of some of its fields."""
+    included = None if fields is None else set(fields)
+    dumped = event.model_dump(mode="json", include=included)
+    return orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)
 
 
 def decode(model: type[E], value: bytes | None) -> E:

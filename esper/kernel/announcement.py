@@ -2,10 +2,9 @@
 
 from typing import Final, TypeVar
 
-import orjson
-
 from esper.kernel.refusal import ArtifactRefused
 from esper.signing import BadSignature, Purpose, SigningKey, TrustedKeys
+from esper.topics.codec import encode
 from esper.topics.models import KernelReady, KernelRevoked
 
 UNSIGNED: Final = "0" * 128
@@ -61,6 +60,4 @@ def _signed_bytes(event: KernelReady | KernelRevoked) -> bytes:
     An event of a subclass has the fields that were announced, and others.
     """
     model = KernelReady if isinstance(event, KernelReady) else KernelRevoked
-    signed = model.model_fields.keys() - {"ed25519_signature"}
-    fields = event.model_dump(mode="json", include=signed)
-    return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+    return encode(event, model.model_fields.keys() - {"ed25519_signature"})

@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from queue import SimpleQueue
 from socket import socket
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from esper.kernel import (
     Delivery,
@@ -45,6 +45,7 @@ from esper.topics.codec import Undecodable, decode, encode
 from esper.topics.models import (
     AdaptationDecision,
     CompileStatus,
+    Event,
     KernelCompiled,
     KernelReady,
     KernelRevoked,
@@ -62,6 +63,8 @@ REANNOUNCE_S: Final = 600.0
 """A run that reports announces itself again this often: one that does not expires."""
 
 log = logging.getLogger("esper")
+
+E = TypeVar("E", bound=Event)
 
 
 class Verified(NamedTuple):
@@ -256,7 +259,7 @@ class Sidecar:
                 # A resumed run still has the kernels that were planted before their withdrawal.
                 last[record.key] = record
         for record in last.values():
-            if (ready := _decoded_announcement(record)) is not None:
+            if (ready := _decoded(KernelReady, record)) is not None:
                 yield ready
 
     def _settle(self, sending: "Future[RecordPosition]") -> None:
@@ -314,10 +317,8 @@ class Sidecar:
         self._loader.revoke(revoked.sha256, revoked.reason)
 
     def _on_run_control(self, record: Record) -> None:
-        try:
-            request = decode(RunRequest, record.value)
-        except Undecodable as error:
-            log.error("%s cannot be decoded: %s", record.place, error)
+        request = _decoded(RunRequest, record)
+        if request is None:
             return
         if request.run_id != self._run.run_id:
             log.error("%s is of another run: %s", record.place, request.run_id)
@@ -331,7 +332,7 @@ class Sidecar:
             if not self._lockstep:
                 self._loader.withdraw((record.key or b"").decode("ascii", "replace"))
             return
-        ready = _decoded_announcement(record)
+        ready = _decoded(KernelReady, record)
         if ready is not None and self._wanted(ready):
             self._loader.verify(ready)
 
@@ -344,12 +345,8 @@ class Sidecar:
 
     def _on_kernel_compiled(self, record: Record) -> None:
         assert self._catalogue is not None
-        try:
-            compiled = decode(KernelCompiled, record.value)
-        except Undecodable as error:
-            log.error("%s cannot be decoded: %s", record.place, error)
-            return
-        if compiled.status is CompileStatus.REJECTED:
+        compiled = _decoded(KernelCompiled, record)
+        if compiled is not None and compiled.status is CompileStatus.REJECTED:
             self._catalogue.rejected(compiled.kernel_id)
 
     def _deliver(self, delivery: Delivery[Verified]) -> None:
@@ -372,9 +369,10 @@ class Sidecar:
                 )
 
 
-def _decoded_announcement(record: Record) -> KernelReady | None:
+def _decoded(model: type[E], record: Record) -> E | None:
+    """Return the event of a record; log one that cannot be decoded, and return None."""
     try:
-        return decode(KernelReady, record.value)
+        return decode(model, record.value)
     except Undecodable as error:
         log.error("%s cannot be decoded: %s", record.place, error)
         return None

@@ -5,7 +5,7 @@ from pathlib import Path
 from esper.errors import EsperError
 from esper.link import LinkConfig, Resumption
 from esper.settings import Settings
-from esper.signing import TrustedKeys
+from esper.signing import read_public_keys
 from esper.topics.models import TrainingRun
 
 
@@ -43,7 +43,7 @@ def link_config_for(
         SettingMissing, SecretFileUnusable: the credentials are incomplete.
     """
     key = trusted_key_of(settings)
-    TrustedKeys(key)
+    read_public_keys(key)
     return LinkConfig(
         kafka=settings.kafka,
         kernel_store=settings.kernel_store_spec,

@@ -59,17 +59,13 @@ class KafkaService:
         properties = self._write_properties()
         if not (self._data / "meta.properties").exists():
             _format(java, properties, self._format_options())
-        self._record = process.spawn(
+        record = process.spawn(
             "kafka",
             [*java, "kafka.Kafka", str(properties)],
             log=self._directory / "kafka.log",
             die_with_parent=self._die_with_parent,
         )
-        try:
-            process.wait_until_ready(self._record, self._is_answering, START_TIMEOUT_S)
-        except BaseException:
-            self.stop()
-            raise
+        self._record = process.ready_or_stopped(record, self._is_answering, START_TIMEOUT_S)
         return self._record
 
     def stop(self) -> None:

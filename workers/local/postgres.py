@@ -75,12 +75,10 @@ class PostgresService:
             user=None if user is None else (user.pw_uid, user.pw_gid),
         )
         # SIGTERM would wait for all sessions to end.
-        self._record = record.model_copy(update={"stop_signal": int(signal.SIGINT)})
-        try:
-            process.wait_until_ready(self._record, lambda: is_answering(self.url), START_TIMEOUT_S)
-        except BaseException:
-            self.stop()
-            raise
+        record = record.model_copy(update={"stop_signal": int(signal.SIGINT)})
+        self._record = process.ready_or_stopped(
+            record, lambda: is_answering(self.url), START_TIMEOUT_S
+        )
         return self._record
 
     def stop(self) -> None:

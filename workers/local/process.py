@@ -113,6 +113,18 @@ def wait_until_ready(record: ProcessRecord, ready: Callable[[], bool], timeout_s
         time.sleep(POLL_S)
 
 
+def ready_or_stopped(
+    record: ProcessRecord, ready: Callable[[], bool], timeout_s: float
+) -> ProcessRecord:
+    """Return the process once it is ready; see `wait_until_ready`, whose error also stops it."""
+    try:
+        wait_until_ready(record, ready, timeout_s)
+    except BaseException:
+        stop(record)
+        raise
+    return record
+
+
 def wait_until_gone(record: ProcessRecord, timeout_s: float) -> None:
     """Wait until the process has ended, at most `timeout_s`."""
     _wait(lambda: not is_alive(record), timeout_s)

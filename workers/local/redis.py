@@ -40,17 +40,15 @@ class RedisService:
             StartError, PortError, MissingPackageError: the server cannot be started.
         """
         require_free(self._port, "redis", self._port_file)
-        self._record = process.spawn(
+        record = process.spawn(
             "redis",
             [str(_server_binary()), *self._options()],
             log=self._directory / "redis.log",
             die_with_parent=self._die_with_parent,
         )
-        try:
-            process.wait_until_ready(self._record, lambda: is_answering(self.url), START_TIMEOUT_S)
-        except BaseException:
-            self.stop()
-            raise
+        self._record = process.ready_or_stopped(
+            record, lambda: is_answering(self.url), START_TIMEOUT_S
+        )
         return self._record
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from esper.settings import Settings, kafka_of
 from esper.signing import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, create_keys
 from esper.topics.connection import Broker
-from esper.workers.local import kafka_probe, postgres, process, redis
+from esper.workers.local import process
 from esper.workers.local.errors import NotRunningError
 from esper.workers.local.kafka import KafkaService
 from esper.workers.local.lock import file_lock
@@ -33,8 +33,8 @@ from esper.workers.local.state import (
     worker_names,
     write_state,
 )
-from esper.workers.local.status import ServiceStatus, service_statuses
-from esper.workers.local.worker import is_healthy, spawn_worker, wait_until_healthy
+from esper.workers.local.status import ServiceStatus, answers, service_statuses
+from esper.workers.local.worker import spawn_worker, wait_until_healthy
 
 Progress = Callable[[str], None]
 
@@ -119,22 +119,15 @@ class LocalStack:
         state = read_state(self._file)
         if state is None:
             return service_statuses(None)
-        ca_file = self._environment.get("ESPER_REDIS_CA_FILE")
-        return service_statuses(state, self._connection(state), ca_file)
+        return service_statuses(state, self._connection(state), self._redis_ca_file)
 
     def answers(self, name: str) -> bool:
-        """Return whether one started process runs and answers."""
+        """Return whether one started service or worker runs and answers."""
         state = read_state(self._file)
         record = None if state is None else state.process(name)
         if state is None or record is None or not process.is_alive(record):
             return False
-        if is_worker(name):
-            return is_healthy(record)
-        if name == KAFKA:
-            return kafka_probe.is_answering(state.kafka_bootstrap_servers)
-        if name == REDIS:
-            return redis.is_answering(state.redis_url, self._environment.get("ESPER_REDIS_CA_FILE"))
-        return name != POSTGRES or postgres.is_answering(state.postgres_url or "")
+        return answers(name, state, self._connection(state), self._redis_ca_file)
 
     def restart(self, name: str, progress: Progress = lambda _: None) -> ProcessRecord:
         """Restart one service and return when it is ready.
@@ -265,6 +258,10 @@ class LocalStack:
         if self._environment.get(ADDRESS_VARIABLES[KAFKA]):
             return kafka_of(self._environment)
         return state.kafka_bootstrap_servers
+
+    @property
+    def _redis_ca_file(self) -> str | None:
+        return self._environment.get("ESPER_REDIS_CA_FILE")
 
     def _kafka(self) -> KafkaService:
         return KafkaService(self._home / KAFKA, die_with_parent=self._die_with_parent)

@@ -45,26 +45,35 @@ def service_statuses(
     """
     if state is None:
         return [ServiceStatus(name, Health.STOPPED) for name in (KAFKA, REDIS, *WORKERS)]
-    broker, redis_url = state.kafka_bootstrap_servers, state.redis_url
+    addresses = {
+        KAFKA: state.kafka_bootstrap_servers,
+        REDIS: without_password(state.redis_url),
+    }
+    if (url := state.postgres_url) is not None:
+        addresses[POSTGRES] = postgres.address_of(url)
     services = [
         _service_status(
-            KAFKA, broker, state.process(KAFKA), answers=_kafka_answers(kafka or broker)
-        ),
-        _service_status(
-            REDIS,
-            without_password(redis_url),
-            state.process(REDIS),
-            answers=redis.is_answering(redis_url, redis_ca_file),
-        ),
+            name, address, state.process(name), answers=answers(name, state, kafka, redis_ca_file)
+        )
+        for name, address in addresses.items()
     ]
-    if (url := state.postgres_url) is not None:
-        address, answers = postgres.address_of(url), postgres.is_answering(url)
-        record = state.process(POSTGRES)
-        services.append(_service_status(POSTGRES, address, record, answers=answers))
     services += [_worker_status(name, state.process(name)) for name in state.workers]
     if (supervisor := state.process(SUPERVISOR)) is not None:
         services.append(_process_status(supervisor, None, answers=True))
     return [replace(one, restarts=state.restarts.get(one.name, 0)) for one in services]
+
+
+def answers(
+    name: str, state: StackState, kafka: Broker = "", redis_ca_file: str | None = None
+) -> bool:
+    """Return whether a service or a worker answers; see `service_statuses`."""
+    if name == KAFKA:
+        return _kafka_answers(kafka or state.kafka_bootstrap_servers)
+    if name == REDIS:
+        return redis.is_answering(state.redis_url, redis_ca_file)
+    if name == POSTGRES:
+        return postgres.is_answering(state.postgres_url or "")
+    return is_healthy(state.require_process(name))
 
 
 def _kafka_answers(kafka: Broker) -> bool:
