@@ -43,26 +43,26 @@ def artifacts() -> list[bytes]:
     return [pack(plan, initial_tensors(plan)) for plan in plans]
 
 
-def flipped(rng: random.Random, data: bytearray, _: bytes) -> None:
+def flipped(rng: random.Random, data: bytearray, other: bytes) -> None:
     for _ in range(rng.choice((1, 1, 2, 8, 64))):
         data[rng.randrange(len(data))] ^= rng.randrange(1, 256)
 
 
-def flipped_in_the_header(rng: random.Random, data: bytearray, _: bytes) -> None:
+def flipped_in_the_header(rng: random.Random, data: bytearray, other: bytes) -> None:
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     for _ in range(rng.choice((1, 2, 4))):
         data[rng.randrange(LENGTH_BYTES + length)] = rng.choice(b'0123456789{}[],:"\\\x00\xff')
 
 
-def cut(rng: random.Random, data: bytearray, _: bytes) -> None:
+def cut(rng: random.Random, data: bytearray, other: bytes) -> None:
     del data[rng.randrange(len(data)) :]
 
 
-def extended(rng: random.Random, data: bytearray, _: bytes) -> None:
+def extended(rng: random.Random, data: bytearray, other: bytes) -> None:
     data += rng.randbytes(rng.choice((1, 8, 1000)))
 
 
-def of_another_length(rng: random.Random, data: bytearray, _: bytes) -> None:
+def of_another_length(rng: random.Random, data: bytearray, other: bytes) -> None:
     length = rng.choice((0, 1, 2**31, 2**63, 2**64 - 1, rng.randrange(len(data))))
     data[:LENGTH_BYTES] = length.to_bytes(LENGTH_BYTES, "little")
 
@@ -72,7 +72,7 @@ def spliced(rng: random.Random, data: bytearray, other: bytes) -> None:
     data[at:] = other[at:]
 
 
-def shifted(rng: random.Random, data: bytearray, _: bytes) -> None:
+def shifted(rng: random.Random, data: bytearray, other: bytes) -> None:
     begin = rng.randrange(len(data))
     part = data[begin : begin + rng.choice((1, 4, 16))]
     at = rng.randrange(len(data))
