@@ -1,8 +1,9 @@
 """Make the decisions of a run: a pure fold over its reports.
 
 `fold(state, report, cause)` takes the state after the previous report and returns the next state
-with the decisions. It reads nothing else, so the same reports give the same decisions, byte for
-byte, in a worker or in a later audit. Read `folding.py` first.
+with the decisions and the candidates that they do not list. It reads nothing else, so the same
+reports give the same decisions, byte for byte, in a worker or in a later audit. Read `folding.py`
+first.
 """
 
 from esper.orchestrator.explain import recorded_arms

@@ -14,6 +14,9 @@ from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection
 CONTRACT_MAJOR: Final = 3
 """The contract that new runs are recorded in."""
 
+LISTED_CANDIDATES: Final = 16
+"""Candidates that a decision of a new run lists; it holds a digest of the others."""
+
 LONE_DEPTH: Final = 0.5
 """Depth of a single site: neither first nor last."""
 
@@ -51,6 +54,7 @@ def run_config_of(
         selection=selection,
         memory=memory,
         contract=CONTRACT_MAJOR,
+        listed_candidates=LISTED_CANDIDATES,
     )
     return with_explicit_policies(run_config)
 

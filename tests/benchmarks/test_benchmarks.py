@@ -154,7 +154,7 @@ def test_report_load_leads_to_one_decision_in_twenty_reports() -> None:
     for report in load:
         assert decode(SeedReport, encode(report)) == report
         cause = Cause(topic="t", partition=0, offset=0, seq=report.seq, sha256="0" * 64)
-        state, decisions = fold(state, report, cause)
+        state, decisions, _ = fold(state, report, cause)
         decided += [report.seq] * len(decisions)
 
     assert load.reports == 60
