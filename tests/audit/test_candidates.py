@@ -99,7 +99,7 @@ def test_an_altered_record_with_its_old_event_id_is_named(honest: RunRecords) ->
 
 
 def test_a_decision_with_the_digest_of_altered_candidates_is_named(honest: RunRecords) -> None:
-    """Whoever alters both, record and digest, is found by the decision."""
+    """Altering record and digest together is found by the decision."""
     record = honest.decisions[0]
     value = record.value or b""
     field = b'"other_candidates":{"count":4,"sha256":"'
