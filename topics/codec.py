@@ -7,7 +7,7 @@ equal bytes in every process, so that bytes can be hashed, signed and compared.
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from typing import TypeVar
 
 import orjson
@@ -39,12 +39,6 @@ def encode(event: BaseModel, fields: Set[str] | None = None) -> bytes:
     """Return the canonical JSON of an event, or of some of its fields."""
     included = None if fields is None else set(fields)
     dumped = event.model_dump(mode="json", include=included)
-    return orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)
-
-
-def encode_all(events: Iterable[BaseModel]) -> bytes:
-    """Return the canonical JSON of several events: one array, in their order."""
-    dumped = [event.model_dump(mode="json") for event in events]
     return orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)
 
 

@@ -16,6 +16,7 @@ from esper.orchestrator.folding import (
     SequenceGap,
     fold,
 )
+from esper.orchestrator.other_candidates import LISTED_CANDIDATES
 from esper.orchestrator.state import FULL_ALPHA, FoldState, PendingDecision, memory_updates
 from esper.orchestrator.strategies import rules_for
 from esper.orchestrator.trials import INDEPENDENT_TRIALS, apply_report
@@ -24,6 +25,7 @@ from esper.orchestrator.view import build_view
 __all__ = [
     "FULL_ALPHA",
     "INDEPENDENT_TRIALS",
+    "LISTED_CANDIDATES",
     "FoldError",
     "FoldState",
     "Folded",

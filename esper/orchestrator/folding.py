@@ -13,7 +13,7 @@ from esper.errors import EsperError
 from esper.orchestrator.candidates import TooManyArms
 from esper.orchestrator.explain import lockstep_answer, recorded_arms, recorded_slots, why_idle
 from esper.orchestrator.manual_requests import answer_requests
-from esper.orchestrator.other_candidates import RankedCandidates
+from esper.orchestrator.other_candidates import RankedCandidates, digest_of
 from esper.orchestrator.state import FoldState, PendingDecision, RequestedAlpha, StrategyState
 from esper.orchestrator.strategies import RULES, rules_for
 from esper.orchestrator.strategy_selection import (
@@ -311,6 +311,7 @@ def _decisions(
         ranked = RankedCandidates.of(
             recorded_arms(view, plan.operations), plan.operations, run.run_config.listed_candidates
         )
+        records = ranked.records(after.run_id, cause.seq, index)
         decision = AdaptationDecision(
             decision_id=AdaptationDecision.id_of(after.run_id, cause.seq, index),
             run_id=after.run_id,
@@ -323,7 +324,7 @@ def _decisions(
             cause=cause,
             policy=_stamp(run.policy, run.run_config.policy),
             candidates=ranked.listed,
-            other_candidates=ranked.digest(),
+            other_candidates=digest_of(records),
             seeds=recorded_slots(view),
             attention=(
                 _stamp(run.attention, run.selection.attention)
@@ -344,7 +345,7 @@ def _decisions(
         )
         previous = digest(decision)
         decisions.append(decision)
-        candidates += ranked.records(decision)
+        candidates += records
         view = view.beside(plan.operations)
     return tuple(decisions), tuple(candidates)
 

@@ -4,10 +4,10 @@ A run with hundreds of arms would repeat all of them in each decision. A decisio
 and the digest of the others, whose records only audits read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from esper.topics.codec import encode_all, sha256_of
+from esper.topics.codec import encode, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
     Candidate,
@@ -16,6 +16,9 @@ from esper.topics.models import (
     OtherCandidates,
     Plant,
 )
+
+LISTED_CANDIDATES: Final = 16
+"""Candidates that a decision of a new run lists, beside those that it plants."""
 
 CANDIDATES_PER_RECORD: Final = 2_000
 """Most candidates of one record: with the longest names they take 3 MiB.
@@ -49,22 +52,28 @@ class RankedCandidates(NamedTuple):
             (best if is_planted else others).append(candidate)
         return cls(tuple(best), tuple(others))
 
-    def digest(self) -> OtherCandidates | None:
-        """Return number and digest of the other candidates; None without any."""
-        if not self.others:
-            return None
-        return OtherCandidates(count=len(self.others), sha256=sha256_of(encode_all(self.others)))
-
-    def records(self, decision: AdaptationDecision) -> Iterator[DecisionCandidates]:
-        """Yield the events of the other candidates; none without any."""
+    def records(self, run_id: str, seq: int, index: int) -> tuple[DecisionCandidates, ...]:
+        """Return the events of the other candidates of a decision; empty without any."""
         starts = range(0, len(self.others), CANDIDATES_PER_RECORD)
-        for part, start in enumerate(starts):
-            yield DecisionCandidates(
-                run_id=decision.run_id,
-                decision_id=decision.decision_id,
-                seq=decision.seq,
-                index=decision.index,
+        return tuple(
+            DecisionCandidates(
+                run_id=run_id,
+                decision_id=AdaptationDecision.id_of(run_id, seq, index),
+                seq=seq,
+                index=index,
                 part=part,
                 parts=len(starts),
                 candidates=self.others[start : start + CANDIDATES_PER_RECORD],
             )
+            for part, start in enumerate(starts)
+        )
+
+
+def digest_of(records: Sequence[DecisionCandidates]) -> OtherCandidates | None:
+    """Return number and digest of the candidates in a decision's records; None without any."""
+    if not records:
+        return None
+    return OtherCandidates(
+        count=sum(len(event.candidates) for event in records),
+        sha256=sha256_of(b"".join(map(encode, records))),
+    )

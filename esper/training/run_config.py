@@ -7,15 +7,12 @@ from torch import nn
 
 from esper.bandit import attention_for, policy_for, with_all_params
 from esper.errors import EsperError
-from esper.orchestrator import rules_for
+from esper.orchestrator import LISTED_CANDIDATES, rules_for
 from esper.seed import Site
 from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection, SiteFacts
 
 CONTRACT_MAJOR: Final = 3
 """The contract that new runs are recorded in."""
-
-LISTED_CANDIDATES: Final = 16
-"""Candidates that a decision of a new run lists; it holds a digest of the others."""
 
 LONE_DEPTH: Final = 0.5
 """Depth of a single site: neither first nor last."""

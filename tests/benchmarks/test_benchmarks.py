@@ -13,6 +13,7 @@ from benchmarks import (
     compare,
     compile_workers,
     decide,
+    decision_size,
     dormant,
     executor,
     flood,
@@ -140,6 +141,15 @@ def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:
 @pytest.mark.heavy
 def test_bandit_runs_and_both_sides_fold_every_report(stack: Stack) -> None:
     check("bandit", bandit.measure(stack, bandit.QUICK))
+
+
+@pytest.mark.heavy
+def test_decision_size_runs_and_decides_with_every_number_of_arms(stack: Stack) -> None:
+    measured = decision_size.measure(stack, decision_size.QUICK)
+    check("decision-size", measured)
+    figures = {figure.key: figure for figure in measured.figures}
+    assert figures["bytes-16"].median == figures["bytes-all-16"].median > 1_000
+    assert figures["bytes-3000"].median < figures["bytes-all-3000"].median / 100
 
 
 @pytest.mark.heavy

@@ -2,11 +2,11 @@
 
 import hashlib
 
-import orjson
 import pytest
 
 from esper.audit import RunRecords, audit
-from esper.orchestrator.other_candidates import CANDIDATES_PER_RECORD, RankedCandidates
+from esper.orchestrator import LISTED_CANDIDATES
+from esper.orchestrator.other_candidates import CANDIDATES_PER_RECORD, RankedCandidates, digest_of
 from esper.topics.catalog import ADAPTATION_DECISION, MAX_VALUE_BYTES
 from esper.topics.codec import decode, encode
 from esper.topics.models import (
@@ -20,7 +20,7 @@ from esper.topics.models import (
 )
 from tests.orchestrator.trainer import Trainer, grown_run, kernel, selection
 
-LISTED = 16
+LISTED = LISTED_CANDIDATES
 
 
 def candidate(number: int) -> Candidate:
@@ -77,7 +77,7 @@ def events(trainer: Trainer) -> list[DecisionCandidates]:
 def test_few_candidates_are_all_listed(listed: int | None) -> None:
     ranked = RankedCandidates.of(RANKED, (), listed)
     assert ranked == (RANKED, ())
-    assert ranked.digest() is None
+    assert digest_of(ranked.records("run", 1, 0)) is None
 
 
 def test_the_best_are_listed_in_rank_order() -> None:
@@ -102,18 +102,14 @@ def test_a_kernel_that_is_planted_at_one_site_is_not_listed_for_another() -> Non
 # -- digest and records -------------------------------------------------------------------------
 
 
-def test_the_digest_is_of_the_records_candidates_as_one_array() -> None:
-    """A reader in another language needs the bytes of the record and SHA-256."""
+def test_the_digest_is_of_the_values_of_the_records() -> None:
+    """A reader in another language needs the bytes on the topic and SHA-256."""
     trainer = wide_run(sites=10, blueprints=30)
     decision, (event,) = last_decision(trainer), events(trainer)
+    value = trainer.candidates[0].value or b""
     assert decision.other_candidates is not None
-    assert decision.other_candidates.count == 300 - len(decision.candidates) == 284
-    array = orjson.dumps(
-        orjson.loads(trainer.candidates[0].value or b"")["candidates"],
-        option=orjson.OPT_SORT_KEYS,
-    )
-    assert array in (trainer.candidates[0].value or b"")
-    assert decision.other_candidates.sha256 == hashlib.sha256(array).hexdigest()
+    assert decision.other_candidates.count == len(event.candidates) == 284
+    assert decision.other_candidates.sha256 == hashlib.sha256(value).hexdigest()
     assert event.decision_id == decision.decision_id
     assert (event.seq, event.index) == (decision.seq, decision.index)
     assert (event.part, event.parts) == (0, 1)
@@ -159,6 +155,8 @@ def test_the_largest_run_has_its_candidates_in_parts() -> None:
     assert decision.other_candidates.count == len(others) == 10_000 - len(decision.candidates)
     names = {(one.site, one.blueprint_id) for one in (*decision.candidates, *others)}
     assert len(names) == 10_000
+    joined = b"".join(record.value or b"" for record in trainer.candidates)
+    assert decision.other_candidates.sha256 == hashlib.sha256(joined).hexdigest()
     records = [*trainer.reports, *trainer.decisions, *trainer.candidates]
     verdict = audit(RunRecords.of("run", records))
     assert verdict.identical, str(verdict)

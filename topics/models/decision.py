@@ -105,7 +105,7 @@ class Candidate(Event):
 class OtherCandidates(Event):
     """The candidates that a decision does not list: their number and digest.
 
-    `sha256` is of their canonical JSON, one array in rank order.
+    `sha256` is of the values of their `DecisionCandidates` records, joined in the order of parts.
     """
 
     count: PositiveCount
