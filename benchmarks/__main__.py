@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import catalog_page, figures
+from benchmarks.chaos import page as chaos_page
 from benchmarks.compare import compare
 from benchmarks.kept import BENCHMARKS as PACKAGE
 from benchmarks.output import Json, Quick, Save, check_flags, show
@@ -22,8 +23,9 @@ Pairs = Annotated[int, typer.Option(min=1, help="Runs in each checkout.")]
 def main(name: Name, json: Json = False, quick: Quick = False, save: Save = False) -> None:
     """Measure one benchmark and print it, as a table or as JSON.
 
-    Other commands: `list` names the benchmarks; `figures` renders docs/figures.md, docs/figures/
-    and docs/catalog.md from saved results; `compare BEFORE_DIR NAME` measures two checkouts.
+    Other commands: `list` names the benchmarks; `figures` renders docs/figures.md, docs/figures/,
+    docs/catalog.md and docs/chaos.md from saved results; `compare BEFORE_DIR NAME` measures two
+    checkouts.
     """
     check_flags(quick=quick, save=save)
     if name == "list":
@@ -31,6 +33,7 @@ def main(name: Name, json: Json = False, quick: Quick = False, save: Save = Fals
     elif name == "figures":
         figures.write()
         catalog_page.DOCUMENT.write_text(catalog_page.render())
+        chaos_page.write()
     else:
         show(measure(name, quick=quick), PACKAGE, json=json, save=save)
 

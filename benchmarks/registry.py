@@ -44,7 +44,9 @@ BENCHMARKS = (
     Benchmark("governor", "governor", "runs whose kernels explode, and the cost of the governor"),
     Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),
     Benchmark("store", "store", "each tier of the kernel store against its bare client"),
-    Benchmark("chaos", "chaos", "random faults at every process; recovery and availability"),
+    Benchmark(
+        "chaos", "chaos", "random faults at every process; recovery and availability", "chaos.page"
+    ),
     Benchmark("twin", "twin", "a training with a busy pipeline against one without Esper"),
 )
 

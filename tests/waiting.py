@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 """Long enough for a busy machine. A test that passes never waits this long."""
 
 POLL_S = 0.02

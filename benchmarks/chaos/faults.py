@@ -1,4 +1,4 @@
-"""Signals to processes, and the time until the process answers again."""
+"""Faults at random times: signals to processes, and conditions; the time until all is well."""
 
 import random
 import signal
@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import psutil
+import psycopg
+import redis
+
+from benchmarks.chaos.conditions import Condition
 
 POLL_S: Final = 0.05
 RECOVERY_LIMIT_S: Final = 90.0
-STOPPED_S: Final = (0.5, 4.0)
-"""Shortest and longest pause by SIGSTOP, in seconds."""
+LASTING_S: Final = (0.5, 4.0)
+"""Shortest and longest pause by SIGSTOP, and length of a condition, in seconds."""
 
 
 class Signal(NamedTuple):
@@ -33,17 +37,29 @@ SIGNALS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A process that faults may hit: the pid it has now, and whether the service answers.
+class Process:
+    """How faults reach a process: the pid it has now, and whether the service answers."""
 
-    `only` is whether nothing else does its work while it is away.
+    pid: Callable[[], int | None]
+    answers: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a fault may hit: a process, or a condition.
+
+    `only` is whether nothing else does its work meanwhile.
     """
 
     name: str
     weight: int
     only: bool
-    pid: Callable[[], int | None]
-    answers: Callable[[], bool]
+    hit: Process | Condition
+
+    @property
+    def kind(self) -> str:
+        """The name without the number of the instance."""
+        return self.name.partition("-")[0]
 
 
 @dataclass(slots=True)
@@ -51,7 +67,7 @@ class Fault:
     """One fault: seconds since the start of the faults, None while the target has not recovered."""
 
     target: Target
-    signal: str
+    what: str
     at_s: float
     recovered_s: float | None = None
 
@@ -60,7 +76,7 @@ class Fault:
         took = None if self.recovered_s is None else round(self.recovered_s - self.at_s, 3)
         return {
             "target": self.target.name,
-            "signal": self.signal,
+            "fault": self.what,
             "at_s": round(self.at_s, 3),
             "recovery_s": took,
         }
@@ -68,7 +84,7 @@ class Fault:
 
 @dataclass(slots=True)
 class FaultInjector:
-    """Sends `count` signals to random targets within `duration_s`, each target one at a time."""
+    """Injects `count` faults at random targets within `duration_s`, each target one at a time."""
 
     targets: Mapping[str, Target]
     rng: random.Random
@@ -100,10 +116,11 @@ class FaultInjector:
         yield from self._all_of_a_kind_away()
 
     def _all_of_a_kind_away(self) -> Iterator[tuple[float, float]]:
-        kinds = {name.partition("-")[0] for name, one in self.targets.items() if not one.only}
-        for kind in kinds:
-            members = [name for name in self.targets if name.partition("-")[0] == kind]
-            away = [list(self._times_away(name)) for name in members]
+        replaced = [
+            one for one in self.targets.values() if isinstance(one.hit, Process) and not one.only
+        ]
+        for kind in {one.kind for one in replaced}:
+            away = [list(self._times_away(one.name)) for one in replaced if one.kind == kind]
             yield from _common(away)
 
     def _times_away(self, name: str) -> Iterator[tuple[float, float]]:
@@ -118,31 +135,64 @@ class FaultInjector:
         if not free:
             return
         (target,) = self.rng.choices(free, [one.weight for one in free])
-        (sent,) = self.rng.choices(SIGNALS, [one.weight for one in SIGNALS])
-        pid = target.pid()
-        if pid is None:
-            return
-        fault = Fault(target, sent.name, self.now_s())
-        self.faults.append(fault)
-        pause_s = self.rng.uniform(*STOPPED_S)
-        watch = threading.Thread(target=self._carry_out, args=(fault, sent.number, pid, pause_s))
-        watch.start()
-        self._watches.append(watch)
-
-    def _carry_out(self, fault: Fault, number: signal.Signals, pid: int, pause_s: float) -> None:
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            process.send_signal(number)
-            if number is signal.SIGSTOP:
-                time.sleep(pause_s)
-                process.send_signal(signal.SIGCONT)
-        replaced = number is not signal.SIGSTOP
-        deadline = time.monotonic() + RECOVERY_LIMIT_S
-        while time.monotonic() < deadline:
-            if (not replaced or fault.target.pid() != pid) and fault.target.answers():
-                fault.recovered_s = self.now_s()
+        lasting_s = self.rng.uniform(*LASTING_S)
+        if isinstance(target.hit, Process):
+            (sent,) = self.rng.choices(SIGNALS, [one.weight for one in SIGNALS])
+            pid = target.hit.pid()
+            if pid is None:
                 return
-            time.sleep(POLL_S)
+            fault = Fault(target, sent.name, self.now_s())
+            self._watch(_signal, fault, target.hit, sent.number, pid, lasting_s)
+        else:
+            fault = Fault(target, target.hit.what, self.now_s())
+            self._watch(_hold, fault, target.hit, self.rng, lasting_s)
+        self.faults.append(fault)
+
+    def _watch(self, carry_out: Callable[..., bool], fault: Fault, *arguments: object) -> None:
+        def watch() -> None:
+            if carry_out(*arguments):
+                fault.recovered_s = self.now_s()
+
+        thread = threading.Thread(target=watch, name=f"chaos-{fault.target.name}")
+        thread.start()
+        self._watches.append(thread)
+
+
+def _signal(process: Process, number: signal.Signals, pid: int, stopped_s: float) -> bool:
+    """Send a signal; return whether the service answers again within `RECOVERY_LIMIT_S`."""
+    with suppress(psutil.NoSuchProcess):
+        found = psutil.Process(pid)
+        found.send_signal(number)
+        if number is signal.SIGSTOP:
+            time.sleep(stopped_s)
+            found.send_signal(signal.SIGCONT)
+    replaced = number is not signal.SIGSTOP
+    return _within_limit(lambda: (not replaced or process.pid() != pid) and process.answers())
+
+
+def _hold(condition: Condition, rng: random.Random, lasting_s: float) -> bool:
+    """Hold a condition for a time; return whether it began and ended within the limits."""
+    began = _within_limit(lambda: _done(lambda: condition.begin(rng)))
+    time.sleep(lasting_s)
+    return _within_limit(lambda: _done(condition.end)) and began
+
+
+def _done(action: Callable[[], None]) -> bool:
+    """Do it; return False if the service is away: another fault may have hit it."""
+    try:
+        action()
+    except (OSError, redis.RedisError, psycopg.Error):
+        return False
+    return True
+
+
+def _within_limit(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + RECOVERY_LIMIT_S
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(POLL_S)
+    return False
 
 
 def _common(of_each: list[list[tuple[float, float]]]) -> Iterator[tuple[float, float]]:

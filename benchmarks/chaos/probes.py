@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
+from benchmarks.result import rounded
 from benchmarks.submissions import of_one_kind, renamed
 from esper.bandit import DEFAULT_POLICY
 from esper.settings import Settings
@@ -56,9 +58,14 @@ class Probe:
     answered_s: float | None = None
 
     @property
+    def answer_s(self) -> float:
+        """Seconds until the answer; infinite without one."""
+        return inf if self.answered_s is None else self.answered_s - self.sent_s
+
+    @property
     def in_time(self) -> bool:
         """Whether the answer came within the limit."""
-        return self.answered_s is not None and self.answered_s - self.sent_s <= LIMIT_S
+        return self.answer_s <= LIMIT_S
 
 
 class Probes:
@@ -106,6 +113,16 @@ class Probes:
             kind: [probe.in_time for probe in probes if not _touched(probe, away)]
             for kind, probes in kinds.items()
         }
+
+    def curves(self) -> dict[str, tuple[float, ...]]:
+        """Return when each probe was sent, and seconds until its answer, by kind."""
+        kinds = {
+            "blueprint": list(self.blueprints.values()),
+            "report": list(self.reports.values()),
+        }
+        sent = {f"{kind}-sent": [one.sent_s for one in all_] for kind, all_ in kinds.items()}
+        answers = {f"{kind}-answer": [one.answer_s for one in all_] for kind, all_ in kinds.items()}
+        return {name: tuple(map(rounded, values)) for name, values in (sent | answers).items()}
 
     def _all_answered(self) -> bool:
         probes = (*self.blueprints.values(), *self.reports.values())

@@ -1,5 +1,6 @@
 """One run of faults: the stack, the trainers, the probes, and the figures."""
 
+import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,11 +9,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Final, NamedTuple
 
-from benchmarks.chaos.faults import FaultInjector, Target
+from benchmarks.chaos.conditions import ClockJump, PostgresFull, RedisFull
+from benchmarks.chaos.faults import FaultInjector, Process, Target
 from benchmarks.chaos.probes import LIMIT_S, Probes
+from benchmarks.chaos.resources import ResourceSampler
 from benchmarks.chaos.trainers import Trainer
 from benchmarks.chaos.verdict import attempts, breaches, finished_runs
-from benchmarks.result import SHARE, BenchmarkError, Figure, Goal, Measurement, figure
+from benchmarks.result import (
+    SHARE,
+    BenchmarkError,
+    Figure,
+    Goal,
+    Measurement,
+    figure,
+    rounded,
+)
 from benchmarks.stack import settings_of
 from esper.blueprint import shipped
 from esper.settings import STACK_FILE, Settings
@@ -21,6 +32,7 @@ from esper.workers.local import LocalStack, StackState, process, read_state
 
 SEED: Final = 20
 WEIGHTS: Final = {"compile": 3, "bandit": 3, "trainer": 2, "redis": 1, "postgres": 1, "kafka": 1}
+CONDITION_WEIGHT: Final = 1
 AVAILABLE: Final = 0.999
 
 
@@ -46,6 +58,8 @@ def run(quick: bool = False) -> Measurement:
     """
     workload = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="esper-chaos-") as folder:
+        clock = ClockJump(Path(folder) / "clock-offset")
+        os.environ |= clock.environment()  # For all processes that this one starts.
         stack = LocalStack(Path(folder) / "home", {})
         state = stack.start(
             lambda _: None,
@@ -56,7 +70,7 @@ def run(quick: bool = False) -> Measurement:
         )
         try:
             settings = settings_of(Path(folder) / "home", state)
-            measurement, broken = _measure(stack, settings, Path(folder), workload)
+            measurement, broken = _measure(stack, settings, Path(folder), workload, clock)
             started = _state(Path(folder) / "home").processes
         finally:
             stack.stop()
@@ -69,39 +83,51 @@ def run(quick: bool = False) -> Measurement:
 
 
 def _measure(
-    stack: LocalStack, settings: Settings, folder: Path, workload: Workload
+    stack: LocalStack, settings: Settings, folder: Path, workload: Workload, clock: ClockJump
 ) -> tuple[Measurement, list[str]]:
     environment = {"ESPER_HOME": str(settings.home)}
     trainers = [
         Trainer(f"trainer-{number}", folder, environment) for number in range(workload.trainers)
     ]
     publish_blueprints(settings, list(shipped()))
-    injector = FaultInjector(dict(_targets(stack, settings, trainers)), random.Random(SEED))
+    targets = {one.name: one for one in _targets(stack, settings, trainers, clock)}
+    injector = FaultInjector(targets, random.Random(SEED))
     probes = Probes(settings, injector.now_s)
+    resources = ResourceSampler(partial(_pids, settings.home), injector.now_s)
     for trainer in trainers:
         trainer.start()
     probes.start()
+    resources.start()
     injector.run(workload.faults, workload.duration_s)
+    resources.stop()
     for trainer in trainers:
         trainer.end()
     probes.stop()
     broken = list(breaches(settings, probes.blueprints))
     broken += [
-        f"{one.target.name} did not recover from {one.signal}"
+        f"{one.target.name} did not recover from {one.what}"
         for one in injector.faults
         if one.recovered_s is None
     ]
-    figures = [*_figures(injector, probes), *_counts(settings, stack, trainers)]
+    figures = [
+        *_figures(injector, probes),
+        *resources.figures(),
+        *_counts(settings, stack, trainers),
+    ]
     rows = tuple(one.row() for one in injector.faults)
     parameters = {**workload._asdict(), "seed": SEED, "limit_s": LIMIT_S}
-    return Measurement(parameters=parameters, figures=tuple(figures), runs=rows), broken
+    curves = {**probes.curves(), **_outage_curves(injector), **resources.curves()}
+    measurement = Measurement(
+        parameters=parameters, figures=tuple(figures), runs=rows, curves=curves
+    )
+    return measurement, broken
 
 
 def _figures(injector: FaultInjector, probes: Probes) -> Iterator[Figure]:
     recovery: dict[str, list[float]] = {}
     for fault in injector.faults:
-        if fault.recovered_s is not None and fault.signal != "SIGSTOP":
-            kind = fault.target.name.partition("-")[0]
+        if fault.recovered_s is not None and fault.what in ("SIGKILL", "SIGTERM"):
+            kind = fault.target.kind
             recovery.setdefault(kind, []).append(fault.recovered_s - fault.at_s)
     for kind, times_s in sorted(recovery.items()):
         yield figure(f"recovery-{kind}", f"{kind} killed or ended → answers again", "s", times_s)
@@ -131,20 +157,44 @@ def _counts(settings: Settings, stack: LocalStack, trainers: list[Trainer]) -> I
     yield figure("restarts", "starts by the supervisor", "starts", [float(restarts)])
 
 
+def _outage_curves(injector: FaultInjector) -> dict[str, tuple[float, ...]]:
+    """Return begin and end of the outages, merged, for the timeline."""
+    merged: list[list[float]] = []
+    for begin_s, end_s in sorted(injector.outages()):
+        if merged and begin_s <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end_s)
+        else:
+            merged.append([begin_s, end_s])
+    return {
+        "outage-from": tuple(rounded(begin_s) for begin_s, _ in merged),
+        "outage-to": tuple(rounded(end_s) for _, end_s in merged),
+    }
+
+
 def _targets(
-    stack: LocalStack, settings: Settings, trainers: list[Trainer]
-) -> Iterator[tuple[str, Target]]:
+    stack: LocalStack, settings: Settings, trainers: list[Trainer], clock: ClockJump
+) -> Iterator[Target]:
     state = _state(settings.home)
     for record in state.processes:
         kind = record.name.partition("-")[0]
         if kind in WEIGHTS:
             only = kind in ("redis", "postgres", "kafka")
-            pid = _pid_of(settings.home, record.name)
-            answers = partial(stack.answers, record.name)
-            yield record.name, Target(record.name, WEIGHTS[kind], only, pid, answers)
+            hit = Process(_pid_of(settings.home, record.name), partial(stack.answers, record.name))
+            yield Target(record.name, WEIGHTS[kind], only, hit)
     for trainer in trainers:
-        weight = WEIGHTS["trainer"]
-        yield trainer.name, Target(trainer.name, weight, False, trainer.pid, trainer.is_training)
+        training = Process(trainer.pid, trainer.is_training)
+        yield Target(trainer.name, WEIGHTS["trainer"], False, training)
+    redis_url, postgres_url = state.redis_url, state.postgres_url
+    assert redis_url is not None and postgres_url is not None
+    yield Target("clock", CONDITION_WEIGHT, False, clock)
+    yield Target("redis-memory", CONDITION_WEIGHT, False, RedisFull(redis_url))
+    # The durable tier: no kernel can be announced meanwhile.
+    yield Target("postgres-disk", CONDITION_WEIGHT, True, PostgresFull(postgres_url))
+
+
+def _pids(home: Path) -> Iterator[tuple[str, int]]:
+    for record in _state(home).processes:
+        yield record.name.partition("-")[0], record.pid
 
 
 def _pid_of(home: Path, name: str) -> Callable[[], int | None]:

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from esper.store.errors import StoreUnavailable
 from esper.store.health import MonitoredTier
 from esper.store.naming import KernelName
-from esper.store.tier import Entry
+from esper.store.tier import Entry, Tier
 from esper.store.tiers import KernelStore
 from esper.topics.codec import sha256_of
 
@@ -105,11 +106,11 @@ def warm_caches(store: KernelStore, wanted: Collection[str] | None = None) -> di
         lacking = [cache for cache in caches if name not in present[cache.label]]
         if not lacking or (wanted is not None and name.kernel_id not in wanted):
             continue
-        data = durable.call(lambda tier, name=name: tier.read(name))  # type: ignore[misc]
+        data = durable.call(partial(_read, name))
         if data is None or sha256_of(data) != name.sha256:
             continue
         for cache in lacking:
-            cache.call(lambda tier, name=name, data=data: tier.write(name, data))  # type: ignore[misc]
+            cache.call(partial(_write, name, data))
             copied[cache.label] += 1
     return copied
 
@@ -183,16 +184,14 @@ def _verify(
     try:
         for entry in _entries(member):
             name = entry.name
-            data = member.call(lambda tier, name=name: tier.read(name))  # type: ignore[misc]
+            data = member.call(partial(_read, name))
             if data is None:  # It was deleted or expired meanwhile.
                 continue
             checked += 1
             if (found := sha256_of(data)) != name.sha256:
                 bad[str(name)] = f"SHA-256 is {found}"
                 if quarantine:
-                    member.call(
-                        lambda tier, name=name, data=data: tier.quarantine(name, data)  # type: ignore[misc]
-                    )
+                    member.call(partial(_quarantine, name, data))
                 continue
             names.add(name)
             if check is not None and (why := check(name.kernel_id, name.sha256)) is not None:
@@ -204,6 +203,18 @@ def _verify(
 
 def _entries(member: MonitoredTier) -> Iterator[Entry]:
     return iter(member.call(lambda tier: list(tier.entries())))
+
+
+def _read(name: KernelName, tier: Tier) -> bytes | None:
+    return tier.read(name)
+
+
+def _write(name: KernelName, data: bytes, tier: Tier) -> None:
+    tier.write(name, data)
+
+
+def _quarantine(name: KernelName, found: bytes, tier: Tier) -> None:
+    tier.quarantine(name, found)
 
 
 def _delete(member: MonitoredTier, name: KernelName, before_s: float) -> bool:

@@ -168,12 +168,20 @@ class PostgresTier:
                         raise
             return self._lend(self._connect(), operation)
         except psycopg.Error as error:
-            failed = "does not answer" if isinstance(error, psycopg.OperationalError) else "refuses"
-            kind = StoreForbidden if isinstance(error, _FORBIDDEN) else StoreUnavailable
-            raise kind(
-                f"PostgreSQL at {self.address} {failed} ({_reason(error)}); "
-                "start it with `esper up --with postgres`, or set ESPER_KERNEL_STORE"
-            ) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: psycopg.Error) -> StoreUnavailable:
+        """Return the error of this package, with what to do."""
+        if isinstance(error, _FORBIDDEN):
+            return StoreForbidden(
+                f"PostgreSQL at {self.address} forbids it ({_reason(error)}); "
+                "grant the role its rights: docs/security.md"
+            )
+        failed = "does not answer" if isinstance(error, psycopg.OperationalError) else "refuses"
+        return StoreUnavailable(
+            f"PostgreSQL at {self.address} {failed} ({_reason(error)}); "
+            "start it with `esper up --with postgres`, or set ESPER_KERNEL_STORE"
+        )
 
     def _lend(self, connection: _Connection, operation: Callable[[_Connection], T]) -> T:
         """Call an operation, then keep the connection; close it after a failure."""

@@ -33,7 +33,7 @@ def _render(folder: str) -> list[dict[str, Any]]:
         [_kubectl(), "kustomize", str(ROOT / "deploy" / "k8s" / folder)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert rendered.returncode == 0, f"deploy/k8s/{folder} does not build: {rendered.stderr}"

@@ -413,7 +413,7 @@ def test_a_revoked_password_ends_a_running_client_and_a_running_worker(
 def is_healthy(port: int) -> bool:
     """Return whether a worker answers that it is ready."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60):
             return True
     except OSError:
         return False

@@ -52,7 +52,7 @@ class Deployment:
         """Return a page of a worker's metrics server; empty while it does not answer."""
         try:
             url = f"http://127.0.0.1:{self.ports[worker]}{path}"
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return str(answer.read().decode())
         except OSError:
             return ""
@@ -111,7 +111,7 @@ def worker_process(name: str, running: Deployment) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        assert process.wait(60) == 0, running.log(name).read_text()
+        assert process.wait(240) == 0, running.log(name).read_text()
 
 
 @dataclass(frozen=True)

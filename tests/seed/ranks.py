@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
 
 
 def run_on_ranks(module: str, count: int, folder: Path, *words: str) -> None:

@@ -158,7 +158,7 @@ def test_a_kernel_is_durable_first_if_the_writer_dies_between_two_tiers(
         [sys.executable, "-c", script, spec, KERNEL_ID, data.decode()],
         env=os.environ,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert ended.returncode == -signal.SIGKILL
     location = f"{KERNEL_ID}/{sha256_of(data)}"

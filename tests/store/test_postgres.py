@@ -39,7 +39,7 @@ def test_processes_that_start_together_apply_each_migration_once(empty_postgres:
         # Both have seen a database without tables by now.
         wait_until(lambda: client.execute(waiting).fetchone() == (2,), "two waiting processes")
     for one in started:
-        _, complaint = one.communicate(timeout=60)
+        _, complaint = one.communicate(timeout=240)
         assert one.returncode == 0, complaint
     with psycopg.connect(empty_postgres) as client:
         applied = client.execute("SELECT version FROM esper.migrations ORDER BY 1").fetchall()

@@ -197,7 +197,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor
         [sys.executable, "-I", "-c", WITHOUT_ESPER, *folders],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

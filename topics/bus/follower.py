@@ -33,6 +33,9 @@ class Follower:
         self._topics = tuple(topics)
         self._deliver = deliver
         self._client: AIOKafkaConsumer | None = None
+        # The broker answers a connection in order: there, the question where a topic ends would
+        # wait behind a fetch that waits for records.
+        self._asking: AIOKafkaConsumer | None = None
         self._starting = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
         self._read_to: dict[TopicPartition, int] = {}
@@ -47,11 +50,11 @@ class Follower:
         Raises:
             TopicMismatch: a topic does not exist.
         """
-        client = await self._started()
+        asking = await self._started()
         partitions = [at for at in self._read_to if partition in (None, at.partition)]
         while True:
             try:
-                ends = await client.end_offsets(partitions)
+                ends = await asking.end_offsets(partitions)
                 break
             except KafkaError as error:
                 log.warning("the broker does not say where topics end (%s); retrying", error)
@@ -66,22 +69,34 @@ class Follower:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-        if self._client is not None:
-            await self._client.stop()
+        for client in (self._client, self._asking):
+            if client is not None:
+                await client.stop()
 
     async def _started(self) -> AIOKafkaConsumer:
+        """Start to read; return the client that asks where topics end."""
         async with self._starting:
-            while self._client is None:
+            while self._client is None or self._asking is None:
                 try:
-                    self._client = await self._connected()
+                    self._client = self._client or await self._reader()
+                    self._asking = await self._connected()
                 except BrokerUnreachable as error:
                     log.warning("%s; retrying", error)
                     await asyncio.sleep(RETRY_PAUSE_S)
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read_forever(self._client))
-        return self._client
+        return self._asking
 
     async def _connected(self) -> AIOKafkaConsumer:
+        client = new_consumer(self._broker)
+        try:
+            await connect(client, self._broker)
+        except BaseException:
+            await client.stop()
+            raise
+        return client
+
+    async def _reader(self) -> AIOKafkaConsumer:
         counts = await partition_counts(self._broker)
         if missing := [topic for topic in self._topics if topic not in counts]:
             raise TopicMismatch(
@@ -90,9 +105,8 @@ class Follower:
         partitions = [
             TopicPartition(topic, index) for topic in self._topics for index in range(counts[topic])
         ]
-        client = new_consumer(self._broker)
+        client = await self._connected()
         try:
-            await connect(client, self._broker)
             client.assign(partitions)
             await client.seek_to_beginning(*partitions)
         except BaseException:

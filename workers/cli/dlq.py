@@ -11,7 +11,7 @@ import typer
 
 from esper.errors import EsperError
 from esper.settings import Settings
-from esper.workers.cli.output import Json, console, print_json, print_table
+from esper.workers.cli.output import Json, age, console, print_json, print_table
 
 if TYPE_CHECKING:
     from esper.topics.bus import Record
@@ -180,7 +180,7 @@ def _facts(topic: str, letter: "Record") -> dict[str, Any]:
     return {
         "topic": topic,
         "offset": letter.offset,
-        "age": _age(time.time() - letter.timestamp_ms / 1000),
+        "age": age(time.time() - letter.timestamp_ms / 1000),
         "origin": f"[{partition}]@{offset}",
         "bytes": int(headers.get("dlq-value-bytes", len(letter.value or b""))),
         "reason": headers.get("dlq-reason", ""),
@@ -198,10 +198,3 @@ def _text(value: bytes | None, limit: int | None = None) -> str:
     shown = (char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
     printable = "".join(shown)
     return printable if limit is None or len(value) <= limit else f"{printable} …"
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

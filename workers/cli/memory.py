@@ -7,7 +7,7 @@ import typer
 
 from esper.errors import EsperError
 from esper.settings import Settings
-from esper.workers.cli.output import Json, console, print_json, print_table
+from esper.workers.cli.output import Json, age, console, print_json, print_table
 
 if TYPE_CHECKING:
     from esper.bandit import FamilyMemory
@@ -50,7 +50,7 @@ def show(
     now_ms = time.time() * 1000
     arms = sorted(known.arms.items(), key=lambda item: (item[0][0], -item[1].mean, item[0]))
     rows = [
-        (signature, blueprint, f"{arm.weight:.1f}", f"{arm.mean:.3f}", _age(now_ms - arm.at_ms))
+        (signature, blueprint, f"{arm.weight:.1f}", f"{arm.mean:.3f}", _ago(now_ms - arm.at_ms))
         for (signature, blueprint), arm in arms
     ]
     title = f"{family}: {_count(len(known.runs), 'run')}"
@@ -126,7 +126,7 @@ def _show_all(memory: "RedisRunMemory", json: bool) -> None:
                     row["runs"],
                     row["arms"],
                     f"{row['weight']:.1f}",
-                    "never" if row["at_ms"] is None else _age(now_ms - row["at_ms"]),
+                    "never" if row["at_ms"] is None else _ago(now_ms - row["at_ms"]),
                 )
                 for row in readable
             ],
@@ -177,11 +177,8 @@ def _brief(family: str, memory: "FamilyMemory") -> dict[str, Any]:
     }
 
 
-def _age(ms: float) -> str:
-    minutes = max(0.0, ms) / 60_000
-    if minutes < 90:
-        return f"{minutes:.0f} min ago"
-    return f"{minutes / 60:.0f} h ago" if minutes < 48 * 60 else f"{minutes / 1440:.0f} d ago"
+def _ago(ms: float) -> str:
+    return f"{age(ms / 1000)} ago"
 
 
 def _count(number: int, noun: str) -> str:

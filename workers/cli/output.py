@@ -26,3 +26,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
+
+
+def age(seconds: float) -> str:
+    """Return a time in its largest whole unit, as `3 min`."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

@@ -98,6 +98,7 @@ class Compiler:
         self._concurrency = concurrency
         self._in_work = KernelLocks()
         self._turns = CompileTurns()
+        app.task(answers.all_caught_up)  # Reading begins now, not with the first request.
         app.agent(raw_topic(app, KERNEL_REQUESTED.name))(self._read_requests)
 
     async def _read_requests(self, stream: StreamT[bytes]) -> None:

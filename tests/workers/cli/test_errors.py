@@ -19,7 +19,7 @@ def esper(*words: str, home: Path, **variables: str) -> subprocess.CompletedProc
         env=kept | {"ESPER_HOME": str(home)} | variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
