@@ -2,7 +2,7 @@
 
 Both ways to record the candidates fold the same report: all of them in the decision, as runs of
 earlier versions do, and the best few, with the others in records of their own. Publishing is as in
-the bandit worker, to a real broker that confirms each record.
+the bandit worker, to a real broker that confirms each record. A trainer decodes decisions only.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from benchmarks.timing import interleaved, scaled
 from esper.orchestrator import LISTED_CANDIDATES, Folded, fold
 from esper.topics.bus import Producer, TracedEvent
 from esper.topics.catalog import ADAPTATION_DECISION, DECISION_CANDIDATES
-from esper.topics.codec import encode
-from esper.topics.models import Cause, Event
+from esper.topics.codec import decode, encode
+from esper.topics.models import AdaptationDecision, Cause, Event
 
 ARMS: Final = (16, 300, 3_000)
 FLAT: Final = Goal(sense="at most", limit=1.1)
@@ -79,10 +79,13 @@ def _figures(
     ):
         yield figure(f"{key}-{arms}", f"{title}: {what}", "B", [size])
 
+    everything_value, few_value = (encode(one.decisions[0]) for one in (everything, few))
     seconds = interleaved(
         {
             "all": _fold_and_publish(arms, None, runner, producer),
             "few": _fold_and_publish(arms, LISTED_CANDIDATES, runner, producer),
+            "decode-all": lambda: decode(AdaptationDecision, everything_value),
+            "decode-few": lambda: decode(AdaptationDecision, few_value),
         },
         rounds=rounds,
     )
@@ -95,6 +98,11 @@ def _figures(
         ("best_ms", few_ms),
         ("all_ms", all_ms),
     )
+    for key, what, side in (
+        ("decode-all", "the trainer decodes a decision that lists all", "decode-all"),
+        ("decode", "the trainer decodes a decision that lists the best", "decode-few"),
+    ):
+        yield figure(f"{key}-{arms}", f"{title}: {what}", "ms", scaled(seconds[side], 1e3))
 
 
 def _fold_and_publish(
