@@ -103,9 +103,9 @@ class _Loop:
 
     def _fold(self, record: Record) -> tuple[AdaptationDecision, ...]:
         report = decode(SeedReport, record.value)
-        state, decisions = fold(self._states.get(report.run_id), report, cause_of(record, report))
-        self._states[report.run_id] = state
-        return decisions
+        folded = fold(self._states.get(report.run_id), report, cause_of(record, report))
+        self._states[report.run_id] = folded.state
+        return folded.decisions
 
     async def _publish(self, decision: AdaptationDecision) -> "asyncio.Future[Any]":
         value = encode(decision)

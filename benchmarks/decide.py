@@ -73,7 +73,7 @@ def run(quick: bool = False) -> Measurement:
 
 
 def _size(size: _Size, rounds: int) -> list[Figure]:
-    state, report = _state(size.arms), _report()
+    state, report = run_state(size.arms), next_report()
     seconds = interleaved(_choices(state, report), rounds=rounds, repeats=size.in_a_row)
     seconds |= interleaved(_folds(state, report), rounds=rounds)
     micros = {name: scaled(values, 1e6) for name, values in seconds.items()}
@@ -162,7 +162,7 @@ def _mabwiser(state: FoldState) -> Callable[[], object]:
     return lambda: mab.predict()
 
 
-def _state(arms: int) -> FoldState:
+def run_state(arms: int, listed_candidates: int | None = None) -> FoldState:
     """Return a state in which every arm was tried and every site has a free slot."""
     sites = max(1, arms // BLUEPRINTS_A_SITE)
     run_config = RunConfig(
@@ -172,6 +172,7 @@ def _state(arms: int) -> FoldState:
         host_params=10_000,
         report_interval_steps=20,
         selection=Selection(),
+        listed_candidates=listed_candidates,
     )
     state = FoldState.opened_by(SeedReport(run_id=RUN, seq=0, step=0, run_config=run_config))
     kernels = [_kernel(number) for number in range(arms)]
@@ -193,7 +194,8 @@ def _kernel(number: int) -> LoadableKernel:
     )
 
 
-def _report() -> SeedReport:
+def next_report() -> SeedReport:
+    """Return the report after those of `run_state`; it leads to a decision."""
     kept = _kernel(0)
     seed = SeedStatus(
         site=kept.site,

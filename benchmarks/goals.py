@@ -114,6 +114,13 @@ GOALS: Final = (
         "each numpy operation on the arm arrays has a fixed cost, however few arms there are",
     ),
     GoalRow(
+        "bytes of a decision with 3,000 arms ÷ with 16",
+        "≤ 1.1",
+        "decision-size",
+        ("flat",),
+        "a decision lists more candidates than the best few and those that it plants",
+    ),
+    GoalRow(
         "decision on the topic → active in the trainer, less one step",
         "≤ 10 ms",
         "pipeline",

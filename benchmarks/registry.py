@@ -38,6 +38,7 @@ BENCHMARKS = (
         "catalog", "kernel_costs", "cost of each shipped kernel against a layer", "catalog_page"
     ),
     Benchmark("decide", "decide", "one decision with 8 and with 10,000 arms"),
+    Benchmark("decision-size", "decision_size", "bytes and time of a decision, 16 to 3,000 arms"),
     Benchmark("bandit", "bandit", "reports through the bandit worker against a bare loop"),
     Benchmark("memory-flat", "memory_flat", "memory of the bandit worker over a million reports"),
     Benchmark("governor", "governor", "runs whose kernels explode, and the cost of the governor"),

@@ -269,9 +269,13 @@ def _operations(
 
 
 def _rewards(growth: Growth) -> dict[str, list[float]]:
-    """Return the rewards of each arm, computed from the candidates of successive decisions."""
+    """Return the rewards of each arm, computed from the candidates of successive decisions.
+
+    The tasks have few arms, so that decisions list all of them.
+    """
     rewards: dict[str, list[float]] = {}
     for decision in growth.run_history.decisions:
+        assert decision.other_candidates is None, "more arms than a decision lists"
         for arm in decision.candidates:
             known = rewards.setdefault(f"{arm.site}/{arm.blueprint_id}", [])
             if arm.mean is not None and arm.pulls == len(known) + 1:

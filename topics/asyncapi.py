@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
+    DECISION_CANDIDATES,
     KERNEL_COMPILED,
     KERNEL_READY,
     KERNEL_REQUESTED,
@@ -59,6 +60,8 @@ TOPIC_OPERATIONS: tuple[TopicOperation, ...] = (
     TopicOperation("bandit", "receive", SEED_METRICS),
     TopicOperation("bandit", "send", ADAPTATION_DECISION),
     TopicOperation("trainer", "receive", ADAPTATION_DECISION),
+    TopicOperation("bandit", "send", DECISION_CANDIDATES),
+    TopicOperation("auditor", "receive", DECISION_CANDIDATES),
     TopicOperation("operator", "send", KERNEL_REVOKED),
     TopicOperation("trainer", "receive", KERNEL_REVOKED),
     TopicOperation("operator", "send", RUN_CONTROL),

@@ -7,6 +7,7 @@ from enum import StrEnum
 from esper.topics.models import (
     AdaptationDecision,
     Blueprint,
+    DecisionCandidates,
     Event,
     KernelCompiled,
     KernelReady,
@@ -144,6 +145,15 @@ ADAPTATION_DECISION = Topic(
     signed=True,
     summary="Decisions to plant, keep and remove kernels; a hash chain within a run.",
 )
+DECISION_CANDIDATES = Topic(
+    name="decision-candidates",
+    model=DecisionCandidates,
+    key="run_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    retention_ms=90 * DAY_MS,
+    summary="Candidates that decisions hold a digest of; audits read them, trainers do not.",
+)
 RUN_CONTROL = Topic(
     name="run-control",
     model=RunRequest,
@@ -162,6 +172,7 @@ TOPICS: tuple[Topic, ...] = (
     KERNEL_REVOKED,
     SEED_METRICS,
     ADAPTATION_DECISION,
+    DECISION_CANDIDATES,
     RUN_CONTROL,
 )
 

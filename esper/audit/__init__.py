@@ -4,7 +4,8 @@ A run's records go in, from the topics or from an exported history file. An `Aud
 the number of identical decisions, or the first record that differs and the difference.
 """
 
-from esper.audit.compare import AuditResult, Finding, audit, cause_of
+from esper.audit.compare import AuditResult, audit, cause_of
+from esper.audit.finding import Finding
 from esper.audit.history import (
     HistoryUnreadable,
     RunRecords,

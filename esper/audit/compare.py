@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
+from esper.audit.candidates import compare_candidates
+from esper.audit.finding import Derived, Different, Finding, check_digest, difference
 from esper.audit.history import RunRecords
 from esper.orchestrator import FoldError, FoldState, fold
 from esper.signing import BadSignature, Purpose, TrustedKeys
@@ -11,30 +12,15 @@ from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, encode, sha256_of, signature_of
 from esper.topics.models import AdaptationDecision, Cause, SeedReport
 
-MAX_SHOWN = 100
-"""Most characters shown of a value that differs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The first invalid record, and the fault."""
-
-    topic: str
-    partition: int
-    offset: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}: {self.what}"
-
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
     """The result of an audit; without a finding, decisions are identical.
 
     `repeats` counts identical copies of records, which a restarted producer may send. `foreign`
-    counts records on the decision topic that no trusted key has signed and no report leads to;
-    trainers refuse them, so they are not compared.
+    counts records that no report leads to, and no trusted key has signed; trainers do not act on
+    them, so they are not compared. `candidate_records` counts the derived records of candidates
+    that decisions do not list.
     """
 
     run_id: str
@@ -44,6 +30,7 @@ class AuditResult:
     closed: bool
     finding: Finding | None
     foreign: int = 0
+    candidate_records: int = 0
 
     @property
     def identical(self) -> bool:
@@ -55,10 +42,12 @@ class AuditResult:
             return f"different: run {self.run_id}, {self.finding}"
         repeats = f", {self.repeats} records sent twice" if self.repeats else ""
         foreign = f", {self.foreign} foreign records ignored" if self.foreign else ""
+        count = self.candidate_records
+        candidates = f" and {count} records of their other candidates" if count else ""
         ending = "" if self.closed else "; the run was never closed, so its end is not sealed"
         return (
-            f"identical: run {self.run_id}, {self.decisions} decisions derived again from "
-            f"{self.reports} reports{repeats}{foreign}{ending}"
+            f"identical: run {self.run_id}, {self.decisions} decisions{candidates} derived again "
+            f"from {self.reports} reports{repeats}{foreign}{ending}"
         )
 
     def facts(self) -> dict[str, object]:
@@ -68,6 +57,7 @@ class AuditResult:
             "identical": self.identical,
             "reports": self.reports,
             "decisions": self.decisions,
+            "candidate_records": self.candidate_records,
             "repeats": self.repeats,
             "foreign": self.foreign,
             "closed": self.closed,
@@ -75,42 +65,43 @@ class AuditResult:
         }
 
 
-class _Different(Exception):
-    def __init__(self, record: Record, what: str) -> None:
-        super().__init__(what)
-        self.finding = Finding(record.topic, record.partition, record.offset, what)
-
-
-class _Derived(NamedTuple):
-    value: bytes
-    report: Record
-
-
 def audit(records: RunRecords, trusted_keys: TrustedKeys | None = None) -> AuditResult:
     """Derive every decision of a run from its reports again and compare the bytes.
 
-    With `trusted_keys`, foreign records among the decisions are counted; without, each is a
-    finding.
+    The records of candidates that the decisions do not list are compared likewise. With
+    `trusted_keys`, foreign records are counted; without, each is a finding.
     """
     repeats = foreign = 0
     closed = False
-    expected: list[_Derived] = []
+    expected: list[Derived] = []
+    candidates: list[Derived] = []
     decisions = records.decisions
     finding = None
     try:
         reports = _without_repeats(records.run_id, records.reports, SeedReport)
-        expected = list(_derive(reports))
+        expected, candidates = _derive(reports)
         if trusted_keys is not None:
             decisions = tuple(_genuine(decisions, expected, trusted_keys))
             foreign = len(records.decisions) - len(decisions)
         found = _without_repeats(records.run_id, decisions, AdaptationDecision)
         repeats = len(records.reports) + len(decisions) - len(reports) - len(found)
         _compare(expected, found)
+        counts = compare_candidates(
+            candidates, records.candidates, pass_foreign=trusted_keys is not None
+        )
+        repeats, foreign = repeats + counts.repeats, foreign + counts.foreign
         closed = decode(SeedReport, reports[-1].value).closing
-    except _Different as different:
+    except Different as different:
         finding = different.finding
     return AuditResult(
-        records.run_id, len(records.reports), len(expected), repeats, closed, finding, foreign
+        run_id=records.run_id,
+        reports=len(records.reports),
+        decisions=len(expected),
+        repeats=repeats,
+        closed=closed,
+        finding=finding,
+        foreign=foreign,
+        candidate_records=len(candidates),
     )
 
 
@@ -126,7 +117,7 @@ def cause_of(record: Record, report: SeedReport) -> Cause:
 
 
 def _genuine(
-    decisions: Iterable[Record], expected: Iterable[_Derived], trusted_keys: TrustedKeys
+    decisions: Iterable[Record], expected: Iterable[Derived], trusted_keys: TrustedKeys
 ) -> Iterator[Record]:
     """Yield the decisions that a trusted key has signed, or that a report leads to."""
     derived = {one.value for one in expected}
@@ -140,88 +131,59 @@ def _genuine(
         yield record
 
 
-def _check_digest(record: Record) -> None:
-    """Compare the value with the digest that its producer sent as event id in the headers."""
-    event_id = dict(record.headers).get("ce_id")
-    if event_id not in (None, sha256_of(record.value or b"").encode()):
-        raise _Different(
-            record, "the value is not the published one: its digest differs from ce_id"
-        )
-
-
 def _without_repeats(
     run_id: str, records: tuple[Record, ...], model: type[SeedReport] | type[AdaptationDecision]
 ) -> list[Record]:
     """Return records without identical repeats.
 
     Raises:
-        _Different: a record is out of order, invalid, of another run, or repeated with other bytes.
+        Different: a record is out of order, invalid, of another run, or repeated with other bytes.
     """
     first: dict[tuple[int, int], Record] = {}
     last_offset = -1
     for record in records:
-        _check_digest(record)
+        check_digest(record)
         if record.offset <= last_offset:
-            raise _Different(record, f"out of order: it follows offset {last_offset}")
+            raise Different(record, f"out of order: it follows offset {last_offset}")
         last_offset = record.offset
         try:
             event = decode(model, record.value)
         except Undecodable as error:
-            raise _Different(record, f"not readable: {error}") from error
+            raise Different(record, f"not readable: {error}") from error
         if event.run_id != run_id:
-            raise _Different(record, f"belongs to run {event.run_id}")
+            raise Different(record, f"belongs to run {event.run_id}")
         name = (event.seq, getattr(event, "index", 0))
         known = first.setdefault(name, record)
         if known.value != record.value:
-            raise _Different(record, f"contradicts offset {known.offset}, which has the same seq")
+            raise Different(record, f"contradicts offset {known.offset}, which has the same seq")
     return list(first.values())
 
 
-def _derive(reports: list[Record]) -> Iterator[_Derived]:
+def _derive(reports: list[Record]) -> tuple[list[Derived], list[Derived]]:
+    """Return the decisions that the reports lead to, and the records of their other candidates."""
     state: FoldState | None = None
+    decided: list[Derived] = []
+    others: list[Derived] = []
     for record in reports:
         report = decode(SeedReport, record.value)
         try:
-            state, decisions = fold(state, report, cause_of(record, report))
+            state, decisions, candidates = fold(state, report, cause_of(record, report))
         except FoldError as error:
-            raise _Different(record, str(error)) from error
-        for decision in decisions:
-            yield _Derived(encode(decision), record)
+            raise Different(record, str(error)) from error
+        decided += [Derived(encode(decision), record) for decision in decisions]
+        others += [Derived(encode(event), record) for event in candidates]
+    return decided, others
 
 
-def _compare(expected: list[_Derived], found: list[Record]) -> None:
+def _compare(expected: list[Derived], found: list[Record]) -> None:
     for derived, record in zip(expected, found, strict=False):
         if derived.value != record.value:
-            raise _Different(record, _difference(derived.value, record.value or b""))
+            raise Different(
+                record, difference(AdaptationDecision, derived.value, record.value or b"")
+            )
     if len(expected) > len(found):
         derived = expected[len(found)]
         seq = decode(AdaptationDecision, derived.value).seq
-        raise _Different(derived.report, f"report {seq} leads to a decision that is not recorded")
+        raise Different(derived.report, f"report {seq} leads to a decision that is not recorded")
     if len(found) > len(expected):
-        raise _Different(found[len(expected)], "no report leads to this decision")
-
-
-def _difference(expected: bytes, found: bytes) -> str:
-    """Return a description of the first field that differs between two decisions."""
-    ours = decode(AdaptationDecision, expected).model_dump(mode="json")
-    theirs = decode(AdaptationDecision, found).model_dump(mode="json")
-    for where, derived, recorded in _differing(ours, theirs, ""):
-        return f"{where} is {_shown(recorded)}, the fold gives {_shown(derived)}"
-    return "the fields are equal, the bytes are not"
-
-
-def _differing(ours: Any, theirs: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the path of every difference between two JSON values, with both sides."""
-    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
-        for name in ours:
-            yield from _differing(ours[name], theirs[name], f"{where}.{name}" if where else name)
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        for index, (own, their) in enumerate(zip(ours, theirs, strict=True)):
-            yield from _differing(own, their, f"{where}[{index}]")
-    elif ours != theirs:
-        yield where, ours, theirs
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+        raise Different(found[len(expected)], "no report leads to this decision")

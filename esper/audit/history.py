@@ -12,10 +12,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from esper.errors import EsperError
 from esper.topics.bus import BusError, Record, read_topic
-from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY, SEED_METRICS
+from esper.topics.catalog import (
+    ADAPTATION_DECISION,
+    DECISION_CANDIDATES,
+    KERNEL_READY,
+    SEED_METRICS,
+)
 from esper.topics.codec import Undecodable, decode
 from esper.topics.connection import Broker
-from esper.topics.models import AdaptationDecision, Plant
+from esper.topics.models import AdaptationDecision, Plant, SeedReport
 
 FORMAT: Final = "esper-history/1"
 
@@ -26,8 +31,9 @@ class HistoryUnreadable(EsperError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RunRecords:
-    """The records of one run: reports and decisions, each in log order.
+    """The records of one run: reports, decisions and their candidates, each in log order.
 
+    `candidates` are records of candidates that the decisions do not list; a run of few has none.
     `kernels` are the `kernel-ready` records of the kernels that the run planted. A replay needs
     them; an audit does not, and they are empty unless `with_kernels` read them.
     """
@@ -36,6 +42,7 @@ class RunRecords:
     reports: tuple[Record, ...]
     decisions: tuple[Record, ...]
     kernels: tuple[Record, ...] = ()
+    candidates: tuple[Record, ...] = ()
 
     @property
     def planted(self) -> frozenset[str]:
@@ -51,16 +58,18 @@ class RunRecords:
         """
         records = tuple(records)
         own = [record for record in records if record.key == run_id.encode()]
-        reports = tuple(record for record in own if record.topic == SEED_METRICS.name)
-        decisions = tuple(record for record in own if record.topic == ADAPTATION_DECISION.name)
+        reports, decisions, candidates = (
+            tuple(record for record in own if record.topic == topic.name)
+            for topic in (SEED_METRICS, ADAPTATION_DECISION, DECISION_CANDIDATES)
+        )
         if not reports:
             raise HistoryUnreadable(f"no report of run {run_id!r}; check the run id")
         kernels = tuple(record for record in records if record.topic == KERNEL_READY.name)
-        return cls(run_id, reports, decisions, kernels)
+        return cls(run_id, reports, decisions, kernels, candidates)
 
 
 def fetch_history(broker: Broker, run_id: str) -> RunRecords:
-    """Read a run's records from its two topics.
+    """Read a run's records from its topics.
 
     Raises:
         HistoryUnreadable: the broker does not answer, or holds no report of the run.
@@ -71,6 +80,8 @@ def fetch_history(broker: Broker, run_id: str) -> RunRecords:
             *read_topic(broker, SEED_METRICS.name, key=key),
             *read_topic(broker, ADAPTATION_DECISION.name, key=key),
         ]
+        if _lists_few(records):
+            records += read_topic(broker, DECISION_CANDIDATES.name, key=key)
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
     return RunRecords.of(run_id, records)
@@ -98,7 +109,12 @@ def write_history(records: RunRecords, file: Path) -> int:
     """Write a run's records to a history file; return the number of records."""
     lines = [
         _Line.of(record).model_dump_json()
-        for record in (*records.reports, *records.decisions, *records.kernels)
+        for record in (
+            *records.reports,
+            *records.decisions,
+            *records.candidates,
+            *records.kernels,
+        )
     ]
     header = _Header(format=FORMAT, run_id=records.run_id).model_dump_json()
     file.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
@@ -201,6 +217,22 @@ def _text(value: bytes) -> Text:
 
 def _bytes(text: Text) -> bytes:
     return text.base64 if isinstance(text, _Base64) else text.encode()
+
+
+def _lists_few(records: Iterable[Record]) -> bool:
+    """Return whether the first run configuration among the records limits the listed candidates.
+
+    Brokers of earlier versions, and their access control, have no topic for the others.
+    """
+    for record in records:
+        if record.topic == SEED_METRICS.name:
+            try:
+                run_config = decode(SeedReport, record.value).run_config
+            except Undecodable:
+                continue
+            if run_config is not None:
+                return run_config.listed_candidates is not None
+    return False
 
 
 def _planted(decisions: Iterable[Record]) -> Iterator[str]:

@@ -15,6 +15,6 @@ def last_state(records: RunRecords) -> FoldState:
     state: FoldState | None = None
     for record in records.reports:
         report = decode(SeedReport, record.value)
-        state, _ = fold(state, report, cause_of(record, report))
+        state = fold(state, report, cause_of(record, report)).state
     assert state is not None
     return state

@@ -23,11 +23,11 @@ from esper.topics.codec import encode
 from esper.topics.models import LoadableKernel
 
 MAX_ARMS = 10_000
-"""A decision lists every arm; with more arms it could exceed the size limit of a record."""
+"""With more arms the state, or a decision that lists all, could exceed the size of a record."""
 
 
 class TooManyArms(EsperError, ValueError):
-    """A run has more arms than a decision can list."""
+    """A run has more arms than its records can hold."""
 
 
 class Arm(NamedTuple):

@@ -13,6 +13,7 @@ from esper.errors import EsperError
 from esper.orchestrator.candidates import TooManyArms
 from esper.orchestrator.explain import lockstep_answer, recorded_arms, recorded_slots, why_idle
 from esper.orchestrator.manual_requests import answer_requests
+from esper.orchestrator.other_candidates import RankedCandidates, digest_of
 from esper.orchestrator.state import FoldState, PendingDecision, RequestedAlpha, StrategyState
 from esper.orchestrator.strategies import RULES, rules_for
 from esper.orchestrator.strategy_selection import (
@@ -35,6 +36,7 @@ from esper.topics.models import (
     AdaptationDecision,
     Cause,
     Cull,
+    DecisionCandidates,
     Plant,
     PolicySpec,
     PolicyStamp,
@@ -62,10 +64,14 @@ class SequenceGap(FoldError):
 
 
 class Folded(NamedTuple):
-    """The state after a report, and the decisions that the report led to."""
+    """The state after a report, the decisions that the report led to, and their other candidates.
+
+    `candidates` holds the candidates that the decisions do not list, in the order of the decisions.
+    """
 
     state: FoldState
-    decisions: tuple[AdaptationDecision, ...]
+    decisions: tuple[AdaptationDecision, ...] = ()
+    candidates: tuple[DecisionCandidates, ...] = ()
 
 
 def fold(state: FoldState | None, report: SeedReport, cause: Cause) -> Folded:
@@ -82,7 +88,7 @@ def fold(state: FoldState | None, report: SeedReport, cause: Cause) -> Folded:
     """
     before = state or _start(report)
     if report.seq <= before.last_seq:
-        return Folded(before, ())
+        return Folded(before)
     _check_next(before, report)
     try:
         after = apply_report(before, report, cause.sha256)
@@ -92,9 +98,9 @@ def fold(state: FoldState | None, report: SeedReport, cause: Cause) -> Folded:
     plans, idle_reason = _plans(intent, after, report, before.idle_reason)
     after = _remember(replace(after, strategy_state=intent.strategy_state), report, plans)
     after = replace(after, idle_reason=idle_reason)
-    decisions = _decisions(before, after, intent, cause, plans)
+    decisions, candidates = _decisions(before, after, intent, cause, plans)
     previous = digest(decisions[-1]) if decisions else after.previous_sha256
-    return Folded(replace(after, previous_sha256=previous), decisions)
+    return Folded(replace(after, previous_sha256=previous), decisions, candidates)
 
 
 class Intent(NamedTuple):
@@ -291,15 +297,21 @@ def _rotated(state: FoldState, planted: list[Plant]) -> Mapping[str, tuple[str, 
 
 def _decisions(
     before: FoldState, after: FoldState, intent: Intent, cause: Cause, plans: list[Proposal]
-) -> tuple[AdaptationDecision, ...]:
+) -> tuple[tuple[AdaptationDecision, ...], tuple[DecisionCandidates, ...]]:
+    """Return the decisions of the plans, and the events of the candidates that they do not list."""
     if not plans:
-        return ()
+        return (), ()
     run, view = after.run, intent.view
     before_sha256, after_sha256 = before.sha256(), after.sha256()
     previous = before.previous_sha256
     names_course = run.run_config.contract == 2
-    decisions = []
+    decisions: list[AdaptationDecision] = []
+    candidates: list[DecisionCandidates] = []
     for index, (strategy, plan) in enumerate(plans):
+        ranked = RankedCandidates.of(
+            recorded_arms(view, plan.operations), plan.operations, run.run_config.listed_candidates
+        )
+        records = ranked.records(after.run_id, cause.seq, index)
         decision = AdaptationDecision(
             decision_id=AdaptationDecision.id_of(after.run_id, cause.seq, index),
             run_id=after.run_id,
@@ -311,7 +323,8 @@ def _decisions(
             apply_at_step=view.report.step + 1,
             cause=cause,
             policy=_stamp(run.policy, run.run_config.policy),
-            candidates=recorded_arms(view, plan.operations),
+            candidates=ranked.listed,
+            other_candidates=digest_of(records),
             seeds=recorded_slots(view),
             attention=(
                 _stamp(run.attention, run.selection.attention)
@@ -332,8 +345,9 @@ def _decisions(
         )
         previous = digest(decision)
         decisions.append(decision)
+        candidates += records
         view = view.beside(plan.operations)
-    return tuple(decisions)
+    return tuple(decisions), tuple(candidates)
 
 
 def _stamp(policy: Policy, spec: PolicySpec) -> PolicyStamp:

@@ -7,7 +7,7 @@ from torch import nn
 
 from esper.bandit import attention_for, policy_for, with_all_params
 from esper.errors import EsperError
-from esper.orchestrator import rules_for
+from esper.orchestrator import LISTED_CANDIDATES, rules_for
 from esper.seed import Site
 from esper.topics.models import MemorySnapshot, PolicySpec, RunConfig, Selection, SiteFacts
 
@@ -51,6 +51,7 @@ def run_config_of(
         selection=selection,
         memory=memory,
         contract=CONTRACT_MAJOR,
+        listed_candidates=LISTED_CANDIDATES,
     )
     return with_explicit_policies(run_config)
 

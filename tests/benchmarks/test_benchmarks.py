@@ -13,6 +13,7 @@ from benchmarks import (
     compare,
     compile_workers,
     decide,
+    decision_size,
     dormant,
     executor,
     flood,
@@ -143,6 +144,15 @@ def test_bandit_runs_and_both_sides_fold_every_report(stack: Stack) -> None:
 
 
 @pytest.mark.heavy
+def test_decision_size_runs_and_decides_with_every_number_of_arms(stack: Stack) -> None:
+    measured = decision_size.measure(stack, decision_size.QUICK)
+    check("decision-size", measured)
+    figures = {figure.key: figure for figure in measured.figures}
+    assert figures["bytes-16"].median == figures["bytes-all-16"].median > 1_000
+    assert figures["bytes-3000"].median < figures["bytes-all-3000"].median / 100
+
+
+@pytest.mark.heavy
 def test_memory_flat_runs_and_folds_every_report(stack: Stack) -> None:
     check("memory-flat", memory_flat.measure(stack, memory_flat.QUICK))
 
@@ -154,7 +164,7 @@ def test_report_load_leads_to_one_decision_in_twenty_reports() -> None:
     for report in load:
         assert decode(SeedReport, encode(report)) == report
         cause = Cause(topic="t", partition=0, offset=0, seq=report.seq, sha256="0" * 64)
-        state, decisions = fold(state, report, cause)
+        state, decisions, _ = fold(state, report, cause)
         decided += [report.seq] * len(decisions)
 
     assert load.reports == 60

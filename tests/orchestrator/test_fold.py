@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from esper.audit import cause_of
-from esper.orchestrator import FoldError, FoldState, RunUnfoldable, SequenceGap, fold
+from esper.orchestrator import Folded, FoldError, FoldState, RunUnfoldable, SequenceGap, fold
 from esper.topics.bus import Record
 from esper.topics.codec import Undecodable, decode, digest, encode, sha256_of
 from esper.topics.models import (
@@ -368,7 +368,7 @@ def test_a_culled_kernel_returns_only_after_the_embargo(trainer: Trainer) -> Non
 # -- the sequence -------------------------------------------------------------------------------
 
 
-def fold_again(trainer: Trainer, record: Record) -> tuple[FoldState, tuple[object, ...]]:
+def fold_again(trainer: Trainer, record: Record) -> Folded:
     """Fold a record into the current state of a run."""
     report = decode(SeedReport, record.value)
     return fold(trainer.fold_state, report, cause_of(record, report))
@@ -377,9 +377,9 @@ def fold_again(trainer: Trainer, record: Record) -> tuple[FoldState, tuple[objec
 def test_a_duplicate_report_leads_to_no_change_and_no_decision() -> None:
     trainer = grown_run()
     for record in trainer.reports:
-        state, decisions = fold_again(trainer, record)
-        assert state is trainer.fold_state
-        assert decisions == ()
+        folded = fold_again(trainer, record)
+        assert folded.state is trainer.fold_state
+        assert folded == Folded(trainer.fold_state)
 
 
 def test_a_missing_report_is_a_sequence_gap(trainer: Trainer) -> None:
@@ -427,9 +427,10 @@ def test_any_report_is_folded_or_raises_fold_error(first: SeedReport, second: Se
     """Any other exception would stop the worker for all runs."""
     cause = Cause(topic="t", partition=0, offset=0, seq=0, sha256="0" * 64)
     try:
-        state, _ = fold(None, first.model_copy(update={"seq": 0, "closing": False}), cause)
+        state = fold(None, first.model_copy(update={"seq": 0, "closing": False}), cause).state
         for seq in (1, 2, 3):
-            state, _ = fold(state, second.model_copy(update={"seq": seq, "closing": False}), cause)
+            report = second.model_copy(update={"seq": seq, "closing": False})
+            state = fold(state, report, cause).state
     except FoldError:
         return
 

@@ -34,13 +34,13 @@ assert "torch" not in sys.modules
 
 
 def refold(reports: list) -> str:  # type: ignore[type-arg]
-    """Fold the reports; return the digests of all decisions and of the last state."""
+    """Fold the reports; return the digests of all events that follow and of the last state."""
     state = None
     values = b""
     for record in reports:
         report = decode(SeedReport, record.value)
-        state, decisions = fold(state, report, cause_of(record, report))
-        values += b"".join(encode(decision) for decision in decisions)
+        state, decisions, candidates = fold(state, report, cause_of(record, report))
+        values += b"".join(encode(event) for event in (*decisions, *candidates))
     assert state is not None
     return f"{sha256_of(values)} {sha256_of(state.to_bytes())}"
 

@@ -276,7 +276,7 @@ def fold_all(reports: Sequence[Record], restore: bool) -> list[bytes]:
     values = []
     for record in reports:
         report = decode(SeedReport, record.value)
-        state, decisions = fold(state, report, cause_of(record, report))
+        state, decisions, _ = fold(state, report, cause_of(record, report))
         if restore:
             back = FoldState.from_bytes(state.to_bytes())
             assert back.to_bytes() == state.to_bytes()

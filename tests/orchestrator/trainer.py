@@ -7,7 +7,7 @@ from typing import Any
 from esper.audit import cause_of
 from esper.orchestrator import FoldState, fold
 from esper.topics.bus import Record
-from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS, Topic
+from esper.topics.catalog import ADAPTATION_DECISION, DECISION_CANDIDATES, SEED_METRICS, Topic
 from esper.topics.codec import cloud_event_headers, encode, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
@@ -106,7 +106,7 @@ class Seed:
 
 @dataclass
 class Trainer:
-    """Make reports and fold them immediately; keep reports and decisions as records."""
+    """Make reports and fold them immediately; keep reports, decisions and candidates as records."""
 
     slots: Mapping[str, int]
     run_id: str = "run"
@@ -116,10 +116,12 @@ class Trainer:
     seed: int = 7
     policy: PolicySpec = field(default_factory=PolicySpec)
     lockstep: bool = False
+    listed_candidates: int | None = None
     state: FoldState | None = None
     seeds: dict[SlotKey, Seed] = field(default_factory=dict)
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
+    candidates: list[Record] = field(default_factory=list)
     outcomes: list[DecisionOutcome] = field(default_factory=list)
 
     @property
@@ -148,7 +150,9 @@ class Trainer:
         extra = {"paused": paused, "requests": tuple(requests), "incidents": tuple(incidents)}
         report = report.model_copy(update=extra)
         record = self._write(SEED_METRICS, report, self.reports)
-        self.state, decisions = fold(self.state, report, cause_of(record, report))
+        self.state, decisions, candidates = fold(self.state, report, cause_of(record, report))
+        for event in candidates:
+            self._write(DECISION_CANDIDATES, event, self.candidates)
         for decision in decisions:
             self._write(ADAPTATION_DECISION, decision, self.decisions)
         self._age()
@@ -243,6 +247,7 @@ class Trainer:
             selection=self.selection,
             sites=dict(self.sites),
             memory=self.memory,
+            listed_candidates=self.listed_candidates,
         )
         outcomes, self.outcomes = tuple(self.outcomes), []
         return SeedReport(
@@ -295,6 +300,7 @@ def grown_run(
     selection: Selection | None = RULES,
     lockstep: bool = False,
     policy: PolicySpec | None = None,
+    listed_candidates: int | None = None,
 ) -> Trainer:
     """Return a closed run in which kernels were planted, kept and culled."""
     trainer = Trainer(
@@ -302,6 +308,7 @@ def grown_run(
         selection=selection,
         lockstep=lockstep,
         policy=policy or PolicySpec(),
+        listed_candidates=listed_candidates,
     )
     decisions = trainer.report()
     offered = [kernel(site, name) for site in ("conv", "fc") for name in ("a", "b", "c")]

@@ -9,6 +9,7 @@ from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BANDIT_APP,
     COMPILE_APP,
+    DECISION_CANDIDATES,
     KERNEL_COMPILED,
     KERNEL_READY,
     RUN_CONTROL,
@@ -41,7 +42,7 @@ def test_every_topic_has_a_writer_and_a_reader_in_the_list(topic: object) -> Non
 
 
 def test_what_steers_a_run_has_one_writer() -> None:
-    assert writers(ADAPTATION_DECISION.name) == {"bandit"}
+    assert writers(ADAPTATION_DECISION.name) == writers(DECISION_CANDIDATES.name) == {"bandit"}
     assert writers(KERNEL_READY.name) == writers(KERNEL_COMPILED.name) == {"compile"}
     assert writers(RUN_CONTROL.name) == {"operator"}
     for table in TABLES:

@@ -192,7 +192,7 @@ def _fold_without_kills(
         decided[run_id] = []
         for record in _records(running, SEED_METRICS.name, run_id):
             report = decode(SeedReport, record.value)
-            state, decisions = fold(state, report, cause_of(record, report))
+            state, decisions, _ = fold(state, report, cause_of(record, report))
             decided[run_id] += [encode(decision) for decision in decisions]
         assert state is not None
         assert state.last_seq == REPORTS // RUNS - 1

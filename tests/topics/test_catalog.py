@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
+    DECISION_CANDIDATES,
     SEED_METRICS,
     TABLES,
     TOPICS,
@@ -33,6 +34,7 @@ def test_the_topics_are_those_of_the_design() -> None:
         ("kernel-revoked", "sha256", 1, "compact"),
         ("seed-metrics", "run_id", 12, "delete"),
         ("adaptation-decision", "run_id", 12, "delete"),
+        ("decision-candidates", "run_id", 12, "delete"),
         ("run-control", "run_id", 12, "delete"),
     }
 
@@ -50,7 +52,12 @@ def test_the_key_of_an_event_is_the_field_as_bytes(report: SeedReport) -> None:
 
 
 def test_reports_and_decisions_of_a_run_are_in_partitions_of_the_same_number() -> None:
-    assert SEED_METRICS.partitions == ADAPTATION_DECISION.partitions == WORK_PARTITIONS
+    topics = (SEED_METRICS, ADAPTATION_DECISION, DECISION_CANDIDATES)
+    assert {topic.partitions for topic in topics} == {WORK_PARTITIONS}
+
+
+def test_candidates_are_kept_as_long_as_the_decisions_with_their_digest() -> None:
+    assert DECISION_CANDIDATES.retention_ms == ADAPTATION_DECISION.retention_ms
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from esper.topics.models.event import INT64, Count, Event, Identifier, Sha256, SiteName
+from esper.topics.models.event import (
+    INT64,
+    Count,
+    Event,
+    Identifier,
+    PositiveCount,
+    Sha256,
+    SiteName,
+)
 from esper.topics.models.omit_default import OmitDefault
 
 
@@ -94,6 +102,16 @@ class Candidate(Event):
     prior_mean: OmitDefault[float | None] = None
 
 
+class OtherCandidates(Event):
+    """The candidates that a decision does not list: their number and digest.
+
+    `sha256` is of the values of their `DecisionCandidates` records, joined in the order of parts.
+    """
+
+    count: PositiveCount
+    sha256: Sha256
+
+
 class SeedCandidate(Event):
     """One seed with the attention policy's score; a `score` of None (never tried) ranks first.
 
@@ -155,8 +173,9 @@ class AdaptationDecision(Event):
     the answer to each other report; in a run with a selection, it says why nothing can be planted,
     once until the reason changes. `seeds` and `attention` are absent where no policy chose among
     seeds, `strategy_choice`, which is `course` in runs of contract 2, where the run pursues no
-    strategy. `request_id` is the id of the `RunRequest` that the decision answers, with operations
-    or with a reason; such a decision never ends an answer.
+    strategy. `candidates` holds all candidates, the best first, or the best and the planted ones,
+    and `other_candidates` the digest of the rest. `request_id` is the id of the `RunRequest` that
+    the decision answers, with operations or with a reason; such a decision never ends an answer.
     """
 
     decision_id: Sha256
@@ -170,6 +189,7 @@ class AdaptationDecision(Event):
     cause: Cause
     policy: PolicyStamp
     candidates: tuple[Candidate, ...]
+    other_candidates: OmitDefault[OtherCandidates | None] = None
     seeds: OmitDefault[tuple[SeedCandidate, ...]] = ()
     attention: OmitDefault[PolicyStamp | None] = None
     course: OmitDefault[ActiveStrategy | None] = None
@@ -189,3 +209,19 @@ class AdaptationDecision(Event):
     def active_strategy(self) -> ActiveStrategy | None:
         """The strategy that the run pursues, by either name of the field."""
         return self.strategy_choice or self.course
+
+
+class DecisionCandidates(Event):
+    """Candidates that a decision does not list, in rank order; part `part` of `parts`, from 0.
+
+    `seq` and `index` are those of the decision, which holds the digest of the candidates of all
+    parts. The record precedes its decision, and the audit derives it again.
+    """
+
+    run_id: Identifier
+    decision_id: Sha256
+    seq: Count
+    index: Count
+    part: Count
+    parts: PositiveCount
+    candidates: tuple[Candidate, ...]

@@ -119,7 +119,9 @@ class RunConfig(Event):
 
     In a `lockstep` run the trainer waits for the answer to each report, so each report gets one.
     Without a `selection`, the defaults apply, but no dormant time and no priors. `contract` is the
-    major version of the contract that names the fields of the run's decisions.
+    major version of the contract that names the fields of the run's decisions. A decision lists the
+    best `listed_candidates` candidates and those that it plants; without a number, as in runs of
+    earlier versions, all.
     """
 
     seed: Count
@@ -132,6 +134,7 @@ class RunConfig(Event):
     selection: OmitDefault[Selection | None] = None
     memory: OmitDefault[MemorySnapshot | None] = None
     contract: OmitDefault[PositiveCount] = 2
+    listed_candidates: OmitDefault[PositiveCount | None] = None
 
 
 class SeedReport(Event):

@@ -17,13 +17,14 @@ from esper.topics.bus import Producer, Record, TracedEvent
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BANDIT_APP,
+    DECISION_CANDIDATES,
     FOLDED_RUNS,
     MAX_VALUE_BYTES,
     SEED_METRICS,
 )
 from esper.topics.codec import child_traceparent, digest, encode, traceparent_of
 from esper.topics.connection import Broker
-from esper.topics.models import AdaptationDecision, Cause, SeedReport
+from esper.topics.models import AdaptationDecision, Cause, DecisionCandidates, Event, SeedReport
 from esper.workers.bandit.memory_writer import MemoryWriter
 from esper.workers.bandit.run_table import EndedRun, RunEnd, RunRow, RunTable
 from esper.workers.bandit.sequence_gaps import ReportSkipped, require_report_missing
@@ -50,19 +51,27 @@ BATCH_RECORDS = 512
 
 
 class ReportDecision(NamedTuple):
-    """A decision and the record of its report; `closing` if that report closed the run."""
+    """A decision and the record of its report; `closing` if that report closed the run.
+
+    `candidates` are those that the decision does not list.
+    """
 
     decision: AdaptationDecision
+    candidates: tuple[DecisionCandidates, ...]
     record: Record
     closing: bool
+
+    def traced(self, event: Event) -> TracedEvent:
+        """Return an event of the decision, in the trace of the report."""
+        return TracedEvent(event, child_traceparent(traceparent_of(self.record.headers)))
 
 
 class Bandit:
     """The agent that folds reports into the state of their run and publishes the decisions.
 
-    Per batch, in this order: the broker confirms the decisions, closed runs are added to memory,
-    the state of each run is written once, the batch is acknowledged. After a crash in between the
-    batch is read again, with the same result.
+    Per batch, in this order: the broker confirms the candidates that decisions do not list, and the
+    decisions; closed runs are added to memory, the state of each run is written once, the batch is
+    acknowledged. After a crash in between the batch is read again, with the same result.
     """
 
     def __init__(
@@ -118,8 +127,8 @@ class Bandit:
     async def _break_unwritable(self, decided: list[ReportDecision]) -> None:
         """Break the runs whose state or decisions cannot be written, and drop their decisions."""
         by_run: dict[bytes | None, list[AdaptationDecision]] = {}
-        for decision, record, _ in decided:
-            by_run.setdefault(record.key, []).append(decision)
+        for one in decided:
+            by_run.setdefault(one.record.key, []).append(one.decision)
         for row in self._table.changed_rows():
             if row.record is None:
                 continue  # An ended run can always be written.
@@ -140,7 +149,7 @@ class Bandit:
             await self._check_repeated(row, row.content, record, report, cause)
             return []
         try:
-            state, decisions = fold(row.content, report, cause)
+            state, decisions, candidates = fold(row.content, report, cause)
         except RunUnfoldable as error:
             if row.content is not None:
                 await self._break(row, record, DlqReason.UNFOLDABLE, str(error))
@@ -163,7 +172,15 @@ class Bandit:
         if report.closing:
             RUNS_CLOSED.inc()
             row.end(RunEnd.CLOSED, record, f"run {report.run_id} was closed by report {report.seq}")
-        return [ReportDecision(decision, record, report.closing) for decision in decisions]
+        by_index: dict[int, list[DecisionCandidates]] = {}
+        for event in candidates:
+            by_index.setdefault(event.index, []).append(event)
+        return [
+            ReportDecision(
+                decision, tuple(by_index.get(decision.index, ())), record, report.closing
+            )
+            for decision in decisions
+        ]
 
     async def _check_repeated(
         self, row: RunRow, state: FoldState, record: Record, report: SeedReport, cause: Cause
@@ -215,15 +232,14 @@ class Bandit:
         await send_to_dlq(record, label, reason, self._producer)
 
     async def _publish(self, decided: Sequence[ReportDecision]) -> None:
+        # A decision holds the digest of its candidates, so that they must be confirmed first.
         await self._producer.publish_all(
-            ADAPTATION_DECISION,
-            [
-                TracedEvent(decision, child_traceparent(traceparent_of(record.headers)))
-                for decision, record, _ in decided
-            ],
-            sign=self._sign,
+            DECISION_CANDIDATES, [one.traced(event) for one in decided for event in one.candidates]
         )
-        for decision, record, closing in decided:
+        await self._producer.publish_all(
+            ADAPTATION_DECISION, [one.traced(one.decision) for one in decided], sign=self._sign
+        )
+        for decision, _, record, closing in decided:
             DECISIONS.labels(decision.strategy or ("seal" if closing else "answer")).inc()
             observe_latency(record.timestamp_ms / 1000, time.time())
             log.info(
@@ -236,7 +252,10 @@ class Bandit:
 
 
 def require_sendable(decisions: Iterable[AdaptationDecision]) -> None:
-    """Raise ValueError if a decision is too large for its topic."""
+    """Raise ValueError if a decision is too large for its topic.
+
+    Records of other candidates are not: see `CANDIDATES_PER_RECORD`.
+    """
     for decision in decisions:
         size = len(encode(decision))
         if size > MAX_VALUE_BYTES:
@@ -265,6 +284,7 @@ def run_bandit_worker(settings: Settings) -> int:
         SEED_METRICS.name: SEED_METRICS.partitions,
         SEED_METRICS.dead_letters: 1,
         ADAPTATION_DECISION.name: ADAPTATION_DECISION.partitions,
+        DECISION_CANDIDATES.name: DECISION_CANDIDATES.partitions,
     }
     with metrics_server(settings.metrics_host, settings.metrics_port, partial(is_ready, app)):
         return run(app, topics=topics, close=producer.stop)

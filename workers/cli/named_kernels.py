@@ -28,7 +28,7 @@ def named_kernels(broker: Broker, folders: Iterable[Path]) -> set[str]:
         NothingAnnounced: no kernel was ever announced there.
     """
     from esper.topics.bus import read_topic
-    from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
+    from esper.topics.catalog import ADAPTATION_DECISION, DECISION_CANDIDATES, KERNEL_READY
 
     announced = _ids(record.value for record in read_topic(broker, KERNEL_READY.name))
     if not announced:
@@ -37,7 +37,11 @@ def named_kernels(broker: Broker, folders: Iterable[Path]) -> set[str]:
             "kernel of the store would be deleted; set KAFKA_BOOTSTRAP_SERVERS to the broker of "
             "this store"
         )
-    decisions = read_topic(broker, ADAPTATION_DECISION.name)
+    decisions = [
+        record
+        for topic in (ADAPTATION_DECISION, DECISION_CANDIDATES)
+        for record in read_topic(broker, topic.name)
+    ]
     files = {
         file
         for folder in folders

@@ -52,7 +52,7 @@ class Worker:
         run = self.run_table.row(self.record_batch, run_id)
         current = report(run_id, seq)
         assert not isinstance(run.content, EndedRun)
-        state, _ = fold(run.content, current, cause_of(record(run_id, seq), current))
+        state = fold(run.content, current, cause_of(record(run_id, seq), current)).state
         run.update(state, record(run_id, seq), seq, sha256_of(encode(current)))
         if write:
             asyncio.run(self.run_table.write())

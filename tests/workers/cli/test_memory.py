@@ -126,7 +126,7 @@ def recorded(kafka: Any, family: str | None, *, closing: bool = True, forged: bo
         bus.send(report.topic, key, report.value or b"").result(WAIT_S)
     for record in read_topic(kafka.bootstrap_servers, SEED_METRICS.name, key=key):
         report = decode(SeedReport, record.value)
-        state, decisions = fold(state, report, cause_of(record, report))
+        state, decisions, _ = fold(state, report, cause_of(record, report))
         for decision in decisions:
             reason = "another" if forged else decision.reason
             published = decision.model_copy(update={"reason": reason})

@@ -62,7 +62,9 @@ def _print(facts: dict[str, Any]) -> None:
         f"largest difference {check['max_difference']:.1e}"
     )
     word = "identical" if verdict["identical"] else f"DIFFERENT: {verdict['finding']}"
+    count = verdict["candidate_records"]
+    others = f" and {count} records of their other candidates" if count else ""
     console.print(
-        f"audit: {verdict['decisions']} decisions from {verdict['reports']} reports, {word}"
+        f"audit: {verdict['decisions']} decisions{others} from {verdict['reports']} reports, {word}"
     )
     console.print(f"files: {facts['exported']}", soft_wrap=True)
