@@ -82,9 +82,7 @@ def spawn(
         )
     except OSError as error:
         raise StartError(f"{name} cannot be run: {error}") from error
-    return ProcessRecord(
-        name=name, pid=pid, started=_start_of(pid), log=log, log_start=log_start
-    )
+    return ProcessRecord(name=name, pid=pid, started=_start_of(pid), log=log, log_start=log_start)
 
 
 def is_alive(record: ProcessRecord) -> bool:
