@@ -167,7 +167,8 @@ def _signal(process: Process, number: signal.Signals, pid: int, stopped_s: float
             time.sleep(stopped_s)
             found.send_signal(signal.SIGCONT)
     replaced = number is not signal.SIGSTOP
-    return _within_limit(lambda: (not replaced or process.pid() != pid) and process.answers())
+    # `answers` first: it reaps a child of this process, whose pid a new server may ask for.
+    return _within_limit(lambda: process.answers() and (not replaced or process.pid() != pid))
 
 
 def _hold(condition: Condition, rng: random.Random, lasting_s: float) -> bool:

@@ -41,7 +41,8 @@ A local stack under the supervisor of `esper up`: Kafka, Redis, PostgreSQL, comp
 workers, and trainers that resume from checkpoints. At random times a random process gets SIGKILL,
 SIGTERM or SIGSTOP, the wall clocks of all workers and trainers jump by up to half an hour, Redis
 has no memory left, or PostgreSQL no disk. Each second a client publishes a blueprint, and a run
-sends a report after the answer to its last one. `benchmarks/chaos` has the code.
+sends a report after the answer to its last one. Trainers run at the lowest priority: in use they
+have machines of their own. `benchmarks/chaos` has the code.
 
 What must hold at the end, or the command fails: every blueprint is ready or rejected, and not both;
 no decision was applied twice; every closed run audits as identical; every target recovered; no

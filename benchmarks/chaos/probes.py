@@ -94,7 +94,7 @@ class Probes:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not self._all_answered():
             time.sleep(0.2)
-        self._report(len(self.reports), closing=True)
+        self._publish_report(len(self.reports), closing=True)
         closed = self._run.model_copy(update={"status": RunStatus.CLOSED})
         self._bus.publish(TRAINING_RUN, closed).result(60)
         self._bus.close(60)
@@ -136,10 +136,11 @@ class Probes:
             self._bus.publish(BLUEPRINT_SUBMITTED, blueprint)
             last = self.reports.get(len(self.reports) - 1)
             if last is None or last.answered_s is not None:
-                self._report(len(self.reports))
+                seq = len(self.reports)
+                self.reports[seq] = Probe(str(seq), self._now_s())
+                self._publish_report(seq)
 
-    def _report(self, seq: int, *, closing: bool = False) -> None:
-        self.reports[seq] = Probe(str(seq), self._now_s())
+    def _publish_report(self, seq: int, *, closing: bool = False) -> None:
         report = SeedReport(
             run_id=RUN_ID,
             seq=seq,

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -57,28 +58,27 @@ def run(quick: bool = False) -> Measurement:
         BenchmarkError: a promise was broken; the message has one line for each.
     """
     workload = QUICK if quick else FULL
-    with tempfile.TemporaryDirectory(prefix="esper-chaos-") as folder:
-        clock = ClockJump(Path(folder) / "clock-offset")
-        os.environ |= clock.environment()  # For all processes that this one starts.
-        stack = LocalStack(Path(folder) / "home", {})
-        state = stack.start(
-            lambda _: None,
-            compile_workers=workload.compile_workers,
-            bandit_workers=workload.bandit_workers,
-            postgres=True,
-            supervise=True,
-        )
-        try:
-            settings = settings_of(Path(folder) / "home", state)
-            measurement, broken = _measure(stack, settings, Path(folder), workload, clock)
-            started = _state(Path(folder) / "home").processes
-        finally:
-            stack.stop()
-        broken += [
-            f"{one.name} still runs after the end" for one in started if process.is_alive(one)
-        ]
+    folder = Path(tempfile.mkdtemp(prefix="esper-chaos-"))
+    clock = ClockJump(folder / "clock-offset")
+    os.environ |= clock.environment()  # For all processes that this one starts.
+    stack = LocalStack(folder / "home", {})
+    state = stack.start(
+        lambda _: None,
+        compile_workers=workload.compile_workers,
+        bandit_workers=workload.bandit_workers,
+        postgres=True,
+        supervise=True,
+    )
+    try:
+        settings = settings_of(folder / "home", state)
+        measurement, broken = _measure(stack, settings, folder, workload, clock)
+        started = _state(folder / "home").processes
+    finally:
+        stack.stop()
+    broken += [f"{one.name} still runs after the end" for one in started if process.is_alive(one)]
     if broken:
-        raise BenchmarkError("; ".join(broken))
+        raise BenchmarkError(f"{'; '.join(broken)}; see the logs in {folder}")
+    shutil.rmtree(folder)
     return measurement
 
 

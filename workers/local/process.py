@@ -20,10 +20,6 @@ from esper.workers.local.errors import StartError, StopError
 
 CAN_DIE_WITH_PARENT = sys.platform == "linux"
 
-# psutil adds the kernel's start time to a boot time in whole seconds, which can shift by one when
-# the wall clock is corrected. No pid is reused within this time.
-CREATED_TOLERANCE_S = 1.5
-
 POLL_S = 0.02
 KILL_WAIT_S = 5.0
 TAIL_LINES = 3
@@ -38,8 +34,8 @@ class ProcessRecord(BaseModel):
 
     name: str
     pid: int
-    created: float
-    """Start time of the process, a Unix time in seconds."""
+    started: str
+    """When the process was started, as `_start_of` gives it."""
     log: Path
     log_start: int
     """Offset in the log, in bytes, where the output of this process starts."""
@@ -86,8 +82,9 @@ def spawn(
         )
     except OSError as error:
         raise StartError(f"{name} cannot be run: {error}") from error
-    created = psutil.Process(pid).create_time()
-    return ProcessRecord(name=name, pid=pid, created=created, log=log, log_start=log_start)
+    return ProcessRecord(
+        name=name, pid=pid, started=_start_of(pid), log=log, log_start=log_start
+    )
 
 
 def is_alive(record: ProcessRecord) -> bool:
@@ -167,10 +164,22 @@ def _find(record: ProcessRecord) -> psutil.Process | None:
     """Return the recorded process, running or a zombie; None if it is gone."""
     try:
         process = psutil.Process(record.pid)
-        same = abs(process.create_time() - record.created) <= CREATED_TOLERANCE_S
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        same = _start_of(record.pid) == record.started
+    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
         return None
     return process if same else None
+
+
+def _start_of(pid: int) -> str:
+    """Return when a process was started; equal for no two processes with one pid.
+
+    On Linux, the boot and the clock ticks since then: psutil's time of creation shifts with each
+    correction of the wall clock.
+    """
+    if sys.platform == "linux":
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{fields[19]}"
+    return repr(psutil.Process(pid).create_time())
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -209,11 +218,10 @@ def _session(record: ProcessRecord) -> list[psutil.Process]:
     """
     if psutil.pid_exists(record.pid) and _find(record) is None:
         return []
-    oldest = record.created - CREATED_TOLERANCE_S
     members = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):  # It ended, or access is denied.
-            if os.getsid(process.pid) == record.pid and process.create_time() >= oldest:
+            if os.getsid(process.pid) == record.pid:
                 members.append(process)
     return members
 

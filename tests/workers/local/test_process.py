@@ -80,7 +80,7 @@ def test_stop_kills_a_process_that_ignores_sigterm(log: Path) -> None:
 def test_stop_does_not_touch_another_process_with_a_reused_pid(log: Path) -> None:
     stranger = process.spawn("stranger", PARENT_AND_CHILD, log=log)
     child = int(_first_line(log))
-    ended_long_ago = stranger.model_copy(update={"created": stranger.created - 60.0})
+    ended_long_ago = stranger.model_copy(update={"started": "another start"})
     try:
         process.stop(ended_long_ago)
 
@@ -89,6 +89,20 @@ def test_stop_does_not_touch_another_process_with_a_reused_pid(log: Path) -> Non
         assert psutil.pid_exists(child)
     finally:
         process.stop(stranger)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps the time of start")
+def test_a_process_is_still_known_after_the_clock_was_set(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = process.spawn("waiting", IGNORING_SIGTERM, log=log)
+    try:
+        booted_s = psutil.boot_time()
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted_s + 3600.0)
+        assert process.is_alive(record)
+    finally:
+        process.stop(record, grace_s=0.2)
+    assert not process.is_alive(record)
 
 
 def test_an_ended_process_is_not_alive_and_is_reaped(log: Path) -> None:
