@@ -15,11 +15,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.result import BenchmarkError
 from esper.audit import cause_of
-from esper.orchestrator import FoldState, fold
+from esper.orchestrator import Folded, FoldState, fold
 from esper.topics.bus import Record
-from esper.topics.catalog import ADAPTATION_DECISION, SEED_METRICS
+from esper.topics.catalog import ADAPTATION_DECISION, DECISION_CANDIDATES, SEED_METRICS, Topic
 from esper.topics.codec import cloud_event_headers, decode, encode
-from esper.topics.models import AdaptationDecision, SeedReport
+from esper.topics.models import Event, SeedReport
 
 TIMEOUT_S: Final = 120.0
 POLL_MS: Final = 200
@@ -93,27 +93,30 @@ class _Loop:
             sends: list[asyncio.Future[Any]] = []
             for messages in batches.values():
                 for message in messages:
-                    for decision in self._fold(Record.from_client(message)):
-                        sends.append(await self._publish(decision))
+                    result = self._fold(Record.from_client(message))
+                    for candidates in result.candidates:
+                        sends.append(await self._publish(DECISION_CANDIDATES, candidates))
+                    for decision in result.decisions:
+                        self._published_s.append(time.time())
+                        sends.append(await self._publish(ADAPTATION_DECISION, decision))
                     folded += 1
             await asyncio.gather(*sends)
             if batches:
                 await self._consumer.commit()
         return self._published_s
 
-    def _fold(self, record: Record) -> tuple[AdaptationDecision, ...]:
+    def _fold(self, record: Record) -> Folded:
         report = decode(SeedReport, record.value)
         folded = fold(self._states.get(report.run_id), report, cause_of(record, report))
         self._states[report.run_id] = folded.state
-        return folded.decisions
+        return folded
 
-    async def _publish(self, decision: AdaptationDecision) -> "asyncio.Future[Any]":
-        value = encode(decision)
-        self._published_s.append(time.time())
+    async def _publish(self, topic: Topic, event: Event) -> "asyncio.Future[Any]":
+        value = encode(event)
         confirmed: asyncio.Future[Any] = await self._producer.send(
-            ADAPTATION_DECISION.name,
+            topic.name,
             value,
-            key=decision.run_id.encode(),
-            headers=list(cloud_event_headers("AdaptationDecision", value, source=SOURCE)),
+            key=topic.key_of(event),
+            headers=list(cloud_event_headers(type(event).__name__, value, source=SOURCE)),
         )
         return confirmed

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 
 from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
 from esper.blueprint import shipped
+from esper.orchestrator import LISTED_CANDIDATES
 from esper.topics.catalog import SEED_METRICS
 from esper.topics.codec import cloud_event_headers, encode, sha256_of
 from esper.topics.models import (
@@ -121,6 +122,7 @@ def _run_config() -> RunConfig:
         policy=DEFAULT_POLICY,
         host_params=1000,
         report_interval_steps=STEPS_A_REPORT,
+        listed_candidates=LISTED_CANDIDATES,
         # Without dormant reports, the first report already leads to a decision.
         selection=DEFAULT_SELECTION.model_copy(
             update={"limits": SelectionLimits(dormant_reports=0)}

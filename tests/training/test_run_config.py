@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.orchestrator import LISTED_CANDIDATES
 from esper.seed import find_sites
 from esper.topics.models import (
     PolicySpec,
@@ -43,6 +44,10 @@ def test_each_site_has_the_facts_that_a_policy_may_use() -> None:
         ),
         "fc1": SiteFacts(kind=SiteKind.VECTOR, signature="vector:8>8", depth=1.0, params=72),
     }
+
+
+def test_decisions_of_a_new_run_list_few_candidates() -> None:
+    assert run_config_for().listed_candidates == LISTED_CANDIDATES == 16
 
 
 def test_depth_follows_the_order_of_modules_not_of_given_names() -> None:

@@ -172,12 +172,12 @@ class Bandit:
         if report.closing:
             RUNS_CLOSED.inc()
             row.end(RunEnd.CLOSED, record, f"run {report.run_id} was closed by report {report.seq}")
-        by_index: dict[int, list[DecisionCandidates]] = {}
-        for event in candidates:
-            by_index.setdefault(event.index, []).append(event)
         return [
             ReportDecision(
-                decision, tuple(by_index.get(decision.index, ())), record, report.closing
+                decision,
+                tuple(event for event in candidates if event.index == decision.index),
+                record,
+                report.closing,
             )
             for decision in decisions
         ]
