@@ -10,6 +10,7 @@ from benchmarks import catalog_page, figures
 from benchmarks.chaos import page as chaos_page
 from benchmarks.compare import compare
 from benchmarks.kept import BENCHMARKS as PACKAGE
+from benchmarks.kept import result_file
 from benchmarks.output import Json, Quick, Save, check_flags, show
 from benchmarks.registry import BENCHMARKS, measure
 from benchmarks.result import BenchmarkError
@@ -33,7 +34,8 @@ def main(name: Name, json: Json = False, quick: Quick = False, save: Save = Fals
     elif name == "figures":
         figures.write()
         catalog_page.DOCUMENT.write_text(catalog_page.render())
-        chaos_page.write()
+        if result_file(chaos_page.NAME).exists():
+            chaos_page.write()
     else:
         show(measure(name, quick=quick), PACKAGE, json=json, save=save)
 
