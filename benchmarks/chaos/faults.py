@@ -16,7 +16,7 @@ import redis
 from benchmarks.chaos.conditions import Condition
 
 POLL_S: Final = 0.05
-RECOVERY_LIMIT_S: Final = 90.0
+RECOVERY_LIMIT_S: Final = 300.0
 LASTING_S: Final = (0.5, 4.0)
 """Shortest and longest pause by SIGSTOP, and length of a condition, in seconds."""
 

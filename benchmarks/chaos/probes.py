@@ -36,6 +36,9 @@ EVERY_S: Final = 1.0
 LIMIT_S: Final = 10.0
 """A probe that is answered within this time counts as available."""
 
+ANSWER_LIMIT_S: Final = 300.0
+"""Longest wait for the last answers: on a busy machine too, all come."""
+
 RUN_ID: Final = "chaos-probe"
 SITE: Final = SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(12,))
 CONFIG: Final = RunConfig(
@@ -84,20 +87,20 @@ class Probes:
         """Open the run of the probes, and start to send."""
         self._bus.consume(KERNEL_READY.name, self._on_ready, start=StartOffset.LATEST)
         self._bus.consume(ADAPTATION_DECISION.name, self._on_decision, key=RUN_ID.encode())
-        self._bus.publish(TRAINING_RUN, self._run).result(60)
+        self._bus.publish(TRAINING_RUN, self._run).result(ANSWER_LIMIT_S)
         self._thread.start()
 
     def stop(self) -> None:
         """Send no more, wait for the last answers, and close the run."""
         self._stopping.set()
         self._thread.join()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + ANSWER_LIMIT_S
         while time.monotonic() < deadline and not self._all_answered():
             time.sleep(0.2)
         self._publish_report(len(self.reports), closing=True)
         closed = self._run.model_copy(update={"status": RunStatus.CLOSED})
-        self._bus.publish(TRAINING_RUN, closed).result(60)
-        self._bus.close(60)
+        self._bus.publish(TRAINING_RUN, closed).result(ANSWER_LIMIT_S)
+        self._bus.close(ANSWER_LIMIT_S)
 
     def availability(self, outages: Iterable[tuple[float, float]]) -> dict[str, list[bool]]:
         """Return for each window of a second, by kind of probe, whether its probe was in time.
