@@ -86,11 +86,10 @@ class Requester:
 
     async def withdraw(self, kernel_ids: Iterable[str]) -> None:
         """Remove announcements from `kernel-ready`; return when the broker has confirmed it."""
-        removed = list(kernel_ids)
-        sends = [self._producer.send(KERNEL_READY.name, one.encode(), None, ()) for one in removed]
-        await asyncio.gather(*sends)
-        for kernel_id in removed:
-            self._answers.withdrawn(kernel_id)
+        announced = [ready for one in kernel_ids if (ready := self._answers.ready(one)) is not None]
+        await asyncio.gather(*(self._producer.withdraw(KERNEL_READY, one) for one in announced))
+        for ready in announced:
+            self._answers.withdrawn(ready.kernel_id)
 
     def _on_answer(self, kernel_id: str) -> None:
         if self._in_flight.pop(kernel_id, None) is not None:
