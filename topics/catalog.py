@@ -191,7 +191,7 @@ _NOT_BY_KEY = frozenset(topic.name for topic in TOPICS if topic.partition_field)
 
 
 def is_partitioned_by_key(topic: str) -> bool:
-    """Return whether a record's key determines its partition; true of topics outside the catalog."""
+    """Return whether the record key determines the partition, as on topics of other programs."""
     return topic not in _NOT_BY_KEY
 
 

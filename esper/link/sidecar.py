@@ -34,6 +34,7 @@ from esper.topics.announcements import announced_kernels, partition_keys_of
 from esper.topics.bus import (
     Bus,
     BusError,
+    Received,
     Record,
     RecordPosition,
     StartOffset,
@@ -193,6 +194,11 @@ class Sidecar:
         except TimeoutError:
             self._control_channel.put(Frame(Kind.LEFT_OPEN))
         self.disconnect()
+
+    @property
+    def received(self) -> Mapping[str, Received]:
+        """What the run received from each topic since it opened; without what it read to open."""
+        return self._bus.received
 
     def disconnect(self) -> None:
         """Close the loader and the bus; pending work is dropped."""

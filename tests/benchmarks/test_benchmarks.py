@@ -25,6 +25,7 @@ from benchmarks import (
     registry,
     steps,
     store,
+    trainers,
     twin,
 )
 from benchmarks.origin import ROOT
@@ -140,6 +141,18 @@ def decisions_of(stack: Stack, run: str) -> list[AdaptationDecision]:
 @pytest.mark.heavy
 def test_bandit_runs_and_both_sides_fold_every_report(stack: Stack) -> None:
     check("bandit", bandit.measure(stack, bandit.QUICK))
+
+
+@pytest.mark.heavy
+def test_trainers_run_and_hear_the_kernels_for_their_sites(stack: Stack) -> None:
+    measured = trainers.measure(stack, trainers.QUICK)
+
+    check("trainers", measured)
+    figures = {figure.key: figure for figure in measured.figures}
+    own = 3 * trainers.SITES_A_TRAINER
+    assert figures["announcements-own"].median == figures["announcements-own"].worst == own
+    assert figures["announcements"].worst < figures["announcements-whole"].worst
+    assert figures["decisions-own"].worst == 1
 
 
 @pytest.mark.heavy

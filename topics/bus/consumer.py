@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -199,8 +199,9 @@ async def assign(
         raise TopicMismatch(
             f"no topic {topic!r} on the broker; create it with `esper topics create`"
         )
-    chosen = None if partition_keys is None else {partition_of(key, count) for key in partition_keys}
-    indices = range(count) if chosen is None else sorted(chosen)
+    indices: Iterable[int] = range(count)
+    if partition_keys is not None:
+        indices = sorted({partition_of(key, count) for key in partition_keys})
     partitions = [TopicPartition(topic, index) for index in indices]
     await connect(consumer, broker)
     consumer.assign(partitions)

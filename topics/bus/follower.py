@@ -41,8 +41,8 @@ class Follower:
     async def caught_up(self, partitions: Mapping[str, int] | None = None) -> None:
         """Return when all records that the topics have at this call are delivered.
 
-        With `partitions`, wait for that partition of each topic named there only. Waits while the broker is
-        away; starts to read at the first call.
+        With `partitions`, wait for that partition of each topic named there only. Waits while the
+        broker is away; starts to read at the first call.
 
         Raises:
             TopicMismatch: a topic does not exist.
