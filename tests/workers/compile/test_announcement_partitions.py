@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.compile_fleet import Fleet, blueprint
-from esper.blueprint import kernel_id
+from esper.blueprint import kernel_id, request_for
 from esper.topics.announcements import partition_keys_of
 from esper.topics.bus import Bus, Record, StartOffset, partition_of
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY
@@ -100,4 +100,27 @@ def test_a_kernel_announced_on_another_partition_is_announced_again(
     workers.start()
     wait_until(lambda: len(reader.values(kernel)) == 3, "the second announcement")
     assert [one is None for one in reader.values(kernel)] == [False, True, False]
+    end(workers, site, wanted.blueprint_id)
+
+
+def test_a_live_run_that_opens_has_nothing_announced_again_and_a_lockstep_run_has(
+    workers: Fleet, reader: Reader, site: SiteSignature
+) -> None:
+    wanted, marker = blueprint("once", "0.02"), site_of(200)
+    kernel = kernel_id(wanted, site)
+    first = run_at(site)
+    second = first.model_copy(update={"run_id": "second", "sites": {"a": site, "b": marker}})
+    third = first.model_copy(update={"run_id": "third", "lockstep": True})
+    workers.start()
+    workers.announce(first)
+    workers.publish(wanted)
+    workers.wait_announced([request_for(wanted, site)])
+    workers.announce(second)
+    # Had the second run asked for the first kernel again, its answer would come before this one.
+    workers.wait_announced([request_for(wanted, marker)])
+    assert len(reader.values(kernel)) == 1
+    workers.announce(third)
+    wait_until(lambda: len(reader.values(kernel)) == 2, "the answer to the lockstep run")
+    for opened in (second, third):
+        workers.announce(opened.model_copy(update={"status": RunStatus.CLOSED}))
     end(workers, site, wanted.blueprint_id)
