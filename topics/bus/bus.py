@@ -213,7 +213,7 @@ class Bus:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 partitions = await assign(consumer, self._broker, topic, partition_keys)
-                # A fetch would go first, and the broker holds it.
+                # Where an offset is asked for twice, a held fetch would delay the second answer.
                 consumer.pause(*partitions)
                 # Both calls wait for the broker's answer with the offsets.
                 if start is StartOffset.EARLIEST:
