@@ -100,7 +100,7 @@ class Trainer(Sidecar):
         self.frames, self.loader = Frames(), NotedCalls()
         config = LinkConfig(
             kafka=KafkaConnection(bootstrap_servers=servers),
-            kernel_store="memory:1MB",
+            kernel_store="file:/nonexistent",
             trusted_key_file=str(PATHS.public),
             source="/esper/test",
             run=run,
@@ -208,7 +208,7 @@ def test_a_lockstep_run_receives_no_answers_once_it_has_its_kernels(
 def test_a_resumed_run_still_has_the_withdrawn_kernels_of_its_sites(
     workers: Bus, trainer: Callable[..., Trainer], lockstep: bool
 ) -> None:
-    name, run_id = f"kept-{lockstep}", f"resumed-{lockstep}"
+    name, run_id = f"kept-{lockstep:d}", f"resumed-{lockstep:d}"
     kept = unsigned(name)
     announce(workers, unsigned(name, ELSEWHERE))
     announce(workers, kept)
