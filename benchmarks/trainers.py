@@ -5,7 +5,7 @@ need the same kernels, and those that the first has are on the topic when the ot
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Event
 from typing import Final, NamedTuple
 
@@ -33,7 +33,12 @@ PROCESSES: Final = 4
 TIMEOUT_S: Final = 240.0
 MEGABYTE: Final = 1e6
 KILOBYTE: Final = 1e3
-PROCESSES_OF_STACK: Final = ("compile", "bandit", "kafka")
+MEASURED: Final = {
+    "compile": "compile worker",
+    "bandit": "bandit worker",
+    "kafka": "broker",
+}
+"""Processes of the stack, and their titles."""
 
 
 class Workload(NamedTuple):
@@ -51,7 +56,7 @@ class Workload(NamedTuple):
 
 
 FULL: Final = Workload(
-    trainers=200, signatures=20, blueprints=15, reports=41, interval_s=2.0, idle_s=10.0
+    trainers=200, signatures=20, blueprints=15, reports=21, interval_s=10.0, idle_s=10.0
 )
 QUICK: Final = Workload(
     trainers=4, signatures=4, blueprints=1, reports=1, interval_s=0.1, idle_s=0.1
@@ -67,12 +72,33 @@ class Planned(NamedTuple):
     last_ready: float
 
 
+class Usage(NamedTuple):
+    """Time by a clock and processor time in seconds, and resident megabytes, by process name."""
+
+    clock_s: float
+    processor_s: dict[str, float]
+    memory: dict[str, float]
+
+    def shares_until(self, later: "Usage") -> dict[str, float]:
+        """Return the processor time of each process as a share of a core."""
+        passed_s = later.clock_s - self.clock_s
+        return {
+            name: (later.processor_s[name] - before) / passed_s
+            for name, before in self.processor_s.items()
+        }
+
+
 class Phase(NamedTuple):
-    """What was measured with a number of open runs; memory in MB and idle broker time by name."""
+    """What was measured with a number of open runs: latencies, and usage around an idle time."""
 
     planned: list[Planned]
-    memory: dict[str, float]
-    broker_share: float
+    before_idle: Usage
+    after_idle: Usage
+
+    @property
+    def idle(self) -> dict[str, float]:
+        """The processor time of each process while no run reports, as a share of a core."""
+        return self.before_idle.shares_until(self.after_idle)
 
 
 def run(quick: bool = False, trainers: int = FULL.trainers) -> Measurement:
@@ -101,7 +127,7 @@ def measure(stack: Stack, workload: Workload) -> Measurement:
         with Trainers(configs, PROCESSES) as trainers:
             together = _phase(stack, client, workload, f"{name}-together")
             decided_s = trainers.report(Pace(workload.reports, workload.interval_s))
-            loaded = _memory(stack)
+            loaded = usage(stack)
             client.wait_for_decisions(len(decided_s))
             traffic = trainers.traffic()
             whole = client.whole()
@@ -118,19 +144,7 @@ def measure(stack: Stack, workload: Workload) -> Measurement:
     figures = (
         *_traffic_figures(traffic, whole),
         *_latency_figures(alone, together, decided_s),
-        *_memory_figures(alone.memory, loaded),
-        figure(
-            "broker-idle-alone",
-            "broker: processor time, 1 idle run",
-            "share of a core",
-            [alone.broker_share],
-        ),
-        figure(
-            "broker-idle-together",
-            "the same, all runs idle",
-            "share of a core",
-            [together.broker_share],
-        ),
+        *_usage_figures(alone, together, loaded, workload),
     )
     return Measurement(parameters=parameters, figures=figures)
 
@@ -223,110 +237,123 @@ def _share(signatures: Sequence[SiteSignature], number: int) -> list[SiteSignatu
 
 def _phase(stack: Stack, client: Client, workload: Workload, name: str) -> Phase:
     planned = [client.plan(blueprint) for blueprint in named(name, workload.blueprints)]
-    broker = _process(stack, "kafka")
-    before = sum(broker.cpu_times()[:2])
-    start = time.monotonic()
+    before = usage(stack)
     time.sleep(workload.idle_s)
-    busy_s = sum(broker.cpu_times()[:2]) - before
-    return Phase(planned, _memory(stack), busy_s / (time.monotonic() - start))
+    return Phase(planned, before, usage(stack))
 
 
-def _memory(stack: Stack) -> dict[str, float]:
-    """Return the resident megabytes of workers and broker, without their child processes."""
-    return {name: _process(stack, name).memory_info().rss / MEGABYTE for name in PROCESSES_OF_STACK}
-
-
-def _process(stack: Stack, name: str) -> psutil.Process:
+def usage(stack: Stack) -> Usage:
+    """Return the usage of workers and broker so far, without their child processes."""
     state = read_state(stack.settings.home / STACK_FILE)
     if state is None:
         raise BenchmarkError(f"no stack runs in {stack.settings.home}")
-    return psutil.Process(state.require_process(name).pid)
+    found = {name: psutil.Process(state.require_process(name).pid) for name in MEASURED}
+    return Usage(
+        time.monotonic(),
+        {name: sum(process.cpu_times()[:2]) for name, process in found.items()},
+        {name: process.memory_info().rss / MEGABYTE for name, process in found.items()},
+    )
 
 
-def _traffic_figures(traffic: Sequence[Traffic], whole: Traffic) -> list[Figure]:
-    announcements = [one.announcements for one in traffic]
-    return [
-        figure("announcements", "announcements that a trainer received", "records", announcements),
-        figure(
-            "announcement-kilobytes",
-            "their keys, values and headers",
-            "kB",
-            [one.announcement_bytes / KILOBYTE for one in traffic],
+def _traffic_figures(traffic: Sequence[Traffic], whole: Traffic) -> Iterator[Figure]:
+    rows: tuple[tuple[str, str, str, Sequence[float]], ...] = (
+        (
+            "announcements",
+            "announcements that a trainer received",
+            "records",
+            [one.announcements for one in traffic],
         ),
-        figure(
+        (
             "announcements-own",
             "of these, kernels for its sites",
             "records",
             [one.own_announcements for one in traffic],
         ),
-        figure(
+        (
+            "announcement-kilobytes",
+            "bytes of these announcements",
+            "kB",
+            [one.announcement_bytes / KILOBYTE for one in traffic],
+        ),
+        (
             "announcements-whole",
-            "announcements on the topic, which a trainer read before",
+            "announcements on the topic: a reader of all of it",
             "records",
             [whole.announcements],
         ),
-        figure(
+        (
             "announcement-kilobytes-whole",
-            "their keys, values and headers",
+            "bytes of all announcements",
             "kB",
             [whole.announcement_bytes / KILOBYTE],
         ),
-        figure(
-            "announcements-share",
-            "part of the announcements that a trainer received",
-            "share",
-            [count / whole.announcements for count in announcements],
-        ),
-        figure(
+        (
             "decisions",
             "decisions that a trainer received",
             "records",
             [one.decisions for one in traffic],
         ),
-        figure(
+        ("decisions-own", "of these, its own", "records", [one.own_decisions for one in traffic]),
+        (
             "decision-kilobytes",
-            "their keys, values and headers",
+            "bytes of these decisions",
             "kB",
             [one.decision_bytes / KILOBYTE for one in traffic],
         ),
-        figure(
-            "decisions-own", "of these, its own", "records", [one.own_decisions for one in traffic]
-        ),
-        figure("decisions-whole", "decisions on the topic", "records", [whole.decisions]),
-        figure(
+        ("decisions-whole", "decisions on the topic", "records", [whole.decisions]),
+        (
             "decision-kilobytes-whole",
-            "their keys, values and headers",
+            "bytes of all decisions",
             "kB",
             [whole.decision_bytes / KILOBYTE],
         ),
-    ]
-
-
-def _latency_figures(alone: Phase, together: Phase, decided_s: Sequence[float]) -> list[Figure]:
-    rows = (
-        ("first-request", "published → first request of a blueprint"),
-        ("last-request", "published → last request"),
-        ("first-ready", "published → first kernel ready"),
-        ("last-ready", "published → last kernel ready"),
     )
-    return [
-        *(
-            figure(f"{key}-{name}", f"{title}, {runs}", "ms", [one[index] for one in phase.planned])
-            for index, (key, title) in enumerate(rows)
-            for name, runs, phase in (("alone", "1 run", alone), ("together", "all runs", together))
-        ),
-        figure(
-            "report-to-decision",
-            "report → its decision in the trainer, all runs reporting",
+    for key, title, unit, values in rows:
+        yield figure(key, title, unit, values)
+
+
+def _latency_figures(alone: Phase, together: Phase, decided_s: Sequence[float]) -> Iterator[Figure]:
+    rows = (
+        ("first-request", "blueprint published → first request"),
+        ("last-request", "blueprint published → last request, one for each signature"),
+        ("first-ready", "blueprint published → first kernel ready"),
+        ("last-ready", "blueprint published → last kernel ready"),
+    )
+    for index, (key, title) in enumerate(rows):
+        for name, runs, phase in (("alone", "1 run", alone), ("together", "all runs", together)):
+            values = [one[index] for one in phase.planned]
+            yield figure(f"{key}-{name}", f"{title}: {runs}", "ms", values)
+    yield figure(
+        "report-to-decision",
+        "report → its decision in the trainer, all runs reporting",
+        "ms",
+        [seconds * 1e3 for seconds in decided_s],
+    )
+
+
+def _usage_figures(
+    alone: Phase, together: Phase, loaded: Usage, workload: Workload
+) -> Iterator[Figure]:
+    reports = workload.trainers * workload.reports
+    for name, title in MEASURED.items():
+        before, after = alone.after_idle.memory[name], loaded.memory[name]
+        yield figure(
+            f"memory-{name}-alone", f"resident memory of the {title}: 1 run", "MB", [before]
+        )
+        yield figure(
+            f"memory-{name}-together", "the same: all runs, after their reports", "MB", [after]
+        )
+        for when, runs, phase in (("alone", "1 run", alone), ("together", "all runs", together)):
+            yield figure(
+                f"idle-{name}-{when}",
+                f"processor time of the {title}, no run reporting: {runs}",
+                "share of a core",
+                [phase.idle[name]],
+            )
+        spent_s = loaded.processor_s[name] - together.after_idle.processor_s[name]
+        yield figure(
+            f"report-{name}",
+            f"processor time of the {title} for each report",
             "ms",
-            [seconds * 1e3 for seconds in decided_s],
-        ),
-    ]
-
-
-def _memory_figures(alone: dict[str, float], loaded: dict[str, float]) -> list[Figure]:
-    return [
-        figure(f"memory-{name}-{when}", f"resident memory of {name}, {runs}", "MB", [memory[name]])
-        for name in PROCESSES_OF_STACK
-        for when, runs, memory in (("alone", "1 run", alone), ("together", "all runs", loaded))
-    ]
+            [spent_s * 1e3 / reports],
+        )
