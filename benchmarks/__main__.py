@@ -18,10 +18,19 @@ from esper.workers.cli import print_table
 
 Name = Annotated[str, typer.Argument(help="A benchmark; see `list`.")]
 Before = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The other checkout.")]
+Trainers = Annotated[
+    int | None, typer.Option(min=1, help="Simulated trainers; of the benchmark `trainers` only.")
+]
 Pairs = Annotated[int, typer.Option(min=1, help="Runs in each checkout.")]
 
 
-def main(name: Name, json: Json = False, quick: Quick = False, save: Save = False) -> None:
+def main(
+    name: Name,
+    json: Json = False,
+    quick: Quick = False,
+    save: Save = False,
+    trainers: Trainers = None,
+) -> None:
     """Measure one benchmark and print it, as a table or as JSON.
 
     Other commands: `list` names the benchmarks; `figures` renders docs/figures.md, docs/figures/,
@@ -29,6 +38,8 @@ def main(name: Name, json: Json = False, quick: Quick = False, save: Save = Fals
     checkouts.
     """
     check_flags(quick=quick, save=save)
+    if trainers is not None and name != "trainers":
+        raise typer.BadParameter("--trainers is an option of the benchmark `trainers`")
     if name == "list":
         print_table(("name", "summary"), [(entry.name, entry.summary) for entry in BENCHMARKS])
     elif name == "figures":
@@ -37,7 +48,8 @@ def main(name: Name, json: Json = False, quick: Quick = False, save: Save = Fals
         if result_file(chaos_page.NAME).exists():
             chaos_page.write()
     else:
-        show(measure(name, quick=quick), PACKAGE, json=json, save=save)
+        options = {} if trainers is None else {"trainers": trainers}
+        show(measure(name, quick=quick, **options), PACKAGE, json=json, save=save)
 
 
 def compare_command(

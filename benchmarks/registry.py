@@ -41,6 +41,7 @@ BENCHMARKS = (
     Benchmark("decision-size", "decision_size", "bytes and time of a decision, 16 to 3,000 arms"),
     Benchmark("bandit", "bandit", "reports through the bandit worker against a bare loop"),
     Benchmark("memory-flat", "memory_flat", "memory of the bandit worker over a million reports"),
+    Benchmark("trainers", "trainers", "200 open runs: what each hears, latency, worker memory"),
     Benchmark("governor", "governor", "runs whose kernels explode, and the cost of the governor"),
     Benchmark("grow-step", "grow_step", "Growth.step with 10 to 10,000 dormant seeds"),
     Benchmark("store", "store", "each tier of the kernel store against its bare client"),
@@ -51,8 +52,10 @@ BENCHMARKS = (
 )
 
 
-def measure(name: str, *, quick: bool = False) -> Result:
+def measure(name: str, *, quick: bool = False, **options: int) -> Result:
     """Run a benchmark and return its result; a quick result only shows that it runs.
+
+    `options` are further arguments of its `run`.
 
     Raises:
         BenchmarkError: the name is unknown, or the benchmark could not measure.
@@ -61,11 +64,11 @@ def measure(name: str, *, quick: bool = False) -> Result:
     if found is None:
         known = ", ".join(benchmark.name for benchmark in BENCHMARKS)
         raise BenchmarkError(f"no benchmark {name!r}; choose from: {known}")
-    return measure_module(f"benchmarks.{found.module}", name, quick=quick)
+    return measure_module(f"benchmarks.{found.module}", name, quick=quick, **options)
 
 
-def measure_module(module: str, name: str, *, quick: bool) -> Result:
+def measure_module(module: str, name: str, *, quick: bool, **options: int) -> Result:
     """Run `run(quick)` of a module; return the measurement with machine and commit."""
-    run: Callable[[bool], Measurement] = import_module(module).run
+    run: Callable[..., Measurement] = import_module(module).run
     origin = {"machine": machine(), "commit": commit(), "modified": modified()}
-    return Result(name=name, quick=quick, **origin, **dict(run(quick)))
+    return Result(name=name, quick=quick, **origin, **dict(run(quick, **options)))

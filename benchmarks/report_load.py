@@ -64,7 +64,7 @@ class ReportLoad:
         names = [f"{self.name}-{number}" for number in range(self.runs)]
         for seq in range(self.decisions_a_run * REPORTS_A_DECISION):
             for run_id in names:
-                yield _report(run_id, seq)
+                yield report(run_id, seq)
 
 
 async def put_on_topic(load: ReportLoad, servers: str) -> None:
@@ -73,7 +73,7 @@ async def put_on_topic(load: ReportLoad, servers: str) -> None:
     await producer.start()
     try:
         # Sequential sends, because concurrent sends may change the order.
-        confirmed = [await _send(producer, report) for report in load]
+        confirmed = [await _send(producer, event) for event in load]
         await asyncio.gather(*confirmed)
     finally:
         await producer.stop()
@@ -90,7 +90,8 @@ async def _send(producer: AIOKafkaProducer, report: SeedReport) -> "asyncio.Futu
     return confirmed
 
 
-def _report(run_id: str, seq: int) -> SeedReport:
+def report(run_id: str, seq: int) -> SeedReport:
+    """Return one report of a run of the load."""
     answers = seq > 0 and seq % REPORTS_A_DECISION == 0
     return SeedReport(
         run_id=run_id,

@@ -183,7 +183,7 @@ def _message(topic: Topic) -> dict[str, Any]:
     return {
         "name": name,
         "contentType": "application/json",
-        "summary": f"Keyed by {topic.key}. {_which_headers(topic)}",
+        "summary": f"Keyed by {topic.key}. {_which_partition(topic)}{_which_headers(topic)}",
         "headers": _event_headers(topic),
         "payload": {"$ref": f"#/components/schemas/{name}"},
         "bindings": {
@@ -193,6 +193,12 @@ def _message(topic: Topic) -> dict[str, Any]:
             }
         },
     }
+
+
+def _which_partition(topic: Topic) -> str:
+    if topic.partition_field is None:
+        return ""
+    return f"Partitioned by the murmur2 hash of the canonical JSON of {topic.partition_field}. "
 
 
 def _which_headers(topic: Topic) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import BaseModel
+
+from esper.topics.codec import encode
 from esper.topics.models import (
     AdaptationDecision,
     Blueprint,
@@ -19,6 +22,10 @@ from esper.topics.models import (
 )
 
 WORK_PARTITIONS = 12
+
+ANNOUNCEMENT_PARTITIONS = 48
+"""More than of work: the more there are, the fewer kernels for other sites a trainer reads."""
+
 DAY_MS = 24 * 60 * 60 * 1000
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
@@ -37,6 +44,7 @@ class Cleanup(StrEnum):
 class Topic:
     """One topic; `key` names the field of `model` whose value is the record key.
 
+    The key determines the partition, unless `partition_field` names another field that does.
     Workers refuse a record with another key, unless `any_key` allows it. A record of a `signed`
     topic has a signature of its value in the header `ed25519-signature`.
     `retention_ms` applies with `Cleanup.DELETE`; -1 keeps records for ever.
@@ -51,6 +59,7 @@ class Topic:
     retention_ms: int = 7 * DAY_MS
     any_key: bool = False
     signed: bool = False
+    partition_field: str | None = None
 
     @property
     def dead_letters(self) -> str:
@@ -60,6 +69,18 @@ class Topic:
     def key_of(self, event: Event) -> bytes:
         """Return the record key of an event."""
         return str(getattr(event, self.key)).encode()
+
+    def partition_key_of(self, event: Event) -> bytes:
+        """Return the bytes whose hash is the partition of an event's record."""
+        return partition_key(getattr(event, self.partition_field or self.key))
+
+
+def partition_key(value: object) -> bytes:
+    """Return the bytes to hash for a value of the field that determines the partition.
+
+    An event counts by its canonical JSON, any other value by its text.
+    """
+    return encode(value) if isinstance(value, BaseModel) else str(value).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +135,9 @@ KERNEL_READY = Topic(
     name="kernel-ready",
     model=KernelReady,
     key="kernel_id",
-    partitions=WORK_PARTITIONS,
+    partitions=ANNOUNCEMENT_PARTITIONS,
     cleanup=Cleanup.COMPACT,
+    partition_field="site_signature",
     summary="Location, digest and signature of each finished kernel.",
 )
 KERNEL_REVOKED = Topic(
@@ -175,6 +197,14 @@ TOPICS: tuple[Topic, ...] = (
     DECISION_CANDIDATES,
     RUN_CONTROL,
 )
+
+_NOT_BY_KEY = frozenset(topic.name for topic in TOPICS if topic.partition_field)
+
+
+def is_partitioned_by_key(topic: str) -> bool:
+    """Return whether the record key determines the partition, as on topics of other programs."""
+    return topic not in _NOT_BY_KEY
+
 
 COMPILE_APP = "esper-compile"
 BANDIT_APP = "esper-bandit"

@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from esper.errors import EsperError
+from esper.topics.announcements import announcement_records
 from esper.topics.bus import BusError, Record, read_topic
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
@@ -97,12 +98,10 @@ def with_kernels(broker: Broker, records: RunRecords) -> RunRecords:
     """
     planted = {kernel_id.encode() for kernel_id in records.planted}
     try:
-        ready = read_topic(broker, KERNEL_READY.name) if planted else []
+        ready = announcement_records(broker, withdrawn=True) if planted else []
     except BusError as error:
         raise HistoryUnreadable(str(error)) from error
-    announced = (record for record in ready if record.value is not None)
-    last = {record.key: record for record in announced if record.key in planted}
-    return replace(records, kernels=tuple(last.values()))
+    return replace(records, kernels=tuple(record for record in ready if record.key in planted))
 
 
 def write_history(records: RunRecords, file: Path) -> int:

@@ -85,12 +85,21 @@ class Catalogue:
     settles nothing if it is refused: the answer to this run may replace it.
     """
 
-    def __init__(self, expected: Mapping[str, str], put: Callable[[Frame], None]) -> None:
-        """`put` receives the frames for offered, refused and missing kernels."""
+    def __init__(
+        self,
+        expected: Mapping[str, str],
+        put: Callable[[Frame], None],
+        on_settled: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`put` receives the frames for offered, refused and missing kernels.
+
+        `on_settled` is called once, when no kernel is waited for any more.
+        """
         self._names = dict(expected)
         self._unsettled = {kernel_id: _Expected() for kernel_id in expected}
         self._put = put
-        self._begun = False
+        self._on_settled = on_settled
+        self._begun = self._settled = False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
@@ -162,3 +171,6 @@ class Catalogue:
         first = tuple(self._names[kernel_id] for kernel_id in islice(self._unsettled, MAX_NAMED))
         missing = Missing(len(self._unsettled), len(self._names), first)
         self._put(Frame(Kind.MISSING, missing._asdict()))
+        if not self._unsettled and not self._settled:
+            self._settled = True
+            self._on_settled()

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,7 +30,17 @@ from esper.link.memory_reader import MemoryReader
 from esper.link.resumption import RecordUnfit, Resumption, reports_after
 from esper.signing import BadSignature, KeyUnusable, TrustedKeys
 from esper.store import StoreError, open_store
-from esper.topics.bus import Bus, BusError, Record, RecordPosition, StartOffset, read_topic
+from esper.topics.announcements import announced_kernels, partition_keys_of
+from esper.topics.bus import (
+    Bus,
+    BusError,
+    Received,
+    Record,
+    RecordPosition,
+    StartOffset,
+    Subscription,
+    read_topic,
+)
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
@@ -154,7 +164,7 @@ class Sidecar:
         else:
             self._resume(self._resumption, key)
         if not self._lockstep:
-            self._bus.consume(KERNEL_READY.name, self._on_kernel_ready, start=StartOffset.EARLIEST)
+            self._consume_announcements(StartOffset.EARLIEST)
         elif self._resumption is None:
             self._expect_kernels()
         self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
@@ -185,6 +195,11 @@ class Sidecar:
             self._control_channel.put(Frame(Kind.LEFT_OPEN))
         self.disconnect()
 
+    @property
+    def received(self) -> Mapping[str, Received]:
+        """What the run received from each topic since it opened; without what it read to open."""
+        return self._bus.received
+
     def disconnect(self) -> None:
         """Close the loader and the bus; pending work is dropped."""
         self._loader.close()
@@ -196,26 +211,41 @@ class Sidecar:
         for record in read_topic(self._kafka, KERNEL_REVOKED.name):
             self._on_kernel_revoked(record)
 
+    def _consume_announcements(self, start: StartOffset) -> Subscription:
+        """Consume the partitions of `kernel-ready` that have the kernels for the run's sites."""
+        return self._bus.consume(
+            KERNEL_READY.name,
+            self._on_kernel_ready,
+            partition_keys=partition_keys_of(self._run.sites.values()),
+            start=start,
+        )
+
     def _expect_kernels(self) -> None:
         """Offer the kernels of the blueprints published so far, and no others."""
-        later: SimpleQueue[Record] = SimpleQueue()
-        self._bus.consume(BLUEPRINT_SUBMITTED.name, later.put)
+        later: SimpleQueue[Record | None] = SimpleQueue()
+        consumed = [self._bus.consume(BLUEPRINT_SUBMITTED.name, later.put)]
         blueprints = read_topic(self._kafka, BLUEPRINT_SUBMITTED.name)
         expected = expected_kernels(blueprints, self._run)
-        catalogue = Catalogue(expected, self._control_channel.put)
+
+        def stop_consuming() -> None:
+            for subscription in consumed:
+                subscription.close()
+            later.put(None)
+
+        catalogue = Catalogue(expected, self._control_channel.put, stop_consuming)
         self._catalogue = catalogue
         last = max((record.offset for record in blueprints), default=-1)
 
         def follow_blueprints() -> None:
-            while True:
-                if (record := later.get()).offset > last:
+            while (record := later.get()) is not None:
+                if record.offset > last:
                     catalogue.superseded(superseded_kernels(record, expected, self._run))
 
         threading.Thread(target=follow_blueprints, name="esper-blueprints", daemon=True).start()
         # Consumed before the existing records are read, so that no record falls between the two.
-        self._bus.consume(KERNEL_COMPILED.name, self._on_kernel_compiled)
-        self._bus.consume(KERNEL_READY.name, self._on_kernel_ready)
-        for ready in self._latest_announcements():
+        consumed.append(self._bus.consume(KERNEL_COMPILED.name, self._on_kernel_compiled))
+        consumed.append(self._consume_announcements(StartOffset.LATEST))
+        for ready in announced_kernels(self._kafka, signatures=self._run.sites.values()):
             if catalogue.announced(ready.kernel_id, earlier=True):
                 self._loader.verify(ready)
         catalogue.begin()
@@ -233,7 +263,10 @@ class Sidecar:
         for value in recorded_values:
             self._control_channel.put(Frame(Kind.RECORDED, {}, value))
         # The loader works in order: kernels are verified before a decision asks for them.
-        for ready in self._latest_announcements():
+        # A resumed run still has the kernels that were planted before their withdrawal.
+        for ready in announced_kernels(
+            self._kafka, signatures=self._run.sites.values(), withdrawn=True
+        ):
             if self._wanted(ready):
                 self._loader.verify(ready)
         self._bus.consume(
@@ -248,19 +281,6 @@ class Sidecar:
         self._bus.consume(
             RUN_CONTROL.name, self._on_run_control, key=key, start=StartOffset.EARLIEST
         )
-
-    def _latest_announcements(self) -> Iterator[KernelReady]:
-        """Yield the last announcement of each kernel on the topic; withdrawn ones when resuming."""
-        last: dict[bytes | None, Record] = {}
-        for record in read_topic(self._kafka, KERNEL_READY.name):
-            if record.value is None and self._resumption is None:
-                last.pop(record.key, None)
-            elif record.value is not None:
-                # A resumed run still has the kernels that were planted before their withdrawal.
-                last[record.key] = record
-        for record in last.values():
-            if (ready := _decoded(KernelReady, record)) is not None:
-                yield ready
 
     def _settle(self, sending: "Future[RecordPosition]") -> None:
         if sending.cancelled():

@@ -26,6 +26,7 @@ from benchmarks import (
     registry,
     steps,
     store,
+    trainers,
     twin,
 )
 from benchmarks.origin import ROOT
@@ -150,6 +151,18 @@ def test_decision_size_runs_and_decides_with_every_number_of_arms(stack: Stack) 
     figures = {figure.key: figure for figure in measured.figures}
     assert figures["bytes-16"].median == figures["bytes-all-16"].median > 1_000
     assert figures["bytes-3000"].median < figures["bytes-all-3000"].median / 100
+
+
+@pytest.mark.heavy
+def test_trainers_run_and_hear_the_kernels_for_their_sites(stack: Stack) -> None:
+    measured = trainers.measure(stack, trainers.QUICK)
+
+    check("trainers", measured)
+    figures = {figure.key: figure for figure in measured.figures}
+    own = 3 * trainers.SITES_A_TRAINER
+    assert figures["announcements-own"].median == figures["announcements-own"].worst == own
+    assert figures["announcements"].worst < figures["announcements-whole"].worst
+    assert figures["decisions-own"].worst == 1
 
 
 @pytest.mark.heavy

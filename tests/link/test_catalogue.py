@@ -109,8 +109,11 @@ class CatalogueHarness:
 
     def __init__(self, *expected: str) -> None:
         self.frames: list[Frame] = []
+        self.settled: list[bool] = []
         self.catalogue = Catalogue(
-            {entry: f"name of {entry[0]}" for entry in expected}, self.frames.append
+            {entry: f"name of {entry[0]}" for entry in expected},
+            self.frames.append,
+            lambda: self.settled.append(True),
         )
 
     @property
@@ -145,6 +148,19 @@ def test_without_blueprints_nothing_is_missing() -> None:
     control_channel = CatalogueHarness()
     control_channel.catalogue.begin()
     assert control_channel.missing == Missing(0, 0, ())
+
+
+def test_it_says_once_that_no_kernel_is_waited_for() -> None:
+    control_channel = CatalogueHarness(ANY, OTHER)
+    catalogue = control_channel.catalogue
+    catalogue.announced(ANY, earlier=True)
+    catalogue.verified(ready(ANY))
+    catalogue.begin()
+    assert control_channel.settled == []
+    catalogue.rejected(OTHER)
+    catalogue.rejected(OTHER)
+    catalogue.superseded([ANY])
+    assert control_channel.settled == [True]
 
 
 def test_the_first_three_of_those_missing_are_named() -> None:

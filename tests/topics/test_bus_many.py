@@ -55,13 +55,18 @@ class WatchedProducer(Producer):
         self.most_pending = 0
 
     async def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition_key: bytes | None = None,
     ) -> RecordPosition:
         self._pending[key] += 1
         self.most_pending_of_a_key = max(self.most_pending_of_a_key, *self._pending.values())
         self.most_pending = max(self.most_pending, self._pending.total())
         try:
-            return await super().send(topic, key, value, headers)
+            return await super().send(topic, key, value, headers, partition_key)
         finally:
             self._pending[key] -= 1
 

@@ -30,7 +30,7 @@ def test_the_topics_are_those_of_the_design() -> None:
         ("training-run", "run_id", 1, "compact"),
         ("kernel-requested", "kernel_id", 12, "delete"),
         ("kernel-compiled", "kernel_id", 12, "delete"),
-        ("kernel-ready", "kernel_id", 12, "compact"),
+        ("kernel-ready", "kernel_id", 48, "compact"),
         ("kernel-revoked", "sha256", 1, "compact"),
         ("seed-metrics", "run_id", 12, "delete"),
         ("adaptation-decision", "run_id", 12, "delete"),

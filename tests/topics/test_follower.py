@@ -42,7 +42,7 @@ def test_whatever_the_topic_had_at_the_call_is_delivered(
         assert len(records) == 40
         for seq in range(1, 6):
             await producer.publish(topic, report(RUN, seq))
-            await follower.caught_up(partition_of(RUN.encode(), PARTITIONS))
+            await follower.caught_up({topic.name: partition_of(RUN.encode(), PARTITIONS)})
             assert len(records) == 40 + seq
         await producer.send(topic.name, RUN.encode(), None, ())
         await follower.caught_up()

@@ -11,7 +11,7 @@ from esper.topics.bus.admin import (
     partition_counts,
     require_access,
 )
-from esper.topics.bus.bus import Bus, StartOffset
+from esper.topics.bus.bus import Bus, Received, StartOffset, Subscription
 from esper.topics.bus.consumer import OffsetRange, find_record, partition_of, read_topic
 from esper.topics.bus.diagnosis import refusal_in, refused
 from esper.topics.bus.errors import (
@@ -38,10 +38,12 @@ __all__ = [
     "Follower",
     "OffsetRange",
     "Producer",
+    "Received",
     "Record",
     "RecordPosition",
     "RecordTooLarge",
     "StartOffset",
+    "Subscription",
     "TlsFileUnusable",
     "TopicMismatch",
     "TracedEvent",

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from esper.topics.bus.consumer import assign, is_readable, new_consumer
 from esper.topics.bus.errors import AccessDenied, BrokerUnreachable
 from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition, Sign
 from esper.topics.bus.record import Record
-from esper.topics.catalog import Topic
+from esper.topics.catalog import Topic, is_partitioned_by_key
 from esper.topics.codec import Headers
 from esper.topics.connection import Broker
 from esper.topics.models import Event
@@ -32,11 +33,41 @@ DISCONNECT_TIMEOUT_S = 0.5
 """Longest disconnect once no send is pending."""
 
 
+FETCH_WAIT_MS = 5_000
+"""How long the broker holds a fetch without records; a thousand trainers fetch at the same time."""
+
+
 class StartOffset(Enum):
     """The offset from which a consumer reads."""
 
     EARLIEST = "earliest"
     LATEST = "latest"
+
+
+@dataclass(slots=True)
+class Received:
+    """The records that consumers received, and their bytes: keys, values and headers."""
+
+    records: int = 0
+    bytes: int = 0
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        self.records += 1
+        self.bytes += len(record.key or b"") + len(record.value or b"")
+        self.bytes += sum(len(name) + len(value or b"") for name, value in record.headers)
+
+
+class Subscription:
+    """The delivery of a topic's records."""
+
+    def __init__(self, delivery: "Future[None] | None") -> None:
+        self._delivery = delivery
+
+    def close(self) -> None:
+        """Stop the delivery soon; callable from any thread."""
+        if self._delivery is not None:
+            self._delivery.cancel()
 
 
 class Bus:
@@ -47,6 +78,8 @@ class Bus:
     """
 
     def __init__(self, broker: Broker, *, source: str, on_lost: OnLost | None = None) -> None:
+        self.received: dict[str, Received] = {}
+        """What consumers received so far, by topic; also records of other keys than consumed."""
         self._broker = broker
         self._on_lost = on_lost
         self._producer = Producer(broker, source=source)
@@ -88,10 +121,14 @@ class Bus:
         """
         return self._sent(self._producer.publish(topic, event, traceparent=traceparent, sign=sign))
 
+    def withdraw(self, topic: Topic, event: Event) -> "Future[RecordPosition]":
+        """Send the tombstone of a published event; see `publish`."""
+        return self._sent(self._producer.withdraw(topic, event))
+
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()
     ) -> "Future[RecordPosition]":
-        """Send bytes unchanged; see `publish`."""
+        """Send bytes unchanged to a topic that is partitioned by key; see `publish`."""
         return self._sent(self._producer.send(topic, key, value, headers))
 
     def consume(
@@ -100,10 +137,12 @@ class Bus:
         deliver: Deliver,
         *,
         key: bytes | None = None,
+        partition_keys: Collection[bytes] | None = None,
         start: StartOffset = StartOffset.LATEST,
-    ) -> None:
+    ) -> Subscription:
         """Call `deliver` with each record from `start` on, of one key or of all, until `close`.
 
+        With `partition_keys`, read only the partitions of these (see `Topic.partition_key_of`).
         Returns when the start offsets are known: records written afterwards are delivered. A broker
         outage delays delivery and loses no record.
 
@@ -112,10 +151,16 @@ class Bus:
             TopicMismatch: the topic does not exist.
             AccessDenied: this client may not read it.
         """
-        consumer = self._submit(self._consumer_at(topic, key, start)).result()
-        delivery = self._submit(_deliver_all(consumer, deliver, key))
+        if key is not None and is_partitioned_by_key(topic):
+            partition_keys = [key]
+        if partition_keys is not None and not partition_keys:
+            return Subscription(None)
+        consumer = self._submit(self._consumer_at(topic, partition_keys, start)).result()
+        received = self.received.setdefault(topic, Received())
+        delivery = self._submit(_deliver_all(consumer, deliver, key, received))
         delivery.add_done_callback(partial(self._note_failure, topic))
         self._consumers.append(delivery)
+        return Subscription(delivery)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Stop consuming, wait up to `timeout_s` for pending sends, and end the thread.
@@ -162,17 +207,20 @@ class Bus:
         await _cancel_all()
 
     async def _consumer_at(
-        self, topic: str, key: bytes | None, start: StartOffset
+        self, topic: str, partition_keys: Collection[bytes] | None, start: StartOffset
     ) -> AIOKafkaConsumer:
-        consumer = new_consumer(self._broker)
+        consumer = new_consumer(self._broker, fetch_wait_ms=FETCH_WAIT_MS)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                partitions = await assign(consumer, self._broker, topic, key)
+                partitions = await assign(consumer, self._broker, topic, partition_keys)
+                # Where an offset is asked for twice, a held fetch would delay the second answer.
+                consumer.pause(*partitions)
                 # Both calls wait for the broker's answer with the offsets.
                 if start is StartOffset.EARLIEST:
                     await consumer.seek_to_beginning(*partitions)
                 else:
                     await consumer.seek_to_end(*partitions)
+                consumer.resume(*partitions)
         except TimeoutError as error:
             await consumer.stop()
             raise BrokerUnreachable(self._broker) from error
@@ -191,7 +239,9 @@ class Bus:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
-async def _deliver_all(consumer: AIOKafkaConsumer, deliver: Deliver, key: bytes | None) -> None:
+async def _deliver_all(
+    consumer: AIOKafkaConsumer, deliver: Deliver, key: bytes | None, received: Received
+) -> None:
     try:
         while True:
             try:
@@ -202,7 +252,9 @@ async def _deliver_all(consumer: AIOKafkaConsumer, deliver: Deliver, key: bytes 
                 log.warning("the broker does not answer (%s); retrying", error)
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
-            _deliver(Record.from_client(message), deliver, key)
+            record = Record.from_client(message)
+            received.add(record)
+            _deliver(record, deliver, key)
     finally:
         await consumer.stop()
 

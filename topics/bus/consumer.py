@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,12 +16,18 @@ from esper.topics.bus.errors import AccessDenied, BrokerUnreachable, TopicMismat
 from esper.topics.bus.record import Record
 from esper.topics.bus.security import client_options
 from esper.topics.bus.unreadable import read_past_unreadable_records
-from esper.topics.catalog import MAX_MESSAGE_BYTES
+from esper.topics.catalog import MAX_MESSAGE_BYTES, is_partitioned_by_key
 from esper.topics.connection import Broker
 
 log = logging.getLogger(__name__)
 
 POLL_MS = 1_000
+
+FETCH_WAIT_MS = 200
+"""How long the broker holds a fetch of a consumer that also asks for offsets.
+
+It answers the requests of a connection in turn, so that these wait for the fetch.
+"""
 
 STALL_TIMEOUT_S = 10.0
 """Longest wait for the next records; the broker then counts as unreachable."""
@@ -41,24 +47,37 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-def read_topic(broker: Broker, topic: str, *, key: bytes | None = None) -> list[Record]:
+def read_topic(
+    broker: Broker,
+    topic: str,
+    *,
+    key: bytes | None = None,
+    partition_keys: Collection[bytes] | None = None,
+) -> list[Record]:
     """Return all records of a topic up to its present end, in order within each partition.
 
-    With `key`, return the records of that key only, and read only the partition of the key.
-    Unreadable records are logged and left out.
+    With `key`, return the records of that key only, and read only the partition of the key. With
+    `partition_keys`, read only the partitions of these (see `Topic.partition_key_of`). Unreadable
+    records are logged and left out.
 
     Raises:
         BrokerUnreachable: no broker answers, or it stopped answering.
         ConnectionRefused, AccessDenied: the broker refuses this client.
         TopicMismatch: the topic does not exist.
     """
-    return asyncio.run(_read(broker, topic, key))
+    if key is not None and is_partitioned_by_key(topic):
+        partition_keys = [key]
+    if partition_keys is not None and not partition_keys:
+        return []
+    return asyncio.run(_read(broker, topic, key, partition_keys))
 
 
-async def _read(broker: Broker, topic: str, key: bytes | None) -> list[Record]:
+async def _read(
+    broker: Broker, topic: str, key: bytes | None, partition_keys: Collection[bytes] | None
+) -> list[Record]:
     consumer = new_consumer(broker)
     try:
-        partitions = await assign(consumer, broker, topic, key)
+        partitions = await assign(consumer, broker, topic, partition_keys)
         await consumer.seek_to_beginning(*partitions)
         return await _drain(consumer, key)
     except TimeoutError as error:
@@ -146,23 +165,29 @@ def is_readable(record: Record) -> bool:
     return False
 
 
-def new_consumer(broker: Broker) -> AIOKafkaConsumer:
-    """Return an unstarted consumer without a group, which commits no offsets."""
+def new_consumer(broker: Broker, *, fetch_wait_ms: int = FETCH_WAIT_MS) -> AIOKafkaConsumer:
+    """Return an unstarted consumer without a group, which commits no offsets.
+
+    The broker answers a fetch when there is a record, or after `fetch_wait_ms`.
+    """
     read_past_unreadable_records()
     return AIOKafkaConsumer(
         **client_options(broker),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        fetch_max_wait_ms=200,
+        fetch_max_wait_ms=fetch_wait_ms,
         max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
     )
 
 
 async def assign(
-    consumer: AIOKafkaConsumer, broker: Broker, topic: str, key: bytes | None
+    consumer: AIOKafkaConsumer,
+    broker: Broker,
+    topic: str,
+    partition_keys: Collection[bytes] | None = None,
 ) -> list[TopicPartition]:
-    """Start a consumer on all partitions of a topic, or on that of `key`; return the partitions.
+    """Start a consumer on all partitions of a topic, or on those of keys; return the partitions.
 
     Raises:
         BrokerUnreachable, ConnectionRefused, AccessDenied, TopicMismatch: see `read_topic`.
@@ -174,7 +199,9 @@ async def assign(
         raise TopicMismatch(
             f"no topic {topic!r} on the broker; create it with `esper topics create`"
         )
-    indices = range(count) if key is None else [partition_of(key, count)]
+    indices: Iterable[int] = range(count)
+    if partition_keys is not None:
+        indices = sorted({partition_of(key, count) for key in partition_keys})
     partitions = [TopicPartition(topic, index) for index in indices]
     await connect(consumer, broker)
     consumer.assign(partitions)

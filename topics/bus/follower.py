@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -41,20 +41,24 @@ class Follower:
         self._read_to: dict[TopicPartition, int] = {}
         self._polled = asyncio.Condition()
 
-    async def caught_up(self, partition: int | None = None) -> None:
+    async def caught_up(self, partitions: Mapping[str, int] | None = None) -> None:
         """Return when all records that the topics have at this call are delivered.
 
-        With `partition`, wait for that partition of each topic only. Waits while the broker is
-        away; starts to read at the first call.
+        With `partitions`, wait for that partition of each topic named there only. Waits while the
+        broker is away; starts to read at the first call.
 
         Raises:
             TopicMismatch: a topic does not exist.
         """
         asking = await self._started()
-        partitions = [at for at in self._read_to if partition in (None, at.partition)]
+        chosen = [
+            at
+            for at in self._read_to
+            if partitions is None or partitions.get(at.topic) == at.partition
+        ]
         while True:
             try:
-                ends = await asking.end_offsets(partitions)
+                ends = await asking.end_offsets(chosen)
                 break
             except KafkaError as error:
                 log.warning("the broker does not say where topics end (%s); retrying", error)

@@ -15,6 +15,7 @@ from aiokafka.errors import (
 )
 
 from esper.topics.bus.connection import connect
+from esper.topics.bus.consumer import partition_of
 from esper.topics.bus.dead_letter import dead_letter_headers, dead_letter_key
 from esper.topics.bus.diagnosis import why_unconnected
 from esper.topics.bus.errors import (
@@ -25,7 +26,7 @@ from esper.topics.bus.errors import (
 )
 from esper.topics.bus.record import Record
 from esper.topics.bus.security import client_options
-from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic
+from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic, is_partitioned_by_key
 from esper.topics.codec import Headers, cloud_event_headers, encode
 from esper.topics.connection import Broker, SecurityProtocol, connection_to
 from esper.topics.models import Event
@@ -124,7 +125,13 @@ class Producer:
             traceparent=traceparent,
             signature=None if sign is None else sign(value),
         )
-        return await self.send(topic.name, topic.key_of(event), value, headers)
+        partition_key = topic.partition_key_of(event) if topic.partition_field else None
+        return await self.send(topic.name, topic.key_of(event), value, headers, partition_key)
+
+    async def withdraw(self, topic: Topic, event: Event) -> RecordPosition:
+        """Send a tombstone to the partition of a published event; see `publish`."""
+        partition_key = topic.partition_key_of(event) if topic.partition_field else None
+        return await self.send(topic.name, topic.key_of(event), None, (), partition_key)
 
     async def publish_all(
         self, topic: Topic, events: Iterable[TracedEvent], *, sign: Sign | None = None
@@ -174,13 +181,30 @@ class Producer:
             return await self.send(topic, key, None, (*headers, ("dlq-value-bytes", size)))
 
     async def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition_key: bytes | None = None,
     ) -> RecordPosition:
-        """Send bytes and wait for the acknowledgement; see `publish`."""
+        """Send bytes and wait for the acknowledgement; see `publish`.
+
+        The hash of `partition_key` is the partition; without one, that of the record's key.
+
+        Raises:
+            ValueError: the key does not determine the partition on this topic, and there is no
+                `partition_key`.
+        """
+        if partition_key is None and not is_partitioned_by_key(topic):
+            raise ValueError(
+                f"{topic} is not partitioned by key: use publish or withdraw, or give the "
+                "partition_key"
+            )
         warn_once = _first_call_of(log.warning)
         while True:
             try:
-                return await self._send_once(topic, key, value, headers)
+                return await self._send_once(topic, key, value, headers, partition_key)
             except MessageSizeTooLargeError as error:
                 size = len(value or b"")
                 raise RecordTooLarge(
@@ -216,15 +240,25 @@ class Producer:
         return task.result()
 
     async def _send_once(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition_key: bytes | None,
     ) -> RecordPosition:
         if key is None and value is None:
             # The client library refuses a record without both, which other producers can send.
             value = b""
         producer = await self._connected()
+        partition = None
         try:
+            if partition_key is not None:
+                partition = partition_of(partition_key, len(await producer.partitions_for(topic)))
             metadata = await self._acknowledged(
-                producer.send_and_wait(topic, value=value, key=key, headers=list(headers))
+                producer.send_and_wait(
+                    topic, value=value, key=key, partition=partition, headers=list(headers)
+                )
             )
         except KafkaError as error:
             if not error.retriable:

@@ -95,7 +95,12 @@ def replay(
     Their dead letters stay; `purge` removes them.
     """
     from esper.topics.bus import Bus
+    from esper.topics.catalog import is_partitioned_by_key
 
+    if not is_partitioned_by_key(topic):
+        raise DeadLetterUnusable(
+            f"{topic}: only compile workers and `esper kernel sign-again` announce kernels"
+        )
     if every == bool(offsets):
         raise typer.BadParameter("give offsets, or --all")
     if every:

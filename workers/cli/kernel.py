@@ -6,7 +6,6 @@ import typer
 
 from esper.errors import EsperError
 from esper.settings import Settings
-from esper.workers.cli.named_kernels import announced_kernels
 from esper.workers.cli.output import Json, console, print_json, print_table
 
 app = typer.Typer(
@@ -25,6 +24,8 @@ class KernelUnknown(EsperError):
 @app.command("list")
 def list_kernels(json: Json = False) -> None:
     """List the announced kernels: blueprint, site, size, SHA-256, and whether they are revoked."""
+    from esper.topics.announcements import announced_kernels
+
     reasons = _revocations()
     rows: list[dict[str, Any]] = [
         {
@@ -92,6 +93,7 @@ def sign_again(json: Json = False) -> None:
     """
     from esper.kernel import ArtifactRefused, sign_announcement, verify_announcement
     from esper.signing import TrustedKeys
+    from esper.topics.announcements import announced_kernels
     from esper.topics.bus import Bus
     from esper.topics.catalog import KERNEL_READY
     from esper.training import trusted_key_of
@@ -139,6 +141,8 @@ def _revocations() -> dict[str, str]:
 
 def _whole(sha256: str) -> str:
     """Return the SHA-256 of the one announced kernel that starts with the given digits."""
+    from esper.topics.announcements import announced_kernels
+
     kernels = announced_kernels(Settings().kafka)
     found = {one.sha256 for one in kernels if one.sha256.startswith(sha256.lower())}
     if len(found) != 1:

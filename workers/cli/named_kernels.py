@@ -7,7 +7,6 @@ from typing import Final
 
 from esper.errors import EsperError
 from esper.topics.connection import Broker
-from esper.topics.models import KernelReady
 
 LINEAGE_FILES: Final = ("lineage.json", "*.jsonl")
 """Files of exported networks, and exported histories."""
@@ -54,25 +53,6 @@ def named_kernels(broker: Broker, folders: Iterable[Path]) -> set[str]:
         | _ids(record.value for record in decisions)
         | _ids(file.read_bytes() for file in files)
     )
-
-
-def announced_kernels(broker: Broker) -> list[KernelReady]:
-    """Return the last announcement of each kernel; those that were withdrawn are left out.
-
-    Raises:
-        BusError: the broker's records cannot be read.
-    """
-    from esper.topics.bus import read_topic
-    from esper.topics.catalog import KERNEL_READY
-    from esper.topics.codec import Undecodable, decode
-
-    last: dict[bytes | None, KernelReady | None] = {}
-    for record in read_topic(broker, KERNEL_READY.name):
-        try:
-            last[record.key] = decode(KernelReady, record.value)
-        except Undecodable:
-            last[record.key] = None  # a tombstone, or another version's record
-    return [ready for ready in last.values() if ready is not None]
 
 
 def _ids(texts: Iterable[bytes | None]) -> set[str]:

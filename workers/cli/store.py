@@ -176,7 +176,7 @@ def _signature_check() -> tuple[Callable[[str, str], str | None], int]:
     """Return a check of announced signatures, and the number of announcements."""
     from esper.kernel import ArtifactRefused, verify_announcement
     from esper.signing import TrustedKeys
-    from esper.workers.cli.named_kernels import announced_kernels
+    from esper.topics.announcements import announced_kernels
 
     settings = Settings()
     if settings.trusted_key_file is None:

@@ -1,9 +1,8 @@
 """The index of answers: which kernels are ready, rejected, or were attempted without an answer.
 
-It is read from `kernel-ready` and `kernel-compiled`, whose partitions are those of
-`kernel-requested`. Kafka gives a partition one owner: the next one begins when the previous one has
-finished the kernels in work, or died. An owner that has read its partitions to their ends therefore
-knows every answer.
+It is read from `kernel-ready` and `kernel-compiled`. Kafka gives a partition of `kernel-requested`
+one owner: the next one begins when the previous one has finished the kernels in work, or died. An
+owner that has read the partitions with the answers to their ends therefore knows every answer.
 """
 
 import os
@@ -17,10 +16,10 @@ import structlog
 
 from esper.blueprint import RejectionCode
 from esper.topics.bus import Follower, Record, partition_of
-from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY, KERNEL_REQUESTED
+from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY, Topic, partition_key
 from esper.topics.codec import Undecodable, decode, encode
 from esper.topics.connection import Broker
-from esper.topics.models import CompileStatus, KernelCompiled, KernelReady
+from esper.topics.models import CompileStatus, KernelCompiled, KernelReady, KernelRequested
 
 log = structlog.get_logger()
 
@@ -58,10 +57,11 @@ NO_ATTEMPT: Final = Attempts()
 
 
 class _Announced(NamedTuple):
-    """The blueprint of a kernel, and the bytes of its announcement."""
+    """The blueprint of a kernel, the bytes of its announcement, and their partition."""
 
     blueprint: str
     value: bytes
+    partition: int
 
 
 class Answers:
@@ -75,22 +75,25 @@ class Answers:
         self._ready: dict[str, _Announced] = {}
         self._attempts: dict[str, Attempts] = {}
         self._follower = Follower(broker, (KERNEL_READY.name, KERNEL_COMPILED.name), self._apply)
-        self._caught_up: set[tuple[int, int]] = set()
+        self._caught_up: set[tuple[int, str, int]] = set()
         self.on_answer: Callable[[str], None] = lambda kernel_id: None
         """Called with the id of each kernel that was announced or rejected."""
 
-    async def caught_up(self, kernel_id: str, generation: int) -> None:
-        """Return when all that previous owners wrote about a kernel is read.
+    async def caught_up(self, request: KernelRequested, generation: int) -> None:
+        """Return when all that previous owners wrote about a requested kernel is read.
 
         `generation` is that of the consumer group when the request was read: within one, nobody
-        else writes about the kernels of a partition.
+        else writes about the kernels of the partitions that this worker owns.
         """
-        partition = partition_of(kernel_id.encode(), KERNEL_REQUESTED.partitions)
-        if (generation, partition) in self._caught_up:
+        partitions = {
+            KERNEL_COMPILED.name: _partition(KERNEL_COMPILED, request.kernel_id),
+            KERNEL_READY.name: _partition(KERNEL_READY, request.site_signature),
+        }
+        awaited = {(generation, topic, number) for topic, number in partitions.items()}
+        if awaited <= self._caught_up:
             return
-        await self._follower.caught_up(partition)
-        self._caught_up = {at for at in self._caught_up if at[0] == generation}
-        self._caught_up.add((generation, partition))
+        await self._follower.caught_up(partitions)
+        self._caught_up = {at for at in self._caught_up if at[0] == generation} | awaited
 
     async def all_caught_up(self) -> None:
         """Return when everything that the topics have now is read."""
@@ -128,7 +131,8 @@ class Answers:
 
     def announced(self, ready: KernelReady) -> None:
         """Add an announcement of this process, which the broker has acknowledged."""
-        self._ready[ready.kernel_id] = _Announced(ready.blueprint_id, encode(ready))
+        partition = _partition(KERNEL_READY, ready.site_signature)
+        self._ready[ready.kernel_id] = _Announced(ready.blueprint_id, encode(ready), partition)
 
     def withdrawn(self, kernel_id: str) -> None:
         """Remove the announcement of a kernel, which the broker has acknowledged as removed."""
@@ -168,8 +172,20 @@ class Answers:
     def _apply_announcement(self, record: Record) -> None:
         kernel_id = (record.key or b"").decode("ascii", "replace")
         if record.value is None:
-            self._ready.pop(kernel_id, None)
+            known = self._ready.get(kernel_id)
+            if known is not None and known.partition == record.partition:
+                del self._ready[kernel_id]
             return
         ready = decode(KernelReady, record.value)
-        self._ready[ready.kernel_id] = _Announced(ready.blueprint_id, record.value)
+        if record.partition != _partition(KERNEL_READY, ready.site_signature):
+            # No trainer reads it there: the kernel is announced again when it is requested.
+            log.warning("announcement on another site's partition", record=record.place)
+            return
+        announced = _Announced(ready.blueprint_id, record.value, record.partition)
+        self._ready[ready.kernel_id] = announced
         self.on_answer(ready.kernel_id)
+
+
+def _partition(topic: Topic, value: object) -> int:
+    """Return the partition of records whose partition field has a value."""
+    return partition_of(partition_key(value), topic.partitions)

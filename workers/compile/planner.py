@@ -227,7 +227,8 @@ class Planner:
                 if plan.open(opened):
                     names = dict.fromkeys(one.blueprint.blueprint_id for one in plan.submissions)
                     trace = traceparent_of(record.headers)
-                    self._requester.add(plan.wanted_by(opened), dict.fromkeys(names, trace))
+                    wanted = self._requester.unanswered(opened)
+                    self._requester.add(wanted, dict.fromkeys(names, trace))
                     if deferred := plan.without_place(run):
                         log.info("blueprints deferred", run=run.run_id, blueprints=deferred)
                 self._runs[key] = encode(PlannedRun(seen_ms=seen_ms, run=run))

@@ -6,8 +6,9 @@ the plan is kept in memory, and a request is sent when the answer to an earlier 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from itertools import takewhile
 from typing import Final
 
 import structlog
@@ -17,7 +18,7 @@ from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, KERNEL_REQUE
 from esper.topics.codec import child_traceparent
 from esper.topics.models import KernelRequested
 from esper.workers.compile.answers import Answers
-from esper.workers.compile.plan import Plan, Wanted
+from esper.workers.compile.plan import OpenRun, Plan, Wanted
 from esper.workers.compile.request_queue import RequestQueue
 from esper.workers.faust.app import is_ready
 from esper.workers.faust.guards import GuardedApp
@@ -30,6 +31,12 @@ HOUSEKEEPING_S: Final = 1.0
 
 LOST_AFTER_S: Final = 600.0
 """A request without an answer for so long no longer holds back others."""
+
+ANSWERED_S: Final = 600.0
+"""A live run that opens does not repeat an answer for so long; then the store is looked at again.
+
+Otherwise each of a thousand runs would have all kernels of its sites announced to all the others.
+"""
 
 BREATHE_EVERY: Final = 64
 """Kernels after which the restoring of a plan lets other tasks of the event loop run."""
@@ -62,6 +69,7 @@ class Requester:
         self._queue: RequestQueue[Wanted] = RequestQueue()
         self._traces: dict[str, str] = {}
         self._in_flight: dict[str, float] = {}
+        self._answered_s: dict[str, float] = {}
         self._to_withdraw: set[str] = set()
         self._wake = asyncio.Event()
         answers.on_answer = self._on_answer
@@ -84,16 +92,30 @@ class Requester:
         KERNELS_PLANNED.set(len(self._queue))
         self._wake.set()
 
+    def unanswered(self, opened: OpenRun) -> Iterator[Wanted]:
+        """Yield the kernels that a run wants, without those that were answered a short time ago.
+
+        A live run finds these on the topics; a lockstep run waits for answers of its own.
+        """
+        for wanted in self._plan.wanted_by(opened):
+            request = self._plan.request(wanted)
+            if request is None:
+                continue
+            recent = request.kernel_id in self._answered_s and self._answers.has(request.kernel_id)
+            if opened.run.lockstep or not recent:
+                yield wanted
+
     async def withdraw(self, kernel_ids: Iterable[str]) -> None:
         """Remove announcements from `kernel-ready`; return when the broker has confirmed it."""
-        removed = list(kernel_ids)
-        sends = [self._producer.send(KERNEL_READY.name, one.encode(), None, ()) for one in removed]
-        await asyncio.gather(*sends)
-        for kernel_id in removed:
-            self._answers.withdrawn(kernel_id)
+        announced = [ready for one in kernel_ids if (ready := self._answers.ready(one)) is not None]
+        await asyncio.gather(*(self._producer.withdraw(KERNEL_READY, one) for one in announced))
+        for ready in announced:
+            self._answers.withdrawn(ready.kernel_id)
 
     def _on_answer(self, kernel_id: str) -> None:
         if self._in_flight.pop(kernel_id, None) is not None:
+            self._answered_s.pop(kernel_id, None)
+            self._answered_s[kernel_id] = time.monotonic()
             self._wake.set()
         if self._answers.blueprint_of(kernel_id) in self._plan.withdrawn:
             self._to_withdraw.add(kernel_id)
@@ -135,6 +157,7 @@ class Requester:
             self._plan, self._generation = Plan(), None
             self._queue.clear()
             self._in_flight.clear()
+            self._answered_s.clear()
             self._to_withdraw.clear()
             KERNELS_PLANNED.set(0)
             return
@@ -191,3 +214,7 @@ class Requester:
         for kernel_id in lost:
             del self._in_flight[kernel_id]
             log.warning("a request has no answer", kernel=kernel_id, after_s=LOST_AFTER_S)
+        # In order of time: an answer that comes again moves to the end.
+        old = takewhile(lambda one: now_s - one[1] > ANSWERED_S, self._answered_s.items())
+        for kernel_id, _ in list(old):
+            del self._answered_s[kernel_id]

@@ -112,7 +112,7 @@ class Compiler:
         if request is None:
             return
         async with self._in_work.holding(request.kernel_id):
-            await self._answers.caught_up(request.kernel_id, event.message.generation_id or 0)
+            await self._answers.caught_up(request, event.message.generation_id or 0)
             if await self._answer_again(request, record):
                 KERNELS_REPEATED.inc()
                 return

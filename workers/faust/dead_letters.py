@@ -61,7 +61,7 @@ async def read(topic: Topic, model: type[E], record: Record, producer: Producer)
     """Return the event of a record of `topic`, whose events are of `model`.
 
     A record that cannot be decoded, has another key than its event, or is on another partition than
-    its key, is sent to the DLQ; the result is then None.
+    its event belongs on, is sent to the DLQ; the result is then None.
     """
     RECORDS.labels(record.topic).inc()
     if record.unreadable is not None:
@@ -79,7 +79,8 @@ async def read(topic: Topic, model: type[E], record: Record, producer: Producer)
         reason = f"the key is {found!r} but must be the {topic.key} {key.decode()!r}"
         await send_to_dlq(record, DlqReason.WRONG_KEY, reason, producer)
         return None
-    if record.partition != (expected := partition_of(key, topic.partitions)):
+    expected = partition_of(topic.partition_key_of(event), topic.partitions)
+    if record.partition != expected:
         reason = (
             f"the record is on partition {record.partition}, its key belongs on {expected}; "
             "set the client's partitioner to murmur2_random"

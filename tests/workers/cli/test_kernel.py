@@ -119,6 +119,8 @@ def test_after_a_rotation_sign_again_and_retire_only_the_new_key_counts(
     with pytest.raises(ArtifactRefused):
         verify_announcement(trusted, ready)
     again = announced(servers, ready.kernel_id)
+    records = read_topic(servers, KERNEL_READY.name, key=ready.kernel_id.encode())
+    assert len({record.partition for record in records}) == 1
     verify_announcement(trusted, again)
     assert again.model_copy(update={"ed25519_signature": ready.ed25519_signature}) == ready
     with pytest.raises(ArtifactRefused):
