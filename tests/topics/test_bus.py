@@ -34,7 +34,7 @@ from esper.topics.bus import (
 )
 from esper.topics.bus.bus import DISCONNECT_TIMEOUT_S
 from esper.topics.catalog import MAX_MESSAGE_BYTES, Topic, TopicSpec, topic_specs
-from esper.topics.codec import Headers, encode, sha256_of, traceparent_of
+from esper.topics.codec import encode, sha256_of, traceparent_of
 from tests.topics.conftest import (
     PARTITIONS,
     Consumed,
@@ -380,10 +380,10 @@ def test_an_outage_delays_records_and_loses_none(
     send_once = Producer._send_once
 
     async def count_attempts(
-        producer: Producer, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+        producer: Producer, topic: str, key: bytes | None, *record: Any
     ) -> RecordPosition:
         attempts[key] += 1
-        return await send_once(producer, topic, key, value, headers)
+        return await send_once(producer, topic, key, *record)
 
     monkeypatch.setattr(Producer, "_send_once", count_attempts)
     # Longer than an outage on a busy machine, so that the library retries.

@@ -99,11 +99,11 @@ def test_an_outage_leaves_no_gap_and_no_disorder_within_a_key(
     send = Producer.send
 
     async def send_half_during_the_outage(
-        producer: Producer, topic: str, key: bytes | None, value: bytes, headers: Headers
+        producer: Producer, topic: str, key: bytes | None, value: bytes, *rest: Any
     ) -> RecordPosition:
         if decode(SeedReport, value).seq >= 20:
             await asyncio.to_thread(broker_stopped.wait)
-        return await send(producer, topic, key, value, headers)
+        return await send(producer, topic, key, value, *rest)
 
     monkeypatch.setattr(Producer, "send", send_half_during_the_outage)
     runs = [f"run-{number}" for number in range(6)]
