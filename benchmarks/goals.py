@@ -190,6 +190,16 @@ GOALS: Final = (
         "tier cost some microseconds for each call",
     ),
     GoalRow(
+        "random faults at every process for 25 minutes: share of the seconds outside outages in "
+        "which a blueprint becomes ready, and a report is answered, within 10 s",
+        "≥ 0.999",
+        "chaos",
+        ("available-blueprint", "available-report"),
+        "the broker notices after 6 s that a worker is gone, and moving its partitions to the "
+        "others takes seconds more on two cores",
+        page="chaos.md",
+    ),
+    GoalRow(
         "final loss of a run whose kernels explode ÷ that of the run never grown, the worst",
         "≤ 1.01",
         "governor",
