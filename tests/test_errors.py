@@ -11,7 +11,7 @@ from esper.errors import EsperError
 
 # Exceptions that steer a module's own control flow and never leave the module.
 INTERNAL: Final = {
-    "esper.audit.compare._Different": "ends the comparison at the first record that differs",
+    "esper.audit.finding.Different": "ends the comparison at the first record that differs",
 }
 
 
