@@ -207,7 +207,6 @@ class Growth:
             session.link.open(
                 session.decision_queue.mailbox.append, session.decision_queue.on_decision
             )
-            session.link.poll()
             self._driver.begin()
             session.prepare_gradients(self._step + 1)
         except BaseException:

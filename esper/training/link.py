@@ -96,6 +96,10 @@ class RunLink:
             raise self._named(error) from error
         if self._relay is not None:
             self._relay.start()
+        # All that came before the run was open, however long it takes: the first report needs the
+        # family's memory, and a resumed run every recorded report.
+        while (message := self._client.next_message()) is not None:
+            self._on_message(message)
 
     def poll(self) -> None:
         """Read the control channel: loadable kernels, and whether the last report is confirmed.
