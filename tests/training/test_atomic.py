@@ -326,6 +326,7 @@ def test_a_plan_that_runs_out_of_memory_is_refused_and_training_continues(
 
     with monkeypatch.context() as patch:
         patch.setattr(PlanApplier, "_fossilize", out_of_memory)
+        decision_queue.empty_mailbox(growing.step)
         decision_queue.process(growing.step)
     outcome = reporter.news.outcomes[-1]
     assert outcome.status is OutcomeStatus.REFUSED
