@@ -160,7 +160,8 @@ def test_trainers_run_and_hear_the_kernels_for_their_sites(stack: Stack) -> None
     check("trainers", measured)
     figures = {figure.key: figure for figure in measured.figures}
     own = 3 * trainers.SITES_A_TRAINER
-    assert figures["announcements-own"].median == figures["announcements-own"].worst == own
+    # Kernels of other benchmarks for the same sites may be on the topic too.
+    assert figures["announcements-own"].median == figures["announcements-own"].worst >= own
     assert figures["announcements"].worst < figures["announcements-whole"].worst
     assert figures["decisions-own"].worst == 1
 

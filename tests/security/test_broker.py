@@ -42,6 +42,7 @@ from esper.topics.catalog import (
     KERNEL_COMPILED,
     RUN_CONTROL,
     SEED_METRICS,
+    is_partitioned_by_key,
     topic_specs,
 )
 from esper.topics.connection import KafkaConnection, SaslMechanism, Tls
@@ -59,6 +60,11 @@ pytestmark = pytest.mark.heavy
 Connect = Callable[[SecuredKafka], KafkaConnection | str]
 
 NAMES = sorted(spec.name for spec in topic_specs())
+
+
+def _partition_key(topic: str) -> bytes | None:
+    """Return a partition key for a topic that needs one."""
+    return None if is_partitioned_by_key(topic) else b"key"
 
 
 def outcome(connection: KafkaConnection | str) -> BusError | None:
@@ -228,7 +234,7 @@ async def attempted_writes(connection: KafkaConnection) -> dict[str, str | None]
     try:
         for name in NAMES:
             try:
-                await producer.send(name, b"key", b"not an event", ())
+                await producer.send(name, b"key", b"not an event", (), _partition_key(name))
                 errors[name] = None
             except AccessDenied as error:
                 errors[name] = str(error)
@@ -361,7 +367,7 @@ def write_one(connection: KafkaConnection, topic: str) -> None:
 
     async def write() -> None:
         producer = Producer(connection, source="/esper/test")
-        await producer.send(topic, b"key", b"not an event", ())
+        await producer.send(topic, b"key", b"not an event", (), _partition_key(topic))
         await producer.stop()
 
     asyncio.run(write())

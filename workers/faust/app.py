@@ -238,7 +238,10 @@ def _leave_out_refusals(connection: KafkaConnection) -> None:
     """Log no traceback of a broker's refusal: the last line of the process reports it."""
 
     def is_shown(record: logging.LogRecord) -> bool:
-        return record.exc_info is None or refusal_in(connection, record.exc_info[1]) is None
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+            return False  # A thread of Faust that a refusal ended before Faust stops it.
+        return refusal_in(connection, error) is None
 
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_shown)
