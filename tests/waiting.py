@@ -25,7 +25,7 @@ def wait_until(
 ) -> T:
     """Call `condition` until its result is true, and return that result.
 
-    `what` completes the sentence "within 60 s this did not come: ...".
+    `what` completes the sentence "within 120 s this did not come: ...".
 
     Raises:
         AssertionError: the result was never true within `timeout_s`; the message has the last one.

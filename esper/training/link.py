@@ -79,8 +79,8 @@ class RunLink:
     def open(self, deliver: Deliver, on_decision: OnDecision) -> None:
         """Start the sidecar, announce the run and subscribe to its decisions and kernels.
 
-        `deliver` gets loadable kernels from `poll`, and kernels of decisions on another thread, as
-        `on_decision` gets decisions with their records' timestamps (ms).
+        `deliver` gets loadable kernels here and from `poll`, and kernels of decisions on another
+        thread, as `on_decision` gets decisions with their records' timestamps (ms).
 
         Raises:
             BrokerUnreachable, TopicMismatch: no broker answers, or its topics differ.

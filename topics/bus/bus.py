@@ -14,11 +14,11 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from esper.topics.bus.connection import CONNECT_TIMEOUT_S
-from esper.topics.bus.consumer import assign, is_readable, new_consumer
+from esper.topics.bus.consumer import assign, is_readable, keys_of_partitions, new_consumer
 from esper.topics.bus.errors import AccessDenied, BrokerUnreachable
 from esper.topics.bus.producer import RETRY_PAUSE_S, Producer, RecordPosition, Sign
 from esper.topics.bus.record import Record
-from esper.topics.catalog import Topic, is_partitioned_by_key
+from esper.topics.catalog import Topic
 from esper.topics.codec import Headers
 from esper.topics.connection import Broker
 from esper.topics.models import Event
@@ -151,8 +151,7 @@ class Bus:
             TopicMismatch: the topic does not exist.
             AccessDenied: this client may not read it.
         """
-        if key is not None and is_partitioned_by_key(topic):
-            partition_keys = [key]
+        partition_keys = keys_of_partitions(topic, key, partition_keys)
         if partition_keys is not None and not partition_keys:
             return Subscription(None)
         consumer = self._submit(self._consumer_at(topic, partition_keys, start)).result()

@@ -65,11 +65,17 @@ def read_topic(
         ConnectionRefused, AccessDenied: the broker refuses this client.
         TopicMismatch: the topic does not exist.
     """
-    if key is not None and is_partitioned_by_key(topic):
-        partition_keys = [key]
+    partition_keys = keys_of_partitions(topic, key, partition_keys)
     if partition_keys is not None and not partition_keys:
         return []
     return asyncio.run(_read(broker, topic, key, partition_keys))
+
+
+def keys_of_partitions(
+    topic: str, key: bytes | None, partition_keys: Collection[bytes] | None
+) -> Collection[bytes] | None:
+    """Return the keys of the partitions to read for `key`, if it determines one; None for all."""
+    return [key] if key is not None and is_partitioned_by_key(topic) else partition_keys
 
 
 async def _read(

@@ -125,13 +125,18 @@ class Producer:
             traceparent=traceparent,
             signature=None if sign is None else sign(value),
         )
-        partition_key = topic.partition_key_of(event) if topic.partition_field else None
-        return await self.send(topic.name, topic.key_of(event), value, headers, partition_key)
+        return await self._send_event(topic, event, value, headers)
 
     async def withdraw(self, topic: Topic, event: Event) -> RecordPosition:
         """Send a tombstone to the partition of a published event; see `publish`."""
+        return await self._send_event(topic, event, None, ())
+
+    async def _send_event(
+        self, topic: Topic, event: Event, value: bytes | None, headers: Headers
+    ) -> RecordPosition:
+        """Send a value under the key of an event, to the event's partition."""
         partition_key = topic.partition_key_of(event) if topic.partition_field else None
-        return await self.send(topic.name, topic.key_of(event), None, (), partition_key)
+        return await self.send(topic.name, topic.key_of(event), value, headers, partition_key)
 
     async def publish_all(
         self, topic: Topic, events: Iterable[TracedEvent], *, sign: Sign | None = None
