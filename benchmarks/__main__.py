@@ -1,7 +1,10 @@
 """`python -m benchmarks COMMAND`: measure, list, compare two checkouts, render the pages."""
 
+import faulthandler
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -60,7 +63,15 @@ def compare_command(
     show(result, PACKAGE, json=json, save=False)
 
 
+def _end_on_sigterm(number: int, frame: FrameType | None) -> None:
+    """End like Ctrl-C: services that a benchmark has started are stopped."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end_on_sigterm)
+    # A benchmark that something else ends has probably hung; this shows where.
+    faulthandler.register(signal.SIGTERM, chain=True)
     try:
         if sys.argv[1:2] == ["compare"]:
             sys.argv[:2] = [f"{sys.argv[0]} compare"]

@@ -14,6 +14,7 @@ import psycopg
 import redis
 
 from benchmarks.chaos.conditions import Condition
+from benchmarks.chaos.progress import tell
 
 POLL_S: Final = 0.05
 RECOVERY_LIMIT_S: Final = 300.0
@@ -150,10 +151,12 @@ class FaultInjector:
 
     def _watch(self, carry_out: Callable[..., bool], fault: Fault, *arguments: object) -> None:
         def watch() -> None:
+            tell(f"{fault.at_s:7.1f} s  {fault.target.name}: {fault.what}")
             if carry_out(*arguments):
                 fault.recovered_s = self.now_s()
+                tell(f"{fault.recovered_s:7.1f} s  {fault.target.name} is well again")
 
-        thread = threading.Thread(target=watch, name=f"chaos-{fault.target.name}")
+        thread = threading.Thread(target=watch, name=f"chaos-{fault.target.name}", daemon=True)
         thread.start()
         self._watches.append(thread)
 

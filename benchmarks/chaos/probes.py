@@ -81,7 +81,7 @@ class Probes:
         self.reports: dict[int, Probe] = {}
         self._run = TrainingRun(run_id=RUN_ID, status=RunStatus.OPEN, sites={"fc1": SITE})
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="chaos-probes")
+        self._thread = threading.Thread(target=self._send, name="chaos-probes", daemon=True)
 
     def start(self) -> None:
         """Open the run of the probes, and start to send."""

@@ -40,7 +40,9 @@ class ResourceSampler:
         self._pids = pids
         self._now_s = now_s
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._sample_forever, name="chaos-resources")
+        self._thread = threading.Thread(
+            target=self._sample_forever, name="chaos-resources", daemon=True
+        )
 
     def start(self) -> None:
         """Start to sample."""

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from benchmarks.chaos.conditions import ClockJump, PostgresFull, RedisFull
 from benchmarks.chaos.faults import FaultInjector, Process, Target
 from benchmarks.chaos.probes import LIMIT_S, Probes
+from benchmarks.chaos.progress import tell
 from benchmarks.chaos.resources import ResourceSampler
 from benchmarks.chaos.trainers import Trainer
 from benchmarks.chaos.verdict import attempts, breaches, finished_runs
@@ -94,16 +95,17 @@ def _measure(
     injector = FaultInjector(targets, random.Random(SEED))
     probes = Probes(settings, injector.now_s)
     resources = ResourceSampler(partial(_pids, settings.home), injector.now_s)
-    for trainer in trainers:
-        trainer.start()
-    probes.start()
     resources.start()
-    injector.run(workload.faults, workload.duration_s)
-    resources.stop()
-    for trainer in trainers:
-        trainer.end()
+    probes.start()
+    try:
+        _train_under_faults(trainers, injector, workload)
+    finally:
+        resources.stop()
+    tell("waiting for the last answers")
     probes.stop()
+    tell("reading the topics, and auditing every run")
     broken = list(breaches(settings, probes.blueprints))
+    broken += [trainer.failure for trainer in trainers if trainer.failure is not None]
     broken += [
         f"{one.target.name} did not recover from {one.what}"
         for one in injector.faults
@@ -121,6 +123,22 @@ def _measure(
         parameters=parameters, figures=tuple(figures), runs=rows, curves=curves
     )
     return measurement, broken
+
+
+def _train_under_faults(
+    trainers: list[Trainer], injector: FaultInjector, workload: Workload
+) -> None:
+    try:
+        for trainer in trainers:
+            trainer.start()
+        injector.run(workload.faults, workload.duration_s)
+        tell("the faults are over: waiting for the last runs of the trainers")
+        for trainer in trainers:
+            trainer.end()
+    except BaseException:
+        for trainer in trainers:
+            trainer.give_up("interrupted")
+        raise
 
 
 def _figures(injector: FaultInjector, probes: Probes) -> Iterator[Figure]:

@@ -10,6 +10,8 @@ from typing import Final
 
 EPOCHS: Final = 8
 PAUSE_S: Final = 0.5
+END_LIMIT_S: Final = 600.0
+"""Longest wait for the last run, in seconds: on a busy machine too, it is complete by then."""
 
 
 class Trainer:
@@ -21,18 +23,33 @@ class Trainer:
         self._environment = {**os.environ, **environment}
         self._ending = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._train, name=f"chaos-{name}")
+        self._thread = threading.Thread(target=self._train, name=f"chaos-{name}", daemon=True)
         self.completed = 0
-        self.failures: list[str] = []
+        self.failure: str | None = None
+        """Why the last run is not complete; None if it is."""
 
     def start(self) -> None:
         """Start the first run."""
         self._thread.start()
 
     def end(self) -> None:
-        """Return when the present run is complete; no further one is started."""
+        """Return when the present run is complete; no further one is started.
+
+        A run that cannot be completed, such as one that is refused whenever it is resumed, ends
+        after `END_LIMIT_S` as a failure.
+        """
         self._ending.set()
-        self._thread.join()
+        self._thread.join(END_LIMIT_S)
+        if self._thread.is_alive():
+            self.give_up(f"{self.name} did not complete its run within {END_LIMIT_S:g} s")
+            self._thread.join()
+
+    def give_up(self, why: str) -> None:
+        """Start no further process, and kill the present one, if one runs."""
+        self._ending.set()
+        self.failure = why
+        if self.is_training() and self._process is not None:
+            self._process.kill()
 
     def pid(self) -> int | None:
         """Return the pid of the process that trains now."""
@@ -44,7 +61,7 @@ class Trainer:
 
     def _train(self) -> None:
         seed = 0
-        while not self._ending.is_set() or self._is_interrupted(seed):
+        while self.failure is None and (not self._ending.is_set() or self._is_interrupted(seed)):
             if self._run_process(seed) == 0 and not self._is_interrupted(seed):
                 self.completed += 1
                 seed += 1

@@ -9,7 +9,7 @@ from esper.link.catalogue import Missing
 from esper.link.client import LinkClient, LinkRefused
 from esper.link.config import LinkConfig
 from esper.link.frames import Frame, FrameReader, Kind
-from esper.link.resumption import RecordUnfit, Resumption
+from esper.link.resumption import RecordUnfit, Resumption, closed_by
 
 __all__ = [
     "Frame",
@@ -21,4 +21,5 @@ __all__ = [
     "Missing",
     "RecordUnfit",
     "Resumption",
+    "closed_by",
 ]

@@ -32,10 +32,14 @@ class Resumption(BaseModel):
 
 
 class RecordedReports(NamedTuple):
-    """The reports recorded after a checkpoint, and whether the last one before it is missing."""
+    """The reports recorded after a checkpoint, and whether the last one before it is missing.
+
+    `closed` is whether the last of them closed the run.
+    """
 
     recorded: list[bytes]
     last_is_missing: bool
+    closed: bool
 
 
 def reports_after(
@@ -44,21 +48,19 @@ def reports_after(
     """Return the reports that were recorded after a checkpoint.
 
     Raises:
-        RecordUnfit: the run was closed, or reports before the checkpoint are missing.
+        RecordUnfit: the run was closed before the checkpoint, or reports before it are missing.
     """
     values: dict[int, bytes] = {}
+    last, closed = resumption.next_seq - 1, False
     for record in records:
         try:
             report = decode(SeedReport, record.value)
         except Undecodable as error:
             raise RecordUnfit(f"a report of run {run_id} cannot be decoded: {error}") from error
-        if report.closing:
-            raise RecordUnfit(
-                f"run {run_id} was closed by report {report.seq} and cannot go on; "
-                "start a new run with the grown model"
-            )
+        if report.closing and report.seq <= last:
+            raise RecordUnfit(closed_by(report))
+        closed = closed or report.closing
         values[report.seq] = record.value or b""
-    last = resumption.next_seq - 1
     reached = max(values, default=-1)
     missing = next((seq for seq in range(last) if seq not in values), None)
     if missing is not None:
@@ -67,4 +69,12 @@ def reports_after(
             "the run, while its topics still keep the reports"
         )
     recorded = [values[seq] for seq in range(last + 1, reached + 1)]
-    return RecordedReports(recorded, last not in values)
+    return RecordedReports(recorded, last not in values, closed)
+
+
+def closed_by(report: SeedReport) -> str:
+    """Return why the run of its closing report cannot go on."""
+    return (
+        f"run {report.run_id} was closed by report {report.seq} and cannot go on; "
+        "start a new run with the grown model"
+    )

@@ -128,6 +128,7 @@ class Sidecar:
         self._kafka = config.kafka
         self._lockstep = config.lockstep
         self._resumption = config.resumption
+        self._closed = False
         self._catalogue: Catalogue | None = None
         self._control_channel, self._data_channel = control_channel, data_channel
         self._announced_s = time.monotonic()
@@ -167,7 +168,8 @@ class Sidecar:
             self._consume_announcements(StartOffset.EARLIEST)
         elif self._resumption is None:
             self._expect_kernels()
-        self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
+        if not self._closed:
+            self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
         if self._memory_reader is not None:
             self._control_channel.put(
                 Frame(Kind.MEMORY, {}, encode(self._memory_reader.snapshot()))
@@ -253,7 +255,9 @@ class Sidecar:
     def _resume(self, resumption: Resumption, key: bytes) -> None:
         """Send the run's recorded reports, and consume its decisions from the first one."""
         reports = read_topic(self._kafka, SEED_METRICS.name, key=key)
-        recorded_values, last_is_missing = reports_after(resumption, reports, self._run.run_id)
+        recorded_values, last_is_missing, self._closed = reports_after(
+            resumption, reports, self._run.run_id
+        )
         if last_is_missing:
             self._bus.publish(SEED_METRICS, resumption.last_report).result(OPEN_TIMEOUT_S)
         recorded = [decode(SeedReport, record.value) for record in reports]

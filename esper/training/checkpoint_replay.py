@@ -86,11 +86,14 @@ class CheckpointReplay:
         """Return the recorded incidents of a step."""
         return [incident for incident in self._incidents if incident.step == step]
 
-    def skip_report(self, step: int) -> None:
-        """Skip the report that is recorded for this step, if there is one."""
-        if not self._recorded or self._recorded[0].step != step:
-            return
-        report = self._recorded.popleft()
+    def skip_reports(self, step: int) -> None:
+        """Skip the reports that are recorded for this step: the last step may have two."""
+        while self._recorded and self._recorded[0].step == step:
+            self._skip(self._recorded.popleft())
+        if self.over:
+            self._release()
+
+    def _skip(self, report: SeedReport) -> None:
         self._reporter.skip(report)
         on_trial = [seed for seed in report.seeds if seed.state in ON_TRIAL]
         contributions = {(seed.site, seed.slot): seed.contribution for seed in on_trial}
@@ -98,8 +101,6 @@ class CheckpointReplay:
         for kernel in report.kernels:
             if offer := self._offers.pop(kernel.kernel_id, None):
                 self._decision_queue.run_history.kernels[kernel.kernel_id] = offer.ready
-        if self.over:
-            self._release()
 
     def _missing(self) -> str | None:
         """Return the id of a decision that has not arrived with its kernels."""

@@ -240,7 +240,8 @@ class Growth:
         session = self._session
         session.decision_queue.stop_voting(failed=failed)
         session.link.leave_ranks()
-        leave_open = self._driver.leaves_open or (failed and self._resumable)
+        can_go_on = session.reporter.closing_seq is None
+        leave_open = can_go_on and (self._driver.leaves_open or (failed and self._resumable))
         if leave_open and session.link.reports:
             log.warning("run %s is left open, to be resumed from a checkpoint", self.run_id)
         timeout_s = None if leave_open else self._driver.seal_timeout_s(failed=failed)
@@ -254,10 +255,11 @@ class Growth:
             session.ranks.close()
 
     def _report_last(self, measure: Callable[[], ProbeResult], deadline: float) -> None:
-        if not self._session.link.wait_to_report(deadline):
-            log.warning("run %s ends without its last report", self.run_id)
-            return
-        self._session.report(measure(), None, self._step, closing=True)
+        if self._session.reporter.closing_seq is None:
+            if not self._session.link.wait_to_report(deadline):
+                log.warning("run %s ends without its last report", self.run_id)
+                return
+            self._session.report(measure(), None, self._step, closing=True)
         while not self.run_history.sealed and time.monotonic() < deadline:
             time.sleep(SEAL_POLL_S)
             self._session.decision_queue.take_seal()

@@ -97,6 +97,8 @@ class Reporter:
     def skip(self, report: SeedReport) -> None:
         """Continue after a report that is already recorded."""
         self.next_seq, self.last = report.seq + 1, report
+        if report.closing:
+            self.closing_seq = report.seq
         self.news.remove_reported(report)
 
     def next(

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
+from esper.link import closed_by
 from esper.training.checkpoint import CheckpointRefused
 from esper.training.checkpoint_replay import CheckpointReplay
 from esper.training.lockstep import Lockstep
@@ -123,6 +124,37 @@ class LockstepDriver:
         return 0.0 if self._lockstep.broken else self._seal_timeout_s
 
 
+class ClosedDriver:
+    """Completes a run whose process ended after the report that closed it: no step follows."""
+
+    leaves_open: Final = False
+    replayed: Final = False
+
+    def __init__(self, session: Session, after: StepDriver) -> None:
+        self._session = session
+        self._after = after
+
+    def begin(self) -> None:
+        """Do nothing: the run has begun."""
+
+    def catch_up(self, step: int) -> StepDriver:
+        """Return this driver."""
+        return self
+
+    def step(self, loss: Tensor, step: int) -> StepDriver:
+        """Refuse the step.
+
+        Raises:
+            CheckpointRefused: always.
+        """
+        assert self._session.reporter.last is not None
+        raise CheckpointRefused(closed_by(self._session.reporter.last))
+
+    def seal_timeout_s(self, *, failed: bool) -> float | None:
+        """Return how long the run itself would wait."""
+        return self._after.seal_timeout_s(failed=failed)
+
+
 class ResumeDriver:
     """Takes the steps after a checkpoint again, as recorded; then `after` drives the run."""
 
@@ -151,7 +183,7 @@ class ResumeDriver:
             return self._after.catch_up(step)
         self._recorded = CheckpointReplay(session.decision_queue, session.reporter, recorded)
         self._await_decisions(self._recorded)
-        return self
+        return self._skip_reports(self._recorded, step)
 
     def step(self, loss: Tensor, step: int) -> StepDriver:
         """Repeat the recorded decisions and incidents of this step."""
@@ -162,12 +194,19 @@ class ResumeDriver:
         session.governor.observe_replayed(loss, step, recorded.incidents(step))
         recorded.apply(step)
         session.settle(step)
-        recorded.skip_report(step)
-        return self._after.catch_up(step) if recorded.over else self
+        return self._skip_reports(recorded, step)
 
     def seal_timeout_s(self, *, failed: bool) -> float | None:
         """Return None: the run stays open."""
         return None
+
+    def _skip_reports(self, recorded: CheckpointReplay, step: int) -> StepDriver:
+        recorded.skip_reports(step)
+        if not recorded.over:
+            return self
+        if self._session.reporter.closing_seq is not None:
+            return ClosedDriver(self._session, self._after)
+        return self._after.catch_up(step)
 
     def _await_decisions(self, recorded: CheckpointReplay) -> None:
         ranks = self._session.ranks

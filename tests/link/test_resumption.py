@@ -56,10 +56,18 @@ def test_a_run_whose_earlier_reports_are_gone_does_not_go_on(kept: tuple[int, ..
         reports_after(checkpoint(3), records(*map(a_report, kept)), RUN)
 
 
-def test_a_closed_run_does_not_go_on() -> None:
+def test_a_run_closed_before_the_checkpoint_does_not_go_on() -> None:
     reports = [a_report(0), a_report(1, closing=True)]
     with pytest.raises(RecordUnfit, match="closed by report 1 and cannot go on"):
-        reports_after(checkpoint(1), records(*reports), RUN)
+        reports_after(checkpoint(2), records(*reports), RUN)
+
+
+def test_the_report_that_closed_the_run_after_the_checkpoint_is_the_last_one() -> None:
+    reports = [a_report(0), a_report(1), a_report(2, closing=True)]
+    found = reports_after(checkpoint(1), records(*reports), RUN)
+    assert found.recorded == [encode(report) for report in reports[1:]]
+    assert found.closed
+    assert not reports_after(checkpoint(1), records(*reports[:2]), RUN).closed
 
 
 def test_a_record_that_cannot_be_read_is_named() -> None:

@@ -216,7 +216,27 @@ def test_a_trainer_stopped_by_sigterm_prints_how_to_resume_and_resumes(
     assert resumed.weights == undisturbed.weights
 
 
-def test_the_checkpoint_of_a_closed_run_is_an_error_with_the_remedy(
+def test_a_trainer_killed_between_closing_its_run_and_the_export_is_completed(
+    running: Running, undisturbed: Ended, tmp_path: Path
+) -> None:
+    """The checkpoint is removed only after the export, so at that moment it was still there."""
+    command = Command(running, tmp_path)
+    process = command.start("--epochs", "2", "--json")
+    wait_until(command._change(process), "a new checkpoint", WAIT_S)
+    shutil.copy(command.file, tmp_path / "copy.pt")
+    ended = command.ended(process)
+    shutil.copy(tmp_path / "copy.pt", command.file)
+    shutil.rmtree(ended.facts["exported"])
+    reports = command.reports(ended.facts["run_id"])
+    completed = command.ended(command.start("--epochs", "2", "--json"))
+    assert completed.facts["run_id"] == ended.facts["run_id"]
+    assert completed.facts["sealed"]
+    assert completed.weights == ended.weights
+    assert completed.operations == ended.operations
+    assert command.reports(ended.facts["run_id"]) == reports
+
+
+def test_a_closed_run_is_not_trained_for_more_epochs(
     running: Running, undisturbed: Ended, tmp_path: Path
 ) -> None:
     command = Command(running, tmp_path)
@@ -225,8 +245,8 @@ def test_the_checkpoint_of_a_closed_run_is_an_error_with_the_remedy(
     shutil.copy(command.file, tmp_path / "copy.pt")
     command.ended(process)
     shutil.copy(tmp_path / "copy.pt", command.file)
-    resumed = command.start("--epochs", "2", "--json")
-    _, errors = resumed.communicate(timeout=WAIT_S)
-    assert resumed.returncode == 1
-    assert f"esper: {command.file} cannot be resumed: run" in errors
-    assert errors.strip().endswith("or remove the file to start again")
+    longer = command.start("--epochs", "3", "--json")
+    _, errors = longer.communicate(timeout=WAIT_S)
+    assert longer.returncode == 1
+    assert errors.strip().endswith("and cannot go on; start a new run with the grown model")
+    assert "Traceback" not in errors

@@ -15,7 +15,7 @@ from torch.optim import Adam
 import esper
 from esper.seed import BANK_NAME
 from esper.settings import Settings
-from esper.topics.catalog import KERNEL_READY
+from esper.topics.catalog import KERNEL_READY, TRAINING_RUN
 from esper.topics.models import (
     Cull,
     Fossilize,
@@ -271,12 +271,31 @@ def test_a_run_that_ends_with_an_error_stays_open_only_if_it_has_a_checkpoint(
     assert outside.status(without.growth.run_id) is RunStatus.CLOSED
 
 
-def test_a_closed_run_cannot_be_resumed(settings: Settings) -> None:
-    training = Training(settings)
-    saved = training.saved()
-    training.growth.close()
-    with pytest.raises(RecordUnfit, match=r"was closed by report 1 and cannot go on; start a new"):
-        Training(settings, saved)
+@pytest.mark.parametrize("steps_after", [0, 3, 10])
+def test_a_closed_run_is_completed_but_does_not_go_on(
+    settings: Settings, outside: Outside, steps_after: int
+) -> None:
+    """A process may end after the report that closes its run, and before it writes the result."""
+    outside.seal_closing_runs()
+    first, _, saved = grown_until_checkpoint(settings, outside)
+    last_step = first.steps + steps_after
+    first.train(last_step)
+    session = first.growth._session
+    first.growth.close()
+    reports = outside.reports(session.run.run_id)
+    outside.bus.publish(TRAINING_RUN, session.run).result(WAIT_S)  # It did not come to say so.
+    second = Training(settings, saved, seal_timeout_s=WAIT_S)
+    second.train(last_step)
+    assert_same_state(first.model, second.model)
+    second.growth.close()
+    assert second.growth.run_history.sealed
+    assert outside.reports(session.run.run_id) == reports
+    assert outside.status(session.run.run_id) is RunStatus.CLOSED
+    third = Training(settings, saved)
+    third.train(last_step)
+    with pytest.raises(CheckpointRefused, match=r"closed by report \d+ and cannot go on; start"):
+        third.train(last_step + 1)
+    third.growth.close()
 
 
 def test_a_resumed_training_that_ends_before_the_earlier_end_leaves_the_run_open(
