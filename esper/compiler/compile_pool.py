@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple, Self
 
 from esper.blueprint import RejectionCode
+from esper.compiler.fork_server import ForkServer
 from esper.compiler.limits import ProcessLimits
 from esper.compiler.results import BuildResult, Compiled, Rejected, TimingsMs, Validated, built
 from esper.compiler.worker_pool import (
@@ -25,6 +26,9 @@ from esper.topics.models import KernelRequested
 __all__ = ["STAGES", "CompilePool", "PoolBroken", "Stages"]
 
 DEFAULT_LIMITS: Final = ProcessLimits()
+
+PRELOAD: Final = ("torch", "esper.compiler.build", "esper.compiler.results", "esper.topics.codec")
+"""What the jobs import."""
 
 
 class Stages(NamedTuple):
@@ -60,8 +64,9 @@ class CompilePool:
         """
         if timeout_s is not None:
             limits = replace(limits, wall_s=timeout_s)
-        self._compilers = WorkerPool(stages.compile, processes, limits)
-        self._validators = WorkerPool(stages.validate, processes, limits)
+        self._server = ForkServer(PRELOAD)
+        self._compilers = WorkerPool(stages.compile, processes, limits, self._server)
+        self._validators = WorkerPool(stages.validate, processes, limits, self._server)
         try:
             self._compilers.wait_warm()
             self._validators.wait_warm()
@@ -101,6 +106,7 @@ class CompilePool:
         """Stop all processes and wait until they have ended; running jobs are abandoned."""
         self._compilers.close()
         self._validators.close()
+        self._server.close()
 
 
 def _beyond_work_ms(result: JobResult) -> float:

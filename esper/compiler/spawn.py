@@ -5,7 +5,7 @@ import os
 import sys
 from contextlib import suppress
 from multiprocessing import popen_spawn_posix, process, reduction, resource_tracker, spawn, util
-from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_popen
+from multiprocessing.context import SpawnProcess, set_spawning_popen
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,12 +39,6 @@ class SealedProcess(SpawnProcess):
         self.kill()
 
 
-class SealedContext(SpawnContext):
-    """The multiprocessing context of `SealedProcess`."""
-
-    Process = SealedProcess
-
-
 class _Popen(popen_spawn_posix.Popen):
     """`spawn` with two changes that it has no parameters for.
 
@@ -57,12 +51,12 @@ class _Popen(popen_spawn_posix.Popen):
     def _launch(self, process_obj: process.BaseProcess) -> None:
         if (tracker := resource_tracker.getfd()) is not None:
             self._fds.append(tracker)
-        orders = _pickled(self, process_obj)
+        orders = pickled(self, process_obj)
         # The child detects its parent's end on `read`; the parent detects the child's on `alive`.
         alive, held = os.pipe()
         read, write = os.pipe()
         self.sentinel = alive
-        self.finalizer = util.Finalize(self, _close, (alive, write))
+        self.finalizer = util.Finalize(self, close_all, (alive, write))
         try:
             command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=read)
             self.pid = os.posix_spawn(
@@ -72,7 +66,7 @@ class _Popen(popen_spawn_posix.Popen):
                 file_actions=_keep_only({*self._fds, read, held}),
             )
         finally:
-            _close(read, held)
+            close_all(read, held)
         with open(write, "wb", closefd=False) as pipe:
             pipe.write(orders)
 
@@ -95,8 +89,8 @@ def _inheritable() -> list[int]:
     return found
 
 
-def _pickled(popen: _Popen, process_obj: process.BaseProcess) -> bytes:
-    """Return the child's pickles: the preparation data, then the process object."""
+def pickled(popen: Any, process_obj: process.BaseProcess) -> bytes:
+    """Return the child's pickles: the preparation data without a main module, then the process."""
     preparation = spawn.get_preparation_data(process_obj.name)
     kept = {name: value for name, value in preparation.items() if not name.startswith("init_main")}
     buffer = io.BytesIO()
@@ -109,6 +103,7 @@ def _pickled(popen: _Popen, process_obj: process.BaseProcess) -> bytes:
     return buffer.getvalue()
 
 
-def _close(*descriptors: int) -> None:
+def close_all(*descriptors: int) -> None:
+    """Close descriptors."""
     for descriptor in descriptors:
         os.close(descriptor)

@@ -19,9 +19,9 @@ from pebble import ProcessExpired, ProcessPool
 
 from esper.blueprint import RejectionCode
 from esper.compiler import job
+from esper.compiler.fork_server import ForkServer
 from esper.compiler.limits import ProcessLimits, is_out_of_memory
 from esper.compiler.results import Rejected, StageResult, from_bytes
-from esper.compiler.spawn import SealedContext
 from esper.compiler.timing import MILLISECONDS
 from esper.errors import EsperError
 
@@ -65,11 +65,13 @@ class JobResult:
 class WorkerPool:
     """A fixed number of processes for one stage, fed by one asyncio event loop."""
 
-    def __init__(self, stage: Stage, processes: int, limits: ProcessLimits) -> None:
-        """Start the processes without waiting; `wait_warm` waits for them."""
+    def __init__(
+        self, stage: Stage, processes: int, limits: ProcessLimits, server: ForkServer
+    ) -> None:
+        """Fork the processes from the server; `wait_warm` waits until they are warm."""
         self._stage = stage
         self._limits = limits
-        self._workers = tuple(_Worker(stage, limits) for _ in range(processes))
+        self._workers = tuple(_Worker(stage, limits, server) for _ in range(processes))
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._started = [worker.start() for worker in self._workers]
 
@@ -146,9 +148,10 @@ def _first_line(error: Exception) -> str:
 class _Worker:
     """One process and its replacements."""
 
-    def __init__(self, stage: Stage, limits: ProcessLimits) -> None:
+    def __init__(self, stage: Stage, limits: ProcessLimits, server: ForkServer) -> None:
         self._stage = stage
         self._limits = limits
+        self._server = server
         self._pool = self._new_pool()
 
     def start(self) -> Future[int]:
@@ -197,10 +200,10 @@ class _Worker:
         Thread(target=retired.join, name="retire-process", daemon=True).start()
 
     def _new_pool(self) -> ProcessPool:
-        # Spawned, not forked: a forked child would inherit the parent's keys, sockets and locks.
+        # Not forked from this process, whose keys, sockets and locks they would inherit.
         return ProcessPool(
             max_workers=1,
             initializer=self._stage.warm,
             initargs=(self._limits,),
-            context=SealedContext(),
+            context=self._server.context,
         )

@@ -17,6 +17,7 @@ from esper.compiler import Built, CompilePool, Rejected
 from esper.compiler.limits import ProcessLimits
 from esper.topics.codec import sha256_of
 from esper.topics.models import Blueprint, KernelRequested, Node, SiteKind, SiteSignature
+from tests.compiler.forked import forked
 
 QUICK = request_for(
     shipped_named("linear-bottleneck"), SiteSignature(kind=SiteKind.VECTOR, x=(16,), h=(16,))
@@ -44,19 +45,13 @@ def hungry() -> KernelRequested:
     return on_map("hungry", 1, 1024, *wide)
 
 
-def pool_processes(of: int) -> list[psutil.Process]:
-    children = psutil.Process(of).children()
-    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "spawn_main" in " ".join(child.cmdline())]
-
-
 @pytest.fixture(scope="module")
 def compile_pool() -> Iterator[CompilePool]:
     with CompilePool(
         processes=1, limits=ProcessLimits(wall_s=600, cpu_s=1, memory_mb=160)
     ) as compile_pool:
         yield compile_pool
-    assert pool_processes(of=os.getpid()) == []
+    assert forked(os.getpid()) == []
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -66,7 +61,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 async def busy_validator(others: list[psutil.Process]) -> psutil.Process:
     """Wait until one new process has used much CPU time; compiling uses little, so it validates."""
-    mine = [process for process in pool_processes(of=os.getpid()) if process not in others]
+    mine = [process for process in forked(os.getpid()) if process not in others]
     before = {process: cpu_s(process) for process in mine}
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
@@ -85,7 +80,7 @@ def rejection_of(compile_pool: CompilePool, request: KernelRequested) -> Rejecte
 
 
 def test_one_process_compiles_and_another_validates(compile_pool: CompilePool) -> None:
-    before = [process.cpu_times().user for process in pool_processes(of=os.getpid())]
+    before = [process.cpu_times().user for process in forked(os.getpid())]
     outcome = asyncio.run(compile_pool.build(QUICK))
     assert isinstance(outcome, Built)
     assert outcome.sha256 == sha256_of(outcome.artifact)
@@ -106,7 +101,7 @@ def test_many_kernels_at_once_are_all_built(compile_pool: CompilePool) -> None:
 def test_the_processes_inherit_no_settings_and_cannot_write_files(
     compile_pool: CompilePool,
 ) -> None:
-    for process in pool_processes(of=os.getpid()):
+    for process in forked(os.getpid()):
         assert "ESPER" not in Path(f"/proc/{process.pid}/environ").read_text()
         assert process.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
         assert process.num_fds() < process.rlimit(psutil.RLIMIT_NOFILE)[0]
@@ -121,14 +116,14 @@ def test_a_kernel_that_takes_too_long_is_stopped_and_the_pool_continues(
 def test_a_kernel_that_exceeds_memory_is_rejected_and_no_process_dies(
     compile_pool: CompilePool,
 ) -> None:
-    before = pool_processes(of=os.getpid())
+    before = forked(os.getpid())
     assert rejection_of(compile_pool, hungry()).code is RejectionCode.OUT_OF_MEMORY
-    assert pool_processes(of=os.getpid()) == before
+    assert forked(os.getpid()) == before
 
 
 def test_a_kernel_whose_process_dies_is_rejected_and_only_that_process_is_replaced() -> None:
     async def scenario(compile_pool: CompilePool, others: list[psutil.Process]) -> None:
-        processes = [process for process in pool_processes(of=os.getpid()) if process not in others]
+        processes = [process for process in forked(os.getpid()) if process not in others]
         job = asyncio.create_task(compile_pool.build(slow()))
         validator = await busy_validator(others)
         validator.kill()
@@ -139,7 +134,7 @@ def test_a_kernel_whose_process_dies_is_rejected_and_only_that_process_is_replac
         (compiler,) = [process for process in processes if process != validator]
         assert compiler.is_running()
 
-    others = pool_processes(of=os.getpid())
+    others = forked(os.getpid())
     # No limit is within reach, so that only the kill can end the job.
     with CompilePool(processes=1, limits=ProcessLimits(wall_s=600, cpu_s=600)) as compile_pool:
         asyncio.run(scenario(compile_pool, others))
@@ -148,7 +143,7 @@ def test_a_kernel_whose_process_dies_is_rejected_and_only_that_process_is_replac
 def test_processes_that_died_idle_are_replaced_without_losing_a_kernel(
     compile_pool: CompilePool,
 ) -> None:
-    for process in pool_processes(of=os.getpid()):
+    for process in forked(os.getpid()):
         process.kill()
     assert isinstance(asyncio.run(compile_pool.build(QUICK)), Built)
 
@@ -182,7 +177,7 @@ def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"busy\n"
-    processes = pool_processes(of=parent.pid)
+    processes = forked(parent.pid)
     parent.kill()
     parent.wait()
     gone, alive = psutil.wait_procs(processes, timeout=120)

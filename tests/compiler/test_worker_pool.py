@@ -12,10 +12,12 @@ import psutil
 import pytest
 
 from esper.blueprint import RejectionCode
+from esper.compiler.fork_server import ForkServer
 from esper.compiler.limits import ProcessLimits
 from esper.compiler.results import Compiled, Rejected
 from esper.compiler.worker_pool import JobResult, PoolBroken, Stage, WorkerPool
 from tests.compiler import pool_stages
+from tests.compiler.forked import forked
 
 ABUSE = Stage("abuse", pool_stages.warm, pool_stages.dispatch)
 # The wall limit is out of reach, so that on a busy machine only the CPU limit can end a job.
@@ -24,9 +26,7 @@ SECRET = "secret-password"
 
 
 def processes() -> list[psutil.Process]:
-    children = psutil.Process().children()
-    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "spawn_main" in " ".join(child.cmdline())]
+    return forked(os.getpid())
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,12 @@ def pool() -> Iterator[WorkerPool]:
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as opened:
         opened.set_inheritable(True)
         patch.setenv("ESPER_REDIS_URL", f"redis://:{SECRET}@host")
-        pool = WorkerPool(ABUSE, 1, LIMITS)
+        server = ForkServer()
+        pool = WorkerPool(ABUSE, 1, LIMITS, server)
         pool.wait_warm()
         yield pool
         pool.close()
+        server.close()
     assert processes() == []
 
 
@@ -148,7 +150,9 @@ def never_warm(limits: ProcessLimits) -> None:
 
 
 def test_a_pool_that_cannot_start_raises() -> None:
-    pool = WorkerPool(Stage("abuse", never_warm, pool_stages.dispatch), 1, LIMITS)
+    server = ForkServer()
+    pool = WorkerPool(Stage("abuse", never_warm, pool_stages.dispatch), 1, LIMITS, server)
     with pytest.raises(PoolBroken, match="abuse"):
         pool.wait_warm()
     pool.close()
+    server.close()
