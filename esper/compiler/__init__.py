@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from esper.compiler.build import build_kernel
     from esper.compiler.compile import BlueprintCompiler
     from esper.compiler.compile_pool import STAGES, CompilePool, Stages
+    from esper.compiler.fork_server import ForkServer
     from esper.compiler.initialise import initial_tensors
     from esper.compiler.limits import ProcessLimits
     from esper.compiler.measure import LiveBytes, host_flops
@@ -32,6 +33,7 @@ _MODULES: Final = {
     "Built": ".results",
     "CompilePool": ".compile_pool",
     "Compiled": ".results",
+    "ForkServer": ".fork_server",
     "KernelOptimizer": ".optimize",
     "KernelRejected": ".validate",
     "KernelValidator": ".validate",
@@ -63,6 +65,7 @@ __all__ = [
     "Built",
     "CompilePool",
     "Compiled",
+    "ForkServer",
     "KernelOptimizer",
     "KernelRejected",
     "KernelValidator",

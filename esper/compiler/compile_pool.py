@@ -27,9 +27,6 @@ __all__ = ["STAGES", "CompilePool", "PoolBroken", "Stages"]
 
 DEFAULT_LIMITS: Final = ProcessLimits()
 
-PRELOAD: Final = ("torch", "esper.compiler.build", "esper.compiler.results", "esper.topics.codec")
-"""What the jobs import."""
-
 
 class Stages(NamedTuple):
     """The work of the two kinds of process."""
@@ -54,17 +51,19 @@ class CompilePool:
         *,
         limits: ProcessLimits = DEFAULT_LIMITS,
         stages: Stages = STAGES,
+        server: ForkServer | None = None,
     ) -> None:
         """Start `processes` pairs of processes and wait until they are warm.
 
         `timeout_s`, if given, replaces `limits.wall_s`. Benchmarks give `stages` of stated cost.
+        A `server` that was started earlier has torch sooner; `close` ends it.
 
         Raises:
             PoolBroken: a process did not start.
         """
         if timeout_s is not None:
             limits = replace(limits, wall_s=timeout_s)
-        self._server = ForkServer(PRELOAD)
+        self._server = server or ForkServer()
         self._compilers = WorkerPool(stages.compile, processes, limits, self._server)
         self._validators = WorkerPool(stages.validate, processes, limits, self._server)
         try:

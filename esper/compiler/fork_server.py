@@ -19,12 +19,20 @@ from multiprocessing import forkserver, popen_forkserver, spawn, util
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Lock
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 from esper.compiler.spawn import SealedProcess, close_all, pickled
 
 FORK_TIMEOUT_S: Final = 60.0
 """A server that has not forked after this time, imports included, has failed."""
+
+JOB_MODULES: Final = (
+    "torch",
+    "esper.compiler.build",
+    "esper.compiler.results",
+    "esper.topics.codec",
+)
+"""What compiling and validating import."""
 
 MAX_DESCRIPTORS: Final = 64
 ATTEMPTS: Final = 2
@@ -35,13 +43,22 @@ log = logging.getLogger(__name__)
 
 
 class ForkServer:
-    """Starts one process that imports modules, and forks it; any thread may call `fork`."""
+    """Starts one process that imports modules, and forks it; any thread may call `fork`.
 
-    def __init__(self, preload: Iterable[str] = ()) -> None:
+    As a context manager, it ends the process on exit.
+    """
+
+    def __init__(self, preload: Iterable[str] = JOB_MODULES) -> None:
         """Start the server without waiting; it imports the modules named in `preload`."""
         self._preload = tuple(preload)
         self._lock = Lock()
         self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def context(self) -> SpawnContext:

@@ -34,7 +34,7 @@ def pool() -> Iterator[WorkerPool]:
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as opened:
         opened.set_inheritable(True)
         patch.setenv("ESPER_REDIS_URL", f"redis://:{SECRET}@host")
-        server = ForkServer()
+        server = ForkServer(())
         pool = WorkerPool(ABUSE, 1, LIMITS, server)
         pool.wait_warm()
         yield pool
@@ -150,7 +150,7 @@ def never_warm(limits: ProcessLimits) -> None:
 
 
 def test_a_pool_that_cannot_start_raises() -> None:
-    server = ForkServer()
+    server = ForkServer(())
     pool = WorkerPool(Stage("abuse", never_warm, pool_stages.dispatch), 1, LIMITS, server)
     with pytest.raises(PoolBroken, match="abuse"):
         pool.wait_warm()

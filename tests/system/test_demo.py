@@ -17,7 +17,7 @@ from esper.topics.catalog import SEED_METRICS
 from esper.workers.local import read_state
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
 DEMO = (sys.executable, "-m", "esper.workers", "demo")
 

@@ -19,7 +19,7 @@ from tests.system.conftest import Running
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TIMEOUT_S = 300
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

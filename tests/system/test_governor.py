@@ -23,7 +23,7 @@ WITHIN = 1.01
 AFTER = 25
 SEED = 3
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 EXPLOSIONS = [
     Explosion.NAN,

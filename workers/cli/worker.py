@@ -13,12 +13,17 @@ app = typer.Typer(
 @app.command("compile")
 def compile_worker() -> None:
     """Compile the blueprints for every open run: blueprints and runs in, signed kernels out."""
-    from esper.workers.compile import run_compile_worker
-    from esper.workers.faust import configure_logging
+    from esper.compiler import ForkServer
 
     settings = Settings()
-    configure_logging(settings.log_format)
-    raise typer.Exit(run_compile_worker(settings))
+    # It imports torch while this process imports Faust.
+    with ForkServer() as server:
+        from esper.workers.compile import run_compile_worker
+        from esper.workers.faust import configure_logging
+
+        configure_logging(settings.log_format)
+        code = run_compile_worker(settings, server=server)
+    raise typer.Exit(code)
 
 
 @app.command("bandit")

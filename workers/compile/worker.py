@@ -15,6 +15,7 @@ from esper.compiler import (
     BuildResult,
     Built,
     CompilePool,
+    ForkServer,
     ProcessLimits,
     Rejected,
     Stages,
@@ -285,10 +286,12 @@ def _ratio(kernel: float, *host: float | None) -> float | None:
     return kernel / sum(measured) if len(measured) == len(host) else None
 
 
-def run_compile_worker(settings: Settings, stages: Stages = STAGES) -> int:
+def run_compile_worker(
+    settings: Settings, stages: Stages = STAGES, server: ForkServer | None = None
+) -> int:
     """Run planner and compiler until SIGTERM; return the exit code of the process.
 
-    Benchmarks give `stages` of stated cost.
+    Benchmarks give `stages` of stated cost. A `server` that was started earlier saves time.
 
     Raises:
         MissingKey, KeyUnusable: see `signing_key_of`.
@@ -305,18 +308,15 @@ def run_compile_worker(settings: Settings, stages: Stages = STAGES) -> int:
         drain_timeout_s=settings.compile_timeout_s + DRAIN_SLACK_S,
     )
     producer = Producer(kafka, source="/esper/worker/compile")
-    limits = ProcessLimits(
-        wall_s=settings.compile_timeout_s,
-        cpu_s=settings.compile_cpu_s,
-        memory_mb=settings.compile_memory_mb,
-    )
     answers = Answers(kafka)
 
     async def close() -> None:
         await answers.stop()
         await producer.stop()
 
-    with CompilePool(settings.compile_processes, limits=limits, stages=stages) as compile_pool:
+    with CompilePool(
+        settings.compile_processes, limits=_limits(settings), stages=stages, server=server
+    ) as compile_pool:
         store = open_store(settings.kernel_store_spec, settings.store_credentials)
         Compiler(
             app,
@@ -343,6 +343,14 @@ def run_compile_worker(settings: Settings, stages: Stages = STAGES) -> int:
             before_scrape=StoreMetrics(store.health),
         ):
             return run(app, topics=_expected(), close=close)
+
+
+def _limits(settings: Settings) -> ProcessLimits:
+    return ProcessLimits(
+        wall_s=settings.compile_timeout_s,
+        cpu_s=settings.compile_cpu_s,
+        memory_mb=settings.compile_memory_mb,
+    )
 
 
 def _expected() -> dict[str, int]:

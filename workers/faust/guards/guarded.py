@@ -209,7 +209,12 @@ class PausedRecovery(Recovery):
 
 
 class PausedTableManager(TableManager):
-    """The table manager with the paused recovery."""
+    """The table manager with the paused recovery, which starts without a pause of its own."""
+
+    async def on_start(self) -> None:
+        """Start tables and recovery now: Faust waits for a second for tables to be registered."""
+        await self._update_channels()
+        await self.recovery.start()
 
     @property
     def recovery(self) -> Recovery:
