@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -67,7 +68,7 @@ def compile_for_a_while(data: bytes, cpu_s: float) -> bytes:
     _note("start", request.kernel_id)
     if summary == KILL_WORKER:
         time.sleep(POISON_DELAY_S)
-        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(_worker_pid(), signal.SIGKILL)
     if summary == KILL_PROCESS:
         os.kill(os.getpid(), signal.SIGSEGV)
     time.sleep(float(summary))
@@ -89,8 +90,16 @@ def _note(what: str, kernel_id: str) -> None:
     # The environment of a compile process has few names; the temporary folder is one of them.
     path = Path(os.environ["TMPDIR"]) / JOURNAL
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.write(file, f"{what} {kernel_id} {os.getppid()}\n".encode())
+    os.write(file, f"{what} {kernel_id} {_worker_pid()}\n".encode())
     os.close(file)
+
+
+def _worker_pid() -> int:
+    # Not the parent in the sense of the system, which is the fork server.
+    worker = parent_process()
+    assert worker is not None
+    assert worker.pid is not None
+    return worker.pid
 
 
 def main() -> int:

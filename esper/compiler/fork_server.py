@@ -4,6 +4,7 @@ The server is a `SealedProcess`, so its forks inherit no environment, main modul
 threads of the worker. They are children of the server, which reports their exit codes.
 """
 
+import ctypes
 import gc
 import logging
 import os
@@ -40,6 +41,13 @@ ATTEMPTS: Final = 2
 
 
 log = logging.getLogger(__name__)
+
+
+SERVER_LOST: Final = 1000
+"""The exit code of forks whose server ended before it reported theirs; they end with it."""
+
+PR_SET_PDEATHSIG: Final = 1
+"""From Linux's <linux/prctl.h>."""
 
 
 class ForkServer:
@@ -86,7 +94,7 @@ class ForkServer:
         raise ChildProcessError("the process that forks others does not start")
 
     def close(self) -> None:
-        """End the server; processes that it forked go on."""
+        """End the server and what it forked."""
         with self._lock:
             self._end()
 
@@ -153,6 +161,14 @@ class _Popen(popen_forkserver.Popen):
         with os.fdopen(write, "wb") as pipe:
             pipe.write(orders)
 
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        if self.returncode is None and wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+            try:
+                self.returncode = forkserver.read_signed(self.sentinel)
+            except EOFError:
+                self.returncode = SERVER_LOST
+        return self.returncode
+
 
 def serve(requests: socket.socket, preload: Iterable[str]) -> None:
     """Fork this process for each request, and report exit codes, until `requests` is closed."""
@@ -212,6 +228,7 @@ class _Server:
     def _become_child(self, read: int, inherited: Iterable[int], others: Iterable[int]) -> NoReturn:
         code = 1
         try:
+            _end_with_parent()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._requests.close()
@@ -236,6 +253,12 @@ class _Server:
                 reported = self._reported.pop(pid)
                 _report(reported, os.waitstatus_to_exitcode(status))
                 os.close(reported)
+
+
+def _end_with_parent() -> None:
+    """End this process with its server: nobody else would know that it has ended, or how."""
+    if hasattr(prctl := ctypes.CDLL(None), "prctl"):
+        prctl.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _report(descriptor: int, number: int) -> None:

@@ -19,7 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from esper.blueprint import RejectionCode
 from esper.compiler import job
-from esper.compiler.fork_server import ForkServer
+from esper.compiler.fork_server import SERVER_LOST, ForkServer
 from esper.compiler.limits import ProcessLimits, is_out_of_memory
 from esper.compiler.results import Rejected, StageResult, from_bytes
 from esper.compiler.timing import MILLISECONDS
@@ -31,7 +31,9 @@ START_TIMEOUT_S: Final = 60.0
 LEAST_S: Final = 1e-3
 
 ATTEMPTS: Final = 2
-"""A process that dies or hangs before its job begins is replaced, and the job retried once."""
+"""A process that dies or hangs before its job begins is replaced, and the job retried once.
+
+So is a job whose process ended with the fork server."""
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +142,12 @@ class WorkerPool:
             return Rejected(RejectionCode.CRASHED, _first_line(error))
 
 
+def _was_lost(error: BaseException | None) -> bool:
+    """Return whether a job ended for a reason that it has no part in."""
+    lost = isinstance(error, ProcessExpired) and error.exitcode == SERVER_LOST
+    return lost or isinstance(error, BrokenProcessPool)
+
+
 def _first_line(error: Exception) -> str:
     """Return an error's type and the first line of its message."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -173,7 +181,7 @@ class _Worker:
                 # Pebble's timeout counts from the start of the job. A job never starts if a process
                 # died holding the pipe's lock; only this timeout detects that.
                 await asyncio.wait({future}, timeout=wall_s + START_TIMEOUT_S)
-                if future.done() and not isinstance(future.exception(), BrokenProcessPool):
+                if future.done() and not _was_lost(future.exception()):
                     return future.result()
             finally:
                 future.cancel()

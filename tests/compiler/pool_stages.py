@@ -34,6 +34,13 @@ def write(path: str) -> None:
     Path(path).write_text("gone from here")
 
 
+def once(path: str) -> None:
+    """Hang the first time."""
+    if not Path(path).exists():
+        Path(path).touch()
+        time.sleep(3600)
+
+
 def open_files(count: str) -> None:
     descriptors = [os.dup(0) for _ in range(int(count))]
     for descriptor in descriptors:
@@ -52,6 +59,7 @@ ABUSES = {
     "die": lambda number: os.kill(os.getpid(), signal.Signals[number]),
     "exit": lambda code: os._exit(int(code)),
     "write": write,
+    "once": once,
     "open": open_files,
     "fail": fail,
 }

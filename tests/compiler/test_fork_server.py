@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from esper.compiler.fork_server import ForkServer
+from esper.compiler.fork_server import SERVER_LOST, ForkServer
 from tests.compiler.forked import forked, servers
 from tests.waiting import wait_until
 
@@ -83,8 +83,10 @@ def test_the_signal_that_killed_a_fork_is_known(server: ForkServer) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_a_server_that_was_killed_is_started_again_and_its_forks_go_on(server: ForkServer) -> None:
-    ours, theirs = server.context.Pipe()
+def test_a_server_that_was_killed_is_started_again_and_its_forks_end_with_it(
+    server: ForkServer,
+) -> None:
+    _, theirs = server.context.Pipe()
     earlier = started(server, echo, theirs)
     (first,) = servers(os.getpid())
     first.kill()
@@ -93,9 +95,16 @@ def test_a_server_that_was_killed_is_started_again_and_its_forks_go_on(server: F
     later.join(WAIT_S)
     assert later.exitcode == 0
     assert [first] != servers(os.getpid())
-    ours.send("still there")
-    assert ours.recv() == "still there"
     earlier.join(WAIT_S)
+    assert earlier.exitcode == SERVER_LOST
+    wait_until(lambda: has_ended(earlier.pid), "the fork of the killed server has ended", WAIT_S)
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_threads_fork_at_the_same_time(server: ForkServer) -> None:

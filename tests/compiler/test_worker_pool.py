@@ -17,7 +17,7 @@ from esper.compiler.limits import ProcessLimits
 from esper.compiler.results import Compiled, Rejected
 from esper.compiler.worker_pool import JobResult, PoolBroken, Stage, WorkerPool
 from tests.compiler import pool_stages
-from tests.compiler.forked import forked
+from tests.compiler.forked import forked, servers
 
 ABUSE = Stage("abuse", pool_stages.warm, pool_stages.dispatch)
 # The wall limit is out of reach, so that on a busy machine only the CPU limit can end a job.
@@ -143,6 +143,21 @@ def test_a_process_that_died_idle_is_replaced_without_losing_a_job(pool: WorkerP
     (process,) = processes()
     process.send_signal(signal.SIGKILL)
     assert isinstance(answer_to(pool, "nothing").outcome, Compiled)
+
+
+def test_a_job_is_done_again_if_the_fork_server_ended(pool: WorkerPool, tmp_path: Path) -> None:
+    """It is not the job's fault, so the kernel is not rejected."""
+    (server,) = servers(os.getpid())
+
+    async def scenario() -> JobResult:
+        job = asyncio.create_task(pool.call(f"once {tmp_path / 'begun'}".encode()))
+        while not (tmp_path / "begun").exists():
+            await asyncio.sleep(0.01)
+        server.kill()
+        return await job
+
+    assert isinstance(asyncio.run(scenario()).outcome, Compiled)
+    assert servers(os.getpid()) != [server]
 
 
 def never_warm(limits: ProcessLimits) -> None:

@@ -234,19 +234,3 @@ def test_a_trainer_killed_between_closing_its_run_and_the_export_is_completed(
     assert completed.weights == ended.weights
     assert completed.operations == ended.operations
     assert command.reports(ended.facts["run_id"]) == reports
-
-
-def test_a_closed_run_is_not_trained_for_more_epochs(
-    running: Running, undisturbed: Ended, tmp_path: Path
-) -> None:
-    command = Command(running, tmp_path)
-    process = command.start("--epochs", "2", "--json")
-    wait_until(command._change(process), "a new checkpoint", WAIT_S)
-    shutil.copy(command.file, tmp_path / "copy.pt")
-    command.ended(process)
-    shutil.copy(tmp_path / "copy.pt", command.file)
-    longer = command.start("--epochs", "3", "--json")
-    _, errors = longer.communicate(timeout=WAIT_S)
-    assert longer.returncode == 1
-    assert errors.strip().endswith("and cannot go on; start a new run with the grown model")
-    assert "Traceback" not in errors
