@@ -51,6 +51,9 @@ class KernelValidator:
         """Add the milliseconds of each part to `timings_ms` as `validate.PART`."""
         self._timings_ms = {} if timings_ms is None else timings_ms
 
+    # Whatever the caller has switched off, gradients are part of the checks.
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def validate(self, data: bytes) -> Characterisation:
         """Return the measurements of an artifact that passes every check.
 

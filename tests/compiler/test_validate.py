@@ -1,6 +1,7 @@
 """The validator: every promise of a kernel, broken once in bytes that it is given."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
 
@@ -50,6 +51,15 @@ def test_an_honest_kernel_is_measured() -> None:
     assert measured.bytes == len(data)
     assert measured.forward_ms > 0
     assert measured.backward_ms > 0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_checked_where_the_caller_has_switched_them_off(
+    mode: Callable[[], AbstractContextManager[None]],
+) -> None:
+    data = artifact()
+    with mode():
+        assert KernelValidator().validate(data).backward_ms > 0
 
 
 def test_bytes_with_one_bit_of_the_plan_changed_are_not_loadable() -> None:
