@@ -167,6 +167,8 @@ class Fleet:
             "KAFKA_BOOTSTRAP_SERVERS": self._servers,
             "ESPER_SIGNING_KEY_FILE": str(self._key),
             "ESPER_METRICS_PORT": str(port),
+            # The shortest that a broker allows: a killed worker's partitions are taken over soon.
+            "ESPER_SESSION_TIMEOUT_S": "6",
             "TMPDIR": str(self.folder),
         }
         name = f"compile-{self._started}"

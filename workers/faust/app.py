@@ -54,7 +54,7 @@ def make_app(
     bootstrap_servers: Broker,
     data_dir: Path,
     instance_id: str | None = None,
-    session_timeout_s: float = 6.0,
+    session_timeout_s: float = 15.0,
     heartbeat_interval_s: float = 1.0,
     drain_timeout_s: float = 10.0,
     guards: Collection[Guard] = ALL,

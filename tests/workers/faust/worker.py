@@ -163,6 +163,8 @@ def main() -> int:
         bootstrap_servers=options.bootstrap_servers,
         data_dir=options.data_dir,
         instance_id=options.instance_id,
+        # The shortest that a broker allows: a killed worker's partitions are taken over soon.
+        session_timeout_s=6.0,
         heartbeat_interval_s=0.3,
         drain_timeout_s=2.0,
         guards=[Guard(name) for name in options.guards],
