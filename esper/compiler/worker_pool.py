@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from threading import Thread
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Final
 
 from pebble import ProcessExpired, ProcessPool
@@ -27,6 +27,8 @@ from esper.errors import EsperError
 
 START_TIMEOUT_S: Final = 60.0
 """A process that is not warm after this time has failed to start."""
+
+START_POLL_S: Final = 0.01
 
 LEAST_S: Final = 1e-3
 
@@ -104,7 +106,6 @@ class WorkerPool:
         arrived = perf_counter()
         worker = await self._idle.get()
         begun = perf_counter()
-        # Pebble treats a timeout of 0 as no limit.
         left_s = max(LEAST_S, self._limits.wall_s - spent_ms / MILLISECONDS)
         try:
             outcome = await self._outcome(worker, data, left_s)
@@ -148,6 +149,19 @@ def _was_lost(error: BaseException | None) -> bool:
     return lost or isinstance(error, BrokenProcessPool)
 
 
+async def _begun(scheduled: Future[bytes], future: asyncio.Future[bytes]) -> bool:
+    """Wait until a job has begun; False if it has not within `START_TIMEOUT_S`.
+
+    A job never begins if a process died holding the pipe's lock.
+    """
+    deadline = monotonic() + START_TIMEOUT_S
+    while not (future.done() or scheduled.running()):
+        if monotonic() > deadline:
+            return False
+        await asyncio.wait({future}, timeout=START_POLL_S)
+    return True
+
+
 def _first_line(error: Exception) -> str:
     """Return an error's type and the first line of its message."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -169,6 +183,8 @@ class _Worker:
     async def call(self, data: bytes, wall_s: float) -> bytes:
         """Run the stage's work in the process, for at most `wall_s` from the start of the job.
 
+        Pebble's own timeout is not used: it goes by the wall clock, which may jump.
+
         Raises:
             TimeoutError: the job took longer.
             ProcessExpired: the process died during the job.
@@ -176,15 +192,17 @@ class _Worker:
             Exception: the work raised it.
         """
         for _ in range(ATTEMPTS):
-            future = self._schedule(data, wall_s)
+            scheduled = self._schedule(data)
+            future = asyncio.wrap_future(scheduled)
             try:
-                # Pebble's timeout counts from the start of the job. A job never starts if a process
-                # died holding the pipe's lock; only this timeout detects that.
-                await asyncio.wait({future}, timeout=wall_s + START_TIMEOUT_S)
-                if future.done() and not _was_lost(future.exception()):
-                    return future.result()
+                if await _begun(scheduled, future):
+                    await asyncio.wait({future}, timeout=wall_s)
+                    if not future.done():
+                        raise TimeoutError
+                    if not _was_lost(future.exception()):
+                        return future.result()
             finally:
-                future.cancel()
+                future.cancel()  # Pebble kills the process of a job that runs.
             log.warning("replacing a process to %s: it ended or does not respond", self._stage.verb)
             self._renew()
         raise PoolBroken(f"no process to {self._stage.verb} started in {ATTEMPTS} attempts")
@@ -194,12 +212,10 @@ class _Worker:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
 
-    def _schedule(self, data: bytes, wall_s: float) -> asyncio.Future[bytes]:
+    def _schedule(self, data: bytes) -> Future[bytes]:
         if not self._pool.active:
             self._renew()
-        arguments = (data, self._limits.cpu_s)
-        scheduled = self._pool.schedule(self._stage.work, args=arguments, timeout=wall_s)
-        return asyncio.wrap_future(scheduled)
+        return self._pool.schedule(self._stage.work, args=(data, self._limits.cpu_s))
 
     def _renew(self) -> None:
         retired, self._pool = self._pool, self._new_pool()

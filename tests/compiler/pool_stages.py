@@ -41,6 +41,12 @@ def once(path: str) -> None:
         time.sleep(3600)
 
 
+def wait(path: str) -> None:
+    """Say that the job has begun, and run for a second."""
+    Path(path).touch()
+    time.sleep(1)
+
+
 def open_files(count: str) -> None:
     descriptors = [os.dup(0) for _ in range(int(count))]
     for descriptor in descriptors:
@@ -60,6 +66,7 @@ ABUSES = {
     "exit": lambda code: os._exit(int(code)),
     "write": write,
     "once": once,
+    "wait": wait,
     "open": open_files,
     "fail": fail,
 }

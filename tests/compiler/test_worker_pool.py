@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -158,6 +159,20 @@ def test_a_job_is_done_again_if_the_fork_server_ended(pool: WorkerPool, tmp_path
 
     assert isinstance(asyncio.run(scenario()).outcome, Compiled)
     assert servers(os.getpid()) != [server]
+
+
+def test_a_jump_of_the_clock_ends_no_job(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> JobResult:
+        job = asyncio.create_task(pool.call(f"wait {tmp_path / 'begun'}".encode()))
+        while not (tmp_path / "begun").exists():
+            await asyncio.sleep(0.01)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 3600)
+        return await job
+
+    assert isinstance(asyncio.run(scenario()).outcome, Compiled)
 
 
 def never_warm(limits: ProcessLimits) -> None:
