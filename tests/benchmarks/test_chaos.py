@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kept
-from benchmarks.chaos import page
+from benchmarks.chaos import page, trainers
 from benchmarks.chaos.faults import Fault, FaultInjector, Process, Target
 from benchmarks.chaos.probes import LIMIT_S
+from benchmarks.chaos.trainers import Trainer
 from benchmarks.result import Result, figure
 
 RESULT = Result(
@@ -60,6 +61,19 @@ def test_a_worker_that_another_replaces_is_no_outage() -> None:
     one, two = target("bandit"), target("bandit-2")
     faults = (Fault(one, "SIGKILL", 10.0, 15.0), Fault(two, "SIGKILL", 15.5, 20.0))
     assert list(injector(*faults).outages()) == []
+
+
+def test_a_training_that_is_refused_whenever_it_is_resumed_ends_the_run_as_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "END_LIMIT_S", 0.2)
+    monkeypatch.setattr(Trainer, "_run_process", lambda self, seed: 1)
+    trainer = Trainer("trainer-0", tmp_path, {})
+    (tmp_path / "trainer-0-0.pt").touch()
+    trainer.start()
+    trainer.end()
+    assert trainer.failure == "trainer-0 did not complete its run within 0.2 s"
+    assert trainer.completed == 0
 
 
 @pytest.fixture
