@@ -40,7 +40,8 @@ ANSWER_LIMIT_S: Final = 300.0
 """Longest wait for the last answers: on a busy machine too, all come."""
 
 RUN_ID: Final = "chaos-probe"
-SITE: Final = SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(12,))
+SITE: Final = SiteSignature(kind=SiteKind.SEQUENCE, x=(4, 8), h=(4, 8))
+"""A kind of site that the trainers lack: they are not offered the probes' kernels."""
 CONFIG: Final = RunConfig(
     seed=0,
     slots={"fc1": 1},
@@ -132,7 +133,7 @@ class Probes:
         return all(probe.answered_s is not None for probe in probes)
 
     def _send(self) -> None:
-        entries = _vector_blueprints()
+        entries = _sequence_blueprints()
         while not self._stopping.wait(EVERY_S):
             blueprint = renamed(next(entries), f"-chaos-{len(self.blueprints)}")
             self.blueprints[blueprint.blueprint_id] = Probe(blueprint.blueprint_id, self._now_s())
@@ -164,10 +165,10 @@ class Probes:
             probe.answered_s = self._now_s()
 
 
-def _vector_blueprints() -> Iterator[Blueprint]:
-    """Yield the shipped blueprints for vectors endlessly."""
+def _sequence_blueprints() -> Iterator[Blueprint]:
+    """Yield the shipped blueprints for sequences endlessly."""
     while True:
-        yield from (one for one in of_one_kind() if one.kinds == (SiteKind.VECTOR,))
+        yield from (one for one in of_one_kind() if one.kinds == (SiteKind.SEQUENCE,))
 
 
 def _touched(probe: Probe, outages: list[tuple[float, float]]) -> bool:
