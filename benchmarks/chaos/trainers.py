@@ -46,9 +46,8 @@ class Trainer:
 
     def give_up(self, why: str) -> None:
         """Start no further process, and kill the present one, if one runs."""
-        self._ending.set()
         self.failure = why
-        if self.is_training() and self._process is not None:
+        if self._process is not None:
             self._process.kill()
 
     def pid(self) -> int | None:

@@ -5,6 +5,7 @@ crossed between processes, and each pair of processes works on two kernels at a 
 processes hold no secrets: the caller signs the artifacts.
 """
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final, NamedTuple, Self
 
@@ -63,15 +64,15 @@ class CompilePool:
         """
         if timeout_s is not None:
             limits = replace(limits, wall_s=timeout_s)
-        self._server = server or ForkServer()
-        self._compilers = WorkerPool(stages.compile, processes, limits, self._server)
-        self._validators = WorkerPool(stages.validate, processes, limits, self._server)
-        try:
+        with ExitStack() as started:
+            server = started.enter_context(server or ForkServer())
+            self._compilers = WorkerPool(stages.compile, processes, limits, server)
+            started.callback(self._compilers.close)
+            self._validators = WorkerPool(stages.validate, processes, limits, server)
+            started.callback(self._validators.close)
             self._compilers.wait_warm()
             self._validators.wait_warm()
-        except PoolBroken:
-            self.close()
-            raise
+            self._started = started.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -103,9 +104,7 @@ class CompilePool:
 
     def close(self) -> None:
         """Stop all processes and wait until they have ended; running jobs are abandoned."""
-        self._compilers.close()
-        self._validators.close()
-        self._server.close()
+        self._started.close()
 
 
 def _beyond_work_ms(result: JobResult) -> float:

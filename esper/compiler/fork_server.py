@@ -4,7 +4,6 @@ The server is a `SealedProcess`, so its forks inherit no environment, main modul
 threads of the worker. They are children of the server, which reports their exit codes.
 """
 
-import ctypes
 import gc
 import logging
 import os
@@ -18,10 +17,11 @@ from functools import partial
 from importlib import import_module
 from multiprocessing import forkserver, popen_forkserver, spawn, util
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import SpawnContext
 from threading import Lock
 from typing import Any, Final, NoReturn, Self
 
+from esper.compiler.limits import end_with_parent_process
 from esper.compiler.spawn import SealedProcess, close_all, pickled
 
 FORK_TIMEOUT_S: Final = 60.0
@@ -45,9 +45,6 @@ log = logging.getLogger(__name__)
 
 SERVER_LOST: Final = 1000
 """The exit code of forks whose server ended before it reported theirs; they end with it."""
-
-PR_SET_PDEATHSIG: Final = 1
-"""From Linux's <linux/prctl.h>."""
 
 
 class ForkServer:
@@ -129,7 +126,7 @@ class ForkServer:
                 os.close(reported)
 
 
-class ForkedProcess(SpawnProcess):
+class ForkedProcess(SealedProcess):
     """A process that a `ForkServer` forks; it starts like a spawned one, without the imports."""
 
     def __init__(self, server: ForkServer, *arguments: Any, **named: Any) -> None:
@@ -142,10 +139,6 @@ class ForkedProcess(SpawnProcess):
 
     def _Popen(self, process_obj: "ForkedProcess") -> Any:  # type: ignore[override]  # noqa: N802
         return _Popen(process_obj)
-
-    def terminate(self) -> None:
-        """Kill the process: it has no cleanup, and a native loop ignores SIGTERM."""
-        self.kill()
 
 
 class _Popen(popen_forkserver.Popen):
@@ -187,6 +180,7 @@ class _Server:
     """The loop of the server; `_reported` has the descriptor for each child's exit code."""
 
     def __init__(self, requests: socket.socket) -> None:
+        self._pid = os.getpid()
         self._requests = requests
         self._reported: dict[int, int] = {}
         self._ended, self._wakeup = os.pipe()
@@ -228,7 +222,8 @@ class _Server:
     def _become_child(self, read: int, inherited: Iterable[int], others: Iterable[int]) -> NoReturn:
         code = 1
         try:
-            _end_with_parent()
+            # Without the server, nothing would know that this process has ended, or how.
+            end_with_parent_process(self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._requests.close()
@@ -253,12 +248,6 @@ class _Server:
                 reported = self._reported.pop(pid)
                 _report(reported, os.waitstatus_to_exitcode(status))
                 os.close(reported)
-
-
-def _end_with_parent() -> None:
-    """End this process with its server: nobody else would know that it has ended, or how."""
-    if hasattr(prctl := ctypes.CDLL(None), "prctl"):
-        prctl.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _report(descriptor: int, number: int) -> None:

@@ -6,6 +6,7 @@ contain arbitrary native code; that takes a container.
 
 import ctypes
 import math
+import os
 import resource
 import signal
 import time
@@ -16,6 +17,7 @@ from typing import Final
 MEBIBYTE: Final = 1 << 20
 OPEN_FILES: Final = 64
 
+PR_SET_PDEATHSIG: Final = 1
 PR_SET_NO_NEW_PRIVS: Final = 38
 """From Linux's <linux/prctl.h>."""
 
@@ -43,8 +45,14 @@ def restrict() -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, OPEN_FILES)
-    if hasattr(prctl := ctypes.CDLL(None), "prctl"):
-        prctl.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def end_with_parent_process(parent_pid: int) -> None:
+    """Have this process killed when the one that forked it ends; end now if it has ended."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
 
 
 def limit_memory(memory_mb: int) -> None:
@@ -57,6 +65,12 @@ def limit_cpu(cpu_s: float) -> None:
     """Kill this process (SIGXCPU) after `cpu_s` more CPU time, rounded up to whole seconds."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + cpu_s), hard))
+
+
+def _prctl(option: int, value: int) -> None:
+    """Call prctl(2), where the system has it."""
+    if hasattr(libc := ctypes.CDLL(None), "prctl"):
+        libc.prctl(option, value, 0, 0, 0)
 
 
 def _lower(which: int, limit: int) -> None:

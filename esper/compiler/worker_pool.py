@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from threading import Thread
 from time import monotonic, perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -30,14 +30,14 @@ START_TIMEOUT_S: Final = 60.0
 
 START_POLL_S: Final = 0.01
 
-LEAST_S: Final = 1e-3
-
 ATTEMPTS: Final = 2
 """A process that dies or hangs before its job begins is replaced, and the job retried once.
 
 So is a job whose process ended with the fork server."""
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class PoolBroken(EsperError, RuntimeError):
@@ -72,7 +72,11 @@ class WorkerPool:
     def __init__(
         self, stage: Stage, processes: int, limits: ProcessLimits, server: ForkServer
     ) -> None:
-        """Fork the processes from the server; `wait_warm` waits until they are warm."""
+        """Fork the processes from the server; `wait_warm` waits until they are warm.
+
+        Raises:
+            PoolBroken: the server does not start.
+        """
         self._stage = stage
         self._limits = limits
         self._workers = tuple(_Worker(stage, limits, server) for _ in range(processes))
@@ -106,7 +110,7 @@ class WorkerPool:
         arrived = perf_counter()
         worker = await self._idle.get()
         begun = perf_counter()
-        left_s = max(LEAST_S, self._limits.wall_s - spent_ms / MILLISECONDS)
+        left_s = max(0.0, self._limits.wall_s - spent_ms / MILLISECONDS)
         try:
             outcome = await self._outcome(worker, data, left_s)
         finally:
@@ -178,7 +182,7 @@ class _Worker:
 
     def start(self) -> Future[int]:
         """Start the process; the future gives its pid once the process is warm."""
-        return self._pool.schedule(job.ready)
+        return self._submit(job.ready)
 
     async def call(self, data: bytes, wall_s: float) -> bytes:
         """Run the stage's work in the process, for at most `wall_s` from the start of the job.
@@ -215,7 +219,15 @@ class _Worker:
     def _schedule(self, data: bytes) -> Future[bytes]:
         if not self._pool.active:
             self._renew()
-        return self._pool.schedule(self._stage.work, args=(data, self._limits.cpu_s))
+        return self._submit(self._stage.work, data, self._limits.cpu_s)
+
+    def _submit(self, work: Callable[..., T], *arguments: object) -> Future[T]:
+        try:
+            return self._pool.schedule(work, args=arguments)
+        except BrokenProcessPool as error:
+            raise PoolBroken(
+                f"a process to {self._stage.verb} cannot be forked; the error is on standard error"
+            ) from error
 
     def _renew(self) -> None:
         retired, self._pool = self._pool, self._new_pool()

@@ -128,7 +128,6 @@ class Sidecar:
         self._kafka = config.kafka
         self._lockstep = config.lockstep
         self._resumption = config.resumption
-        self._closed = False
         self._catalogue: Catalogue | None = None
         self._control_channel, self._data_channel = control_channel, data_channel
         self._announced_s = time.monotonic()
@@ -159,16 +158,17 @@ class Sidecar:
         """
         key = self._run.run_id.encode()
         self._consume_revocations()
+        closed = False
         if self._resumption is None:
             self._bus.consume(ADAPTATION_DECISION.name, self._on_decision, key=key)
             self._bus.consume(RUN_CONTROL.name, self._on_run_control, key=key)
         else:
-            self._resume(self._resumption, key)
+            closed = self._resume(self._resumption, key)
         if not self._lockstep:
             self._consume_announcements(StartOffset.EARLIEST)
         elif self._resumption is None:
             self._expect_kernels()
-        if not self._closed:
+        if not closed:
             self._bus.publish(TRAINING_RUN, self._run).result(OPEN_TIMEOUT_S)
         if self._memory_reader is not None:
             self._control_channel.put(
@@ -252,10 +252,13 @@ class Sidecar:
                 self._loader.verify(ready)
         catalogue.begin()
 
-    def _resume(self, resumption: Resumption, key: bytes) -> None:
-        """Send the run's recorded reports, and consume its decisions from the first one."""
+    def _resume(self, resumption: Resumption, key: bytes) -> bool:
+        """Send the run's recorded reports, and consume its decisions from the first one.
+
+        Returns whether the last of the reports closed the run.
+        """
         reports = read_topic(self._kafka, SEED_METRICS.name, key=key)
-        recorded_values, last_is_missing, self._closed = reports_after(
+        recorded_values, last_is_missing, closed = reports_after(
             resumption, reports, self._run.run_id
         )
         if last_is_missing:
@@ -285,6 +288,7 @@ class Sidecar:
         self._bus.consume(
             RUN_CONTROL.name, self._on_run_control, key=key, start=StartOffset.EARLIEST
         )
+        return closed
 
     def _settle(self, sending: "Future[RecordPosition]") -> None:
         if sending.cancelled():

@@ -124,39 +124,11 @@ class LockstepDriver:
         return 0.0 if self._lockstep.broken else self._seal_timeout_s
 
 
-class ClosedDriver:
-    """Completes a run whose process ended after the report that closed it: no step follows."""
-
-    leaves_open: Final = False
-    replayed: Final = False
-
-    def __init__(self, session: Session, after: StepDriver) -> None:
-        self._session = session
-        self._after = after
-
-    def begin(self) -> None:
-        """Do nothing: the run has begun."""
-
-    def catch_up(self, step: int) -> StepDriver:
-        """Return this driver."""
-        return self
-
-    def step(self, loss: Tensor, step: int) -> StepDriver:
-        """Refuse the step.
-
-        Raises:
-            CheckpointRefused: always.
-        """
-        assert self._session.reporter.last is not None
-        raise CheckpointRefused(closed_by(self._session.reporter.last))
-
-    def seal_timeout_s(self, *, failed: bool) -> float | None:
-        """Return how long the run itself would wait."""
-        return self._after.seal_timeout_s(failed=failed)
-
-
 class ResumeDriver:
-    """Takes the steps after a checkpoint again, as recorded; then `after` drives the run."""
+    """Takes the steps after a checkpoint again, as recorded; then `after` drives the run.
+
+    After the report that closed the run no step follows: it is only completed.
+    """
 
     leaves_open: Final = True
     replayed: Final = False
@@ -186,9 +158,16 @@ class ResumeDriver:
         return self._skip_reports(self._recorded, step)
 
     def step(self, loss: Tensor, step: int) -> StepDriver:
-        """Repeat the recorded decisions and incidents of this step."""
+        """Repeat the recorded decisions and incidents of this step.
+
+        Raises:
+            CheckpointRefused: the run was closed before this step, or a decision cannot be applied.
+        """
         session, recorded = self._session, self._recorded
         assert recorded is not None
+        if recorded.over:
+            assert session.reporter.last is not None
+            raise CheckpointRefused(closed_by(session.reporter.last))
         if step % session.interval == 0:
             session.seed_manager.end_embargoes(step, session.interval)
         session.governor.observe_replayed(loss, step, recorded.incidents(step))
@@ -197,16 +176,14 @@ class ResumeDriver:
         return self._skip_reports(recorded, step)
 
     def seal_timeout_s(self, *, failed: bool) -> float | None:
-        """Return None: the run stays open."""
-        return None
+        """Return how long a completed run waits; any other stays open."""
+        return self._after.seal_timeout_s(failed=failed)
 
     def _skip_reports(self, recorded: CheckpointReplay, step: int) -> StepDriver:
         recorded.skip_reports(step)
-        if not recorded.over:
-            return self
-        if self._session.reporter.closing_seq is not None:
-            return ClosedDriver(self._session, self._after)
-        return self._after.catch_up(step)
+        if recorded.over and self._session.reporter.closing_seq is None:
+            return self._after.catch_up(step)
+        return self
 
     def _await_decisions(self, recorded: CheckpointReplay) -> None:
         ranks = self._session.ranks

@@ -37,6 +37,11 @@ def echo(connection: Connection) -> None:
     connection.send(connection.recv())
 
 
+def echo_twice(connection: Connection) -> None:
+    echo(connection)
+    echo(connection)
+
+
 def end(code: int) -> None:
     os._exit(code)
 
@@ -134,8 +139,11 @@ def test_no_descriptor_is_left_by_forks_that_ended(server: ForkServer) -> None:
 
 
 def test_a_fork_has_no_socket_of_its_server(server: ForkServer) -> None:
-    _, theirs = server.context.Pipe()
-    process = started(server, echo, theirs)
+    ours, theirs = server.context.Pipe()
+    process = started(server, echo_twice, theirs)
+    ours.send("once")
+    assert ours.recv() == "once"  # It has started by now, and closed what it inherited.
+    started(server, end, 0).join(WAIT_S)  # The server has closed what it passed on.
     (child,) = forked(os.getpid())
     (parent,) = servers(os.getpid())
     assert sockets(parent.pid)

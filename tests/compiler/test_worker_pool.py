@@ -179,6 +179,13 @@ def never_warm(limits: ProcessLimits) -> None:
     raise RuntimeError("cannot load")
 
 
+def test_a_pool_whose_fork_server_cannot_start_raises() -> None:
+    others = servers(os.getpid())
+    with ForkServer(["no_module_of_this_name"]) as server, pytest.raises(PoolBroken, match="abuse"):
+        WorkerPool(ABUSE, 1, LIMITS, server)
+    assert servers(os.getpid()) == others
+
+
 def test_a_pool_that_cannot_start_raises() -> None:
     server = ForkServer(())
     pool = WorkerPool(Stage("abuse", never_warm, pool_stages.dispatch), 1, LIMITS, server)
