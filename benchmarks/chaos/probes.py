@@ -39,6 +39,9 @@ LIMIT_S: Final = 10.0
 ANSWER_LIMIT_S: Final = 300.0
 """Longest wait for the last answers: on a busy machine too, all come."""
 
+KERNELS: Final = 4096
+"""Kernels that the runs may have: one for each probe."""
+
 RUN_ID: Final = "chaos-probe"
 SITE: Final = SiteSignature(kind=SiteKind.SEQUENCE, x=(4, 8), h=(4, 8))
 """A kind of site that the trainers lack: they are not offered the probes' kernels."""
@@ -80,7 +83,13 @@ class Probes:
         self._bus = Bus.connect(settings.kafka_bootstrap_servers, source="/esper/chaos")
         self.blueprints: dict[str, Probe] = {}
         self.reports: dict[int, Probe] = {}
-        self._run = TrainingRun(run_id=RUN_ID, status=RunStatus.OPEN, sites={"fc1": SITE})
+        self._run = TrainingRun(
+            run_id=RUN_ID,
+            status=RunStatus.OPEN,
+            sites={"fc1": SITE},
+            kernels_per_site=KERNELS,
+            kernels_per_publisher=KERNELS,
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._send, name="chaos-probes", daemon=True)
 

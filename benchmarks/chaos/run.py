@@ -36,8 +36,6 @@ SEED: Final = 20
 WEIGHTS: Final = {"compile": 3, "bandit": 3, "trainer": 2, "redis": 1, "postgres": 1, "kafka": 1}
 CONDITION_WEIGHT: Final = 1
 AVAILABLE: Final = 0.999
-LIMITS: Final = {"ESPER_KERNELS_PER_PUBLISHER": "4096", "ESPER_KERNELS_PER_SITE": "4096"}
-"""Room for a blueprint a second, for half an hour, at one site and of one publisher."""
 
 
 class Workload(NamedTuple):
@@ -63,7 +61,7 @@ def run(quick: bool = False) -> Measurement:
     workload = QUICK if quick else FULL
     folder = Path(tempfile.mkdtemp(prefix="esper-chaos-"))
     clock = ClockJump(folder / "clock-offset")
-    os.environ |= clock.environment() | LIMITS  # For all processes that this one starts.
+    os.environ |= clock.environment()  # For all processes that this one starts.
     stack = LocalStack(folder / "home", {})
     state = stack.start(
         lambda _: None,
