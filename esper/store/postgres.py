@@ -1,13 +1,14 @@
 """The PostgreSQL tier: artifacts in a table that numbered SQL files create."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any, Final, LiteralString, NamedTuple, TypeVar, cast
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from esper.store.credentials import NO_CREDENTIALS, StoreCredentials
@@ -21,8 +22,15 @@ CONNECT_TIMEOUT_S: Final = 2
 ANSWER_TIMEOUT_S: Final = 5.0
 MIGRATION_TIMEOUT_S: Final = 60.0
 MAX_IDLE_CONNECTIONS: Final = 4
+
+MAX_CONNECTION_S: Final = 60.0
+"""Longest life of a connection, and longest time without use: a server that is shut down in order
+takes no new connections and waits for all others to end."""
+
 MIGRATION_LOCK: Final = 0x6573_7065_72  # "esper"
 """Key of the advisory lock under which migrations are applied, one process at a time."""
+
+_IDLE_TIMEOUT: Final = sql.SQL("SET idle_session_timeout = {}")
 
 _PUT: Final = """
     INSERT INTO esper.kernels (kernel_id, sha256, bytes, content) VALUES (%s, %s, %s, %s)
@@ -69,6 +77,7 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that gives up on a server that does not answer."""
 
     answer_timeout_s = ANSWER_TIMEOUT_S
+    opened_s = 0.0
     lost = False
     """Whether the server ended the connection during the last operation."""
 
@@ -191,8 +200,9 @@ class PostgresTier:
             connection.lost = connection.broken
             connection.close()
             raise
+        young = time.monotonic() - connection.opened_s < MAX_CONNECTION_S
         with self._lock:
-            if len(self._idle) < MAX_IDLE_CONNECTIONS:
+            if young and len(self._idle) < MAX_IDLE_CONNECTIONS:
                 self._idle.append(connection)
                 return result
         connection.close()
@@ -210,7 +220,9 @@ class PostgresTier:
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="esper",
         )
+        connection.opened_s = time.monotonic()
         try:
+            connection.execute(_IDLE_TIMEOUT.format(int(1000 * MAX_CONNECTION_S)))
             if not self._migrated:
                 migrate(connection)
                 self._migrated = True

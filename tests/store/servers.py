@@ -31,6 +31,15 @@ class Killable:
         """End it by SIGKILL."""
         process.kill(self._record)
 
+    def shut_down(self) -> None:
+        """Ask it by SIGTERM to end in order; return at once."""
+        psutil.Process(self._record.pid).terminate()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process has ended."""
+        return not process.is_alive(self._record)
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop its processes within the block, so that it accepts connections and says nothing."""

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from esper.store import KernelStore, StoreState, StoreUnavailable, open_store
+from esper.store import postgres as postgres_tier
 from esper.topics.codec import sha256_of
 from tests.store.servers import (
     ARTIFACT,
@@ -187,3 +189,30 @@ def test_a_folder_that_becomes_unwritable_degrades_a_put(tmp_path: Path, redis: 
         assert stored.durable
         assert stored.failed.keys() == {"file"}
         assert store.get(LOCATION) == ARTIFACT
+
+
+def test_a_postgresql_that_is_shut_down_in_order_ends_under_work_and_beside_an_idle_client(
+    postgres: Killable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_tier, "MAX_CONNECTION_S", 1.0)
+    with open_store(postgres.url) as busy, open_store(postgres.url) as idle:
+        busy.put(KERNEL_ID, ARTIFACT)
+        assert idle.get(LOCATION) == ARTIFACT
+        postgres.shut_down()
+
+        def works_until_it_ends() -> bool:
+            with suppress(StoreUnavailable):
+                busy.get(LOCATION)
+            return postgres.ended
+
+        try:
+            wait_until(works_until_it_ends, "PostgreSQL to end")
+        finally:
+            postgres.start()
+        wait_until(lambda: readable(busy) and readable(idle), "both clients to read again")
+
+
+def readable(store: KernelStore) -> bool:
+    with suppress(StoreUnavailable):
+        return store.get(LOCATION) == ARTIFACT
+    return False
