@@ -15,6 +15,7 @@ from esper.bandit import (
     share_of,
     uniform,
 )
+from esper.orchestrator.auditions import progress
 from esper.orchestrator.state import Trial
 from esper.orchestrator.view import DecisionPlan, View
 from esper.topics.models import Candidate, Operation, Plant, SeedCandidate
@@ -99,6 +100,8 @@ def why_idle(view: View) -> str | None:
     if view.situation.on_trial >= limits.max_on_trial:
         return None
     codes = set(view.codes().tolist())
+    if Constraint.NOT_AUDITIONED in codes and Constraint.NONE not in codes:
+        return progress(view)
     if view.state.strategy_state is not None and Constraint.NONE in codes:
         return None
     names = sorted(Constraint(code).label for code in codes)

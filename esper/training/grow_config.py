@@ -22,11 +22,13 @@ class LockstepTimeouts:
     """How long a lockstep run waits before it raises LockstepBroken, in seconds.
 
     `kernels_s` limits the wait for the kernels that the run starts with, `answer_s` the wait for
-    the answer to one report and for the kernels that the answer plants.
+    the answer to one report and for the kernels that the answer plants, `auditions_s` the wait for
+    the results of a rung of auditions.
     """
 
     kernels_s: float = 120.0
     answer_s: float = 60.0
+    auditions_s: float = 1800.0
 
 
 class GrowConfig(BaseModel):

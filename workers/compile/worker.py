@@ -45,7 +45,7 @@ from esper.topics.models import (
     KernelRequested,
 )
 from esper.workers.compile.answers import MAX_ATTEMPTS, Answers
-from esper.workers.compile.kernel_writer import KernelWriter
+from esper.workers.faust.kernel_writer import KernelWriter
 from esper.workers.compile.planner import Planner
 from esper.workers.compile.requester import Requester
 from esper.workers.compile.turns import CompileTurns, KernelLocks

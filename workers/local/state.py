@@ -15,7 +15,8 @@ REDIS = "redis"
 POSTGRES = "postgres"
 COMPILE = "compile"
 BANDIT = "bandit"
-WORKERS = (COMPILE, BANDIT)
+AUDITION = "audition"
+WORKERS = (COMPILE, BANDIT, AUDITION)
 SUPERVISOR = "supervisor"
 
 
