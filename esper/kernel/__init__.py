@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from esper.kernel.build import load_kernel
     from esper.kernel.draw import draw_parameter
     from esper.kernel.executor import Kernel, attribute_of
-    from esper.kernel.fetch import FetchedKernel, fetch_kernel, fetch_kernels, fetch_trained
+    from esper.kernel.fetch import (
+        FetchedKernel,
+        fetch_all_trained,
+        fetch_kernel,
+        fetch_kernels,
+        fetch_trained,
+    )
     from esper.kernel.loader import (
         Delivery,
         KernelLoader,
@@ -54,6 +60,7 @@ _MODULES: Final = {
     "UNSIGNED": ".announcement",
     "attribute_of": ".executor",
     "draw_parameter": ".draw",
+    "fetch_all_trained": ".fetch",
     "fetch_kernel": ".fetch",
     "fetch_kernels": ".fetch",
     "fetch_trained": ".fetch",
@@ -86,6 +93,7 @@ __all__ = [
     "StepLayout",
     "attribute_of",
     "draw_parameter",
+    "fetch_all_trained",
     "fetch_kernel",
     "fetch_kernels",
     "fetch_trained",

@@ -87,6 +87,23 @@ def fetch_kernels(
         return {ready.kernel_id: fetch_kernel(store, keys, ready) for ready in announced}
 
 
+def fetch_all_trained(
+    kernel_store: str,
+    wanted: Iterable[tuple[KernelReady, str]],
+    credentials: StoreCredentials = NO_CREDENTIALS,
+) -> dict[str, FetchedKernel]:
+    """Return kernels with trained weights, by the SHA-256 of their artifacts.
+
+    `wanted` are announcements and the SHA-256 of an artifact that a decision named.
+
+    Raises:
+        StoreUrlInvalid: the list of tiers is invalid.
+        KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_trained`.
+    """
+    with open_store(kernel_store, credentials) as store:
+        return {sha256: fetch_trained(store, ready, sha256) for ready, sha256 in wanted}
+
+
 def _check_bytes(ready: KernelReady, data: bytes) -> None:
     if len(data) != ready.bytes:
         raise ArtifactRefused(

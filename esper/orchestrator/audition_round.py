@@ -46,12 +46,11 @@ class AuditionRound(OmitsDefaults):
         """The results of the running or last rung."""
         return tuple(one for one in self.results if one.rung == self.rung)
 
-    def trained(self, site: str, kernel_id: str) -> str | None:
-        """Return the artifact with the trained weights of a kernel; None without one."""
-        for one in self.results:
-            if (one.site, one.kernel_id) == (site, kernel_id):
-                return one.trained_sha256
-        return None
+    def of(self, site: str, kernel_id: str) -> AuditionResult | None:
+        """Return the latest result of a kernel; None without one."""
+        return next(
+            (one for one in self.results if (one.site, one.kernel_id) == (site, kernel_id)), None
+        )
 
 
 class Passed(NamedTuple):

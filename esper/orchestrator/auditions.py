@@ -158,10 +158,13 @@ def described(view: View, result: AuditionResult) -> str:
     """Return a result in words: `line-conv at fc1, which gained 0.81 ± 0.05 (control 0.10)`."""
     arm = view.state.arms.on(result.site, result.kernel_id)
     name = arm.kernel.blueprint_id if arm else result.kernel_id[:12]
-    text = f"{name} at {result.site}, which gained {result.gain:.3g} ± {result.error or 0.0:.2g}"
-    if result.control_gain is None:
-        return text
-    return f"{text} (control {result.control_gain:.3g})"
+    return f"{name} at {result.site}, which {gained(result)}"
+
+
+def gained(result: AuditionResult) -> str:
+    """Return a gain in words: `gained 0.81 ± 0.05 (control 0.10)`."""
+    text = f"gained {result.gain:.3g} ± {result.error or 0.0:.2g}"
+    return text if result.control_gain is None else f"{text} (control {result.control_gain:.3g})"
 
 
 def _round(view: View) -> AuditionRound:

@@ -15,7 +15,7 @@ from esper.bandit import (
     share_of,
     uniform,
 )
-from esper.orchestrator.auditions import progress
+from esper.orchestrator.auditions import gained, progress
 from esper.orchestrator.state import Trial
 from esper.orchestrator.view import DecisionPlan, View
 from esper.topics.models import Candidate, Operation, Plant, SeedCandidate
@@ -55,6 +55,9 @@ def expected(view: View, choice: ArmChoice) -> str:
     name, params = arm.kernel.blueprint_id, arm.kernel.params
     host_params = view.state.run.run_config.host_params
     history = view.state.tracker.of(HistoryKey(arm.kernel.site, None, name))
+    round_ = view.state.audition_round
+    if round_ is not None and (one := round_.of(arm.kernel.site, arm.kernel.kernel_id)):
+        return f"{name} {gained(one)} in its audition"
     if history is not None:
         share = share_of(history.mean, params, host_params)
         if history.pulls == 1:

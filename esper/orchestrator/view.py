@@ -273,7 +273,8 @@ class View(NamedTuple):
     def _trained(self, site: str, kernel_id: str) -> str | None:
         """Return the artifact of the weights that an audition trained; None without one."""
         round_ = self.state.audition_round
-        return None if round_ is None else round_.trained(site, kernel_id)
+        result = None if round_ is None else round_.of(site, kernel_id)
+        return None if result is None else result.trained_sha256
 
     def _category(self, operation: Operation) -> str:
         arm = self.state.arms.on(operation.site, operation.kernel_id)

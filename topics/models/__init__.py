@@ -5,6 +5,7 @@ from esper.topics.models.audition import (
     Audition,
     AuditionRequested,
     AuditionResult,
+    CurvePoint,
     KernelAuditioned,
     SnapshotArtifact,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "CompileStatus",
     "Count",
     "Cull",
+    "CurvePoint",
     "DecisionCandidates",
     "DecisionOutcome",
     "Event",

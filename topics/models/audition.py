@@ -75,17 +75,24 @@ class AuditionResult(Event):
     reason: Reason | None = None
 
 
+class CurvePoint(Event):
+    """The gain of an audition after some of its steps."""
+
+    step: Count
+    gain: float
+
+
 class KernelAuditioned(AuditionResult):
     """The result of one audition; the signature covers the whole value.
 
-    `curve` holds (steps, gain) pairs. `seconds` is the time of the training, `cpu_seconds` the CPU
+    `seconds` is the time of the training, `cpu_seconds` the CPU
     time of it.
     """
 
     audition_id: Sha256
     run_id: Identifier
     host_loss: float | None = None
-    curve: Annotated[tuple[tuple[Count, float], ...], Field(max_length=MAX_CURVE)] = ()
+    curve: Annotated[tuple[CurvePoint, ...], Field(max_length=MAX_CURVE)] = ()
     seconds: Annotated[float, Field(ge=0)] = 0.0
     cpu_seconds: Annotated[float, Field(ge=0)] = 0.0
     worker: Annotated[str, StringConstraints(max_length=200)] = ""

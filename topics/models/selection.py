@@ -131,8 +131,8 @@ class Auditions(Event):
     exceeds that of the control by `errors` standard errors. The best that pass are planted, one
     after another, at most `candidates` of a round; a kept kernel ends the round, because the host
     has changed. A round starts when the probe loss has plateaued and no kernel has arrived for
-    `settle_reports`; if none was kept in the round before, `again_reports` after its last rung. A rung that lasts for
-    `timeout_reports` goes on without the results that are missing.
+    `settle_reports`; if none was kept in the round before, `again_reports` after its last rung. A
+    rung that lasts for `timeout_reports` goes on without the results that are missing.
     """
 
     rung_steps: Annotated[tuple[PositiveCount, ...], Field(min_length=1, max_length=8)] = (

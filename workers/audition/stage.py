@@ -13,7 +13,7 @@ from esper.kernel import ArtifactRefused, fetch_kernel, pack, unpack
 from esper.signing import TrustedKeys
 from esper.store import KernelAltered, KernelMissing, KernelStore
 from esper.topics.codec import sha256_of
-from esper.topics.models import AuditionRequested, KernelAuditioned, SnapshotArtifact
+from esper.topics.models import AuditionRequested, CurvePoint, KernelAuditioned, SnapshotArtifact
 
 MAX_SITES: Final = 8
 """Snapshots that a worker keeps, with the kernels in training on them."""
@@ -75,7 +75,9 @@ class AuditionStage:
             slope=score.slope,
             control_gain=control.gain,
             host_loss=site.host_loss,
-            curve=site.curve(plan.kernel_id),
+            curve=tuple(
+                CurvePoint(step=step, gain=gain) for step, gain in site.curve(plan.kernel_id)
+            ),
             trained_sha256=sha256_of(artifact),
             seconds=time.monotonic() - started_s,
             cpu_seconds=time.thread_time() - cpu_s,

@@ -17,10 +17,10 @@ from esper.topics.catalog import AUDITION_APP, AUDITION_REQUESTED, KERNEL_AUDITI
 from esper.topics.codec import child_traceparent, traceparent_of
 from esper.topics.models import AuditionRequested
 from esper.workers.audition.stage import AuditionStage
-from esper.workers.faust.kernel_writer import KernelWriter
 from esper.workers.faust.app import is_ready, make_app, raw_topic, run
 from esper.workers.faust.dead_letters import read, record_of
 from esper.workers.faust.guards import GuardedApp, process_in_order
+from esper.workers.faust.kernel_writer import KernelWriter
 from esper.workers.faust.metrics import (
     AUDITION_SECONDS,
     AUDITIONS,
