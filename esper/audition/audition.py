@@ -72,7 +72,8 @@ class SiteAudition:
         self._signature, self._seed, self._settings = signature, seed, settings
         self._sizes = readout_sizes(signature, *snapshot.outputs.shape[1:])
         self._fit, self._held = snapshot.split(settings.fit_share)
-        self._fit_outputs, self._held_outputs = self._corrected()
+        with torch.random.fork_rng(devices=[]):
+            self._fit_outputs, self._held_outputs = self._corrected()
         self._held_losses = losses(snapshot.loss, self._held_outputs, self._held.targets)
         self._contestants: dict[str, _Contestant] = {}
 

@@ -95,7 +95,7 @@ def by_position(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Audit
         elif outputs.shape[:1] + outputs.shape[2:] == targets.shape:
             outputs, classes = outputs.movedim(1, -1), outputs.shape[1]
         else:
-            raise _unfit(outputs, targets)
+            raise _no_loss_for(outputs, targets)
         count = len(outputs)
         labels = targets.reshape(count, -1).long()
         return outputs.reshape(count, -1, classes), labels, AuditionLoss.CROSS_ENTROPY
@@ -106,7 +106,7 @@ def by_position(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Audit
             targets.reshape(count, 1, -1),
             AuditionLoss.MEAN_SQUARED_ERROR,
         )
-    raise _unfit(outputs, targets)
+    raise _no_loss_for(outputs, targets)
 
 
 def pack_snapshot(snapshot: SiteSnapshot) -> bytes:
@@ -179,7 +179,7 @@ def _check(tensors: dict[str, Tensor]) -> None:
             raise SnapshotRefused(f"{name} holds values that are not finite")
 
 
-def _unfit(outputs: Tensor, targets: Tensor) -> SnapshotRefused:
+def _no_loss_for(outputs: Tensor, targets: Tensor) -> SnapshotRefused:
     return SnapshotRefused(
         f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} fit no loss that an "
         "audition can compute: it needs class logits with integer labels, or outputs and float "

@@ -122,6 +122,12 @@ def is_complete(round_: AuditionRound, settings: Auditions, seq: int) -> bool:
     return is_last or not by_gain(round_.rung_results)
 
 
+def is_unanswered(round_: AuditionRound, settings: Auditions, seq: int) -> bool:
+    """Return whether a whole rung was waited for in vain: no audition worker answers."""
+    over = round_.snapshot_id is not None and rung_is_over(round_, settings, seq)
+    return over and not round_.results
+
+
 def is_gain(result: AuditionResult, errors: float) -> bool:
     """Return whether a gain exceeds nothing, and that of the control, by its error."""
     if result.gain is None or result.error is None:

@@ -19,7 +19,7 @@ from esper.bandit import (
     explain_constraint,
     features,
 )
-from esper.orchestrator.audition_round import passed
+from esper.orchestrator.audition_round import is_unanswered, passed
 from esper.orchestrator.candidates import Arm
 from esper.orchestrator.state import FULL_ALPHA, FoldState, Trial
 from esper.topics.models import (
@@ -360,9 +360,14 @@ def _closed_sites(
 
 
 def _auditioned(state: FoldState) -> frozenset[tuple[str, str]] | None:
-    """Return the kernel that the auditions would plant next; None in runs without auditions."""
+    """Return the kernel that the auditions would plant next.
+
+    None in runs without auditions, and where no worker answers: any kernel may be tried then.
+    """
     settings = state.run.selection.auditions
     if settings is None or state.audition_round is None:
+        return None
+    if is_unanswered(state.audition_round, settings, state.last_seq):
         return None
     ranked = passed(state.audition_round, settings, state.arms, state.last_seq)
     return frozenset(one.name for one in ranked[:1])

@@ -148,7 +148,7 @@ class _Taking:
         self.observed += len(inputs)
 
     def snapshots(self, loss_fn: LossFn) -> Iterator[tuple[str, bytes | str]]:
-        """Yield the snapshot of each site, or the reason why there is none."""
+        """Yield the snapshot of each site, or the reason for its absence."""
         try:
             raw, targets = torch.cat(self._outputs), torch.cat(self._targets)
             outputs, aligned, loss = by_position(raw, targets)

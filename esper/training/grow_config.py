@@ -47,7 +47,8 @@ class GrowConfig(BaseModel):
         Selection,
         Field(
             description="How sites are chosen, which limits no decision may break, and when a "
-            "kernel is kept. `esper.TOURNAMENT` tries many kernels early and keeps few; pass "
+            "kernel is kept. `esper.TOURNAMENT` tries many kernels early and keeps few, "
+            "`esper.AUDITIONED` tries all of them beside the training first; pass "
             "`Selection(limits=...)` to pin or ban blueprints, or to bound parameters."
         ),
     ] = DEFAULT_SELECTION

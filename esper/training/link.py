@@ -154,7 +154,7 @@ class RunLink:
     def send_snapshot(
         self, snapshot_id: str, site: str, step: int, samples: int, data: bytes | str
     ) -> None:
-        """Send the snapshot of a site, or the reason why there is none, before its auditions."""
+        """Send the snapshot of a site, or the reason for its absence, before its auditions."""
         head = {"snapshot_id": snapshot_id, "site": site, "step": step, "samples": samples}
         if isinstance(data, str):
             head["reason"], data = data, b""

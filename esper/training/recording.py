@@ -1,9 +1,8 @@
 """`RunRecording`: a recorded run, read from a history file and a kernel store."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import orjson
@@ -47,7 +46,7 @@ class RunRecording:
     decisions: tuple[AdaptationDecision, ...]
     outcomes: Mapping[str, DecisionOutcome]
     kernels: Mapping[str, FetchedKernel]
-    trained: Mapping[str, FetchedKernel] = MappingProxyType({})
+    trained: Mapping[str, FetchedKernel] = field(default_factory=dict)
 
     def planted(self, plant: Plant) -> FetchedKernel:
         """Return the kernel that an operation planted."""

@@ -273,3 +273,15 @@ def test_the_audit_notices_a_changed_gain() -> None:
     other = Run(gains({("fc", "b3"): 0.81}))
     other.go(12)
     assert other.trainer.fold_state.sha256() != before
+
+
+def test_without_an_audition_worker_kernels_are_tried_in_the_network() -> None:
+    settings = SETTINGS.model_copy(update={"timeout_reports": 6})
+    run = Run(gains({}), settings)
+    while not run.auditions:
+        run.go()
+    for _ in range(8):
+        run.results = []
+        run.go()
+    assert len(run.plants) == 1
+    assert run.plants[0].trained_sha256 is None

@@ -60,7 +60,7 @@ class AuditionResult(Event):
     alone, `error` its standard error, and `slope` the gain per step over the last half of the
     steps. `control_gain` is the gain of a path like the host's own layer, for the same steps.
     `trained_sha256` names the artifact of the trained weights, whose last step is zero. Without a
-    gain, `reason` says why there is none.
+    gain, `reason` says why.
     """
 
     site: SiteName

@@ -132,7 +132,8 @@ class Auditions(Event):
     after another, at most `candidates` of a round; a kept kernel ends the round, because the host
     has changed. A round starts when the probe loss has plateaued and no kernel has arrived for
     `settle_reports`; if none was kept in the round before, `again_reports` after its last rung. A
-    rung that lasts for `timeout_reports` goes on without the results that are missing.
+    rung that lasts for `timeout_reports` goes on without the results that are missing; without any
+    result, as where no audition worker runs, kernels are tried in the network instead.
     """
 
     rung_steps: Annotated[tuple[PositiveCount, ...], Field(min_length=1, max_length=8)] = (
@@ -146,7 +147,7 @@ class Auditions(Event):
     candidates: Annotated[int, Field(ge=1, le=100)] = 3
     settle_reports: Reports = 3
     again_reports: Reports = 40
-    timeout_reports: Reports = 1000
+    timeout_reports: Reports = 200
 
 
 class Selection(Event):
