@@ -100,8 +100,8 @@ def _new_round(
     if why is None or not (rested and settled) or view.state.trials or view.situation.auditioned:
         return None
     features = view.state.arms.arm_features
-    allowed = np.flatnonzero(features.banned == 0).tolist()
-    names = [(features.kernels[at].site, features.kernels[at].kernel_id) for at in allowed]
+    allowed = [features.kernels[at] for at in np.flatnonzero(features.banned == 0).tolist()]
+    names = _in_turn([(kernel.site, kernel.kernel_id) for kernel in allowed])[:MAX_AUDITIONED]
     if not names:
         return None
     steps = settings.rung_steps[0]
@@ -109,6 +109,16 @@ def _new_round(
         f"AUDITION: {len(names)} kernels train for {steps} steps beside the host, because {why}"
     )
     return DecisionPlan((), reason, auditions=_by_site(names, 0, steps, None))
+
+
+def _in_turn(names: Sequence[Name]) -> list[Name]:
+    """Return the names so that each site has its turn, because a round may not hold all."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for site, kernel_id in names:
+        seen[site] = seen.get(site, 0) + 1
+        ranked.append((seen[site], site, kernel_id))
+    return [(site, kernel_id) for _, site, kernel_id in sorted(ranked)]
 
 
 def _by_site(
@@ -121,7 +131,7 @@ def _by_site(
     return tuple(
         Audition(
             site=site,
-            kernel_ids=tuple(kernel_ids[:MAX_AUDITIONED]),
+            kernel_ids=tuple(kernel_ids),
             rung=rung,
             steps=steps,
             snapshot_id=snapshot_id,

@@ -6,6 +6,7 @@ import pytest
 
 from esper.orchestrator import FoldState
 from esper.topics.models import (
+    MAX_AUDITIONED,
     AdaptationDecision,
     Audition,
     AuditionResult,
@@ -285,3 +286,13 @@ def test_without_an_audition_worker_kernels_are_tried_in_the_network() -> None:
         run.go()
     assert len(run.plants) == 1
     assert run.plants[0].trained_sha256 is None
+
+
+def test_a_round_that_cannot_hold_all_kernels_takes_them_from_every_site() -> None:
+    many = [kernel("conv", f"c{number}") for number in range(2500)]
+    run = Run(gains({}))
+    run.go(1, *many)
+    run.go(8)
+    asked = run.auditions[0].auditions
+    assert sum(len(one.kernel_ids) for one in asked) == MAX_AUDITIONED
+    assert {one.site: len(one.kernel_ids) for one in asked}["fc"] == len(BLUEPRINTS)

@@ -132,8 +132,13 @@ def kafka(own_kafka: KafkaService) -> KafkaService:
 
 @pytest.fixture(scope="module")
 def ended(running: Running) -> Ended:
+    start_audition_worker(running)
     publish_blueprints(running.settings, map(shipped_named, BLUEPRINTS))
     return grow(running)
+
+
+def start_audition_worker(running: Running) -> None:
+    running.stack.start(lambda line: None, audition_workers=1, die_with_parent=CAN_DIE_WITH_PARENT)
 
 
 def test_the_kernel_that_the_host_lacks_is_planted_and_kept_and_helps(ended: Ended) -> None:
@@ -210,7 +215,7 @@ def test_a_worker_that_is_killed_in_a_rung_changes_nothing(ended: Ended, running
         if len(asked) > len(kills):
             kills.append(asked[-1].seq)
             running.stack.kill("audition")
-            running.stack.start(lambda line: None, die_with_parent=CAN_DIE_WITH_PARENT)
+            start_audition_worker(running)
 
     again = grow(running, kill_once)
     assert len(kills) == 2

@@ -8,7 +8,7 @@ from esper.topics.models.event import Count, Event, Identifier, PositiveCount, S
 from esper.topics.models.kernel import KernelReady
 
 MAX_AUDITIONED = 2000
-"""Kernels that one decision may audition at one site."""
+"""Kernels that one round may audition: their results must fit into a report and a state."""
 
 MAX_CURVE = 64
 

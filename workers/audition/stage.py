@@ -9,9 +9,10 @@ from typing import Final
 import torch
 
 from esper.audition import SiteAudition, SnapshotRefused, unpack_snapshot
+from esper.errors import EsperError
 from esper.kernel import ArtifactRefused, fetch_kernel, pack, unpack
 from esper.signing import TrustedKeys
-from esper.store import KernelAltered, KernelMissing, KernelStore
+from esper.store import KernelStore, StoreUnavailable
 from esper.topics.codec import sha256_of
 from esper.topics.models import AuditionRequested, CurvePoint, KernelAuditioned, SnapshotArtifact
 
@@ -49,14 +50,13 @@ class AuditionStage:
         with self._lock:
             try:
                 return self._trained(request)
-            except (ArtifactRefused, SnapshotRefused, KernelMissing, KernelAltered) as error:
-                return Auditioned(
-                    _result(request, reason=str(error)[:500], worker=self._worker), None
-                )
-            except (RuntimeError, ValueError, ArithmeticError) as error:
-                # Of the kernel, as torch raises it: shapes, memory, operations without a gradient.
-                reason = f"{type(error).__name__}: {error}"[:500]
-                return Auditioned(_result(request, reason=reason, worker=self._worker), None)
+            except StoreUnavailable:
+                raise
+            except EsperError as error:
+                reason = str(error)
+            except Exception as error:  # noqa: BLE001 - a kernel may fail in any way
+                reason = f"{type(error).__name__}: {error}"
+            return Auditioned(_result(request, reason=reason[:500], worker=self._worker), None)
 
     def _trained(self, request: AuditionRequested) -> Auditioned:
         started_s, cpu_s = time.monotonic(), time.thread_time()

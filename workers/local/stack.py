@@ -74,7 +74,7 @@ class LocalStack:
         workers: bool = True,
         compile_workers: int = 1,
         bandit_workers: int = 1,
-        audition_workers: int = 1,
+        audition_workers: int = 0,
         postgres: bool = False,
         die_with_parent: bool = False,
         supervise: bool = False,

@@ -85,7 +85,6 @@ def test_status_shows_running_and_stopped_services(stack: LocalStack) -> None:
         "redis": Health.RUNNING,
         "compile": Health.STOPPED,
         "bandit": Health.STOPPED,
-        "audition": Health.STOPPED,
     }
 
 
