@@ -27,7 +27,8 @@ class AuditionRound(OmitsDefaults):
 
     `awaited` are the kernels whose results are missing, `results` the latest result of each kernel
     of the round, `planted` those of the round that a decision planted, in order. `kept` is whether
-    one of them was kept. `arrival_seq` is the last report with a new kernel.
+    one of them was kept, and `fruitless` the number of rounds just before in which none was.
+    `arrival_seq` is the last report with a new kernel.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class AuditionRound(OmitsDefaults):
     results: tuple[AuditionResult, ...] = ()
     planted: tuple[Name, ...] = ()
     kept: bool = False
+    fruitless: int = 0
     arrival_seq: int = 0
 
     @property
@@ -89,6 +91,7 @@ def started(
             snapshot_id=decision_id,
             since_seq=seq,
             awaited=awaited,
+            fruitless=0 if round_.snapshot_id is None or round_.kept else round_.fruitless + 1,
             arrival_seq=round_.arrival_seq,
         )
     return round_.model_copy(update={"rung": rung, "since_seq": seq, "awaited": awaited})

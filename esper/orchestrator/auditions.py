@@ -95,7 +95,9 @@ def _new_round(
 ) -> DecisionPlan | None:
     seq = view.report.seq
     rested = round_.snapshot_id is None or round_.kept
-    rested = rested or seq - round_.since_seq >= settings.again_reports
+    # The longer nothing is found, the less likely it is that another round finds something.
+    pause = settings.again_reports * 2**round_.fruitless
+    rested = rested or seq - round_.since_seq >= pause
     settled = seq - round_.arrival_seq >= settings.settle_reports
     if why is None or not (rested and settled) or view.state.trials or view.situation.auditioned:
         return None

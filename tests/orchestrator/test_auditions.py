@@ -196,6 +196,9 @@ def test_a_fruitless_round_is_repeated_only_after_some_reports() -> None:
     last_rung, again = run.auditions[1:3]
     assert [one.auditions[0].rung for one in (last_rung, again)] == [1, 0]
     assert again.seq - last_rung.seq == SETTINGS.again_reports
+    run.go(50)
+    _, last_rung, later = run.auditions[2:5]
+    assert later.seq - last_rung.seq == 2 * SETTINGS.again_reports
 
 
 def test_the_next_best_follows_a_kernel_that_failed_its_trial_up_to_a_limit() -> None:

@@ -131,9 +131,10 @@ class Auditions(Event):
     exceeds that of the control by `errors` standard errors. The best that pass are planted, one
     after another, at most `candidates` of a round; a kept kernel ends the round, because the host
     has changed. A round starts when the probe loss has plateaued and no kernel has arrived for
-    `settle_reports`; if none was kept in the round before, `again_reports` after its last rung. A
-    rung that lasts for `timeout_reports` goes on without the results that are missing; without any
-    result, as where no audition worker runs, kernels are tried in the network instead.
+    `settle_reports`; if none was kept in the round before, `again_reports` after its last rung, and
+    twice as long after each further round like it. A rung that lasts for `timeout_reports` goes on
+    without the results that are missing; without any result, as where no audition worker runs,
+    kernels are tried in the network instead.
     """
 
     rung_steps: Annotated[tuple[PositiveCount, ...], Field(min_length=1, max_length=8)] = (
