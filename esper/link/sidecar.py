@@ -28,6 +28,7 @@ from esper.link.config import LinkConfig
 from esper.link.decision_check import DecisionCheck, DecisionLost, DecisionRefused
 from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.memory_reader import MemoryReader
+from esper.link.outbox import CLOSE_TIMEOUT_S, Outbox
 from esper.link.resumption import RecordUnfit, Resumption, reports_after
 from esper.signing import BadSignature, KeyUnusable, TrustedKeys
 from esper.store import StoreError, open_store
@@ -68,7 +69,6 @@ from esper.topics.models import (
 )
 
 OPEN_TIMEOUT_S: Final = 10.0
-CLOSE_TIMEOUT_S: Final = 2.0
 ORPHAN_CHECK_S: Final = 1.0
 
 REANNOUNCE_S: Final = 600.0
@@ -84,32 +84,6 @@ class Verified(NamedTuple):
 
     sha256: str
     data: bytes
-
-
-class Outbox:
-    """Sends frames in order on its own thread, so that senders never wait."""
-
-    def __init__(self, link: socket) -> None:
-        self._link = link
-        self._frames: SimpleQueue[Frame | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def put(self, frame: Frame) -> None:
-        """Queue a frame."""
-        self._frames.put(frame)
-
-    def close(self) -> None:
-        """Return when every queued frame is sent, or after `CLOSE_TIMEOUT_S`."""
-        self._frames.put(None)
-        self._thread.join(CLOSE_TIMEOUT_S)
-
-    def _run(self) -> None:
-        while (frame := self._frames.get()) is not None:
-            try:
-                self._link.sendall(frame.packed())
-            except OSError:
-                return
 
 
 class Sidecar:

@@ -156,14 +156,14 @@ def progress(view: View) -> str | None:
     if round_ is None or settings is None:
         return None
     if round_.snapshot_id is None or round_.kept:
-        return "no action: kernels are auditioned when the probe loss has plateaued"
+        return "kernels are auditioned when the probe loss has plateaued"
     if not is_complete(round_, settings, view.report.seq):
-        return f"no action: rung {round_.rung} of the auditions is running"
+        return f"rung {round_.rung} of the auditions is running"
     if round_.planted:
-        return "no action: the kernels that passed their audition were tried"
+        return "the kernels that passed their audition were tried"
     best = next(iter(by_gain(round_.rung_results)), None)
     found = "none could be measured" if best is None else f"the best is {described(view, best)}"
-    return f"no action: no kernel passed its audition; {found}"
+    return f"no kernel passed its audition; {found}"
 
 
 def described(view: View, result: AuditionResult) -> str:

@@ -104,7 +104,8 @@ def why_idle(view: View) -> str | None:
         return None
     codes = set(view.codes().tolist())
     if Constraint.NOT_AUDITIONED in codes and Constraint.NONE not in codes:
-        return progress(view)
+        found = progress(view)
+        return None if found is None else f"no action: {found}"
     if view.state.strategy_state is not None and Constraint.NONE in codes:
         return None
     names = sorted(Constraint(code).label for code in codes)
@@ -124,6 +125,8 @@ def _why_no_more(view: View, decisions: int) -> str:
         return "nothing is decided: no kernel is on offer"
     if view.state.strategy_state is not None and not view.codes().all():
         return f"nothing is decided: {_trials_go_on(view.state.trials)}"
+    if Constraint.NOT_AUDITIONED in view.codes() and (found := progress(view)) is not None:
+        return f"nothing is decided: {found}"
     exclusions = [text or "" for _, text in view.exclusions()]
     return f"nothing is decided: no trial is over and {_all_excluded(exclusions)}"
 
