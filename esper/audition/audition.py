@@ -1,7 +1,7 @@
 """The audition: train kernels beside a frozen host, on a snapshot of their site, and score them.
 
-What the host would learn alone is taken off first: a readout of `h` and of the host's own outputs
-is fitted, and kernels start from the outputs that it corrected.
+What the host would learn alone is taken off first: kernels start from the outputs that readouts of
+the host's own outputs and of `h` have corrected.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from esper.audition.host import corrected_outputs
 from esper.audition.paths import AuditionPath, control_path, kernel_path, trained_weights
-from esper.audition.readout import correction, features_of, readout_sizes
+from esper.audition.readout import readout_sizes
 from esper.audition.score import Score, gain_of, slope_of
 from esper.audition.snapshot import SiteSnapshot, losses
 from esper.kernel import KernelPlan
@@ -27,15 +28,11 @@ FIRST_MEASUREMENT: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class AuditionSettings:
-    """How kernels train: `fit_share` of the samples are trained on, the rest score.
-
-    The host's own correction trains for `host_steps`.
-    """
+    """How kernels train: `fit_share` of the samples are trained on, the rest score."""
 
     batch: int = 128
     learning_rate: float = 5e-3
     fit_share: float = 0.7
-    host_steps: int = 200
 
 
 DEFAULTS: Final = AuditionSettings()
@@ -72,8 +69,9 @@ class SiteAudition:
         self._signature, self._seed, self._settings = signature, seed, settings
         self._sizes = readout_sizes(signature, *snapshot.outputs.shape[1:])
         self._fit, self._held = snapshot.split(settings.fit_share)
-        with torch.random.fork_rng(devices=[]):
-            self._fit_outputs, self._held_outputs = self._corrected()
+        self._fit_outputs, self._held_outputs = corrected_outputs(
+            self._fit, self._held, self._sizes
+        )
         self._held_losses = losses(snapshot.loss, self._held_outputs, self._held.targets)
         self._contestants: dict[str, _Contestant] = {}
 
@@ -136,31 +134,6 @@ class SiteAudition:
         with torch.no_grad():
             outputs = self._held_outputs + path(held.x, held.h)
             return gain_of(self._held_losses, losses(held.loss, outputs, held.targets))
-
-    def _corrected(self) -> tuple[Tensor, Tensor]:
-        """Return outputs to train with and to score with, after what the host would learn alone."""
-        fit, held = self._fit, self._held
-        features = [self._host_features(part) for part in (fit, held)]
-        center, spread = features[0].mean((0, 1)), features[0].std((0, 1)) + 1e-6
-        fit_features, held_features = ((one - center) / spread for one in features)
-        weight = torch.zeros(len(center) + 1, self._sizes.outputs, requires_grad=True)
-        optimizer = torch.optim.Adam([weight], lr=self._settings.learning_rate)
-        for _, rows in self._batches(-self._settings.host_steps, 0):
-            outputs = fit.outputs[rows] + correction(fit_features[rows], weight)
-            _descend(losses(fit.loss, outputs, fit.targets[rows]).mean(), optimizer)
-        weight = weight.detach()
-        corrected = held.outputs + correction(held_features, weight)
-        before = losses(held.loss, held.outputs, held.targets).mean()
-        if losses(held.loss, corrected, held.targets).mean() >= before:
-            # It overfits, and the host would not have kept it.
-            return fit.outputs, held.outputs
-        return fit.outputs + correction(fit_features, weight), corrected
-
-    def _host_features(self, part: SiteSnapshot) -> Tensor:
-        outputs = part.outputs
-        if outputs.shape[1] != self._sizes.positions:
-            outputs = outputs.flatten(1).unsqueeze(1)
-        return torch.cat([features_of(part.h, self._sizes), outputs], dim=-1)
 
     def _batches(self, start: int, until: int) -> Iterator[tuple[int, Tensor]]:
         """Yield each step with its rows, and seed what the step draws: the same for every path."""
