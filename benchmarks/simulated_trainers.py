@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple, Self
 from benchmarks.report_load import REPORTS_A_DECISION, report
 from benchmarks.result import BenchmarkError
 from esper.link import Frame, Kind, LinkConfig
-from esper.link.sidecar import Outbox, Sidecar
+from esper.link.outbox import Outbox
+from esper.link.sidecar import Sidecar
 from esper.settings import Settings
 from esper.topics.catalog import ADAPTATION_DECISION, KERNEL_READY
 from esper.topics.codec import decode, encode

@@ -34,12 +34,14 @@ class Stack:
 
 
 @contextmanager
-def local_stack() -> Iterator[Stack]:
+def local_stack(audition_workers: int = 0) -> Iterator[Stack]:
     """Run a stack within the block, whatever addresses the environment has."""
     with tempfile.TemporaryDirectory(prefix="esper-benchmark-") as folder:
         home = Path(folder)
         local = LocalStack(home, NO_ADDRESSES)
-        started = local.start(lambda _: None, die_with_parent=True)
+        started = local.start(
+            lambda _: None, audition_workers=audition_workers, die_with_parent=True
+        )
         try:
             yield Stack(local, settings_of(home, started))
         finally:

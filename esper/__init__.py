@@ -12,6 +12,7 @@ from esper.version import VERSION
 
 if TYPE_CHECKING:
     from esper.bandit import (
+        AUDITIONED,
         DEFAULT_POLICY,
         DEFAULT_SELECTION,
         TOURNAMENT,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 _NAMES: Final = {
     "esper.bandit": (
+        "AUDITIONED",
         "DEFAULT_POLICY",
         "DEFAULT_SELECTION",
         "TOURNAMENT",
@@ -118,6 +120,7 @@ _NAMES: Final = {
 _MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "AUDITIONED",
     "DEFAULT_POLICY",
     "DEFAULT_SELECTION",
     "TOURNAMENT",

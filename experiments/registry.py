@@ -18,6 +18,7 @@ class Experiment(NamedTuple):
 MEASUREMENTS: Final = (
     Experiment("regret", "regret.measure", "regret of every policy where the best arm is known"),
     Experiment("convergence", "convergence", "choices of each policy in real training"),
+    Experiment("mnist1d", "mnist1d", "MNIST-1D: auditions against the host, and where none helps"),
 )
 """Modules with `run(quick) -> Measurement`; the result is one JSON file."""
 

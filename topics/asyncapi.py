@@ -14,8 +14,10 @@ from pydantic.json_schema import models_json_schema
 
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
+    AUDITION_REQUESTED,
     BLUEPRINT_SUBMITTED,
     DECISION_CANDIDATES,
+    KERNEL_AUDITIONED,
     KERNEL_COMPILED,
     KERNEL_READY,
     KERNEL_REQUESTED,
@@ -56,6 +58,10 @@ TOPIC_OPERATIONS: tuple[TopicOperation, ...] = (
     TopicOperation("compiler", "send", KERNEL_COMPILED),
     TopicOperation("compiler", "send", KERNEL_READY),
     TopicOperation("trainer", "receive", KERNEL_READY),
+    TopicOperation("trainer", "send", AUDITION_REQUESTED),
+    TopicOperation("audition", "receive", AUDITION_REQUESTED),
+    TopicOperation("audition", "send", KERNEL_AUDITIONED),
+    TopicOperation("trainer", "receive", KERNEL_AUDITIONED),
     TopicOperation("trainer", "send", SEED_METRICS),
     TopicOperation("bandit", "receive", SEED_METRICS),
     TopicOperation("bandit", "send", ADAPTATION_DECISION),

@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from esper.topics.codec import encode
 from esper.topics.models import (
     AdaptationDecision,
+    AuditionRequested,
     Blueprint,
     DecisionCandidates,
     Event,
+    KernelAuditioned,
     KernelCompiled,
     KernelReady,
     KernelRequested,
@@ -148,6 +150,23 @@ KERNEL_REVOKED = Topic(
     cleanup=Cleanup.COMPACT,
     summary="Artifacts that trainers must not load any more, signed.",
 )
+AUDITION_REQUESTED = Topic(
+    name="audition-requested",
+    model=AuditionRequested,
+    key="kernel_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    summary="Audition work: one kernel to train on one snapshot.",
+)
+KERNEL_AUDITIONED = Topic(
+    name="kernel-auditioned",
+    model=KernelAuditioned,
+    key="run_id",
+    partitions=WORK_PARTITIONS,
+    cleanup=Cleanup.DELETE,
+    signed=True,
+    summary="The result of each audition: gain, standard error, cost, and the trained weights.",
+)
 SEED_METRICS = Topic(
     name="seed-metrics",
     model=SeedReport,
@@ -192,6 +211,8 @@ TOPICS: tuple[Topic, ...] = (
     KERNEL_COMPILED,
     KERNEL_READY,
     KERNEL_REVOKED,
+    AUDITION_REQUESTED,
+    KERNEL_AUDITIONED,
     SEED_METRICS,
     ADAPTATION_DECISION,
     DECISION_CANDIDATES,
@@ -208,6 +229,7 @@ def is_partitioned_by_key(topic: str) -> bool:
 
 COMPILE_APP = "esper-compile"
 BANDIT_APP = "esper-bandit"
+AUDITION_APP = "esper-audition"
 
 PLANNED_BLUEPRINTS = Table(COMPILE_APP, "blueprints", BLUEPRINT_SUBMITTED)
 PLANNED_RUNS = Table(COMPILE_APP, "runs", TRAINING_RUN)

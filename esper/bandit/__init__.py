@@ -19,6 +19,7 @@ from esper.bandit.constraints import (
 )
 from esper.bandit.counter_rng import CounterRNG, uniform
 from esper.bandit.defaults import (
+    AUDITIONED,
     DEFAULT_POLICY,
     DEFAULT_SELECTION,
     TOURNAMENT,
@@ -54,6 +55,7 @@ from esper.bandit.site_features import features
 from esper.bandit.tracker import HistoryKey, HistoryRow, PerformanceTracker
 
 __all__ = [
+    "AUDITIONED",
     "BUDGET_SHARE",
     "DEFAULT_POLICY",
     "DEFAULT_SELECTION",

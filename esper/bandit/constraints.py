@@ -36,6 +36,7 @@ class Constraint(IntEnum):
     MEMORY = 11
     LATENCY = 12
     NO_ROOM = 13
+    NOT_AUDITIONED = 14
 
     @property
     def label(self) -> str:
@@ -60,7 +61,8 @@ class Situation(NamedTuple):
     `closed_sites` maps a site without an open slot to the reason (NO_SEED_FREE, DORMANT_TIME or
     NO_ROOM); `everywhere` is the reason for all other sites. `present` holds the (site, category)
     of planted and fossilized kernels, `rotating` the ones that rotation rules out, `culled` the
-    (site, kernel_id) that are being culled.
+    (site, kernel_id) that are being culled. In runs with auditions, `auditioned` holds the
+    (site, kernel_id) that may be planted.
     """
 
     seq: int
@@ -71,6 +73,7 @@ class Situation(NamedTuple):
     present: Pairs = frozenset()
     rotating: Pairs = frozenset()
     culled: Pairs = frozenset()
+    auditioned: Pairs | None = None
 
 
 def constraint_codes(
@@ -83,6 +86,10 @@ def constraint_codes(
         codes[:] = Constraint.ON_TRIAL
         return codes
     # The most general constraint is written last, so its number remains.
+    if situation.auditioned is not None:
+        codes[:] = Constraint.NOT_AUDITIONED
+        for name in situation.auditioned:
+            _mark(codes, Constraint.NONE, (arm_features.by_kernel.get(name, -1),), where)
     if limits.has_budget:
         _over_budget(codes, limits, situation.used, arm_features, where)
     for pair in situation.rotating:
@@ -132,6 +139,7 @@ TEMPLATES: Final[Mapping[Constraint, str]] = {
     Constraint.CATEGORY_PRESENT: "category {kernel.category} is present at the site",
     Constraint.CATEGORY_RESTS: "category {kernel.category} was planted here lately and rests",
     Constraint.NO_ROOM: "what is on trial at the site has the whole alpha",
+    Constraint.NOT_AUDITIONED: "no audition has shown that it helps more than others here",
     Constraint.PARAMS: (
         "too much for the parameters budget: {situation.used.params:.4g} of {share:.0%} of "
         "{limits.max_params} are used"

@@ -11,7 +11,14 @@ seeds), with 0.05 at step 691.
 
 from typing import Final
 
-from esper.topics.models import Orchestration, PolicySpec, Priors, Selection, SelectionLimits
+from esper.topics.models import (
+    Auditions,
+    Orchestration,
+    PolicySpec,
+    Priors,
+    Selection,
+    SelectionLimits,
+)
 
 DEFAULT_POLICY: Final = PolicySpec(name="ucb1", params={"exploration": 0.01})
 """The policy that scores blueprints."""
@@ -36,6 +43,15 @@ TOURNAMENT: Final = DEFAULT_SELECTION.model_copy(
 
 The best of about twenty selections, by probe loss on digits (docs/evidence.md).
 """
+
+AUDITIONED: Final = Selection(
+    limits=SelectionLimits(max_on_trial=1, dormant_reports=0),
+    warmup_reports=10,
+    keep_share=0.02,
+    orchestration=Orchestration(),
+    auditions=Auditions(),
+)
+"""Kernels are tried beside the training, and only those that proved a gain are planted."""
 
 TOURNAMENT_REPORT_EVERY: Final = 10
 TOURNAMENT_SLOTS: Final = 4

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     )
     from esper.kernel.artifact import TORCH_DTYPES, pack, unpack
     from esper.kernel.build import load_kernel
+    from esper.kernel.draw import draw_parameter
     from esper.kernel.executor import Kernel, attribute_of
-    from esper.kernel.fetch import FetchedKernel, fetch_kernel, fetch_kernels
+    from esper.kernel.fetch import (
+        FetchedKernel,
+        fetch_all_trained,
+        fetch_kernel,
+        fetch_kernels,
+        fetch_trained,
+    )
     from esper.kernel.loader import (
         Delivery,
         KernelLoader,
@@ -52,8 +59,11 @@ _MODULES: Final = {
     "TORCH_DTYPES": ".artifact",
     "UNSIGNED": ".announcement",
     "attribute_of": ".executor",
+    "draw_parameter": ".draw",
+    "fetch_all_trained": ".fetch",
     "fetch_kernel": ".fetch",
     "fetch_kernels": ".fetch",
+    "fetch_trained": ".fetch",
     "load_kernel": ".build",
     "pack": ".artifact",
     "sign_announcement": ".announcement",
@@ -82,8 +92,11 @@ __all__ = [
     "PlanStep",
     "StepLayout",
     "attribute_of",
+    "draw_parameter",
+    "fetch_all_trained",
     "fetch_kernel",
     "fetch_kernels",
+    "fetch_trained",
     "load_kernel",
     "pack",
     "sign_announcement",

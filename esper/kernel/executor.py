@@ -63,6 +63,12 @@ class Kernel(nn.Module):
         result: Tensor = values[slot]
         return result
 
+    @property
+    def is_no_op(self) -> bool:
+        """Whether all weights of the last step are zero, so that the kernel changes nothing."""
+        last = self.get_submodule(attribute_of(self.plan.steps[-1].node))
+        return not any(bool(parameter.any()) for parameter in last.parameters())
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a copy or pickle: the plan as JSON, without functions."""
         functions = {"_program": None, "_training_program": None}

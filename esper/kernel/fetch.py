@@ -47,6 +47,29 @@ def fetch_kernel(
     return FetchedKernel(ready, data)
 
 
+def fetch_trained(store: KernelStore, ready: KernelReady, trained_sha256: str) -> FetchedKernel:
+    """Return a kernel with trained weights in place of the announced ones.
+
+    The bytes are those of the decision that names their SHA-256, which is signed. The returned
+    announcement describes them, and its signature is that of the announced kernel.
+
+    Raises:
+        KernelMissing, StoreUnavailable: the store cannot deliver the artifact.
+        ArtifactRefused: the artifact is not one of this kernel.
+    """
+    trained = ready.model_copy(
+        update={"sha256": trained_sha256, "location": f"{ready.kernel_id}/{trained_sha256}"}
+    )
+    try:
+        data = store.get(trained.location)
+    except KernelAltered as error:
+        raise ArtifactRefused(str(error)) from error
+    trained = trained.model_copy(update={"bytes": len(data)})
+    _check_bytes(trained, data)
+    _check_plan(trained, plan_of(data))
+    return FetchedKernel(trained, data)
+
+
 def fetch_kernels(
     kernel_store: str,
     trusted_key_file: Path,
@@ -62,6 +85,23 @@ def fetch_kernels(
     keys = TrustedKeys(trusted_key_file)
     with open_store(kernel_store, credentials) as store:
         return {ready.kernel_id: fetch_kernel(store, keys, ready) for ready in announced}
+
+
+def fetch_all_trained(
+    kernel_store: str,
+    wanted: Iterable[tuple[KernelReady, str]],
+    credentials: StoreCredentials = NO_CREDENTIALS,
+) -> dict[str, FetchedKernel]:
+    """Return kernels with trained weights, by the SHA-256 of their artifacts.
+
+    `wanted` are announcements and the SHA-256 of an artifact that a decision named.
+
+    Raises:
+        StoreUrlInvalid: the list of tiers is invalid.
+        KernelMissing, StoreUnavailable, ArtifactRefused: see `fetch_trained`.
+    """
+    with open_store(kernel_store, credentials) as store:
+        return {sha256: fetch_trained(store, ready, sha256) for ready, sha256 in wanted}
 
 
 def _check_bytes(ready: KernelReady, data: bytes) -> None:

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
-from esper.kernel.fetch import fetch_kernel
+from esper.kernel.fetch import fetch_kernel, fetch_trained
 from esper.kernel.refusal import ArtifactRefused
 from esper.signing import TrustedKeys
 from esper.store import KernelMissing, KernelStore, StoreUnavailable
@@ -73,7 +74,7 @@ class _Verify:
 @dataclass(frozen=True, slots=True)
 class _Prepare:
     token: str
-    kernel_ids: tuple[str, ...]
+    wanted: tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +133,19 @@ class KernelLoader(Generic[T]):
         """
         self._requests.put(_Verify(ready))
 
-    def prepare(self, token: str, kernel_ids: Iterable[str]) -> None:
+    def prepare(
+        self,
+        token: str,
+        kernel_ids: Iterable[str],
+        trained: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Build verified kernels, all or none; delivers `KernelsPrepared` or `KernelsFailed`.
 
-        `token` is the caller's name for this request.
+        `token` is the caller's name for this request. `trained` holds the SHA-256 of artifacts with
+        other weights, by kernel id, to build in place of the announced ones.
         """
-        self._requests.put(_Prepare(token, tuple(kernel_ids)))
+        wanted = tuple((kernel_id, trained.get(kernel_id)) for kernel_id in kernel_ids)
+        self._requests.put(_Prepare(token, wanted))
 
     def revoke(self, sha256: str, reason: str) -> None:
         """Refuse an artifact from now on; delivers `KernelRefused` if it was verified before."""
@@ -183,9 +191,9 @@ class KernelLoader(Generic[T]):
                 self._revoke(request)
             case _Withdraw(kernel_id):
                 self._verified.pop(kernel_id, None)
-            case _Prepare(token, kernel_ids):
+            case _Prepare(token, wanted):
                 try:
-                    kernels = {kernel_id: self._build(kernel_id) for kernel_id in kernel_ids}
+                    kernels = {name: self._build(name, trained) for name, trained in wanted}
                 except (ArtifactRefused, KernelMissing, StoreUnavailable) as refusal:
                     self._deliver(KernelsFailed(token, str(refusal)))
                 else:
@@ -228,12 +236,15 @@ class KernelLoader(Generic[T]):
         self._cache.keep(ready.sha256, data)
         return data
 
-    def _build(self, kernel_id: str) -> T:
+    def _build(self, kernel_id: str, trained_sha256: str | None) -> T:
         if (ready := self._verified.get(kernel_id)) is None:
             raise ArtifactRefused(
                 f"kernel {kernel_id} was not verified by this loader, or was withdrawn"
             )
         self._check_revoked(ready)
+        if trained_sha256 is not None:
+            trained = fetch_trained(self._store, ready, trained_sha256)
+            return self._make(trained.ready, trained.data)
         data = self._cache.get(ready.sha256)
         if data is None:
             data = self._fetch(ready)

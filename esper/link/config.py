@@ -18,7 +18,9 @@ class LinkConfig(BaseModel):
     `MISSING` frames carry the number of kernels that the run still waits for. With a `resumption`
     it resumes a run: recorded reports come first, as `RECORDED` frames, then all decisions. With
     `remember` it reads the memory of the run's family and sends it in a `MEMORY` frame before it
-    is open. The configuration is sent over a socket, because it holds passwords.
+    is open. With `auditions` it requests auditions, seeded
+    with `run_seed`, and sends results as `AUDITIONED` frames. The
+    configuration is sent over a socket, because it holds passwords.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -31,6 +33,8 @@ class LinkConfig(BaseModel):
     lockstep: bool = False
     resumption: Resumption | None = None
     remember: bool = False
+    auditions: bool = False
+    run_seed: int = 0
     redis_url: Annotated[str | None, Field(repr=False)] = None
     store_credentials: StoreCredentials = StoreCredentials()
 

@@ -13,12 +13,14 @@ _LENGTHS: Final = struct.Struct(">cII")
 
 
 class Kind(Enum):
-    """The kind of a frame. The first four go to the process; all others come from it."""
+    """The kind of a frame. The first six go to the process; all others come from it."""
 
     CONFIG = b"o"
     REPORT = b"r"
     CLOSE = b"c"
     LEAVE_OPEN = b"l"
+    SNAPSHOT = b"s"
+    AUDITION = b"a"
 
     OPENED = b"O"
     MEMORY = b"A"
@@ -35,6 +37,7 @@ class Kind(Enum):
     REQUESTED = b"Q"
     LEFT_OPEN = b"L"
     DECISION_REFUSED = b"X"
+    AUDITIONED = b"R"
 
 
 class Frame(NamedTuple):

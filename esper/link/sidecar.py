@@ -22,11 +22,13 @@ from esper.kernel import (
     KernelVerified,
     verify_revocation,
 )
+from esper.link.audition_link import AuditionLink
 from esper.link.catalogue import Catalogue, expected_kernels, superseded_kernels
 from esper.link.config import LinkConfig
 from esper.link.decision_check import DecisionCheck, DecisionLost, DecisionRefused
 from esper.link.frames import Frame, FrameReader, Kind, receive
 from esper.link.memory_reader import MemoryReader
+from esper.link.outbox import CLOSE_TIMEOUT_S, Outbox
 from esper.link.resumption import RecordUnfit, Resumption, reports_after
 from esper.signing import BadSignature, KeyUnusable, TrustedKeys
 from esper.store import StoreError, open_store
@@ -44,6 +46,7 @@ from esper.topics.bus import (
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
     BLUEPRINT_SUBMITTED,
+    KERNEL_AUDITIONED,
     KERNEL_COMPILED,
     KERNEL_READY,
     KERNEL_REVOKED,
@@ -66,7 +69,6 @@ from esper.topics.models import (
 )
 
 OPEN_TIMEOUT_S: Final = 10.0
-CLOSE_TIMEOUT_S: Final = 2.0
 ORPHAN_CHECK_S: Final = 1.0
 
 REANNOUNCE_S: Final = 600.0
@@ -82,32 +84,6 @@ class Verified(NamedTuple):
 
     sha256: str
     data: bytes
-
-
-class Outbox:
-    """Sends frames in order on its own thread, so that senders never wait."""
-
-    def __init__(self, link: socket) -> None:
-        self._link = link
-        self._frames: SimpleQueue[Frame | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def put(self, frame: Frame) -> None:
-        """Queue a frame."""
-        self._frames.put(frame)
-
-    def close(self) -> None:
-        """Return when every queued frame is sent, or after `CLOSE_TIMEOUT_S`."""
-        self._frames.put(None)
-        self._thread.join(CLOSE_TIMEOUT_S)
-
-    def _run(self) -> None:
-        while (frame := self._frames.get()) is not None:
-            try:
-                self._link.sendall(frame.packed())
-            except OSError:
-                return
 
 
 class Sidecar:
@@ -142,13 +118,19 @@ class Sidecar:
         self._keys = TrustedKeys(Path(config.trusted_key_file))
         self._decision_check = DecisionCheck(config.run.run_id, self._keys)
         self._refused_decisions = 0
+        store = open_store(config.kernel_store, config.store_credentials)
         self._loader: KernelLoader[Verified] = KernelLoader(
-            open_store(config.kernel_store, config.store_credentials),
+            store,
             self._keys,
             self._deliver,
             make=lambda ready, data: Verified(ready.sha256, data),
         )
         self._bus = Bus.connect(config.kafka, source=config.source, on_lost=self._on_topic_lost)
+        self._auditions: AuditionLink | None = None
+        if config.auditions:
+            self._auditions = AuditionLink(
+                config.run.run_id, store, self._keys, self._bus.publish, control_channel.put
+            )
 
     def open(self) -> None:
         """Consume the run's topics, and announce the run.
@@ -159,6 +141,8 @@ class Sidecar:
         key = self._run.run_id.encode()
         self._consume_revocations()
         closed = False
+        if self._auditions is not None:
+            self._bus.consume(KERNEL_AUDITIONED.name, self._auditions.on_result, key=key)
         if self._resumption is None:
             self._bus.consume(ADAPTATION_DECISION.name, self._on_decision, key=key)
             self._bus.consume(RUN_CONTROL.name, self._on_run_control, key=key)
@@ -186,6 +170,11 @@ class Sidecar:
         sending = self._bus.publish(SEED_METRICS, report)
         sending.add_done_callback(self._settle)
 
+    def audition(self, frame: Frame) -> None:
+        """Store a snapshot, or request the auditions of a frame; `AUDITIONED` frames follow."""
+        if self._auditions is not None:
+            self._auditions.put(frame)
+
     def close(self) -> None:
         """Publish the run as closed, and disconnect."""
         closed = self._run.model_copy(update={"status": RunStatus.CLOSED})
@@ -204,6 +193,8 @@ class Sidecar:
 
     def disconnect(self) -> None:
         """Close the loader and the bus; pending work is dropped."""
+        if self._auditions is not None:
+            self._auditions.close()
         self._loader.close()
         self._bus.close(CLOSE_TIMEOUT_S)
 
@@ -315,11 +306,13 @@ class Sidecar:
             return
         frame = Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, record.value or b"")
         self._data_channel.put(frame)
-        needed = [
-            operation.kernel_id for operation in decision.operations if isinstance(operation, Plant)
-        ]
-        if needed:
-            self._loader.prepare(decision.decision_id, needed)
+        plants = [operation for operation in decision.operations if isinstance(operation, Plant)]
+        if plants:
+            self._loader.prepare(
+                decision.decision_id,
+                [plant.kernel_id for plant in plants],
+                {one.kernel_id: one.trained_sha256 for one in plants if one.trained_sha256},
+            )
 
     def _on_topic_lost(self, topic: str) -> None:
         self._control_channel.put(Frame(Kind.FAILED, {"reason": f"{topic} is not read any more"}))
@@ -378,6 +371,8 @@ class Sidecar:
             self._catalogue.rejected(compiled.kernel_id)
 
     def _deliver(self, delivery: Delivery[Verified]) -> None:
+        if self._auditions is not None and isinstance(delivery, KernelVerified):
+            self._auditions.verified(delivery.ready)
         match delivery:
             case KernelVerified(ready) if self._catalogue is not None:
                 self._catalogue.verified(ready)
@@ -447,7 +442,10 @@ def _work(
             if frame.kind is Kind.LEAVE_OPEN:
                 process.disconnect()
                 return
-            process.report(frame.body)
+            if frame.kind is Kind.REPORT:
+                process.report(frame.body)
+            else:
+                process.audition(frame)
         frames = receive(control_channel, reader)
     process.disconnect()
 

@@ -15,6 +15,7 @@ from esper.bandit import (
     share_of,
     uniform,
 )
+from esper.orchestrator.auditions import gained, progress
 from esper.orchestrator.state import Trial
 from esper.orchestrator.view import DecisionPlan, View
 from esper.topics.models import Candidate, Operation, Plant, SeedCandidate
@@ -54,6 +55,9 @@ def expected(view: View, choice: ArmChoice) -> str:
     name, params = arm.kernel.blueprint_id, arm.kernel.params
     host_params = view.state.run.run_config.host_params
     history = view.state.tracker.of(HistoryKey(arm.kernel.site, None, name))
+    round_ = view.state.audition_round
+    if round_ is not None and (one := round_.of(arm.kernel.site, arm.kernel.kernel_id)):
+        return f"{name} {gained(one)} in its audition"
     if history is not None:
         share = share_of(history.mean, params, host_params)
         if history.pulls == 1:
@@ -99,6 +103,9 @@ def why_idle(view: View) -> str | None:
     if view.situation.on_trial >= limits.max_on_trial:
         return None
     codes = set(view.codes().tolist())
+    if Constraint.NOT_AUDITIONED in codes and Constraint.NONE not in codes:
+        found = progress(view)
+        return None if found is None else f"no action: {found}"
     if view.state.strategy_state is not None and Constraint.NONE in codes:
         return None
     names = sorted(Constraint(code).label for code in codes)
@@ -118,6 +125,8 @@ def _why_no_more(view: View, decisions: int) -> str:
         return "nothing is decided: no kernel is on offer"
     if view.state.strategy_state is not None and not view.codes().all():
         return f"nothing is decided: {_trials_go_on(view.state.trials)}"
+    if Constraint.NOT_AUDITIONED in view.codes() and (found := progress(view)) is not None:
+        return f"nothing is decided: {found}"
     exclusions = [text or "" for _, text in view.exclusions()]
     return f"nothing is decided: no trial is over and {_all_excluded(exclusions)}"
 

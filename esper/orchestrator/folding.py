@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 
 from esper.bandit import PURPOSE, TIE_BREAK, Policy
 from esper.errors import EsperError
+from esper.orchestrator.auditions import STRATEGY as AUDITION
+from esper.orchestrator.auditions import next_auditions, with_plans, with_snapshot
 from esper.orchestrator.candidates import TooManyArms
 from esper.orchestrator.explain import lockstep_answer, recorded_arms, recorded_slots, why_idle
 from esper.orchestrator.manual_requests import answer_requests
@@ -137,7 +139,8 @@ class SeedOrchestrator:
         readings = read_signals(view, self.rules)
         after = choose_strategy(self.rules, before, view.orchestration, readings, report.seq)
         choice = strategy_choice(self.rules, before, after, readings)
-        return Intent(view, answers + self._strategy_plan(view, after, readings), after, choice)
+        plans = answers + self._strategy_plan(view, after, readings)
+        return Intent(view, plans + _audition_plan(view, plans, readings), after, choice)
 
     def _strategy_plan(
         self, view: View, strategy_state: StrategyState, readings: SignalReadings
@@ -167,6 +170,17 @@ def _independent_plans(view: View) -> tuple[Proposal, ...]:
         plans += ((strategy, plan),)
         view = view.beside(plan.operations)
     return plans
+
+
+def _audition_plan(
+    view: View, plans: tuple[Proposal, ...], readings: SignalReadings
+) -> tuple[Proposal, ...]:
+    """Return the plan of kernels to try beside the training; empty where none is due."""
+    if view.state.audition_round is None or any(plan.operations for _, plan in plans):
+        return ()
+    plateau = [one.description for one in readings if one.name == "plateau" and one.enters]
+    plan = next_auditions(view, plateau[0] if plateau else None)
+    return () if plan is None else ((AUDITION, plan),)
 
 
 def _with_why(reason: str, strategy_state: StrategyState) -> str:
@@ -227,6 +241,10 @@ def _plans(
 
 def _remember(state: FoldState, report: SeedReport, plans: list[Proposal]) -> FoldState:
     """Return the state with pending decisions, embargoes and rotation after the plans."""
+    ids = [AdaptationDecision.id_of(report.run_id, report.seq, at) for at in range(len(plans))]
+    if state.audition_round is not None:
+        round_ = with_plans(state.audition_round, [plan for _, plan in plans], ids, report.seq)
+        state = replace(state, audition_round=round_)
     operations = [operation for _, plan in plans for operation in plan.operations]
     if not operations:
         return state
@@ -235,7 +253,7 @@ def _remember(state: FoldState, report: SeedReport, plans: list[Proposal]) -> Fo
     until = report.seq + state.run.selection.limits.embargo_reports
     pending = tuple(
         PendingDecision(
-            decision_id=AdaptationDecision.id_of(report.run_id, report.seq, index),
+            decision_id=ids[index],
             planted=tuple(
                 (op.site, op.kernel_id) for op in plan.operations if isinstance(op, Plant)
             ),
@@ -312,13 +330,15 @@ def _decisions(
             recorded_arms(view, plan.operations), plan.operations, run.run_config.listed_candidates
         )
         records = ranked.records(after.run_id, cause.seq, index)
+        decision_id = AdaptationDecision.id_of(after.run_id, cause.seq, index)
         decision = AdaptationDecision(
-            decision_id=AdaptationDecision.id_of(after.run_id, cause.seq, index),
+            decision_id=decision_id,
             run_id=after.run_id,
             seq=cause.seq,
             index=index,
             strategy=strategy,
             operations=plan.operations,
+            auditions=with_snapshot(plan.auditions, decision_id),
             reason=plan.reason[:500],
             apply_at_step=view.report.step + 1,
             cause=cause,

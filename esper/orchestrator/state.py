@@ -18,6 +18,7 @@ from esper.bandit import (
     PerformanceTracker,
     SlotId,
 )
+from esper.orchestrator.audition_round import AuditionRound
 from esper.orchestrator.candidates import Arm, Arms
 from esper.orchestrator.run import RunContext
 from esper.topics.codec import Undecodable, encode, sha256_of
@@ -143,7 +144,8 @@ class FoldState:
     decision contains, leaves it out. `occupied` maps a slot to the last report in which the slot
     was not dormant, for as long as a limit needs it. `rotation` holds the categories planted last
     at each site. `idle_reason` is the last reason given for taking no action. `strategy_state` is
-    set in orchestrated runs, `first_loss` in runs with `keep_first_share`: the first probe loss.
+    set in orchestrated runs, `first_loss` in runs with `keep_first_share`: the first probe loss,
+    `audition_round` in runs with auditions.
 
     Stored states use the keys of `STORED_KEYS`.
     """
@@ -163,6 +165,7 @@ class FoldState:
     idle_reason: str | None = None
     strategy_state: StrategyState | None = None
     first_loss: float | None = None
+    audition_round: AuditionRound | None = None
     previous_sha256: str | None = None
 
     @classmethod
@@ -186,6 +189,7 @@ class FoldState:
             tracker=tracker,
             model=model,
             strategy_state=None if run.selection.orchestration is None else StrategyState(),
+            audition_round=None if run.selection.auditions is None else AuditionRound(),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -232,6 +236,8 @@ class FoldState:
             stored[STORED_KEYS["strategy_state"]] = self.strategy_state.model_dump(by_alias=True)
         if self.first_loss is not None:
             stored["first_loss"] = self.first_loss
+        if self.audition_round is not None:
+            stored["audition_round"] = self.audition_round.model_dump()
         return stored
 
     @classmethod
@@ -282,6 +288,7 @@ class _Stored(RunConfig):
         None
     )
     first_loss: float | None = None
+    audition_round: AuditionRound | None = None
     previous_sha256: str | None = None
 
     def restored(self) -> FoldState:
@@ -311,6 +318,7 @@ class _Stored(RunConfig):
             idle_reason=self.idle_reason,
             strategy_state=self.strategy_state,
             first_loss=self.first_loss,
+            audition_round=self.audition_round,
             previous_sha256=self.previous_sha256,
         )
 

@@ -20,6 +20,7 @@ from esper.bandit import (
     features,
     reward_of,
 )
+from esper.orchestrator.audition_round import with_report
 from esper.orchestrator.candidates import Arms
 from esper.orchestrator.state import (
     FULL_ALPHA,
@@ -76,6 +77,7 @@ def apply_report(state: FoldState, report: SeedReport, value_sha256: str) -> Fol
         occupied=_occupied(state, report),
         strategy_state=_next_strategy_state(state.strategy_state, selection, report),
         first_loss=_first_loss(state, report),
+        audition_round=state.audition_round and with_report(state.audition_round, report),
     )
     due = [trial for trial in trials if _due(trial, selection)]
     after = _with_rewards(after, due, report) if due else after

@@ -19,9 +19,11 @@ from esper.bandit import (
     explain_constraint,
     features,
 )
+from esper.orchestrator.audition_round import is_unanswered, passed
 from esper.orchestrator.candidates import Arm
 from esper.orchestrator.state import FULL_ALPHA, FoldState, Trial
 from esper.topics.models import (
+    Audition,
     Cull,
     Fossilize,
     Operation,
@@ -43,12 +45,13 @@ class DecisionPlan:
     """The operations of one decision and the reason for them.
 
     The trainer applies all operations at one step, or none. `request_id` names the user's request
-    that the plan answers.
+    that the plan answers. `auditions` are of kernels to try away from the training path.
     """
 
     operations: tuple[Operation, ...]
     reason: str
     request_id: str | None = None
+    auditions: tuple[Audition, ...] = ()
 
     @classmethod
     def of(
@@ -180,6 +183,7 @@ class View(NamedTuple):
             blueprint_id=kernel.blueprint_id,
             alpha=alpha,
             ramp_steps=self.state.run.run_config.report_interval_steps,
+            trained_sha256=self._trained(kernel.site, kernel.kernel_id),
         )
 
     def reweight(self, trial: Trial, alpha: float) -> Reweight:
@@ -266,6 +270,12 @@ class View(NamedTuple):
             for index, code in enumerate(self.codes().tolist())
         ]
 
+    def _trained(self, site: str, kernel_id: str) -> str | None:
+        """Return the artifact of the weights that an audition trained; None without one."""
+        round_ = self.state.audition_round
+        result = None if round_ is None else round_.of(site, kernel_id)
+        return None if result is None else result.trained_sha256
+
     def _category(self, operation: Operation) -> str:
         arm = self.state.arms.on(operation.site, operation.kernel_id)
         return arm.kernel.category if arm else ""
@@ -303,6 +313,7 @@ def build_view(state: FoldState, report: SeedReport) -> View:
         closed_sites=_closed_sites(state, occupied, resting, alphas),
         present=frozenset(present),
         rotating=_rotating(state) if limits.rotation else frozenset(),
+        auditioned=_auditioned(state),
     )
     return View(state, report, situation, occupied, resting, alphas)
 
@@ -346,6 +357,20 @@ def _closed_sites(
             if left[site] == 0:
                 closed[site] = constraint
     return closed
+
+
+def _auditioned(state: FoldState) -> frozenset[tuple[str, str]] | None:
+    """Return the kernel that the auditions would plant next.
+
+    None in runs without auditions, and where no worker answers: any kernel may be tried then.
+    """
+    settings = state.run.selection.auditions
+    if settings is None or state.audition_round is None:
+        return None
+    if is_unanswered(state.audition_round, settings, state.last_seq):
+        return None
+    ranked = passed(state.audition_round, settings, state.arms, state.last_seq)
+    return frozenset(one.name for one in ranked[:1])
 
 
 def _rotating(state: FoldState) -> frozenset[tuple[str, str]]:

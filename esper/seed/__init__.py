@@ -16,6 +16,7 @@ from esper.seed.cuda import (
 from esper.seed.eval_mode import evaluation_mode
 from esper.seed.forward_adapters import BANK_NAME, forward_channels_first
 from esper.seed.merging import MergeRefused, merge
+from esper.seed.observer import SiteObserver
 from esper.seed.private_torch import foreach_norm
 from esper.seed.ramps import RAMPS
 from esper.seed.seed import Seed
@@ -47,6 +48,7 @@ __all__ = [
     "Seed",
     "SeedBank",
     "Site",
+    "SiteObserver",
     "SiteRefused",
     "SiteSuggestion",
     "Slot",

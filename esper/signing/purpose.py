@@ -9,6 +9,7 @@ class Purpose(StrEnum):
     DECISION = "adaptation-decision"
     ANNOUNCEMENT = "kernel-ready"
     REVOCATION = "kernel-revoked"
+    AUDITION = "kernel-auditioned"
 
     def message(self, data: bytes) -> bytes:
         """Return the bytes to sign: the data after a line that names the purpose."""

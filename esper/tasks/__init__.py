@@ -8,6 +8,7 @@ from typing import Final
 from esper.tasks.charlm import CHARLM, CharacterHost, TextMissing, standard_library
 from esper.tasks.checkpoint import CheckpointUnusable, TrainingCheckpoint
 from esper.tasks.digits import DIGITS, DigitsHost, load_digits
+from esper.tasks.mnist1d import MNIST1D, MNIST1D_SHUFFLED, Mnist1dHost, load_mnist1d
 from esper.tasks.resnet import RESNET, ResNetHost
 from esper.tasks.sums import SUMS
 from esper.tasks.teachers import (
@@ -35,7 +36,10 @@ from esper.tasks.train import (
     train_task,
 )
 
-TASKS: Final = {task.name: task for task in (DIGITS, RESNET, CONV_TEACHER.task, CHARLM)}
+TASKS: Final = {
+    task.name: task
+    for task in (DIGITS, MNIST1D, MNIST1D_SHUFFLED, RESNET, CONV_TEACHER.task, CHARLM)
+}
 
 __all__ = [
     "BATCH",
@@ -43,6 +47,8 @@ __all__ = [
     "CONV_TEACHER",
     "DIGITS",
     "LEARNING_RATE",
+    "MNIST1D",
+    "MNIST1D_SHUFFLED",
     "RESNET",
     "SUMS",
     "TASKS",
@@ -54,6 +60,7 @@ __all__ = [
     "DatasetSplits",
     "DigitsHost",
     "KnownAnswerTask",
+    "Mnist1dHost",
     "NoGrowth",
     "OnEpoch",
     "ReaderHost",
@@ -68,6 +75,7 @@ __all__ = [
     "conv_teacher",
     "evaluate",
     "load_digits",
+    "load_mnist1d",
     "no_growth",
     "standard_library",
     "train_task",

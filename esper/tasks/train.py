@@ -22,21 +22,36 @@ Samples = tuple[Tensor, Tensor]
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """Takes outputs and labels; returns the mean loss, a scalar."""
 
+AUDITION_SHARE: Final = 0.3
+
 EVALUATION_BATCH: Final = 1024
 """Samples per batch in `evaluate`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSplits:
-    """The samples of a task: for training, for the probe that measures seeds, and for the test."""
+    """The samples of a task: for training, for the probe that measures seeds, and for the test.
+
+    `audition` are samples to try kernels on; without them, the last 30 % of the training samples.
+    """
 
     train: Samples
     probe: Samples
     test: Samples
+    audition: Samples | None = None
+
+    @property
+    def audition_samples(self) -> Samples:
+        """The samples to try kernels on."""
+        if self.audition is not None:
+            return self.audition
+        inputs, labels = self.train
+        start = round((1 - AUDITION_SHARE) * len(inputs))
+        return inputs[start:], labels[start:]
 
     def to(self, device: str) -> "DatasetSplits":
         """Return the same samples on a device."""
-        parts = (self.train, self.probe, self.test)
+        parts = (self.train, self.probe, self.test, *([self.audition] if self.audition else []))
         return DatasetSplits(*((inputs.to(device), labels.to(device)) for inputs, labels in parts))
 
 

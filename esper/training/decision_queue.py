@@ -20,6 +20,7 @@ from esper.kernel import (
 )
 from esper.topics.models import (
     AdaptationDecision,
+    AuditionResult,
     DecisionOutcome,
     Incident,
     KernelReady,
@@ -29,6 +30,7 @@ from esper.topics.models import (
     RequestKind,
     RunRequest,
 )
+from esper.training.auditions import NO_AUDITIONS, Auditions, NoAuditions
 from esper.training.lineage import RunHistory
 from esper.training.probe import ProbeResult
 from esper.training.ranks.decision_vote import DecisionVote, Verdict, Vote
@@ -52,7 +54,7 @@ class DecisionArrived:
     timestamp_ms: int
 
 
-Message = DecisionArrived | RunRequest | Delivery[Kernel]
+Message = DecisionArrived | RunRequest | AuditionResult | Delivery[Kernel]
 """What the mailbox holds."""
 
 
@@ -93,6 +95,7 @@ class DecisionQueue:
         reporter: Reporter,
         decision_vote: DecisionVote | None = None,
         *,
+        auditions: Auditions | NoAuditions = NO_AUDITIONS,
         dry_run: bool = False,
     ) -> None:
         self.mailbox: deque[Message] = deque()
@@ -102,6 +105,7 @@ class DecisionQueue:
         self._seed_manager = seed_manager
         self._reporter = reporter
         self._decision_vote = decision_vote
+        self._auditions = auditions
         self._dry_run = dry_run
         self._seen: set[str] = set()
         self._skip_next = 0
@@ -251,8 +255,13 @@ class DecisionQueue:
                 self._warn_of_planted(kernel_id)
                 refusal = KernelRefusal(kernel_id=kernel_id, reason=reason[:MAX_REASON])
                 self._reporter.news.add(refusal)
-            case DecisionArrived():
+            case DecisionArrived(decision):
                 self._enqueue(message, step)
+                if decision.auditions and not self._dry_run:
+                    self._auditions.request(decision)
+            case AuditionResult():
+                self._auditions.note(message)
+                self._reporter.news.add(message)
             case RunRequest():
                 self._on_request(message)
             case KernelsPrepared(token, kernels):

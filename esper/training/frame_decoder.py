@@ -17,11 +17,11 @@ from esper.kernel import (
 from esper.link import Frame, Kind
 from esper.seed import STREAMS, Site
 from esper.topics.codec import decode
-from esper.topics.models import AdaptationDecision, RunRequest, SiteSignature
+from esper.topics.models import AdaptationDecision, AuditionResult, RunRequest, SiteSignature
 
 log = logging.getLogger("esper")
 
-Deliver = Callable[[Delivery[Kernel] | RunRequest], None]
+Deliver = Callable[[Delivery[Kernel] | RunRequest | AuditionResult], None]
 OnDecision = Callable[[AdaptationDecision, int], None]
 
 
@@ -61,7 +61,7 @@ class FrameDecoder:
         start = 0
         try:
             for kernel_id, sha256, size in listed:
-                kernels[kernel_id] = self.kernel(frame.body[start : start + size], sha256)
+                kernels[kernel_id] = self._no_op(frame.body[start : start + size], sha256)
                 start += size
         except (ArtifactRefused, torch.OutOfMemoryError) as error:
             return KernelsFailed(token, str(error))
@@ -71,6 +71,15 @@ class FrameDecoder:
             reason: Any = f"{type(error).__name__}: {error}"
             return KernelsFailed(token, reason)
         return KernelsPrepared(token, kernels)
+
+    def _no_op(self, data: bytes, sha256: str) -> Kernel:
+        kernel = self.kernel(data, sha256)
+        if not kernel.is_no_op:
+            raise ArtifactRefused(
+                f"kernel {kernel.kernel_id[:12]} would change the network when planted: the "
+                "weights of its last step are not zero"
+            )
+        return kernel
 
     def _device(self, signature: SiteSignature) -> torch.device:
         known = self._devices.get(signature.model_dump_json())

@@ -16,6 +16,7 @@ from esper.errors import EsperError
 from esper.seed import Site, find_sites, suggest_sites, unwrap_model
 from esper.settings import Settings
 from esper.topics.models import RunConfig, RunStatus, TrainingRun
+from esper.training.auditions import NO_AUDITIONS, Auditions, NoAuditions, SamplesRefused
 from esper.training.checkpoint import Checkpoint
 from esper.training.decision_queue import DecisionQueue
 from esper.training.frame_decoder import FrameDecoder
@@ -67,6 +68,7 @@ def grow(
     sites: Sites,
     probe: tuple[Tensor, Tensor],
     loss_fn: LossFn,
+    audition: tuple[Tensor, Tensor] | None = None,
     run: str = "run",
     slots: int = 2,
     report_every: int = REPORT_EVERY,
@@ -84,6 +86,9 @@ def grow(
         probe: held-out inputs (N, ..) and targets (N, ..) on the model's device, on which
             contributions are measured. Never test samples. Only rank 0's probe counts.
         loss_fn: returns the mean loss of (output, target) as a scalar tensor.
+        audition: inputs and targets as in `probe`, on which kernels are tried away from the
+            training path, if the selection has `auditions`: samples that the model does not train
+            on, and neither probe nor test samples; 1,000 or more.
         run: the run's name, in lower case; the run id is the name, the time and four hex digits.
         slots: seeds per site.
         report_every: steps between two reports; each costs one forward pass of the probe batch.
@@ -97,7 +102,7 @@ def grow(
             cannot be reached; the message names the remedy.
         LockstepBroken: in a lockstep run, kernels or the first answer did not arrive.
     """
-    target = _Target.of(model, optimizer, sites, probe, loss_fn, slots)
+    target = _Target.of(model, optimizer, sites, probe, loss_fn, slots, audition)
     announced = _announced(run, _family(run, config), target)
     run_config = run_config_of(
         target.host,
@@ -121,6 +126,7 @@ def resume(
     sites: Sites,
     probe: tuple[Tensor, Tensor],
     loss_fn: LossFn,
+    audition: tuple[Tensor, Tensor] | None = None,
     config: GrowConfig = DEFAULTS,
 ) -> Growth:
     """Continue the run of a checkpoint; then load the states of model and optimizer.
@@ -135,6 +141,7 @@ def resume(
         sites: as for `grow`, unchanged.
         probe: as for `grow`, unchanged.
         loss_fn: as for `grow`, unchanged.
+        audition: as for `grow`.
         config: as for `grow`. A policy, selection, family or lockstep that is set must equal the
             checkpoint's.
 
@@ -147,7 +154,7 @@ def resume(
     """
     checkpoint = Checkpoint.from_state(state)
     slots = max(checkpoint.run_config.slots.values())
-    target = _Target.of(model, optimizer, sites, probe, loss_fn, slots)
+    target = _Target.of(model, optimizer, sites, probe, loss_fn, slots, audition)
     checkpoint.check(target.signatures, target.host_params, config)
     growth = _started(target, checkpoint.run, checkpoint.run_config, config, checkpoint)
     growth.continue_from(state)
@@ -203,6 +210,7 @@ class _Target:
     sites: Mapping[str, Site]
     membership: OptimizerMembership
     probe: Probe
+    audition: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(
@@ -213,6 +221,7 @@ class _Target:
         probe: tuple[Tensor, Tensor],
         loss_fn: LossFn,
         slots: int,
+        audition: tuple[Tensor, Tensor] | None = None,
     ) -> Self:
         """Return the target that the arguments of `grow` describe.
 
@@ -224,7 +233,7 @@ class _Target:
         sample = checked.inputs[:1]
         names = _suggested(host, sample) if sites == "auto" else sites
         found = find_sites(host, names, sample, slots)
-        return cls(model, host, found, OptimizerMembership(optimizer), checked)
+        return cls(model, host, found, OptimizerMembership(optimizer), checked, audition)
 
     @property
     def signatures(self) -> dict[str, Any]:
@@ -286,10 +295,12 @@ class _Parts:
             target.sites, target.membership, None if ranks is None else ranks.synchronizer()
         )
         self._reporter = Reporter(run.run_id, run_config)
+        self._auditions = _auditions(target, run_config)
         self.decision_queue = DecisionQueue(
             self._seed_manager,
             self._reporter,
             None if ranks is None else DecisionVote(ranks),
+            auditions=self._auditions,
             dry_run=dry_run,
         )
 
@@ -300,6 +311,8 @@ class _Parts:
         if checkpoint is not None:
             checkpoint.restore(self._seed_manager, self.decision_queue, self._reporter)
         contextual = is_contextual(self._run_config) and link.reports
+        if isinstance(self._auditions, Auditions) and isinstance(link, RunLink):
+            self._auditions.connect(link)
         return Session(
             self._run,
             self._target.host,
@@ -311,6 +324,7 @@ class _Parts:
             NoGovernor() if governor is None else self._governor(governor, checkpoint),
             GradientNorms(self._target.sites) if contextual else None,
             self._ranks,
+            self._auditions,
         )
 
     def _governor(self, settings: GovernorSettings, checkpoint: Checkpoint | None) -> Governor:
@@ -328,6 +342,24 @@ class _Parts:
                 host_reported=any(not incident.seeds for incident in checkpoint.incidents),
             )
         return governor
+
+
+def _auditions(target: _Target, run_config: RunConfig) -> Auditions | NoAuditions:
+    """Return the auditions of a run.
+
+    Raises:
+        SamplesRefused: the selection has auditions, and there are no samples for them.
+    """
+    selection = run_config.selection
+    if selection is None or selection.auditions is None:
+        return NO_AUDITIONS
+    if target.audition is None:
+        raise SamplesRefused(
+            "the selection tries kernels in auditions; give `audition=(inputs, targets)`, samples "
+            "that the model does not train on"
+        )
+    probe = target.probe
+    return Auditions(target.host, target.sites, target.audition, probe.loss_fn)
 
 
 def _link(
@@ -348,6 +380,8 @@ def _link(
         lockstep=run_config.lockstep,
         resumption=checkpoint.resumption if checkpoint else None,
         reads_memory=config.reads_memory,
+        auditions=run_config.selection is not None and run_config.selection.auditions is not None,
+        run_seed=run_config.seed,
     )
     return RunLink(link_config, decoder, None if ranks is None else RelaySender(ranks))
 

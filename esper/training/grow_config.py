@@ -22,11 +22,13 @@ class LockstepTimeouts:
     """How long a lockstep run waits before it raises LockstepBroken, in seconds.
 
     `kernels_s` limits the wait for the kernels that the run starts with, `answer_s` the wait for
-    the answer to one report and for the kernels that the answer plants.
+    the answer to one report and for the kernels that the answer plants, `auditions_s` the wait for
+    the results of a rung of auditions.
     """
 
     kernels_s: float = 120.0
     answer_s: float = 60.0
+    auditions_s: float = 1800.0
 
 
 class GrowConfig(BaseModel):
@@ -45,7 +47,8 @@ class GrowConfig(BaseModel):
         Selection,
         Field(
             description="How sites are chosen, which limits no decision may break, and when a "
-            "kernel is kept. `esper.TOURNAMENT` tries many kernels early and keeps few; pass "
+            "kernel is kept. `esper.TOURNAMENT` tries many kernels early and keeps few, "
+            "`esper.AUDITIONED` tries all of them beside the training first; pass "
             "`Selection(limits=...)` to pin or ban blueprints, or to bound parameters."
         ),
     ] = DEFAULT_SELECTION

@@ -12,7 +12,14 @@ from esper.kernel import KernelRefused, KernelVerified
 from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
 from esper.topics.bus import BrokerUnreachable, ConnectionRefused, TopicMismatch
 from esper.topics.codec import decode, encode
-from esper.topics.models import KernelReady, MemorySnapshot, RunRequest, SeedReport
+from esper.topics.models import (
+    Audition,
+    AuditionResult,
+    KernelReady,
+    MemorySnapshot,
+    RunRequest,
+    SeedReport,
+)
 from esper.training.decision_queue import MAIL_LIMIT_S
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.ranks.relay import RelaySender
@@ -144,6 +151,24 @@ class RunLink:
             time.sleep(0.002)
         return True
 
+    def send_snapshot(
+        self, snapshot_id: str, site: str, step: int, samples: int, data: bytes | str
+    ) -> None:
+        """Send the snapshot of a site, or the reason for its absence, before its auditions."""
+        head = {"snapshot_id": snapshot_id, "site": site, "step": step, "samples": samples}
+        if isinstance(data, str):
+            head["reason"], data = data, b""
+        self._send(Frame(Kind.SNAPSHOT, head, data))
+
+    def send_audition(self, audition: Audition) -> None:
+        """Request the auditions of kernels at one site; each gets a result from `poll`."""
+        seed = self._config.run_seed
+        self._send(Frame(Kind.AUDITION, {"seed": seed}, encode(audition)))
+
+    def _send(self, frame: Frame) -> None:
+        if self._client is not None:
+            self._client.send(frame)
+
     def leave_ranks(self) -> None:
         """Stop forwarding frames to other ranks."""
         if self._relay is not None:
@@ -175,6 +200,8 @@ class RunLink:
                 self._deliver(KernelVerified(decode(KernelReady, message.body)))
             case Kind.REQUESTED:
                 self._deliver(decode(RunRequest, message.body))
+            case Kind.AUDITIONED:
+                self._deliver(decode(AuditionResult, message.body))
             case Kind.KERNEL_REFUSED:
                 self._deliver(KernelRefused(**message.head))
             case Kind.RECORDED:

@@ -34,6 +34,8 @@ def link_config_for(
     lockstep: bool = False,
     resumption: Resumption | None = None,
     reads_memory: bool = False,
+    auditions: bool = False,
+    run_seed: int = 0,
 ) -> LinkConfig:
     """Return the configuration of a run's sidecar; a resumed run does not read memory again.
 
@@ -59,6 +61,8 @@ def link_config_for(
         lockstep=lockstep,
         resumption=resumption,
         remember=reads_memory and resumption is None,
+        auditions=auditions,
+        run_seed=run_seed,
         redis_url=settings.redis_url,
         store_credentials=settings.store_credentials,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from esper.errors import EsperError
+from esper.training.auditions import Auditions, NoAuditions
 from esper.training.decision_queue import DecisionQueue
 from esper.training.grow_config import LockstepTimeouts
 from esper.training.link import LATE_AFTER_S, RunLink
@@ -77,6 +78,22 @@ class Lockstep:
             LockstepBroken: the answer or a kernel is missing at the time limit.
         """
         self._wait(lambda: self._answer_missing(seq, step), self._timeouts.answer_s)
+
+    def await_auditions(self, auditions: Auditions | NoAuditions, step: int) -> None:
+        """Wait for the result of every audition requested so far, so that results are repeatable.
+
+        Raises:
+            LockstepBroken: a result is missing at the time limit.
+        """
+        if auditions.outstanding:
+            self._wait(lambda: self._results_missing(auditions, step), self._timeouts.auditions_s)
+
+    def _results_missing(self, auditions: Auditions | NoAuditions, step: int) -> Awaited | None:
+        self._link.poll()
+        self._decision_queue.empty_mailbox(step)
+        if not auditions.outstanding:
+            return None
+        return Awaited(f"{auditions.outstanding} auditions", "are audition workers running?")
 
     def _kernels_missing(self) -> Awaited | None:
         self._link.poll()

@@ -39,7 +39,7 @@ class Probe:
     def __init__(self, batch: tuple[Tensor, Tensor], loss_fn: LossFn) -> None:
         """Raise ProbeRefused for an empty batch, unequal lengths, or values that are not finite."""
         self.inputs, self.targets = batch
-        self._loss_fn = loss_fn
+        self.loss_fn = loss_fn
         if len(self.inputs) != len(self.targets) or not len(self.inputs):
             raise ProbeRefused(
                 f"the probe has {len(self.inputs)} inputs and {len(self.targets)} targets; "
@@ -85,7 +85,7 @@ class Probe:
                 seed.alpha = self._alpha_without(seed.alpha, variant, variants)
             with evaluation_mode(model), torch.no_grad():
                 outputs = self._outputs(model, variants)
-                return [_finite(self._loss_fn(output, self.targets)) for output in outputs]
+                return [_finite(self.loss_fn(output, self.targets)) for output in outputs]
         finally:
             for seed, alpha in zip(left_out, alphas, strict=True):
                 seed.alpha = alpha

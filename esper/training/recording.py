@@ -1,7 +1,7 @@
 """`RunRecording`: a recorded run, read from a history file and a kernel store."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ import orjson
 
 from esper.audit import RunRecords, read_history
 from esper.errors import EsperError
-from esper.kernel import FetchedKernel, fetch_kernels
+from esper.kernel import FetchedKernel, fetch_all_trained, fetch_kernels
 from esper.settings import Settings
 from esper.store import SCHEMES
 from esper.topics.bus import Record
@@ -37,7 +37,8 @@ class ReplayRefused(EsperError, ValueError):
 class RunRecording:
     """One complete run in order, and the kernels that it planted, by id.
 
-    `outcomes` are by decision id, in order of application.
+    `outcomes` are by decision id, in order of application. `trained` holds the kernels that were
+    planted with the weights of an audition, by the SHA-256 of their artifacts.
     """
 
     run_id: str
@@ -45,6 +46,13 @@ class RunRecording:
     decisions: tuple[AdaptationDecision, ...]
     outcomes: Mapping[str, DecisionOutcome]
     kernels: Mapping[str, FetchedKernel]
+    trained: Mapping[str, FetchedKernel] = field(default_factory=dict)
+
+    def planted(self, plant: Plant) -> FetchedKernel:
+        """Return the kernel that an operation planted."""
+        if plant.trained_sha256 is not None:
+            return self.trained[plant.trained_sha256]
+        return self.kernels[plant.kernel_id]
 
     @property
     def run_config(self) -> RunConfig:
@@ -104,13 +112,14 @@ def read_recording(
     reports = tuple(_in_order(history))
     decisions = tuple(_first(AdaptationDecision, history.run_id, history.decisions))
     outcomes = _outcomes(reports, decisions)
-    planted = dict.fromkeys(
-        operation.kernel_id
+    plants = [
+        operation
         for decision in decisions
         if _applied(outcomes.get(decision.decision_id))
         for operation in decision.operations
         if isinstance(operation, Plant)
-    )
+    ]
+    planted = dict.fromkeys(plant.kernel_id for plant in plants)
     announced = {ready.kernel_id: ready for ready in _all(KernelReady, history.kernels)}
     if missing := [kernel_id for kernel_id in planted if kernel_id not in announced]:
         raise ReplayRefused(
@@ -126,6 +135,15 @@ def read_recording(
             kernel_store_of(kernels, settings),
             trusted_key_of(settings),
             [announced[kernel_id] for kernel_id in planted],
+            settings.store_credentials,
+        ),
+        trained=fetch_all_trained(
+            kernel_store_of(kernels, settings),
+            [
+                (announced[plant.kernel_id], plant.trained_sha256)
+                for plant in plants
+                if plant.trained_sha256 is not None
+            ],
             settings.store_credentials,
         ),
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from esper.seed import Site, Slot
 from esper.topics.models import (
+    AuditionResult,
     DecisionOutcome,
     Incident,
     KernelRefusal,
@@ -36,11 +37,13 @@ class News(BaseModel):
     outcomes: list[DecisionOutcome] = []
     incidents: list[Incident] = []
     requests: list[RunRequest] = []
+    auditions: list[AuditionResult] = []
     paused: bool = False
 
     ORDER: ClassVar[dict[str, tuple[str, ...]]] = {
         "kernels": ("site", "blueprint_id"),
         "refusals": ("kernel_id",),
+        "auditions": ("site", "kernel_id"),
     }
     """Sort keys of fields whose order of arrival depends on timing. The sort is stable: the later
     of two kernels with one name stays the later, because it supersedes the other."""

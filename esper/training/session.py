@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from esper.seed import capture_due
 from esper.topics.models import MemorySnapshot, SeedReport, TrainingRun
+from esper.training.auditions import NO_AUDITIONS, Auditions, NoAuditions
 from esper.training.decision_queue import DecisionQueue
 from esper.training.frame_decoder import Deliver, OnDecision
 from esper.training.governor import Governor
@@ -92,6 +93,7 @@ class Session:
     governor: Governor | NoGovernor
     gradients: GradientNorms | None
     ranks: Ranks | None
+    auditions: Auditions | NoAuditions = NO_AUDITIONS
     interval: int = field(init=False)
     refused_decisions: int = 0
 
@@ -134,6 +136,7 @@ class Session:
         """Finish a step after its plans: note them, and advance alpha ramps."""
         self.governor.note_plans(step)
         self.seed_manager.ramp(step)
+        self.auditions.advance(step)
         capture_due()
 
     def prepare_gradients(self, next_step: int) -> None:

@@ -115,6 +115,7 @@ class LockstepDriver:
         if _apply_arrived(session, loss, step):
             # Every earlier report was answered, or the run is broken.
             self._lockstep.check()
+            self._lockstep.await_auditions(session.auditions, step)
             session.report(session.measure(), loss, step)
             self.catch_up(step)
         return self

@@ -68,7 +68,7 @@ def test_a_service_waits_only_for_what_the_other_can_show(compose: dict[str, Any
 
 
 def test_workers_are_asked_for_their_health_where_they_answer(ours: dict[str, Service]) -> None:
-    for name in ("compile", "bandit"):
+    for name in ("compile", "bandit", "audition"):
         port = ours[name]["environment"]["ESPER_METRICS_PORT"]
         assert f"http://127.0.0.1:{port}/healthz" in ours[name]["healthcheck"]["test"][-1]
 
@@ -104,7 +104,7 @@ def test_the_postgres_file_moves_the_kernels_of_existing_services(
     compose: dict[str, Any], with_postgres: dict[str, Any]
 ) -> None:
     changed = with_postgres["services"].keys() - {"postgres"}
-    assert changed == {"compile", "trainer"} <= compose["services"].keys()
+    assert changed == {"compile", "audition", "trainer"} <= compose["services"].keys()
     for name in changed:
         given = with_postgres["services"][name]["environment"]
         with open_store(given["ESPER_KERNEL_STORE"]) as store:

@@ -10,7 +10,13 @@ from esper.settings import Settings
 from esper.topics.acl import default_principal
 from esper.topics.connection import SecurityProtocol
 
-ROLES = {"topics": "operator", "compile": "compile", "bandit": "bandit", "trainer": "trainer"}
+ROLES = {
+    "topics": "operator",
+    "compile": "compile",
+    "bandit": "bandit",
+    "audition": "audition",
+    "trainer": "trainer",
+}
 
 
 class ComposeLoader(yaml.SafeLoader):

@@ -22,7 +22,7 @@ Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]
 
 FOLDERS = ("base", "overlays/dev", "overlays/postgres", "overlays/secured")
-WORKERS = {"esper-compile", "esper-bandit"}
+WORKERS = {"esper-compile", "esper-bandit", "esper-audition"}
 DEV_IMAGES = {"apache/kafka:4.3.0", "redis:7-alpine"}
 SERVICE_IMAGES = {
     "base": set[str](),
@@ -33,6 +33,7 @@ SERVICE_IMAGES = {
 PRINCIPALS = {
     "esper-compile": "compile",
     "esper-bandit": "bandit",
+    "esper-audition": "audition",
     "esper-train-digits": "trainer",
     "esper-topics": "operator",
 }

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.result import BenchmarkError
-from experiments import convergence
+from experiments import convergence, mnist1d
 from experiments.registry import MEASUREMENTS, SUITES, suite_named
 from experiments.regret import measure
 from tests.benchmarks.result_check import check
@@ -24,6 +24,18 @@ def test_convergence_starts_its_own_stack_and_returns_a_row_per_run() -> None:
         ("growing", convergence.FIRST_SEED),
     ]
     assert all(sum(row["plantings"]) > 0 for row in measured.runs)
+
+
+@pytest.mark.heavy
+def test_mnist1d_starts_its_own_stack_and_pairs_every_run_with_its_host() -> None:
+    measured = mnist1d.run(quick=True)
+
+    check("mnist1d", measured)
+    assert [(row["task"], row["seed"]) for row in measured.runs] == [
+        ("mnist1d", 0),
+        ("mnist1d-shuffled", 0),
+    ]
+    assert all(row["audited"] for row in measured.runs)
 
 
 def test_suite_names_are_those_of_their_modules() -> None:

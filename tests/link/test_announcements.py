@@ -9,7 +9,8 @@ import pytest
 from esper.blueprint import kernel_id, shipped_named
 from esper.kernel import KernelVerified, sign_announcement
 from esper.link import Frame, Kind, LinkConfig, Resumption
-from esper.link.sidecar import Outbox, Sidecar
+from esper.link.outbox import Outbox
+from esper.link.sidecar import Sidecar
 from esper.topics.bus import Bus, create_topics
 from esper.topics.catalog import (
     BLUEPRINT_SUBMITTED,

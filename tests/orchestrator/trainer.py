@@ -11,6 +11,7 @@ from esper.topics.catalog import ADAPTATION_DECISION, DECISION_CANDIDATES, SEED_
 from esper.topics.codec import cloud_event_headers, encode, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
+    AuditionResult,
     Cull,
     DecisionOutcome,
     Event,
@@ -144,10 +145,16 @@ class Trainer:
         paused: bool = False,
         requests: Sequence[RunRequest] = (),
         incidents: Sequence[Incident] = (),
+        auditions: Sequence[AuditionResult] = (),
     ) -> Sequence[AdaptationDecision]:
         """Make the next report, fold it, advance ramps and culled slots; return the decisions."""
         report = self._next(kernels, contributions or {}, probe_loss, closing)
-        extra = {"paused": paused, "requests": tuple(requests), "incidents": tuple(incidents)}
+        extra = {
+            "paused": paused,
+            "requests": tuple(requests),
+            "incidents": tuple(incidents),
+            "auditions": tuple(auditions),
+        }
         report = report.model_copy(update=extra)
         record = self._write(SEED_METRICS, report, self.reports)
         self.state, decisions, candidates = fold(self.state, report, cause_of(record, report))

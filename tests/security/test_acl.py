@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from esper.topics.acl import Operation, acl_entries, kafka_acls_commands, roles
 from esper.topics.catalog import (
     ADAPTATION_DECISION,
+    AUDITION_APP,
     BANDIT_APP,
     COMPILE_APP,
     DECISION_CANDIDATES,
@@ -31,7 +32,7 @@ def test_every_name_is_in_the_catalog() -> None:
         for _, names in role.topics():
             assert set(names) <= NAMES
             assert len(set(names)) == len(names)
-        assert set(role.groups) <= {BANDIT_APP, COMPILE_APP}
+        assert set(role.groups) <= {AUDITION_APP, BANDIT_APP, COMPILE_APP}
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)

@@ -18,7 +18,14 @@ from pydantic import StringConstraints
 from pydantic.fields import FieldInfo
 
 from esper.topics.catalog import TOPICS
-from esper.topics.models import Event, Orchestration, RequestKind, RunRequest, SeedReport
+from esper.topics.models import (
+    Event,
+    Orchestration,
+    RequestKind,
+    RunRequest,
+    SeedReport,
+    Selection,
+)
 
 Fields = dict[str, Any]
 
@@ -47,9 +54,17 @@ def _orchestration(fields: Fields) -> Fields:
     return fields | ordered
 
 
+def _selection(fields: Fields) -> Fields:
+    """Give a selection with auditions an orchestration."""
+    if fields.get("auditions") is None or fields.get("orchestration") is not None:
+        return fields
+    return fields | {"orchestration": Orchestration()}
+
+
 RULES: Mapping[type[Event], Callable[[Fields], Fields]] = {
     RunRequest: _request,
     Orchestration: _orchestration,
+    Selection: _selection,
 }
 """Changes that make independently drawn fields of a model valid together."""
 

@@ -32,6 +32,8 @@ def test_the_topics_are_those_of_the_design() -> None:
         ("kernel-compiled", "kernel_id", 12, "delete"),
         ("kernel-ready", "kernel_id", 48, "compact"),
         ("kernel-revoked", "sha256", 1, "compact"),
+        ("audition-requested", "kernel_id", 12, "delete"),
+        ("kernel-auditioned", "run_id", 12, "delete"),
         ("seed-metrics", "run_id", 12, "delete"),
         ("adaptation-decision", "run_id", 12, "delete"),
         ("decision-candidates", "run_id", 12, "delete"),

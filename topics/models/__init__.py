@@ -1,5 +1,14 @@
 """The events, one frozen model each; a record on a topic is the canonical JSON of one of them."""
 
+from esper.topics.models.audition import (
+    MAX_AUDITIONED,
+    Audition,
+    AuditionRequested,
+    AuditionResult,
+    CurvePoint,
+    KernelAuditioned,
+    SnapshotArtifact,
+)
 from esper.topics.models.blueprint import MAX_NODES, Blueprint, Node, Parameter
 from esper.topics.models.decision import (
     ActiveStrategy,
@@ -47,6 +56,7 @@ from esper.topics.models.run import PolicySpec, RunStatus, SiteKind, SiteSignatu
 from esper.topics.models.selection import (
     COST_SPREAD,
     ROLLBACK_EMBARGO_REPORTS,
+    Auditions,
     MemorySnapshot,
     Orchestration,
     Priors,
@@ -59,10 +69,15 @@ from esper.topics.models.selection import (
 __all__ = [
     "COST_SPREAD",
     "INT64",
+    "MAX_AUDITIONED",
     "MAX_NODES",
     "ROLLBACK_EMBARGO_REPORTS",
     "ActiveStrategy",
     "AdaptationDecision",
+    "Audition",
+    "AuditionRequested",
+    "AuditionResult",
+    "Auditions",
     "Blueprint",
     "Candidate",
     "Cause",
@@ -70,6 +85,7 @@ __all__ = [
     "CompileStatus",
     "Count",
     "Cull",
+    "CurvePoint",
     "DecisionCandidates",
     "DecisionOutcome",
     "Event",
@@ -77,6 +93,7 @@ __all__ = [
     "Identifier",
     "Incident",
     "IncidentKind",
+    "KernelAuditioned",
     "KernelCompiled",
     "KernelCost",
     "KernelReady",
@@ -117,5 +134,6 @@ __all__ = [
     "SiteKind",
     "SiteName",
     "SiteSignature",
+    "SnapshotArtifact",
     "TrainingRun",
 ]

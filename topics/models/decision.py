@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from esper.topics.models.audition import Audition
 from esper.topics.models.event import (
     INT64,
     Count,
@@ -20,7 +21,8 @@ from esper.topics.models.omit_default import OmitDefault
 class Plant(Event):
     """Load a kernel into a dormant slot and raise its alpha from 0 to `alpha` within `ramp_steps`.
 
-    `ramp` is the shape of the schedule.
+    `ramp` is the shape of the schedule. `trained_sha256` names the artifact with the weights to
+    plant, if not the announced ones.
     """
 
     op: Literal["plant"] = "plant"
@@ -31,6 +33,7 @@ class Plant(Event):
     alpha: Annotated[float, Field(gt=0, le=1)]
     ramp_steps: Count
     ramp: OmitDefault[Literal["linear", "cosine"]] = "linear"
+    trained_sha256: OmitDefault[Sha256 | None] = None
 
 
 class Cull(Event):
@@ -176,6 +179,7 @@ class AdaptationDecision(Event):
     strategy. `candidates` holds all candidates, the best first, or the best and the planted ones,
     and `other_candidates` the digest of the rest. `request_id` is the id of the `RunRequest` that
     the decision answers, with operations or with a reason; such a decision never ends an answer.
+    `auditions` change nothing in the model, and get no outcome: their results are reported.
     """
 
     decision_id: Sha256
@@ -184,6 +188,7 @@ class AdaptationDecision(Event):
     index: Count
     strategy: Identifier | None
     operations: tuple[Operation, ...]
+    auditions: OmitDefault[tuple[Audition, ...]] = ()
     reason: Annotated[str, StringConstraints(max_length=500)]
     apply_at_step: Annotated[int, Field(ge=1, le=INT64)]
     cause: Cause

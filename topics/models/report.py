@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AliasChoices, Field, StringConstraints
 
+from esper.topics.models.audition import AuditionResult
 from esper.topics.models.event import Count, Event, Identifier, PositiveCount, Sha256, SiteName
 from esper.topics.models.kernel import KernelCost
 from esper.topics.models.omit_default import OmitDefault
@@ -142,13 +143,13 @@ class SeedReport(Event):
 
     `seq` counts the reports of a run from 0 without gaps. `run_config` is present exactly when seq
     is 0; contract 2 called the field `opening`, and that name is still read. `kernels`, `refusals`,
-    `outcomes`, `incidents` and `requests` hold the news since the last report: kernels that became
-    loadable, kernels that were rejected, answers to decisions, interventions of the governor and
-    requests of people. Losses are means per sample; None means not measured or not finite.
-    `gradients` maps a site to the norm of the loss gradient of the host layer's parameters in the
-    previous step. While `paused`, the trainer accepts no decision. `refused_decisions` counts the
-    records on the decision topic that the trainer has refused since the last report, because they
-    were not its bandit worker's.
+    `outcomes`, `incidents`, `requests` and `auditions` hold the news since the last report: kernels
+    that became loadable, kernels that were rejected, answers to decisions, interventions of the
+    governor, requests of people and results of auditions. Losses are means per sample; None means
+    not measured or not finite. `gradients` maps a site to the norm of the loss gradient of the host
+    layer's parameters in the previous step. While `paused`, the trainer accepts no decision.
+    `refused_decisions` counts the records on the decision topic that the trainer has refused since
+    the last report, because they were not its bandit worker's.
     """
 
     run_id: Identifier
@@ -167,5 +168,6 @@ class SeedReport(Event):
     incidents: OmitDefault[tuple[Incident, ...]] = ()
     paused: OmitDefault[bool] = False
     requests: OmitDefault[tuple[RunRequest, ...]] = ()
+    auditions: OmitDefault[tuple[AuditionResult, ...]] = ()
     refused_decisions: OmitDefault[Count] = 0
     closing: bool = False

@@ -122,6 +122,35 @@ class Orchestration(Event):
         return self
 
 
+class Auditions(Event):
+    """How kernels are tried away from the training path before one is planted.
+
+    Rung r trains each of its kernels for `rung_steps[r]` steps in all; the best `kept_share` of
+    them, and at least `finalists`, go on to the next rung. A fifth of those that go on are the ones
+    that still gain fastest, because slow learners start low. A kernel passes with a gain that
+    exceeds that of the control by `errors` standard errors. The best that pass are planted, one
+    after another, at most `candidates` of a round; a kept kernel ends the round, because the host
+    has changed. A round starts when the probe loss has plateaued and no kernel has arrived for
+    `settle_reports`; if none was kept in the round before, `again_reports` after its last rung, and
+    twice as long after each further round like it. A rung that lasts for `timeout_reports` goes on
+    without the results that are missing; without any result, as where no audition worker runs,
+    kernels are tried in the network instead.
+    """
+
+    rung_steps: Annotated[tuple[PositiveCount, ...], Field(min_length=1, max_length=8)] = (
+        40,
+        160,
+        460,
+    )
+    kept_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    finalists: Annotated[int, Field(ge=1, le=100)] = 8
+    errors: Annotated[float, Field(ge=0, le=10)] = 2.0
+    candidates: Annotated[int, Field(ge=1, le=100)] = 3
+    settle_reports: Reports = 3
+    again_reports: Reports = 40
+    timeout_reports: Reports = 200
+
+
 class Selection(Event):
     """How seeds and kernels are selected: first a seed, then a kernel for its site.
 
@@ -131,7 +160,8 @@ class Selection(Event):
     until `trial_reports` contributions are measured. The kernel is kept if their mean is at least
     `keep_share` of the probe loss and `keep_first_share` of the first probe loss of the run. With
     an `orchestration` the run pursues one strategy at a time by its rules; without, trials are
-    judged independently.
+    judged independently. With `auditions`, which need an orchestration, only kernels that passed
+    one are planted.
     """
 
     attention: PolicySpec | None = None
@@ -142,6 +172,13 @@ class Selection(Event):
     keep_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     keep_first_share: OmitDefault[Share] = 0.0
     orchestration: OmitDefault[Orchestration | None] = None
+    auditions: OmitDefault[Auditions | None] = None
+
+    @model_validator(mode="after")
+    def _check_auditions(self) -> Self:
+        if self.auditions is not None and self.orchestration is None:
+            raise ValueError("auditions need an orchestration, whose plateau starts them")
+        return self
 
 
 class SiteFacts(Event):

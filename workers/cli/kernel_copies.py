@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from esper.audit import RunRecords
-from esper.kernel import fetch_kernels
+from esper.kernel import fetch_all_trained, fetch_kernels
 from esper.settings import Settings
 from esper.store import open_store
 from esper.topics.codec import decode
-from esper.topics.models import KernelReady
+from esper.topics.models import AdaptationDecision, KernelReady, Plant
 from esper.training import trusted_key_of
 
 
@@ -26,7 +26,19 @@ def copy_kernels(settings: Settings, history: RunRecords, folder: Path) -> int:
         announced,
         settings.store_credentials,
     )
+    trained = fetch_all_trained(
+        settings.kernel_store_spec,
+        [
+            (fetched[operation.kernel_id].ready, operation.trained_sha256)
+            for record in history.decisions
+            for operation in decode(AdaptationDecision, record.value).operations
+            if isinstance(operation, Plant)
+            and operation.trained_sha256 is not None
+            and operation.kernel_id in fetched
+        ],
+        settings.store_credentials,
+    )
     with open_store(f"file:{folder}") as target:
-        for kernel_id, kernel in fetched.items():
-            target.put(kernel_id, kernel.data)
-    return len(fetched)
+        for kernel in (*fetched.values(), *trained.values()):
+            target.put(kernel.ready.kernel_id, kernel.data)
+    return len(fetched) + len(trained)

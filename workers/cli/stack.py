@@ -14,7 +14,7 @@ from esper.workers.cli.output import Json, console, print_json, print_table
 if TYPE_CHECKING:
     from esper.workers.local.stack import LocalStack
 
-Workers = Annotated[bool, typer.Option(help="Also start the compile and bandit workers.")]
+Workers = Annotated[bool, typer.Option(help="Also start the workers.")]
 
 
 class Optional(StrEnum):
@@ -38,11 +38,17 @@ Supervise = Annotated[
 
 Count = Annotated[int, typer.Option(min=1, max=64, help="How many to start.")]
 
+AuditionWorkers = Annotated[
+    int,
+    typer.Option(min=0, max=64, help="How many to start, for runs with auditions."),
+]
+
 
 def up(
     workers: Workers = True,
     compile_workers: Count = 1,
     bandit_workers: Count = 1,
+    audition_workers: AuditionWorkers = 1,
     with_: With = None,
     supervise: Supervise = True,
 ) -> None:
@@ -58,6 +64,7 @@ def up(
                 workers=workers,
                 compile_workers=compile_workers,
                 bandit_workers=bandit_workers,
+                audition_workers=audition_workers,
                 postgres=Optional.POSTGRES in (with_ or ()),
                 supervise=supervise,
             )

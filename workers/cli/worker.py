@@ -26,6 +26,17 @@ def compile_worker() -> None:
     raise typer.Exit(code)
 
 
+@app.command("audition")
+def audition_worker() -> None:
+    """Try kernels beside the trainings: snapshots in, gains and trained weights out."""
+    from esper.workers.audition import run_audition_worker
+    from esper.workers.faust import configure_logging
+
+    settings = Settings()
+    configure_logging(settings.log_format)
+    raise typer.Exit(run_audition_worker(settings))
+
+
 @app.command("bandit")
 def bandit_worker() -> None:
     """Decide for every run: reports in, adaptation decisions out."""

@@ -45,13 +45,13 @@ from esper.topics.models import (
     KernelRequested,
 )
 from esper.workers.compile.answers import MAX_ATTEMPTS, Answers
-from esper.workers.compile.kernel_writer import KernelWriter
 from esper.workers.compile.planner import Planner
 from esper.workers.compile.requester import Requester
 from esper.workers.compile.turns import CompileTurns, KernelLocks
 from esper.workers.faust.app import is_ready, make_app, raw_topic, run
 from esper.workers.faust.dead_letters import read, record_of
 from esper.workers.faust.guards import GuardedApp, process_in_order
+from esper.workers.faust.kernel_writer import KernelWriter
 from esper.workers.faust.metrics import (
     BUILD_SECONDS,
     COMPILING,

@@ -43,6 +43,10 @@ COMPILING = Gauge("esper_compiling", "Compile attempts in progress.")
 BUILD_SECONDS = Histogram(
     "esper_build_seconds", "Compile and validate one kernel.", buckets=SHORT_S
 )
+AUDITIONS = Counter("esper_auditions_total", "Kernels tried in auditions.", ["status"])
+AUDITION_SECONDS = Histogram(
+    "esper_audition_seconds", "Train one kernel for one rung.", buckets=SHORT_S
+)
 STEP_SECONDS = Histogram(
     "esper_build_step_seconds",
     "Steps of building one kernel, queueing included.",

@@ -21,6 +21,7 @@ from esper.workers.local.postgres import PostgresService
 from esper.workers.local.process import ProcessRecord
 from esper.workers.local.redis import RedisService
 from esper.workers.local.state import (
+    AUDITION,
     BANDIT,
     COMPILE,
     KAFKA,
@@ -73,6 +74,7 @@ class LocalStack:
         workers: bool = True,
         compile_workers: int = 1,
         bandit_workers: int = 1,
+        audition_workers: int = 0,
         postgres: bool = False,
         die_with_parent: bool = False,
         supervise: bool = False,
@@ -98,6 +100,7 @@ class LocalStack:
                 names = (
                     *worker_names(COMPILE, compile_workers),
                     *worker_names(BANDIT, bandit_workers),
+                    *worker_names(AUDITION, audition_workers),
                 )
                 state = self._start_missing(progress, names if workers else (), postgres=postgres)
                 return self._ensure(SUPERVISOR, state, progress) if supervise else state

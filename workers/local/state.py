@@ -15,6 +15,7 @@ REDIS = "redis"
 POSTGRES = "postgres"
 COMPILE = "compile"
 BANDIT = "bandit"
+AUDITION = "audition"
 WORKERS = (COMPILE, BANDIT)
 SUPERVISOR = "supervisor"
 
@@ -31,7 +32,7 @@ def kind_of(name: str) -> str:
 
 def is_worker(name: str) -> bool:
     """Return whether the process of this name is a worker."""
-    return kind_of(name) in WORKERS
+    return kind_of(name) in (*WORKERS, AUDITION)
 
 
 class StackState(BaseModel):
@@ -58,7 +59,7 @@ class StackState(BaseModel):
 
     @property
     def workers(self) -> tuple[str, ...]:
-        """The names of the started workers, one of each kind at least."""
+        """The names of the started workers; compile and bandit worker in any case."""
         started = [record.name for record in self.processes if is_worker(record.name)]
         return tuple(dict.fromkeys((*WORKERS, *started)))
 

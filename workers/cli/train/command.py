@@ -15,7 +15,7 @@ from esper.workers.cli.train.replay_options import ReplayOptions, TrainingSetup,
 if TYPE_CHECKING:
     from esper.workers.cli.train.trainer import GrownRun
 
-TASKS = ("digits", "resnet", "conv-teacher", "charlm")
+TASKS = ("digits", "mnist1d", "mnist1d-shuffled", "resnet", "conv-teacher", "charlm")
 """Repeated here, so that help and usage errors load no torch."""
 
 DEVICES = ("cpu", "cuda")

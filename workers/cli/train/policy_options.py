@@ -88,6 +88,14 @@ class PolicyOptions:
             "report every ten steps.",
         ),
     ] = False
+    auditions: Annotated[
+        bool,
+        _option(
+            "--auditions",
+            help="Try every kernel beside the training once the host has plateaued, and plant only "
+            "those that proved a gain, with the weights they learnt.",
+        ),
+    ] = False
 
     @property
     def given(self) -> list[str]:
@@ -104,10 +112,20 @@ class PolicyOptions:
         Raises:
             BadParameter: a name or value is invalid; the message lists the valid ones.
         """
-        from esper.bandit import DEFAULT_SELECTION, TOURNAMENT, attention_for, policy_for
+        from esper.bandit import (
+            AUDITIONED,
+            DEFAULT_SELECTION,
+            TOURNAMENT,
+            attention_for,
+            policy_for,
+        )
         from esper.topics.models import SelectionLimits
 
+        if self.tournament and self.auditions:
+            raise typer.BadParameter("--tournament and --auditions exclude each other")
         selection = TOURNAMENT if self.tournament else DEFAULT_SELECTION
+        if self.auditions:
+            selection = AUDITIONED
         try:
             policy, attention = self._policy(), self._attention()
             policy_for(policy)

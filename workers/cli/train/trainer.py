@@ -137,9 +137,12 @@ def _attach(
     given: Any = {"sites": task.sites, "probe": splits.probe, "loss_fn": task.loss}
     if options.replay is not None:
         return esper.replay(options.replay, model, optimizer, **given)
+    selection = task.allowed(options.selection or DEFAULT_SELECTION)
+    if selection.auditions is not None:
+        given["audition"] = splits.audition_samples
     config = esper.GrowConfig(
         policy=options.policy or DEFAULT_POLICY,
-        selection=task.allowed(options.selection or DEFAULT_SELECTION),
+        selection=selection,
         settings=settings,
         lockstep=options.lockstep,
         memory=options.memory,

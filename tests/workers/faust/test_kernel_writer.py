@@ -8,7 +8,7 @@ import pytest
 from esper.store import KernelStore, StoreUnavailable
 from esper.topics.codec import sha256_of
 from esper.workers.compile import kernel_writer
-from esper.workers.compile.kernel_writer import KernelWriter
+from esper.workers.faust.kernel_writer import KernelWriter
 from tests.store.failing_tier import FailingTier
 
 KERNEL_ID = sha256_of(b"the plan")

@@ -1,0 +1,166 @@
+"""The auditions of a run: snapshots go to the store, requests to Kafka, results to the trainer."""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Final
+
+from esper.link.frames import Frame, Kind
+from esper.signing import BadSignature, Purpose, TrustedKeys
+from esper.store import KernelStore, StoreError
+from esper.topics.bus import Record, RecordPosition
+from esper.topics.catalog import AUDITION_REQUESTED, Topic
+from esper.topics.codec import Undecodable, decode, encode, sha256_of, signature_of
+from esper.topics.models import (
+    Audition,
+    AuditionRequested,
+    AuditionResult,
+    Event,
+    KernelAuditioned,
+    KernelReady,
+    SnapshotArtifact,
+)
+
+CLOSE_TIMEOUT_S: Final = 5.0
+
+log = logging.getLogger("esper")
+
+Publish = Callable[[Topic, Event], "Future[RecordPosition]"]
+
+
+class AuditionLink:
+    """Works through the frames of the trainer on a thread of its own: the store may be slow.
+
+    A result is passed on if a trusted key signed it and it answers a request of this run.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        store: KernelStore,
+        keys: TrustedKeys,
+        publish: Publish,
+        send: Callable[[Frame], None],
+    ) -> None:
+        """`send` takes the frames for the trainer."""
+        self._run_id, self._store, self._keys = run_id, store, keys
+        self._publish, self._send = publish, send
+        self._kernels: dict[str, KernelReady] = {}
+        self._snapshots: dict[tuple[str, str], SnapshotArtifact | str] = {}
+        self._requested: dict[str, AuditionRequested] = {}
+        self._frames: SimpleQueue[Frame | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="esper-auditions", daemon=True)
+        self._thread.start()
+
+    def verified(self, ready: KernelReady) -> None:
+        """Note the announcement of a kernel, which requests repeat."""
+        self._kernels[ready.kernel_id] = ready
+
+    def put(self, frame: Frame) -> None:
+        """Queue a `SNAPSHOT` or `AUDITION` frame."""
+        self._frames.put(frame)
+
+    def close(self) -> None:
+        """Stop after the present frame."""
+        self._frames.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def on_result(self, record: Record) -> None:
+        """Pass on the result in a record of `kernel-auditioned`, once."""
+        value = record.value or b""
+        try:
+            self._keys.verify(Purpose.AUDITION, value, signature_of(record.headers))
+            found = decode(KernelAuditioned, value)
+        except (BadSignature, Undecodable) as error:
+            log.error("%s is no result of an audition: %s", record.place, error)
+            return
+        asked = self._requested.get(found.audition_id)
+        if asked is None or _subject(asked) != _subject(found):
+            return
+        del self._requested[found.audition_id]
+        self._pass_on(found.result())
+
+    def _work(self) -> None:
+        while (frame := self._frames.get()) is not None:
+            try:
+                if frame.kind is Kind.SNAPSHOT:
+                    self._keep(frame)
+                else:
+                    self._request(decode(Audition, frame.body), frame.head["seed"])
+            except Exception:
+                # A bug must not end the thread: the run would wait for results for ever.
+                log.exception("an audition cannot be requested")
+
+    def _keep(self, frame: Frame) -> None:
+        name = frame.head["snapshot_id"], frame.head["site"]
+        # Only the snapshots of the last round are asked for again.
+        self._snapshots = {key: one for key, one in self._snapshots.items() if key[0] == name[0]}
+        if (reason := frame.head.get("reason")) is not None:
+            self._snapshots[name] = reason
+            return
+        try:
+            stored = self._store.put(_stored_under(name[0]), frame.body)
+        except StoreError as error:
+            self._snapshots[name] = f"the snapshot cannot be stored: {error}"
+            return
+        self._snapshots[name] = SnapshotArtifact(
+            location=stored.location,
+            sha256=sha256_of(frame.body),
+            bytes=len(frame.body),
+            samples=frame.head["samples"],
+            step=frame.head["step"],
+        )
+
+    def _request(self, audition: Audition, seed: int) -> None:
+        missing = "the snapshot is missing: the run was resumed since it was taken"
+        snapshot = self._snapshots.get((audition.snapshot_id, audition.site), missing)
+        for kernel_id in audition.kernel_ids:
+            kernel = self._kernels.get(kernel_id)
+            if isinstance(snapshot, str):
+                self._pass_on(_failed(audition, kernel_id, snapshot))
+            elif kernel is None:
+                self._pass_on(_failed(audition, kernel_id, "the kernel is not verified here"))
+            else:
+                request = AuditionRequested(
+                    audition_id=_id_of(self._run_id, audition, kernel_id),
+                    run_id=self._run_id,
+                    site=audition.site,
+                    kernel_id=kernel_id,
+                    kernel=kernel,
+                    snapshot=snapshot,
+                    rung=audition.rung,
+                    steps=audition.steps,
+                    seed=seed,
+                )
+                self._requested[request.audition_id] = request
+                self._publish(AUDITION_REQUESTED, request)
+
+    def _pass_on(self, result: AuditionResult) -> None:
+        self._send(Frame(Kind.AUDITIONED, {}, encode(result)))
+
+
+def _stored_under(snapshot_id: str) -> str:
+    """Return a name that no decision mentions: `esper store gc` removes snapshots by their age."""
+    return hashlib.sha256(f"snapshot/{snapshot_id}".encode()).hexdigest()
+
+
+def _id_of(run_id: str, audition: Audition, kernel_id: str) -> str:
+    text = f"{run_id}/{audition.snapshot_id}/{audition.site}/{kernel_id}/{audition.rung}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _subject(one: AuditionRequested | KernelAuditioned) -> tuple[str, str, str, int, int]:
+    return one.run_id, one.site, one.kernel_id, one.rung, one.steps
+
+
+def _failed(audition: Audition, kernel_id: str, reason: str) -> AuditionResult:
+    return AuditionResult(
+        site=audition.site,
+        kernel_id=kernel_id,
+        rung=audition.rung,
+        steps=audition.steps,
+        reason=reason[:500],
+    )

@@ -1,0 +1,170 @@
+"""Auditions in the trainer: take snapshots of the sites, a chunk of samples between two steps."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from esper.audition import SiteSnapshot, SnapshotRefused, by_position, losses, pack_snapshot
+from esper.errors import EsperError
+from esper.seed import Site, SiteObserver, evaluation_mode
+from esper.topics.models import AdaptationDecision, Audition, AuditionResult
+from esper.training.probe import LossFn
+
+CHUNK: Final = 64
+"""Samples that one training step observes; a chunk costs less than an ordinary step."""
+
+LOSS_TOLERANCE: Final = 1e-3
+"""Relative difference up to which the user's loss counts as the one that an audition computes."""
+
+
+class SamplesRefused(EsperError, ValueError):
+    """Audition samples that cannot be used; the message says what to give."""
+
+
+class AuditionChannel(Protocol):
+    """Where snapshots and requests go."""
+
+    def send_snapshot(
+        self, snapshot_id: str, site: str, step: int, samples: int, data: bytes | str
+    ) -> None: ...
+    def send_audition(self, audition: Audition) -> None: ...
+
+
+class NoAuditions:
+    """A run without auditions."""
+
+    outstanding: Final = 0
+
+    def request(self, decision: AdaptationDecision) -> None:
+        """Do nothing."""
+
+    def note(self, result: AuditionResult) -> None:
+        """Do nothing."""
+
+    def advance(self, step: int) -> None:
+        """Do nothing."""
+
+
+NO_AUDITIONS: Final = NoAuditions()
+
+
+class Auditions:
+    """The audition samples of a run, and the snapshots that decisions ask for.
+
+    `outstanding` counts the requested auditions without a result.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Mapping[str, Site],
+        samples: tuple[Tensor, Tensor],
+        loss_fn: LossFn,
+    ) -> None:
+        """Raise SamplesRefused for samples without as many targets as inputs."""
+        self._model, self._sites, self._loss_fn = model, sites, loss_fn
+        self._inputs, self._targets = samples
+        if len(self._inputs) != len(self._targets):
+            raise SamplesRefused(
+                f"audition has {len(self._inputs)} inputs and {len(self._targets)} targets; give "
+                "the same number of both"
+            )
+        self.outstanding = 0
+        self._channel: AuditionChannel | None = None
+        self._waiting: deque[tuple[Audition, ...]] = deque()
+        self._taking: _Taking | None = None
+
+    def connect(self, channel: AuditionChannel) -> None:
+        """Send snapshots and requests to `channel`."""
+        self._channel = channel
+
+    def request(self, decision: AdaptationDecision) -> None:
+        """Request the auditions of a decision; the next steps take the snapshot of a new round."""
+        if self._channel is None:
+            return
+        if decision.auditions[0].rung == 0:
+            self._waiting.append(decision.auditions)
+        else:
+            self._send(decision.auditions)
+
+    def note(self, result: AuditionResult) -> None:
+        """Count a result."""
+        self.outstanding = max(0, self.outstanding - 1)
+
+    def advance(self, step: int) -> None:
+        """Observe the next chunk of samples, after a step; send what is complete."""
+        if self._taking is None:
+            if not self._waiting:
+                return
+            names = [audition.site for audition in self._waiting[0]]
+            self._taking = _Taking({name: self._sites[name] for name in names})
+        done = self._taking.observed
+        rows = slice(done, done + CHUNK)
+        self._taking.observe(self._model, self._inputs[rows], self._targets[rows])
+        if self._taking.observed >= len(self._inputs):
+            self._finish(self._taking, step)
+            self._taking = None
+
+    def _finish(self, taken: "_Taking", step: int) -> None:
+        assert self._channel is not None
+        auditions = self._waiting.popleft()
+        snapshot_id = auditions[0].snapshot_id
+        for name, data in taken.snapshots(self._loss_fn):
+            self._channel.send_snapshot(snapshot_id, name, step, taken.observed, data)
+        self._send(auditions)
+
+    def _send(self, auditions: tuple[Audition, ...]) -> None:
+        assert self._channel is not None
+        for audition in auditions:
+            self.outstanding += len(audition.kernel_ids)
+            self._channel.send_audition(audition)
+
+
+class _Taking:
+    """A snapshot of several sites that is being taken."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self._sites = sites
+        self._seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in sites}
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self.observed = 0
+
+    def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+        watches = {name: SiteObserver(site) for name, site in self._sites.items()}
+        try:
+            with evaluation_mode(model), torch.no_grad():
+                outputs: Any = model(inputs)
+        finally:
+            torch.clear_autocast_cache()
+            seen = {name: watch.close() for name, watch in watches.items()}
+        for name, pair in seen.items():
+            self._seen[name].append(pair)
+        self._outputs.append(outputs)
+        self._targets.append(targets)
+        self.observed += len(inputs)
+
+    def snapshots(self, loss_fn: LossFn) -> Iterator[tuple[str, bytes | str]]:
+        """Yield the snapshot of each site, or the reason for its absence."""
+        try:
+            raw, targets = torch.cat(self._outputs), torch.cat(self._targets)
+            outputs, aligned, loss = by_position(raw, targets)
+            expected = float(losses(loss, outputs, aligned).mean())
+            found = float(loss_fn(raw, targets))
+            if abs(found - expected) > LOSS_TOLERANCE * max(1.0, abs(expected)):
+                raise SnapshotRefused(
+                    f"loss_fn returns {found:.6g} and the {loss.value.replace('_', ' ')} is "
+                    f"{expected:.6g}: an audition cannot compute the loss of this run"
+                )
+        except SnapshotRefused as refusal:
+            yield from ((name, str(refusal)) for name in self._sites)
+            return
+        for name, pairs in self._seen.items():
+            x, h = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            try:
+                yield name, pack_snapshot(SiteSnapshot(x, h, outputs, aligned, loss))
+            except SnapshotRefused as refusal:
+                yield name, str(refusal)

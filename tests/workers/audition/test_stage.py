@@ -1,0 +1,159 @@
+"""One audition in a worker: equal results on every worker, and a reason where there is no gain."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from esper.audition import AuditionLoss, SiteSnapshot, pack_snapshot
+from esper.blueprint import request_for, shipped_named
+from esper.compiler import Built, build_kernel
+from esper.kernel import load_kernel, sign_announcement
+from esper.store import KernelStore, open_store
+from esper.topics.codec import sha256_of
+from esper.topics.models import (
+    AuditionRequested,
+    KernelReady,
+    SiteKind,
+    SiteSignature,
+    SnapshotArtifact,
+)
+from esper.workers.audition.stage import AuditionStage
+from tests.keys import KEY, TRUSTED
+from tests.seed.conftest import one_thread
+
+__all__ = ["one_thread"]
+
+SIGNATURE = SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(6,))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[KernelStore]:
+    with open_store(f"file:{tmp_path}") as opened:
+        yield opened
+
+
+def announced(store: KernelStore, name: str = "dropout-mlp") -> KernelReady:
+    """Build, store and announce a kernel."""
+    blueprint = shipped_named(name)
+    request = request_for(blueprint, SIGNATURE)
+    made = build_kernel(request)
+    assert isinstance(made, Built)
+    unsigned = KernelReady(
+        kernel_id=request.kernel_id,
+        blueprint_id=name,
+        category=blueprint.category,
+        site_signature=SIGNATURE,
+        location=store.put(request.kernel_id, made.artifact).location,
+        sha256=made.sha256,
+        ed25519_signature="0" * 128,
+        bytes=len(made.artifact),
+        params=made.characterisation.params,
+    )
+    return sign_announcement(KEY, unsigned)
+
+
+def stored(store: KernelStore, data: bytes, **changed: Any) -> SnapshotArtifact:
+    """Store the bytes of a snapshot."""
+    artifact = SnapshotArtifact(
+        location=store.put("5" * 64, data).location,
+        sha256=sha256_of(data),
+        bytes=len(data),
+        samples=200,
+        step=7,
+    )
+    return artifact.model_copy(update=changed)
+
+
+def snapshot(x: int = 12, h: int = 6) -> bytes:
+    torch.manual_seed(0)
+    return pack_snapshot(
+        SiteSnapshot(
+            torch.randn(200, x),
+            torch.randn(200, h),
+            torch.randn(200, 1, 3),
+            torch.randint(3, (200, 1)),
+            AuditionLoss.CROSS_ENTROPY,
+        )
+    )
+
+
+def request(
+    kernel: KernelReady, taken: SnapshotArtifact, steps: int = 30, rung: int = 0
+) -> AuditionRequested:
+    return AuditionRequested(
+        audition_id="9" * 64,
+        run_id="run-1",
+        site="fc",
+        kernel_id=kernel.kernel_id,
+        kernel=kernel,
+        snapshot=taken,
+        rung=rung,
+        steps=steps,
+        seed=4,
+    )
+
+
+def stage(store: KernelStore) -> AuditionStage:
+    return AuditionStage(store, TRUSTED, "audition-0")
+
+
+def test_a_result_has_gain_error_control_cost_and_the_trained_weights(store: KernelStore) -> None:
+    kernel = announced(store)
+    found = stage(store).perform(request(kernel, stored(store, snapshot())))
+    result = found.result
+    assert result.gain is not None and result.error is not None and result.error > 0
+    assert result.control_gain is not None and result.host_loss is not None
+    assert result.seconds > 0 and result.cpu_seconds > 0 and result.worker == "audition-0"
+    assert [point.step for point in result.curve] == [0, 10, 20, 30]
+    assert found.artifact is not None and result.trained_sha256 == sha256_of(found.artifact)
+    assert load_kernel(found.artifact, result.trained_sha256).is_no_op
+
+
+def test_a_later_rung_on_another_worker_gives_the_same_bits(store: KernelStore) -> None:
+    kernel, taken = announced(store), stored(store, snapshot())
+    one = stage(store)
+    one.perform(request(kernel, taken, steps=30))
+    went_on = one.perform(request(kernel, taken, steps=70, rung=1))
+    afresh = stage(store).perform(request(kernel, taken, steps=70, rung=1))
+    assert went_on.artifact == afresh.artifact
+    varying = {"seconds", "cpu_seconds", "curve"}
+    assert went_on.result.model_dump(exclude=varying) == afresh.result.model_dump(exclude=varying)
+
+
+def test_two_kernels_of_one_snapshot_do_not_disturb_each_other(store: KernelStore) -> None:
+    first, second = announced(store), announced(store, "gated-linear-unit")
+    taken = stored(store, snapshot())
+    together = stage(store)
+    together.perform(request(first, taken))
+    beside = together.perform(request(second, taken))
+    alone = stage(store).perform(request(second, taken))
+    assert beside.artifact == alone.artifact
+
+
+@pytest.mark.parametrize("fault", ["missing", "altered", "other bytes", "other shape", "unsigned"])
+def test_what_cannot_be_used_is_a_result_with_a_reason(store: KernelStore, fault: str) -> None:
+    kernel, taken = announced(store), stored(store, snapshot())
+    reason = {
+        "missing": "no kernel at",
+        "altered": "not the snapshot that was requested",
+        "other bytes": "not a safetensors file",
+        "other shape": "RuntimeError",
+        "unsigned": "signature",
+    }[fault]
+    if fault == "missing":
+        taken = taken.model_copy(update={"location": f"{'6' * 64}/{'7' * 64}"})
+    elif fault == "altered":
+        taken = taken.model_copy(update={"sha256": "8" * 64})
+    elif fault == "other bytes":
+        taken = stored(store, b"no snapshot" * 20)
+    elif fault == "other shape":
+        taken = stored(store, snapshot(x=5))
+    else:
+        kernel = kernel.model_copy(update={"ed25519_signature": "0" * 128})
+    found = stage(store).perform(request(kernel, taken))
+    assert found.artifact is None
+    assert found.result.gain is None
+    assert reason in (found.result.reason or "")
