@@ -263,7 +263,8 @@ def _started(
     if ranks is not None and governor is not None:
         governor = None
         log.warning("the governor is off over several ranks: they would not act alike")
-    parts = _Parts(target, run, run_config, ranks, dry_run=config.dry_run)
+    auditions = _auditions(target, run_config)
+    parts = _Parts(target, run, run_config, ranks, auditions=auditions, dry_run=config.dry_run)
     with nullcontext() if ranks is None else ranks.share_outcome():
         link = _link(target, run, run_config, config, ranks, checkpoint)
         session = parts.session(link, governor, checkpoint)
@@ -287,6 +288,7 @@ class _Parts:
         run_config: RunConfig,
         ranks: Ranks | None = None,
         *,
+        auditions: Auditions | NoAuditions = NO_AUDITIONS,
         dry_run: bool = False,
     ) -> None:
         self._target, self._run, self._ranks = target, run, ranks
@@ -295,7 +297,7 @@ class _Parts:
             target.sites, target.membership, None if ranks is None else ranks.synchronizer()
         )
         self._reporter = Reporter(run.run_id, run_config)
-        self._auditions = _auditions(target, run_config)
+        self._auditions = auditions
         self.decision_queue = DecisionQueue(
             self._seed_manager,
             self._reporter,
