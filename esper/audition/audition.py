@@ -68,7 +68,7 @@ class SiteAudition:
         """
         self._signature, self._seed, self._settings = signature, seed, settings
         self._sizes = readout_sizes(signature, *snapshot.outputs.shape[1:])
-        self._fit, self._held = snapshot.split(settings.fit_share)
+        self._fit, self._held = snapshot.in_single_precision().split(settings.fit_share)
         self._fit_outputs, self._held_outputs = corrected_outputs(
             self._fit, self._held, self._sizes
         )

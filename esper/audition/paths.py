@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.audition.readout import ReadoutSizes, correction, features_of
-from esper.kernel import Kernel, KernelPlan, attribute_of, draw_parameter
+from esper.kernel import TORCH_DTYPES, Kernel, KernelPlan, attribute_of, draw_parameter
 from esper.topics.models import SiteKind, SiteSignature
 
 CONTROL_KERNEL: Final = 3
@@ -43,15 +43,16 @@ def kernel_path(plan: KernelPlan, sizes: ReadoutSizes, seed: str) -> AuditionPat
 
 
 def trained_weights(path: AuditionPath) -> dict[str, Tensor]:
-    """Return a kernel's weights by parameter name; those of the last step are zeros."""
+    """Return a kernel's weights by parameter name, in its dtype; the last step's are zeros."""
     kernel = path.body
     assert isinstance(kernel, Kernel)
-    last = kernel.plan.steps[-1].node
+    last, dtype = kernel.plan.steps[-1].node, TORCH_DTYPES[kernel.plan.signature.dtype]
     weights = {}
     for name in kernel.plan.parameters:
         node, _, parameter = name.partition(".")
         tensor = kernel.get_submodule(attribute_of(node)).get_parameter(parameter).detach()
-        weights[name] = torch.zeros_like(tensor) if node == last else tensor.clone()
+        tensor = tensor.to(dtype, copy=True)
+        weights[name] = torch.zeros_like(tensor) if node == last else tensor
     return weights
 
 

@@ -58,6 +58,13 @@ class SiteSnapshot:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def in_single_precision(self) -> "SiteSnapshot":
+        """Return the samples as float32, in which kernels of every dtype are auditioned."""
+        targets = self.targets.float() if self.targets.is_floating_point() else self.targets
+        return SiteSnapshot(
+            self.x.float(), self.h.float(), self.outputs.float(), targets, self.loss
+        )
+
     def split(self, fit_share: float) -> tuple["SiteSnapshot", "SiteSnapshot"]:
         """Return the first samples, to train with, and the rest, to score with."""
         at = round(len(self) * fit_share)

@@ -1,5 +1,7 @@
 """Auditions find the kernel that the host lacks, and nothing where nothing is missing."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from esper.audition import AuditionLoss, SiteAudition, SiteSnapshot
 from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler
-from esper.kernel import KernelPlan, load_kernel, pack
+from esper.kernel import TORCH_DTYPES, KernelPlan, load_kernel, pack
 from esper.topics.codec import sha256_of
 from esper.topics.models import SiteKind, SiteSignature
 
@@ -112,20 +114,18 @@ def test_the_trained_weights_are_an_artifact_that_changes_nothing_when_planted()
 
 
 @pytest.mark.parametrize(
-    ("signature", "name"),
+    ("signature", "name", "positions"),
     [
-        (SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 8, 8), h=(4, 4, 4)), "squeeze-excite"),
-        (SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 8, 8), h=(4, 1, 1)), "channel-film"),
-        (SiteSignature(kind=SiteKind.SEQUENCE, x=(6, 5), h=(6, 7)), "token-shift"),
+        (SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 8, 8), h=(4, 4, 4)), "squeeze-excite", 1),
+        (SiteSignature(kind=SiteKind.FEATURE_MAP, x=(3, 8, 8), h=(4, 1, 1)), "channel-film", 1),
+        (SiteSignature(kind=SiteKind.SEQUENCE, x=(6, 5), h=(6, 7)), "token-shift", 1),
+        (SiteSignature(kind=SiteKind.SEQUENCE, x=(6, 5), h=(6, 7)), "token-shift", 6),
     ],
-    ids=["map", "map of one cell", "sequence"],
+    ids=["map", "map of one cell", "sequence", "sequence by position"],
 )
-@pytest.mark.parametrize("positions", [1, 6])
 def test_kernels_at_other_kinds_of_sites_are_scored(
     signature: SiteSignature, name: str, positions: int
 ) -> None:
-    if positions == 6 and signature.kind is not SiteKind.SEQUENCE:
-        pytest.skip("only sequences have positions")
     torch.manual_seed(0)
     shown = SiteSnapshot(
         torch.randn(64, *signature.x),
@@ -138,6 +138,23 @@ def test_kernels_at_other_kinds_of_sites_are_scored(
     score = audition.run(plan(name, signature), 10)
     assert score.error > 0
     assert audition.control(10).steps == 10
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_kernel_of_half_precision_is_trained_in_single_and_packed_in_its_own(
+    dtype: Literal["bfloat16", "float16"],
+) -> None:
+    signature = SIGNATURE.model_copy(update={"dtype": dtype})
+    shown = snapshot(*lines())
+    half = TORCH_DTYPES[dtype]
+    shown = SiteSnapshot(
+        shown.x.to(half), shown.h.to(half), shown.outputs.to(half), shown.targets, shown.loss
+    )
+    audition = SiteAudition(signature, shown, seed=0)
+    kernel = plan("line-conv", signature)
+    assert audition.run(kernel, 60).gain > 0.1
+    data = pack(kernel, audition.weights(kernel.kernel_id))
+    assert load_kernel(data, sha256_of(data)).is_no_op
 
 
 def test_values_are_learnt_as_labels_are() -> None:

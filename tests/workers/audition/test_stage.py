@@ -22,9 +22,6 @@ from esper.topics.models import (
 )
 from esper.workers.audition.stage import AuditionStage
 from tests.keys import KEY, TRUSTED
-from tests.seed.conftest import one_thread
-
-__all__ = ["one_thread"]
 
 SIGNATURE = SiteSignature(kind=SiteKind.VECTOR, x=(12,), h=(6,))
 
