@@ -50,8 +50,7 @@ class FrameDecoder:
         Raises:
             ArtifactRefused: the bytes do not match the SHA-256, or are no kernel artifact.
         """
-        kernel = load_kernel(data, sha256)
-        return STREAMS.to_device(kernel, self._device(kernel.plan.signature))
+        return self._on_device(load_kernel(data, sha256))
 
     def _built(self, frame: Frame) -> Delivery[Kernel]:
         """Return all kernels of a frame, or the reason why one of them failed."""
@@ -73,13 +72,17 @@ class FrameDecoder:
         return KernelsPrepared(token, kernels)
 
     def _no_op(self, data: bytes, sha256: str) -> Kernel:
-        kernel = self.kernel(data, sha256)
+        """Return a kernel that changes nothing yet; on the CPU, a look at it waits for no GPU."""
+        kernel = load_kernel(data, sha256)
         if not kernel.is_no_op:
             raise ArtifactRefused(
                 f"kernel {kernel.kernel_id[:12]} would change the network when planted: the "
                 "weights of its last step are not zero"
             )
-        return kernel
+        return self._on_device(kernel)
+
+    def _on_device(self, kernel: Kernel) -> Kernel:
+        return STREAMS.to_device(kernel, self._device(kernel.plan.signature))
 
     def _device(self, signature: SiteSignature) -> torch.device:
         known = self._devices.get(signature.model_dump_json())

@@ -7,7 +7,7 @@ import pytest
 
 from esper.store import KernelStore, StoreUnavailable
 from esper.topics.codec import sha256_of
-from esper.workers.compile import kernel_writer
+from esper.workers.faust import kernel_writer
 from esper.workers.faust.kernel_writer import KernelWriter
 from tests.store.failing_tier import FailingTier
 

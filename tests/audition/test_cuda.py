@@ -1,0 +1,79 @@
+"""Snapshots of a host on a GPU: taken there, equal to those of the CPU, and auditioned anywhere."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from esper.audition import SiteAudition, unpack_snapshot
+from esper.blueprint import shipped_named
+from esper.compiler import BlueprintCompiler
+from esper.seed import find_sites
+from esper.topics.models import Audition
+from esper.training.auditions import Auditions
+from tests.training.grow_fixture import RUN, decision
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class Channel:
+    """Keeps the snapshots."""
+
+    def __init__(self) -> None:
+        self.snapshots: dict[str, bytes | str] = {}
+
+    def send_snapshot(
+        self, snapshot_id: str, site: str, step: int, samples: int, data: bytes | str
+    ) -> None:
+        self.snapshots[site] = data
+
+    def send_audition(self, audition: Audition) -> None:
+        pass
+
+
+def taken(device: str, *, autocast: bool = False) -> tuple[Channel, dict[str, object]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4)).to(device)
+    inputs: Tensor = torch.randn(200, 12).to(device)
+    targets = torch.randint(4, (200,)).to(device)
+    channel = Channel()
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        sites = find_sites(model, ["0"], inputs[:1], 1)
+        auditions = Auditions(model, sites, (inputs, targets), F.cross_entropy)
+        auditions.connect(channel)
+        plan = decision(run_id=RUN)
+        asked = Audition(
+            site="0",
+            kernel_ids=("a" * 64,),
+            rung=0,
+            steps=10,
+            snapshot_id=plan.decision_id,
+        )
+        auditions.request(plan.model_copy(update={"operations": (), "auditions": (asked,)}))
+        for step in range(1, 6):
+            auditions.advance(step)
+    return channel, dict(sites)
+
+
+def test_a_snapshot_of_a_gpu_is_that_of_the_cpu() -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        data = taken(device)[0].snapshots["0"]
+        assert isinstance(data, bytes), data
+        found.append(unpack_snapshot(data))
+    cpu, cuda = found
+    for name in ("x", "h", "outputs"):
+        torch.testing.assert_close(getattr(cuda, name), getattr(cpu, name), rtol=1e-3, atol=1e-4)
+    assert torch.equal(cuda.targets, cpu.targets)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_kernel_for_a_gpu_is_auditioned_on_the_cpu(autocast: bool) -> None:
+    channel, sites = taken("cuda", autocast=autocast)
+    data = channel.snapshots["0"]
+    assert isinstance(data, bytes), data
+    site = sites["0"]
+    signature = site.signature  # type: ignore[attr-defined]
+    audition = SiteAudition(signature, unpack_snapshot(data), seed=0)
+    plan = BlueprintCompiler().compile(shipped_named("low-rank-skip"), signature)
+    assert audition.run(plan, 20).error > 0
