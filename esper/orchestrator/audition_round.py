@@ -67,11 +67,11 @@ def with_report(round_: AuditionRound, report: SeedReport) -> AuditionRound:
     changes: dict[str, object] = {}
     if report.kernels:
         changes["arrival_seq"] = report.seq
-    found = {(one.site, one.kernel_id): one for one in report.auditions}
+    awaited = set(round_.awaited)
     found = {
         name: one
-        for name, one in found.items()
-        if name in round_.awaited and one.rung == round_.rung
+        for one in report.auditions
+        if (name := (one.site, one.kernel_id)) in awaited and one.rung == round_.rung
     }
     if found:
         changes["awaited"] = tuple(name for name in round_.awaited if name not in found)

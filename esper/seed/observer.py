@@ -20,9 +20,13 @@ class SiteObserver:
         self._seen: tuple[Tensor, Tensor] | None = None
         self._handle = site.layer.register_forward_pre_hook(self._on_call, with_kwargs=True)
 
-    def close(self) -> tuple[Tensor, Tensor]:
-        """Stop; return x (N, *x) and h (N, *h) of the last forward pass."""
+    def stop(self) -> None:
+        """Observe no more."""
         self._handle.remove()
+
+    @property
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """x (N, *x) and h (N, *h) of the last forward pass."""
         assert self._seen is not None, f"{self._site.name} did not run"
         return self._seen
 

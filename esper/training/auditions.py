@@ -1,5 +1,6 @@
 """Auditions in the trainer: take snapshots of the sites, a chunk of samples between two steps."""
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -12,6 +13,8 @@ from esper.errors import EsperError
 from esper.seed import Site, SiteObserver, evaluation_mode
 from esper.topics.models import AdaptationDecision, Audition, AuditionResult
 from esper.training.probe import LossFn
+
+log = logging.getLogger("esper")
 
 CHUNK: Final = 64
 """Samples that one training step observes; a chunk costs less than an ordinary step."""
@@ -104,7 +107,7 @@ class Auditions:
         done = self._taking.observed
         rows = slice(done, done + CHUNK)
         self._taking.observe(self._model, self._inputs[rows], self._targets[rows])
-        if self._taking.observed >= len(self._inputs):
+        if self._taking.failure is not None or self._taking.observed >= len(self._inputs):
             self._finish(self._taking, step)
             self._taking = None
 
@@ -124,7 +127,7 @@ class Auditions:
 
 
 class _Taking:
-    """A snapshot of several sites that is being taken."""
+    """A snapshot of several sites that is being taken; `failure` is why it cannot be."""
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
         self._sites = sites
@@ -132,17 +135,27 @@ class _Taking:
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
         self.observed = 0
+        self.failure: str | None = None
 
     def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-        watches = {name: SiteObserver(site) for name, site in self._sites.items()}
+        """Run the model on samples; what it raises ends the snapshot, not the training."""
+        try:
+            self._observe(model, inputs, targets)
+        except Exception as error:  # noqa: BLE001 - the model and its samples are the user's
+            self.failure = f"the model cannot run on the audition samples: {error}"
+            log.warning("%s; no kernel is auditioned", self.failure)
+
+    def _observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+        observers = {name: SiteObserver(site) for name, site in self._sites.items()}
         try:
             with evaluation_mode(model), torch.no_grad():
                 outputs: Any = model(inputs)
         finally:
             torch.clear_autocast_cache()
-            seen = {name: watch.close() for name, watch in watches.items()}
-        for name, pair in seen.items():
-            self._seen[name].append(pair)
+            for observer in observers.values():
+                observer.stop()
+        for name, observer in observers.items():
+            self._seen[name].append(observer.seen)
         self._outputs.append(outputs)
         self._targets.append(targets)
         self.observed += len(inputs)
@@ -150,6 +163,8 @@ class _Taking:
     def snapshots(self, loss_fn: LossFn) -> Iterator[tuple[str, bytes | str]]:
         """Yield the snapshot of each site, or the reason for its absence."""
         try:
+            if self.failure is not None:
+                raise SnapshotRefused(self.failure)
             raw, targets = torch.cat(self._outputs), torch.cat(self._targets)
             outputs, aligned, loss = by_position(raw, targets)
             expected = float(losses(loss, outputs, aligned).mean())

@@ -188,3 +188,17 @@ def test_unequal_numbers_of_inputs_and_targets_are_refused() -> None:
     samples = run.inputs, run.targets[:-1]
     with pytest.raises(SamplesRefused, match="150 inputs and 149 targets"):
         Auditions(run.model, run.sites, samples, F.cross_entropy)
+
+
+def test_samples_that_the_model_cannot_take_end_the_snapshot_and_not_the_training() -> None:
+    run = Run()
+    samples = torch.randn(100, 7, 5), torch.randint(4, (100,))
+    run.auditions = Auditions(run.model, run.sites, samples, F.cross_entropy)
+    run.auditions.connect(run.channel)
+    run.ask()
+    run.go(2)
+    for reason in run.channel.snapshots.values():
+        assert "the model cannot run on the audition samples" in str(reason)
+    assert not run.model.conv._forward_pre_hooks
+    assert not run.model.fc._forward_pre_hooks
+    assert len(run.channel.auditions) == 2
