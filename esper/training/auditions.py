@@ -174,8 +174,8 @@ class _Taking:
                     f"loss_fn returns {found:.6g} and the {loss.value.replace('_', ' ')} is "
                     f"{expected:.6g}: an audition cannot compute the loss of this run"
                 )
-        except SnapshotRefused as refusal:
-            yield from ((name, str(refusal)) for name in self._sites)
+        except Exception as error:  # noqa: BLE001 - outputs and loss function are the user's
+            yield from ((name, str(error)) for name in self._sites)
             return
         for name, pairs in self._seen.items():
             x, h = (torch.cat(parts) for parts in zip(*pairs, strict=True))

@@ -202,3 +202,13 @@ def test_samples_that_the_model_cannot_take_end_the_snapshot_and_not_the_trainin
     assert not run.model.conv._forward_pre_hooks
     assert not run.model.fc._forward_pre_hooks
     assert len(run.channel.auditions) == 2
+
+
+def test_a_loss_function_that_fails_on_them_ends_the_snapshot_and_not_the_training() -> None:
+    def fails(outputs: Tensor, targets: Tensor) -> Tensor:
+        raise RuntimeError("only batches of 64")
+
+    run = Run(loss_fn=fails)
+    run.ask()
+    run.go(3)
+    assert set(run.channel.snapshots.values()) == {"only batches of 64"}
