@@ -1,6 +1,7 @@
 """Publish many events together, and find one record among many, on a real broker."""
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from typing import Any
@@ -95,6 +96,9 @@ def test_an_outage_leaves_no_gap_and_no_disorder_within_a_key(
 ) -> None:
     """The client library retries, or fails after the short timeout and `Producer` retries."""
     monkeypatch.setattr("esper.topics.bus.producer.REQUEST_TIMEOUT_S", 1.0)
+    # A worker that another test ran in this process has silenced the client library.
+    monkeypatch.setattr(logging.getLogger("aiokafka"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="aiokafka")
     broker_stopped = threading.Event()
     send = Producer.send
 
