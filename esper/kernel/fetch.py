@@ -38,10 +38,7 @@ def fetch_kernel(
             the announced one.
     """
     verify_announcement(trusted_keys, ready)
-    try:
-        data = store.get(ready.location)
-    except KernelAltered as error:
-        raise ArtifactRefused(str(error)) from error
+    data = _read(store, ready.location)
     _check_bytes(ready, data)
     _check_plan(ready, plan_of(data))
     return FetchedKernel(ready, data)
@@ -60,10 +57,7 @@ def fetch_trained(store: KernelStore, ready: KernelReady, trained_sha256: str) -
     trained = ready.model_copy(
         update={"sha256": trained_sha256, "location": f"{ready.kernel_id}/{trained_sha256}"}
     )
-    try:
-        data = store.get(trained.location)
-    except KernelAltered as error:
-        raise ArtifactRefused(str(error)) from error
+    data = _read(store, trained.location)
     trained = trained.model_copy(update={"bytes": len(data)})
     _check_bytes(trained, data)
     _check_plan(trained, plan_of(data))
@@ -102,6 +96,13 @@ def fetch_all_trained(
     """
     with open_store(kernel_store, credentials) as store:
         return {sha256: fetch_trained(store, ready, sha256) for ready, sha256 in wanted}
+
+
+def _read(store: KernelStore, location: str) -> bytes:
+    try:
+        return store.get(location)
+    except KernelAltered as error:
+        raise ArtifactRefused(str(error)) from error
 
 
 def _check_bytes(ready: KernelReady, data: bytes) -> None:

@@ -18,9 +18,8 @@ class LinkConfig(BaseModel):
     `MISSING` frames carry the number of kernels that the run still waits for. With a `resumption`
     it resumes a run: recorded reports come first, as `RECORDED` frames, then all decisions. With
     `remember` it reads the memory of the run's family and sends it in a `MEMORY` frame before it
-    is open. With `auditions` it requests auditions, seeded
-    with `run_seed`, and sends results as `AUDITIONED` frames. The
-    configuration is sent over a socket, because it holds passwords.
+    is open. With `auditions` it requests auditions, seeded with `run_seed`, and sends results as
+    `AUDITIONED` frames. The configuration is sent over a socket, because it holds passwords.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)

@@ -62,7 +62,6 @@ from esper.topics.models import (
     KernelCompiled,
     KernelReady,
     KernelRevoked,
-    Plant,
     RunRequest,
     RunStatus,
     SeedReport,
@@ -306,8 +305,7 @@ class Sidecar:
             return
         frame = Frame(Kind.DECISION, {"timestamp_ms": record.timestamp_ms}, record.value or b"")
         self._data_channel.put(frame)
-        plants = [operation for operation in decision.operations if isinstance(operation, Plant)]
-        if plants:
+        if plants := decision.plants:
             self._loader.prepare(
                 decision.decision_id,
                 [plant.kernel_id for plant in plants],

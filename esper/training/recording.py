@@ -113,11 +113,10 @@ def read_recording(
     decisions = tuple(_first(AdaptationDecision, history.run_id, history.decisions))
     outcomes = _outcomes(reports, decisions)
     plants = [
-        operation
+        plant
         for decision in decisions
         if _applied(outcomes.get(decision.decision_id))
-        for operation in decision.operations
-        if isinstance(operation, Plant)
+        for plant in decision.plants
     ]
     planted = dict.fromkeys(plant.kernel_id for plant in plants)
     announced = {ready.kernel_id: ready for ready in _all(KernelReady, history.kernels)}

@@ -22,7 +22,7 @@ from esper.topics.models import (
 from esper.training.decision_queue import DecisionQueue
 from esper.training.frame_decoder import Deliver, FrameDecoder, OnDecision
 from esper.training.recording import RunRecording
-from esper.training.seed_manager import PlanRefused, plants_of
+from esper.training.seed_manager import PlanRefused
 from esper.training.status import GrowthState, GrowthStatus
 
 NOWHERE: Final = "nothing"
@@ -171,7 +171,7 @@ class Replay:
             )
 
     def _kernels(self, decision: AdaptationDecision) -> dict[str, Kernel]:
-        verified = [self._recording.planted(plant) for plant in plants_of(decision)]
+        verified = [self._recording.planted(plant) for plant in decision.plants]
         return {
             one.ready.kernel_id: self._decoder.kernel(one.data, one.ready.sha256)
             for one in verified

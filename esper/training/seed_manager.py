@@ -12,16 +12,10 @@ from esper.training.gradients import GradientNorms
 from esper.training.optimizer import OptimizerMembership
 from esper.training.plan_applier import CollectFailures, PlanApplier, only_own
 from esper.training.seed_parameters import SeedParameters
-from esper.training.slot_table import (
-    PlanRefused,
-    SlotSnapshot,
-    SlotTable,
-    kernels_needed,
-    plants_of,
-)
+from esper.training.slot_table import PlanRefused, SlotSnapshot, SlotTable, kernels_needed
 from esper.training.transaction import Transaction
 
-__all__ = ["PlanRefused", "SeedManager", "SlotSnapshot", "kernels_needed", "plants_of"]
+__all__ = ["PlanRefused", "SeedManager", "SlotSnapshot", "kernels_needed"]
 
 
 class SeedManager:

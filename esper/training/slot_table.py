@@ -79,12 +79,12 @@ class SlotTable:
             raise PlanRefused("the plan plants one kernel twice; plant it in two decisions")
         for operation in decision.operations:
             self.check(operation)
-        for plant in plants_of(decision):
+        for plant in decision.plants:
             self.slot(plant).advance(SeedState.LOADING, step)
 
     def release(self, decision: AdaptationDecision, step: int) -> None:
         """Undo `reserve`."""
-        for plant in plants_of(decision):
+        for plant in decision.plants:
             self.slot(plant).advance(SeedState.DORMANT, step)
 
     def check(self, operation: Operation) -> None:
@@ -147,9 +147,4 @@ class SlotTable:
 
 def kernels_needed(decision: AdaptationDecision) -> list[str]:
     """Return the ids of the kernels that a decision plants."""
-    return [plant.kernel_id for plant in plants_of(decision)]
-
-
-def plants_of(decision: AdaptationDecision) -> list[Plant]:
-    """Return the operations of a decision that plant."""
-    return [operation for operation in decision.operations if isinstance(operation, Plant)]
+    return [plant.kernel_id for plant in decision.plants]

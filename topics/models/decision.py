@@ -211,6 +211,11 @@ class AdaptationDecision(Event):
         return hashlib.sha256(f"{run_id}/{seq}/{index}".encode()).hexdigest()
 
     @property
+    def plants(self) -> tuple[Plant, ...]:
+        """The operations that plant a kernel."""
+        return tuple(operation for operation in self.operations if isinstance(operation, Plant))
+
+    @property
     def active_strategy(self) -> ActiveStrategy | None:
         """The strategy that the run pursues, by either name of the field."""
         return self.strategy_choice or self.course

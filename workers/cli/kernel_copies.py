@@ -7,7 +7,7 @@ from esper.kernel import fetch_all_trained, fetch_kernels
 from esper.settings import Settings
 from esper.store import open_store
 from esper.topics.codec import decode
-from esper.topics.models import AdaptationDecision, KernelReady, Plant
+from esper.topics.models import AdaptationDecision, KernelReady
 from esper.training import trusted_key_of
 
 
@@ -29,12 +29,10 @@ def copy_kernels(settings: Settings, history: RunRecords, folder: Path) -> int:
     trained = fetch_all_trained(
         settings.kernel_store_spec,
         [
-            (fetched[operation.kernel_id].ready, operation.trained_sha256)
+            (fetched[plant.kernel_id].ready, plant.trained_sha256)
             for record in history.decisions
-            for operation in decode(AdaptationDecision, record.value).operations
-            if isinstance(operation, Plant)
-            and operation.trained_sha256 is not None
-            and operation.kernel_id in fetched
+            for plant in decode(AdaptationDecision, record.value).plants
+            if plant.trained_sha256 is not None and plant.kernel_id in fetched
         ],
         settings.store_credentials,
     )
