@@ -5,7 +5,7 @@ held-out loss beyond what the host would learn alone, with its standard error, a
 weights. A snapshot is data: an audition needs no code of the host.
 """
 
-from esper.audition.audition import AuditionSettings, SiteAudition
+from esper.audition.audition import SiteAudition
 from esper.audition.score import Score
 from esper.audition.snapshot import (
     AuditionLoss,
@@ -19,7 +19,6 @@ from esper.audition.snapshot import (
 
 __all__ = [
     "AuditionLoss",
-    "AuditionSettings",
     "Score",
     "SiteAudition",
     "SiteSnapshot",

@@ -4,21 +4,31 @@ What the host would learn alone is taken off first: kernels start from the outpu
 the host's own outputs and of `h` have corrected.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from esper.audition.host import corrected_outputs
-from esper.audition.paths import AuditionPath, control_path, kernel_path, trained_weights
+from esper.audition.paths import (
+    AuditionPath,
+    control_path,
+    kernel_path,
+    number_of,
+    trained_weights,
+)
 from esper.audition.readout import readout_sizes
 from esper.audition.score import Score, gain_of, slope_of
 from esper.audition.snapshot import SiteSnapshot, losses
 from esper.kernel import KernelPlan
 from esper.topics.models import SiteSignature
+
+BATCH: Final = 128
+LEARNING_RATE: Final = 5e-3
+FIT_SHARE: Final = 0.7
+"""Share of the samples to train on; the rest score."""
 
 CONTROL: Final = "control"
 MAX_CURVE: Final = 32
@@ -26,25 +36,14 @@ FIRST_MEASUREMENT: Final = 10
 """Gains are measured after this many steps, after twice as many, and so on."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuditionSettings:
-    """How kernels train: `fit_share` of the samples are trained on, the rest score."""
-
-    batch: int = 128
-    learning_rate: float = 5e-3
-    fit_share: float = 0.7
-
-
-DEFAULTS: Final = AuditionSettings()
-
-
 @dataclass(slots=True)
 class _Contestant:
-    """A path in training; `gains` holds its (step, gain) measurements."""
+    """A path in training, its score after `step` steps, and its (step, gain) measurements."""
 
     path: AuditionPath
     optimizer: torch.optim.Optimizer
     step: int = 0
+    score: Score | None = None
     gains: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])
 
 
@@ -59,16 +58,15 @@ class SiteAudition:
         signature: SiteSignature,
         snapshot: SiteSnapshot,
         seed: int,
-        settings: AuditionSettings = DEFAULTS,
     ) -> None:
         """Fit what the host would learn alone.
 
         Raises:
             SnapshotRefused: the outputs have positions that the site does not have.
         """
-        self._signature, self._seed, self._settings = signature, seed, settings
+        self._signature, self._seed = signature, seed
         self._sizes = readout_sizes(signature, *snapshot.outputs.shape[1:])
-        self._fit, self._held = snapshot.in_single_precision().split(settings.fit_share)
+        self._fit, self._held = snapshot.in_single_precision().split(FIT_SHARE)
         self._fit_outputs, self._held_outputs = corrected_outputs(
             self._fit, self._held, self._sizes
         )
@@ -86,17 +84,17 @@ class SiteAudition:
         The score does not depend on the number of calls in which the steps were taken.
         """
         key = plan.kernel_id
-        if key not in self._contestants:
-            self._enter(key, kernel_path(plan, self._sizes, f"{self._seed}/{key}"))
-        return self._train(self._contestants[key], until)
+        return self._scored(
+            key, until, lambda: kernel_path(plan, self._sizes, f"{self._seed}/{key}")
+        )
 
     def control(self, until: int) -> Score:
         """Return the score of a path like the host's own layer, after as many steps."""
-        if CONTROL not in self._contestants:
-            self._enter(
-                CONTROL, control_path(self._signature, self._sizes, f"{self._seed}/{CONTROL}")
-            )
-        return self._train(self._contestants[CONTROL], until)
+        return self._scored(
+            CONTROL,
+            until,
+            lambda: control_path(self._signature, self._sizes, f"{self._seed}/{CONTROL}"),
+        )
 
     def curve(self, kernel_id: str) -> tuple[tuple[int, float], ...]:
         """Return the (steps, gain) pairs measured so far, at most the last `MAX_CURVE`."""
@@ -106,9 +104,16 @@ class SiteAudition:
         """Return the trained weights of a kernel; those of the last step are zeros."""
         return trained_weights(self._contestants[kernel_id].path)
 
-    def _enter(self, key: str, path: AuditionPath) -> None:
-        optimizer = torch.optim.Adam(path.parameters(), lr=self._settings.learning_rate)
-        self._contestants[key] = _Contestant(path, optimizer)
+    def _scored(self, key: str, until: int, new_path: Callable[[], AuditionPath]) -> Score:
+        one = self._contestants.get(key)
+        # What went further, before an earlier request came again, starts again.
+        if one is None or until < one.step:
+            path = new_path()
+            one = _Contestant(path, torch.optim.Adam(path.parameters(), lr=LEARNING_RATE))
+            self._contestants[key] = one
+        if one.score is None or until > one.step:
+            one.score = self._train(one, until)
+        return one.score
 
     def _train(self, one: _Contestant, until: int) -> Score:
         with torch.random.fork_rng(devices=[]):
@@ -137,9 +142,9 @@ class SiteAudition:
 
     def _batches(self, start: int, until: int) -> Iterator[tuple[int, Tensor]]:
         """Yield each step with its rows, and seed what the step draws: the same for every path."""
-        size = min(self._settings.batch, len(self._fit))
+        size = min(BATCH, len(self._fit))
         for step in range(start + 1, until + 1):
-            torch.manual_seed(_number(f"{self._seed}/{step}"))
+            torch.manual_seed(number_of(f"{self._seed}/{step}"))
             yield step, torch.randint(0, len(self._fit), (size,))
 
 
@@ -159,7 +164,3 @@ def _on_grid(gains: list[tuple[int, float]], until: int) -> list[tuple[int, floa
     return [
         (step, gain) for step, gain in gains if step < until and (_is_measured(step) or not step)
     ]
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:7], "little")

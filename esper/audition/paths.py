@@ -62,8 +62,13 @@ def control_path(signature: SiteSignature, sizes: ReadoutSizes, seed: str) -> Au
     A kernel that gains no more only makes the host wider.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(sha256(seed.encode()).digest()[:7], "little"))
+        torch.manual_seed(number_of(seed))
         return AuditionPath(_Control(signature), sizes)
+
+
+def number_of(seed: str) -> int:
+    """Return the number that seeds torch's generator for a text."""
+    return int.from_bytes(sha256(seed.encode()).digest()[:7], "little")
 
 
 class _Control(nn.Module):

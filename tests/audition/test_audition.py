@@ -93,6 +93,18 @@ def test_the_score_does_not_depend_on_the_calls_in_which_the_steps_were_taken() 
         assert torch.equal(tensor, in_rungs.weights(kernel.kernel_id)[name])
 
 
+def test_an_earlier_request_that_comes_again_has_the_score_and_the_weights_of_its_steps() -> None:
+    audition = SiteAudition(SIGNATURE, snapshot(*lines()), seed=5)
+    kernel = plan("line-conv")
+    first, weights = audition.run(kernel, 20), audition.weights(kernel.kernel_id)
+    control = audition.control(20)
+    later = audition.run(kernel, 50), audition.control(50)
+    assert (audition.run(kernel, 20), audition.control(20)) == (first, control)
+    again = audition.weights(kernel.kernel_id)
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    assert (audition.run(kernel, 50), audition.control(50)) == later
+
+
 def test_an_audition_leaves_the_random_numbers_of_its_process_alone() -> None:
     shown = snapshot(*lines())
     before = torch.get_rng_state()
