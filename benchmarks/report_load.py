@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 
-from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, TRIALS
 from esper.blueprint import shipped
 from esper.orchestrator import LISTED_CANDIDATES
 from esper.topics.catalog import SEED_METRICS
@@ -125,9 +125,7 @@ def _run_config() -> RunConfig:
         report_interval_steps=STEPS_A_REPORT,
         listed_candidates=LISTED_CANDIDATES,
         # Without dormant reports, the first report already leads to a decision.
-        selection=DEFAULT_SELECTION.model_copy(
-            update={"limits": SelectionLimits(dormant_reports=0)}
-        ),
+        selection=TRIALS.model_copy(update={"limits": SelectionLimits(dormant_reports=0)}),
     )
 
 

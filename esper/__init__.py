@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from esper.bandit import (
         AUDITIONED,
         DEFAULT_POLICY,
-        DEFAULT_SELECTION,
         TOURNAMENT,
         TOURNAMENT_REPORT_EVERY,
         TOURNAMENT_SLOTS,
+        TRIALS,
     )
     from esper.errors import EsperError
     from esper.link import RecordUnfit
@@ -67,7 +67,7 @@ _NAMES: Final = {
     "esper.bandit": (
         "AUDITIONED",
         "DEFAULT_POLICY",
-        "DEFAULT_SELECTION",
+        "TRIALS",
         "TOURNAMENT",
         "TOURNAMENT_REPORT_EVERY",
         "TOURNAMENT_SLOTS",
@@ -122,10 +122,10 @@ _MODULES: Final = {name: module for module, names in _NAMES.items() for name in 
 __all__ = [
     "AUDITIONED",
     "DEFAULT_POLICY",
-    "DEFAULT_SELECTION",
     "TOURNAMENT",
     "TOURNAMENT_REPORT_EVERY",
     "TOURNAMENT_SLOTS",
+    "TRIALS",
     "BrokerUnreachable",
     "CheckpointRefused",
     "EsperError",

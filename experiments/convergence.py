@@ -19,7 +19,7 @@ import esper
 from benchmarks.result import Figure, Goal, Measurement, figure
 from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
-from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, TRIALS
 from esper.blueprint import shipped_named
 from esper.tasks import DatasetSplits, KnownAnswerTask, conv_teacher, train_task
 from esper.topics.models import Fossilize, Plant, PolicySpec, Selection, SelectionLimits
@@ -30,7 +30,7 @@ REPORT_EVERY: Final = 10
 BLUEPRINTS: Final = ("channel-mixing-mlp", "gated-linear-unit", "image-conv", "low-rank-skip-wide")
 """The right blueprint, and one for each other structure that a host may lack."""
 
-CHOOSING: Final = DEFAULT_SELECTION.model_copy(
+CHOOSING: Final = TRIALS.model_copy(
     update={
         "limits": SelectionLimits(max_on_trial=1, dormant_reports=0, embargo_reports=0),
         "keep_share": 1.0,
@@ -66,7 +66,7 @@ def flat(name: str, **params: float) -> PolicySetting:
     return setting._replace(name=f"{setting.name}-flat", attention=None)
 
 
-DEFAULT: Final = PolicySetting("default", DEFAULT_POLICY, DEFAULT_SELECTION.attention)
+DEFAULT: Final = PolicySetting("default", DEFAULT_POLICY, TRIALS.attention)
 
 SETTINGS: Final = (
     DEFAULT,
@@ -155,7 +155,7 @@ def measure(stack: Stack, workload: Workload) -> Measurement:
         for seed in range(FIRST_SEED, FIRST_SEED + workload.seeds):
             for setting in workload.settings:
                 choosing = CHOOSING.model_copy(update={"attention": setting.attention})
-                growing = DEFAULT_SELECTION.model_copy(update={"attention": setting.attention})
+                growing = TRIALS.model_copy(update={"attention": setting.attention})
                 for mode, selection in (("choosing", choosing), ("growing", growing)):
                     runs.append(trained(stack, workload, setting, mode, selection, seed))
     answer = conv_teacher()

@@ -17,12 +17,10 @@ from esper.audit import audit, fetch_history
 from esper.bandit import AUDITIONED
 from esper.blueprint import shipped
 from esper.tasks import MNIST1D, MNIST1D_SHUFFLED, Task, train_task
-from esper.topics.bus import read_topic
-from esper.topics.catalog import KERNEL_AUDITIONED
-from esper.topics.codec import decode
-from esper.topics.models import Fossilize, KernelAuditioned, Plant
+from esper.topics.models import Fossilize, Plant
 from esper.workers.cli import publish_blueprints
 from esper.workers.cli.train import GrowOptions, grow_task
+from experiments.growth.live import auditions_of
 
 GROWN: Final = Goal(sense="at least", limit=0.85)
 EQUAL: Final = Goal(sense="at least", limit=-0.01)
@@ -104,11 +102,7 @@ def paired(stack: Stack, folder: Path, task: Task, seed: int, epochs: int) -> Pa
     history = fetch_history(kafka, grown.run_id)
     operations = [op for one in grown.run_history.decisions for op in one.operations]
     names = {op.kernel_id: op.blueprint_id for op in operations if isinstance(op, Plant)}
-    results = [
-        decode(KernelAuditioned, record.value)
-        for record in read_topic(kafka, KERNEL_AUDITIONED.name, key=grown.run_id.encode())
-    ]
-    mine = [result for result in results if result.run_id == grown.run_id]
+    mine = auditions_of(kafka, grown.run_id)
     return PairedRun(
         task=task.name,
         seed=seed,

@@ -26,6 +26,7 @@ SUITES: Final = (
     Experiment("known-answer", "growth.known_answer", "five teachers whose right kernel is known"),
     Experiment("digits", "growth.digits", "digits: growth against baselines of equal parameters"),
     Experiment("charlm", "growth.charlm", "characters: growth against equal parameters or time"),
+    Experiment("haystack", "haystack.suite", "one right kernel among 300 arms at six sites"),
     Experiment("race", "growth.race", "time to a target loss on a GPU"),
 )
 """Modules with a `SUITE`; each training run is one row of a CSV file."""

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from benchmarks.chaos.probes import LIMIT_S
+from benchmarks.goals import GOALS
 from benchmarks.kept import kept_result
 from benchmarks.origin import ROOT
 from benchmarks.page import (
@@ -74,6 +75,7 @@ def render() -> str:
             f"{image('Faults, outages and answers over time', 'figures/chaos.svg')}\n",
             f"## Faults\n\n{_faults(result)}",
             f"## Figures\n\n{_figures(result)}",
+            *_missed(result),
         ]
     )
 
@@ -112,6 +114,15 @@ def _faults(result: Result) -> str:
         for key in sorted(counts)
     ]
     return table(("target", "fault", "times", "median until it answers again", "worst"), rows)
+
+
+def _missed(result: Result) -> list[str]:
+    """Return why goals are missed."""
+    return [
+        f"\nNot reached, {row.title}: {row.reason}."
+        for row in GOALS
+        if row.name == NAME and any(result.figure(key).reached is False for key in row.figures)
+    ]
 
 
 def _kind(row: dict[str, object]) -> str:

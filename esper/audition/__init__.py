@@ -5,8 +5,9 @@ held-out loss beyond what the host would learn alone, with its standard error, a
 weights. A snapshot is data: an audition needs no code of the host.
 """
 
-from esper.audition.audition import SiteAudition
+from esper.audition.audition import AuditionedKernel, audition_control, audition_kernel
 from esper.audition.score import Score
+from esper.audition.site import AuditionSite
 from esper.audition.snapshot import (
     AuditionLoss,
     SiteSnapshot,
@@ -19,10 +20,13 @@ from esper.audition.snapshot import (
 
 __all__ = [
     "AuditionLoss",
+    "AuditionSite",
+    "AuditionedKernel",
     "Score",
-    "SiteAudition",
     "SiteSnapshot",
     "SnapshotRefused",
+    "audition_control",
+    "audition_kernel",
     "by_position",
     "losses",
     "pack_snapshot",

@@ -1,17 +1,12 @@
-"""The audition: train kernels beside a frozen host, on a snapshot of their site, and score them.
+"""The audition: train a kernel beside a frozen host, on snapshots of its sites, and score it."""
 
-What the host would learn alone is taken off first: kernels start from the outputs that readouts of
-the host's own outputs and of `h` have corrected.
-"""
-
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from esper.audition.host import corrected_outputs
 from esper.audition.paths import (
     AuditionPath,
     control_path,
@@ -19,133 +14,153 @@ from esper.audition.paths import (
     number_of,
     trained_weights,
 )
-from esper.audition.readout import readout_sizes
 from esper.audition.score import Score, gain_of, slope_of
-from esper.audition.snapshot import SiteSnapshot, losses
+from esper.audition.site import AuditionSite
+from esper.audition.snapshot import SnapshotRefused, losses
+from esper.audition.stack import PathStack, has_convolution, stacked
 from esper.kernel import KernelPlan
-from esper.topics.models import SiteSignature
+from esper.topics.models import SiteKind
 
 BATCH: Final = 128
 LEARNING_RATE: Final = 5e-3
-FIT_SHARE: Final = 0.7
-"""Share of the samples to train on; the rest score."""
 
-CONTROL: Final = "control"
 MAX_CURVE: Final = 32
 FIRST_MEASUREMENT: Final = 10
 """Gains are measured after this many steps, after twice as many, and so on."""
 
 
-@dataclass(slots=True)
-class _Contestant:
-    """A path in training, its score after `step` steps, and its (step, gain) measurements."""
+@dataclass(frozen=True, slots=True)
+class AuditionedKernel:
+    """A kernel after its audition at one site.
 
-    path: AuditionPath
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    score: Score | None = None
-    gains: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])
-
-
-class SiteAudition:
-    """Kernels at one site, on one snapshot. Equal arguments give equal scores on one machine.
-
-    All kernels see the same samples in the same order, so that their losses can be compared.
+    `curve` has the (steps, gain) pairs that were measured, `weights` the trained weights by
+    parameter name; those of the last step are zeros.
     """
 
-    def __init__(
-        self,
-        signature: SiteSignature,
-        snapshot: SiteSnapshot,
-        seed: int,
-    ) -> None:
-        """Fit what the host would learn alone.
+    score: Score
+    curve: tuple[tuple[int, float], ...]
+    weights: dict[str, Tensor]
 
-        Raises:
-            SnapshotRefused: the outputs have positions that the site does not have.
-        """
-        self._signature, self._seed = signature, seed
-        self._sizes = readout_sizes(signature, *snapshot.outputs.shape[1:])
-        self._fit, self._held = snapshot.in_single_precision().split(FIT_SHARE)
-        self._fit_outputs, self._held_outputs = corrected_outputs(
-            self._fit, self._held, self._sizes
+
+def audition_kernel(
+    plan: KernelPlan, sites: Sequence[AuditionSite], steps: int, seed: int
+) -> tuple[AuditionedKernel, ...]:
+    """Train a kernel for `steps` steps at each of `sites`, which have the plan's signature.
+
+    All kernels see the same samples in the same order, so that their losses can be compared. Equal
+    arguments give equal results on one machine.
+
+    Raises:
+        SnapshotRefused: the snapshots of the sites hold different samples.
+    """
+    _check_alike(sites)
+    found: list[AuditionedKernel] = []
+    for group in _groups(sites, together=not (_on_cpu(sites) and has_convolution(plan))):
+        path = kernel_path(plan, sites[0].sizes, f"{seed}/{plan.kernel_id}")
+        training = _Training(path, group, seed)
+        for index, score in enumerate(training.run(steps)):
+            weights = trained_weights(training.stack.path(index))
+            curve = tuple(training.gains[index])[-MAX_CURVE:]
+            found.append(AuditionedKernel(score, curve, weights))
+    return tuple(found)
+
+
+def audition_control(sites: Sequence[AuditionSite], steps: int, seed: int) -> tuple[Score, ...]:
+    """Return the score, at each site, of a path like the host's own layer, after as many steps.
+
+    Raises:
+        SnapshotRefused: the snapshots of the sites hold different samples.
+    """
+    _check_alike(sites)
+    one = sites[0]
+    convolves = one.signature.kind is SiteKind.FEATURE_MAP
+    found: list[Score] = []
+    for group in _groups(sites, together=not (_on_cpu(sites) and convolves)):
+        path = control_path(one.signature, one.sizes, f"{seed}/control")
+        found.extend(_Training(path, group, seed).run(steps))
+    return tuple(found)
+
+
+class _Training:
+    """Copies of one path in training, one a site; `gains` are the (step, gain) pairs of each."""
+
+    def __init__(self, path: AuditionPath, sites: Sequence[AuditionSite], seed: int) -> None:
+        self._sites, self._seed = sites, seed
+        self.stack = PathStack(path.to(sites[0].fit.x.device), len(sites))
+        self.gains: list[list[tuple[int, float]]] = [[(0, 0.0)] for _ in sites]
+        self._x, self._h = (
+            stacked(getattr(site.fit, name) for site in sites) for name in ("x", "h")
         )
-        self._held_losses = losses(snapshot.loss, self._held_outputs, self._held.targets)
-        self._contestants: dict[str, _Contestant] = {}
+        self._outputs = stacked(site.fit_outputs for site in sites)
+        self._held_x, self._held_h = (
+            stacked(getattr(site.held, name) for site in sites) for name in ("x", "h")
+        )
+        self._held_outputs = stacked(site.held_outputs for site in sites)
+        self._optimizer = torch.optim.Adam(self.stack.parameters.values(), lr=LEARNING_RATE)
 
-    @property
-    def host_loss(self) -> float:
-        """The held-out loss without a kernel, after the host's own correction."""
-        return float(self._held_losses.mean())
-
-    def run(self, plan: KernelPlan, until: int) -> Score:
-        """Train a kernel up to `until` steps in all, and return its score.
-
-        The score does not depend on the number of calls in which the steps were taken.
-        """
-        key = plan.kernel_id
-        return self._scored(
-            key, until, lambda: kernel_path(plan, self._sizes, f"{self._seed}/{key}")
+    def run(self, steps: int) -> tuple[Score, ...]:
+        """Take all steps, and return the score at each site."""
+        devices = [self._x.device] if self._x.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(number_of(f"{self._seed}/steps"))
+            for step, rows in self._batches(steps):
+                self._take_step(rows)
+                if _is_measured(step) and step != steps:
+                    self._measure(step)
+            measured = self._measure(steps)
+        return tuple(
+            Score(gain, error, slope_of(gains), steps)
+            for (gain, error), gains in zip(measured, self.gains, strict=True)
         )
 
-    def control(self, until: int) -> Score:
-        """Return the score of a path like the host's own layer, after as many steps."""
-        return self._scored(
-            CONTROL,
-            until,
-            lambda: control_path(self._signature, self._sizes, f"{self._seed}/{CONTROL}"),
-        )
+    def _take_step(self, rows: Tensor) -> None:
+        outputs = self._outputs[:, rows] + self.stack(self._x[:, rows], self._h[:, rows])
+        fit = self._sites[0].fit
+        # The sum keeps the sites apart: no weight of one has a gradient from another.
+        _descend(losses(fit.loss, outputs, fit.targets[rows]).mean(-1).sum(), self._optimizer)
 
-    def curve(self, kernel_id: str) -> tuple[tuple[int, float], ...]:
-        """Return the (steps, gain) pairs measured so far, at most the last `MAX_CURVE`."""
-        return tuple(self._contestants[kernel_id].gains)[-MAX_CURVE:]
-
-    def weights(self, kernel_id: str) -> dict[str, Tensor]:
-        """Return the trained weights of a kernel; those of the last step are zeros."""
-        return trained_weights(self._contestants[kernel_id].path)
-
-    def _scored(self, key: str, until: int, new_path: Callable[[], AuditionPath]) -> Score:
-        one = self._contestants.get(key)
-        # What went further, before an earlier request came again, starts again.
-        if one is None or until < one.step:
-            path = new_path()
-            one = _Contestant(path, torch.optim.Adam(path.parameters(), lr=LEARNING_RATE))
-            self._contestants[key] = one
-        if one.score is None or until > one.step:
-            one.score = self._train(one, until)
-        return one.score
-
-    def _train(self, one: _Contestant, until: int) -> Score:
-        with torch.random.fork_rng(devices=[]):
-            for step, rows in self._batches(one.step, until):
-                self._take_step(one, rows)
-                one.step = step
-                if _is_measured(step) and step != until:
-                    one.gains.append((step, self._measured(one.path)[0]))
-            gain, error = self._measured(one.path)
-        if one.gains[-1][0] != until:
-            one.gains.append((until, gain))
-        return Score(gain, error, slope_of([*_on_grid(one.gains, until), (until, gain)]), until)
-
-    def _take_step(self, one: _Contestant, rows: Tensor) -> None:
-        fit = self._fit
-        one.path.train()
-        outputs = self._fit_outputs[rows] + one.path(fit.x[rows], fit.h[rows])
-        _descend(losses(fit.loss, outputs, fit.targets[rows]).mean(), one.optimizer)
-
-    def _measured(self, path: AuditionPath) -> tuple[float, float]:
-        held = self._held
-        path.eval()
+    def _measure(self, step: int) -> list[tuple[float, float]]:
+        """Return gain and error at each site, and note the gain."""
+        self.stack.train(False)
         with torch.no_grad():
-            outputs = self._held_outputs + path(held.x, held.h)
-            return gain_of(self._held_losses, losses(held.loss, outputs, held.targets))
+            outputs = self._held_outputs + self.stack(self._held_x, self._held_h)
+            held = self._sites[0].held
+            lost = losses(held.loss, outputs, held.targets)
+        self.stack.train(True)
+        found = [
+            gain_of(site.held_losses, with_kernel)
+            for site, with_kernel in zip(self._sites, lost, strict=True)
+        ]
+        for gains, (gain, _) in zip(self.gains, found, strict=True):
+            gains.append((step, gain))
+        return found
 
-    def _batches(self, start: int, until: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield each step with its rows, and seed what the step draws: the same for every path."""
-        size = min(BATCH, len(self._fit))
-        for step in range(start + 1, until + 1):
-            torch.manual_seed(number_of(f"{self._seed}/{step}"))
-            yield step, torch.randint(0, len(self._fit), (size,))
+    def _batches(self, steps: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield each step with its rows."""
+        generator = torch.Generator().manual_seed(number_of(f"{self._seed}/batches"))
+        count = len(self._sites[0].fit)
+        for step in range(1, steps + 1):
+            rows = torch.randint(0, count, (min(BATCH, count),), generator=generator)
+            yield step, rows.to(self._x.device)
+
+
+def _groups(sites: Sequence[AuditionSite], *, together: bool) -> list[Sequence[AuditionSite]]:
+    return [sites] if together else [(site,) for site in sites]
+
+
+def _on_cpu(sites: Sequence[AuditionSite]) -> bool:
+    return sites[0].fit.x.device.type == "cpu"
+
+
+def _check_alike(sites: Sequence[AuditionSite]) -> None:
+    first, *others = sites
+    for site in others:
+        alike = torch.equal(site.fit.targets, first.fit.targets)
+        if not (alike and torch.equal(site.held.targets, first.held.targets)):
+            raise SnapshotRefused(
+                "the snapshots hold different samples; an audition trains a kernel at several "
+                "sites on the same ones"
+            )
 
 
 def _descend(loss: Any, optimizer: torch.optim.Optimizer) -> None:
@@ -157,10 +172,3 @@ def _descend(loss: Any, optimizer: torch.optim.Optimizer) -> None:
 def _is_measured(step: int) -> bool:
     quotient, rest = divmod(step, FIRST_MEASUREMENT)
     return rest == 0 and quotient & (quotient - 1) == 0
-
-
-def _on_grid(gains: list[tuple[int, float]], until: int) -> list[tuple[int, float]]:
-    """Return the measurements before `until` that do not depend on where earlier calls ended."""
-    return [
-        (step, gain) for step, gain in gains if step < until and (_is_measured(step) or not step)
-    ]

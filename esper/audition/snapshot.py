@@ -65,6 +65,16 @@ class SiteSnapshot:
             self.x.float(), self.h.float(), self.outputs.float(), targets, self.loss
         )
 
+    def to(self, device: str) -> "SiteSnapshot":
+        """Return the samples on a device."""
+        return SiteSnapshot(
+            self.x.to(device),
+            self.h.to(device),
+            self.outputs.to(device),
+            self.targets.to(device),
+            self.loss,
+        )
+
     def split(self, fit_share: float) -> tuple["SiteSnapshot", "SiteSnapshot"]:
         """Return the first samples, to train with, and the rest, to score with."""
         at = round(len(self) * fit_share)

@@ -21,10 +21,11 @@ from esper.bandit.counter_rng import CounterRNG, uniform
 from esper.bandit.defaults import (
     AUDITIONED,
     DEFAULT_POLICY,
-    DEFAULT_SELECTION,
     TOURNAMENT,
     TOURNAMENT_REPORT_EVERY,
     TOURNAMENT_SLOTS,
+    TRIALS,
+    default_selection,
 )
 from esper.bandit.discounting import NO_DISCOUNT, Discounting
 from esper.bandit.history import ArmHistory, TrialResult
@@ -58,7 +59,6 @@ __all__ = [
     "AUDITIONED",
     "BUDGET_SHARE",
     "DEFAULT_POLICY",
-    "DEFAULT_SELECTION",
     "NO_COSTS",
     "NO_DISCOUNT",
     "NO_PRIOR",
@@ -68,6 +68,7 @@ __all__ = [
     "TOURNAMENT",
     "TOURNAMENT_REPORT_EVERY",
     "TOURNAMENT_SLOTS",
+    "TRIALS",
     "ArmArrays",
     "ArmChoice",
     "ArmFeatures",
@@ -99,6 +100,7 @@ __all__ = [
     "attention_for",
     "constraint_codes",
     "cost_ranks",
+    "default_selection",
     "exp",
     "explain_constraint",
     "features",

@@ -23,14 +23,14 @@ from esper.topics.models import (
 DEFAULT_POLICY: Final = PolicySpec(name="ucb1", params={"exploration": 0.01})
 """The policy that scores blueprints."""
 
-DEFAULT_SELECTION: Final = Selection(
+TRIALS: Final = Selection(
     priors=Priors(cost_spread=0.05),
     attention=PolicySpec(name="ucb1", params={"exploration": 0.03}),
     orchestration=Orchestration(),
 )
-"""The policy for slots, the limits, and the orchestration of a run."""
+"""Kernels are tried in the network, a few at a time."""
 
-TOURNAMENT: Final = DEFAULT_SELECTION.model_copy(
+TOURNAMENT: Final = TRIALS.model_copy(
     update={
         "limits": SelectionLimits(max_on_trial=12, dormant_reports=0, embargo_reports=1000),
         "warmup_reports": 28,
@@ -52,6 +52,12 @@ AUDITIONED: Final = Selection(
     auditions=Auditions(),
 )
 """Kernels are tried beside the training, and only those that proved a gain are planted."""
+
+
+def default_selection(*, auditions: bool) -> Selection:
+    """Return the selection of a run that names none, with samples for auditions or without."""
+    return AUDITIONED if auditions else TRIALS
+
 
 TOURNAMENT_REPORT_EVERY: Final = 10
 TOURNAMENT_SLOTS: Final = 4

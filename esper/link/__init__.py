@@ -8,10 +8,11 @@ trainer: a run and its reports. Out: what can be planted, decisions, and their k
 from esper.link.catalogue import Missing
 from esper.link.client import LinkClient, LinkRefused
 from esper.link.config import LinkConfig
-from esper.link.frames import Frame, FrameReader, Kind
+from esper.link.frames import AUDITIONS, Frame, FrameReader, Kind
 from esper.link.resumption import RecordUnfit, Resumption, closed_by
 
 __all__ = [
+    "AUDITIONS",
     "Frame",
     "FrameReader",
     "Kind",

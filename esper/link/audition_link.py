@@ -3,21 +3,23 @@
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Final
 
-from esper.link.frames import Frame, Kind
+from esper.link.frames import AUDITIONS, Frame, Kind
 from esper.signing import BadSignature, Purpose, TrustedKeys
 from esper.store import KernelStore, StoreError
 from esper.topics.bus import Record, RecordPosition
 from esper.topics.catalog import AUDITION_REQUESTED, Topic
 from esper.topics.codec import Undecodable, decode, encode, sha256_of, signature_of
 from esper.topics.models import (
+    MAX_TARGETS,
     Audition,
     AuditionRequested,
     AuditionResult,
+    AuditionTarget,
     Event,
     KernelAuditioned,
     KernelReady,
@@ -27,6 +29,9 @@ from esper.topics.models import (
 CLOSE_TIMEOUT_S: Final = 5.0
 
 log = logging.getLogger("esper")
+
+Subject = tuple[str, str, int, int]
+"""Site, kernel, rung and steps of a requested audition."""
 
 Publish = Callable[[Topic, Event], "Future[RecordPosition]"]
 
@@ -50,7 +55,7 @@ class AuditionLink:
         self._publish, self._send = publish, send
         self._kernels: dict[str, KernelReady] = {}
         self._snapshots: dict[tuple[str, str], SnapshotArtifact | str] = {}
-        self._requested: dict[str, AuditionRequested] = {}
+        self._requested: dict[str, Subject] = {}
         self._frames: SimpleQueue[Frame | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="esper-auditions", daemon=True)
         self._thread.start()
@@ -77,8 +82,8 @@ class AuditionLink:
         except (BadSignature, Undecodable) as error:
             log.error("%s is no result of an audition: %s", record.place, error)
             return
-        asked = self._requested.get(found.audition_id)
-        if asked is None or _subject(asked) != _subject(found):
+        subject = found.site, found.kernel_id, found.rung, found.steps
+        if found.run_id != self._run_id or self._requested.get(found.audition_id) != subject:
             return
         del self._requested[found.audition_id]
         self._pass_on(found.result())
@@ -89,7 +94,7 @@ class AuditionLink:
                 if frame.kind is Kind.SNAPSHOT:
                     self._keep(frame)
                 else:
-                    self._request(decode(Audition, frame.body), frame.head["seed"])
+                    self._request(AUDITIONS.validate_json(frame.body), frame.head["seed"])
             except Exception:
                 # A bug must not end the thread: the run would wait for results for ever.
                 log.exception("an audition cannot be requested")
@@ -114,29 +119,44 @@ class AuditionLink:
             step=frame.head["step"],
         )
 
-    def _request(self, audition: Audition, seed: int) -> None:
-        missing = "the snapshot is missing: the run was resumed since it was taken"
-        snapshot = self._snapshots.get((audition.snapshot_id, audition.site), missing)
-        for kernel_id in audition.kernel_ids:
-            kernel = self._kernels.get(kernel_id)
-            if isinstance(snapshot, str):
-                self._pass_on(_failed(audition, kernel_id, snapshot))
-            elif kernel is None:
-                self._pass_on(_failed(audition, kernel_id, "the kernel is not verified here"))
-            else:
+    def _request(self, auditions: Sequence[Audition], seed: int) -> None:
+        """Request the auditions of one rung: each kernel once, for all of its sites."""
+        targets: dict[str, list[AuditionTarget]] = {}
+        for audition in auditions:
+            for kernel_id in audition.kernel_ids:
+                target = self._target(audition, kernel_id)
+                if isinstance(target, AuditionTarget):
+                    targets.setdefault(kernel_id, []).append(target)
+                else:
+                    self._pass_on(_failed(audition, kernel_id, target))
+        one = auditions[0]
+        for kernel_id, every in targets.items():
+            for start in range(0, len(every), MAX_TARGETS):
+                some = tuple(every[start : start + MAX_TARGETS])
                 request = AuditionRequested(
-                    audition_id=_id_of(self._run_id, audition, kernel_id),
                     run_id=self._run_id,
-                    site=audition.site,
                     kernel_id=kernel_id,
-                    kernel=kernel,
-                    snapshot=snapshot,
-                    rung=audition.rung,
-                    steps=audition.steps,
+                    kernel=self._kernels[kernel_id],
+                    targets=some,
+                    rung=one.rung,
+                    steps=one.steps,
                     seed=seed,
                 )
-                self._requested[request.audition_id] = request
+                for target in some:
+                    subject = target.site, kernel_id, one.rung, one.steps
+                    self._requested[target.audition_id] = subject
                 self._publish(AUDITION_REQUESTED, request)
+
+    def _target(self, audition: Audition, kernel_id: str) -> AuditionTarget | str:
+        """Return where to audition a kernel, or why that is not possible."""
+        missing = "the snapshot is missing: the run was resumed since it was taken"
+        snapshot = self._snapshots.get((audition.snapshot_id, audition.site), missing)
+        if isinstance(snapshot, str):
+            return snapshot
+        if kernel_id not in self._kernels:
+            return "the kernel is not verified here"
+        audition_id = _id_of(self._run_id, audition, kernel_id)
+        return AuditionTarget(audition_id=audition_id, site=audition.site, snapshot=snapshot)
 
     def _pass_on(self, result: AuditionResult) -> None:
         self._send(Frame(Kind.AUDITIONED, {}, encode(result)))
@@ -150,10 +170,6 @@ def _stored_under(snapshot_id: str) -> str:
 def _id_of(run_id: str, audition: Audition, kernel_id: str) -> str:
     text = f"{run_id}/{audition.snapshot_id}/{audition.site}/{kernel_id}/{audition.rung}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _subject(one: AuditionRequested | KernelAuditioned) -> tuple[str, str, str, int, int]:
-    return one.run_id, one.site, one.kernel_id, one.rung, one.steps
 
 
 def _failed(audition: Audition, kernel_id: str, reason: str) -> AuditionResult:

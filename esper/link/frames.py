@@ -6,8 +6,14 @@ from socket import socket
 from typing import Any, Final, NamedTuple
 
 import orjson
+from pydantic import TypeAdapter
+
+from esper.topics.models import Audition
 
 CHUNK_BYTES: Final = 1 << 16
+
+AUDITIONS: Final = TypeAdapter(tuple[Audition, ...])
+"""The body of an `AUDITION` frame: the auditions of one rung, as JSON."""
 
 _LENGTHS: Final = struct.Struct(">cII")
 

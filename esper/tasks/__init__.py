@@ -12,6 +12,7 @@ from esper.tasks.mnist1d import MNIST1D, MNIST1D_SHUFFLED, Mnist1dHost, load_mni
 from esper.tasks.resnet import RESNET, ResNetHost
 from esper.tasks.sums import SUMS
 from esper.tasks.teachers import (
+    BILINEAR_SKIP,
     CONV_TEACHER,
     TEACHER_BLUEPRINTS,
     TEACHERS,
@@ -43,6 +44,7 @@ TASKS: Final = {
 
 __all__ = [
     "BATCH",
+    "BILINEAR_SKIP",
     "CHARLM",
     "CONV_TEACHER",
     "DIGITS",

@@ -73,6 +73,7 @@ MNIST1D: Final = Task(
     load=load_mnist1d,
     epochs=240,
     batch=100,
+    auditions=True,
 )
 
 MNIST1D_SHUFFLED: Final = replace(

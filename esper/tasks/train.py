@@ -59,7 +59,8 @@ class DatasetSplits:
 class Task:
     """A classification task: its host, the sites where the host grows, and its samples.
 
-    `blueprints` are those that may be planted; empty: all.
+    `blueprints` are those that may be planted; empty: all. `auditions` says whether kernels are
+    tried beside the training unless another selection is asked for.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Task:
     batch: int = BATCH
     loss: LossFn = F.cross_entropy
     blueprints: tuple[str, ...] = ()
+    auditions: bool = False
 
     def allowed(self, selection: Selection) -> Selection:
         """Return the selection with every site pinned to the blueprints of this task."""

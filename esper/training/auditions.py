@@ -33,7 +33,7 @@ class AuditionChannel(Protocol):
     def send_snapshot(
         self, snapshot_id: str, site: str, step: int, samples: int, data: bytes | str
     ) -> None: ...
-    def send_audition(self, audition: Audition) -> None: ...
+    def send_auditions(self, auditions: tuple[Audition, ...]) -> None: ...
 
 
 class NoAuditions:
@@ -121,9 +121,8 @@ class Auditions:
 
     def _send(self, auditions: tuple[Audition, ...]) -> None:
         assert self._channel is not None
-        for audition in auditions:
-            self.outstanding += len(audition.kernel_ids)
-            self._channel.send_audition(audition)
+        self.outstanding += sum(len(audition.kernel_ids) for audition in auditions)
+        self._channel.send_auditions(auditions)
 
 
 class _Taking:

@@ -202,6 +202,8 @@ class Checkpoint(BaseModel):
         """Return whether a field of the config contradicts the checkpoint's run."""
         kept = with_explicit_policies(self.run_config)
         match name:
+            case "selection" if config.selection is None:
+                return False
             case "policy" | "selection":
                 given = with_explicit_policies(
                     kept.model_copy(update={"policy": config.policy, "selection": config.selection})

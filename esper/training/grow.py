@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.bandit import default_selection
 from esper.errors import EsperError
 from esper.seed import Site, find_sites, suggest_sites, unwrap_model
 from esper.settings import Settings
@@ -86,9 +87,9 @@ def grow(
         probe: held-out inputs (N, ..) and targets (N, ..) on the model's device, on which
             contributions are measured. Never test samples. Only rank 0's probe counts.
         loss_fn: returns the mean loss of (output, target) as a scalar tensor.
-        audition: inputs and targets as in `probe`, on which kernels are tried away from the
-            training path, if the selection has `auditions`: samples that the model does not train
-            on, and neither probe nor test samples; 1,000 or more.
+        audition: inputs and targets as in `probe`, on which audition workers try kernels beside
+            the training: samples that the model does not train on, and neither probe nor test
+            samples; 1,000 or more. Without them kernels are only tried in the network.
         run: the run's name, in lower case; the run id is the name, the time and four hex digits.
         slots: seeds per site.
         report_every: steps between two reports; each costs one forward pass of the probe batch.
@@ -110,7 +111,7 @@ def grow(
         seed=seed,
         slots=slots,
         policy=config.policy,
-        selection=config.selection,
+        selection=config.selection or default_selection(auditions=audition is not None),
         report_every=report_every,
         lockstep=bool(config.lockstep),
         memory=config.memory_snapshot,

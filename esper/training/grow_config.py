@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY
 from esper.settings import Settings
 from esper.topics.models import MemorySnapshot, PolicySpec, Selection
 from esper.training.loss_monitor import GovernorSettings
@@ -44,14 +44,15 @@ class GrowConfig(BaseModel):
         ),
     ] = DEFAULT_POLICY
     selection: Annotated[
-        Selection,
+        Selection | None,
         Field(
             description="How sites are chosen, which limits no decision may break, and when a "
-            "kernel is kept. `esper.TOURNAMENT` tries many kernels early and keeps few, "
-            "`esper.AUDITIONED` tries all of them beside the training first; pass "
-            "`Selection(limits=...)` to pin or ban blueprints, or to bound parameters."
+            "kernel is kept. Default: `esper.AUDITIONED`, which tries all kernels beside the "
+            "training first, if the run has `audition` samples; else `esper.TRIALS`, which tries "
+            "a few at a time in the network. `esper.TOURNAMENT` tries many early and keeps few; "
+            "pass `Selection(limits=...)` to pin or ban blueprints, or to bound parameters."
         ),
-    ] = DEFAULT_SELECTION
+    ] = None
     family: Annotated[
         str | None,
         Field(
@@ -142,9 +143,7 @@ def config_table() -> str:
 
 
 def _default(value: Any) -> str:
-    if value is DEFAULT_POLICY:
-        return "`esper.DEFAULT_POLICY`"
-    return "`esper.DEFAULT_SELECTION`" if value is DEFAULT_SELECTION else f"`{value!r}`"
+    return "`esper.DEFAULT_POLICY`" if value is DEFAULT_POLICY else f"`{value!r}`"
 
 
 if __name__ == "__main__":

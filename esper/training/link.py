@@ -9,7 +9,16 @@ from typing import Final
 
 from esper.errors import EsperError
 from esper.kernel import KernelRefused, KernelVerified
-from esper.link import Frame, Kind, LinkClient, LinkConfig, LinkRefused, Missing, RecordUnfit
+from esper.link import (
+    AUDITIONS,
+    Frame,
+    Kind,
+    LinkClient,
+    LinkConfig,
+    LinkRefused,
+    Missing,
+    RecordUnfit,
+)
 from esper.topics.bus import BrokerUnreachable, ConnectionRefused, TopicMismatch
 from esper.topics.codec import decode, encode
 from esper.topics.models import (
@@ -160,10 +169,10 @@ class RunLink:
             head["reason"], data = data, b""
         self._send(Frame(Kind.SNAPSHOT, head, data))
 
-    def send_audition(self, audition: Audition) -> None:
-        """Request the auditions of kernels at one site; each gets a result from `poll`."""
+    def send_auditions(self, auditions: tuple[Audition, ...]) -> None:
+        """Request the auditions of one rung; each kernel gets a result a site from `poll`."""
         seed = self._config.run_seed
-        self._send(Frame(Kind.AUDITION, {"seed": seed}, encode(audition)))
+        self._send(Frame(Kind.AUDITION, {"seed": seed}, AUDITIONS.dump_json(auditions)))
 
     def _send(self, frame: Frame) -> None:
         if self._client is not None:

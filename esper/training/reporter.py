@@ -1,11 +1,11 @@
 """Reports: collect what happened since the last report, and number what is sent."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from esper.seed import Site, Slot
@@ -32,18 +32,18 @@ class News(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kernels: list[LoadableKernel] = []
-    refusals: list[KernelRefusal] = []
-    outcomes: list[DecisionOutcome] = []
-    incidents: list[Incident] = []
-    requests: list[RunRequest] = []
-    auditions: list[AuditionResult] = []
+    kernels: list[LoadableKernel] = Field(default_factory=list)
+    refusals: list[KernelRefusal] = Field(default_factory=list)
+    outcomes: list[DecisionOutcome] = Field(default_factory=list)
+    incidents: list[Incident] = Field(default_factory=list)
+    requests: list[RunRequest] = Field(default_factory=list)
+    auditions: list[AuditionResult] = Field(default_factory=list)
     paused: bool = False
 
-    ORDER: ClassVar[dict[str, tuple[str, ...]]] = {
-        "kernels": ("site", "blueprint_id"),
-        "refusals": ("kernel_id",),
-        "auditions": ("site", "kernel_id"),
+    ORDER: ClassVar[dict[str, Callable[[Any], Any]]] = {
+        "kernels": attrgetter("site", "blueprint_id"),
+        "refusals": attrgetter("kernel_id"),
+        "auditions": attrgetter("site", "kernel_id"),
     }
     """Sort keys of fields whose order of arrival depends on timing. The sort is stable: the later
     of two kernels with one name stays the later, because it supersedes the other."""
@@ -63,11 +63,9 @@ class News(BaseModel):
         """Return the fields of the report."""
         fields: dict[str, Any] = {"paused": self.paused}
         for name in _LIST_OF.values():
-            attributes = self.ORDER.get(name)
-            events = getattr(self, name)
-            fields[name] = tuple(
-                sorted(events, key=attrgetter(*attributes)) if attributes else events
-            )
+            if events := getattr(self, name):
+                key = self.ORDER.get(name)
+                fields[name] = tuple(sorted(events, key=key) if key else events)
         return fields
 
 

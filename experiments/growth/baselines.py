@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 import esper
 from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
-from esper.bandit import DEFAULT_SELECTION
+from esper.bandit import TRIALS
 from esper.seed import find_sites
 from esper.tasks import DatasetSplits, Task, no_growth
 from esper.topics.models import Selection
@@ -57,7 +57,7 @@ class BaselineComparison:
         default_factory=dict
     )
     data_sha256: Callable[[], str] = str
-    selection: Selection = DEFAULT_SELECTION
+    selection: Selection = TRIALS
     report_every: int = REPORT_EVERY
     slots: int = SLOTS
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from esper.bandit import BUDGET_SHARE, DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import BUDGET_SHARE, DEFAULT_POLICY, TRIALS
 from esper.tasks import TEACHER_BLUEPRINTS, KnownAnswerTask
 from esper.topics.models import Orchestration, PolicySpec, Selection, SelectionLimits
 from experiments.growth.planting import ScheduledPlant
@@ -38,7 +38,7 @@ class SelectionSetup(NamedTuple):
 
 BANDIT: Final = SelectionSetup(
     DEFAULT_POLICY,
-    DEFAULT_SELECTION.model_copy(
+    TRIALS.model_copy(
         update={
             "limits": SelectionLimits(max_on_trial=12, dormant_reports=0, embargo_reports=150),
             "warmup_reports": 28,

@@ -6,11 +6,9 @@ from dataclasses import replace
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim import Optimizer
 
-import esper
 from benchmarks.stack import Stack, local_stack
 from esper.bandit import snapshot
 from esper.seed import Site, find_sites
@@ -28,10 +26,10 @@ from experiments.growth.controls import (
     STATIC_FINAL,
     STEPS,
     WIDE,
-    SelectionSetup,
     fixed,
     planting_schedule,
 )
+from experiments.growth.live import family_of, grow_live
 from experiments.growth.planting import KernelBuilder, ScheduledGrower, grown_kernels
 from experiments.growth.rows import Case, RunRow
 from experiments.growth.suite import Live, Suite
@@ -116,7 +114,10 @@ class LiveRunner:
         def grows(
             model: nn.Module, optimizer: Optimizer, splits: DatasetSplits
         ) -> Iterator[Growth]:
-            with self._growing(case, answer, setup, memory, model, optimizer, splits) as growth:
+            settings, task = self._stack.settings, answer.task
+            with grow_live(
+                settings, case, task, setup, model, optimizer, splits, memory=memory
+            ) as growth:
                 growths.append(growth)
                 yield growth
 
@@ -132,46 +133,16 @@ class LiveRunner:
             run_id=growth.run_id,
         )
 
-    def _growing(
-        self,
-        case: Case,
-        answer: KnownAnswerTask,
-        setup: SelectionSetup,
-        memory: bool | MemorySnapshot,
-        model: nn.Module,
-        optimizer: Optimizer,
-        splits: DatasetSplits,
-    ) -> Growth:
-        return esper.grow(
-            model,
-            optimizer,
-            sites=answer.task.sites,
-            probe=splits.probe,
-            loss_fn=F.cross_entropy,
-            run=f"{NAME}-{case.task}",
-            slots=SLOTS,
-            report_every=REPORT_EVERY,
-            seed=case.seed,
-            config=esper.GrowConfig(
-                family=_family(case.task),
-                policy=setup.policy,
-                selection=setup.selection,
-                settings=self._stack.settings,
-                lockstep=True,
-                memory=memory,
-            ),
-        )
-
     def _remembered(self, task: str) -> MemorySnapshot:
         """Return the memory that the earlier runs of a teacher left in Redis."""
         answer, settings = TEACHERS[task](0), self._stack.settings
         memory = RedisRunMemory(settings.redis_url or "")
         try:
-            known = memory.read(_family(task))
+            known = memory.read(family_of(NAME, task))
         finally:
             memory.close()
         signatures = {site.signature.text for site in _sites(answer).values()}
-        return MemorySnapshot(family=_family(task), arms=snapshot(known, signatures))
+        return MemorySnapshot(family=family_of(NAME, task), arms=snapshot(known, signatures))
 
 
 @contextmanager
@@ -189,10 +160,6 @@ def _has(task: str, control: str) -> bool:
 
 def _depends_on(case: Case) -> Case | None:
     return case._replace(control="bandit") if case.control == STATIC_FINAL else None
-
-
-def _family(task: str) -> str:
-    return f"{NAME}-{task}"
 
 
 def _sites(answer: KnownAnswerTask) -> dict[str, Site]:

@@ -23,7 +23,7 @@ from benchmarks.kernels import check_device
 from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
 from benchmarks.threads import one_thread
-from esper.bandit import DEFAULT_SELECTION
+from esper.bandit import TRIALS
 from esper.kernel import fetch_kernels
 from esper.seed import capture_due, find_sites
 from esper.tasks import (
@@ -64,7 +64,7 @@ TARGET: Final = 0.3
 CHECK_EVERY: Final = 10
 SLOTS: Final = 2
 REPORT_EVERY: Final = 20
-SELECTION: Final = DEFAULT_SELECTION.model_copy(
+SELECTION: Final = TRIALS.model_copy(
     update={
         "limits": SelectionLimits(max_on_trial=4, dormant_reports=0, embargo_reports=100),
         "warmup_reports": 6,

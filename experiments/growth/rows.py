@@ -30,6 +30,8 @@ class RunRow(BaseModel):
     Wall time is split into `train_s`, `probe_s` and `wait_s`, the rest of growth on the training
     thread. `compile_s` is the time in which one process builds every kernel that the run could
     plant. `cpu_s` is CPU time of the training process, independent of other load.
+    `trials` counts the plantings of a run with decisions, and `audition_cpu_s` is the CPU time of
+    its auditions in other processes.
     `kept` are `site/blueprint` in the final network; `right`: the known answer is among them.
     `data_sha256` identifies data that differ between machines; `reached_s` is the time to the
     target loss, for suites with a target, and `device` the GPU.
@@ -54,6 +56,8 @@ class RunRow(BaseModel):
     cpu_s: float | None = None
     kept: tuple[str, ...] = ()
     right: bool | None = None
+    trials: int | None = None
+    audition_cpu_s: float | None = None
     run_id: str = ""
     reached_s: float | None = None
     device: str = ""

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.audition import AuditionLoss, SiteAudition, SiteSnapshot
+from esper.audition import (
+    AuditionLoss,
+    AuditionSite,
+    Score,
+    SiteSnapshot,
+    SnapshotRefused,
+    audition_control,
+    audition_kernel,
+)
 from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler
 from esper.kernel import TORCH_DTYPES, KernelPlan, load_kernel, pack
@@ -42,11 +50,19 @@ def snapshot(x: Tensor, labels: Tensor) -> SiteSnapshot:
     return SiteSnapshot(x, h, outputs, labels.unsqueeze(1), AuditionLoss.CROSS_ENTROPY)
 
 
+def site_of(shown: SiteSnapshot, signature: SiteSignature = SIGNATURE) -> AuditionSite:
+    return AuditionSite.of(signature, shown)
+
+
+def score_of(name: str, site: AuditionSite, steps: int) -> Score:
+    return audition_kernel(plan(name, site.signature), [site], steps, seed=0)[0].score
+
+
 def test_the_kernel_that_sees_the_shapes_gains_most_and_beats_the_control() -> None:
-    audition = SiteAudition(SIGNATURE, snapshot(*lines()), seed=0)
-    control = audition.control(200)
+    site = site_of(snapshot(*lines()))
+    (control,) = audition_control([site], 200, seed=0)
     scores = {
-        name: audition.run(plan(name), 200)
+        name: score_of(name, site, 200)
         for name in ("line-conv", "channel-mixing-mlp", "low-rank-skip", "identity")
     }
     best = max(scores, key=lambda name: scores[name].gain)
@@ -60,9 +76,9 @@ def test_the_kernel_that_sees_the_shapes_gains_most_and_beats_the_control() -> N
 def test_without_anything_to_find_no_gain_exceeds_its_error() -> None:
     x, labels = lines()
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(2))
-    audition = SiteAudition(SIGNATURE, snapshot(x, labels[order]), seed=0)
+    site = site_of(snapshot(x, labels[order]))
     for name in ("line-conv", "channel-mixing-mlp", "low-rank-skip", "identity"):
-        score = audition.run(plan(name), 200)
+        score = score_of(name, site, 200)
         assert score.gain - 2 * score.error <= 0.0
 
 
@@ -74,51 +90,72 @@ def test_what_the_host_would_learn_alone_is_no_gain() -> None:
     # The layer's output tells the label, and the host only has not used it yet.
     h = torch.cat([shown.h[:, :7], (x @ weight).unsqueeze(1)], 1)
     shown = SiteSnapshot(x, h, shown.outputs, shown.targets, shown.loss)
-    audition = SiteAudition(SIGNATURE, shown, seed=0)
-    assert audition.host_loss < 0.4
-    score = audition.run(plan("low-rank-skip"), 40)
+    site = site_of(shown)
+    assert site.host_loss < 0.4
+    score = score_of("low-rank-skip", site, 40)
     assert score.gain < 0.1
 
 
-def test_the_score_does_not_depend_on_the_calls_in_which_the_steps_were_taken() -> None:
-    shown = snapshot(*lines())
-    at_once = SiteAudition(SIGNATURE, shown, seed=5)
-    in_rungs = SiteAudition(SIGNATURE, shown, seed=5)
+def test_equal_arguments_give_equal_scores_and_weights() -> None:
     kernel = plan("dropout-mlp")
-    in_rungs.run(kernel, 15)
-    in_rungs.run(plan("line-conv"), 30)
-    first, second = at_once.run(kernel, 50), in_rungs.run(kernel, 50)
-    assert first == second
-    for name, tensor in at_once.weights(kernel.kernel_id).items():
-        assert torch.equal(tensor, in_rungs.weights(kernel.kernel_id)[name])
+    first, second = (
+        audition_kernel(kernel, [site_of(snapshot(*lines()))], 50, seed=5)[0] for _ in range(2)
+    )
+    assert (first.score, first.curve) == (second.score, second.curve)
+    for name, tensor in first.weights.items():
+        assert torch.equal(tensor, second.weights[name])
 
 
-def test_an_earlier_request_that_comes_again_has_the_score_and_the_weights_of_its_steps() -> None:
-    audition = SiteAudition(SIGNATURE, snapshot(*lines()), seed=5)
-    kernel = plan("line-conv")
-    first, weights = audition.run(kernel, 20), audition.weights(kernel.kernel_id)
-    control = audition.control(20)
-    later = audition.run(kernel, 50), audition.control(50)
-    assert (audition.run(kernel, 20), audition.control(20)) == (first, control)
-    again = audition.weights(kernel.kernel_id)
-    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
-    assert (audition.run(kernel, 50), audition.control(50)) == later
+@pytest.mark.parametrize("name", ["dropout-mlp", "gated-residual", "line-conv"])
+def test_sites_trained_together_score_as_each_does_alone(name: str) -> None:
+    shown = snapshot(*lines())
+    other = SiteSnapshot(shown.x.flip(0), shown.h.flip(0), shown.outputs, shown.targets, shown.loss)
+    sites, kernel = [site_of(shown), site_of(other)], plan(name)
+    together = audition_kernel(kernel, sites, 40, seed=5)
+    for site, found in zip(sites, together, strict=True):
+        (alone,) = audition_kernel(kernel, [site], 40, seed=5)
+        assert found.score.gain == pytest.approx(alone.score.gain, abs=1e-4)
+        assert [step for step, _ in found.curve] == [step for step, _ in alone.curve]
+        for weight, tensor in alone.weights.items():
+            torch.testing.assert_close(found.weights[weight], tensor, rtol=1e-3, atol=1e-3)
+    assert together[0].score.gain != together[1].score.gain
+    for both, one in zip(audition_control(sites, 40, 5), sites, strict=True):
+        assert both.gain == pytest.approx(audition_control([one], 40, 5)[0].gain, abs=1e-4)
+
+
+def test_sites_with_other_samples_do_not_train_together() -> None:
+    x, labels = lines()
+    sites = [site_of(snapshot(x, labels)), site_of(snapshot(x, 1 - labels))]
+    with pytest.raises(SnapshotRefused, match="different samples"):
+        audition_kernel(plan("low-rank-skip"), sites, 5, seed=0)
+    with pytest.raises(SnapshotRefused, match="different samples"):
+        audition_control(sites, 5, seed=0)
+
+
+def test_a_site_at_which_a_kernel_diverges_leaves_the_others_alone() -> None:
+    shown = snapshot(*lines())
+    huge = SiteSnapshot(shown.x * 1e30, shown.h * 1e30, shown.outputs, shown.targets, shown.loss)
+    kernel = plan("gated-linear-unit")
+    good, bad = audition_kernel(kernel, [site_of(shown), site_of(huge)], 20, seed=0)
+    (alone,) = audition_kernel(kernel, [site_of(shown)], 20, seed=0)
+    assert not all(bool(tensor.isfinite().all()) for tensor in bad.weights.values())
+    assert good.score.gain == pytest.approx(alone.score.gain, abs=1e-4)
 
 
 def test_an_audition_leaves_the_random_numbers_of_its_process_alone() -> None:
     shown = snapshot(*lines())
     before = torch.get_rng_state()
-    audition = SiteAudition(SIGNATURE, shown, seed=0)
-    audition.run(plan("dropout-mlp"), 10)
-    audition.control(10)
+    site = site_of(shown)
+    score_of("dropout-mlp", site, 10)
+    audition_control([site], 10, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_trained_weights_are_an_artifact_that_changes_nothing_when_planted() -> None:
-    audition = SiteAudition(SIGNATURE, snapshot(*lines()), seed=0)
+    site = site_of(snapshot(*lines()))
     kernel = plan("line-conv")
-    audition.run(kernel, 20)
-    data = pack(kernel, audition.weights(kernel.kernel_id))
+    (found,) = audition_kernel(kernel, [site], 20, seed=0)
+    data = pack(kernel, found.weights)
     loaded = load_kernel(data, sha256_of(data))
     assert loaded.is_no_op
     assert not loaded(torch.randn(3, 48), torch.randn(3, 8)).any()
@@ -146,10 +183,10 @@ def test_kernels_at_other_kinds_of_sites_are_scored(
         torch.randint(3, (64, positions)),
         AuditionLoss.CROSS_ENTROPY,
     )
-    audition = SiteAudition(signature, shown, seed=0)
-    score = audition.run(plan(name, signature), 10)
+    site = site_of(shown, signature)
+    score = score_of(name, site, 10)
     assert score.error > 0
-    assert audition.control(10).steps == 10
+    assert audition_control([site], 10, seed=0)[0].steps == 10
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -162,10 +199,11 @@ def test_a_kernel_of_half_precision_is_trained_in_single_and_packed_in_its_own(
     shown = SiteSnapshot(
         shown.x.to(half), shown.h.to(half), shown.outputs.to(half), shown.targets, shown.loss
     )
-    audition = SiteAudition(signature, shown, seed=0)
+    site = site_of(shown, signature)
     kernel = plan("line-conv", signature)
-    assert audition.run(kernel, 60).gain > 0.1
-    data = pack(kernel, audition.weights(kernel.kernel_id))
+    (found,) = audition_kernel(kernel, [site], 60, seed=0)
+    assert found.score.gain > 0.1
+    data = pack(kernel, found.weights)
     assert load_kernel(data, sha256_of(data)).is_no_op
 
 
@@ -176,6 +214,6 @@ def test_values_are_learnt_as_labels_are() -> None:
     shown = SiteSnapshot(
         shown.x, shown.h, torch.zeros(COUNT, 1, 1), values, AuditionLoss.MEAN_SQUARED_ERROR
     )
-    audition = SiteAudition(SIGNATURE, shown, seed=0)
-    found, other = (audition.run(plan(name), 200) for name in ("line-conv", "low-rank-skip"))
+    site = site_of(shown)
+    found, other = (score_of(name, site, 200) for name in ("line-conv", "low-rank-skip"))
     assert found.gain - 2 * found.error > max(0.0, other.gain)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.audition import SiteAudition, unpack_snapshot
+from esper.audition import AuditionSite, audition_control, audition_kernel, unpack_snapshot
 from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler
 from esper.seed import find_sites
@@ -27,7 +27,7 @@ class Channel:
     ) -> None:
         self.snapshots[site] = data
 
-    def send_audition(self, audition: Audition) -> None:
+    def send_auditions(self, auditions: tuple[Audition, ...]) -> None:
         pass
 
 
@@ -67,13 +67,33 @@ def test_a_snapshot_of_a_gpu_is_that_of_the_cpu() -> None:
     assert torch.equal(cuda.targets, cpu.targets)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_kernel_for_a_gpu_is_auditioned_on_the_cpu(autocast: bool) -> None:
+def test_a_kernel_for_a_gpu_is_auditioned_on_either_device(autocast: bool, device: str) -> None:
     channel, sites = taken("cuda", autocast=autocast)
     data = channel.snapshots["0"]
     assert isinstance(data, bytes), data
-    site = sites["0"]
-    signature = site.signature  # type: ignore[attr-defined]
-    audition = SiteAudition(signature, unpack_snapshot(data), seed=0)
+    signature = sites["0"].signature  # type: ignore[attr-defined]
+    site = AuditionSite.of(signature, unpack_snapshot(data), device)
     plan = BlueprintCompiler().compile(shipped_named("low-rank-skip"), signature)
-    assert audition.run(plan, 20).error > 0
+    first, second = audition_kernel(plan, [site, site], 20, seed=0)
+    assert first.score.error > 0
+    torch.testing.assert_close(first.score.gain, second.score.gain)
+    assert audition_control([site], 20, seed=0)[0].error > 0
+
+
+def test_a_gpu_without_memory_refuses_the_audition_and_nothing_else() -> None:
+    data = taken("cuda")[0].snapshots["0"]
+    assert isinstance(data, bytes), data
+    sites = taken("cuda")[1]
+    signature = sites["0"].signature  # type: ignore[attr-defined]
+    site = AuditionSite.of(signature, unpack_snapshot(data), "cuda")
+    plan = BlueprintCompiler().compile(shipped_named("low-rank-skip"), signature)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            audition_kernel(plan, [site] * 16, 20, seed=0)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert audition_kernel(plan, [site], 20, seed=0)[0].score.error > 0

@@ -96,7 +96,6 @@ def test_timeline_shows_targets_answers_and_memory(saved: None) -> None:
         assert text in drawn
 
 
-@pytest.mark.skipif(not kept.result_file("chaos").exists(), reason="chaos was not measured yet")
 def test_committed_page_matches_the_result() -> None:
     assert page.DOCUMENT.read_text() == page.render(), "run `python -m benchmarks figures`"
     assert page.TIMELINE.read_text() == page.draw(), "run `python -m benchmarks figures`"

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from esper.link.audition_link import AuditionLink
-from esper.link.frames import Frame, Kind
+from esper.link.frames import AUDITIONS, Frame, Kind
 from esper.signing import Purpose, SigningKey, create_keys
 from esper.store import KernelStore, open_store
 from esper.topics.bus import Record
 from esper.topics.catalog import Topic
 from esper.topics.codec import cloud_event_headers, decode, encode
 from esper.topics.models import (
+    MAX_TARGETS,
     Audition,
     AuditionRequested,
     AuditionResult,
@@ -60,7 +61,7 @@ class Platform:
         head = {"snapshot_id": SNAPSHOT, "site": "fc1", "step": 7, "samples": 50}
         if data is not None:
             self.link.put(Frame(Kind.SNAPSHOT, head, data))
-        self.link.put(Frame(Kind.AUDITION, {"seed": 3}, encode(audition)))
+        self.link.put(Frame(Kind.AUDITION, {"seed": 3}, AUDITIONS.dump_json((audition,))))
 
     @property
     def results(self) -> list[AuditionResult]:
@@ -79,10 +80,11 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 
 
 def result(request: AuditionRequested, **changed: Any) -> KernelAuditioned:
+    target = request.targets[0]
     found = KernelAuditioned(
-        audition_id=request.audition_id,
+        audition_id=target.audition_id,
         run_id=request.run_id,
-        site=request.site,
+        site=target.site,
         kernel_id=request.kernel_id,
         rung=request.rung,
         steps=request.steps,
@@ -112,16 +114,34 @@ def test_a_request_names_the_kernel_and_a_snapshot_that_the_store_has(
     request = requested(platform)
     assert (request.kernel, request.rung, request.steps, request.seed) == (READY, 0, 40, 3)
     with open_store(f"file:{tmp_path}") as store:
-        assert store.get(request.snapshot.location) == b"snapshot"
-    assert (request.snapshot.samples, request.snapshot.step) == (50, 7)
+        assert store.get(request.targets[0].snapshot.location) == b"snapshot"
+    taken = request.targets[0].snapshot
+    assert (taken.samples, taken.step) == (50, 7)
 
 
 def test_a_later_rung_uses_the_snapshot_of_the_first(platform: Platform) -> None:
     first = requested(platform)
     platform.ask(AUDITION.model_copy(update={"rung": 1, "steps": 80}), data=None)
     wait_until(lambda: len(platform.requests) == 2, "the second request")
-    assert platform.requests[1].snapshot == first.snapshot
-    assert platform.requests[1].audition_id != first.audition_id
+    (later,), (earlier,) = platform.requests[1].targets, first.targets
+    assert later.snapshot == earlier.snapshot
+    assert later.audition_id != earlier.audition_id
+
+
+def test_a_kernel_is_requested_once_for_all_of_its_sites(platform: Platform) -> None:
+    sites = [f"fc{number}" for number in range(MAX_TARGETS + 1)]
+    for site in sites:
+        head = {"snapshot_id": SNAPSHOT, "site": site, "step": 7, "samples": 50}
+        platform.link.put(Frame(Kind.SNAPSHOT, head, site.encode()))
+    rung = tuple(AUDITION.model_copy(update={"site": site}) for site in sites)
+    platform.link.put(Frame(Kind.AUDITION, {"seed": 3}, AUDITIONS.dump_json(rung)))
+    wait_until(lambda: len(platform.requests) == 2, "both requests")
+    first, second = platform.requests
+    assert (len(first.targets), len(second.targets)) == (MAX_TARGETS, 1)
+    assert [target.site for target in first.targets + second.targets] == sites
+    for request in platform.requests:
+        platform.link.on_result(record(result(request)))
+    assert [found.site for found in platform.results] == [sites[0], sites[-1]]
 
 
 def test_a_signed_result_is_passed_on_once(platform: Platform) -> None:

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from esper.audit import audit, fetch_history
-from esper.bandit import DEFAULT_SELECTION
+from esper.bandit import TRIALS
 from esper.blueprint import shipped_named
 from esper.seed import Slot
 from esper.topics.bus import Bus, read_topic
@@ -33,10 +33,10 @@ from tests.waiting import wait_until
 
 __all__ = ["one_thread"]
 
-LONG_TRIALS = DEFAULT_SELECTION.model_copy(
+LONG_TRIALS = TRIALS.model_copy(
     update={
         "trial_reports": 1000,
-        "limits": DEFAULT_SELECTION.limits.model_copy(update={"max_on_trial": 1}),
+        "limits": TRIALS.limits.model_copy(update={"max_on_trial": 1}),
     }
 )
 S = SeedState

@@ -10,6 +10,7 @@ from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
 from esper.kernel import Kernel
 from esper.store import open_store
+from esper.tasks import load_digits
 from esper.topics.bus import read_topic
 from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY
 from esper.topics.codec import decode, sha256_of
@@ -102,7 +103,7 @@ def test_a_grown_network_is_exported_and_runs_without_esper(
         for _ in range(20):
             training.step()
     folder = training.growth.export(tmp_path / "grown")
-    comparison = compare_in_fresh_interpreter(folder, training.model)
+    comparison = compare_in_fresh_interpreter(folder, training.model, load_digits().test[0])
     assert comparison.equal, comparison
     assert kernel.sha256 in (folder / "lineage.json").read_text()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.bandit import DEFAULT_SELECTION
+from esper.bandit import TRIALS
 from esper.blueprint import shipped
 from esper.kernel import Kernel
 from esper.seed import find_sites
@@ -142,14 +142,14 @@ def test_only_blueprints_that_do_not_look_ahead_may_be_planted() -> None:
 
 
 def test_every_site_is_pinned_to_the_causal_blueprints() -> None:
-    selection = CHARLM.allowed(DEFAULT_SELECTION)
+    selection = CHARLM.allowed(TRIALS)
     assert selection.limits.pinned == dict.fromkeys(CHARLM.sites, CAUSAL)
 
 
 def test_a_user_s_pin_cannot_allow_a_blueprint_that_reads_ahead() -> None:
     site, *_ = CHARLM.sites
     limits = SelectionLimits(pinned={site: ("self-attention", "low-rank-skip")})
-    selection = CHARLM.allowed(DEFAULT_SELECTION.model_copy(update={"limits": limits}))
+    selection = CHARLM.allowed(TRIALS.model_copy(update={"limits": limits}))
     assert selection.limits.pinned[site] == ("low-rank-skip",)
 
 

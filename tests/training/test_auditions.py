@@ -33,8 +33,8 @@ class Channel:
         self.snapshots[site] = data
         self.steps.append(step)
 
-    def send_audition(self, audition: Audition) -> None:
-        self.auditions.append(audition)
+    def send_auditions(self, auditions: tuple[Audition, ...]) -> None:
+        self.auditions.extend(auditions)
 
 
 class Host(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, TRIALS
 from esper.orchestrator import LISTED_CANDIDATES
 from esper.seed import find_sites
 from esper.topics.models import (
@@ -67,8 +67,8 @@ def test_given_policies_are_used_and_missing_ones_are_defaults() -> None:
     selection = Selection(limits=SelectionLimits(max_on_trial=1))
     given, default = run_config_for(policy=policy, selection=selection), run_config_for()
     assert (given.policy, given.selection) == (policy, selection)
-    assert (default.policy, default.selection) == (DEFAULT_POLICY, DEFAULT_SELECTION)
-    assert DEFAULT_SELECTION.attention is not None
+    assert (default.policy, default.selection) == (DEFAULT_POLICY, TRIALS)
+    assert TRIALS.attention is not None
 
 
 def test_policies_are_written_with_all_parameters() -> None:

@@ -10,6 +10,9 @@ from esper.topics.models.kernel import KernelReady
 MAX_AUDITIONED = 2000
 """Kernels that one round may audition: their results must fit into a report and a state."""
 
+MAX_TARGETS = 16
+"""Sites that one request names: a worker trains the kernel at all of them together."""
+
 MAX_CURVE = 64
 
 Reason = Annotated[str, StringConstraints(max_length=500)]
@@ -39,15 +42,24 @@ class SnapshotArtifact(Event):
     step: Count
 
 
-class AuditionRequested(Event):
-    """One kernel to train on one snapshot; `seed` seeds its weights and batches."""
+class AuditionTarget(Event):
+    """One site at which a kernel is to be auditioned; the id names the result."""
 
     audition_id: Sha256
-    run_id: Identifier
     site: SiteName
+    snapshot: SnapshotArtifact
+
+
+class AuditionRequested(Event):
+    """One kernel to train at sites of one signature, on a snapshot of each.
+
+    `seed` seeds the weights and the batches, which are the same at every site.
+    """
+
+    run_id: Identifier
     kernel_id: Sha256
     kernel: KernelReady
-    snapshot: SnapshotArtifact
+    targets: Annotated[tuple[AuditionTarget, ...], Field(min_length=1, max_length=MAX_TARGETS)]
     rung: Count
     steps: PositiveCount
     seed: Count

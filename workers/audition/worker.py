@@ -16,7 +16,7 @@ from esper.topics.bus import Producer
 from esper.topics.catalog import AUDITION_APP, AUDITION_REQUESTED, KERNEL_AUDITIONED
 from esper.topics.codec import child_traceparent, traceparent_of
 from esper.topics.models import AuditionRequested
-from esper.workers.audition.stage import AuditionStage
+from esper.workers.audition.stage import Auditioned, AuditionStage
 from esper.workers.faust.app import is_ready, make_app, raw_topic, run
 from esper.workers.faust.dead_letters import read, record_of
 from esper.workers.faust.guards import GuardedApp, process_in_order
@@ -60,17 +60,20 @@ class AuditionWorker:
         request = await read(AUDITION_REQUESTED, AuditionRequested, record, self._producer)
         if request is None:
             return
-        found = await asyncio.to_thread(self._stage.perform, request)
+        trace = child_traceparent(traceparent_of(record.headers))
+        for found in await asyncio.to_thread(self._stage.perform, request):
+            await self._announce(request, found, trace)
+
+    async def _announce(self, request: AuditionRequested, found: Auditioned, trace: str) -> None:
+        """Store the trained weights, then publish the result that names them."""
+        result = found.result
         if found.artifact is not None:
             await self._writer.put(request.kernel_id, found.artifact)
-        trace = child_traceparent(traceparent_of(record.headers))
-        await self._producer.publish(
-            KERNEL_AUDITIONED, found.result, traceparent=trace, sign=self._sign
-        )
-        AUDITIONS.labels("failed" if found.result.gain is None else "measured").inc()
-        AUDITION_SECONDS.observe(found.result.seconds)
-        if found.result.reason is not None:
-            log.warning("audition failed", kernel=request.kernel_id[:12], why=found.result.reason)
+        await self._producer.publish(KERNEL_AUDITIONED, result, traceparent=trace, sign=self._sign)
+        AUDITIONS.labels("failed" if result.gain is None else "measured").inc()
+        AUDITION_SECONDS.observe(result.seconds)
+        if result.reason is not None:
+            log.warning("audition failed", kernel=request.kernel_id[:12], why=result.reason)
 
 
 def run_audition_worker(settings: Settings) -> int:

@@ -298,7 +298,9 @@ class LocalStack:
 
 
 @contextmanager
-def running_stack(home: Path, progress: Progress, *, postgres: bool = False) -> Iterator[Settings]:
+def running_stack(
+    home: Path, progress: Progress, *, postgres: bool = False, audition_workers: int = 0
+) -> Iterator[Settings]:
     """Run the services and workers in the emptied folder `home` during the block.
 
     They are stopped after the block and, on Linux, killed when this process ends.
@@ -307,7 +309,9 @@ def running_stack(home: Path, progress: Progress, *, postgres: bool = False) -> 
     if home.exists():
         stack.stop()
         shutil.rmtree(home)
-    stack.start(progress, postgres=postgres, die_with_parent=True)
+    stack.start(
+        progress, postgres=postgres, audition_workers=audition_workers, die_with_parent=True
+    )
     try:
         yield Settings(ESPER_HOME=home)
     finally:

@@ -7,7 +7,7 @@ The teacher `null` is a network like the host: nothing should be planted there.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from esper.tasks.teachers.blueprints import TEACHER_BLUEPRINTS
+from esper.tasks.teachers.blueprints import BILINEAR_SKIP, TEACHER_BLUEPRINTS
 from esper.tasks.teachers.hosts import ReaderHost, StudentHost
 from esper.tasks.teachers.known_answer import KnownAnswerTask
 from esper.tasks.teachers.retrieval import retrieval_teacher
@@ -30,6 +30,7 @@ TEACHERS: Final[Mapping[str, Callable[[int], KnownAnswerTask]]] = {
 CONV_TEACHER: Final = conv_teacher()
 
 __all__ = [
+    "BILINEAR_SKIP",
     "CONV_TEACHER",
     "TEACHERS",
     "TEACHER_BLUEPRINTS",

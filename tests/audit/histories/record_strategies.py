@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.audit import fetch_history, write_history
-from esper.bandit import DEFAULT_SELECTION
+from esper.bandit import TRIALS
 from esper.blueprint import shipped_named
 from esper.settings import Settings
 from esper.tasks import TASKS
@@ -59,9 +59,7 @@ def main() -> None:
 
 def record(settings: Settings, strategy: str, folder: Path) -> None:
     """Train runs until one applies a decision of the strategy, and write its history."""
-    selection = DEFAULT_SELECTION.model_copy(
-        update={"limits": LIMITS, "orchestration": RULES[strategy]}
-    )
+    selection = TRIALS.model_copy(update={"limits": LIMITS, "orchestration": RULES[strategy]})
     for seed in SEEDS:
         run = grow_task(
             settings,

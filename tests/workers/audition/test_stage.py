@@ -15,6 +15,7 @@ from esper.store import KernelStore, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import (
     AuditionRequested,
+    AuditionTarget,
     KernelReady,
     SiteKind,
     SiteSignature,
@@ -64,29 +65,35 @@ def stored(store: KernelStore, data: bytes, **changed: Any) -> SnapshotArtifact:
     return artifact.model_copy(update=changed)
 
 
-def snapshot(x: int = 12, h: int = 6) -> bytes:
-    torch.manual_seed(0)
+def snapshot(x: int = 12, h: int = 6, *, seed: int = 0) -> bytes:
+    """Return samples whose label is in h, and which no linear readout finds there."""
+    torch.manual_seed(seed)
+    hidden = torch.randn(400, h)
+    labels = (hidden[:, :1].abs() > 0.7).long()
     return pack_snapshot(
         SiteSnapshot(
-            torch.randn(200, x),
-            torch.randn(200, h),
-            torch.randn(200, 1, 3),
-            torch.randint(3, (200, 1)),
+            torch.randn(400, x),
+            hidden,
+            torch.randn(400, 1, 2),
+            labels,
             AuditionLoss.CROSS_ENTROPY,
         )
     )
 
 
 def request(
-    kernel: KernelReady, taken: SnapshotArtifact, steps: int = 30, rung: int = 0
+    kernel: KernelReady, *taken: SnapshotArtifact, steps: int = 30, rung: int = 0
 ) -> AuditionRequested:
+    """Request a kernel at the sites `fc0`, `fc1`, …, one for each snapshot."""
+    targets = tuple(
+        AuditionTarget(audition_id=str(index) * 64, site=f"fc{index}", snapshot=snapshot)
+        for index, snapshot in enumerate(taken)
+    )
     return AuditionRequested(
-        audition_id="9" * 64,
         run_id="run-1",
-        site="fc",
         kernel_id=kernel.kernel_id,
         kernel=kernel,
-        snapshot=taken,
+        targets=targets,
         rung=rung,
         steps=steps,
         seed=4,
@@ -99,35 +106,50 @@ def stage(store: KernelStore) -> AuditionStage:
 
 def test_a_result_has_gain_error_control_cost_and_the_trained_weights(store: KernelStore) -> None:
     kernel = announced(store)
-    found = stage(store).perform(request(kernel, stored(store, snapshot())))
+    (found,) = stage(store).perform(request(kernel, stored(store, snapshot()), steps=70))
     result = found.result
     assert result.gain is not None and result.error is not None and result.error > 0
     assert result.control_gain is not None and result.host_loss is not None
     assert result.seconds > 0 and result.cpu_seconds > 0 and result.worker == "audition-0"
-    assert [point.step for point in result.curve] == [0, 10, 20, 30]
+    assert [point.step for point in result.curve] == [0, 10, 20, 40, 70]
     assert found.artifact is not None and result.trained_sha256 == sha256_of(found.artifact)
     assert load_kernel(found.artifact, result.trained_sha256).is_no_op
 
 
-def test_a_later_rung_on_another_worker_gives_the_same_bits(store: KernelStore) -> None:
-    kernel, taken = announced(store), stored(store, snapshot())
-    one = stage(store)
-    one.perform(request(kernel, taken, steps=30))
-    went_on = one.perform(request(kernel, taken, steps=70, rung=1))
-    afresh = stage(store).perform(request(kernel, taken, steps=70, rung=1))
-    assert went_on.artifact == afresh.artifact
-    varying = {"seconds", "cpu_seconds", "curve"}
-    assert went_on.result.model_dump(exclude=varying) == afresh.result.model_dump(exclude=varying)
-
-
-def test_two_kernels_of_one_snapshot_do_not_disturb_each_other(store: KernelStore) -> None:
+def test_a_result_does_not_depend_on_what_the_worker_did_before(store: KernelStore) -> None:
     first, second = announced(store), announced(store, "gated-linear-unit")
-    taken = stored(store, snapshot())
-    together = stage(store)
-    together.perform(request(first, taken))
-    beside = together.perform(request(second, taken))
-    alone = stage(store).perform(request(second, taken))
-    assert beside.artifact == alone.artifact
+    taken, other = stored(store, snapshot()), stored(store, snapshot(seed=1))
+    busy = stage(store)
+    for one in (request(first, taken), request(second, other, taken), request(first, other)):
+        busy.perform(one)
+    asked = request(first, taken, steps=70, rung=1)
+    (late,), (alone,) = busy.perform(asked), stage(store).perform(asked)
+    assert late.artifact == alone.artifact is not None
+    varying = {"seconds", "cpu_seconds"}
+    assert late.result.model_dump(exclude=varying) == alone.result.model_dump(exclude=varying)
+
+
+def test_a_site_that_cannot_be_used_leaves_the_others_of_a_request(store: KernelStore) -> None:
+    good = stored(store, snapshot())
+    bad = good.model_copy(update={"sha256": "8" * 64})
+    found = {
+        one.result.site: one.result
+        for one in stage(store).perform(request(announced(store), good, bad, good))
+    }
+    assert found["fc0"].gain == found["fc2"].gain is not None
+    assert found["fc1"].gain is None
+    assert "not the snapshot that was requested" in (found["fc1"].reason or "")
+    assert [found[site].audition_id[0] for site in ("fc0", "fc1", "fc2")] == ["0", "1", "2"]
+
+
+def test_weights_that_gained_no_more_than_the_control_are_not_kept(store: KernelStore) -> None:
+    (found,) = stage(store).perform(
+        request(announced(store, "identity"), stored(store, snapshot()))
+    )
+    result = found.result
+    assert result.gain is not None and result.control_gain is not None
+    kept = result.gain > result.control_gain
+    assert (found.artifact is not None) == (result.trained_sha256 is not None) == kept
 
 
 @pytest.mark.parametrize("fault", ["missing", "altered", "other bytes", "other shape", "unsigned"])
@@ -150,7 +172,7 @@ def test_what_cannot_be_used_is_a_result_with_a_reason(store: KernelStore, fault
         taken = stored(store, snapshot(x=5))
     else:
         kernel = kernel.model_copy(update={"ed25519_signature": "0" * 128})
-    found = stage(store).perform(request(kernel, taken))
+    (found,) = stage(store).perform(request(kernel, taken))
     assert found.artifact is None
     assert found.result.gain is None
     assert reason in (found.result.reason or "")

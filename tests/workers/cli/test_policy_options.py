@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION, TOURNAMENT
+from esper.bandit import DEFAULT_POLICY, TOURNAMENT, TRIALS
 from esper.topics.models import PolicySpec, SelectionLimits
 from esper.training import GrowConfig
 from esper.workers.cli import app
@@ -19,7 +19,7 @@ SITES = ("conv1", "conv2", "fc1")
 
 
 def test_without_options_a_run_has_the_defaults() -> None:
-    assert PolicyOptions().policy_and_selection(SITES) == (DEFAULT_POLICY, DEFAULT_SELECTION)
+    assert PolicyOptions().policy_and_selection(SITES) == (DEFAULT_POLICY, TRIALS)
 
 
 def test_each_option_sets_one_value_of_the_run() -> None:
@@ -65,7 +65,7 @@ def test_a_tournament_can_be_combined_with_limits() -> None:
 def test_attention_none_leaves_the_choice_of_site_to_the_policy() -> None:
     _, selection = PolicyOptions(attention="none").policy_and_selection(SITES)
     assert selection.attention is None
-    assert selection.limits == DEFAULT_SELECTION.limits
+    assert selection.limits == TRIALS.limits
 
 
 @pytest.mark.parametrize(

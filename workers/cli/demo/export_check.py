@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from esper.errors import EsperError
-from esper.tasks import load_digits
 
 TOLERANCE = 1e-6
 TIMEOUT_S = 120
@@ -41,26 +40,25 @@ class FreshInterpreterFailed(EsperError):
 
 
 class Comparison(NamedTuple):
-    """Differences between the logits of the exported and the grown network on the test images."""
+    """Differences between the outputs of the exported and of the grown network."""
 
-    images: int
+    samples: int
     max_difference: float
     equal: bool
 
 
-def compare_in_fresh_interpreter(folder: Path, model: nn.Module) -> Comparison:
-    """Compare the logits of an exported digits network with those of `model`, to 1e-6.
+def compare_in_fresh_interpreter(folder: Path, model: nn.Module, samples: Tensor) -> Comparison:
+    """Compare the outputs of an exported network with those of `model`, to 1e-6.
 
     Raises:
         FreshInterpreterFailed: the exported network did not load or run.
     """
-    images, _ = load_digits().test
     model.eval()
     with torch.no_grad():
-        expected = model(images)
+        expected = model(samples)
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
-        torch.save(images, inputs)
+        torch.save(samples, inputs)
         ended = subprocess.run(
             [sys.executable, "-I", "-c", SCRIPT, str(folder), str(inputs), str(outputs)],
             capture_output=True,
@@ -73,4 +71,4 @@ def compare_in_fresh_interpreter(folder: Path, model: nn.Module) -> Comparison:
             raise FreshInterpreterFailed(f"{folder}: {''.join(last) or 'no message'}")
         found = torch.load(outputs)
     difference = float((expected - found).abs().max())
-    return Comparison(len(images), difference, difference <= TOLERANCE)
+    return Comparison(len(samples), difference, difference <= TOLERANCE)

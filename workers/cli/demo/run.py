@@ -6,7 +6,7 @@ from pathlib import Path
 from esper.audit import audit, fetch_history
 from esper.blueprint import shipped
 from esper.settings import Settings
-from esper.tasks import DIGITS, OnEpoch, train_task
+from esper.tasks import MNIST1D, OnEpoch, train_task
 from esper.topics.bus import read_topic
 from esper.topics.catalog import BLUEPRINT_SUBMITTED, KERNEL_READY, TRAINING_RUN
 from esper.topics.codec import decode
@@ -14,7 +14,7 @@ from esper.topics.models import Blueprint, KernelReady, TrainingRun
 from esper.workers.cli.demo.export_check import compare_in_fresh_interpreter
 from esper.workers.cli.publish import publish_blueprints
 from esper.workers.cli.train.summary import Facts, spread, summary
-from esper.workers.cli.train.trainer import grow_task
+from esper.workers.cli.train.trainer import GrowOptions, grow_task
 from esper.workers.local.stack import running_stack
 
 Say = Callable[[str], None]
@@ -24,25 +24,29 @@ def run_demo(
     home: Path, *, seed: int, epochs: int, say: Say, on_epoch: OnEpoch, postgres: bool = False
 ) -> Facts:
     """Run the demo on a temporary stack under `home` and return its facts."""
-    with running_stack(home, say, postgres=postgres) as settings:
+    with running_stack(home, say, postgres=postgres, audition_workers=1) as settings:
         published = publish_blueprints(settings, shipped())
         say(f"blueprints: {len(published)} published to {BLUEPRINT_SUBMITTED.name}")
         grown = grow_task(
             settings,
-            DIGITS,
+            MNIST1D,
             seed=seed,
             epochs=epochs,
             export_under=home / "grown",
-            on_start=lambda run_id: say(f"run {run_id}: training, kernels compile meanwhile"),
+            on_start=lambda run_id: say(f"run {run_id}: training; it waits for its auditions"),
             on_epoch=on_epoch,
+            # This host trains for ten seconds: without waiting it would end before its auditions.
+            options=GrowOptions(lockstep=True),
         )
         say("export: loading the grown network in an interpreter without esper")
-        comparison = compare_in_fresh_interpreter(grown.exported, grown.result.model)
+        comparison = compare_in_fresh_interpreter(
+            grown.exported, grown.result.model, MNIST1D.load().test[0]
+        )
         say("audit: recomputing every decision from the topics")
         verdict = audit(fetch_history(settings.kafka, grown.run_id))
         submit_to_ready = submit_to_ready_ms(settings, grown.run_id)
     say("control: training the same host with the same seed, without growth")
-    control = train_task(DIGITS, seed, epochs)
+    control = train_task(MNIST1D, seed, epochs)
     return {
         **summary(grown),
         "never_grown": {"test_accuracy": control.test_accuracy, "params": control.params},

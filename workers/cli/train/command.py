@@ -125,7 +125,7 @@ def _train(
     from esper.workers.cli.progress import stoppable_training
     from esper.workers.cli.train.trainer import GrowOptions, grow_task
 
-    spec, selection = policy.policy_and_selection(setup.task.sites)
+    spec, selection = policy.policy_and_selection(setup.task.sites, auditions=setup.task.auditions)
     file, checkpoint = training.checkpoint, None
     if file is not None:
         checkpoint = TrainingCheckpoint(file, training.identity(setup.task.name), setup.epochs)

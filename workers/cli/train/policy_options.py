@@ -89,13 +89,14 @@ class PolicyOptions:
         ),
     ] = False
     auditions: Annotated[
-        bool,
+        bool | None,
         _option(
-            "--auditions",
+            "--auditions/--trials",
             help="Try every kernel beside the training once the host has plateaued, and plant only "
-            "those that proved a gain, with the weights they learnt.",
+            "those that proved a gain, with the weights they learnt; or try a few at a time in "
+            "the network. Default: auditions for mnist1d, else trials.",
         ),
-    ] = False
+    ] = None
 
     @property
     def given(self) -> list[str]:
@@ -103,31 +104,30 @@ class PolicyOptions:
         return [
             f"--{option.name.replace('_', '-')}"
             for option in fields(self)
-            if getattr(self, option.name)
+            if getattr(self, option.name) not in (None, False, [])
         ]
 
-    def policy_and_selection(self, sites: Collection[str]) -> "tuple[PolicySpec, Selection]":
+    def policy_and_selection(
+        self, sites: Collection[str], *, auditions: bool = False
+    ) -> "tuple[PolicySpec, Selection]":
         """Return the policy and the selection for a task with these sites.
+
+        `auditions` says whether the task has auditions by default.
 
         Raises:
             BadParameter: a name or value is invalid; the message lists the valid ones.
         """
-        from esper.bandit import (
-            AUDITIONED,
-            DEFAULT_SELECTION,
-            TOURNAMENT,
-            attention_for,
-            policy_for,
-        )
+        from esper.bandit import TOURNAMENT, attention_for, default_selection, policy_for
         from esper.topics.models import SelectionLimits
 
         if self.tournament and self.auditions:
             raise typer.BadParameter("--tournament and --auditions exclude each other")
-        selection = TOURNAMENT if self.tournament else DEFAULT_SELECTION
-        if self.auditions:
-            selection = AUDITIONED
+        selection = TOURNAMENT
+        if not self.tournament:
+            given = self.auditions
+            selection = default_selection(auditions=auditions if given is None else given)
         try:
-            policy, attention = self._policy(), self._attention()
+            policy, attention = self._policy(), self._attention(selection.attention)
             policy_for(policy)
             if attention is not None:
                 attention_for(attention)
@@ -163,12 +163,11 @@ class PolicyOptions:
             return PolicySpec(name=DEFAULT_POLICY.name, params=DEFAULT_POLICY.params | params)
         return PolicySpec(name=self.policy, params=params)
 
-    def _attention(self) -> "PolicySpec | None":
-        from esper.bandit import DEFAULT_SELECTION
+    def _attention(self, default: "PolicySpec | None") -> "PolicySpec | None":
         from esper.topics.models import PolicySpec
 
         if self.attention is None:
-            return DEFAULT_SELECTION.attention
+            return default
         return None if self.attention == NO_ATTENTION else PolicySpec(name=self.attention)
 
     def _limits(self, sites: Collection[str]) -> dict[str, Any]:

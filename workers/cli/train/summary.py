@@ -1,5 +1,6 @@
 """The facts of a finished run as plain values."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -48,5 +49,5 @@ def spread(values: Sequence[float]) -> dict[str, float | int] | None:
     return {
         "count": len(ordered),
         "median": statistics.median(ordered),
-        "p90": ordered[int(0.9 * (len(ordered) - 1))],
+        "p90": ordered[math.ceil(0.9 * (len(ordered) - 1))],
     }

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import esper
-from esper.bandit import DEFAULT_POLICY, DEFAULT_SELECTION
+from esper.bandit import DEFAULT_POLICY, default_selection
 from esper.settings import Settings
 from esper.tasks import DatasetSplits, OnEpoch, Task, TaskResult, TrainingCheckpoint, train_task
 from esper.topics.models import PolicySpec, Selection
@@ -137,7 +137,8 @@ def _attach(
     given: Any = {"sites": task.sites, "probe": splits.probe, "loss_fn": task.loss}
     if options.replay is not None:
         return esper.replay(options.replay, model, optimizer, **given)
-    selection = task.allowed(options.selection or DEFAULT_SELECTION)
+    chosen = options.selection or default_selection(auditions=task.auditions)
+    selection = task.allowed(chosen)
     if selection.auditions is not None:
         given["audition"] = splits.audition_samples
     config = esper.GrowConfig(
