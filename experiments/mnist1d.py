@@ -22,6 +22,7 @@ from esper.workers.cli import publish_blueprints
 from esper.workers.cli.train import GrowOptions, grow_task
 from experiments.growth.live import auditions_of
 
+WORKERS: Final = 2
 GROWN: Final = Goal(sense="at least", limit=0.85)
 EQUAL: Final = Goal(sense="at least", limit=-0.01)
 
@@ -61,7 +62,7 @@ class PairedRun(NamedTuple):
 
 def run(quick: bool = False) -> Measurement:
     """Measure on a new stack."""
-    with local_stack(audition_workers=1) as stack, TemporaryDirectory() as folder:
+    with local_stack(audition_workers=WORKERS) as stack, TemporaryDirectory() as folder:
         return measure(stack, Path(folder), QUICK if quick else FULL)
 
 

@@ -118,10 +118,11 @@ def _faults(result: Result) -> str:
 
 def _missed(result: Result) -> list[str]:
     """Return why goals are missed."""
+    missed = {figure.key for figure in result.figures if figure.reached is False}
     return [
         f"\nNot reached, {row.title}: {row.reason}."
         for row in GOALS
-        if row.name == NAME and any(result.figure(key).reached is False for key in row.figures)
+        if row.name == NAME and missed & set(row.figures)
     ]
 
 

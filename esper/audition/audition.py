@@ -25,7 +25,7 @@ BATCH: Final = 128
 LEARNING_RATE: Final = 5e-3
 
 MAX_CURVE: Final = 32
-FIRST_MEASUREMENT: Final = 10
+FIRST_MEASUREMENT: Final = 20
 """Gains are measured after this many steps, after twice as many, and so on."""
 
 

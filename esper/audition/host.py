@@ -47,7 +47,7 @@ def _fitted(
     own, other = (_features(part, sizes, readout) for part in (fit, held))
     center, spread = own.mean((0, 1)), own.std((0, 1)) + SMALL
     own, other = (own - center) / spread, (other - center) / spread
-    weight = torch.zeros(len(center) + 1, sizes.outputs, requires_grad=True)
+    weight = own.new_zeros(len(center) + 1, sizes.outputs).requires_grad_()
     optimizer: Any = torch.optim.LBFGS([weight], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Any:

@@ -43,7 +43,7 @@ def kernel_path(plan: KernelPlan, sizes: ReadoutSizes, seed: str) -> AuditionPat
 
 
 def trained_weights(path: AuditionPath) -> dict[str, Tensor]:
-    """Return a kernel's weights by parameter name, in its dtype; the last step's are zeros."""
+    """Return a kernel's weights by parameter name, on the CPU; the last step's are zeros."""
     kernel = path.body
     assert isinstance(kernel, Kernel)
     last, dtype = kernel.plan.steps[-1].node, TORCH_DTYPES[kernel.plan.signature.dtype]
@@ -51,7 +51,7 @@ def trained_weights(path: AuditionPath) -> dict[str, Tensor]:
     for name in kernel.plan.parameters:
         node, _, parameter = name.partition(".")
         tensor = kernel.get_submodule(attribute_of(node)).get_parameter(parameter).detach()
-        tensor = tensor.to(dtype, copy=True)
+        tensor = tensor.to("cpu", dtype, copy=True)
         weights[name] = torch.zeros_like(tensor) if node == last else tensor
     return weights
 

@@ -38,7 +38,7 @@ from experiments.haystack.tasks import RIGHT, TASKS, blueprints, family_of, hays
 
 NAME: Final = "haystack"
 STATIC_RIGHT: Final = "static-right"
-AUDITION_WORKERS: Final = 1
+AUDITION_WORKERS: Final = 2
 
 SETUPS: Final = {
     "audition": SelectionSetup(DEFAULT_POLICY, AUDITIONED),

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from esper.audition import AuditionSite, audition_control, audition_kernel, unpack_snapshot
 from esper.blueprint import shipped_named
 from esper.compiler import BlueprintCompiler
+from esper.kernel import load_kernel, pack
 from esper.seed import find_sites
+from esper.topics.codec import sha256_of
 from esper.topics.models import Audition
 from esper.training.auditions import Auditions
 from tests.training.grow_fixture import RUN, decision
@@ -78,6 +80,8 @@ def test_a_kernel_for_a_gpu_is_auditioned_on_either_device(autocast: bool, devic
     plan = BlueprintCompiler().compile(shipped_named("low-rank-skip"), signature)
     first, second = audition_kernel(plan, [site, site], 20, seed=0)
     assert first.score.error > 0
+    artifact = pack(plan, first.weights)
+    assert load_kernel(artifact, sha256_of(artifact)).is_no_op
     torch.testing.assert_close(first.score.gain, second.score.gain)
     assert audition_control([site], 20, seed=0)[0].error > 0
 

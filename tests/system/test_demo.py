@@ -71,7 +71,7 @@ def started_demo(home: Path, until: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_demo_grows_exports_audits_and_cleans_up(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [*DEMO, "--epochs", "15", "--json"],
+        [*DEMO, "--epochs", "50", "--json"],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
@@ -83,8 +83,9 @@ def test_the_demo_grows_exports_audits_and_cleans_up(tmp_path: Path) -> None:
     assert facts["audit"]["closed"]
     assert facts["export_check"]["max_difference"] <= 1e-6, facts["export_check"]
     assert ended.returncode == 0, ended.stderr
-    assert facts["seeds"]
-    assert facts["params"] >= facts["never_grown"]["params"]
+    assert [seed["blueprint_id"] for seed in facts["seeds"]] == ["line-conv"]
+    assert facts["params"] > facts["never_grown"]["params"]
+    assert facts["test_accuracy"] > facts["never_grown"]["test_accuracy"] + 0.1
     assert facts["submit_to_ready_ms"]["count"] > 0
     assert left_behind(tmp_path) == []
 

@@ -12,7 +12,7 @@ from esper.kernel import Kernel
 from esper.store import open_store
 from esper.tasks import load_digits
 from esper.topics.bus import read_topic
-from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY
+from esper.topics.catalog import KERNEL_COMPILED, KERNEL_READY, SEED_METRICS
 from esper.topics.codec import decode, sha256_of
 from esper.topics.models import (
     AdaptationDecision,
@@ -21,6 +21,7 @@ from esper.topics.models import (
     KernelReady,
     OutcomeStatus,
     Plant,
+    SeedReport,
 )
 from esper.workers.cli import publish_blueprints
 from esper.workers.cli.demo import compare_in_fresh_interpreter
@@ -106,6 +107,24 @@ def test_a_grown_network_is_exported_and_runs_without_esper(
     comparison = compare_in_fresh_interpreter(folder, training.model, load_digits().test[0])
     assert comparison.equal, comparison
     assert kernel.sha256 in (folder / "lineage.json").read_text()
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("given", [True, False])
+def test_a_run_has_auditions_by_default_if_it_has_samples_for_them(
+    running: Running, given: bool
+) -> None:
+    training = Training(running, audition=load_digits().train if given else None)
+    with training.growth:
+        training.step()
+    first = read_topic(
+        running.settings.kafka_bootstrap_servers,
+        SEED_METRICS.name,
+        key=training.growth.run_id.encode(),
+    )[0]
+    run_config = decode(SeedReport, first.value).run_config
+    assert run_config is not None and run_config.selection is not None
+    assert (run_config.selection.auditions is not None) == given
 
 
 @pytest.mark.usefixtures("published")

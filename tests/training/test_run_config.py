@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.bandit import DEFAULT_POLICY, TRIALS
+from esper.bandit import AUDITIONED, DEFAULT_POLICY, TRIALS, default_selection
 from esper.orchestrator import LISTED_CANDIDATES
 from esper.seed import find_sites
 from esper.topics.models import (
@@ -22,7 +22,7 @@ from esper.training.run_config import is_contextual, run_config_of, site_facts
 from tests.seed.hosts import host, sites_of
 
 
-def run_config_for(**config: Any) -> RunConfig:
+def run_config_for(*, auditions: bool = False, **config: Any) -> RunConfig:
     """Return the run configuration of a small host, for fields of GrowConfig."""
     given, model = GrowConfig(**config), host()
     return run_config_of(
@@ -31,7 +31,7 @@ def run_config_for(**config: Any) -> RunConfig:
         seed=3,
         slots=2,
         policy=given.policy,
-        selection=given.selection,
+        selection=given.selection or default_selection(auditions=auditions),
         report_every=20,
         lockstep=False,
     )
@@ -68,7 +68,9 @@ def test_given_policies_are_used_and_missing_ones_are_defaults() -> None:
     given, default = run_config_for(policy=policy, selection=selection), run_config_for()
     assert (given.policy, given.selection) == (policy, selection)
     assert (default.policy, default.selection) == (DEFAULT_POLICY, TRIALS)
+    assert run_config_for(auditions=True).selection == AUDITIONED
     assert TRIALS.attention is not None
+    assert AUDITIONED.auditions is not None
 
 
 def test_policies_are_written_with_all_parameters() -> None:

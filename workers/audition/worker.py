@@ -8,6 +8,7 @@ import structlog
 import torch
 from faust import EventT, StreamT
 
+from esper.errors import EsperError
 from esper.kernel import ArtifactRefused
 from esper.settings import Settings
 from esper.signing import Purpose, SigningKey, TrustedKeys
@@ -31,6 +32,10 @@ from esper.workers.faust.quarantine import quarantined
 from esper.workers.signing_key import signing_key_of
 
 log = structlog.get_logger()
+
+
+class NoDevice(EsperError, RuntimeError):
+    """The device of the settings is not there."""
 
 
 class AuditionWorker:
@@ -82,8 +87,11 @@ def run_audition_worker(settings: Settings) -> int:
     Raises:
         MissingKey, KeyUnusable: see `signing_key_of`.
         SettingMissing, SecretFileUnusable: the credentials are incomplete.
+        NoDevice: the settings name a GPU, and torch finds none.
     """
     key = signing_key_of(settings)
+    if settings.audition_device == "cuda" and not torch.cuda.is_available():
+        raise NoDevice("torch finds no GPU; set ESPER_AUDITION_DEVICE=cpu, or leave it out")
     torch.set_num_threads(1)
     kafka = settings.kafka
     app = make_app(
@@ -95,7 +103,8 @@ def run_audition_worker(settings: Settings) -> int:
     )
     producer = Producer(kafka, source="/esper/worker/audition")
     store = open_store(settings.kernel_store_spec, settings.store_credentials)
-    stage = AuditionStage(store, _trusted_keys(settings), settings.instance_id or "")
+    name, device = settings.instance_id or "", settings.audition_device
+    stage = AuditionStage(store, _trusted_keys(settings), name, device)
     AuditionWorker(app, producer, stage, KernelWriter(store), key)
     topics = {
         AUDITION_REQUESTED.name: AUDITION_REQUESTED.partitions,

@@ -11,6 +11,8 @@ from esper.audition import AuditionLoss, SiteSnapshot, pack_snapshot
 from esper.blueprint import request_for, shipped_named
 from esper.compiler import Built, build_kernel
 from esper.kernel import load_kernel, sign_announcement
+from esper.settings import Settings
+from esper.signing import create_keys
 from esper.store import KernelStore, open_store
 from esper.topics.codec import sha256_of
 from esper.topics.models import (
@@ -21,6 +23,7 @@ from esper.topics.models import (
     SiteSignature,
     SnapshotArtifact,
 )
+from esper.workers.audition import NoDevice, run_audition_worker
 from esper.workers.audition.stage import AuditionStage
 from tests.keys import KEY, TRUSTED
 
@@ -111,7 +114,7 @@ def test_a_result_has_gain_error_control_cost_and_the_trained_weights(store: Ker
     assert result.gain is not None and result.error is not None and result.error > 0
     assert result.control_gain is not None and result.host_loss is not None
     assert result.seconds > 0 and result.cpu_seconds > 0 and result.worker == "audition-0"
-    assert [point.step for point in result.curve] == [0, 10, 20, 40, 70]
+    assert [point.step for point in result.curve] == [0, 20, 40, 70]
     assert found.artifact is not None and result.trained_sha256 == sha256_of(found.artifact)
     assert load_kernel(found.artifact, result.trained_sha256).is_no_op
 
@@ -176,3 +179,15 @@ def test_what_cannot_be_used_is_a_result_with_a_reason(store: KernelStore, fault
     assert found.artifact is None
     assert found.result.gain is None
     assert reason in (found.result.reason or "")
+
+
+def test_a_worker_for_a_gpu_that_is_not_there_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create_keys(tmp_path / "keys")
+    settings = Settings(
+        ESPER_HOME=tmp_path, ESPER_AUDITION_DEVICE="cuda", ESPER_SIGNING_KEY_FILE=made.private
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(NoDevice, match="ESPER_AUDITION_DEVICE=cpu"):
+        run_audition_worker(settings)

@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.main import get_command
 
-from esper.bandit import DEFAULT_POLICY, TOURNAMENT, TRIALS
-from esper.topics.models import PolicySpec, SelectionLimits
+from esper.bandit import AUDITIONED, DEFAULT_POLICY, TOURNAMENT, TRIALS
+from esper.topics.models import PolicySpec, Selection, SelectionLimits
 from esper.training import GrowConfig
 from esper.workers.cli import app
 from esper.workers.cli.train.policy_options import PolicyOptions
@@ -20,6 +20,23 @@ SITES = ("conv1", "conv2", "fc1")
 
 def test_without_options_a_run_has_the_defaults() -> None:
     assert PolicyOptions().policy_and_selection(SITES) == (DEFAULT_POLICY, TRIALS)
+
+
+@pytest.mark.parametrize(
+    ("given", "of_task", "expected"),
+    [
+        (None, True, AUDITIONED),
+        (None, False, TRIALS),
+        (True, False, AUDITIONED),
+        (False, True, TRIALS),
+    ],
+)
+def test_auditions_are_the_tasks_default_and_the_users_choice(
+    given: bool | None, of_task: bool, expected: Selection
+) -> None:
+    options = PolicyOptions(auditions=given)
+    assert options.policy_and_selection(SITES, auditions=of_task) == (DEFAULT_POLICY, expected)
+    assert options.given == (["--auditions"] if given else [])
 
 
 def test_each_option_sets_one_value_of_the_run() -> None:
