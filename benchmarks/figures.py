@@ -27,6 +27,7 @@ FOLDER: Final = ROOT / "docs" / "figures"
 PAGES: Final = {
     **{entry.name: OWN for entry in BENCHMARKS if entry.page is None},
     "convergence": EXPERIMENTS,
+    "mnist1d": EXPERIMENTS,
 }
 """Results with a page under `docs/figures/`, and the package that measures each."""
 

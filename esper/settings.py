@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     kernels_per_publisher: Annotated[int, Field(alias="ESPER_KERNELS_PER_PUBLISHER", ge=1)] = 256
     run_expiry_s: Annotated[float, Field(alias="ESPER_RUN_EXPIRY_S", gt=0)] = 24 * 60 * 60.0
     session_timeout_s: Annotated[float, Field(alias="ESPER_SESSION_TIMEOUT_S", ge=6)] = 15.0
+    audition_timeout_s: Annotated[float, Field(alias="ESPER_AUDITION_TIMEOUT_S", gt=0)] = 600.0
     audition_device: Annotated[Literal["cpu", "cuda"], Field(alias="ESPER_AUDITION_DEVICE")] = "cpu"
     log_format: Annotated[Literal["console", "json"], Field(alias="ESPER_LOG_FORMAT")] = "console"
 

@@ -1,7 +1,9 @@
 """The audition: train a kernel beside a frozen host, on snapshots of its sites, and score it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 
 import torch
@@ -18,6 +20,7 @@ from esper.audition.score import Score, gain_of, slope_of
 from esper.audition.site import AuditionSite
 from esper.audition.snapshot import SnapshotRefused, losses
 from esper.audition.stack import PathStack, has_convolution, stacked
+from esper.errors import EsperError
 from esper.kernel import KernelPlan
 from esper.topics.models import SiteKind
 
@@ -42,8 +45,16 @@ class AuditionedKernel:
     weights: dict[str, Tensor]
 
 
+class AuditionTooSlow(EsperError, TimeoutError):
+    """A kernel took longer than its time limit."""
+
+
 def audition_kernel(
-    plan: KernelPlan, sites: Sequence[AuditionSite], steps: int, seed: int
+    plan: KernelPlan,
+    sites: Sequence[AuditionSite],
+    steps: int,
+    seed: int,
+    limit_s: float = math.inf,
 ) -> tuple[AuditionedKernel, ...]:
     """Train a kernel for `steps` steps at each of `sites`, which have the plan's signature.
 
@@ -51,14 +62,16 @@ def audition_kernel(
     arguments give equal results on one machine.
 
     Raises:
+        AuditionTooSlow: the steps took over `limit_s` seconds.
         SnapshotRefused: the snapshots of the sites hold different samples.
     """
     _check_alike(sites)
+    deadline = monotonic() + limit_s
     found: list[AuditionedKernel] = []
     for group in _groups(sites, together=not (_on_cpu(sites) and has_convolution(plan))):
         path = kernel_path(plan, sites[0].sizes, f"{seed}/{plan.kernel_id}")
         training = _Training(path, group, seed)
-        for index, score in enumerate(training.run(steps)):
+        for index, score in enumerate(training.run(steps, deadline - monotonic())):
             weights = trained_weights(training.stack.path(index))
             curve = tuple(training.gains[index])[-MAX_CURVE:]
             found.append(AuditionedKernel(score, curve, weights))
@@ -98,13 +111,20 @@ class _Training:
         self._held_outputs = stacked(site.held_outputs for site in sites)
         self._optimizer = torch.optim.Adam(self.stack.parameters.values(), lr=LEARNING_RATE)
 
-    def run(self, steps: int) -> tuple[Score, ...]:
-        """Take all steps, and return the score at each site."""
+    def run(self, steps: int, limit_s: float = math.inf) -> tuple[Score, ...]:
+        """Take all steps, and return the score at each site.
+
+        Raises:
+            AuditionTooSlow: the steps took over `limit_s` seconds.
+        """
+        deadline = monotonic() + limit_s
         devices = [self._x.device] if self._x.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(number_of(f"{self._seed}/steps"))
             for step, rows in self._batches(steps):
                 self._take_step(rows)
+                if monotonic() > deadline:
+                    raise AuditionTooSlow(f"step {step} of {steps} came after the time limit")
                 if _is_measured(step) and step != steps:
                     self._measure(step)
             measured = self._measure(steps)

@@ -7,7 +7,7 @@ from typing import Final
 from benchmarks.origin import ROOT
 from benchmarks.page import image, table
 from esper.tasks import TEACHERS
-from experiments.evidence import baselines_section, race_section
+from experiments.evidence import baselines_section, haystack_section, race_section
 from experiments.evidence.claims import (
     BANDIT,
     FIXED,
@@ -90,7 +90,8 @@ def _page(results: ResultTable, rows: Sequence[RunRow]) -> str:
     sections = [HEAD, goals(results), _unseen(unseen), _method(), _controls()]
     sections += [_teacher(task, results) for task in TEACHERS]
     sections += [_failures(rows), _origin(rows)]
-    return "\n".join([*sections, *baselines_section.sections(), race_section.render()])
+    sections += [haystack_section.render(), *baselines_section.sections(), race_section.render()]
+    return "\n".join(sections)
 
 
 def _method() -> str:

@@ -1,5 +1,6 @@
 """The work of one request, on a thread: fetch, verify, train, keep the trained weights."""
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -28,6 +29,7 @@ from esper.topics.models import (
     KernelAuditioned,
     SnapshotArtifact,
 )
+from esper.workers.audition.attempts import Attempts
 
 MAX_SITE_BYTES: Final = 1 << 30
 """Bytes of samples that a worker keeps between requests."""
@@ -51,9 +53,18 @@ class AuditionStage:
     """
 
     def __init__(
-        self, store: KernelStore, keys: TrustedKeys, worker: str, device: str = "cpu"
+        self,
+        store: KernelStore,
+        keys: TrustedKeys,
+        attempts: Attempts,
+        worker: str,
+        *,
+        device: str = "cpu",
+        limit_s: float = math.inf,
     ) -> None:
-        self._store, self._keys, self._worker, self._device = store, keys, worker, device
+        """`limit_s` limits the training of one kernel, at all of its sites."""
+        self._store, self._keys, self._attempts = store, keys, attempts
+        self._worker, self._device, self._limit_s = worker, device, limit_s
         self._sites: OrderedDict[str, AuditionSite] = OrderedDict()
         self._controls: OrderedDict[tuple[object, ...], tuple[Score, ...]] = OrderedDict()
         self._lock = threading.Lock()
@@ -98,7 +109,8 @@ class AuditionStage:
         if not targets:
             return []
         try:
-            return list(self._trained(request, targets))
+            with self._attempts.attempt(request):
+                return list(self._trained(request, targets))
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - a kernel may fail in any way
@@ -112,7 +124,7 @@ class AuditionStage:
         started_s, cpu_s = time.monotonic(), time.thread_time()
         plan, _ = unpack(fetch_kernel(self._store, self._keys, request.kernel).data)
         sites = [self._sites[target.snapshot.sha256] for target in targets]
-        kernels = audition_kernel(plan, sites, request.steps, request.seed)
+        kernels = audition_kernel(plan, sites, request.steps, request.seed, self._limit_s)
         controls = self._control(request, targets)
         seconds = (time.monotonic() - started_s) / len(targets)
         cpu_seconds = (time.thread_time() - cpu_s) / len(targets)

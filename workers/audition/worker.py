@@ -17,6 +17,7 @@ from esper.topics.bus import Producer
 from esper.topics.catalog import AUDITION_APP, AUDITION_REQUESTED, KERNEL_AUDITIONED
 from esper.topics.codec import child_traceparent, traceparent_of
 from esper.topics.models import AuditionRequested
+from esper.workers.audition.attempts import Attempts
 from esper.workers.audition.stage import Auditioned, AuditionStage
 from esper.workers.faust.app import is_ready, make_app, raw_topic, run
 from esper.workers.faust.dead_letters import read, record_of
@@ -93,18 +94,24 @@ def run_audition_worker(settings: Settings) -> int:
     if settings.audition_device == "cuda" and not torch.cuda.is_available():
         raise NoDevice("torch finds no GPU; set ESPER_AUDITION_DEVICE=cpu, or leave it out")
     torch.set_num_threads(1)
-    kafka = settings.kafka
+    kafka, data_dir = settings.kafka, settings.home / "faust" / AUDITION_APP
     app = make_app(
         AUDITION_APP,
         bootstrap_servers=kafka,
-        data_dir=settings.home / "faust" / AUDITION_APP,
+        data_dir=data_dir,
         instance_id=settings.instance_id,
         session_timeout_s=settings.session_timeout_s,
     )
     producer = Producer(kafka, source="/esper/worker/audition")
     store = open_store(settings.kernel_store_spec, settings.store_credentials)
-    name, device = settings.instance_id or "", settings.audition_device
-    stage = AuditionStage(store, _trusted_keys(settings), name, device)
+    stage = AuditionStage(
+        store,
+        _trusted_keys(settings),
+        Attempts(data_dir / "attempts"),
+        settings.instance_id or "",
+        device=settings.audition_device,
+        limit_s=settings.audition_timeout_s,
+    )
     AuditionWorker(app, producer, stage, KernelWriter(store), key)
     topics = {
         AUDITION_REQUESTED.name: AUDITION_REQUESTED.partitions,

@@ -1,5 +1,8 @@
 """One audition in a worker: equal results on every worker, and a reason where there is no gain."""
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from esper.kernel import load_kernel, sign_announcement
 from esper.settings import Settings
 from esper.signing import create_keys
 from esper.store import KernelStore, open_store
-from esper.topics.codec import sha256_of
+from esper.topics.codec import encode, sha256_of
 from esper.topics.models import (
     AuditionRequested,
     AuditionTarget,
@@ -24,6 +27,7 @@ from esper.topics.models import (
     SnapshotArtifact,
 )
 from esper.workers.audition import NoDevice, run_audition_worker
+from esper.workers.audition.attempts import MAX_ATTEMPTS, Attempts
 from esper.workers.audition.stage import AuditionStage
 from tests.keys import KEY, TRUSTED
 
@@ -103,8 +107,9 @@ def request(
     )
 
 
-def stage(store: KernelStore) -> AuditionStage:
-    return AuditionStage(store, TRUSTED, "audition-0")
+def stage(store: KernelStore, **more: Any) -> AuditionStage:
+    attempts = Attempts(Path(tempfile.mkdtemp()))
+    return AuditionStage(store, TRUSTED, more.pop("attempts", attempts), "audition-0", **more)
 
 
 def test_a_result_has_gain_error_control_cost_and_the_trained_weights(store: KernelStore) -> None:
@@ -191,3 +196,37 @@ def test_a_worker_for_a_gpu_that_is_not_there_says_what_to_set(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(NoDevice, match="ESPER_AUDITION_DEVICE=cpu"):
         run_audition_worker(settings)
+
+
+def test_a_kernel_beyond_its_time_limit_fails_with_the_reason(store: KernelStore) -> None:
+    kernel, taken = announced(store), stored(store, snapshot())
+    (found,) = stage(store, limit_s=0.0).perform(request(kernel, taken))
+    assert found.result.gain is None and found.artifact is None
+    assert "time limit" in (found.result.reason or "")
+
+
+def test_a_kernel_in_whose_audition_the_process_ends_is_given_up(
+    store: KernelStore, tmp_path: Path
+) -> None:
+    """The process ends in the middle of the training, five times; the sixth start gives up."""
+    kernel, taken = announced(store), stored(store, snapshot())
+    asked = request(kernel, taken)
+    attempts = tmp_path / "attempts"
+    script = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from esper.topics.codec import decode\nfrom esper.topics.models import AuditionRequested\n"
+        "from esper.workers.audition.attempts import Attempts\n"
+        "asked = decode(AuditionRequested, Path(sys.argv[1]).read_bytes())\n"
+        "with Attempts(Path(sys.argv[2])).attempt(asked):\n    os._exit(9)\n"
+    )
+    (tmp_path / "request").write_bytes(encode(asked))
+    for _ in range(MAX_ATTEMPTS):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "request", attempts], check=False
+        )
+        assert ended.returncode == 9
+    (found,) = stage(store, attempts=Attempts(attempts)).perform(asked)
+    assert "ended 5 times" in (found.result.reason or "")
+    (again,) = stage(store, attempts=Attempts(attempts)).perform(asked)
+    assert again.result.gain is not None
+    assert list(attempts.iterdir()) == []
