@@ -9,6 +9,7 @@ from esper.audition.audition import AuditionedKernel, audition_control, audition
 from esper.audition.score import Score
 from esper.audition.site import AuditionSite
 from esper.audition.snapshot import (
+    MAX_SNAPSHOT_BYTES,
     AuditionLoss,
     SiteSnapshot,
     SnapshotRefused,
@@ -19,6 +20,7 @@ from esper.audition.snapshot import (
 )
 
 __all__ = [
+    "MAX_SNAPSHOT_BYTES",
     "AuditionLoss",
     "AuditionSite",
     "AuditionedKernel",

@@ -12,19 +12,28 @@ from esper.kernel import KernelPlan
 
 
 class PathStack:
-    """Copies of one path, which train apart: parameters (S, ...), samples (S, B, ...)."""
+    """Copies of one path, which train apart, on samples (S, B, ...) of S sites.
+
+    `parameters` are the weights to train: (S, ...) each, or the path's own where there is one site.
+    """
 
     def __init__(self, path: AuditionPath, sites: int) -> None:
         self._path = path
-        self.parameters: Mapping[str, Tensor] = {
-            name: parameter.detach().expand(sites, *parameter.shape).clone().requires_grad_()
-            for name, parameter in path.named_parameters()
-        }
+        named = dict(path.named_parameters())
+        self.parameters: Mapping[str, Tensor] = named
+        if sites > 1:
+            self.parameters = {
+                name: one.detach().expand(sites, *one.shape).clone().requires_grad_()
+                for name, one in named.items()
+            }
         # Dropout is the same at every site, as it is for kernels that train one after another.
-        self._stacked = vmap(self._call, randomness="same") if sites > 1 else self._alone
+        self._stacked = vmap(self._call, randomness="same") if sites > 1 else None
 
     def __call__(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the corrections (S, B, P, C) for x (S, B, *x) and h (S, B, *h)."""
+        if self._stacked is None:
+            alone: Tensor = self._path(x[0], h[0])
+            return alone.unsqueeze(0)
         result: Tensor = self._stacked(self.parameters, x, h)
         return result
 
@@ -34,17 +43,14 @@ class PathStack:
 
     def path(self, index: int) -> AuditionPath:
         """Return the path with the weights of one site, valid until the next call."""
-        with torch.no_grad():
-            for name, parameter in self._path.named_parameters():
-                parameter.copy_(self.parameters[name][index])
+        if self._stacked is not None:
+            with torch.no_grad():
+                for name, parameter in self._path.named_parameters():
+                    parameter.copy_(self.parameters[name][index])
         return self._path
 
     def _call(self, parameters: Any, x: Tensor, h: Tensor) -> Any:
         return functional_call(self._path, parameters, (x, h))
-
-    def _alone(self, parameters: Mapping[str, Tensor], x: Tensor, h: Tensor) -> Any:
-        own = {name: parameter.squeeze(0) for name, parameter in parameters.items()}
-        return self._call(own, x.squeeze(0), h.squeeze(0)).unsqueeze(0)
 
 
 def has_convolution(plan: KernelPlan) -> bool:

@@ -28,6 +28,9 @@ from esper.topics.models import (
 
 CLOSE_TIMEOUT_S: Final = 5.0
 
+PART_BYTES: Final = 31 << 20
+"""The kernel store takes artifacts of 32 MiB."""
+
 log = logging.getLogger("esper")
 
 Subject = tuple[str, str, int, int]
@@ -106,13 +109,17 @@ class AuditionLink:
         if (reason := frame.head.get("reason")) is not None:
             self._snapshots[name] = reason
             return
+        parts = range(0, len(frame.body), PART_BYTES)
+        under = _stored_under(name[0])
         try:
-            stored = self._store.put(_stored_under(name[0]), frame.body)
+            stored = [
+                self._store.put(under, frame.body[start : start + PART_BYTES]) for start in parts
+            ]
         except StoreError as error:
             self._snapshots[name] = f"the snapshot cannot be stored: {error}"
             return
         self._snapshots[name] = SnapshotArtifact(
-            location=stored.location,
+            locations=tuple(one.location for one in stored),
             sha256=sha256_of(frame.body),
             bytes=len(frame.body),
             samples=frame.head["samples"],

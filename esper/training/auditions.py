@@ -8,7 +8,14 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
-from esper.audition import SiteSnapshot, SnapshotRefused, by_position, losses, pack_snapshot
+from esper.audition import (
+    MAX_SNAPSHOT_BYTES,
+    SiteSnapshot,
+    SnapshotRefused,
+    by_position,
+    losses,
+    pack_snapshot,
+)
 from esper.errors import EsperError
 from esper.seed import Site, SiteObserver, evaluation_mode
 from esper.topics.models import AdaptationDecision, Audition, AuditionResult
@@ -115,8 +122,8 @@ class Auditions:
         assert self._channel is not None
         auditions = self._waiting.popleft()
         snapshot_id = auditions[0].snapshot_id
-        for name, data in taken.snapshots(self._loss_fn):
-            self._channel.send_snapshot(snapshot_id, name, step, taken.observed, data)
+        for name, samples, data in taken.snapshots(self._loss_fn):
+            self._channel.send_snapshot(snapshot_id, name, step, samples, data)
         self._send(auditions)
 
     def _send(self, auditions: tuple[Audition, ...]) -> None:
@@ -154,13 +161,20 @@ class _Taking:
             for observer in observers.values():
                 observer.stop()
         for name, observer in observers.items():
-            self._seen[name].append(observer.seen)
+            self._keep(name, observer.seen)
         self._outputs.append(outputs)
         self._targets.append(targets)
         self.observed += len(inputs)
 
-    def snapshots(self, loss_fn: LossFn) -> Iterator[tuple[str, bytes | str]]:
-        """Yield the snapshot of each site, or the reason for its absence."""
+    def _keep(self, name: str, pair: tuple[Tensor, Tensor]) -> None:
+        """Keep x and h of a chunk in main memory, up to the limit of a site."""
+        pairs, chunk = self._seen[name], sum(tensor.nbytes for tensor in pair)
+        if (len(pairs) + 1) * chunk <= MAX_SNAPSHOT_BYTES or not pairs:
+            x, h = pair
+            pairs.append((_in_main_memory(x), _in_main_memory(h)))
+
+    def snapshots(self, loss_fn: LossFn) -> Iterator[tuple[str, int, bytes | str]]:
+        """Yield, for each site, the number of samples, and its snapshot or why there is none."""
         try:
             if self.failure is not None:
                 raise SnapshotRefused(self.failure)
@@ -174,11 +188,23 @@ class _Taking:
                     f"{expected:.6g}: an audition cannot compute the loss of this run"
                 )
         except Exception as error:  # noqa: BLE001 - outputs and loss function are the user's
-            yield from ((name, str(error)) for name in self._sites)
+            yield from ((name, self.observed, str(error)) for name in self._sites)
             return
+        if raw.is_cuda:
+            torch.cuda.synchronize(raw.device)  # Copies into main memory do not wait.
         for name, pairs in self._seen.items():
             x, h = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            count = len(x)
+            shown = SiteSnapshot(x, h, outputs[:count], aligned[:count], loss)
             try:
-                yield name, pack_snapshot(SiteSnapshot(x, h, outputs, aligned, loss))
+                yield name, count, pack_snapshot(shown)
             except SnapshotRefused as refusal:
-                yield name, str(refusal)
+                yield name, count, str(refusal)
+
+
+def _in_main_memory(tensor: Tensor) -> Tensor:
+    """Return a tensor in main memory; a copy from a GPU is complete after a synchronisation."""
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

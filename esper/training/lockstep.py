@@ -18,6 +18,8 @@ from esper.training.link import LATE_AFTER_S, RunLink
 log = logging.getLogger("esper")
 
 POLL_S: Final = 0.0005
+MAX_POLL_S: Final = 0.02
+"""Auditions take minutes: the longer a wait, the more rarely it is checked."""
 
 
 class LockstepBroken(EsperError, RuntimeError):
@@ -135,7 +137,7 @@ class Lockstep:
             if not warned and waited_s > LATE_AFTER_S:
                 warned = True
                 log.warning("training waits for %s", awaited.what)
-            time.sleep(POLL_S)
+            time.sleep(min(POLL_S + 0.02 * waited_s, MAX_POLL_S))
         if warned:
             log.warning("training continues")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from esper.link.audition_link import AuditionLink
+from esper.link.audition_link import PART_BYTES, AuditionLink
 from esper.link.frames import AUDITIONS, Frame, Kind
 from esper.signing import Purpose, SigningKey, create_keys
 from esper.store import KernelStore, open_store
 from esper.topics.bus import Record
 from esper.topics.catalog import Topic
-from esper.topics.codec import cloud_event_headers, decode, encode
+from esper.topics.codec import cloud_event_headers, decode, encode, sha256_of
 from esper.topics.models import (
     MAX_TARGETS,
     Audition,
@@ -114,9 +114,23 @@ def test_a_request_names_the_kernel_and_a_snapshot_that_the_store_has(
     request = requested(platform)
     assert (request.kernel, request.rung, request.steps, request.seed) == (READY, 0, 40, 3)
     with open_store(f"file:{tmp_path}") as store:
-        assert store.get(request.targets[0].snapshot.location) == b"snapshot"
+        (location,) = request.targets[0].snapshot.locations
+        assert store.get(location) == b"snapshot"
     taken = request.targets[0].snapshot
     assert (taken.samples, taken.step) == (50, 7)
+
+
+def test_a_snapshot_larger_than_an_artifact_is_stored_in_parts(
+    platform: Platform, tmp_path: Path
+) -> None:
+    data = bytes(range(256)) * ((PART_BYTES >> 8) + 1)
+    platform.ask(data=data)
+    wait_until(lambda: platform.requests, "a request")
+    shown = platform.requests[0].targets[0].snapshot
+    assert (len(shown.locations), shown.bytes) == (2, len(data))
+    with open_store(f"file:{tmp_path}") as store:
+        assert b"".join(store.get(location) for location in shown.locations) == data
+    assert shown.sha256 == sha256_of(data)
 
 
 def test_a_later_rung_uses_the_snapshot_of_the_first(platform: Platform) -> None:

@@ -13,6 +13,7 @@ from esper.compiler import Built, build_kernel
 from esper.kernel import load_kernel
 from esper.seed import Seed, find_sites
 from esper.topics.models import Audition
+from esper.training import auditions
 from esper.training.auditions import CHUNK, Auditions, SamplesRefused
 from tests.training.grow_fixture import RUN, decision
 
@@ -24,6 +25,7 @@ class Channel:
 
     def __init__(self) -> None:
         self.snapshots: dict[str, bytes | str] = {}
+        self.counts: dict[str, int] = {}
         self.steps: list[int] = []
         self.auditions: list[Audition] = []
 
@@ -31,6 +33,7 @@ class Channel:
         self, snapshot_id: str, site: str, step: int, samples: int, data: bytes | str
     ) -> None:
         self.snapshots[site] = data
+        self.counts[site] = samples
         self.steps.append(step)
 
     def send_auditions(self, auditions: tuple[Audition, ...]) -> None:
@@ -113,6 +116,20 @@ def test_each_step_observes_one_chunk_and_the_last_sends_all() -> None:
     assert run.channel.steps == [3, 3]
     assert len(run.channel.auditions) == 2
     assert run.auditions.outstanding == 4
+
+
+def test_a_site_of_large_tensors_keeps_the_samples_that_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(count=3 * CHUNK)
+    chunk = CHUNK * 4 * (15 + 4)
+    monkeypatch.setattr(auditions, "MAX_SNAPSHOT_BYTES", 2 * chunk)
+    run.ask(0, "fc")
+    run.go(3)
+    assert run.channel.counts == {"fc": 2 * CHUNK}
+    shown = run.snapshot("fc")
+    assert len(shown) == len(shown.x) == len(shown.outputs) == 2 * CHUNK
+    assert torch.equal(shown.targets[:, 0], run.targets[: 2 * CHUNK])
 
 
 def test_a_later_rung_takes_no_snapshot() -> None:

@@ -14,6 +14,7 @@ MAX_TARGETS = 16
 """Sites that one request names: a worker trains the kernel at all of them together."""
 
 MAX_CURVE = 64
+MAX_PARTS = 16
 
 Reason = Annotated[str, StringConstraints(max_length=500)]
 
@@ -33,9 +34,15 @@ class Audition(Event):
 
 
 class SnapshotArtifact(Event):
-    """Where the snapshot of a site is stored; `step` is the training step of its last samples."""
+    """Where the parts of a site's snapshot are stored, in order; `sha256` is that of the whole.
 
-    location: Annotated[str, StringConstraints(max_length=200)]
+    `step` is the training step of its last samples.
+    """
+
+    locations: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=200)], ...],
+        Field(min_length=1, max_length=MAX_PARTS),
+    ]
     sha256: Sha256
     bytes: PositiveCount
     samples: PositiveCount

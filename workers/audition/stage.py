@@ -168,9 +168,10 @@ class AuditionStage:
             self._controls.popitem(last=False)
 
     def _fetched(self, snapshot: SnapshotArtifact) -> bytes:
-        data = self._store.get(snapshot.location)
+        data = b"".join(self._store.get(location) for location in snapshot.locations)
         if sha256_of(data) != snapshot.sha256:
-            raise SnapshotRefused(f"{snapshot.location} is not the snapshot that was requested")
+            first = snapshot.locations[0]
+            raise SnapshotRefused(f"{first} is not the snapshot that was requested")
         return data
 
     def _failed(

@@ -63,7 +63,7 @@ def announced(store: KernelStore, name: str = "dropout-mlp") -> KernelReady:
 def stored(store: KernelStore, data: bytes, **changed: Any) -> SnapshotArtifact:
     """Store the bytes of a snapshot."""
     artifact = SnapshotArtifact(
-        location=store.put("5" * 64, data).location,
+        locations=(store.put("5" * 64, data).location,),
         sha256=sha256_of(data),
         bytes=len(data),
         samples=200,
@@ -171,7 +171,7 @@ def test_what_cannot_be_used_is_a_result_with_a_reason(store: KernelStore, fault
         "unsigned": "signature",
     }[fault]
     if fault == "missing":
-        taken = taken.model_copy(update={"location": f"{'6' * 64}/{'7' * 64}"})
+        taken = taken.model_copy(update={"locations": (f"{'6' * 64}/{'7' * 64}",)})
     elif fault == "altered":
         taken = taken.model_copy(update={"sha256": "8" * 64})
     elif fault == "other bytes":
