@@ -45,6 +45,18 @@ class Auditioned:
     artifact: bytes | None = None
 
 
+class _Cost:
+    """What a request costs, from now on: seconds, and CPU seconds of this thread."""
+
+    def __init__(self) -> None:
+        self._started_s, self._cpu_s = time.monotonic(), time.thread_time()
+
+    def shared_by(self, sites: int) -> tuple[float, float]:
+        """Return what each of several sites costs so far."""
+        spent = time.monotonic() - self._started_s, time.thread_time() - self._cpu_s
+        return spent[0] / sites, spent[1] / sites
+
+
 class AuditionStage:
     """Trains the kernels of requests, one request at a time.
 
@@ -76,6 +88,7 @@ class AuditionStage:
             StoreUnavailable: the store does not answer.
         """
         with self._lock:
+            cost = _Cost()
             found: list[Auditioned] = []
             usable: list[AuditionTarget] = []
             for target in request.targets:
@@ -84,7 +97,7 @@ class AuditionStage:
                     usable.append(target)
                 else:
                     found.append(self._failed(request, target, reason))
-            return found + self._trained_or_failed(request, usable)
+            return found + self._trained_or_failed(request, usable, cost)
 
     def _load(self, request: AuditionRequested, target: AuditionTarget) -> str | None:
         """Keep the site of a target in memory; return why that is not possible."""
@@ -104,13 +117,13 @@ class AuditionStage:
         return None
 
     def _trained_or_failed(
-        self, request: AuditionRequested, targets: Sequence[AuditionTarget]
+        self, request: AuditionRequested, targets: Sequence[AuditionTarget], cost: "_Cost"
     ) -> list[Auditioned]:
         if not targets:
             return []
         try:
             with self._attempts.attempt(request):
-                return list(self._trained(request, targets))
+                return list(self._trained(request, targets, cost))
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - a kernel may fail in any way
@@ -119,15 +132,13 @@ class AuditionStage:
             self._forget()
 
     def _trained(
-        self, request: AuditionRequested, targets: Sequence[AuditionTarget]
+        self, request: AuditionRequested, targets: Sequence[AuditionTarget], cost: "_Cost"
     ) -> Iterator[Auditioned]:
-        started_s, cpu_s = time.monotonic(), time.thread_time()
         plan, _ = unpack(fetch_kernel(self._store, self._keys, request.kernel).data)
         sites = [self._sites[target.snapshot.sha256] for target in targets]
         kernels = audition_kernel(plan, sites, request.steps, request.seed, self._limit_s)
         controls = self._control(request, targets)
-        seconds = (time.monotonic() - started_s) / len(targets)
-        cpu_seconds = (time.thread_time() - cpu_s) / len(targets)
+        seconds, cpu_seconds = cost.shared_by(len(targets))
         for target, site, kernel, control in zip(targets, sites, kernels, controls, strict=True):
             if not all(bool(tensor.isfinite().all()) for tensor in kernel.weights.values()):
                 reason = "the kernel's weights became infinite or NaN in its audition"
