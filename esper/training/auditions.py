@@ -174,7 +174,7 @@ class _Taking:
             pairs.append((_in_main_memory(x), _in_main_memory(h)))
 
     def snapshots(self, loss_fn: LossFn) -> Iterator[tuple[str, int, bytes | str]]:
-        """Yield, for each site, the number of samples, and its snapshot or the reason for its absence."""
+        """Yield each site with the number of samples, and its snapshot or why it is missing."""
         try:
             if self.failure is not None:
                 raise SnapshotRefused(self.failure)
