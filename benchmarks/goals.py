@@ -201,6 +201,37 @@ GOALS: Final = (
         page="chaos.md",
     ),
     GoalRow(
+        "auditions per second ÷ those of a bare loop over the same kernels and tensors, six sites: "
+        "kernels without convolutions, with them",
+        "≥ 3",
+        "auditions",
+        ("dense-stacked", "convolution-stacked"),
+        "stacking saves the overhead of calls; on a CPU the arithmetic remains, and convolutions "
+        "are nothing else",
+    ),
+    GoalRow(
+        "the same on a GPU",
+        "≥ 3",
+        "auditions-cuda",
+        ("dense-stacked", "convolution-stacked"),
+        "the calls of one kernel still follow one another",
+    ),
+    GoalRow(
+        "a snapshot of all sites ÷ the whole training: MNIST-1D, digits",
+        "≤ 0.01",
+        "snapshots",
+        ("mnist1d-share", "digits-share"),
+        "packing the snapshot takes longer than a step of so small a host",
+    ),
+    GoalRow(
+        "test accuracy on MNIST-1D, grown with auditions; gain where nothing helps",
+        "≥ 0.85; ≥ -0.01",
+        "mnist1d",
+        ("grown", "null"),
+        "the kernel that helps was not among those that reached the last rung",
+        package=EXPERIMENTS,
+    ),
+    GoalRow(
         "final loss of a run whose kernels explode ÷ that of the run never grown, the worst",
         "≤ 1.01",
         "governor",

@@ -163,8 +163,8 @@ class _SeedFixture:
         plan = BlueprintCompiler().compile(blueprint, self._site.signature)
         self._kernels = {plan.kernel_id: Kernel(plan, initial_tensors(plan), sha256="")}
         site, kernel_id = self._site.name, plan.kernel_id
-        self._cull = _decision(Cull(site=site, slot=0, kernel_id=kernel_id))
-        self._plant = _decision(
+        self._cull = decision_of(Cull(site=site, slot=0, kernel_id=kernel_id))
+        self._plant = decision_of(
             Plant(
                 site=site,
                 slot=0,
@@ -207,16 +207,16 @@ def _run_config(names: list[str]) -> RunConfig:
     )
 
 
-def _decision(operation: Operation) -> AdaptationDecision:
-    """Return a decision with one operation."""
-    digest = sha256_of(operation.op.encode())
+def decision_of(*operations: Operation) -> AdaptationDecision:
+    """Return a decision with these operations."""
+    digest = sha256_of("/".join(operation.op for operation in operations).encode())
     return AdaptationDecision(
         decision_id=digest,
         run_id="benchmark",
         seq=0,
         index=0,
         strategy="diversify",
-        operations=(operation,),
+        operations=operations,
         reason="benchmark",
         apply_at_step=1,
         cause=Cause(topic="seed-metrics", partition=0, offset=0, seq=0, sha256=digest),

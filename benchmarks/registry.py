@@ -39,6 +39,7 @@ BENCHMARKS = (
     ),
     Benchmark("auditions", "auditions", "auditions of six sites against a bare loop"),
     Benchmark("auditions-cuda", "auditions_cuda", "the same on a GPU"),
+    Benchmark("snapshots", "snapshots", "snapshots for auditions, on the training thread"),
     Benchmark("decide", "decide", "one decision with 8 and with 10,000 arms"),
     Benchmark("decision-size", "decision_size", "bytes and time of a decision, 16 to 3,000 arms"),
     Benchmark("bandit", "bandit", "reports through the bandit worker against a bare loop"),
