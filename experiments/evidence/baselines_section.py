@@ -49,7 +49,9 @@ from the start, `gromo` and `gromo-plain` the host grown by the library gromo (P
 normalisation and without. Esper grows in a tournament from the first step on: 12 kernels are on
 trial together, each enters once, learns for 28 reports of 10 steps, and stays if the probe loss
 without it would be half as much again (`TOURNAMENT` in `esper.bandit`, tuned by probe loss on seeds
-from 1000 on). After the tournament no kernel is planted or culled.""",
+from 1000 on). After the tournament no kernel is planted or culled. `auditions` is the host grown
+with the selection of runs that have audition samples (the last 30 % of the training samples),
+tuned on no digits.""",
         quantity="test accuracy",
         of=points,
         digits=1,

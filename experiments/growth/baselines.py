@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 import esper
 from benchmarks.result import BenchmarkError
 from benchmarks.stack import Stack, local_stack
-from esper.bandit import TRIALS
+from esper.bandit import AUDITIONED, TRIALS
 from esper.seed import find_sites
 from esper.tasks import DatasetSplits, Task, no_growth
 from esper.topics.models import Selection
@@ -32,6 +32,9 @@ ESPER: Final = "esper"
 HOST: Final = "host"
 WIDE: Final = "wide"
 ADAPTERS: Final = "adapters"
+AUDITIONS: Final = "auditions"
+"""The host grown with auditions, as `esper.grow` does by default with audition samples."""
+
 TIME_MATCHED: Final = {"host-as-long": HOST, "wide-as-long": WIDE}
 """Baselines that train as long as the grown run took, its waiting included."""
 
@@ -47,12 +50,14 @@ class BaselineComparison:
     """A task and its baselines.
 
     `wide` makes the host with about a given number of parameters. `extra_baselines` maps a name to
-    a training with (seed, parameters). `time_matched` adds the baselines of equal time.
+    a training with (seed, parameters). `time_matched` adds the baselines of equal time, `auditions`
+    the host grown with auditions.
     """
 
     task: Task
     wide: Callable[[int], nn.Module]
     time_matched: bool = False
+    auditions: bool = False
     extra_baselines: Mapping[str, Callable[[int, int], TrainingResult]] = field(
         default_factory=dict
     )
@@ -124,7 +129,8 @@ class BaselineComparison:
         time_matched = TIME_MATCHED if self.time_matched else ()
         for seed in range(seeds):
             # Time-matched runs directly follow the run whose time they match.
-            for control in (ESPER, *time_matched, HOST, WIDE, ADAPTERS, *self.extra_baselines):
+            grown = (ESPER, AUDITIONS) if self.auditions else (ESPER,)
+            for control in (*grown, *time_matched, HOST, WIDE, ADAPTERS, *self.extra_baselines):
                 yield Case(self.name, task, control, seed)
 
     def _baseline(self, control: str, params: int) -> Task:
@@ -147,12 +153,12 @@ class BaselineComparison:
 
 @contextmanager
 def _running(comparison: BaselineComparison) -> Iterator[Live]:
-    with local_stack() as stack:
+    with local_stack(audition_workers=1 if comparison.auditions else 0) as stack:
         publish_blueprints(stack.settings, offered_in(comparison.task))
         compile_s = _compile_s(comparison)
 
         def live(case: Case) -> Sequence[RunRow]:
-            if case.control == ESPER:
+            if case.control in (ESPER, AUDITIONS):
                 return (_grown(comparison, stack, case, compile_s),)
             grown = Ledger.of(case.suite).get(case._replace(control=ESPER))
             return (comparison.run(case, grown),)
@@ -163,7 +169,8 @@ def _running(comparison: BaselineComparison) -> Iterator[Live]:
 def _grown(comparison: BaselineComparison, stack: Stack, case: Case, compile_s: float) -> RunRow:
     """Train a run whose decisions a bandit worker makes, in lockstep."""
     growths: list[Growth] = []
-    task = comparison.task
+    task, auditions = comparison.task, case.control == AUDITIONS
+    selection = AUDITIONED if auditions else comparison.selection
 
     @contextmanager
     def grows(model: nn.Module, optimizer: Optimizer, splits: DatasetSplits) -> Iterator[Growth]:
@@ -173,12 +180,13 @@ def _grown(comparison: BaselineComparison, stack: Stack, case: Case, compile_s: 
             sites=task.sites,
             probe=splits.probe,
             loss_fn=task.loss,
+            audition=splits.audition_samples if auditions else None,
             run=task.name,
-            slots=comparison.slots,
-            report_every=comparison.report_every,
+            slots=SLOTS if auditions else comparison.slots,
+            report_every=REPORT_EVERY if auditions else comparison.report_every,
             seed=case.seed,
             config=esper.GrowConfig(
-                selection=task.allowed(comparison.selection),
+                selection=task.allowed(selection),
                 settings=stack.settings,
                 lockstep=True,
             ),
@@ -208,7 +216,7 @@ def _compile_s(comparison: BaselineComparison) -> float:
 
 def _is_live(case: Case) -> bool:
     # Live cases run one after another, and a time-matched run must have the machine to itself.
-    return case.control == ESPER or case.control in TIME_MATCHED
+    return case.control in (ESPER, AUDITIONS, *TIME_MATCHED)
 
 
 def _depends_on(case: Case) -> Case | None:

@@ -78,6 +78,7 @@ _EXTRA_BASELINES: Final[dict[str, Callable[[int, int], TrainingResult]]] = {
 COMPARISON: Final = BaselineComparison(
     task=TASK,
     wide=wide,
+    auditions=True,
     extra_baselines=_EXTRA_BASELINES,
     selection=TOURNAMENT,
     report_every=TOURNAMENT_REPORT_EVERY,
