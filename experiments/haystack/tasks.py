@@ -19,6 +19,8 @@ SITES: Final = ("front", *(f"middle.{layer}" for layer in range(DEPTH)), "back")
 INPUTS: Final = 64
 HIDDEN: Final = 24
 BOTTLENECK: Final = 4
+MIDDLE_BOTTLENECK: Final = 2
+"""Four units behind a wide layer pass on nearly all that the low-rank teacher asks for."""
 CLASSES: Final = 10
 UNSQUEEZED: Final = 48
 
@@ -48,16 +50,18 @@ FAMILIES: Final = (
 
 
 class DeepStudent(nn.Module):
-    """Six sites: a bottleneck of 4 at `squeezed`, and no other layer that sees past it.
+    """Six sites: a bottleneck at layer `squeezed`, and no later one that sees past it.
 
     Layers before the bottleneck have 48 units, those behind it 24.
     """
 
-    def __init__(self, squeezed: int = 0) -> None:
+    def __init__(self, squeezed: int = 0, bottleneck: int = BOTTLENECK) -> None:
         super().__init__()
         widths = [INPUTS, *[UNSQUEEZED] * squeezed, *[HIDDEN] * (DEPTH + 1 - squeezed), CLASSES]
         layers = [
-            _squeezed(before, after) if at == squeezed else nn.Linear(before, after, bias=False)
+            _squeezed(before, bottleneck, after)
+            if at == squeezed
+            else nn.Linear(before, after, bias=False)
             for at, (before, after) in enumerate(pairwise(widths))
         ]
         self.front, *middle, self.back = layers
@@ -156,11 +160,11 @@ def _bilinear_family() -> Blueprint:
     return BILINEAR_SKIP.model_copy(update={"nodes": nodes, "parameters": {"width": width}})
 
 
-def _squeezed(before: int, after: int) -> nn.Module:
+def _squeezed(before: int, bottleneck: int, after: int) -> nn.Module:
     return nn.Sequential(
-        nn.Linear(before, BOTTLENECK, bias=False), nn.Linear(BOTTLENECK, after, bias=False)
+        nn.Linear(before, bottleneck, bias=False), nn.Linear(bottleneck, after, bias=False)
     )
 
 
 def _squeezed_in_the_middle() -> DeepStudent:
-    return DeepStudent(squeezed=2)
+    return DeepStudent(squeezed=2, bottleneck=MIDDLE_BOTTLENECK)
