@@ -58,12 +58,10 @@ class DeepStudent(nn.Module):
     def __init__(self, squeezed: int = 0, bottleneck: int = BOTTLENECK) -> None:
         super().__init__()
         widths = [INPUTS, *[UNSQUEEZED] * squeezed, *[HIDDEN] * (DEPTH + 1 - squeezed), CLASSES]
-        layers = [
-            _squeezed(before, bottleneck, after)
-            if at == squeezed
-            else nn.Linear(before, after, bias=False)
-            for at, (before, after) in enumerate(pairwise(widths))
+        layers: list[nn.Module] = [
+            nn.Linear(before, after, bias=False) for before, after in pairwise(widths)
         ]
+        layers[squeezed] = _squeezed(widths[squeezed], bottleneck, widths[squeezed + 1])
         self.front, *middle, self.back = layers
         self.middle = nn.ModuleList(middle)
 
