@@ -58,10 +58,11 @@ class DeepStudent(nn.Module):
     def __init__(self, squeezed: int = 0, bottleneck: int = BOTTLENECK) -> None:
         super().__init__()
         widths = [INPUTS, *[UNSQUEEZED] * squeezed, *[HIDDEN] * (DEPTH + 1 - squeezed), CLASSES]
-        layers: list[nn.Module] = [
-            nn.Linear(before, after, bias=False) for before, after in pairwise(widths)
+        necks = {squeezed: bottleneck}
+        layers = [
+            _layer(before, after, necks.get(at))
+            for at, (before, after) in enumerate(pairwise(widths))
         ]
-        layers[squeezed] = _squeezed(widths[squeezed], bottleneck, widths[squeezed + 1])
         self.front, *middle, self.back = layers
         self.middle = nn.ModuleList(middle)
 
@@ -158,10 +159,11 @@ def _bilinear_family() -> Blueprint:
     return BILINEAR_SKIP.model_copy(update={"nodes": nodes, "parameters": {"width": width}})
 
 
-def _squeezed(before: int, bottleneck: int, after: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(before, bottleneck, bias=False), nn.Linear(bottleneck, after, bias=False)
-    )
+def _layer(before: int, after: int, neck: int | None) -> nn.Module:
+    """Return a linear layer, through a bottleneck of `neck` units if one is given."""
+    if neck is None:
+        return nn.Linear(before, after, bias=False)
+    return nn.Sequential(nn.Linear(before, neck, bias=False), nn.Linear(neck, after, bias=False))
 
 
 def _squeezed_in_the_middle() -> DeepStudent:
