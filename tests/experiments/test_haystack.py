@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from esper.seed import find_sites
-from experiments.evidence.haystack_section import section
+from experiments.evidence.haystack_section import FEWEST, section
 from experiments.growth.planting import KernelBuilder
 from experiments.growth.rows import RunRow
 from experiments.haystack.suite import cases, is_right
@@ -91,8 +91,10 @@ def test_the_page_says_which_goals_are_reached() -> None:
 
 
 def test_a_right_kernel_after_many_trials_does_not_count() -> None:
-    rows = [row("conv", "audition", 0, 0.7, "front/image-conv.width-8", trials=4)]
+    right = "front/image-conv.width-8"
+    rows = [row("conv", "audition", seed, 0.7, right, trials=4) for seed in range(FEWEST)]
     assert "| conv | right with at most 3 trials in 90% of runs | 0% | **no** |" in section(rows)
+    assert "| 0% | too few runs |" in section(rows[1:])
 
 
 def test_without_runs_the_page_names_the_command() -> None:
