@@ -16,6 +16,7 @@ from benchmarks.threads import one_thread
 from benchmarks.timing import interleaved
 from esper.audition import AuditionLoss, AuditionSite, SiteSnapshot, audition_kernel
 from esper.audition.paths import kernel_path
+from esper.audition.stack import has_convolution
 from esper.blueprint import BlueprintRejected, shipped
 from esper.compiler import BlueprintCompiler
 from esper.kernel import KernelPlan
@@ -53,8 +54,7 @@ def measure(device: str, quick: bool) -> Measurement:
         sites = [_site(number, workload.samples, device) for number in range(SITES)]
         groups: dict[str, list[KernelPlan]] = {"dense": [], "convolution": []}
         for plan in _plans():
-            convolves = any(step.op.startswith("conv") for step in plan.steps)
-            groups["convolution" if convolves else "dense"].append(plan)
+            groups["convolution" if has_convolution(plan) else "dense"].append(plan)
         figures = [
             one for name, group in groups.items() for one in _figures(name, group, sites, workload)
         ]

@@ -17,7 +17,7 @@ from esper.audit import audit, fetch_history
 from esper.bandit import AUDITIONED
 from esper.blueprint import shipped
 from esper.tasks import MNIST1D, MNIST1D_SHUFFLED, Task, train_task
-from esper.topics.models import Fossilize, Plant
+from esper.topics.models import Fossilize
 from esper.workers.cli import publish_blueprints
 from esper.workers.cli.train import GrowOptions, grow_task
 from experiments.growth.live import auditions_of
@@ -102,7 +102,8 @@ def paired(stack: Stack, folder: Path, task: Task, seed: int, epochs: int) -> Pa
     kafka = stack.settings.kafka_bootstrap_servers
     history = fetch_history(kafka, grown.run_id)
     operations = [op for one in grown.run_history.decisions for op in one.operations]
-    names = {op.kernel_id: op.blueprint_id for op in operations if isinstance(op, Plant)}
+    plants = [plant for one in grown.run_history.decisions for plant in one.plants]
+    names = {plant.kernel_id: plant.blueprint_id for plant in plants}
     mine = auditions_of(kafka, grown.run_id)
     return PairedRun(
         task=task.name,
@@ -110,7 +111,7 @@ def paired(stack: Stack, folder: Path, task: Task, seed: int, epochs: int) -> Pa
         run_id=grown.run_id,
         host=host.test_accuracy,
         grown=grown.result.test_accuracy,
-        planted=[f"{op.site}/{op.blueprint_id}" for op in operations if isinstance(op, Plant)],
+        planted=[f"{plant.site}/{plant.blueprint_id}" for plant in plants],
         kept=[f"{op.site}/{names[op.kernel_id]}" for op in operations if isinstance(op, Fossilize)],
         auditions=len(mine),
         audition_cpu_s=round(sum(result.cpu_seconds for result in mine), 2),

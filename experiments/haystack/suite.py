@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from benchmarks.stack import Stack, local_stack
 from esper.bandit import AUDITIONED, DEFAULT_POLICY
 from esper.tasks import DatasetSplits, KnownAnswerTask
-from esper.topics.models import Plant
 from esper.training import Growth
 from esper.workers.cli import publish_blueprints
 from experiments.growth.controls import (
@@ -30,6 +29,7 @@ from experiments.growth.planting import (
     ScheduledGrower,
     ScheduledPlant,
     grown_kernels,
+    kept_names,
 )
 from experiments.growth.rows import Case, RunRow
 from experiments.growth.suite import Live, Suite
@@ -44,7 +44,7 @@ SETUPS: Final = {
     "audition": SelectionSetup(DEFAULT_POLICY, AUDITIONED),
     "random-policy": LIVE["random-policy"],
 }
-"""Controls with decisions; `random-policy` has some 36 trials, twelve at a time."""
+"""Controls with decisions; `random-policy` has about 50 trials, twelve at a time."""
 
 
 def cases(task: str, seeds: int) -> Iterator[Case]:
@@ -76,8 +76,9 @@ def run(case: Case, dependency: RunRow | None) -> RunRow:
         grower.close()
 
     result = train_run(answer.task, case.seed, epochs_for(answer.task, STEPS), grows)
-    grown = tuple(grown_kernels(growers[0].sites))
-    return row_of(case, result, kept=_names(grown), right=is_right(case.task, answer, grown))
+    sites = growers[0].sites
+    grown = tuple(grown_kernels(sites))
+    return row_of(case, result, kept=kept_names(sites), right=is_right(case.task, answer, grown))
 
 
 class LiveRunner:
@@ -115,14 +116,13 @@ class LiveRunner:
         result = train_run(answer.task, case.seed, epochs_for(answer.task, STEPS), grows)
         growth, kafka = growths[0], self._settings.kafka_bootstrap_servers
         grown = tuple(grown_kernels(growth.sites))
-        operations = [op for one in growth.run_history.decisions for op in one.operations]
         row = row_of(
             case,
             result,
-            kept=_names(grown),
+            kept=kept_names(growth.sites),
             right=is_right(case.task, answer, grown),
             run_id=growth.run_id,
-            trials=len([op for op in operations if isinstance(op, Plant)]),
+            trials=sum(len(one.plants) for one in growth.run_history.decisions),
             audition_cpu_s=sum(one.cpu_seconds for one in auditions_of(kafka, growth.run_id)),
         )
         return (row,)
@@ -146,10 +146,6 @@ def _right_member(task: str) -> str:
     """Return the right kernel's name, of the second smallest width."""
     names = [one.blueprint_id for one in blueprints()]
     return [name for name in names if family_of(name) in RIGHT[task]][1]
-
-
-def _names(grown: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    return tuple(f"{site}/{name}" for site, name in grown)
 
 
 SUITE: Final = Suite(
